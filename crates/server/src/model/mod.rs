@@ -1,0 +1,189 @@
+//! What the engine asks of a language model and what comes back; each provider is one file beside this one.
+//!
+//! A provider turns a [`ModelRequest`] into one [`ModelReply`], passing text to the caller's [`DeltaSink`] as it
+//! arrives. It keeps no state and retries nothing: the engine decides on retries, because it journals them.
+
+pub mod messages;
+pub mod playbook;
+
+use std::{future::Future, pin::Pin, time::Duration};
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+/// One request to a model: the whole conversation so far and what the model may call.
+#[derive(Debug, Clone)]
+pub struct ModelRequest {
+    /// The name the upstream knows the model by.
+    pub model: String,
+    /// Reasoning effort (`low`, `medium`, `high`, `xhigh`, `max`), when the agent names one.
+    pub effort: Option<String>,
+    /// Most tokens that the reply may have.
+    pub max_tokens: u32,
+    /// The system prompt.
+    pub system: Option<String>,
+    /// The conversation, oldest first, roles alternating, beginning with the user.
+    pub messages: Vec<Message>,
+    /// The tools on offer, in an order that does not change between requests (a prompt cache depends on it).
+    pub tools: Vec<ToolDefinition>,
+}
+
+/// One turn of the conversation.
+#[derive(Debug, Clone, Serialize)]
+pub struct Message {
+    /// Who speaks.
+    pub role: Role,
+    /// What is said, never empty.
+    pub content: Vec<Block>,
+}
+
+/// Who speaks in a [`Message`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// The client, or the result of a tool.
+    User,
+    /// The model.
+    Assistant,
+}
+
+/// A piece of a message. It serializes to the Messages API's content block.
+#[derive(Debug, Clone, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Block {
+    /// Plain text.
+    Text {
+        /// The text.
+        text: String,
+    },
+    /// The model's call of a tool.
+    ToolUse {
+        /// The id that the result refers to.
+        id: String,
+        /// The tool's name.
+        name: String,
+        /// The arguments, a JSON object.
+        input: Box<RawValue>,
+    },
+    /// The answer to a [`Block::ToolUse`].
+    ToolResult {
+        /// The call that this answers.
+        tool_use_id: String,
+        /// What the tool returned.
+        content: Vec<Block>,
+        /// Whether the tool failed.
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        is_error: bool,
+    },
+    /// A block that Rota passes through unread: images and documents of the client, a provider's reasoning.
+    #[serde(untagged)]
+    Verbatim(Box<RawValue>),
+}
+
+/// A tool that the model may call.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ToolDefinition {
+    /// The name that the model calls it by.
+    pub name: String,
+    /// What it does, for the model to read.
+    pub description: String,
+    /// JSON schema of the arguments.
+    pub input_schema: Box<RawValue>,
+}
+
+/// A model's complete answer.
+#[derive(Debug, Clone)]
+pub struct ModelReply {
+    /// The blocks in the order the model produced them. [`Block::Verbatim`] holds reasoning that must be sent back as it is.
+    pub content: Vec<Block>,
+    /// Why the model stopped.
+    pub stop: Stop,
+    /// Tokens used.
+    pub usage: Usage,
+}
+
+/// Why a model stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// It has said what it wanted to say.
+    EndTurn,
+    /// It waits for the results of its tool calls.
+    ToolUse,
+    /// `max_tokens` was reached.
+    MaxTokens,
+    /// It declined to answer.
+    Refusal,
+}
+
+/// Tokens that one model request used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Tokens read, without those of the cache.
+    pub input_tokens: u64,
+    /// Tokens written.
+    pub output_tokens: u64,
+    /// Tokens read from the prompt cache.
+    pub cache_read_input_tokens: u64,
+    /// Tokens written to the prompt cache for five minutes.
+    pub cache_creation_5m_input_tokens: u64,
+    /// Tokens written to the prompt cache for one hour.
+    pub cache_creation_1h_input_tokens: u64,
+}
+
+/// Why a model request failed, as far as it matters to the engine.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ModelError {
+    /// The upstream is overloaded or cannot be reached (529, 5xx, a connection that breaks or stalls). Worth a retry.
+    #[error("{message}")]
+    Overloaded {
+        /// For the client to read; never holds a secret.
+        message: String,
+        /// How long the upstream asks to wait.
+        retry_after: Option<Duration>,
+    },
+    /// The upstream limits the rate (429). Worth a retry.
+    #[error("{message}")]
+    RateLimited {
+        /// For the client to read; never holds a secret.
+        message: String,
+        /// How long the upstream asks to wait.
+        retry_after: Option<Duration>,
+    },
+    /// The account behind the key cannot pay (402). A retry cannot help.
+    #[error("{message}")]
+    Billing {
+        /// For the client to read; never holds a secret.
+        message: String,
+    },
+    /// The upstream refused the request or sent what is no answer.
+    #[error("{message}")]
+    RequestFailed {
+        /// For the client to read; never holds a secret.
+        message: String,
+        /// Whether the same request may succeed when it is sent again.
+        retryable: bool,
+    },
+}
+
+/// A piece of a reply while it is being produced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Delta {
+    /// A text block begins. Deltas of it follow.
+    TextStart,
+    /// More text of the block that began last.
+    Text(String),
+    /// A block of reasoning begins; its content is not shown.
+    ThinkingStart,
+}
+
+/// Where a provider sends what it receives, as it receives it.
+pub type DeltaSink<'a> = &'a mut (dyn FnMut(Delta) + Send);
+
+/// The future that [`Model::reply`] returns.
+pub type ReplyFuture<'a> = Pin<Box<dyn Future<Output = Result<ModelReply, ModelError>> + Send + 'a>>;
+
+/// A provider of model replies. Dropping the future ends the request.
+pub trait Model: Send + Sync {
+    /// Sends `request` once and returns the whole reply.
+    fn reply<'a>(&'a self, request: &'a ModelRequest, deltas: DeltaSink<'a>) -> ReplyFuture<'a>;
+}
