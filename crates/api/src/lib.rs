@@ -1,1 +1,20 @@
-//! api
+//! Wire types of the Managed Agents API: ids, times, errors, resources and events. No I/O.
+//!
+//! A request body is read with [`decode`], which knows where it is in the body and so can name the field that is
+//! wrong; a response is written with serde.
+
+pub mod agent;
+pub mod content;
+pub mod decode;
+pub mod deployment;
+pub mod environment;
+pub mod error;
+pub mod event;
+pub mod id;
+pub mod metadata;
+pub mod model;
+pub mod session;
+pub mod time;
+pub mod workspace;
+
+pub use time::Time;

@@ -1,0 +1,575 @@
+//! Events of a session: what clients send, what the server records and streams.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::{
+    Time, content,
+    decode::{Decoded, Node},
+    id::{EventId, OutcomeId},
+    metadata::Metadata,
+    session::SessionUsage,
+};
+
+/// Most events of one request, and most first events of a session or a deployment.
+pub const MAX_EVENTS: usize = 50;
+/// Most characters of an outcome's rubric.
+pub const MAX_RUBRIC: usize = 262_144;
+/// Most iterations of an outcome.
+pub const MAX_ITERATIONS: i64 = 20;
+
+/// Every type of event that the API names, for filters.
+pub const TYPES: [&str; 41] = [
+    "user.message",
+    "user.interrupt",
+    "user.tool_confirmation",
+    "user.custom_tool_result",
+    "agent.custom_tool_use",
+    "agent.message",
+    "agent.thinking",
+    "agent.mcp_tool_use",
+    "agent.mcp_tool_result",
+    "agent.tool_use",
+    "agent.tool_result",
+    "agent.thread_message_received",
+    "agent.thread_message_sent",
+    "agent.thread_context_compacted",
+    "session.error",
+    "session.status_rescheduled",
+    "session.status_running",
+    "session.status_idle",
+    "session.status_terminated",
+    "session.thread_created",
+    "span.outcome_evaluation_start",
+    "span.outcome_evaluation_end",
+    "span.model_request_start",
+    "span.model_request_end",
+    "span.outcome_evaluation_ongoing",
+    "user.define_outcome",
+    "session.thread_status_running",
+    "session.thread_status_idle",
+    "session.thread_status_terminated",
+    "user.tool_result",
+    "session.thread_status_rescheduled",
+    "session.updated",
+    "system.message",
+    "session.usage",
+    "workflow_run.created",
+    "workflow_run.status_running",
+    "workflow_run.status_idle",
+    "workflow_run.status_ended",
+    "workflow_run.error",
+    "workflow_run.phase_started",
+    "workflow_run.phase_ended",
+];
+
+/// An event as it is stored: everything but the time at which it was processed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Event {
+    /// Its id.
+    pub id: EventId,
+    /// What happened.
+    #[serde(flatten)]
+    pub body: EventBody,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type")]
+pub enum EventBody {
+    /// The user says something.
+    #[serde(rename = "user.message")]
+    UserMessage {
+        /// Content blocks.
+        content: Vec<Value>,
+    },
+    /// The user stops the agent.
+    #[serde(rename = "user.interrupt")]
+    UserInterrupt {
+        /// The one thread to stop.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        session_thread_id: Option<String>,
+    },
+    /// The user allows or denies a call that waits.
+    #[serde(rename = "user.tool_confirmation")]
+    UserToolConfirmation {
+        /// The `agent.tool_use` that waits.
+        tool_use_id: String,
+        /// The decision.
+        result: Confirmation,
+        /// For the model to read when denied.
+        deny_message: Option<String>,
+    },
+    /// The client's result of a custom tool.
+    #[serde(rename = "user.custom_tool_result")]
+    UserCustomToolResult {
+        /// The `agent.custom_tool_use` that this answers.
+        custom_tool_use_id: String,
+        /// Content blocks.
+        content: Option<Vec<Value>>,
+        /// Whether the tool failed.
+        is_error: Option<bool>,
+    },
+    /// A worker's result of a built-in tool in a self-hosted environment.
+    #[serde(rename = "user.tool_result")]
+    UserToolResult {
+        /// The `agent.tool_use` that this answers.
+        tool_use_id: String,
+        /// Content blocks.
+        content: Option<Vec<Value>>,
+        /// Whether the tool failed.
+        is_error: Option<bool>,
+    },
+    /// The user says what the agent should produce.
+    #[serde(rename = "user.define_outcome")]
+    UserDefineOutcome {
+        /// The outcome, named by the server.
+        outcome_id: OutcomeId,
+        /// The task.
+        description: String,
+        /// How it is graded.
+        rubric: Value,
+        /// Revisions before giving up.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        max_iterations: Option<i64>,
+    },
+    /// More system context from here on.
+    #[serde(rename = "system.message")]
+    SystemMessage {
+        /// Text blocks.
+        content: Vec<Value>,
+    },
+    /// The agent says something.
+    #[serde(rename = "agent.message")]
+    AgentMessage {
+        /// Text blocks.
+        content: Vec<Value>,
+    },
+    /// The agent thought; what it thought is not shown.
+    #[serde(rename = "agent.thinking")]
+    AgentThinking {},
+    /// The agent calls a built-in tool.
+    #[serde(rename = "agent.tool_use")]
+    AgentToolUse {
+        /// The tool.
+        name: String,
+        /// The arguments.
+        input: Map<String, Value>,
+        /// Whether it runs, waits or is refused.
+        evaluated_permission: Permission,
+        /// The policy that decided; absent when no policy applied.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        evaluation: Option<Evaluation>,
+    },
+    /// What a built-in tool returned.
+    #[serde(rename = "agent.tool_result")]
+    AgentToolResult {
+        /// The `agent.tool_use` that this answers.
+        tool_use_id: EventId,
+        /// Text blocks.
+        content: Vec<Value>,
+        /// Whether the tool failed.
+        is_error: bool,
+    },
+    /// The agent calls a tool that the client runs.
+    #[serde(rename = "agent.custom_tool_use")]
+    AgentCustomToolUse {
+        /// The tool.
+        name: String,
+        /// The arguments.
+        input: Map<String, Value>,
+    },
+    /// The agent begins to work.
+    #[serde(rename = "session.status_running")]
+    StatusRunning {},
+    /// The agent stops and waits for the client.
+    #[serde(rename = "session.status_idle")]
+    StatusIdle {
+        /// Why.
+        stop_reason: StopReason,
+        /// More about a refusal.
+        stop_details: Option<StopDetails>,
+    },
+    /// A transient error is being retried.
+    #[serde(rename = "session.status_rescheduled")]
+    StatusRescheduled {},
+    /// The session has ended for good.
+    #[serde(rename = "session.status_terminated")]
+    StatusTerminated {},
+    /// Something went wrong.
+    #[serde(rename = "session.error")]
+    SessionError {
+        /// What.
+        error: SessionError,
+    },
+    /// The session's own fields were changed; only those that were are here.
+    #[serde(rename = "session.updated")]
+    SessionUpdated {
+        /// The new agent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        agent: Option<Value>,
+        /// The new title.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        title: Option<String>,
+        /// The new pairs.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        metadata: Option<Metadata>,
+    },
+    /// What the session has used so far.
+    #[serde(rename = "session.usage")]
+    Usage {
+        /// The totals.
+        usage: SessionUsage,
+    },
+    /// The session was deleted. Only on open streams.
+    #[serde(rename = "session.deleted")]
+    SessionDeleted {},
+    /// A request to the model begins.
+    #[serde(rename = "span.model_request_start")]
+    ModelRequestStart {},
+    /// A request to the model has ended.
+    #[serde(rename = "span.model_request_end")]
+    ModelRequestEnd {
+        /// The start.
+        model_request_start_id: EventId,
+        /// Whether it failed or was cut off.
+        is_error: bool,
+        /// Tokens used.
+        model_usage: ModelUsage,
+    },
+}
+
+impl EventBody {
+    /// The event's `type`.
+    pub fn tag(&self) -> &'static str {
+        match self {
+            Self::UserMessage { .. } => "user.message",
+            Self::UserInterrupt { .. } => "user.interrupt",
+            Self::UserToolConfirmation { .. } => "user.tool_confirmation",
+            Self::UserCustomToolResult { .. } => "user.custom_tool_result",
+            Self::UserToolResult { .. } => "user.tool_result",
+            Self::UserDefineOutcome { .. } => "user.define_outcome",
+            Self::SystemMessage { .. } => "system.message",
+            Self::AgentMessage { .. } => "agent.message",
+            Self::AgentThinking {} => "agent.thinking",
+            Self::AgentToolUse { .. } => "agent.tool_use",
+            Self::AgentToolResult { .. } => "agent.tool_result",
+            Self::AgentCustomToolUse { .. } => "agent.custom_tool_use",
+            Self::StatusRunning {} => "session.status_running",
+            Self::StatusIdle { .. } => "session.status_idle",
+            Self::StatusRescheduled {} => "session.status_rescheduled",
+            Self::StatusTerminated {} => "session.status_terminated",
+            Self::SessionError { .. } => "session.error",
+            Self::SessionUpdated { .. } => "session.updated",
+            Self::Usage { .. } => "session.usage",
+            Self::SessionDeleted {} => "session.deleted",
+            Self::ModelRequestStart {} => "span.model_request_start",
+            Self::ModelRequestEnd { .. } => "span.model_request_end",
+        }
+    }
+}
+
+/// The decision on a call that waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Confirmation {
+    /// Run it.
+    Allow,
+    /// Do not run it.
+    Deny,
+}
+
+/// Whether a call runs, waits or is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Permission {
+    /// It runs at once.
+    Allow,
+    /// It waits for a confirmation.
+    Ask,
+    /// It is refused.
+    Deny,
+}
+
+/// Which policy decided on a call.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Evaluation {
+    /// Every call runs.
+    AlwaysAllow,
+    /// Every call waits.
+    AlwaysAsk,
+    /// The server judged the call.
+    Auto {
+        /// Its judgement.
+        evaluated_permission: AutoPermission,
+    },
+}
+
+/// The server's judgement of a call under the `auto` policy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum AutoPermission {
+    /// It runs.
+    Allow,
+    /// It waits.
+    Ask {
+        /// `indeterminate` or `high_risk`.
+        reason_code: String,
+    },
+}
+
+/// Why a session became idle.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum StopReason {
+    /// The agent is done, or was interrupted.
+    EndTurn,
+    /// The client must answer these events first.
+    RequiresAction {
+        /// The events.
+        event_ids: Vec<EventId>,
+    },
+    /// An error stayed after all retries.
+    RetriesExhausted,
+    /// The model declined.
+    Refusal,
+}
+
+/// More about a refusal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StopDetails {
+    /// Always `refusal`.
+    pub r#type: String,
+    /// The kind of refusal, where the model tells.
+    pub category: Option<String>,
+    /// The model's words, where it has any.
+    pub explanation: Option<String>,
+}
+
+/// What went wrong in a session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionError {
+    /// The kind of error.
+    pub r#type: SessionErrorType,
+    /// What is wrong and what to do.
+    pub message: String,
+    /// What happens now.
+    pub retry_status: RetryStatus,
+}
+
+/// The kinds of [`SessionError`] that the server records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SessionErrorType {
+    /// The model is overloaded or cannot be reached.
+    ModelOverloadedError,
+    /// The model's rate limit is reached.
+    ModelRateLimitedError,
+    /// The model refused the request.
+    ModelRequestFailedError,
+    /// The account behind the model cannot pay.
+    BillingError,
+    /// The agent has called more tools in one turn than is allowed.
+    ToolUseLimitReachedError,
+    /// Anything else.
+    UnknownError,
+}
+
+/// What happens after a [`SessionError`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum RetryStatus {
+    /// The server tries again.
+    Retrying,
+    /// The turn is dead; the session waits for the client.
+    Exhausted,
+    /// The session ends.
+    Terminal,
+}
+
+/// Tokens that one request to a model used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelUsage {
+    /// Tokens read, without those of the cache.
+    pub input_tokens: u64,
+    /// Tokens written.
+    pub output_tokens: u64,
+    /// Tokens read from the prompt cache.
+    pub cache_read_input_tokens: u64,
+    /// Tokens written to the prompt cache.
+    pub cache_creation_input_tokens: u64,
+}
+
+/// The text of an event on the wire: `body`, which is the text of an [`Event`], with `processed_at` put in.
+pub fn with_processed_at(body: &str, processed_at: Option<Time>) -> String {
+    let open = body.strip_suffix('}').expect("an event is an object");
+    match processed_at {
+        Some(at) => format!("{open},\"processed_at\":\"{at}\"}}"),
+        None => format!("{open},\"processed_at\":null}}"),
+    }
+}
+
+/// The first events of a deployment: messages and outcomes, at the end perhaps a system message.
+pub fn read_deployment_events(node: &Node<'_>) -> Decoded<Vec<Value>> {
+    let allowed = ["user.message", "user.define_outcome", "system.message"];
+    let events = read_initial(node, 1, &allowed)?;
+    check_system_message(node, &tags(&events))?;
+    Ok(events)
+}
+
+/// The first events of a session: messages and outcomes.
+pub fn read_session_events(node: &Node<'_>) -> Decoded<Vec<Value>> {
+    read_initial(node, 0, &["user.message", "user.define_outcome"])
+}
+
+fn read_initial(node: &Node<'_>, least: usize, allowed: &[&str]) -> Decoded<Vec<Value>> {
+    let events = node.items(least, MAX_EVENTS, |event| {
+        let tag = event.tag()?;
+        if !allowed.contains(&tag) {
+            return Err(event.wrong_tag(tag));
+        }
+        read_sent(event, Time::from_micros(0))?;
+        Ok(event.value().clone())
+    })?;
+    if tags(&events).iter().filter(|tag| **tag == "user.define_outcome").count() > 1 {
+        return Err(node.invalid("at most one `user.define_outcome` event is allowed"));
+    }
+    if !events.is_empty() && !tags(&events).iter().any(|tag| tag.starts_with("user.")) {
+        return Err(node.invalid("at least one `user.message` or `user.define_outcome` event is required"));
+    }
+    Ok(events)
+}
+
+fn tags(events: &[Value]) -> Vec<&str> {
+    events.iter().filter_map(|event| event["type"].as_str()).collect()
+}
+
+/// The events that a client sends to a session.
+pub fn read_events(node: &Node<'_>, now: Time) -> Decoded<Vec<EventBody>> {
+    let events = node.items(1, MAX_EVENTS, |event| read_sent(event, now))?;
+    check_system_message(node, &events.iter().map(EventBody::tag).collect::<Vec<_>>())?;
+    Ok(events)
+}
+
+fn check_system_message(node: &Node<'_>, tags: &[&str]) -> Decoded<()> {
+    let Some(at) = tags.iter().position(|tag| *tag == "system.message") else { return Ok(()) };
+    if at + 1 != tags.len() {
+        return Err(node.invalid("a `system.message` event must be the last event in the list"));
+    }
+    let follows = ["user.message", "user.tool_result", "user.custom_tool_result", "user.define_outcome"];
+    if at == 0 || !follows.contains(&tags[at - 1]) {
+        return Err(node.invalid("a `system.message` event must immediately follow a user event"));
+    }
+    Ok(())
+}
+
+fn read_sent(node: &Node<'_>, now: Time) -> Decoded<EventBody> {
+    use crate::id::Id;
+
+    let tag = node.tag()?;
+    node.object(|o| {
+        o.tagged();
+        Ok(match tag {
+            "user.message" => EventBody::UserMessage { content: content::message_blocks(&o.required("content")?)? },
+            "user.interrupt" => EventBody::UserInterrupt {
+                session_thread_id: o.optional("session_thread_id").map(|n| n.text(1, 128)).transpose()?,
+            },
+            "user.tool_confirmation" => EventBody::UserToolConfirmation {
+                tool_use_id: o.required("tool_use_id")?.text(1, 128)?,
+                result: match o.required("result")?.one_of(&["allow", "deny"])? {
+                    "allow" => Confirmation::Allow,
+                    _ => Confirmation::Deny,
+                },
+                deny_message: o.optional("deny_message").map(|n| n.text(0, MAX_RUBRIC)).transpose()?,
+            },
+            "user.custom_tool_result" => EventBody::UserCustomToolResult {
+                custom_tool_use_id: o.required("custom_tool_use_id")?.text(1, 128)?,
+                content: o.optional("content").map(|n| content::result_blocks(&n)).transpose()?,
+                is_error: o.optional("is_error").map(|n| n.boolean()).transpose()?,
+            },
+            "user.tool_result" => EventBody::UserToolResult {
+                tool_use_id: o.required("tool_use_id")?.text(1, 128)?,
+                content: o.optional("content").map(|n| content::result_blocks(&n)).transpose()?,
+                is_error: o.optional("is_error").map(|n| n.boolean()).transpose()?,
+            },
+            "user.define_outcome" => EventBody::UserDefineOutcome {
+                outcome_id: OutcomeId::new(now),
+                description: o.required("description")?.text(1, MAX_RUBRIC)?,
+                rubric: read_rubric(&o.required("rubric")?)?,
+                max_iterations: o.optional("max_iterations").map(|n| n.integer(1, MAX_ITERATIONS)).transpose()?,
+            },
+            "system.message" => EventBody::SystemMessage { content: content::text_blocks(&o.required("content")?)? },
+            other => return Err(node.wrong_tag(other)),
+        })
+    })
+}
+
+fn read_rubric(node: &Node<'_>) -> Decoded<Value> {
+    let tag = node.tag()?;
+    node.object(|o| {
+        o.tagged();
+        match tag {
+            "text" => o.required("content")?.text(1, MAX_RUBRIC)?,
+            "file" => o.required("file_id")?.text(1, 128)?,
+            other => return Err(node.wrong_tag(other)),
+        };
+        Ok(node.value().clone())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::decode::body;
+
+    fn deployment(events: Value) -> Decoded<Vec<Value>> {
+        body(&json!({ "initial_events": events }), |o| read_deployment_events(&o.required("initial_events")?))
+    }
+
+    #[test]
+    fn first_events_of_a_deployment_follow_the_rules() {
+        let message = json!({"type": "user.message", "content": [{"type": "text", "text": "hi"}]});
+        let system = json!({"type": "system.message", "content": [{"type": "text", "text": "hi"}]});
+        let outcome = json!({"type": "user.define_outcome", "description": "x", "rubric": {"type": "text", "content": "y"}});
+        for good in [json!([message]), json!([message, system]), json!([outcome]), json!([outcome, system])] {
+            assert!(deployment(good.clone()).is_ok(), "{good}");
+        }
+        for (bad, message) in [
+            (json!([]), "initial_events: value must contain at least 1 item"),
+            (json!([{"type": "user.interrupt"}]), "initial_events[0].type: \"user.interrupt\" is not a valid value"),
+            (json!(vec![message.clone(); 51]), "initial_events: value must contain no more than 50 item(s)"),
+            (
+                json!([message, system, message]),
+                "initial_events: a `system.message` event must be the last event in the list",
+            ),
+            (json!([{"type": "user.message"}]), "initial_events[0].content: Field required"),
+            (
+                json!([{"type": "user.message", "content": [{"type": "text", "text": "x", "y": 1}]}]),
+                "initial_events[0].content[0].y: Extra inputs are not permitted",
+            ),
+        ] {
+            assert_eq!(deployment(bad).unwrap_err().to_string(), message);
+        }
+        assert!(deployment(json!([system])).is_err());
+    }
+
+    #[test]
+    fn every_stored_event_reads_back_and_names_its_type() {
+        let id: EventId = crate::id::Id::new(Time::from_micros(1));
+        for body in [
+            EventBody::StatusRunning {},
+            EventBody::StatusIdle { stop_reason: StopReason::RequiresAction { event_ids: vec![id.clone()] }, stop_details: None },
+            EventBody::AgentMessage { content: vec![json!({"type": "text", "text": "hi"})] },
+        ] {
+            let text = serde_json::to_string(&Event { id: id.clone(), body: body.clone() }).unwrap();
+            let value: Value = serde_json::from_str(&text).unwrap();
+            assert_eq!(value["type"], body.tag());
+            assert_eq!(serde_json::from_str::<Event>(&text).unwrap().body, body);
+            let wire: Value = serde_json::from_str(&with_processed_at(&text, Some(Time::from_micros(0)))).unwrap();
+            assert_eq!(wire["processed_at"], "1970-01-01T00:00:00Z");
+        }
+    }
+}

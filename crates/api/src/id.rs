@@ -1,0 +1,135 @@
+//! Ids: a prefix that names the kind and 22 characters that sort by creation time.
+//!
+//! The 22 characters are the base58 form of a UUIDv7 whose sub-millisecond field carries microseconds, so an id is
+//! larger than another exactly when it was made in a later microsecond. Lists use that: they walk ids, and a filter on
+//! `created_at` is a range of ids ([`floor`]).
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::Time;
+
+const ALPHABET: &[u8; 58] = b"123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz";
+const DIGITS: usize = 22;
+
+/// A kind of id.
+pub trait Id: AsRef<str> + fmt::Display + Clone + Send + Sync + 'static {
+    /// What the id begins with, underscore included.
+    const PREFIX: &'static str;
+
+    /// Wraps a text that is known to be an id of this kind: one that was read from the store.
+    fn trusted(text: String) -> Self;
+
+    /// A new id, made at `at`.
+    fn new(at: Time) -> Self {
+        let mut random = [0; 8];
+        getrandom::fill(&mut random).expect("the operating system gives random bytes");
+        Self::trusted(text(Self::PREFIX, at, u64::from_be_bytes(random)))
+    }
+}
+
+/// The least id that something created at `at` can have: ids below it were created before `at`.
+pub fn floor<I: Id>(at: Time) -> String {
+    text(I::PREFIX, at, 0)
+}
+
+fn text(prefix: &str, at: Time, random: u64) -> String {
+    const VERSION: u128 = 7 << 76;
+    const VARIANT: u128 = 2 << 62;
+    let micros = at.micros().max(0) as u128;
+    let (millis, rest) = (micros / 1000, micros % 1000);
+    // 4 * 999 < 4096: the microseconds of the millisecond fit the 12 bits of the field in order.
+    let mut number = (millis << 80) | VERSION | ((rest * 4) << 64) | VARIANT | u128::from(random >> 2);
+    let mut digits = [0; DIGITS];
+    for digit in digits.iter_mut().rev() {
+        *digit = ALPHABET[(number % 58) as usize];
+        number /= 58;
+    }
+    let digits = std::str::from_utf8(&digits).expect("the alphabet is ASCII");
+    [prefix, digits].concat()
+}
+
+/// A text that is no id of the kind asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Malformed;
+
+fn is_well_formed(prefix: &str, text: &str) -> bool {
+    text.strip_prefix(prefix).is_some_and(|rest| rest.len() == DIGITS && rest.bytes().all(|b| ALPHABET.contains(&b)))
+}
+
+macro_rules! ids {
+    ($($name:ident $prefix:literal $doc:literal;)*) => {$(
+        #[doc = $doc]
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(String);
+
+        impl Id for $name {
+            const PREFIX: &'static str = $prefix;
+
+            fn trusted(text: String) -> Self {
+                Self(text)
+            }
+        }
+
+        impl AsRef<str> for $name {
+            fn as_ref(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = Malformed;
+
+            fn from_str(text: &str) -> Result<Self, Malformed> {
+                if is_well_formed($prefix, text) { Ok(Self(text.to_owned())) } else { Err(Malformed) }
+            }
+        }
+    )*};
+}
+
+ids! {
+    AgentId "agent_" "An agent.";
+    ApiKeyId "apikey_" "An API key (not the key itself).";
+    DeploymentId "depl_" "A deployment.";
+    EnvironmentId "env_" "An environment.";
+    EventId "sevt_" "An event of a session.";
+    OutcomeId "outc_" "An outcome that a session works towards.";
+    RequestId "req_" "An HTTP request.";
+    RunId "drun_" "A deployment run.";
+    SessionId "sesn_" "A session.";
+    WorkspaceId "wrkspc_" "A workspace.";
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn an_id_is_read_back_and_other_texts_are_not_ids() {
+        let id = AgentId::new(Time::from_micros(1_800_000_000_000_000));
+        assert_eq!(id.as_ref().parse::<AgentId>(), Ok(id.clone()));
+        for text in ["", "agent_", "agent_short", &id.as_ref().replace("agent_", "env_"), &format!("{id}1")] {
+            assert_eq!(text.parse::<AgentId>(), Err(Malformed), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn ids_sort_by_their_microsecond(a in 0..4_000_000_000_000_000_i64, step in 1..10_000_i64) {
+            let (early, late) = (Time::from_micros(a), Time::from_micros(a + step));
+            prop_assert!(AgentId::new(early) < AgentId::new(late));
+            prop_assert!(AgentId::new(early).as_ref() < floor::<AgentId>(late).as_str());
+            prop_assert!(AgentId::new(late).as_ref() >= floor::<AgentId>(late).as_str());
+        }
+    }
+}

@@ -1,0 +1,359 @@
+//! Sessions: one agent at work in one environment.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, value::RawValue};
+
+use crate::{
+    Time,
+    agent::{self, AgentChoice, McpServer, ModelConfig, Skill, Tool},
+    decode::{Decoded, Node, Object, Patch},
+    event,
+    id::{DeploymentId, EnvironmentId, SessionId},
+    metadata::{self, Metadata},
+};
+
+/// Most characters of a title.
+pub const MAX_TITLE: usize = 512;
+/// Most resources of a session or a deployment.
+pub const MAX_RESOURCES: usize = 500;
+/// Most vaults of a session or a deployment.
+pub const MAX_VAULTS: usize = 50;
+/// Most characters of the instructions for a memory store.
+pub const MAX_INSTRUCTIONS: usize = 4096;
+
+/// A session as the API shows it.
+#[derive(Debug, Serialize)]
+pub struct Session {
+    /// Its id.
+    pub id: SessionId,
+    /// Always `session`.
+    pub r#type: &'static str,
+    /// Whether the agent works, waits or has ended.
+    pub status: Status,
+    /// The snapshot that runs.
+    pub agent: Box<RawValue>,
+    /// Where its tools run.
+    pub environment_id: EnvironmentId,
+    /// The deployment that started it.
+    pub deployment_id: Option<DeploymentId>,
+    /// A title for people.
+    pub title: Option<String>,
+    /// Free pairs.
+    pub metadata: Box<RawValue>,
+    /// What is mounted.
+    pub resources: Box<RawValue>,
+    /// Where its credentials are.
+    pub vault_ids: Box<RawValue>,
+    /// How its outcomes fare.
+    pub outcome_evaluations: Box<RawValue>,
+    /// How long it has worked.
+    pub stats: Stats,
+    /// What it has used.
+    pub usage: SessionUsage,
+    /// When it was created.
+    pub created_at: Time,
+    /// When it last changed.
+    pub updated_at: Time,
+    /// When it was archived.
+    pub archived_at: Option<Time>,
+}
+
+/// Whether a session works, waits or has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// It waits for the client.
+    Idle,
+    /// It works.
+    Running,
+    /// It waits to retry after a transient error.
+    Rescheduling,
+    /// It has ended for good.
+    Terminated,
+}
+
+impl Status {
+    /// The name on the wire and in the store.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Running => "running",
+            Self::Rescheduling => "rescheduling",
+            Self::Terminated => "terminated",
+        }
+    }
+
+    /// Reads a name. `None` when there is no such status.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Idle, Self::Running, Self::Rescheduling, Self::Terminated].into_iter().find(|s| s.as_str() == name)
+    }
+}
+
+/// How long a session has worked.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Stats {
+    /// Seconds spent running.
+    pub active_seconds: f64,
+    /// Seconds since creation, until the end where there is one.
+    pub duration_seconds: f64,
+}
+
+/// What a session has used, over all turns.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct SessionUsage {
+    /// Tokens read, without those of the cache.
+    pub input_tokens: u64,
+    /// Tokens written.
+    pub output_tokens: u64,
+    /// Tokens read from the prompt cache.
+    pub cache_read_input_tokens: u64,
+    /// Tokens written to the prompt cache.
+    pub cache_creation: CacheCreation,
+    /// Seconds spent running.
+    pub active_seconds: f64,
+}
+
+/// Tokens written to the prompt cache, by how long they stay.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CacheCreation {
+    /// For five minutes.
+    pub ephemeral_5m_input_tokens: u64,
+    /// For one hour.
+    pub ephemeral_1h_input_tokens: u64,
+}
+
+/// A create request.
+#[derive(Debug)]
+pub struct CreateSession {
+    /// The agent.
+    pub agent: AgentChoice,
+    /// What differs from the agent.
+    pub overrides: Overrides,
+    /// The environment, unchecked.
+    pub environment_id: String,
+    /// A title for people.
+    pub title: Option<String>,
+    /// Free pairs.
+    pub metadata: Metadata,
+    /// What to mount.
+    pub resources: Vec<Resource>,
+    /// Where credentials are, unchecked.
+    pub vault_ids: Vec<String>,
+    /// Whether a spend ceiling was asked for.
+    pub budget: Option<Value>,
+    /// The first events, as they were sent.
+    pub initial_events: Vec<Value>,
+}
+
+impl CreateSession {
+    /// Reads the body of a create request.
+    pub fn read(o: &mut Object<'_>) -> Decoded<Self> {
+        let (agent, overrides) = read_agent(&o.required("agent")?)?;
+        Ok(Self {
+            agent,
+            overrides,
+            environment_id: o.required("environment_id")?.text(1, 128)?,
+            title: o.optional("title").map(|n| n.text(0, MAX_TITLE)).transpose()?,
+            metadata: metadata::create(o.optional("metadata"))?,
+            resources: read_resources(o.optional("resources"))?,
+            vault_ids: read_vault_ids(o.optional("vault_ids"))?,
+            budget: o.optional("budget").map(|n| read_budget(&n)).transpose()?,
+            initial_events: match o.optional("initial_events") {
+                Some(node) => event::read_session_events(&node)?,
+                None => Vec::new(),
+            },
+        })
+    }
+}
+
+/// What a session changes of its agent. `None` inherits.
+#[derive(Debug, Default, PartialEq)]
+pub struct Overrides {
+    /// Another model.
+    pub model: Option<ModelConfig>,
+    /// Another system prompt, or none.
+    pub system: Option<Option<String>>,
+    /// Other tools.
+    pub tools: Option<Vec<Tool>>,
+    /// Other MCP servers.
+    pub mcp_servers: Option<Vec<McpServer>>,
+    /// Other skills.
+    pub skills: Option<Vec<Skill>>,
+}
+
+fn read_agent(node: &Node<'_>) -> Decoded<(AgentChoice, Overrides)> {
+    if !node.value().is_object() || node.tag()? != "agent_with_overrides" {
+        return Ok((agent::read_choice(node, false)?, Overrides::default()));
+    }
+    node.object(|o| {
+        o.tagged();
+        let id = o.required("id")?.text(1, 128)?;
+        let version = o.optional("version").map(|n| n.integer(1, i64::MAX)).transpose()?;
+        let overrides = Overrides {
+            model: match o.patch("model") {
+                Patch::Keep => None,
+                Patch::Clear => return Err(o.invalid("model", "agent_model_required: the model cannot be cleared")),
+                Patch::Set(n) => Some(agent::read_model(&n)?),
+            },
+            system: match o.patch("system") {
+                Patch::Keep => None,
+                Patch::Clear => Some(None),
+                Patch::Set(n) => Some(agent::text_or_none(Some(n), agent::MAX_SYSTEM)?),
+            },
+            tools: replaced(o.patch("tools"), agent::read_tools)?,
+            mcp_servers: replaced(o.patch("mcp_servers"), agent::read_mcp_servers)?,
+            skills: replaced(o.patch("skills"), agent::read_skills)?,
+        };
+        let choice = version.map_or_else(|| AgentChoice::Latest(id.clone()), |v| AgentChoice::Pinned(id.clone(), v));
+        Ok((choice, overrides))
+    })
+}
+
+fn replaced<T>(patch: Patch<Node<'_>>, read: impl Fn(&Node<'_>) -> Decoded<Vec<T>>) -> Decoded<Option<Vec<T>>> {
+    match patch {
+        Patch::Keep => Ok(None),
+        Patch::Clear => Ok(Some(Vec::new())),
+        Patch::Set(node) => read(&node).map(Some),
+    }
+}
+
+/// An update request.
+#[derive(Debug)]
+pub struct UpdateSession {
+    /// The title.
+    pub title: Patch<String>,
+    /// The resulting pairs; `None` when they were not sent.
+    pub metadata: Option<Metadata>,
+    /// New tools.
+    pub tools: Option<Vec<Tool>>,
+    /// New MCP servers.
+    pub mcp_servers: Option<Vec<McpServer>>,
+    /// The spend ceiling: null removes it, a value replaces it.
+    pub budget: Patch<Value>,
+}
+
+impl UpdateSession {
+    /// Reads the body of an update request over the `stored` pairs.
+    pub fn read(o: &mut Object<'_>, stored: &Metadata) -> Decoded<Self> {
+        if let Some(node) = o.optional("vault_ids") {
+            return Err(node.invalid("not yet supported"));
+        }
+        let (tools, mcp_servers) = match o.optional("agent") {
+            None => (None, None),
+            Some(node) => node.object(|o| {
+                let tools = o.optional("tools").map(|n| agent::read_tools(&n)).transpose()?;
+                let servers = o.optional("mcp_servers").map(|n| agent::read_mcp_servers(&n)).transpose()?;
+                Ok((tools, servers))
+            })?,
+        };
+        Ok(Self {
+            title: match o.patch("title") {
+                Patch::Keep => Patch::Keep,
+                Patch::Clear => Patch::Clear,
+                Patch::Set(n) => Patch::Set(n.text(0, MAX_TITLE)?),
+            },
+            metadata: match o.patch("metadata") {
+                Patch::Keep | Patch::Clear => None,
+                set @ Patch::Set(_) => Some(metadata::update(stored, set)?),
+            },
+            tools,
+            mcp_servers,
+            budget: match o.patch("budget") {
+                Patch::Keep => Patch::Keep,
+                Patch::Clear => Patch::Clear,
+                Patch::Set(n) => Patch::Set(read_budget(&n)?),
+            },
+        })
+    }
+}
+
+/// A spend ceiling: `{"type": "limit", "max_list_cost": {"amount": "125", "currency": "USD"}}`, whole cents.
+pub fn read_budget(node: &Node<'_>) -> Decoded<Value> {
+    node.object(|o| {
+        match node.tag()? {
+            "limit" => o.tagged(),
+            other => return Err(node.wrong_tag(other)),
+        }
+        o.required("max_list_cost")?.object(|o| {
+            o.required("currency")?.one_of(&["USD"])?;
+            let amount = o.required("amount")?;
+            let text = amount.text(1, 18)?;
+            if text.starts_with('0') || !text.bytes().all(|b| b.is_ascii_digit()) {
+                return Err(amount.invalid("must be a whole number of cents greater than zero, without leading zeros"));
+            }
+            Ok(())
+        })?;
+        Ok(node.value().clone())
+    })
+}
+
+/// Something that is mounted into a session, as a deployment or a create request names it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Resource {
+    /// An uploaded file.
+    File {
+        /// The file.
+        file_id: String,
+        /// Where it is mounted.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        mount_path: Option<String>,
+    },
+    /// A repository.
+    GithubRepository {
+        /// Where it is.
+        url: String,
+        /// Where it is mounted.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        mount_path: Option<String>,
+    },
+    /// A memory store.
+    MemoryStore {
+        /// The store.
+        memory_store_id: String,
+        /// `read_write` or `read_only`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        access: Option<String>,
+        /// How the agent should use it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        instructions: Option<String>,
+    },
+}
+
+/// The resources of a create request.
+pub fn read_resources(node: Option<Node<'_>>) -> Decoded<Vec<Resource>> {
+    node.map_or(Ok(Vec::new()), |n| n.items(0, MAX_RESOURCES, read_resource))
+}
+
+fn read_resource(node: &Node<'_>) -> Decoded<Resource> {
+    let tag = node.tag()?;
+    node.object(|o| {
+        o.tagged();
+        let mount_path = |o: &mut Object<'_>| o.optional("mount_path").map(|n| n.text(1, 4096)).transpose();
+        match tag {
+            "file" => Ok(Resource::File { file_id: o.required("file_id")?.text(1, 128)?, mount_path: mount_path(o)? }),
+            "github_repository" => {
+                let url = o.required("url")?.text(1, 2048)?;
+                let mount_path = mount_path(o)?;
+                for field in ["authorization_token", "checkout"] {
+                    o.optional(field);
+                }
+                Ok(Resource::GithubRepository { url, mount_path })
+            }
+            "memory_store" => {
+                let access = o.optional("access").map(|n| n.one_of(&["read_write", "read_only"])).transpose()?;
+                Ok(Resource::MemoryStore {
+                    memory_store_id: o.required("memory_store_id")?.text(1, 128)?,
+                    access: access.map(str::to_owned),
+                    instructions: o.optional("instructions").map(|n| n.text(0, MAX_INSTRUCTIONS)).transpose()?,
+                })
+            }
+            other => Err(node.wrong_tag(other)),
+        }
+    })
+}
+
+/// The vaults of a create request.
+pub fn read_vault_ids(node: Option<Node<'_>>) -> Decoded<Vec<String>> {
+    node.map_or(Ok(Vec::new()), |n| n.items(0, MAX_VAULTS, |n| n.text(1, 128)))
+}
