@@ -5,6 +5,10 @@
 
 pub mod messages;
 pub mod playbook;
+mod sse;
+#[cfg(test)]
+mod stand_in;
+mod tls;
 
 use std::{future::Future, pin::Pin, time::Duration};
 
@@ -164,6 +168,10 @@ pub enum ModelError {
         retryable: bool,
     },
 }
+
+/// The text of the result that closes a call which an interrupt cut off. It tells a model, and the playbook, that the
+/// turn has ended there.
+pub const INTERRUPTED: &str = "Tool execution was interrupted before completion. Please retry.";
 
 /// A piece of a reply while it is being produced.
 #[derive(Debug, Clone, PartialEq, Eq)]

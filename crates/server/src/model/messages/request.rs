@@ -1,0 +1,247 @@
+//! Writes a [`ModelRequest`] as the body of `POST /v1/messages`, with the breakpoints of the prompt cache.
+//!
+//! The upstream accepts four breakpoints. They stand on the last tool, on the system prompt and on the last two messages
+//! of the user: the last one writes the cache, the one before is where the previous request wrote it. The upstream looks
+//! for an earlier entry only a few blocks back from a breakpoint, and one turn may add more blocks than that.
+
+use serde::{Deserialize, Serialize, de::IgnoredAny};
+use serde_json::value::RawValue;
+
+use crate::model::{Block, Message, ModelRequest, Role, ToolDefinition};
+
+/// How many of the user's messages carry a breakpoint.
+const CACHED_USER_MESSAGES: usize = 2;
+
+/// What a breakpoint adds to a JSON object, in place of its closing brace.
+const BREAKPOINT: &str = r#","cache_control":{"type":"ephemeral"}}"#;
+
+#[derive(Serialize)]
+struct Body<'a> {
+    model: &'a str,
+    max_tokens: u32,
+    stream: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    output_config: Option<OutputConfig<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tools: Vec<Part<'a, ToolDefinition>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    system: Option<[Box<RawValue>; 1]>,
+    messages: Vec<MessageBody<'a>>,
+}
+
+#[derive(Serialize)]
+struct OutputConfig<'a> {
+    effort: &'a str,
+}
+
+#[derive(Serialize)]
+struct MessageBody<'a> {
+    role: Role,
+    content: Vec<Part<'a, Block>>,
+}
+
+/// A tool or a block, as it is or with a breakpoint.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Part<'a, T> {
+    Plain(&'a T),
+    Marked(Box<RawValue>),
+}
+
+/// The members of a block that decide whether it may carry a breakpoint.
+#[derive(Deserialize)]
+struct Markable<'a> {
+    #[serde(rename = "type", borrow)]
+    kind: &'a str,
+    cache_control: Option<IgnoredAny>,
+}
+
+/// The JSON text of the request.
+pub(super) fn body(request: &ModelRequest) -> serde_json::Result<Vec<u8>> {
+    let system = request.system.as_deref().filter(|system| !system.is_empty());
+    serde_json::to_vec(&Body {
+        model: &request.model,
+        max_tokens: request.max_tokens,
+        stream: true,
+        output_config: request.effort.as_deref().map(|effort| OutputConfig { effort }),
+        tools: marked_at(&request.tools, request.tools.len().checked_sub(1))?,
+        system: system.map(|text| marked(&Block::Text { text: text.to_owned() }).map(|block| [block])).transpose()?,
+        messages: messages(&request.messages)?,
+    })
+}
+
+fn messages(messages: &[Message]) -> serde_json::Result<Vec<MessageBody<'_>>> {
+    let users = messages.iter().filter(|message| message.role == Role::User).count();
+    let mut users_before = 0;
+    messages
+        .iter()
+        .map(|message| {
+            let mut mark = None;
+            if message.role == Role::User {
+                users_before += 1;
+                if users_before + CACHED_USER_MESSAGES > users {
+                    mark = message.content.iter().rposition(takes_breakpoint);
+                }
+            }
+            Ok(MessageBody { role: message.role, content: marked_at(&message.content, mark)? })
+        })
+        .collect()
+}
+
+fn marked_at<T: Serialize>(parts: &[T], mark: Option<usize>) -> serde_json::Result<Vec<Part<'_, T>>> {
+    let part = |(index, part)| Ok(if Some(index) == mark { Part::Marked(marked(part)?) } else { Part::Plain(part) });
+    parts.iter().enumerate().map(part).collect()
+}
+
+/// The JSON of a block or tool with a breakpoint on it.
+fn marked(part: &impl Serialize) -> serde_json::Result<Box<RawValue>> {
+    let mut json = serde_json::to_string(part)?;
+    json.pop();
+    json.push_str(BREAKPOINT);
+    RawValue::from_string(json)
+}
+
+/// Whether the upstream allows a breakpoint on the block: not on reasoning, and not on empty text. One that has its
+/// own keeps that.
+fn takes_breakpoint(block: &Block) -> bool {
+    match block {
+        Block::Text { text } => !text.is_empty(),
+        Block::ToolUse { .. } | Block::ToolResult { .. } => true,
+        Block::Verbatim(json) => serde_json::from_str::<Markable<'_>>(json.get()).is_ok_and(|block| {
+            block.cache_control.is_none() && !matches!(block.kind, "thinking" | "redacted_thinking")
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn raw(value: &Value) -> Box<RawValue> {
+        serde_json::value::to_raw_value(value).unwrap()
+    }
+
+    fn text(text: &str) -> Block {
+        Block::Text { text: text.to_owned() }
+    }
+
+    fn message(role: Role, content: Vec<Block>) -> Message {
+        Message { role, content }
+    }
+
+    fn tool(name: &str) -> ToolDefinition {
+        let input_schema = raw(&json!({"type": "object"}));
+        ToolDefinition { name: name.to_owned(), description: "does it".to_owned(), input_schema }
+    }
+
+    fn request(messages: Vec<Message>) -> ModelRequest {
+        ModelRequest {
+            model: "m-1".to_owned(),
+            effort: None,
+            max_tokens: 1000,
+            system: None,
+            messages,
+            tools: Vec::new(),
+        }
+    }
+
+    fn written(request: &ModelRequest) -> Value {
+        serde_json::from_slice(&body(request).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_request_is_written_as_the_messages_api_wants_it() {
+        let call =
+            Block::ToolUse { id: "t1".to_owned(), name: "bash".to_owned(), input: raw(&json!({"command": "ls"})) };
+        let result = Block::ToolResult { tool_use_id: "t1".to_owned(), content: vec![text("a.txt")], is_error: true };
+        let thinking = Block::Verbatim(raw(&json!({"type": "thinking", "thinking": "hm", "signature": "s=="})));
+        let request = ModelRequest {
+            effort: Some("high".to_owned()),
+            system: Some("Be brief.".to_owned()),
+            tools: vec![tool("bash"), tool("read")],
+            ..request(vec![
+                message(Role::User, vec![text("list")]),
+                message(Role::Assistant, vec![thinking, call]),
+                message(Role::User, vec![result]),
+            ])
+        };
+        let cached = json!({"type": "ephemeral"});
+        assert_eq!(
+            written(&request),
+            json!({
+                "model": "m-1",
+                "max_tokens": 1000,
+                "stream": true,
+                "output_config": {"effort": "high"},
+                "system": [{"type": "text", "text": "Be brief.", "cache_control": cached}],
+                "tools": [
+                    {"name": "bash", "description": "does it", "input_schema": {"type": "object"}},
+                    {"name": "read", "description": "does it", "input_schema": {"type": "object"}, "cache_control": cached},
+                ],
+                "messages": [
+                    {"role": "user", "content": [{"type": "text", "text": "list", "cache_control": cached}]},
+                    {"role": "assistant", "content": [
+                        {"type": "thinking", "thinking": "hm", "signature": "s=="},
+                        {"type": "tool_use", "id": "t1", "name": "bash", "input": {"command": "ls"}},
+                    ]},
+                    {"role": "user", "content": [{
+                        "type": "tool_result",
+                        "tool_use_id": "t1",
+                        "content": [{"type": "text", "text": "a.txt"}],
+                        "is_error": true,
+                        "cache_control": cached,
+                    }]},
+                ],
+            })
+        );
+    }
+
+    #[test]
+    fn what_the_request_leaves_out_is_not_written() {
+        let request =
+            ModelRequest { system: Some(String::new()), ..request(vec![message(Role::User, vec![text("x")])]) };
+        let written = written(&request);
+        for absent in ["system", "tools", "output_config"] {
+            assert_eq!(written.get(absent), None, "{absent}");
+        }
+    }
+
+    #[test]
+    fn a_message_is_cached_up_to_its_last_block_that_allows_it() {
+        let image = json!({"type": "image", "source": {"type": "url", "url": "https://example.com/a.png"}});
+        let own = json!({"type": "document", "cache_control": {"type": "ephemeral", "ttl": "1h"}});
+        let verbatim = |value: &Value| Block::Verbatim(raw(value));
+        let cases = [
+            (vec![text("a"), text("b")], Some(1)),
+            (vec![text("a"), verbatim(&image)], Some(1)),
+            (vec![text("a"), text("")], Some(0)),
+            (vec![text("a"), verbatim(&json!({"type": "thinking"}))], Some(0)),
+            (vec![text("a"), verbatim(&json!({"type": "redacted_thinking"}))], Some(0)),
+            (vec![text("a"), verbatim(&own)], Some(0)),
+            (vec![verbatim(&json!("no object"))], None),
+        ];
+        for (content, expected) in cases {
+            let written = written(&request(vec![message(Role::User, content)]));
+            let blocks = written["messages"][0]["content"].as_array().unwrap();
+            let mark = blocks.iter().position(|block| block["cache_control"] == json!({"type": "ephemeral"}));
+            assert_eq!(mark, expected, "{written}");
+        }
+    }
+
+    #[test]
+    fn a_long_conversation_has_four_breakpoints() {
+        let turn = |n: usize| message(if n.is_multiple_of(2) { Role::User } else { Role::Assistant }, vec![text("x")]);
+        let request = ModelRequest {
+            system: Some("s".to_owned()),
+            tools: vec![tool("a"), tool("b")],
+            ..request((0..9).map(turn).collect())
+        };
+        let written = written(&request);
+        let marked: Vec<usize> =
+            (0..9).filter(|n| !written["messages"][n]["content"][0]["cache_control"].is_null()).collect();
+        assert_eq!(marked, [6, 8]);
+        assert_eq!(written.to_string().matches("cache_control").count(), 4);
+    }
+}

@@ -1,0 +1,565 @@
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::model::{
+    Block, Delta, Message, Role, Stop, Usage,
+    stand_in::{Act, Asked, StandIn},
+};
+
+const KEY: &str = "sk-very-secret";
+
+/// A limit that no test reaches.
+const NEVER: Duration = Duration::from_hours(1);
+
+fn question() -> ModelRequest {
+    ModelRequest {
+        model: "m-1".to_owned(),
+        effort: None,
+        max_tokens: 100,
+        system: None,
+        messages: vec![Message { role: Role::User, content: vec![Block::Text { text: "hello".to_owned() }] }],
+        tools: Vec::new(),
+    }
+}
+
+fn config(stand_in: &StandIn) -> MessagesConfig {
+    MessagesConfig {
+        idle_timeout: NEVER,
+        reply_timeout: NEVER,
+        ..MessagesConfig::new(stand_in.base_url(), Some(Credential::ApiKey(KEY.to_owned())))
+    }
+}
+
+struct Exchange {
+    reply: Result<ModelReply, ModelError>,
+    deltas: Vec<Delta>,
+    asked: Asked,
+}
+
+impl Exchange {
+    fn content(&self) -> Value {
+        serde_json::to_value(&self.reply.as_ref().unwrap().content).unwrap()
+    }
+}
+
+/// Sends one request to a stand-in that follows the script.
+async fn exchange(script: &[Act]) -> Exchange {
+    exchange_with(script, |_| {}).await
+}
+
+async fn exchange_with(script: &[Act], configure: impl FnOnce(&mut MessagesConfig)) -> Exchange {
+    let stand_in = StandIn::start().await;
+    let mut config = config(&stand_in);
+    configure(&mut config);
+    let model = Messages::new(config).unwrap();
+    let request = question();
+    let mut deltas = Vec::new();
+    let mut sink = |delta| deltas.push(delta);
+    let (reply, asked) = tokio::join!(model.reply(&request, &mut sink), stand_in.answer(script));
+    Exchange { reply, deltas, asked }
+}
+
+fn send(bytes: impl Into<Vec<u8>>) -> Act {
+    Act::Send(bytes.into())
+}
+
+/// The head of a stream that ends with the connection.
+fn stream_head() -> Act {
+    send("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\nconnection: close\r\n\r\n")
+}
+
+fn event(data: &Value) -> String {
+    format!("event: {}\ndata: {data}\n\n", data["type"].as_str().unwrap())
+}
+
+fn message_start() -> Value {
+    json!({"type": "message_start", "message": {"id": "msg_1", "role": "assistant", "content": [], "usage": {"input_tokens": 5, "output_tokens": 1}}})
+}
+
+fn block_start(index: usize, block: &Value) -> Value {
+    json!({"type": "content_block_start", "index": index, "content_block": block})
+}
+
+fn block_delta(index: usize, delta: &Value) -> Value {
+    json!({"type": "content_block_delta", "index": index, "delta": delta})
+}
+
+fn block_stop(index: usize) -> Value {
+    json!({"type": "content_block_stop", "index": index})
+}
+
+fn message_delta(stop_reason: &str) -> Value {
+    json!({"type": "message_delta", "delta": {"stop_reason": stop_reason}, "usage": {"output_tokens": 7}})
+}
+
+fn message_stop() -> Value {
+    json!({"type": "message_stop"})
+}
+
+/// The events of a block that arrives in these deltas.
+fn block(index: usize, start: &Value, deltas: &[Value]) -> Vec<Value> {
+    let mut events = vec![block_start(index, start)];
+    events.extend(deltas.iter().map(|delta| block_delta(index, delta)));
+    events.push(block_stop(index));
+    events
+}
+
+fn text_block(index: usize, pieces: &[&str]) -> Vec<Value> {
+    let deltas: Vec<Value> = pieces.iter().map(|text| json!({"type": "text_delta", "text": text})).collect();
+    block(index, &json!({"type": "text", "text": ""}), &deltas)
+}
+
+fn tool_block(index: usize, pieces: &[&str]) -> Vec<Value> {
+    let delta = |json| json!({"type": "input_json_delta", "partial_json": json});
+    let deltas: Vec<Value> = pieces.iter().map(delta).collect();
+    block(index, &json!({"type": "tool_use", "id": "toolu_1", "name": "bash", "input": {}}), &deltas)
+}
+
+/// A whole message of these blocks.
+fn message(blocks: &[Vec<Value>], stop_reason: &str) -> Vec<Value> {
+    let mut events = vec![message_start()];
+    events.extend(blocks.concat());
+    events.extend([message_delta(stop_reason), message_stop()]);
+    events
+}
+
+fn stream(events: &[Value]) -> Vec<Act> {
+    vec![stream_head(), send(events.iter().map(event).collect::<String>())]
+}
+
+fn respond(status: &str, headers: &str, body: &str) -> Vec<Act> {
+    vec![send(format!(
+        "HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n{headers}\r\n{body}",
+        body.len()
+    ))]
+}
+
+/// A failure as a word, so that tables can name it.
+fn kind(error: &ModelError) -> &'static str {
+    match error {
+        ModelError::Overloaded { .. } => "overloaded",
+        ModelError::RateLimited { .. } => "rate limited",
+        ModelError::Billing { .. } => "billing",
+        ModelError::RequestFailed { retryable: true, .. } => "failed, retryable",
+        ModelError::RequestFailed { retryable: false, .. } => "failed",
+    }
+}
+
+#[tokio::test]
+async fn a_streamed_text_is_passed_on_as_it_arrives_and_returned_whole() {
+    let exchange = exchange(&stream(&message(&[text_block(0, &["Hel", "", "lo."])], "end_turn"))).await;
+    assert_eq!(exchange.content(), json!([{"type": "text", "text": "Hello."}]));
+    let reply = exchange.reply.unwrap();
+    assert_eq!(reply.stop, Stop::EndTurn);
+    assert_eq!(reply.usage, Usage { input_tokens: 5, output_tokens: 7, ..Usage::default() });
+    assert_eq!(exchange.deltas, [Delta::TextStart, Delta::Text("Hel".to_owned()), Delta::Text("lo.".to_owned())]);
+}
+
+#[tokio::test]
+async fn the_request_names_the_key_and_the_version_of_the_api() {
+    let answer = stream(&message(&[text_block(0, &["x"])], "end_turn"));
+    let with_key = exchange(&answer).await.asked;
+    assert!(with_key.head.starts_with("POST /v1/messages HTTP/1.1\r\n"), "{}", with_key.head);
+    for header in ["x-api-key: sk-very-secret", "anthropic-version: 2023-06-01", "content-type: application/json"] {
+        assert!(with_key.head.lines().any(|line| line == header), "{header} in {}", with_key.head);
+    }
+    let body: Value = serde_json::from_str(&with_key.body).unwrap();
+    assert_eq!((&body["model"], &body["stream"], &body["max_tokens"]), (&json!("m-1"), &json!(true), &json!(100)));
+
+    let with_token = exchange_with(&answer, |config| {
+        config.credential = Some(Credential::Bearer("token".to_owned()));
+        config.base_url += "/gateway/";
+    });
+    let head = with_token.await.asked.head;
+    assert!(head.starts_with("POST /gateway/v1/messages HTTP/1.1\r\n"), "{head}");
+    assert!(head.contains("authorization: Bearer token\r\n") && !head.contains("x-api-key"), "{head}");
+}
+
+#[tokio::test]
+async fn every_stop_reason_is_understood_or_refused() {
+    let cases = [
+        ("end_turn", Ok(Stop::EndTurn)),
+        ("stop_sequence", Ok(Stop::EndTurn)),
+        ("max_tokens", Ok(Stop::MaxTokens)),
+        ("model_context_window_exceeded", Ok(Stop::MaxTokens)),
+        ("refusal", Ok(Stop::Refusal)),
+        ("pause_turn", Err("failed")),
+        ("something_new", Err("failed")),
+        ("tool_use", Err("failed, retryable")),
+    ];
+    for (reason, expected) in cases {
+        let reply = exchange(&stream(&message(&[text_block(0, &["x"])], reason))).await.reply;
+        assert_eq!(reply.map(|reply| reply.stop).map_err(|error| kind(&error)), expected, "{reason}");
+    }
+}
+
+#[tokio::test]
+async fn the_arguments_of_a_call_are_joined_from_their_pieces() {
+    let cases: &[(&[&str], Result<Value, &str>)] = &[
+        (&["", "{\"comm", "and\": \"ec", "ho 'Grü", "ße'\"}"], Ok(json!({"command": "echo 'Grüße'"}))),
+        (&[""], Ok(json!({}))),
+        (&[], Ok(json!({}))),
+        (&["{\"command\": "], Err("failed, retryable")),
+        (&["[1]"], Err("failed, retryable")),
+        (&["{} {}"], Err("failed, retryable")),
+    ];
+    for (pieces, expected) in cases {
+        let exchange = exchange(&stream(&message(&[tool_block(0, pieces)], "tool_use"))).await;
+        match expected {
+            Ok(input) => {
+                let call = json!({"type": "tool_use", "id": "toolu_1", "name": "bash", "input": input});
+                assert_eq!(exchange.content(), json!([call]));
+                assert_eq!(exchange.reply.unwrap().stop, Stop::ToolUse);
+            }
+            Err(expected) => assert_eq!(kind(&exchange.reply.unwrap_err()), *expected, "{pieces:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_reply_that_is_cut_off_keeps_no_half_of_a_call_or_of_reasoning() {
+    let half_thought = block(1, &json!({"type": "thinking", "thinking": "", "signature": ""}), &[]);
+    let cases = [
+        (vec![text_block(0, &["so"]), tool_block(1, &["{\"comm"])], "max_tokens", Stop::MaxTokens, 1),
+        (vec![text_block(0, &["so"]), tool_block(1, &["{}"])], "refusal", Stop::Refusal, 1),
+        (vec![text_block(0, &["so"]), half_thought], "max_tokens", Stop::MaxTokens, 1),
+        (vec![tool_block(0, &["{\"comm"])], "max_tokens", Stop::MaxTokens, 0),
+    ];
+    for (blocks, reason, stop, kept) in cases {
+        let reply = exchange(&stream(&message(&blocks, reason))).await.reply.unwrap();
+        assert_eq!((reply.stop, reply.content.len()), (stop, kept), "{blocks:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_call_counts_even_if_the_stop_reason_forgets_it() {
+    let reply = exchange(&stream(&message(&[tool_block(0, &["{}"])], "end_turn"))).await.reply.unwrap();
+    assert_eq!(reply.stop, Stop::ToolUse);
+}
+
+#[tokio::test]
+async fn blank_text_is_not_kept() {
+    let blocks = [text_block(0, &[]), text_block(1, &["\n\n"]), text_block(2, &["x"])];
+    assert_eq!(
+        exchange(&stream(&message(&blocks, "end_turn"))).await.content(),
+        json!([{"type": "text", "text": "x"}])
+    );
+}
+
+#[tokio::test]
+async fn reasoning_goes_back_to_the_upstream_as_it_came() {
+    let redacted = json!({"type": "redacted_thinking", "data": "b64=="});
+    let unknown = json!({"type": "from_the_future", "payload": {"n": 1.50}});
+    let blocks = [
+        block(
+            0,
+            &json!({"type": "thinking", "thinking": "", "signature": ""}),
+            &[
+                json!({"type": "thinking_delta", "thinking": "First, "}),
+                json!({"type": "thinking_delta", "thinking": "look."}),
+                json!({"type": "signature_delta", "signature": "c2ln"}),
+            ],
+        ),
+        block(1, &redacted, &[]),
+        block(2, &unknown, &[]),
+        tool_block(3, &["{}"]),
+    ];
+    let first = exchange(&stream(&message(&blocks, "tool_use"))).await;
+    let thinking = json!({"type": "thinking", "thinking": "First, look.", "signature": "c2ln"});
+    let call = json!({"type": "tool_use", "id": "toolu_1", "name": "bash", "input": {}});
+    assert_eq!(first.content(), json!([thinking, redacted, unknown, call]));
+    assert_eq!(first.deltas, [Delta::ThinkingStart, Delta::ThinkingStart]);
+
+    let mut next = question();
+    next.messages.push(Message { role: Role::Assistant, content: first.reply.unwrap().content });
+    let sent: Value = serde_json::from_slice(&request::body(&next).unwrap()).unwrap();
+    assert_eq!(sent["messages"][1]["content"], json!([thinking, redacted, unknown, call]));
+}
+
+#[tokio::test]
+async fn usage_is_the_latest_of_each_count() {
+    let cases = [
+        (
+            json!({"input_tokens": 5, "cache_read_input_tokens": 10, "cache_creation_input_tokens": 30, "output_tokens": 1,
+                "cache_creation": {"ephemeral_5m_input_tokens": 20, "ephemeral_1h_input_tokens": 10}}),
+            json!({"output_tokens": 50, "cache_creation_input_tokens": 30}),
+            [5, 50, 10, 20, 10],
+        ),
+        (
+            json!({"input_tokens": 5, "cache_creation_input_tokens": 30}),
+            json!({"input_tokens": 6, "output_tokens": 2, "cache_read_input_tokens": null}),
+            [6, 2, 0, 30, 0],
+        ),
+        (json!({}), json!({}), [0; 5]),
+    ];
+    for (at_start, at_end, [input, output, read, five_minutes, one_hour]) in cases {
+        let mut events = message(&[text_block(0, &["x"])], "end_turn");
+        events[0]["message"]["usage"] = at_start;
+        let delta = events.len() - 2;
+        events[delta]["usage"] = at_end;
+        let expected = Usage {
+            input_tokens: input,
+            output_tokens: output,
+            cache_read_input_tokens: read,
+            cache_creation_5m_input_tokens: five_minutes,
+            cache_creation_1h_input_tokens: one_hour,
+        };
+        assert_eq!(exchange(&stream(&events)).await.reply.unwrap().usage, expected);
+    }
+}
+
+#[tokio::test]
+async fn pings_comments_and_unknown_events_are_skipped() {
+    let mut events = message(&[text_block(0, &["x"])], "end_turn");
+    for (at, extra) in [(0, "ping"), (2, "ping"), (3, "from_the_future")] {
+        events.insert(at, json!({"type": extra}));
+    }
+    let mut script = stream(&events);
+    script.insert(1, send(": a comment\n\n"));
+    assert_eq!(exchange(&script).await.content(), json!([{"type": "text", "text": "x"}]));
+}
+
+#[tokio::test]
+async fn a_character_split_between_packets_arrives_whole() {
+    let text: String = message(&[text_block(0, &["Grüße 🦀"])], "end_turn").iter().map(event).collect();
+    let mut script = vec![stream_head()];
+    script.extend(text.as_bytes().chunks(1).map(send));
+    assert_eq!(exchange(&script).await.content(), json!([{"type": "text", "text": "Grüße 🦀"}]));
+}
+
+#[tokio::test]
+async fn an_error_status_says_whether_a_retry_helps() {
+    let cases = [
+        ("400 Bad Request", "failed"),
+        ("401 Unauthorized", "failed"),
+        ("402 Payment Required", "billing"),
+        ("403 Forbidden", "failed"),
+        ("404 Not Found", "failed"),
+        ("408 Request Timeout", "overloaded"),
+        ("413 Payload Too Large", "failed"),
+        ("429 Too Many Requests", "rate limited"),
+        ("500 Internal Server Error", "overloaded"),
+        ("502 Bad Gateway", "overloaded"),
+        ("503 Service Unavailable", "overloaded"),
+        ("504 Gateway Timeout", "overloaded"),
+        ("529 Overloaded", "overloaded"),
+        ("307 Temporary Redirect", "failed"),
+    ];
+    let body = json!({"type": "error", "error": {"type": "some_error", "message": "what went wrong"}}).to_string();
+    for (status, expected) in cases {
+        let headers = "request-id: req_7\r\nlocation: /elsewhere\r\n";
+        let error = exchange(&respond(status, headers, &body)).await.reply.unwrap_err();
+        assert_eq!(kind(&error), expected, "{status}");
+        let message = error.to_string();
+        assert!(message.contains(&status[..3]) && message.ends_with("to request req_7: what went wrong"), "{message}");
+    }
+}
+
+#[tokio::test]
+async fn the_wait_that_an_upstream_asks_for_is_passed_on() {
+    let asked = exchange(&respond("429 Too Many Requests", "retry-after: 12\r\n", "{}")).await.reply.unwrap_err();
+    assert!(
+        matches!(asked, ModelError::RateLimited { retry_after: Some(wait), .. } if wait.as_secs() == 12),
+        "{asked:?}"
+    );
+    let asked = exchange(&respond("529 Overloaded", "retry-after-ms: 1500\r\n", "")).await.reply.unwrap_err();
+    assert!(
+        matches!(asked, ModelError::Overloaded { retry_after: Some(wait), .. } if wait.as_millis() == 1500),
+        "{asked:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_billing_error_is_known_by_its_type_under_any_status() {
+    let body = json!({"type": "error", "error": {"type": "billing_error", "message": "no credit"}}).to_string();
+    let error = exchange(&respond("400 Bad Request", "", &body)).await.reply.unwrap_err();
+    assert_eq!(kind(&error), "billing");
+}
+
+#[tokio::test]
+async fn an_error_within_the_stream_says_whether_a_retry_helps() {
+    let cases = [
+        ("overloaded_error", "overloaded"),
+        ("api_error", "overloaded"),
+        ("timeout_error", "overloaded"),
+        ("rate_limit_error", "rate limited"),
+        ("billing_error", "billing"),
+        ("invalid_request_error", "failed"),
+        ("from_the_future", "failed"),
+    ];
+    for (error, expected) in cases {
+        let error = json!({"type": "error", "error": {"type": error, "message": "so it is"}});
+        let events = [message_start(), block_start(0, &json!({"type": "text", "text": "par"})), error];
+        let failure = exchange(&stream(&events)).await.reply.unwrap_err();
+        assert_eq!(kind(&failure), expected);
+        assert!(failure.to_string().ends_with("so it is"), "{failure}");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_cut_anywhere_before_its_end_is_no_reply() {
+    let events = message(&[text_block(0, &["Hello"])], "end_turn");
+    for kept in 0..events.len() {
+        let failure = exchange(&stream(&events[..kept])).await.reply.unwrap_err();
+        assert_eq!(kind(&failure), "overloaded", "after {kept} events");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_breaks_is_worth_a_retry() {
+    let begun = event(&message_start());
+    let chunked = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+    let scripts = [
+        vec![],
+        vec![send("HTTP/1.1 200")],
+        vec![send(format!("{chunked}{:x}\r\n{begun}\r\n", begun.len()))],
+        vec![send(format!("{chunked}{:x}\r\n{begun}", begun.len() + 50))],
+    ];
+    for script in scripts {
+        let failure = exchange(&script).await.reply.unwrap_err();
+        assert_eq!(kind(&failure), "overloaded", "{script:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_upstream_that_falls_silent_is_given_up() {
+    let scripts = [
+        vec![Act::Stall],
+        vec![stream_head(), Act::Stall],
+        vec![stream_head(), send(event(&message_start())), Act::Stall],
+    ];
+    for script in scripts {
+        let exchange = exchange_with(&script, |config| config.idle_timeout = Duration::from_millis(50)).await;
+        let failure = exchange.reply.unwrap_err();
+        assert_eq!(kind(&failure), "overloaded");
+        assert!(failure.to_string().contains("sent nothing for 50ms"), "{failure}");
+    }
+}
+
+#[tokio::test]
+async fn an_upstream_that_never_finishes_is_given_up() {
+    let script = [stream_head(), send(event(&json!({"type": "ping"}))), Act::Stall];
+    let exchange = exchange_with(&script, |config| config.reply_timeout = Duration::from_millis(50)).await;
+    let failure = exchange.reply.unwrap_err();
+    assert_eq!(kind(&failure), "overloaded");
+    assert!(failure.to_string().contains("took more than 50ms"), "{failure}");
+}
+
+#[tokio::test]
+async fn an_upstream_that_does_not_listen_is_worth_a_retry() {
+    let gone = StandIn::start().await.base_url();
+    let model = Messages::new(MessagesConfig::new(gone, None)).unwrap();
+    let failure = model.reply(&question(), &mut |_| {}).await.unwrap_err();
+    assert_eq!(kind(&failure), "overloaded");
+    assert!(failure.to_string().contains("refused"), "{failure}");
+}
+
+#[tokio::test]
+async fn events_that_make_no_message_are_refused() {
+    let text = || block_start(0, &json!({"type": "text", "text": ""}));
+    let text_delta = |index| block_delta(index, &json!({"type": "text_delta", "text": "x"}));
+    let cases = [
+        ("no message has begun", vec![message_stop()]),
+        ("no message has begun", vec![text()]),
+        ("a second message", vec![message_start(), message_start()]),
+        ("a block begins out of order", vec![message_start(), text(), text()]),
+        ("a block begins out of order", vec![message_start(), block_start(1, &json!({"type": "text"}))]),
+        ("a delta is for a block", vec![message_start(), text(), text_delta(1)]),
+        ("a delta does not fit", vec![message_start(), text_delta(0)]),
+        (
+            "a delta does not fit",
+            vec![message_start(), text(), block_delta(0, &json!({"type": "input_json_delta", "partial_json": "{}"}))],
+        ),
+        ("a block ends", vec![message_start(), block_stop(0)]),
+        ("a block ends", vec![message_start(), text(), block_stop(1)]),
+        ("unknown variant", vec![message_start(), text(), block_delta(0, &json!({"type": "from_the_future"}))]),
+        ("missing field `id`", vec![message_start(), block_start(0, &json!({"type": "tool_use", "name": "bash"}))]),
+        ("it ends inside a block", vec![message_start(), text(), message_delta("end_turn"), message_stop()]),
+        ("no stop reason", vec![message_start(), message_stop()]),
+        ("calls none", message(&[], "tool_use")),
+    ];
+    for (expected, events) in cases {
+        let failure = exchange(&stream(&events)).await.reply.unwrap_err();
+        assert_eq!(kind(&failure), "failed, retryable", "{expected}");
+        assert!(failure.to_string().contains(expected), "{failure}, not {expected}");
+    }
+}
+
+#[tokio::test]
+async fn frames_that_are_no_events_are_refused() {
+    let cases: [(&str, &[u8]); 5] = [
+        ("expected value", b"data: Oops!\n\n"),
+        ("EOF while parsing", b"data: {\"type\": \"message_start\"\n\n"),
+        ("missing field `type`", b"data: {}\n\n"),
+        ("not UTF-8", b"data: {\"type\": \"\xff\"}\n\n"),
+        ("missing field `message`", b"data: {\"type\": \"message_start\"}\n\n"),
+    ];
+    for (expected, bytes) in cases {
+        let failure = exchange(&[stream_head(), send(bytes)]).await.reply.unwrap_err();
+        assert_eq!(kind(&failure), "failed, retryable", "{expected}");
+        assert!(failure.to_string().contains(expected), "{failure}, not {expected}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_too_large_is_refused() {
+    let endless_event = [stream_head(), send("data: "), send(vec![b'x'; MAX_EVENT_BYTES + 1])];
+    let comments = format!(":{}\n", "x".repeat(MAX_EVENT_BYTES - 2));
+    let mut endless_stream = vec![stream_head()];
+    endless_stream.resize(2 + MAX_REPLY_BYTES / comments.len(), send(comments));
+    for (script, expected) in [(&endless_event[..], "an event is larger"), (&endless_stream, "it is larger")] {
+        let failure = exchange(script).await.reply.unwrap_err();
+        assert_eq!(kind(&failure), "failed, retryable");
+        assert!(failure.to_string().contains(expected), "{failure}, not {expected}");
+    }
+}
+
+#[tokio::test]
+async fn the_body_of_an_error_is_read_up_to_a_bound() {
+    let body = vec![b'x'; 2 * MAX_ERROR_BYTES];
+    let script = [send("HTTP/1.1 500 Oops\r\nconnection: close\r\n\r\n"), send(body), Act::Stall];
+    let message = exchange(&script).await.reply.unwrap_err().to_string();
+    assert!(message.len() < 1100, "{} bytes", message.len());
+    assert!(message.starts_with("the upstream answered 500") && message.ends_with("xxx…"), "{message}");
+}
+
+#[tokio::test]
+async fn a_page_in_place_of_a_stream_is_refused() {
+    let failure = exchange(&respond("200 OK", "content-type: text/html\r\n", "<p>Hi</p>")).await.reply.unwrap_err();
+    assert_eq!(kind(&failure), "failed");
+    assert!(failure.to_string().contains("text/html"), "{failure}");
+}
+
+#[tokio::test]
+async fn the_key_is_in_no_message_and_in_no_debug_output() {
+    let body = json!({"error": {"type": "authentication_error", "message": format!("bad key {KEY}")}}).to_string();
+    let echo = json!({"type": "error", "error": {"type": "api_error", "message": format!("{KEY} is bad")}});
+    for script in [respond("401 Unauthorized", "", &body), respond("400 Bad Request", "", KEY), stream(&[echo])] {
+        let failure = exchange(&script).await.reply.unwrap_err();
+        assert!(failure.to_string().contains("[key]"), "{failure}");
+        assert!(!format!("{failure:?}").contains(KEY), "{failure:?}");
+    }
+    for credential in [Credential::ApiKey(KEY.to_owned()), Credential::Bearer(KEY.to_owned())] {
+        let model = Messages::new(MessagesConfig::new("https://example.com", Some(credential))).unwrap();
+        assert!(!format!("{model:?}").contains(KEY), "{model:?}");
+    }
+}
+
+#[test]
+fn a_configuration_that_cannot_work_is_refused() {
+    let key = |key: &str| Some(Credential::ApiKey(key.to_owned()));
+    let cases = [
+        ("", None, "base_url"),
+        ("api.example.com", None, "base_url"),
+        ("ftp://example.com", None, "base_url"),
+        ("https://user:pass@example.com", None, "base_url"),
+        ("https://example.com", key(""), "API key"),
+        ("https://example.com", key("two\nlines"), "API key"),
+    ];
+    for (base_url, credential, expected) in cases {
+        let error = Messages::new(MessagesConfig::new(base_url, credential)).unwrap_err().to_string();
+        assert!(error.contains(expected), "{base_url}: {error}");
+    }
+}

@@ -1,0 +1,33 @@
+//! The TLS configuration of connections to model providers: rustls with ring, trusting what the machine trusts.
+
+use std::sync::Arc;
+
+use rustls::{ClientConfig, RootCertStore, crypto::ring};
+
+/// A client configuration for HTTP/2 and HTTP/1.1.
+///
+/// The cryptography is named here and not installed for the whole process, so a program that embeds the server keeps
+/// its own choice.
+pub(crate) fn client_config() -> Result<ClientConfig, rustls::Error> {
+    let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots())
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+/// The roots that the machine trusts, because that is where an operator adds a private authority; Mozilla's, built in,
+/// on a machine that has none, as a slim container image without `ca-certificates`.
+fn roots() -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    let machine = rustls_native_certs::load_native_certs();
+    for error in &machine.errors {
+        tracing::warn!(%error, "a certificate store of this machine cannot be read");
+    }
+    roots.add_parsable_certificates(machine.certs);
+    if roots.is_empty() {
+        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+    }
+    roots
+}
