@@ -454,6 +454,7 @@ mod tests {
             ("````bash\n```\nx\n```\n````", vec![bash("```\nx\n```")]),
             ("1. Do\n  ```bash\n  if x; then\n    y\n  fi\n  ```", vec![bash("if x; then\n  y\nfi")]),
             ("```bash\necho \"ü\"\n```", vec![bash("echo \"ü\"")]),
+            ("```bash\na\n    ```\n``` b\n  ````  \nc", vec![bash("a\n    ```\n``` b")]),
             ("```write\n{\"path\": \"a\", \"n\": 1}\n```", vec![call("write", json!({"path": "a", "n": 1}))]),
             (
                 "```lookup\n{}\n```\n```bash\nx\n```\n```lookup\n{\"k\": 2}\n```",

@@ -39,9 +39,10 @@ impl StandIn {
         format!("http://{}", self.listener.local_addr().unwrap())
     }
 
-    /// Takes one connection, reads one request, follows the script and closes the connection.
-    pub(crate) async fn answer(&self, script: &[Act]) -> Asked {
+    /// Takes one connection and refuses others, reads one request, follows the script and closes the connection.
+    pub(crate) async fn answer(self, script: &[Act]) -> Asked {
         let (mut connection, _) = self.listener.accept().await.unwrap();
+        drop(self.listener);
         let asked = read_request(&mut connection).await;
         for act in script {
             match act {

@@ -249,6 +249,18 @@ async fn blank_text_is_not_kept() {
 }
 
 #[tokio::test]
+async fn a_text_stands_without_its_citations() {
+    let deltas = [
+        json!({"type": "text_delta", "text": "It is "}),
+        json!({"type": "citations_delta", "citation": {"type": "char_location", "cited_text": "blue"}}),
+        json!({"type": "text_delta", "text": "blue."}),
+    ];
+    let cited = block(0, &json!({"type": "text", "text": "", "citations": []}), &deltas);
+    let exchange = exchange(&stream(&message(&[cited], "end_turn"))).await;
+    assert_eq!(exchange.content(), json!([{"type": "text", "text": "It is blue."}]));
+}
+
+#[tokio::test]
 async fn reasoning_goes_back_to_the_upstream_as_it_came() {
     let redacted = json!({"type": "redacted_thinking", "data": "b64=="});
     let unknown = json!({"type": "from_the_future", "payload": {"n": 1.50}});

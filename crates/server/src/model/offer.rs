@@ -1,0 +1,125 @@
+//! Which models the server offers, and who answers for each.
+
+use std::sync::Arc;
+
+use rota_api::model::Model as WireModel;
+
+use super::{
+    Model,
+    messages::{Credential, Messages, MessagesConfig},
+    playbook::Playbook,
+};
+use crate::{
+    config::{ModelConfig, Provider},
+    error::{Error, Result},
+};
+
+/// The name of the built-in model.
+pub const PLAYBOOK: &str = "playbook";
+
+/// A model on offer.
+#[derive(Clone)]
+pub struct Offered {
+    /// What clients see.
+    pub wire: WireModel,
+    /// The name that the provider knows it by.
+    pub upstream: String,
+    /// Most tokens of a reply.
+    pub max_tokens: u32,
+    /// Who answers.
+    pub provider: Arc<dyn Model>,
+}
+
+/// Every model on offer: those of the configuration, in its order, then `playbook`.
+#[derive(Clone)]
+pub struct Offer(Arc<Vec<Offered>>);
+
+impl Offer {
+    /// The models of a configuration.
+    ///
+    /// # Errors
+    /// When an entry names an environment variable that is not set, or a base URL that is none.
+    pub fn new(configs: &[ModelConfig]) -> Result<Self> {
+        let mut models = configs.iter().map(|config| offered(config)).collect::<Result<Vec<_>>>()?;
+        if models.iter().all(|model| model.wire.id != PLAYBOOK) {
+            models.push(Offered {
+                wire: wire(PLAYBOOK, "Playbook (runs the fenced blocks of a message)"),
+                upstream: PLAYBOOK.to_owned(),
+                max_tokens: 16_000,
+                provider: Arc::new(Playbook),
+            });
+        }
+        Ok(Self(Arc::new(models)))
+    }
+
+    /// The model `id`.
+    pub fn get(&self, id: &str) -> Option<&Offered> {
+        self.0.iter().find(|model| model.wire.id == id)
+    }
+
+    /// Every model, in the order of the list that clients see.
+    pub fn all(&self) -> &[Offered] {
+        &self.0
+    }
+
+    /// That the model that `field` names is on offer.
+    pub fn check(&self, field: &str, id: &str) -> Result<()> {
+        if self.get(id).is_some() {
+            return Ok(());
+        }
+        Err(Error::invalid(format_args!(
+            "{field}: model \"{id}\" is not offered by this server; GET /v1/models lists those that are, and \
+             [[models]] in rota.toml adds others"
+        )))
+    }
+}
+
+fn wire(id: &str, display_name: &str) -> WireModel {
+    WireModel {
+        id: id.to_owned(),
+        r#type: "model",
+        display_name: display_name.to_owned(),
+        created_at: rota_api::Time::from_micros(0),
+        lifecycle: "active",
+        deprecated_at: None,
+        retires_at: None,
+        line: None,
+        max_input_tokens: None,
+        max_tokens: None,
+        capabilities: None,
+        allowed_fallback_models: None,
+    }
+}
+
+fn offered(config: &ModelConfig) -> Result<Offered> {
+    let display_name = config.display_name.as_deref().unwrap_or(&config.id);
+    let provider: Arc<dyn Model> = match config.provider {
+        Provider::Playbook => Arc::new(Playbook),
+        Provider::Messages => {
+            let base_url = config.base_url.clone().unwrap_or_default();
+            let upstream = MessagesConfig::new(base_url, credential(config)?);
+            Arc::new(Messages::new(upstream).map_err(|error| wrong(config, error))?)
+        }
+    };
+    Ok(Offered {
+        wire: WireModel {
+            max_input_tokens: config.max_input_tokens,
+            max_tokens: Some(config.max_tokens),
+            ..wire(&config.id, display_name)
+        },
+        upstream: config.upstream.clone().unwrap_or_else(|| config.id.clone()),
+        max_tokens: config.max_tokens,
+        provider,
+    })
+}
+
+fn credential(config: &ModelConfig) -> Result<Option<Credential>> {
+    let Some(variable) = &config.api_key_env else { return Ok(None) };
+    let key = std::env::var(variable)
+        .map_err(|_| wrong(config, format_args!("the environment variable {variable} is not set")))?;
+    Ok(Some(if config.bearer { Credential::Bearer(key) } else { Credential::ApiKey(key) }))
+}
+
+fn wrong(config: &ModelConfig, what: impl std::fmt::Display) -> Error {
+    Error::invalid(format_args!("models: \"{}\": {what}", config.id))
+}
