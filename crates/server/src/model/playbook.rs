@@ -31,8 +31,9 @@
 //! # Running one
 //!
 //! Each request makes one call, so each block sees what the ones before it left behind. A block that fails does not stop
-//! those after it; what must stop together belongs into one block, below `set -e`. A block that cannot be called (its
-//! fence is not closed, it is empty, its arguments are no JSON object, the agent has no `bash`) is reported and skipped.
+//! those after it; commands that must stop together belong into one block, joined by `&&`. A block that cannot be called
+//! (its fence is not closed, it is empty, its arguments are no JSON object, the agent has no `bash`) is reported and
+//! skipped.
 //!
 //! Messages that wait together are one playbook, and one that arrives while blocks are still to run adds its blocks at
 //! the end. An interrupt ends the playbook: what the messages before it asked for is not taken up again.
