@@ -1,0 +1,118 @@
+//! What to tell the operator of a machine that refuses to isolate.
+
+use std::fs;
+
+use crate::error::Error;
+
+const PROGRAM_ADVICE: &str = "Run the server as root (sandboxes still run as unprivileged users), or use a container \
+                              backend, or see `rota doctor`.";
+
+/// The error for a step of the setup that failed, with the likeliest way out.
+pub(super) fn cannot_isolate(step: &str, cause: &str) -> Error {
+    let (why, remedy) = advise(step, cause, &Machine::look());
+    let cause = if why.is_empty() { format!("{step}: {cause}") } else { format!("{why}; {step}: {cause}") };
+    Error::CannotIsolate { cause, remedy }
+}
+
+/// The settings of a machine that stand in the way most often.
+#[derive(Debug, Default)]
+struct Machine {
+    apparmor_restricts: bool,
+    debian_forbids: bool,
+    no_namespaces: bool,
+    filtered: bool,
+    is_root: bool,
+}
+
+impl Machine {
+    fn look() -> Self {
+        let setting = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        Self {
+            apparmor_restricts: setting("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == "1",
+            debian_forbids: setting("/proc/sys/kernel/unprivileged_userns_clone") == "0",
+            no_namespaces: setting("/proc/sys/user/max_user_namespaces") == "0",
+            filtered: status.lines().any(|line| line.split_whitespace().eq(["Seccomp:", "2"])),
+            is_root: nix::unistd::geteuid().is_root(),
+        }
+    }
+}
+
+fn advise(step: &str, cause: &str, machine: &Machine) -> (String, String) {
+    let refused = cause.contains("not permitted") || cause.contains("ermission denied") || cause.contains("EPERM");
+    let full = cause.contains("No space left") || cause.contains("ENOSPC");
+    let (why, remedy): (&str, String) = if machine.no_namespaces && (full || refused) {
+        ("user.max_user_namespaces = 0", "Raise it: `sysctl user.max_user_namespaces=15000`.".to_owned())
+    } else if machine.debian_forbids && refused && !machine.is_root {
+        (
+            "kernel.unprivileged_userns_clone = 0",
+            format!("Set it: `sysctl kernel.unprivileged_userns_clone=1`. {PROGRAM_ADVICE}"),
+        )
+    } else if machine.apparmor_restricts && refused && !machine.is_root {
+        (
+            "kernel.apparmor_restrict_unprivileged_userns = 1 (the default of Ubuntu 23.10 and later)",
+            format!(
+                "Install an AppArmor profile that allows user namespaces for this program only (docs/sandbox.md shows \
+                 one). {PROGRAM_ADVICE}"
+            ),
+        )
+    } else if machine.filtered && refused {
+        (
+            "this process runs under a seccomp filter, as in a container",
+            "Start the container with `--security-opt seccomp=unconfined --security-opt systempaths=unconfined` (and, \
+             for AppArmor, `--security-opt apparmor=unconfined`), or use the container backend."
+                .to_owned(),
+        )
+    } else if step.contains("uid_map") && machine.is_root {
+        (
+            "root here may not map user ids from 1000000 up, as in a container that is itself in a user namespace",
+            "Run the server as a plain user, or outside of that container.".to_owned(),
+        )
+    } else if step.contains("proc") && refused {
+        (
+            "parts of /proc are hidden here, as in a container",
+            "Start the container with `--security-opt systempaths=unconfined`.".to_owned(),
+        )
+    } else {
+        ("", PROGRAM_ADVICE.to_owned())
+    };
+    (why.to_owned(), remedy)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_known_refusal_has_its_own_way_out() {
+        let plain = Machine::default;
+        let cases = [
+            (
+                Machine { no_namespaces: true, ..plain() },
+                "making namespaces",
+                "No space left on device",
+                "max_user_namespaces",
+            ),
+            (
+                Machine { debian_forbids: true, ..plain() },
+                "making namespaces",
+                "Operation not permitted",
+                "userns_clone",
+            ),
+            (Machine { apparmor_restricts: true, ..plain() }, "writing uid_map", "Operation not permitted", "AppArmor"),
+            (
+                Machine { filtered: true, ..plain() },
+                "making namespaces",
+                "Operation not permitted",
+                "seccomp=unconfined",
+            ),
+            (Machine { is_root: true, ..plain() }, "writing uid_map", "Operation not permitted", "plain user"),
+            (plain(), "mounting proc on /proc", "Operation not permitted", "systempaths"),
+            (plain(), "anything", "Input/output error", "rota doctor"),
+        ];
+        for (machine, step, cause, wanted) in cases {
+            let (_, remedy) = advise(step, cause, &machine);
+            assert!(remedy.contains(wanted), "{machine:?} {step}: {remedy}");
+        }
+    }
+}

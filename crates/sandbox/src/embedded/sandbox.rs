@@ -1,0 +1,369 @@
+//! A running sandbox as the server sees it: calls go in, bounded answers come out, and nothing it says is trusted.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::process::Child;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::{Notify, OwnedMutexGuard, mpsc, oneshot, watch};
+use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
+
+use super::cgroup::Cgroup;
+use super::program::Spawner;
+use super::remedy;
+use super::store::Session;
+use crate::error::Error;
+use crate::tools::{BASH_DEFAULT_TIMEOUT_MS, ToolCall, ToolOutput};
+use crate::wire::{self, FromInit, Launch, ToInit};
+
+/// How long the fence may take to stand.
+const SETUP_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a file tool may take before the sandbox counts as hung; the init inside ends it sooner.
+const FILE_TOOL_TIMEOUT: Duration = Duration::from_secs(90);
+/// What a command's own time is exceeded by before the sandbox counts as hung: ending its processes takes a while.
+const MARGIN: Duration = Duration::from_secs(30);
+/// Frames that wait to be sent to one sandbox.
+const OUTGOING: usize = 32;
+
+/// A running sandbox. Clones are handles to the same one.
+#[derive(Clone)]
+pub struct Sandbox {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    session: Session,
+    landlock: String,
+    process: OwnedFd,
+    outgoing: mpsc::Sender<Vec<u8>>,
+    calls: Mutex<Calls>,
+    /// Held by the one call that uses the shell.
+    shell: Arc<tokio::sync::Mutex<()>>,
+    ended: watch::Receiver<Option<String>>,
+    tasks: TaskTracker,
+}
+
+#[derive(Default)]
+struct Calls {
+    next: u64,
+    waiting: HashMap<u64, oneshot::Sender<ToolOutput>>,
+    /// By the caller's own id: how to interrupt it.
+    cancels: HashMap<String, Arc<Notify>>,
+}
+
+impl std::fmt::Debug for Sandbox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sandbox").field("session", &self.inner.session.id).finish_non_exhaustive()
+    }
+}
+
+/// Starts an init and waits until its fence stands.
+pub(super) async fn start(
+    spawner: &Spawner,
+    tasks: &TaskTracker,
+    session: Session,
+    cgroup: Cgroup,
+    launch: Launch,
+) -> Result<Sandbox, Error> {
+    let (ours, theirs) = socket_pair().map_err(Error::host("making a socket pair"))?;
+    let child = spawner.spawn(theirs).await?;
+    let (reader, writer) = ours.into_split();
+    let mut handshake = Handshake { reader, writer, child, process: None };
+    let stood = timeout(SETUP_TIMEOUT, handshake.run(&session, launch)).await;
+    match stood.unwrap_or_else(|_| Err(remedy::cannot_isolate("setting up", "it took too long"))) {
+        Ok((process, landlock)) => Ok(handshake.into_sandbox(tasks, session, cgroup, process, landlock)),
+        Err(error) => {
+            handshake.end(tasks).await;
+            session.forget();
+            cgroup.remove().await;
+            Err(error)
+        }
+    }
+}
+
+fn socket_pair() -> io::Result<(UnixStream, OwnedFd)> {
+    let (ours, theirs) = StdUnixStream::pair()?;
+    ours.set_nonblocking(true)?;
+    Ok((UnixStream::from_std(ours)?, theirs.into()))
+}
+
+/// A sandbox that is being set up.
+struct Handshake {
+    reader: OwnedReadHalf,
+    writer: OwnedWriteHalf,
+    child: Child,
+    process: Option<OwnedFd>,
+}
+
+impl Handshake {
+    async fn run(&mut self, session: &Session, launch: Launch) -> Result<(OwnedFd, String), Error> {
+        let broken = |error: io::Error| {
+            remedy::cannot_isolate("setting up", &format!("the init ended before the fence stood ({error})"))
+        };
+        self.writer.write_all(&wire::encode(&ToInit::Launch(Box::new(launch)))).await.map_err(broken)?;
+        loop {
+            match receive(&mut self.reader).await.map_err(broken)? {
+                FromInit::Started { pid } => {
+                    let number = Pid::from_raw(pid).ok_or_else(|| broken(io::ErrorKind::InvalidData.into()))?;
+                    let process = pidfd_open(number, PidfdFlags::empty()).map_err(|error| broken(error.into()))?;
+                    self.process = Some(process);
+                    session.record(pid).map_err(broken)?;
+                }
+                FromInit::Failed { step, cause } => return Err(remedy::cannot_isolate(&step, &cause)),
+                FromInit::Ready { landlock } => {
+                    let process = self.process.take().ok_or_else(|| broken(io::ErrorKind::InvalidData.into()))?;
+                    return Ok((process, landlock));
+                }
+                FromInit::Done { .. } => return Err(broken(io::ErrorKind::InvalidData.into())),
+            }
+        }
+    }
+
+    async fn end(mut self, tasks: &TaskTracker) {
+        // Either may have ended by itself.
+        if let Some(process) = &self.process {
+            let _ = pidfd_send_signal(process, Signal::KILL);
+        }
+        let _ = self.child.kill();
+        let _ = tasks.spawn_blocking(move || self.child.wait()).await;
+    }
+
+    fn into_sandbox(
+        self,
+        tasks: &TaskTracker,
+        session: Session,
+        cgroup: Cgroup,
+        process: OwnedFd,
+        landlock: String,
+    ) -> Sandbox {
+        let (outgoing, frames) = mpsc::channel(OUTGOING);
+        let (ended_sender, ended) = watch::channel(None);
+        let inner = Arc::new(Inner {
+            session,
+            landlock,
+            process,
+            outgoing,
+            calls: Mutex::default(),
+            shell: Arc::default(),
+            ended,
+            tasks: tasks.clone(),
+        });
+        tasks.spawn(send(self.writer, frames));
+        tasks.spawn(serve(Arc::clone(&inner), self.reader, self.child, cgroup, ended_sender));
+        Sandbox { inner }
+    }
+}
+
+async fn receive(reader: &mut OwnedReadHalf) -> io::Result<FromInit> {
+    let mut header = [0; wire::HEADER];
+    reader.read_exact(&mut header).await?;
+    let mut body = vec![0; wire::frame_length(header, wire::MAX_FRAME_FROM_INIT)?];
+    reader.read_exact(&mut body).await?;
+    wire::decode(&body)
+}
+
+/// Sends frames whole, whatever becomes of the calls that they belong to.
+async fn send(mut writer: OwnedWriteHalf, mut frames: mpsc::Receiver<Vec<u8>>) {
+    while let Some(frame) = frames.recv().await {
+        if writer.write_all(&frame).await.is_err() {
+            // The reading side sees the end too and tells everyone.
+            return;
+        }
+    }
+}
+
+/// Takes answers until the connection ends, then sees the sandbox to its grave.
+async fn serve(
+    inner: Arc<Inner>,
+    mut reader: OwnedReadHalf,
+    mut child: Child,
+    cgroup: Cgroup,
+    ended: watch::Sender<Option<String>>,
+) {
+    let cause = loop {
+        match receive(&mut reader).await {
+            // Answers to calls that nobody waits for any more, or that nobody made, are dropped.
+            Ok(FromInit::Done { call, output }) => {
+                let waiting = inner.calls().waiting.remove(&call);
+                waiting.map(|waiting| waiting.send(output));
+            }
+            Ok(_) => break "it spoke out of turn".to_owned(),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => break "its init ended".to_owned(),
+            Err(error) => break error.to_string(),
+        }
+    };
+    inner.kill();
+    // The launcher ends when process 1 has, and process 1 when everything inside has.
+    let _ = inner.tasks.spawn_blocking(move || child.wait()).await;
+    let cause = if cgroup.ran_out_of_memory() { format!("{cause}; memory ran out inside") } else { cause };
+    cgroup.remove().await;
+    inner.session.forget();
+    tracing::debug!(session = inner.session.id, cause, "sandbox ended");
+    ended.send_replace(Some(cause));
+    inner.calls().waiting.clear();
+}
+
+impl Sandbox {
+    /// Runs a tool and waits for its answer. Calls of the shell wait for each other; other tools run beside it.
+    ///
+    /// `call_id` is the caller's own, for [`Self::cancel`]. When the returned future is dropped the call is cancelled.
+    ///
+    /// # Errors
+    /// [`Error::Died`] when the sandbox ended before it answered: the outcome is then unknown.
+    pub async fn call(&self, call_id: &str, tool: &ToolCall) -> Result<ToolOutput, Error> {
+        let cancel = Arc::new(Notify::new());
+        let _listed = Listed::new(&self.inner, call_id, &cancel);
+        let shell = match tool {
+            ToolCall::Bash { restart: false, .. } => tokio::select! {
+                turn = Arc::clone(&self.inner.shell).lock_owned() => Some(turn),
+                () = cancel.notified() => return Ok(ToolOutput::error("interrupted")),
+            },
+            _ => None,
+        };
+        if matches!(tool, ToolCall::Bash { .. }) {
+            self.inner.session.mark_shell();
+        }
+        let (number, answer) = self.inner.expect_answer();
+        let mut under_way = UnderWay { inner: &self.inner, number, answer: Some(answer), shell };
+        self.inner.send(&ToInit::Call { call: number, tool: tool.clone() }).await?;
+        let patience = tokio::time::sleep(patience(tool));
+        tokio::pin!(patience);
+        loop {
+            let answer = under_way.answer.as_mut().expect("taken only when the answer is there");
+            tokio::select! {
+                answered = answer => {
+                    under_way.answer = None;
+                    return answered.map_err(|_| self.inner.died());
+                }
+                () = cancel.notified() => self.inner.send(&ToInit::Cancel { call: number }).await?,
+                () = &mut patience => {
+                    self.inner.kill();
+                    return Err(Error::died("it did not answer in time"));
+                }
+            }
+        }
+    }
+
+    /// Interrupts a call: its processes are ended, its answer says so, and the shell starts anew. Does nothing when no
+    /// such call is under way.
+    // The init acts on it later; the signature leaves room for backends that must wait for a remote side.
+    #[allow(clippy::unused_async)]
+    pub async fn cancel(&self, call_id: &str) {
+        if let Some(cancel) = self.inner.calls().cancels.get(call_id) {
+            cancel.notify_one();
+        }
+    }
+
+    /// Whether the sandbox still runs.
+    pub fn is_alive(&self) -> bool {
+        self.inner.ended.borrow().is_none()
+    }
+
+    /// How far Landlock is enforced inside: `full`, `partial` or `absent`.
+    pub fn landlock(&self) -> &str {
+        &self.inner.landlock
+    }
+
+    /// Ends everything inside and waits until it is gone.
+    pub(super) async fn end(&self) {
+        self.inner.kill();
+        let mut ended = self.inner.ended.clone();
+        // An error means that the serving task was dropped with its runtime: nothing is left to wait for.
+        let _ = ended.wait_for(Option::is_some).await;
+    }
+}
+
+/// How long an answer is waited for before the sandbox counts as hung.
+fn patience(tool: &ToolCall) -> Duration {
+    match tool {
+        ToolCall::Bash { timeout_ms, .. } => {
+            Duration::from_millis(timeout_ms.unwrap_or(BASH_DEFAULT_TIMEOUT_MS)) + MARGIN
+        }
+        _ => FILE_TOOL_TIMEOUT,
+    }
+}
+
+impl Inner {
+    fn calls(&self) -> MutexGuard<'_, Calls> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn expect_answer(&self) -> (u64, oneshot::Receiver<ToolOutput>) {
+        let (sender, answer) = oneshot::channel();
+        let mut calls = self.calls();
+        calls.next += 1;
+        let number = calls.next;
+        // A sandbox that has ended answers nothing: the sender is dropped at once.
+        if self.ended.borrow().is_none() {
+            calls.waiting.insert(number, sender);
+        }
+        (number, answer)
+    }
+
+    async fn send(&self, message: &ToInit) -> Result<(), Error> {
+        self.outgoing.send(wire::encode(message)).await.map_err(|_| self.died())
+    }
+
+    fn died(&self) -> Error {
+        Error::died(self.ended.borrow().clone().unwrap_or_else(|| "its connection broke".to_owned()))
+    }
+
+    fn kill(&self) {
+        // ESRCH: it has ended already.
+        let _ = pidfd_send_signal(&self.process, Signal::KILL);
+    }
+}
+
+/// Lists a call under its caller's id for as long as it is under way.
+struct Listed<'a> {
+    inner: &'a Inner,
+    call_id: String,
+}
+
+impl<'a> Listed<'a> {
+    fn new(inner: &'a Inner, call_id: &str, cancel: &Arc<Notify>) -> Self {
+        inner.calls().cancels.insert(call_id.to_owned(), Arc::clone(cancel));
+        Self { inner, call_id: call_id.to_owned() }
+    }
+}
+
+impl Drop for Listed<'_> {
+    fn drop(&mut self) {
+        self.inner.calls().cancels.remove(&self.call_id);
+    }
+}
+
+/// A call that was sent. Dropped before its answer came, it is cancelled, and the shell stays taken until it has ended.
+struct UnderWay<'a> {
+    inner: &'a Arc<Inner>,
+    number: u64,
+    answer: Option<oneshot::Receiver<ToolOutput>>,
+    shell: Option<OwnedMutexGuard<()>>,
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        let Some(answer) = self.answer.take() else { return };
+        let (inner, number, shell) = (Arc::clone(self.inner), self.number, self.shell.take());
+        // Without a runtime the server is ending, and its sandboxes with it.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            self.inner.tasks.spawn_on(
+                async move {
+                    if inner.send(&ToInit::Cancel { call: number }).await.is_ok() {
+                        let _ = timeout(MARGIN, answer).await;
+                    }
+                    drop(shell);
+                },
+                &runtime,
+            );
+        }
+    }
+}

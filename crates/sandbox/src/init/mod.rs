@@ -1,0 +1,223 @@
+//! The program inside: a launcher that sets up the fence on the host, and the process 1 that it becomes.
+//!
+//! The server starts its own executable again with [`MARKER`]. That process has one thread and never gets another. It
+//! reads how to set things up, makes the namespaces, writes the id maps and stays to wait; its child finishes the fence
+//! from inside, gives up every power it does not need, checks the result and only then says that it is ready.
+
+mod confine;
+mod disk;
+mod filter;
+mod processes;
+mod root;
+mod serve;
+mod shell;
+mod verify;
+mod worker;
+
+pub(crate) use root::{SESSION_FOLDERS, STAGE};
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::process::Command;
+
+use nix::sys::signal::Signal;
+
+use crate::sys::{self, Cloned};
+use crate::wire::{self, FromInit, Identity, Launch, ToInit};
+
+/// The argument that makes a program the init.
+pub(crate) const MARKER: &str = "__rota_sandbox_init";
+/// The namespaces that are made at once; the cgroup namespace follows once the process is in its cgroup.
+const NAMESPACES: libc::c_int = libc::CLONE_NEWUSER
+    | libc::CLONE_NEWNS
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWNET
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUTS;
+
+/// A step of the setup that failed, and how.
+pub(crate) struct Failure {
+    pub(crate) step: String,
+    pub(crate) cause: String,
+}
+
+/// For `map_err`: names the step that failed.
+pub(crate) fn at<E: std::fmt::Display>(step: impl Into<String>) -> impl FnOnce(E) -> Failure {
+    let step = step.into();
+    move |error| Failure { step, cause: error.to_string() }
+}
+
+/// Becomes the init of a sandbox, and does not return, when the program was started as one; otherwise does nothing.
+///
+/// Call it first thing in `main`, before any thread exists.
+pub fn run_init_if_asked() {
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == MARKER) {
+        std::process::exit(launcher());
+    }
+}
+
+fn launcher() -> i32 {
+    // The server's death ends this process, whose death ends process 1, whose death ends everything inside.
+    if nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).is_err() {
+        return 1;
+    }
+    // Whatever the server's own parent left open must not be there.
+    if sys::close_from(3).is_err() {
+        return 1;
+    }
+    let Ok(mut socket) = sys::take_stdin().map(UnixStream::from) else { return 1 };
+    let Ok(null) = File::open("/dev/null") else { return 1 };
+    if sys::dup_onto(null.as_fd(), 0).is_err() {
+        return 1;
+    }
+    let Ok(ToInit::Launch(launch)) = wire::read(&mut socket, wire::MAX_FRAME_TO_INIT) else { return 1 };
+    let mut report = match socket.try_clone() {
+        Ok(copy) => copy,
+        Err(_) => return 1,
+    };
+    match launch_process_1(&launch, socket) {
+        Ok(pid) => {
+            // Only process 1 keeps the socket: its end is then the end of the connection.
+            drop(report);
+            wait_for(pid)
+        }
+        Err(Failure { step, cause }) => {
+            // When the server is gone there is nobody to tell.
+            let _ = wire::write(&mut report, &FromInit::Failed { step, cause });
+            1
+        }
+    }
+}
+
+fn wait_for(pid: i32) -> i32 {
+    loop {
+        match nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), None) {
+            Err(nix::errno::Errno::EINTR) => {}
+            Ok(nix::sys::wait::WaitStatus::Exited(_, code)) => return code,
+            _ => return 1,
+        }
+    }
+}
+
+fn launch_process_1(launch: &Launch, mut socket: UnixStream) -> Result<i32, Failure> {
+    let host_namespaces = verify::namespaces().map_err(at("reading /proc/self/ns"))?;
+    if launch.identity.by_root() {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).map_err(at("making a mount namespace as root"))?;
+        root::build(launch)?;
+    }
+    let (go_read, go_write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(at("making a pipe"))?;
+    let pid =
+        match sys::clone_namespaces(NAMESPACES).map_err(at("making user, mount, pid, net, ipc and uts namespaces"))? {
+            Cloned::Child => {
+                drop(go_write);
+                let code = process_1(launch, socket, go_read, &host_namespaces);
+                sys::exit_now(code);
+            }
+            Cloned::Parent(pid) => pid,
+        };
+    let started = map_ids(launch.identity, pid).and_then(|()| {
+        enter_cgroups(launch, pid)?;
+        // Told before the child may run, so that the server can end it in any case.
+        wire::write(&mut socket, &FromInit::Started { pid }).map_err(at("telling the server"))?;
+        File::from(go_write).write_all(b"g").map_err(at("letting process 1 go on"))
+    });
+    if let Err(failure) = started {
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), Signal::SIGKILL);
+        wait_for(pid);
+        return Err(failure);
+    }
+    Ok(pid)
+}
+
+/// Writes the id maps of the new user namespace, from outside.
+fn map_ids(identity: Identity, pid: i32) -> Result<(), Failure> {
+    match identity {
+        Identity::Range { .. } => {
+            write_map(pid, "uid_map", &identity.uid_map())?;
+            write_map(pid, "gid_map", &identity.gid_map())
+        }
+        Identity::Subordinate { .. } => {
+            map_by_helper("newuidmap", pid, &identity.uid_map())?;
+            map_by_helper("newgidmap", pid, &identity.gid_map())
+        }
+        Identity::Single { .. } => {
+            write_map(pid, "uid_map", &identity.uid_map())?;
+            write_map(pid, "setgroups", "deny")?;
+            write_map(pid, "gid_map", &identity.gid_map())
+        }
+    }
+}
+
+fn write_map(pid: i32, file: &str, text: &str) -> Result<(), Failure> {
+    fs::write(format!("/proc/{pid}/{file}"), text).map_err(at(format!("writing {file}")))
+}
+
+fn map_by_helper(program: &str, pid: i32, map: &str) -> Result<(), Failure> {
+    let output = Command::new(program)
+        .arg(pid.to_string())
+        .args(map.split_ascii_whitespace())
+        .output()
+        .map_err(at(format!("running {program}")))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(Failure {
+        step: format!("running {program}"),
+        cause: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+    })
+}
+
+fn enter_cgroups(launch: &Launch, pid: i32) -> Result<(), Failure> {
+    for procs in &launch.cgroup_procs {
+        fs::write(procs, pid.to_string()).map_err(at(format!("entering the cgroup {}", procs.display())))?;
+    }
+    Ok(())
+}
+
+/// What the child does: finish the fence, check it, serve. Returns the exit code.
+fn process_1(launch: &Launch, mut socket: UnixStream, go: OwnedFd, host_namespaces: &[(String, String)]) -> i32 {
+    let mut byte = [0];
+    if nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).is_err() || File::from(go).read_exact(&mut byte).is_err() {
+        return 1;
+    }
+    match fence(launch, &socket, host_namespaces) {
+        Ok(landlock) => {
+            if wire::write(&mut socket, &FromInit::Ready { landlock }).is_err() {
+                return 1;
+            }
+            serve::serve(socket, launch);
+            0
+        }
+        Err(Failure { step, cause }) => {
+            let _ = wire::write(&mut socket, &FromInit::Failed { step, cause });
+            1
+        }
+    }
+}
+
+/// Puts the fence around this process, in an order in which each step still may do what it needs, and checks it.
+fn fence(launch: &Launch, socket: &UnixStream, host_namespaces: &[(String, String)]) -> Result<String, Failure> {
+    confine::become_root_inside(launch.identity)?;
+    // A change of ids clears the signal that follows the parent's death.
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(at("following the launcher's death"))?;
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP).map_err(at("making a cgroup namespace"))?;
+    nix::unistd::sethostname("sandbox").map_err(at("naming the host"))?;
+    sys::loopback_up().map_err(at("bringing up loopback"))?;
+    if !launch.identity.by_root() {
+        root::build(launch)?;
+    }
+    root::finish(launch)?;
+    confine::set_rlimits(launch)?;
+    nix::unistd::setsid().map_err(at("starting a session"))?;
+    confine::close_descriptors_except(socket.as_raw_fd())?;
+    nix::sys::prctl::set_no_new_privs().map_err(at("setting no_new_privs"))?;
+    confine::drop_capabilities()?;
+    let landlock = confine::landlock(launch)?;
+    // Process 1 is this program: nothing inside may look into it.
+    nix::sys::prctl::set_dumpable(false).map_err(at("making process 1 undumpable"))?;
+    filter::install()?;
+    verify::check(launch, socket.as_raw_fd(), host_namespaces)?;
+    Ok(landlock)
+}

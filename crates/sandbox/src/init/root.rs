@@ -1,0 +1,405 @@
+//! The tree of mounts that a sandbox sees: built detached, attached below a staging folder, then made the root.
+//!
+//! Mount points are reached through descriptors, one path component at a time and never through a symbolic link: in a
+//! root file system of the operator's the upper layer belongs to the agent, and the builder may be the host's root.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use nix::mount::{MntFlags, MsFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags};
+
+use super::{Failure, at};
+use crate::sys;
+use crate::wire::{Identity, Launch};
+
+/// The folder, in a session's own, below which the new root is put together.
+pub(crate) const STAGE: &str = "stage";
+/// Size of the root itself when it holds only mount points, in bytes.
+const SKELETON_BYTES: u64 = 16 << 20;
+/// Files in a temporary file system.
+const TMPFS_INODES: u64 = 200_000;
+
+const RDONLY: u64 = libc::MOUNT_ATTR_RDONLY;
+const NOSUID: u64 = libc::MOUNT_ATTR_NOSUID;
+const NODEV: u64 = libc::MOUNT_ATTR_NODEV;
+const NOEXEC: u64 = libc::MOUNT_ATTR_NOEXEC;
+
+/// Folders of the session that appear inside, and where. The last two columns: only with the host's own `/usr`; writable.
+pub(crate) const SESSION_FOLDERS: [(&str, &str, bool, bool); 8] = [
+    ("workspace", "workspace", false, true),
+    ("outputs", "mnt/session/outputs", false, true),
+    ("uploads", "mnt/session/uploads", false, false),
+    ("home-root", "root", true, true),
+    ("home", "home", true, true),
+    ("opt", "opt", true, true),
+    ("srv", "srv", true, true),
+    ("var", "var", true, true),
+];
+
+/// What of the host's `/etc` a sandbox sees. Nothing here holds credentials.
+const ETC: [&str; 30] = [
+    "alternatives",
+    "bash.bashrc",
+    "bash_completion.d",
+    "ca-certificates",
+    "ca-certificates.conf",
+    "crypto-policies",
+    "debian_version",
+    "fonts",
+    "inputrc",
+    "java-17-openjdk",
+    "java-21-openjdk",
+    "ld.so.cache",
+    "ld.so.conf",
+    "ld.so.conf.d",
+    "locale.alias",
+    "localtime",
+    "lsb-release",
+    "magic",
+    "mime.types",
+    "nsswitch.conf",
+    "os-release",
+    "perl",
+    "pki",
+    "protocols",
+    "python3",
+    "services",
+    "ssl",
+    "terminfo",
+    "timezone",
+    "xdg",
+];
+/// The host's own secrets below a folder of [`ETC`].
+const ETC_MASKED: [&str; 2] = ["etc/ssl/private", "etc/pki/tls/private"];
+
+const ETC_WRITTEN: [(&str, &str); 5] = [
+    ("etc/passwd", "root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"),
+    ("etc/group", "root:x:0:\ntty:x:5:\nnogroup:x:65534:\n"),
+    ("etc/hosts", "127.0.0.1 localhost sandbox\n::1 localhost\n"),
+    ("etc/hostname", "sandbox\n"),
+    ("etc/resolv.conf", "nameserver 127.0.0.1\n"),
+];
+
+/// Devices that programs expect and that give no power.
+const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
+/// Parts of `/proc` that may be read but not written.
+const PROC_READ_ONLY: [&str; 6] = ["bus", "fs", "irq", "sys", "sysrq-trigger", "acpi"];
+/// Parts of `/proc` that tell of the host or its kernel's memory.
+const PROC_MASKED: [&str; 12] = [
+    "asound",
+    "interrupts",
+    "kallsyms",
+    "kcore",
+    "keys",
+    "kmsg",
+    "latency_stats",
+    "sched_debug",
+    "scsi",
+    "timer_list",
+    "timer_stats",
+    "key-users",
+];
+
+/// The new root, and who owns the folders made in it.
+struct Tree {
+    root: OwnedFd,
+    owner: Option<u32>,
+}
+
+impl Tree {
+    /// Opens the folder that `CWD` is.
+    fn at_cwd(owner: Option<u32>) -> Result<Self, Failure> {
+        let root = rustix::fs::open(".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+        Ok(Self { root: root.map_err(at("opening the new root"))?, owner })
+    }
+
+    /// Opens a folder of the tree, making what is missing.
+    fn folder(&self, path: &str) -> Result<OwnedFd, Failure> {
+        let mut folder = rustix::io::fcntl_dupfd_cloexec(&self.root, 3).map_err(at("opening the new root"))?;
+        for name in path.split('/').filter(|name| !name.is_empty()) {
+            folder = self.step(&folder, name).map_err(at(format!("making /{path} in the new root")))?;
+        }
+        Ok(folder)
+    }
+
+    fn step(&self, folder: &OwnedFd, name: &str) -> io::Result<OwnedFd> {
+        match rustix::fs::mkdirat(folder, name, Mode::from_raw_mode(0o755)) {
+            Ok(()) => self.give(folder, name)?,
+            Err(rustix::io::Errno::EXIST | rustix::io::Errno::ROFS) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Ok(rustix::fs::openat(folder, name, flags, Mode::empty())?)
+    }
+
+    fn give(&self, folder: &OwnedFd, name: &str) -> io::Result<()> {
+        if let Some(id) = self.owner {
+            let (uid, gid) = (rustix::fs::Uid::from_raw(id), rustix::fs::Gid::from_raw(id));
+            rustix::fs::chownat(folder, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+        }
+        Ok(())
+    }
+
+    /// Opens a file of the tree to mount over, making it when missing.
+    fn file(&self, path: &str) -> Result<OwnedFd, Failure> {
+        let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
+        let step = || format!("making /{path} in the new root");
+        let parent = self.folder(parent)?;
+        let made = rustix::fs::openat(
+            &parent,
+            name,
+            OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC,
+            Mode::from_raw_mode(0o644),
+        );
+        match made {
+            Ok(_) | Err(rustix::io::Errno::EXIST) => {}
+            Err(error) => return Err(at(step())(error)),
+        }
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::openat(&parent, name, flags, Mode::empty()).map_err(at(step()))
+    }
+
+    fn symlink(&self, target: impl rustix::path::Arg, path: &str) -> Result<(), Failure> {
+        let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
+        let parent = self.folder(parent)?;
+        match rustix::fs::symlinkat(target, &parent, name) {
+            Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(()),
+            Err(error) => Err(at(format!("linking /{path} in the new root"))(error)),
+        }
+    }
+
+    fn write(&self, path: &str, text: &str) -> Result<(), Failure> {
+        let file = self.file(path)?;
+        fs::write(by_descriptor(file.as_fd()), text).map_err(at(format!("writing /{path} in the new root")))
+    }
+
+    /// Shows `source` of the host at `path`.
+    fn bind(&self, source: &Path, path: &str, attributes: u64) -> Result<(), Failure> {
+        let step = || format!("showing {} as /{path}", source.display());
+        let is_folder = source.is_dir();
+        let tree = detached_copy(source).map_err(at(step()))?;
+        sys::mount_setattr(tree.as_fd(), attributes).map_err(at(step()))?;
+        let point = if is_folder { self.folder(path)? } else { self.file(path)? };
+        attach(tree.as_fd(), point.as_fd()).map_err(at(step()))
+    }
+
+    /// Mounts a new file system at the folder `path`.
+    fn mount(&self, kind: &str, path: &str, options: &[(&str, String)], attributes: u64) -> Result<(), Failure> {
+        let step = || format!("mounting {kind} on /{path}");
+        let fs = new_file_system(kind, options, attributes).map_err(at(step()))?;
+        let point = self.folder(path)?;
+        attach(fs.as_fd(), point.as_fd()).map_err(at(step()))
+    }
+}
+
+fn by_descriptor(descriptor: BorrowedFd<'_>) -> String {
+    format!("/proc/self/fd/{}", descriptor.as_raw_fd())
+}
+
+fn detached_copy(source: &Path) -> io::Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+    Ok(rustix::mount::open_tree(CWD, source, flags)?)
+}
+
+fn attach(tree: BorrowedFd<'_>, point: BorrowedFd<'_>) -> io::Result<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    Ok(rustix::mount::move_mount(tree, "", point, "", flags)?)
+}
+
+fn new_file_system(kind: &str, options: &[(&str, String)], attributes: u64) -> io::Result<OwnedFd> {
+    let context = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for (key, value) in options {
+        if value.is_empty() {
+            rustix::mount::fsconfig_set_flag(&context, *key)?;
+        } else {
+            rustix::mount::fsconfig_set_string(&context, *key, value.as_str())?;
+        }
+    }
+    rustix::mount::fsconfig_create(&context)?;
+    let attributes = MountAttrFlags::from_bits_retain(attributes as u32);
+    Ok(rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
+}
+
+fn tmpfs_options(bytes: u64, mode: &str, owner: Option<u32>) -> Vec<(&'static str, String)> {
+    let mut options =
+        vec![("size", bytes.to_string()), ("nr_inodes", TMPFS_INODES.to_string()), ("mode", mode.to_owned())];
+    if let Some(id) = owner {
+        options.extend([("uid", id.to_string()), ("gid", id.to_string())]);
+    }
+    options
+}
+
+/// The owner that the builder must give to what it makes: when it is the host's root, the sandbox's root.
+fn owner_of(identity: Identity) -> Option<u32> {
+    match identity {
+        Identity::Range { base } => Some(base),
+        Identity::Subordinate { .. } | Identity::Single { .. } => None,
+    }
+}
+
+/// Puts together what comes from the host. Afterwards the working directory is the new root.
+pub(super) fn build(launch: &Launch) -> Result<(), Failure> {
+    let owner = owner_of(launch.identity);
+    nix::mount::mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
+        .map_err(at("making the mounts private"))?;
+    nix::unistd::chdir(&launch.session_dir).map_err(at("entering the session's folder"))?;
+    let root = match &launch.root_fs {
+        None => new_file_system("tmpfs", &tmpfs_options(SKELETON_BYTES, "0755", owner), NOSUID | NODEV)
+            .map_err(at("mounting the new root"))?,
+        Some(lower) => overlay(lower, launch.identity)?,
+    };
+    let stage = rustix::fs::open(STAGE, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(at("opening the staging folder"))?;
+    attach(root.as_fd(), stage.as_fd()).map_err(at("attaching the new root"))?;
+    nix::unistd::fchdir(&root).map_err(at("entering the new root"))?;
+    let tree = Tree::at_cwd(owner)?;
+    if launch.root_fs.is_none() {
+        show_host_programs(&tree)?;
+        show_host_settings(&tree)?;
+    }
+    for (folder, path, host_only, writable) in SESSION_FOLDERS {
+        if host_only && launch.root_fs.is_some() {
+            continue;
+        }
+        let attributes = NOSUID | NODEV | if writable { 0 } else { RDONLY };
+        tree.bind(&launch.session_dir.join(folder), path, attributes)?;
+    }
+    devices(&tree)
+}
+
+/// The operator's root file system below, the session's own changes above.
+fn overlay(lower: &Path, identity: Identity) -> Result<OwnedFd, Failure> {
+    let lower = rustix::fs::open(lower, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(at(format!("opening the root file system {}", lower.display())))?;
+    let mut options = vec![
+        ("lowerdir", by_descriptor(lower.as_fd())),
+        ("upperdir", "upper".to_owned()),
+        ("workdir", "work".to_owned()),
+    ];
+    if !identity.by_root() {
+        options.push(("userxattr", String::new()));
+    }
+    new_file_system("overlay", &options, NOSUID | NODEV).map_err(at("mounting the overlay"))
+}
+
+fn show_host_programs(tree: &Tree) -> Result<(), Failure> {
+    tree.bind(Path::new("/usr"), "usr", RDONLY | NOSUID | NODEV)?;
+    for name in ["bin", "sbin", "lib", "lib32", "lib64", "libx32"] {
+        let source = Path::new("/").join(name);
+        match fs::symlink_metadata(&source) {
+            Err(_) => {}
+            Ok(meta) if meta.is_symlink() => {
+                let target = fs::read_link(&source).map_err(at(format!("reading the link /{name}")))?;
+                tree.symlink(target, name)?;
+            }
+            Ok(_) => tree.bind(&source, name, RDONLY | NOSUID | NODEV)?,
+        }
+    }
+    for name in ["run", "mnt/session"] {
+        tree.folder(name)?;
+    }
+    Ok(())
+}
+
+fn show_host_settings(tree: &Tree) -> Result<(), Failure> {
+    tree.folder("etc")?;
+    for name in ETC {
+        let source = Path::new("/etc").join(name);
+        let path = format!("etc/{name}");
+        match fs::symlink_metadata(&source) {
+            Err(_) => {}
+            Ok(meta) if meta.is_symlink() => {
+                let target = fs::read_link(&source).map_err(at(format!("reading the link /{path}")))?;
+                tree.symlink(target, &path)?;
+            }
+            Ok(_) => tree.bind(&source, &path, RDONLY | NOSUID | NODEV)?,
+        }
+    }
+    for path in ETC_MASKED {
+        if Path::new("/").join(path).is_dir() {
+            tree.mount("tmpfs", path, &tmpfs_options(4096, "0700", tree.owner), RDONLY | NOSUID | NODEV | NOEXEC)?;
+        }
+    }
+    for (path, text) in ETC_WRITTEN {
+        tree.write(path, text)?;
+    }
+    Ok(())
+}
+
+fn devices(tree: &Tree) -> Result<(), Failure> {
+    let options = tmpfs_options(64 << 10, "0755", tree.owner);
+    tree.mount("tmpfs", "dev", &options, NOSUID | NOEXEC)?;
+    for name in DEVICES {
+        tree.bind(&Path::new("/dev").join(name), &format!("dev/{name}"), NOSUID | NOEXEC)?;
+    }
+    for (target, path) in [
+        ("pts/ptmx", "dev/ptmx"),
+        ("/proc/self/fd", "dev/fd"),
+        ("/proc/self/fd/0", "dev/stdin"),
+        ("/proc/self/fd/1", "dev/stdout"),
+        ("/proc/self/fd/2", "dev/stderr"),
+    ] {
+        tree.symlink(target, path)?;
+    }
+    Ok(())
+}
+
+/// Adds what only root inside can mount, and makes the tree the root. Afterwards nothing of the host's is reachable.
+pub(super) fn finish(launch: &Launch) -> Result<(), Failure> {
+    if launch.identity.by_root() {
+        // Mounts that a more powerful namespace made are locked, and a locked mount cannot become the root: a copy can.
+        let copy = detached_copy(Path::new(".")).map_err(at("copying the new root"))?;
+        let root = rustix::fs::open(".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(at("opening the new root"))?;
+        attach(copy.as_fd(), root.as_fd()).map_err(at("attaching the copy of the new root"))?;
+        nix::unistd::fchdir(&copy).map_err(at("entering the copy of the new root"))?;
+    }
+    let tree = Tree::at_cwd(None)?;
+    inner_mounts(&tree, launch)?;
+    drop(tree);
+    nix::unistd::pivot_root(".", ".").map_err(at("changing the root"))?;
+    nix::mount::umount2(".", MntFlags::MNT_DETACH).map_err(at("detaching the host's root"))?;
+    nix::unistd::chdir("/workspace").map_err(at("entering /workspace"))
+}
+
+fn inner_mounts(tree: &Tree, launch: &Launch) -> Result<(), Failure> {
+    tree.mount("proc", "proc", &[], NOSUID | NODEV | NOEXEC)?;
+    for name in PROC_READ_ONLY {
+        let source = Path::new("proc").join(name);
+        if source.exists() {
+            tree.bind(&source, &format!("proc/{name}"), RDONLY | NOSUID | NODEV | NOEXEC)?;
+        }
+    }
+    for name in PROC_MASKED {
+        let path = format!("proc/{name}");
+        match fs::metadata(&path) {
+            Err(_) => {}
+            Ok(meta) if meta.is_dir() => {
+                tree.mount("tmpfs", &path, &tmpfs_options(4096, "0555", None), RDONLY | NOSUID | NODEV | NOEXEC)?;
+            }
+            Ok(_) => tree.bind(Path::new("dev/null"), &path, RDONLY | NOSUID | NOEXEC)?,
+        }
+    }
+    let mut pts = vec![("ptmxmode", "0666".to_owned()), ("mode", "0620".to_owned())];
+    if launch.identity.has_range() {
+        pts.push(("gid", "5".to_owned()));
+    }
+    tree.mount("devpts", "dev/pts", &pts, NOSUID | NOEXEC)?;
+    let scratch = tmpfs_options(launch.limits.tmp_bytes, "1777", None);
+    tree.mount("tmpfs", "dev/shm", &scratch, NOSUID | NODEV)?;
+    tree.mount("tmpfs", "tmp", &scratch, NOSUID | NODEV)
+}
+
+/// The folders inside that may be written.
+pub(super) fn writable_folders(launch: &Launch) -> Vec<&'static OsStr> {
+    if launch.root_fs.is_some() {
+        return vec![OsStr::new("/")];
+    }
+    let session = SESSION_FOLDERS.iter().filter(|(.., writable)| *writable).map(|(_, path, ..)| *path);
+    session.chain(["tmp", "dev", "proc", "run"]).map(OsStr::new).collect()
+}

@@ -1,0 +1,350 @@
+//! The built-in tools: what a model may call, and how each call is carried out inside the fence.
+
+mod definitions;
+mod files;
+mod output;
+mod search;
+
+pub use definitions::{ToolDefinition, tool_definitions};
+pub(crate) use output::HeadTail;
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+/// The folder that relative paths start from, and that the shell starts in.
+pub(crate) const WORKSPACE: &str = "/workspace";
+/// How long a command may run unless the call says otherwise, in milliseconds.
+pub(crate) const BASH_DEFAULT_TIMEOUT_MS: u64 = 120_000;
+/// The longest time that a call may ask for, in milliseconds.
+pub(crate) const BASH_MAX_TIMEOUT_MS: u64 = 600_000;
+/// The longest command, in bytes.
+pub(crate) const MAX_COMMAND: usize = 1 << 20;
+/// The longest file that `write` takes, in bytes.
+pub(crate) const MAX_WRITE: usize = 4 << 20;
+
+/// One call of a built-in tool.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToolCall {
+    /// Run a command in the session's shell, or restart that shell.
+    Bash {
+        /// The command. Absent only when `restart` is true.
+        command: Option<String>,
+        /// How long it may run, in milliseconds: at most 600,000; absent or 0 means 120,000.
+        timeout_ms: Option<u64>,
+        /// End the shell and start a new one.
+        restart: bool,
+    },
+    /// Read a text file.
+    Read {
+        /// Absolute, or relative to `/workspace`.
+        file_path: String,
+        /// First and last line, counted from 1; a last line of 0 or less means the end of the file.
+        view_range: Option<(i64, i64)>,
+    },
+    /// Write a whole file; its folders are created.
+    Write {
+        /// Absolute, or relative to `/workspace`.
+        file_path: String,
+        /// The file's new content.
+        content: String,
+    },
+    /// Replace text in a file.
+    Edit {
+        /// Absolute, or relative to `/workspace`.
+        file_path: String,
+        /// The text to find; it must occur exactly once unless `replace_all`.
+        old_string: String,
+        /// What takes its place.
+        new_string: String,
+        /// Replace every occurrence.
+        replace_all: bool,
+    },
+    /// List files by name, newest first.
+    Glob {
+        /// A pattern such as `**/*.rs`, relative to `path`.
+        pattern: String,
+        /// The folder to search; `/workspace` when absent.
+        path: Option<String>,
+    },
+    /// Search the content of files.
+    Grep {
+        /// A regular expression.
+        pattern: String,
+        /// The file or folder to search; `/workspace` when absent.
+        path: Option<String>,
+        /// Only files whose name fits this pattern.
+        glob: Option<String>,
+        /// Matching lines, or only the names of the files that have them, or their counts.
+        output_mode: GrepMode,
+    },
+}
+
+/// What `grep` answers with.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GrepMode {
+    /// `path:line:text` of every match.
+    #[default]
+    Content,
+    /// The paths of files with a match.
+    FilesWithMatches,
+    /// `path:count` of every file with a match.
+    Count,
+}
+
+/// What a tool answers: always valid UTF-8, always bounded.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ToolOutput {
+    /// The text for the model to read.
+    pub content: String,
+    /// The tool failed, or the command's exit status was not 0.
+    pub is_error: bool,
+    /// The shell of this call is a new one although the session had one before: files are kept; processes, variables and
+    /// the working directory are gone. The content says so too.
+    pub shell_restarted: bool,
+}
+
+impl ToolOutput {
+    /// A successful answer.
+    pub(crate) fn ok(content: impl Into<String>) -> Self {
+        Self { content: content.into(), ..Self::default() }
+    }
+
+    /// A failure for the model to read.
+    pub(crate) fn error(content: impl Into<String>) -> Self {
+        Self { content: content.into(), is_error: true, ..Self::default() }
+    }
+}
+
+#[derive(Deserialize)]
+struct BashInput {
+    command: Option<String>,
+    timeout_ms: Option<f64>,
+    restart: Option<bool>,
+}
+
+#[derive(Deserialize)]
+struct ReadInput {
+    file_path: String,
+    view_range: Option<Vec<i64>>,
+}
+
+#[derive(Deserialize)]
+struct WriteInput {
+    file_path: String,
+    content: String,
+}
+
+#[derive(Deserialize)]
+struct EditInput {
+    file_path: String,
+    old_string: String,
+    new_string: String,
+    replace_all: Option<bool>,
+}
+
+#[derive(Deserialize)]
+struct GlobInput {
+    pattern: String,
+    path: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct GrepInput {
+    pattern: String,
+    path: Option<String>,
+    glob: Option<String>,
+    output_mode: Option<GrepMode>,
+}
+
+impl ToolCall {
+    /// A plain shell command with the default time.
+    pub fn bash(command: impl Into<String>) -> Self {
+        Self::Bash { command: Some(command.into()), timeout_ms: None, restart: false }
+    }
+
+    /// Reads the input of a tool use as the model wrote it.
+    ///
+    /// # Errors
+    /// A sentence for the model: an unknown tool, a missing or wrong field, a text above its bound.
+    pub fn parse(name: &str, input: &RawValue) -> Result<Self, String> {
+        fn input_of<'a, T: Deserialize<'a>>(name: &str, input: &'a RawValue) -> Result<T, String> {
+            serde_json::from_str(input.get()).map_err(|error| format!("{name}: {error}"))
+        }
+        match name {
+            "bash" => parse_bash(input_of(name, input)?),
+            "read" => parse_read(input_of(name, input)?),
+            "write" => {
+                let WriteInput { file_path, content } = input_of(name, input)?;
+                if content.len() > MAX_WRITE {
+                    return Err(format!("write: content is {} bytes; the most is {MAX_WRITE}", content.len()));
+                }
+                Ok(Self::Write { file_path: path_of(name, file_path)?, content })
+            }
+            "edit" => parse_edit(input_of(name, input)?),
+            "glob" => {
+                let GlobInput { pattern, path } = input_of(name, input)?;
+                let path = path.map(|path| path_of(name, path)).transpose()?;
+                Ok(Self::Glob { pattern, path })
+            }
+            "grep" => {
+                let GrepInput { pattern, path, glob, output_mode } = input_of(name, input)?;
+                let path = path.map(|path| path_of(name, path)).transpose()?;
+                Ok(Self::Grep { pattern, path, glob, output_mode: output_mode.unwrap_or_default() })
+            }
+            other => Err(format!("{other}: there is no such tool")),
+        }
+    }
+
+    /// The tool's name.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Bash { .. } => "bash",
+            Self::Read { .. } => "read",
+            Self::Write { .. } => "write",
+            Self::Edit { .. } => "edit",
+            Self::Glob { .. } => "glob",
+            Self::Grep { .. } => "grep",
+        }
+    }
+
+    /// Running this call twice changes nothing: after a crash it may simply be run again.
+    pub fn is_read_only(&self) -> bool {
+        matches!(self, Self::Read { .. } | Self::Glob { .. } | Self::Grep { .. })
+    }
+
+    /// Carries out a file tool, inside the fence. `bash` is the shell's affair.
+    pub(crate) fn run_on_files(&self) -> ToolOutput {
+        let result = match self {
+            Self::Bash { .. } => Err("bash does not run here".to_owned()),
+            Self::Read { file_path, view_range } => files::read(file_path, *view_range),
+            Self::Write { file_path, content } => files::write(file_path, content),
+            Self::Edit { file_path, old_string, new_string, replace_all } => {
+                files::edit(file_path, old_string, new_string, *replace_all)
+            }
+            Self::Glob { pattern, path } => search::glob(pattern, path.as_deref()),
+            Self::Grep { pattern, path, glob, output_mode } => {
+                search::grep(pattern, path.as_deref(), glob.as_deref(), *output_mode)
+            }
+        };
+        match result {
+            Ok(content) => ToolOutput::ok(content),
+            Err(reason) => ToolOutput::error(format!("{}: {reason}", self.name())),
+        }
+    }
+}
+
+fn path_of(tool: &str, path: String) -> Result<String, String> {
+    if path.is_empty() {
+        return Err(format!("{tool}: the path is empty"));
+    }
+    if path.contains('\0') {
+        return Err(format!("{tool}: the path contains a NUL character"));
+    }
+    Ok(path)
+}
+
+fn parse_bash(input: BashInput) -> Result<ToolCall, String> {
+    let BashInput { command, timeout_ms, restart } = input;
+    let restart = restart.unwrap_or(false);
+    let command = command.filter(|command| !command.is_empty());
+    match &command {
+        None if !restart => return Err("bash: command is required".to_owned()),
+        Some(_) if restart => return Err("bash: give either command or restart, not both".to_owned()),
+        Some(command) if command.contains('\0') => return Err("bash: command contains a NUL character".to_owned()),
+        Some(command) if command.len() > MAX_COMMAND => {
+            return Err(format!("bash: command is {} bytes; the most is {MAX_COMMAND}", command.len()));
+        }
+        _ => {}
+    }
+    let timeout_ms = match timeout_ms {
+        None => None,
+        Some(ms) if ms == 0.0 => None,
+        Some(ms) if ms > 0.0 && ms <= BASH_MAX_TIMEOUT_MS as f64 => Some(ms.ceil() as u64),
+        Some(ms) => return Err(format!("bash: timeout_ms is {ms}; it must be between 1 and {BASH_MAX_TIMEOUT_MS}")),
+    };
+    Ok(ToolCall::Bash { command, timeout_ms, restart })
+}
+
+fn parse_read(input: ReadInput) -> Result<ToolCall, String> {
+    let view_range = match input.view_range.as_deref() {
+        None => None,
+        Some(&[first, last]) => Some((first, last)),
+        Some(_) => return Err("read: view_range must be [start_line, end_line]".to_owned()),
+    };
+    Ok(ToolCall::Read { file_path: path_of("read", input.file_path)?, view_range })
+}
+
+fn parse_edit(input: EditInput) -> Result<ToolCall, String> {
+    let EditInput { file_path, old_string, new_string, replace_all } = input;
+    if old_string.is_empty() {
+        return Err("edit: old_string is empty; use write to create a file".to_owned());
+    }
+    if old_string == new_string {
+        return Err("edit: old_string and new_string are the same".to_owned());
+    }
+    if new_string.len() > MAX_WRITE {
+        return Err(format!("edit: new_string is {} bytes; the most is {MAX_WRITE}", new_string.len()));
+    }
+    let replace_all = replace_all.unwrap_or(false);
+    Ok(ToolCall::Edit { file_path: path_of("edit", file_path)?, old_string, new_string, replace_all })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(name: &str, input: &str) -> Result<ToolCall, String> {
+        ToolCall::parse(name, &RawValue::from_string(input.to_owned()).unwrap())
+    }
+
+    #[test]
+    fn what_a_model_sends_becomes_a_call() {
+        let bash = |command: &str, timeout_ms| ToolCall::Bash {
+            command: Some(command.to_owned()),
+            timeout_ms,
+            restart: false,
+        };
+        let cases = [
+            ("bash", r#"{"command":"ls"}"#, bash("ls", None)),
+            ("bash", r#"{"command":"ls","timeout_ms":0}"#, bash("ls", None)),
+            ("bash", r#"{"command":"ls","timeout_ms":1500.0,"restart":false}"#, bash("ls", Some(1500))),
+            ("bash", r#"{"restart":true}"#, ToolCall::Bash { command: None, timeout_ms: None, restart: true }),
+            (
+                "read",
+                r#"{"file_path":"a","view_range":[2,-1]}"#,
+                ToolCall::Read { file_path: "a".into(), view_range: Some((2, -1)) },
+            ),
+            (
+                "grep",
+                r#"{"pattern":"x","output_mode":"count"}"#,
+                ToolCall::Grep { pattern: "x".into(), path: None, glob: None, output_mode: GrepMode::Count },
+            ),
+        ];
+        for (name, input, expected) in cases {
+            assert_eq!(parse(name, input), Ok(expected), "{name} {input}");
+        }
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_answered_with_the_field_at_fault() {
+        let cases = [
+            ("bash", "{}", "command is required"),
+            ("bash", r#"{"command":"a\u0000b"}"#, "NUL"),
+            ("bash", r#"{"command":"a","timeout_ms":600001}"#, "timeout_ms"),
+            ("bash", r#"{"command":"a","timeout_ms":-1}"#, "timeout_ms"),
+            ("bash", r#"{"command":"a","restart":true}"#, "not both"),
+            ("read", r#"{"view_range":[1,2]}"#, "file_path"),
+            ("read", r#"{"file_path":"a","view_range":[1]}"#, "view_range"),
+            ("read", r#"{"file_path":""}"#, "empty"),
+            ("edit", r#"{"file_path":"a","old_string":"","new_string":"b"}"#, "old_string"),
+            ("edit", r#"{"file_path":"a","old_string":"b","new_string":"b"}"#, "same"),
+            ("grep", r#"{"pattern":"x","output_mode":"all"}"#, "output_mode"),
+            ("rm", "{}", "no such tool"),
+        ];
+        for (name, input, part) in cases {
+            let message = parse(name, input).unwrap_err();
+            assert!(message.contains(part) || message.contains("unknown variant"), "{name} {input}: {message}");
+        }
+    }
+}

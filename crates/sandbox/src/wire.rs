@@ -1,0 +1,162 @@
+//! The framed messages between the server and the init inside: a little-endian `u32` length, then that much JSON.
+
+use std::io::{self, Read, Write};
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::config::Limits;
+use crate::tools::{ToolCall, ToolOutput};
+
+/// The longest frame that the init accepts: a `write` call carries a whole file.
+pub(crate) const MAX_FRAME_TO_INIT: usize = 32 << 20;
+/// The longest frame that the server accepts from inside: the largest tool output, with every byte escaped.
+pub(crate) const MAX_FRAME_FROM_INIT: usize = 4 << 20;
+/// Bytes of the length in front of a frame.
+pub(crate) const HEADER: usize = 4;
+
+/// What the server says.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum ToInit {
+    /// The first frame: how to set up the fence.
+    Launch(Box<Launch>),
+    /// Run a tool. `call` is the server's own number for it.
+    Call { call: u64, tool: ToolCall },
+    /// End a running call and its processes.
+    Cancel { call: u64 },
+}
+
+/// What comes back. Everything after `Ready` may come from hostile code.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum FromInit {
+    /// Process 1 exists, with this process id on the host. Sent by the launcher, before anything runs inside.
+    Started { pid: i32 },
+    /// The fence stands and was checked from inside.
+    Ready { landlock: String },
+    /// The fence could not be set up. Nothing runs.
+    Failed { step: String, cause: String },
+    /// A call has ended.
+    Done { call: u64, output: ToolOutput },
+}
+
+/// How to set up one sandbox.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Launch {
+    pub(crate) identity: Identity,
+    /// The session's own folder on the host, absolute.
+    pub(crate) session_dir: PathBuf,
+    pub(crate) root_fs: Option<PathBuf>,
+    pub(crate) limits: Limits,
+    /// The `cgroup.procs` files that process 1 is entered in.
+    pub(crate) cgroup_procs: Vec<PathBuf>,
+    /// No memory controller is available: limit each process's address space instead.
+    pub(crate) limit_address_space: bool,
+    /// The session had a shell in an earlier sandbox.
+    pub(crate) had_shell: bool,
+}
+
+/// Which ids of the host the ids inside stand for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Identity {
+    /// The server is root: ids 0 to 65535 inside are `base` and up on the host. Host id 0 is never among them.
+    Range { base: u32 },
+    /// A plain user with ids of its own in `/etc/subuid`: 0 inside is that user, 1 and up are the subordinate ids.
+    Subordinate { uid: u32, gid: u32, first_uid: u32, first_gid: u32, count: u32 },
+    /// A plain user: 0 inside is that user, and there are no others.
+    Single { uid: u32, gid: u32 },
+}
+
+/// Ids in one session's range.
+pub(crate) const RANGE: u32 = 65_536;
+
+impl Identity {
+    /// The lines of `uid_map`.
+    pub(crate) fn uid_map(self) -> String {
+        match self {
+            Self::Range { base } => format!("0 {base} {RANGE}\n"),
+            Self::Subordinate { uid, first_uid, count, .. } => format!("0 {uid} 1\n1 {first_uid} {count}\n"),
+            Self::Single { uid, .. } => format!("0 {uid} 1\n"),
+        }
+    }
+
+    /// The lines of `gid_map`.
+    pub(crate) fn gid_map(self) -> String {
+        match self {
+            Self::Range { base } => format!("0 {base} {RANGE}\n"),
+            Self::Subordinate { gid, first_gid, count, .. } => format!("0 {gid} 1\n1 {first_gid} {count}\n"),
+            Self::Single { gid, .. } => format!("0 {gid} 1\n"),
+        }
+    }
+
+    /// Ids 1 and up exist inside.
+    pub(crate) fn has_range(self) -> bool {
+        !matches!(self, Self::Single { .. })
+    }
+
+    /// The server is root, so the launcher builds the tree of mounts before it gives up its power.
+    pub(crate) fn by_root(self) -> bool {
+        matches!(self, Self::Range { .. })
+    }
+}
+
+/// One frame, ready to be sent.
+pub(crate) fn encode<T: Serialize>(message: &T) -> Vec<u8> {
+    let mut frame = vec![0; HEADER];
+    serde_json::to_writer(&mut frame, message).expect("messages are plain structs, which always serialise");
+    let length = u32::try_from(frame.len() - HEADER).expect("messages are far below 4 GiB");
+    frame[..HEADER].copy_from_slice(&length.to_le_bytes());
+    frame
+}
+
+/// Reads the length in front of a frame, and refuses one above `max`.
+pub(crate) fn frame_length(header: [u8; HEADER], max: usize) -> io::Result<usize> {
+    let length = u32::from_le_bytes(header) as usize;
+    if length > max {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a frame of {length} bytes, above {max}")));
+    }
+    Ok(length)
+}
+
+/// Decodes one frame's body.
+pub(crate) fn decode<T: DeserializeOwned>(body: &[u8]) -> io::Result<T> {
+    serde_json::from_slice(body).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}
+
+/// Reads one frame, blocking.
+pub(crate) fn read<T: DeserializeOwned>(from: &mut impl Read, max: usize) -> io::Result<T> {
+    let mut header = [0; HEADER];
+    from.read_exact(&mut header)?;
+    let mut body = vec![0; frame_length(header, max)?];
+    from.read_exact(&mut body)?;
+    decode(&body)
+}
+
+/// Writes one frame, blocking.
+pub(crate) fn write<T: Serialize>(to: &mut impl Write, message: &T) -> io::Result<()> {
+    to.write_all(&encode(message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_above_the_bound_is_refused_before_it_is_read() {
+        let mut huge = &u32::MAX.to_le_bytes()[..];
+        let error = read::<FromInit>(&mut huge, MAX_FRAME_FROM_INIT).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn host_id_zero_is_never_mapped_by_a_range() {
+        let map = Identity::Range { base: 1_000_000 }.uid_map();
+        assert_eq!(map, "0 1000000 65536\n");
+    }
+
+    #[test]
+    fn a_frame_reads_back() {
+        let frame = encode(&ToInit::Cancel { call: 7 });
+        let back: ToInit = read(&mut &frame[..], MAX_FRAME_TO_INIT).unwrap();
+        assert!(matches!(back, ToInit::Cancel { call: 7 }));
+    }
+}
