@@ -1,0 +1,68 @@
+// Package sdktests drives a Rota server with the official Go SDK.
+package sdktests
+
+import (
+	"fmt"
+	"reflect"
+
+	"github.com/anthropics/anthropic-sdk-go/packages/respjson"
+)
+
+// misfits names each required field that a response lacks, each field whose value is not of its type, and each field
+// that the SDK's types do not know. The SDK itself takes all three in silence, but records them beside every struct.
+func misfits(response any) []string {
+	return walk(reflect.ValueOf(response), "")
+}
+
+func walk(value reflect.Value, path string) []string {
+	switch value.Kind() {
+	case reflect.Pointer, reflect.Interface:
+		if value.IsNil() {
+			return nil
+		}
+		return walk(value.Elem(), path)
+	case reflect.Slice:
+		var found []string
+		for i := range value.Len() {
+			found = append(found, walk(value.Index(i), fmt.Sprintf("%s[%d]", path, i))...)
+		}
+		return found
+	case reflect.Struct:
+		return walkStruct(value, path)
+	}
+	return nil
+}
+
+func walkStruct(value reflect.Value, path string) []string {
+	record := value.FieldByName("JSON")
+	if !record.IsValid() {
+		return nil
+	}
+	var found []string
+	if extra := record.FieldByName("ExtraFields"); extra.IsValid() {
+		for _, name := range extra.MapKeys() {
+			found = append(found, fmt.Sprintf("%s.%s is not documented", path, name))
+		}
+	}
+	for i := range value.NumField() {
+		field := value.Type().Field(i)
+		recorded := record.FieldByName(field.Name)
+		if !recorded.IsValid() || field.Name == "JSON" {
+			continue
+		}
+		received := recorded.Interface().(respjson.Field)
+		inner := path + "." + field.Tag.Get("json")
+		switch {
+		case received.Raw() == respjson.Omitted:
+			if field.Tag.Get("api") == "required" {
+				found = append(found, inner+" is missing")
+			}
+		case received.Raw() == respjson.Null:
+		case !received.Valid():
+			found = append(found, fmt.Sprintf("%s is not a %s: %s", inner, field.Type, received.Raw()))
+		default:
+			found = append(found, walk(value.Field(i), inner)...)
+		}
+	}
+	return found
+}
