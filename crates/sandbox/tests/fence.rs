@@ -1,0 +1,345 @@
+//! Attacks on the fence itself: the kernel's surface, other processes, devices, and a machine that refuses to isolate.
+//!
+//! The cases have numbers, which the tests of this folder name:
+//!
+//! | cases | tested in |
+//! |---|---|
+//! | 1 kernel settings · 2 /proc · 3 process ids · 4 other processes · 5 namespaces · 6 mounts · 7, 8 devices · 9 kernel surface · 10 io_uring · 11 keyrings · 12 socket families · 13 terminals · 15 file handles · 18 cgroups · 19 other system call interfaces · 47 hard links | `an_attack_from_inside_gets_the_kernel_s_refusal` |
+//! | 14 setuid files | `a_setuid_file_gives_nothing_inside_and_belongs_to_nobody_outside` |
+//! | 16 the init's own program | `nothing_inside_reaches_the_init_s_program`; sealing: unit test in `embedded/program.rs` |
+//! | 17 leaked descriptors | `a_descriptor_left_open_by_the_server_is_not_there_inside` |
+//! | 20 fail closed | `a_machine_that_refuses_a_step_runs_nothing` |
+//! | 21 to 35 network | the egress gate's own tests; that there is no way out at all without the gate: `an_attack_from_inside_gets_the_kernel_s_refusal` |
+//! | 36 to 43 resources | `limits.rs` |
+//! | 44 archives in the files API | the files API's own tests |
+//! | 45, 46, 50, 51 tools | `tools.rs` |
+//! | 48 hostile repository | `limits.rs`: `a_hostile_repository_runs_its_hooks_inside_only` |
+//! | 49 memory stores and skills mounted read-only | those resources' own tests; the read-only uploads folder: `an_attack_from_inside_gets_the_kernel_s_refusal` |
+//! | 52 environment | `the_server_s_environment_is_not_there_inside` |
+//! | 53 snapshots | no snapshots exist |
+//!
+//! Attacks are Python programs, so these tests need `python3` and an x86-64 machine; `setpriv` (util-linux) makes a
+//! plain user of root.
+
+mod inside;
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
+
+use inside::{CommandLine, Server, servers};
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
+
+const ATTACKS: &str = include_str!("inside/attacks.py");
+
+/// What each attack must be answered with; alternatives are separated by `|`.
+const REFUSALS: &[(&str, &str)] = &[
+    // 1
+    ("write_/proc/sys/kernel/core_pattern", "EROFS|EACCES"),
+    ("write_/proc/sys/kernel/modprobe", "EROFS|EACCES|ENOENT"),
+    ("write_/proc/sys/vm/overcommit_memory", "EROFS|EACCES"),
+    ("write_/proc/sys/net/ipv4/ip_forward", "EROFS|EACCES"),
+    // 2
+    ("write_/proc/sysrq-trigger", "EROFS|EACCES|ENOENT"),
+    ("read_/proc/kcore", "0|EACCES|ENOENT"),
+    ("read_/proc/kallsyms", "0|EACCES|ENOENT"),
+    ("read_/proc/kmsg", "0|EACCES|ENOENT"),
+    ("read_/proc/keys", "0|EACCES|ENOENT"),
+    ("read_/proc/timer_list", "0|EACCES|ENOENT"),
+    // 3, 4
+    ("pids_above", "0"),
+    ("kill_host", "ESRCH"),
+    ("write_/proc/1/mem", "EACCES"),
+    ("ptrace", "EPERM"),
+    ("process_vm_readv", "EPERM"),
+    ("process_vm_writev", "EPERM"),
+    ("kcmp", "EPERM"),
+    ("pidfd_getfd", "EPERM"),
+    // 5
+    ("unshare_user", "EPERM"),
+    ("unshare_mnt", "EPERM"),
+    ("unshare_pid", "EPERM"),
+    ("unshare_net", "EPERM"),
+    ("unshare_ipc", "EPERM"),
+    ("unshare_uts", "EPERM"),
+    ("unshare_cgroup", "EPERM"),
+    ("unshare_time", "EPERM"),
+    ("clone_user", "EPERM"),
+    ("clone_mnt", "EPERM"),
+    ("clone_net", "EPERM"),
+    ("clone3", "ENOSYS"),
+    ("setns", "EPERM"),
+    // 6
+    ("mount", "EPERM"),
+    ("umount2", "EPERM"),
+    ("pivot_root", "EPERM"),
+    ("chroot", "EPERM"),
+    ("open_tree", "EPERM"),
+    ("open_tree_attr", "EPERM"),
+    ("move_mount", "EPERM"),
+    ("fsopen", "EPERM"),
+    ("fsconfig", "EPERM"),
+    ("fsmount", "EPERM"),
+    ("fspick", "EPERM"),
+    ("mount_setattr", "EPERM"),
+    // 7, 8
+    ("mknod_block", "EPERM"),
+    ("mknod_char", "EPERM"),
+    ("dev", "fd,full,null,ptmx,pts,random,shm,stderr,stdin,stdout,tty,urandom,zero"),
+    // 9
+    ("bpf", "EPERM"),
+    ("perf_event_open", "EPERM"),
+    ("userfaultfd", "EPERM"),
+    ("kexec_load", "EPERM"),
+    ("init_module", "EPERM"),
+    ("finit_module", "EPERM"),
+    ("syslog", "EPERM"),
+    ("fanotify_init", "EPERM"),
+    ("iopl", "EPERM"),
+    ("modify_ldt", "EPERM"),
+    ("reboot", "EPERM"),
+    ("swapon", "EPERM"),
+    ("settimeofday", "EPERM"),
+    ("sethostname", "EPERM"),
+    ("acct", "EPERM"),
+    ("quotactl", "EPERM"),
+    ("unknown_call", "ENOSYS"),
+    // 10
+    ("io_uring_setup", "ENOSYS"),
+    ("io_uring_enter", "ENOSYS"),
+    ("io_uring_register", "ENOSYS"),
+    // 11
+    ("keyctl", "EPERM"),
+    ("add_key", "EPERM"),
+    ("request_key", "EPERM"),
+    // 12
+    ("socket_vsock", "EAFNOSUPPORT"),
+    ("socket_vsock_high_bits", "EAFNOSUPPORT"),
+    ("socket_alg", "EAFNOSUPPORT"),
+    ("socket_packet", "EAFNOSUPPORT"),
+    ("socket_bluetooth", "EAFNOSUPPORT"),
+    ("socket_can", "EAFNOSUPPORT"),
+    ("socket_tipc", "EAFNOSUPPORT"),
+    ("socket_xdp", "EAFNOSUPPORT"),
+    ("socket_netlink_audit", "EAFNOSUPPORT"),
+    ("socket_netlink_netfilter", "EAFNOSUPPORT"),
+    ("socket_netlink_route", "ok"),
+    ("socket_raw", "EPERM"),
+    ("socketpair_tipc", "EAFNOSUPPORT"),
+    // 13
+    ("TIOCSTI", "EPERM"),
+    ("TIOCSTI_high_bits", "EPERM"),
+    ("TIOCLINUX", "EPERM"),
+    ("TIOCLINUX_high_bits", "EPERM"),
+    ("TIOCSETD", "EPERM"),
+    ("TIOCSETD_high_bits", "EPERM"),
+    // 15
+    ("open_by_handle_at", "EPERM"),
+    ("name_to_handle_at", "EPERM"),
+    // 16
+    ("write_/proc/1/exe", "EACCES"),
+    ("link_/proc/1/exe", "EACCES"),
+    ("list_/proc/1/fd", "EACCES"),
+    ("write_/proc/1/root/etc/hostname", "EACCES"),
+    // 18
+    ("cgroup_mounts", "0"),
+    ("release_agent", "False"),
+    // 19
+    ("int80", "SIGSYS|SIGSEGV"),
+    ("x32", "SIGSYS"),
+    // 47, and files that are the host's
+    ("hardlink", "EXDEV"),
+    ("write_/usr/bin/env", "EROFS|EACCES"),
+    ("write_/etc/passwd", "EROFS|EACCES"),
+    ("write_/mnt/session/uploads/new", "EROFS|EACCES|ENOENT"),
+    // The network: loopback and nothing else.
+    ("interfaces", "lo"),
+    ("loopback", "ok"),
+    ("connect_loopback_closed", "ECONNREFUSED"),
+    ("connect_outside", "ENETUNREACH"),
+];
+
+#[test]
+fn an_attack_from_inside_gets_the_kernel_s_refusal() {
+    for server in servers() {
+        let answers = CommandLine::new(server).python(ATTACKS, &std::process::id().to_string());
+        let wrong: BTreeMap<_, _> = REFUSALS
+            .iter()
+            .filter_map(|(attack, wanted)| {
+                let found = answers.get(*attack).map_or("(no answer)", String::as_str);
+                (!wanted.split('|').any(|wanted| wanted == found)).then_some((attack, (found, wanted)))
+            })
+            .collect();
+        assert!(wrong.is_empty(), "{server:?}, found and wanted: {wrong:#?}");
+    }
+}
+
+#[test]
+fn root_inside_is_nobody_outside() {
+    for server in servers() {
+        let output =
+            CommandLine::new(server).run(&["id -u; cat /proc/self/uid_map; grep -E 'Cap(Eff|Bnd)' /proc/self/status"]);
+        let text = String::from_utf8(output.stdout).unwrap();
+        let words: Vec<_> = text.split_whitespace().collect();
+        assert_eq!(&words[..2], ["0", "0"], "{text}");
+        assert_ne!(words[2], "0", "host id 0 is mapped: {text}");
+        assert_eq!((words[5], words[7]), ("00000000000004fb", "00000000000004fb"), "{text}");
+    }
+}
+
+#[test]
+fn a_setuid_file_gives_nothing_inside_and_belongs_to_nobody_outside() {
+    for server in servers() {
+        let line = CommandLine::new(server);
+        let drop_to_nobody = "import os,sys\n\
+            if sys.argv[1] == 'range': os.setgid(1000); os.setuid(1000)\n\
+            os.execv('/workspace/id', ['id', '-u'])";
+        let ids = if server == Server::Root { "range" } else { "single" };
+        let output = line.run(&[
+            "cp /usr/bin/id /workspace/id && chmod 6755 /workspace/id && chmod 755 /workspace",
+            &format!("/usr/bin/python3 -c \"{drop_to_nobody}\" {ids}"),
+        ]);
+        let text = String::from_utf8(output.stdout).unwrap();
+        let wanted = if server == Server::Root { "1000" } else { "0" };
+        assert_eq!(text.trim(), wanted, "{server:?}: {}", String::from_utf8_lossy(&output.stderr));
+        let meta = std::fs::metadata(line.workspace().join("id")).unwrap();
+        assert_ne!(meta.uid(), 0, "a setuid file of the host's root");
+        let store = std::fs::metadata(line.data().join("sessions")).unwrap();
+        assert_eq!(store.mode() & 0o777, 0o700, "others on the host could run it");
+    }
+}
+
+#[test]
+fn nothing_inside_reaches_the_init_s_program() {
+    for server in servers() {
+        let line = CommandLine::new(server);
+        let before = inside::content(&line.program());
+        let attack = "for exe in /proc/[0-9]*/exe; do (exec 3>>$exe && echo owned >&3) 2>/dev/null; done; \
+                      for fd in /proc/1/fd/*; do (echo owned > $fd) 2>/dev/null; done; echo tried";
+        let output = line.run(&[attack, "echo alive"]);
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(text.contains("tried") && text.contains("alive"), "{text}");
+        assert_eq!(inside::content(&line.program()), before);
+    }
+}
+
+#[test]
+fn a_descriptor_left_open_by_the_server_is_not_there_inside() {
+    for server in servers() {
+        let line = CommandLine::new(server);
+        let mut command = line.command();
+        command.arg(line.data()).args(["s", "/usr/bin/python3 -c 'import os; print(os.listdir(\"/proc/self/fd\"))'"]);
+        // SAFETY: dup2 is async-signal-safe; the descriptors are left open for the program on purpose.
+        unsafe {
+            command.pre_exec(|| {
+                for leaked in [3, 9, 251] {
+                    libc::dup2(2, leaked);
+                }
+                Ok(())
+            });
+        }
+        let output = command.output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(text.trim(), "['0', '1', '2', '3']", "the fourth is the listing itself; {output:?}");
+    }
+}
+
+#[test]
+fn the_server_s_environment_is_not_there_inside() {
+    for server in servers() {
+        let line = CommandLine::new(server);
+        let mut command = line.command();
+        command.env("ROTA_TEST_SECRET", "hunter2").arg(line.data()).args([
+            "s",
+            "env; cat /proc/[0-9]*/environ 2>/dev/null | tr '\\0' '\\n'; cat /proc/1/environ && echo READ",
+        ]);
+        let output = command.output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(text.contains("HOME=/root"), "{output:?}");
+        assert!(!text.contains("hunter2") && !text.contains("READ\n"), "{text}");
+    }
+}
+
+/// A machine that answers EPERM to the given system calls.
+fn refusing(calls: &[libc::c_long]) -> BpfProgram {
+    let rules = calls.iter().map(|call| (*call, Vec::new())).collect();
+    let refuse = SeccompAction::Errno(libc::EPERM as u32);
+    SeccompFilter::new(rules, SeccompAction::Allow, refuse, TargetArch::x86_64).unwrap().try_into().unwrap()
+}
+
+#[test]
+fn a_machine_that_refuses_a_step_runs_nothing() {
+    let steps: &[(&str, &[libc::c_long])] = &[
+        ("user namespaces", &[libc::SYS_clone, libc::SYS_clone3]),
+        ("the mount namespace as root, or the cgroup namespace", &[libc::SYS_unshare]),
+        ("file systems", &[libc::SYS_fsopen]),
+        ("mounts", &[libc::SYS_move_mount]),
+        ("read-only mounts", &[libc::SYS_mount_setattr]),
+        ("the change of root", &[libc::SYS_pivot_root]),
+        ("the host's root being detached", &[libc::SYS_umount2]),
+        ("the network's loopback", &[libc::SYS_ioctl]),
+        ("capabilities", &[libc::SYS_capset]),
+        ("limits", &[libc::SYS_setrlimit, libc::SYS_prlimit64]),
+        ("the session of its own", &[libc::SYS_setsid]),
+        ("closing descriptors", &[libc::SYS_close_range]),
+        ("becoming another user", &[libc::SYS_setresuid]),
+        ("the system call filter", &[libc::SYS_seccomp]),
+    ];
+    for server in servers() {
+        let line = CommandLine::new(server);
+        for (step, calls) in steps {
+            let filter = refusing(calls);
+            let mut command = line.command();
+            command.arg(line.data()).args(["s", "echo escaped"]);
+            if server == Server::PlainUser && nix::unistd::geteuid().is_root() {
+                // The refusal is installed here and stays through the change of user.
+                command.arg0("setpriv");
+            }
+            // Installing a filter without no_new_privs takes root; setting it changes nothing for this program.
+            // SAFETY: between fork and exec this only makes two system calls.
+            unsafe {
+                command.pre_exec(move || {
+                    libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+                    seccompiler::apply_filter(&filter).map_err(std::io::Error::other)
+                });
+            }
+            let output = command.output();
+            let Ok(output) = output else { continue };
+            let shown = format!("{server:?}, without {step}: {output:?}");
+            assert!(!String::from_utf8_lossy(&output.stdout).contains("escaped"), "{shown}");
+            assert!(!output.status.success(), "{shown}");
+        }
+    }
+}
+
+#[test]
+fn without_user_namespaces_the_error_names_the_cause_and_the_way_out() {
+    for server in servers() {
+        let line = CommandLine::new(server);
+        let mut command = line.command();
+        command.arg(line.data()).args(["s", "echo escaped"]);
+        let filter: BpfProgram = {
+            let new_user = seccompiler::SeccompCondition::new(
+                0,
+                seccompiler::SeccompCmpArgLen::Dword,
+                seccompiler::SeccompCmpOp::MaskedEq(libc::CLONE_NEWUSER as u64),
+                libc::CLONE_NEWUSER as u64,
+            );
+            let rule = seccompiler::SeccompRule::new(vec![new_user.unwrap()]).unwrap();
+            let refuse = SeccompAction::Errno(libc::EPERM as u32);
+            let rules = [(libc::SYS_clone, vec![rule])].into();
+            SeccompFilter::new(rules, SeccompAction::Allow, refuse, TargetArch::x86_64).unwrap().try_into().unwrap()
+        };
+        // SAFETY: between fork and exec this only makes two system calls.
+        unsafe {
+            command.pre_exec(move || {
+                libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+                seccompiler::apply_filter(&filter).map_err(std::io::Error::other)
+            });
+        }
+        let output = command.output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(text.contains("making user, mount, pid"), "{text}");
+        assert!(text.contains("No agent tool runs without isolation") && text.contains("seccomp=unconfined"), "{text}");
+    }
+}

@@ -1,0 +1,143 @@
+//! What the tests of the fence share: a backend over a temporary folder, and the same from the command line.
+
+#![allow(dead_code)] // Each test program uses a part of it.
+
+use std::collections::HashMap;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use rota_sandbox::{Config, Embedded, Limits, Sandbox, ToolCall, ToolOutput};
+
+/// The program that becomes process 1.
+pub const INIT: &str = env!("CARGO_BIN_EXE_rota-sandbox");
+
+/// A backend over a folder that is deleted with it.
+pub struct Backend {
+    pub embedded: Embedded,
+    pub folder: tempfile::TempDir,
+}
+
+impl Backend {
+    pub fn new() -> Self {
+        Self::with(Limits::default())
+    }
+
+    pub fn with(limits: Limits) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let config = Config { limits, init_program: Some(INIT.into()), ..Config::new(folder.path()) };
+        Self { embedded: Embedded::new(config).unwrap(), folder }
+    }
+
+    pub async fn open(&self) -> Sandbox {
+        self.embedded.open("s").await.unwrap()
+    }
+
+    pub fn workspace(&self) -> PathBuf {
+        self.embedded.session_dir("s").unwrap().join("workspace")
+    }
+}
+
+/// Runs a command in the shell.
+pub async fn bash(sandbox: &Sandbox, command: &str) -> ToolOutput {
+    sandbox.call("call", &ToolCall::bash(command)).await.unwrap()
+}
+
+/// Runs a command with a time limit in milliseconds.
+pub async fn bash_for(sandbox: &Sandbox, command: &str, timeout_ms: u64) -> ToolOutput {
+    let call = ToolCall::Bash { command: Some(command.to_owned()), timeout_ms: Some(timeout_ms), restart: false };
+    sandbox.call("call", &call).await.unwrap()
+}
+
+/// Calls a tool by name with a JSON input.
+pub async fn tool(sandbox: &Sandbox, name: &str, input: serde_json::Value) -> ToolOutput {
+    let input = serde_json::value::RawValue::from_string(input.to_string()).unwrap();
+    sandbox.call("call", &ToolCall::parse(name, &input).unwrap()).await.unwrap()
+}
+
+/// Who starts the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Server {
+    Root,
+    PlainUser,
+}
+
+/// The kinds of server that can be tried here: both when the tests run as root, else only the plain user.
+pub fn servers() -> Vec<Server> {
+    if nix::unistd::geteuid().is_root() {
+        vec![Server::Root, Server::PlainUser]
+    } else {
+        eprintln!("skipped: the server run by root, because these tests do not run as root");
+        vec![Server::PlainUser]
+    }
+}
+
+/// A folder that `nobody` may use, with a copy of the program in it.
+pub struct CommandLine {
+    pub server: Server,
+    pub folder: tempfile::TempDir,
+}
+
+/// `nobody`, when the tests run as root.
+const NOBODY: u32 = 65_534;
+
+impl CommandLine {
+    pub fn new(server: Server) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        std::fs::copy(INIT, folder.path().join("program")).unwrap();
+        let data = folder.path().join("data");
+        std::fs::create_dir(&data).unwrap();
+        if server == Server::PlainUser && nix::unistd::geteuid().is_root() {
+            chown(&data, Some(NOBODY), Some(NOBODY)).unwrap();
+        }
+        Self { server, folder }
+    }
+
+    pub fn program(&self) -> PathBuf {
+        self.folder.path().join("program")
+    }
+
+    /// A command that starts the program as the kind of user that runs the server.
+    pub fn command(&self) -> Command {
+        if self.server == Server::PlainUser && nix::unistd::geteuid().is_root() {
+            let mut command = Command::new("setpriv");
+            let id = NOBODY.to_string();
+            command.args(["--reuid", &id, "--regid", &id, "--clear-groups"]).arg(self.program());
+            return command;
+        }
+        Command::new(self.program())
+    }
+
+    /// Runs shell commands in one sandbox.
+    pub fn run(&self, commands: &[&str]) -> Output {
+        self.command().arg(self.data()).arg("s").args(commands).output().unwrap()
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    pub fn workspace(&self) -> PathBuf {
+        self.data().join("sessions/s/workspace")
+    }
+
+    /// What a Python program printed inside, as names and values.
+    pub fn python(&self, program: &str, arguments: &str) -> HashMap<String, String> {
+        let output = self.run(&[
+            &format!("cat > /workspace/attack.py <<'END_OF_PROGRAM'\n{program}\nEND_OF_PROGRAM"),
+            &format!("/usr/bin/python3 /workspace/attack.py {arguments}"),
+        ]);
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+        text.lines()
+            .filter_map(|line| line.split_once(' '))
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect()
+    }
+}
+
+/// A file's content, to tell whether it was changed.
+pub fn content(path: &Path) -> Vec<u8> {
+    std::fs::read(path).unwrap()
+}
