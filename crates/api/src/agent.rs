@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::{
     Time,
-    decode::{Decoded, Node, Object, Patch},
+    decode::{Decoded, Invalid, Node, Object, Patch},
     id::AgentId,
     metadata::{self, Metadata},
 };
@@ -471,7 +471,7 @@ impl CreateAgent {
             execution_identity: read_identity(o.optional("execution_identity"))?,
             metadata: metadata::create(o.optional("metadata"))?,
         };
-        check_references(o, &config.tools, &config.mcp_servers)?;
+        check_tool_references("", &config.tools, &config.mcp_servers)?;
         let multiagent = o.optional("multiagent").map(|n| read_multiagent(&n, None)).transpose()?;
         Ok(Self { config, multiagent })
     }
@@ -514,7 +514,7 @@ impl UpdateAgent {
             },
             metadata: metadata::update(&stored.metadata, o.patch("metadata"))?,
         };
-        check_references(o, &config.tools, &config.mcp_servers)?;
+        check_tool_references("", &config.tools, &config.mcp_servers)?;
         let multiagent = match o.patch("multiagent") {
             Patch::Keep => Patch::Keep,
             Patch::Clear => Patch::Clear,
@@ -852,8 +852,9 @@ pub fn read_mcp_servers(node: &Node<'_>) -> Decoded<Vec<McpServer>> {
     Ok(servers)
 }
 
-/// Each server must be named by a toolset and each toolset must name a server.
-pub fn check_references(o: &Object<'_>, tools: &[Tool], servers: &[McpServer]) -> Decoded<()> {
+/// Each server must be named by a toolset and each toolset must name a server. `prefix` is where both stand in the body.
+pub fn check_tool_references(prefix: &str, tools: &[Tool], servers: &[McpServer]) -> Decoded<()> {
+    let place = |field: &str| if prefix.is_empty() { field.to_owned() } else { format!("{prefix}.{field}") };
     let named: Vec<&str> = tools
         .iter()
         .filter_map(|tool| match tool {
@@ -862,12 +863,13 @@ pub fn check_references(o: &Object<'_>, tools: &[Tool], servers: &[McpServer]) -
         })
         .collect();
     if let Some(name) = named.iter().find(|name| servers.iter().all(|s| s.name != **name)) {
-        return Err(o.invalid("tools", format_args!("mcp_server_name \"{name}\" is not one of mcp_servers")));
+        let message = format_args!("mcp_server_name \"{name}\" is not one of mcp_servers");
+        return Err(Invalid::field(&place("tools"), message));
     }
     match servers.iter().find(|server| !named.contains(&server.name.as_str())) {
-        Some(server) => {
-            let name = &server.name;
-            Err(o.invalid("mcp_servers", format_args!("\"{name}\" is not referenced by an mcp_toolset in tools")))
+        Some(McpServer { name, .. }) => {
+            let message = format_args!("\"{name}\" is not referenced by an mcp_toolset in tools");
+            Err(Invalid::field(&place("mcp_servers"), message))
         }
         None => Ok(()),
     }

@@ -1,1 +1,38 @@
-fn main() {}
+//! The `rota` command: a self-hosted server for managed agents.
+
+mod cli;
+mod demo;
+mod doctor;
+mod keys;
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    // A process that the server starts as the init of a sandbox never comes back from here.
+    rota_sandbox::run_init_if_asked();
+    let cli = Cli::parse();
+    match run(cli.command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        match command {
+            Command::Serve(args) => serve::run(args).await,
+            Command::Demo(args) => demo::run(args).await,
+            Command::Doctor(args) => doctor::run(&args),
+            Command::Keys(args) => keys::run(args).await,
+        }
+    })
+}

@@ -1,1 +1,228 @@
-//! server
+//! The Rota server as a library: [`serve`] starts it, for the binary and for every test.
+
+pub mod app;
+pub mod clock;
+pub mod config;
+pub mod db;
+pub mod engine;
+pub mod error;
+pub mod http;
+pub mod hub;
+pub mod limits;
+pub mod model;
+pub mod page;
+pub mod request;
+pub mod resources;
+pub mod scheduler;
+pub mod telemetry;
+pub mod tls;
+
+use std::{
+    fs::{self, File, TryLockError},
+    net::SocketAddr,
+    path::Path,
+    sync::Arc,
+};
+
+use ::http::HeaderValue;
+use rota_sandbox::Embedded;
+use tokio::{net::TcpListener, time::timeout};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    app::{App, Inner},
+    clock::Clock,
+    config::Config,
+    db::{Db, Writer},
+    engine::Sandboxes,
+    error::{Error, Result},
+    hub::Hub,
+    model::Offer,
+    resources::workspaces::{self, CreatedKey},
+};
+
+/// A running server.
+pub struct Server {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// The first key, when this start made the store.
+    pub first_key: Option<CreatedKey>,
+    app: App,
+    accepting: tokio::task::JoinHandle<()>,
+    writer: Writer,
+    // Held for as long as the server runs.
+    _lock: File,
+}
+
+/// Starts a server and returns once it accepts requests.
+///
+/// # Errors
+/// When the configuration is wrong, the data folder cannot be used or is used by another server, or the address cannot
+/// be listened on. The message says what to do.
+pub async fn serve(config: Config, clock: Clock) -> Result<Server> {
+    let lock = lock(&config.data)?;
+    let offer = Offer::new(&config.models)?;
+    let hub = Arc::new(Hub::default());
+    let publish = {
+        let hub = hub.clone();
+        Box::new(move |notice: &db::Notice| hub.publish(notice))
+    };
+    let (db, writer) = Db::open(&config.data, clock.clone(), publish)?;
+    let (organization, first_key) =
+        db.write(|tx| Ok((workspaces::organization(tx)?, workspaces::first_key(tx)?))).await?;
+    db.write(engine::release_all).await?;
+    let sandboxes = Sandboxes::new(Embedded::new(sandbox_config(&config)).map_err(Error::internal)?);
+    let listener = TcpListener::bind(&config.listen)
+        .await
+        .map_err(|error| Error::invalid(format_args!("cannot listen on {}: {error}", config.listen)))?;
+    let address = listener.local_addr().map_err(Error::internal)?;
+    let app = App::new(Inner {
+        organization_header: HeaderValue::from_str(&organization).map_err(Error::internal)?,
+        node: format!("{}-{}", std::process::id(), clock.now().micros()),
+        metrics: telemetry::metrics(),
+        tasks: TaskTracker::new(),
+        stop: CancellationToken::new(),
+        config,
+        clock,
+        db,
+        hub,
+        offer,
+        sandboxes,
+    });
+    app.spawn(tidy_up(app.clone()));
+    app.spawn(engine::run(app.clone()));
+    let accepting = accept(&app, listener);
+    Ok(Server { address, first_key, app, accepting, writer, _lock: lock })
+}
+
+/// Opens the store of a data folder beside a server that may be using it: for the command line.
+///
+/// # Errors
+/// When there is no such folder, or the store cannot be opened.
+pub fn open_store(data: &Path) -> Result<(Db, Writer)> {
+    if !data.is_dir() {
+        return Err(Error::invalid(format_args!("{} is not a folder; `rota serve --data` makes it", data.display())));
+    }
+    Db::open(data, Clock::System, Box::new(|_| {}))
+}
+
+impl Server {
+    /// Stops: no new requests, a while for those under way, then everything ends. What was answered is in the store.
+    pub async fn stop(self) {
+        self.app.stop.cancel();
+        if timeout(limits::STOP_GRACE, self.accepting).await.is_err() {
+            tracing::warn!("requests were still under way when the server stopped");
+        }
+        self.app.tasks.close();
+        if timeout(limits::STOP_GRACE, self.app.tasks.wait()).await.is_err() {
+            tracing::warn!("tasks were still under way when the server stopped");
+        }
+        self.app.sandboxes.backend().shutdown().await;
+        let Self { app, writer, .. } = self;
+        drop(app);
+        drop(tokio::task::spawn_blocking(move || writer.join()).await);
+    }
+
+    /// The server's state, for tests that look inside.
+    pub fn app(&self) -> &App {
+        &self.app
+    }
+}
+
+#[allow(clippy::disallowed_methods, reason = "the server's own accept loop; stop() waits for it")]
+fn accept(app: &App, listener: TcpListener) -> tokio::task::JoinHandle<()> {
+    let stopping = app.clone();
+    let service = http::router(app.clone());
+    tokio::spawn(async move {
+        let serving = axum::serve(ListenerWithoutDelay(listener), service);
+        let served = serving.with_graceful_shutdown(async move { stopping.stopping().await }).await;
+        if let Err(error) = served {
+            tracing::error!(%error, "the server no longer accepts requests");
+        }
+    })
+}
+
+/// Small answers go out at once and do not wait for more to be sent with them.
+struct ListenerWithoutDelay(TcpListener);
+
+impl axum::serve::Listener for ListenerWithoutDelay {
+    type Io = tokio::net::TcpStream;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        let (stream, address) = axum::serve::Listener::accept(&mut self.0).await;
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "a connection ended before it was accepted");
+        }
+        (stream, address)
+    }
+
+    fn local_addr(&self) -> std::io::Result<Self::Addr> {
+        self.0.local_addr()
+    }
+}
+
+/// One server a data folder: two would run the same sessions.
+fn lock(data: &Path) -> Result<File> {
+    let cannot = |error| Error::invalid(format_args!("cannot use the data folder {}: {error}", data.display()));
+    fs::create_dir_all(data).map_err(cannot)?;
+    private(data).map_err(cannot)?;
+    let file = File::options().create(true).truncate(false).write(true).open(data.join("lock")).map_err(cannot)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            Err(Error::invalid(format_args!("another server is using the data folder {}", data.display())))
+        }
+        Err(TryLockError::Error(error)) => Err(cannot(error)),
+    }
+}
+
+/// Nobody but the owner reads the store.
+fn private(folder: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o700))
+}
+
+fn sandbox_config(config: &Config) -> rota_sandbox::Config {
+    const MIB: u64 = 1024 * 1024;
+    let settings = &config.sandbox;
+    let mut sandbox = rota_sandbox::Config::new(&config.data);
+    sandbox.root_fs.clone_from(&settings.root_fs);
+    sandbox.init_program.clone_from(&settings.init_program);
+    sandbox.limits.memory_bytes = settings.memory_mib * MIB;
+    sandbox.limits.pids = u64::from(settings.processes);
+    sandbox.limits.cpus = settings.cpus;
+    sandbox.limits.disk_bytes = settings.disk_mib * MIB;
+    sandbox
+}
+
+/// Ends what an earlier process left running, and deletes the files of sessions that are gone: once at the start, then
+/// whenever a session is deleted.
+async fn tidy_up(app: App) {
+    if let Err(error) = app.sandboxes.backend().sweep().await {
+        tracing::error!(%error, "sandboxes of an earlier run could not be ended");
+    }
+    loop {
+        if let Err(error) = remove_orphans(&app).await {
+            tracing::error!(%error, "files of deleted sessions could not be looked for");
+        }
+        tokio::select! {
+            () = app.hub.deleted() => {}
+            () = app.stopping() => return,
+        }
+    }
+}
+
+async fn remove_orphans(app: &App) -> Result<()> {
+    let Ok(folders) = fs::read_dir(app.sandboxes.backend().sessions_dir()) else { return Ok(()) };
+    let names: Vec<String> = folders.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+    for name in names {
+        let id = name.clone();
+        let known = app.db.read(move |tx| resources::sessions::exists(tx, &id)).await?;
+        if !known {
+            app.sandboxes.remove(&name).await;
+        }
+    }
+    Ok(())
+}

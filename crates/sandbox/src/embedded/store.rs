@@ -323,6 +323,20 @@ mod tests {
     }
 
     #[test]
+    fn a_tree_of_any_depth_is_deleted_without_deep_calls() {
+        let trash = tempfile::tempdir().unwrap();
+        fs::create_dir(trash.path().join("first")).unwrap();
+        let mut folder = open_folder(CWD, trash.path().join("first")).unwrap();
+        for _ in 0..100_000 {
+            rustix::fs::mkdirat(&folder, "d", Mode::RWXU).unwrap();
+            rustix::fs::symlinkat("/", &folder, "link").unwrap();
+            folder = open_folder(&folder, "d").unwrap();
+        }
+        empty(trash.path()).unwrap();
+        assert_eq!(fs::read_dir(trash.path()).unwrap().count(), 0);
+    }
+
+    #[test]
     fn an_orphan_is_known_by_its_start_time() {
         let own = std::process::id() as i32;
         let start_time = start_time(own).unwrap();

@@ -68,6 +68,7 @@ pub(super) fn glob(pattern: &str, path: Option<&str>) -> Result<String, String> 
     let root = root_of(path)?;
     let matcher = matcher_of(pattern.strip_prefix("./").unwrap_or(pattern), true)?;
     let mut found: Vec<(i64, PathBuf)> = walk(&root, &[])
+        .filter(|entry| entry.depth() > 0)
         .filter(|entry| entry.path().strip_prefix(&root).is_ok_and(|below| matcher.is_match(below)))
         .map(|entry| (entry.metadata().map_or(0, |meta| meta.mtime()), entry.into_path()))
         .collect();

@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -101,9 +102,8 @@ impl CommandLine {
     /// A command that starts the program as the kind of user that runs the server.
     pub fn command(&self) -> Command {
         if self.server == Server::PlainUser && nix::unistd::geteuid().is_root() {
-            let mut command = Command::new("setpriv");
-            let id = NOBODY.to_string();
-            command.args(["--reuid", &id, "--regid", &id, "--clear-groups"]).arg(self.program());
+            let mut command = Command::new(self.program());
+            command.uid(NOBODY).gid(NOBODY);
             return command;
         }
         Command::new(self.program())

@@ -19,7 +19,8 @@ use reqwest::{
 };
 use tokio::time::timeout;
 
-use super::{DeltaSink, Model, ModelError, ModelReply, ModelRequest, ReplyFuture, sse::EventReader, tls};
+use super::{DeltaSink, Model, ModelError, ModelReply, ModelRequest, ReplyFuture, sse::EventReader};
+use crate::tls;
 use reply::PartialReply;
 
 /// The version of the API that requests name.

@@ -4,11 +4,13 @@
 //! arrives. It keeps no state and retries nothing: the engine decides on retries, because it journals them.
 
 pub mod messages;
+pub mod offer;
 pub mod playbook;
 mod sse;
 #[cfg(test)]
 mod stand_in;
-mod tls;
+
+pub use offer::Offer;
 
 use std::{future::Future, pin::Pin, time::Duration};
 

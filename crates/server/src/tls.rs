@@ -1,4 +1,4 @@
-//! The TLS configuration of connections to model providers: rustls with ring, trusting what the machine trusts.
+//! The TLS configuration of outgoing connections: rustls with ring, trusting what the machine trusts.
 
 use std::sync::Arc;
 
@@ -6,9 +6,12 @@ use rustls::{ClientConfig, RootCertStore, crypto::ring};
 
 /// A client configuration for HTTP/2 and HTTP/1.1.
 ///
+/// # Errors
+/// When the built-in cryptography has none of the protocol versions; that does not happen.
+///
 /// The cryptography is named here and not installed for the whole process, so a program that embeds the server keeps
 /// its own choice.
-pub(crate) fn client_config() -> Result<ClientConfig, rustls::Error> {
+pub fn client_config() -> Result<ClientConfig, rustls::Error> {
     let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots())

@@ -1,0 +1,159 @@
+//! What can be asked of the command.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// A self-hosted server for managed agents: deployments that run on demand or on schedule, inside your own network.
+///
+/// Exit codes: 0 done, 1 failed, 2 wrong arguments, 78 this machine cannot isolate agents.
+#[derive(Debug, Parser)]
+#[command(name = "rota", version, propagate_version = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the server.
+    Serve(ServeArgs),
+    /// Start a server on a fresh folder, run a deployment now and follow its session, then stop.
+    Demo(DemoArgs),
+    /// Say which protections this machine gives to sandboxes, and what to do about missing ones.
+    Doctor(DoctorArgs),
+    /// Make, list and revoke API keys. Works while the server runs.
+    Keys(KeysArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(after_long_help = CONFIGURATION)]
+pub struct ServeArgs {
+    /// The configuration file. Options given here go before it.
+    #[arg(long, value_name = "FILE", env = "ROTA_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// The folder that holds the store and the sandboxes; made when it is missing. [default: rota-data]
+    #[arg(long, value_name = "DIR", env = "ROTA_DATA")]
+    pub data: Option<PathBuf>,
+    /// The address to listen on. Only this machine reaches the default. [default: 127.0.0.1:7420]
+    #[arg(long, value_name = "HOST:PORT", env = "ROTA_LISTEN")]
+    pub listen: Option<String>,
+    /// Sessions that run at the same time on this machine; 0 accepts sessions and runs none. [default: 16]
+    #[arg(long, value_name = "N", env = "ROTA_CONCURRENCY")]
+    pub concurrency: Option<usize>,
+    /// Sessions that a workspace may create in any minute; 0 is no limit. [default: 0]
+    #[arg(long, value_name = "N", env = "ROTA_SESSIONS_PER_MINUTE")]
+    pub sessions_per_minute: Option<u32>,
+    /// A folder with a root file system for sandboxes. Without it they see this machine's own programs, read-only.
+    #[arg(long, value_name = "DIR", env = "ROTA_ROOT_FS")]
+    pub root_fs: Option<PathBuf>,
+    /// How the log is written.
+    #[arg(long, value_enum, default_value_t = LogFormat::Text, env = "ROTA_LOG_FORMAT")]
+    pub log_format: LogFormat,
+    /// What is logged: `error`, `warn`, `info`, `debug`, or a filter such as `rota_server=debug`.
+    #[arg(long, value_name = "FILTER", default_value = "info", env = "ROTA_LOG")]
+    pub log: String,
+}
+
+/// How the log is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// The folder to use instead of a fresh one that is deleted at the end.
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// The data folder of the server.
+    #[arg(long, value_name = "DIR", default_value = "rota-data", env = "ROTA_DATA")]
+    pub data: PathBuf,
+    /// A folder with a root file system for sandboxes, as the server is given it.
+    #[arg(long, value_name = "DIR", env = "ROTA_ROOT_FS")]
+    pub root_fs: Option<PathBuf>,
+    /// Write one JSON array.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct KeysArgs {
+    #[command(subcommand)]
+    pub command: KeysCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum KeysCommand {
+    /// Make a key. It is shown once.
+    Create {
+        #[command(flatten)]
+        store: StoreArgs,
+        /// The workspace that the key reaches; made when there is none of the name.
+        #[arg(long, default_value = rota_server::resources::workspaces::DEFAULT_WORKSPACE)]
+        workspace: String,
+        /// A name for the key.
+        #[arg(long, default_value = "key")]
+        name: String,
+    },
+    /// List the keys, without their secrets.
+    List {
+        #[command(flatten)]
+        store: StoreArgs,
+    },
+    /// End a key for good.
+    Revoke {
+        #[command(flatten)]
+        store: StoreArgs,
+        /// The key's id, `apikey_…`.
+        id: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct StoreArgs {
+    /// The data folder of the server.
+    #[arg(long, value_name = "DIR", default_value = "rota-data", env = "ROTA_DATA")]
+    pub data: PathBuf,
+    /// Write JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+const CONFIGURATION: &str = "\
+Configuration file (every key is optional; an unknown key is an error):
+
+  data = \"rota-data\"                 the same as --data
+  listen = \"127.0.0.1:7420\"          the same as --listen
+
+  [[models]]                         a model that agents can name; `playbook` is always there
+  id = \"claude-opus-5-5\"             the name that agents use
+  provider = \"messages\"              `messages` (an upstream with the Anthropic Messages API) or `playbook`
+  base_url = \"https://…\"             where the upstream is, without /v1/messages
+  api_key_env = \"UPSTREAM_KEY\"       the environment variable that holds the upstream's key
+  bearer = false                     send the key as a bearer token and not as x-api-key
+  upstream = \"…\"                     the upstream's name for the model, when it differs from id
+  display_name = \"…\"                 a name for people
+  max_tokens = 16000                 most tokens of a reply
+  max_input_tokens = 200000          most tokens of a request, for clients to read
+
+  [engine]
+  concurrency = 16                   the same as --concurrency
+
+  [sandbox]
+  root_fs = \"/srv/rootfs\"            the same as --root-fs
+  memory_mib = 2048                  most memory of one sandbox
+  processes = 512                    most processes of one sandbox
+  cpus = 2.0                         most processor time of one sandbox
+  disk_mib = 10240                   most bytes on disk of one sandbox
+
+  [rate]
+  sessions_per_minute = 0            the same as --sessions-per-minute
+";

@@ -1,0 +1,42 @@
+//! `rota doctor`.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use rota_sandbox::{Config, Embedded, ProtectionState};
+use serde_json::json;
+
+use crate::cli::DoctorArgs;
+
+/// The code for a machine that lacks something (`EX_CONFIG` of sysexits).
+const CANNOT_ISOLATE: u8 = 78;
+
+pub fn run(args: &DoctorArgs) -> Result<ExitCode> {
+    let mut config = Config::new(&args.data);
+    config.root_fs.clone_from(&args.root_fs);
+    let protections = Embedded::new(config)?.probe();
+    if args.json {
+        let rows: Vec<_> = protections
+            .iter()
+            .map(|p| json!({"name": p.name, "state": word(p.state), "detail": p.detail, "remedy": p.remedy}))
+            .collect();
+        println!("{}", serde_json::to_string(&rows)?);
+    } else {
+        for p in &protections {
+            println!("{:9} {:24} {}", word(p.state), p.name, p.detail);
+            if !p.remedy.is_empty() {
+                println!("{:9} {:24} -> {}", "", "", p.remedy);
+            }
+        }
+    }
+    let missing = protections.iter().any(|p| p.state == ProtectionState::Missing);
+    Ok(if missing { ExitCode::from(CANNOT_ISOLATE) } else { ExitCode::SUCCESS })
+}
+
+fn word(state: ProtectionState) -> &'static str {
+    match state {
+        ProtectionState::Ok => "ok",
+        ProtectionState::Degraded => "degraded",
+        ProtectionState::Missing => "missing",
+    }
+}

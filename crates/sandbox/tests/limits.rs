@@ -1,0 +1,321 @@
+//! Attacks on the machine's resources, and the life and death of a sandbox. The cases are listed in `fence.rs`.
+
+mod inside;
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use inside::{Backend, CommandLine, bash, bash_for, servers};
+use rota_sandbox::{Config, Embedded, Error, Limits, ToolCall};
+
+const MIB: u64 = 1 << 20;
+
+/// Memory and processor limits need cgroups, and those need root here.
+fn has_cgroups() -> bool {
+    let has = nix::unistd::geteuid().is_root();
+    if !has {
+        eprintln!("skipped: without root there are no cgroups to try");
+    }
+    has
+}
+
+/// How many processes on this machine have a command line with this word in it.
+fn processes_with(word: &str) -> usize {
+    let folders = std::fs::read_dir("/proc").unwrap().flatten();
+    let lines = folders.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
+    lines.filter(|line| String::from_utf8_lossy(line).contains(word)).count()
+}
+
+/// Waits for something that must become true; only its absence takes time.
+async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    for _ in 0..500 {
+        if holds() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("never: {what}");
+}
+
+#[tokio::test]
+async fn a_fork_bomb_stays_inside_and_leaves_a_sandbox_that_works() {
+    let backend = Backend::with(Limits { pids: 64, ..Limits::default() });
+    let sandbox = backend.open().await;
+    let bomb = bash_for(&sandbox, "bomb() { bomb | bomb & }; bomb; sleep 1; sleep 77001 & wait", 3000).await;
+    assert!(bomb.is_error, "{}", bomb.content);
+    let daemons = "python3 -c '\nimport os,time\ntry:\n while True:\n  if os.fork()==0:\n   os.setsid()\n   time.sleep(77002)\n\
+                   except OSError as e: print(e.errno)'";
+    let daemons = bash_for(&sandbox, daemons, 5000).await;
+    assert!(daemons.content.contains("11"), "EAGAIN inside: {}", daemons.content);
+    // The shell cannot start anything now; a restart, and a file tool, clear the way.
+    let read = inside::tool(&sandbox, "glob", serde_json::json!({"pattern": "*"})).await;
+    assert!(!read.is_error, "{}", read.content);
+    let after = bash(&sandbox, "/bin/echo works").await;
+    assert!(after.content.contains("works"), "{}", after.content);
+    backend.embedded.shutdown().await;
+    assert_eq!(processes_with("77002"), 0);
+}
+
+#[tokio::test]
+async fn a_memory_bomb_is_ended_inside_and_files_in_memory_count() {
+    if !has_cgroups() {
+        return;
+    }
+    let backend = Backend::with(Limits { memory_bytes: 256 * MIB, ..Limits::default() });
+    let sandbox = backend.open().await;
+    let bomb = bash(&sandbox, "python3 -c 'x = bytearray(600 << 20); print(len(x))'; echo status $?").await;
+    assert!(bomb.content.contains("status 137") && !bomb.content.contains("629145600\n"), "{}", bomb.content);
+    let filled = bash(&sandbox, "head -c 600M /dev/zero > /tmp/fill; echo status $?; rm -f /tmp/fill").await;
+    assert!(!filled.content.contains("status 0"), "{}", filled.content);
+    let sandbox = backend.open().await;
+    let after = bash(&sandbox, "echo alive").await;
+    assert!(after.content.contains("alive"), "{}", after.content);
+}
+
+#[tokio::test]
+async fn without_cgroups_a_process_is_limited_by_its_address_space() {
+    for server in servers() {
+        if server == inside::Server::Root {
+            continue;
+        }
+        let output = CommandLine::new(server).run(&["python3 -c 'x = bytearray(3 << 30)' 2>&1 | tail -1"]);
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(text.contains("MemoryError"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_processor_hog_is_throttled() {
+    if !has_cgroups() {
+        return;
+    }
+    let backend = Backend::with(Limits { cpus: 0.2, ..Limits::default() });
+    let sandbox = backend.open().await;
+    let pid = std::process::id();
+    bash(&sandbox, "python3 -c 'import time\nwhile time.process_time() < 0.5: pass'").await;
+    let own = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(own.contains("cpu") || mounts.contains("cgroup2"));
+    assert!(throttled(Path::new("/sys/fs/cgroup")) > 0, "no cgroup of a sandbox was throttled");
+}
+
+/// The periods in which any sandbox's group was throttled.
+fn throttled(folder: &Path) -> u64 {
+    let mut count = 0;
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        if !entry.path().is_dir() {
+            continue;
+        }
+        let of_rota = entry.path().parent().is_some_and(|parent| parent.to_string_lossy().contains("/rota-"));
+        if of_rota {
+            let stat = std::fs::read_to_string(entry.path().join("cpu.stat")).unwrap_or_default();
+            let periods = stat.lines().find_map(|line| line.strip_prefix("nr_throttled "));
+            count += periods.map_or(0, |periods| periods.trim().parse().unwrap());
+        }
+        count += throttled(&entry.path());
+    }
+    count
+}
+
+#[tokio::test]
+async fn a_sandbox_that_fills_the_disk_is_stopped_and_can_clean_up() {
+    let backend = Backend::with(Limits { disk_bytes: 64 * MIB, files: 5000, ..Limits::default() });
+    let sandbox = backend.open().await;
+    let one = bash(&sandbox, "head -c 100M /dev/zero > big; echo status $?; stat -c %s big").await;
+    assert!(!one.content.contains("status 0"), "no file grows past the limit: {}", one.content);
+    let many =
+        bash_for(&sandbox, "rm big; while :; do i=$((i+1)); head -c 20M /dev/zero > $i; sleep 0.1; done", 60_000).await;
+    assert!(many.is_error && many.content.contains("the limit is 67108864"), "{}", many.content);
+    let clean = bash(&sandbox, "rm -f /workspace/*; truncate -s 40M sparse; echo clean").await;
+    assert!(clean.content.contains("clean") && !clean.is_error, "{}", clean.content);
+    let inodes = bash_for(&sandbox, "python3 -c 'for i in range(10**9): open(str(i), \"w\")'", 60_000).await;
+    assert!(inodes.is_error && inodes.content.contains("more than 5000 files"), "{}", inodes.content);
+}
+
+#[tokio::test]
+async fn folders_nested_beyond_any_path_are_deleted() {
+    let backend = Backend::new();
+    let sandbox = backend.open().await;
+    let nest = "python3 -c '\nimport os\nfor i in range(6000):\n os.mkdir(\"d\")\n os.chdir(\"d\")'; mkdir -p shut/in; chmod 0 shut";
+    let nested = bash(&sandbox, nest).await;
+    assert!(!nested.is_error, "{}", nested.content);
+    backend.embedded.remove("s").await.unwrap();
+    assert!(!backend.workspace().exists());
+    assert_eq!(std::fs::read_dir(backend.folder.path().join("trash")).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn endless_output_is_cut_and_the_command_ended() {
+    let backend = Backend::new();
+    let sandbox = backend.open().await;
+    let flood = bash(&sandbox, "yes").await;
+    assert!(flood.is_error && flood.content.contains("bytes cut]"), "{}", &flood.content[..100]);
+    assert!(flood.content.contains("it printed more than") && flood.content.len() < 110_000);
+    assert!(flood.shell_restarted);
+    assert!(bash(&sandbox, "echo next").await.content.contains("next"));
+}
+
+#[tokio::test]
+async fn what_runs_in_the_background_does_not_hold_a_call_and_ends_with_the_sandbox() {
+    let backend = Backend::new();
+    let sandbox = backend.open().await;
+    let started =
+        bash(&sandbox, "sleep 77003 & setsid sleep 77004 & (trap '' TERM HUP; sleep 77005) & echo started").await;
+    assert!(started.content.contains("started") && !started.is_error, "{}", started.content);
+    assert!(processes_with("77003") > 0 && processes_with("77004") > 0);
+    backend.embedded.stop("s").await;
+    for word in ["77003", "77004", "77005"] {
+        assert_eq!(processes_with(word), 0, "{word}");
+    }
+}
+
+#[tokio::test]
+async fn a_command_that_runs_out_of_time_ends_with_all_it_started() {
+    let backend = Backend::new();
+    let sandbox = backend.open().await;
+    let command = "echo before; x=kept; (trap '' TERM; while :; do sleep 1; done) & timeout 77006 sleep 77006 & \
+                   sleep 77007";
+    let output = bash_for(&sandbox, command, 500).await;
+    assert!(output.is_error && output.shell_restarted, "{}", output.content);
+    assert!(output.content.starts_with("before\n[timed out"), "{}", output.content);
+    let left = bash(&sandbox, "echo \"x=$x\"; ps -eo args | grep -c '[s]leep'").await;
+    assert!(left.content.contains("x=\n0"), "{}", left.content);
+    assert!(!left.shell_restarted, "it was told once");
+}
+
+#[tokio::test]
+async fn a_cancelled_call_ends_its_processes_and_the_next_one_runs() {
+    let backend = Backend::new();
+    let sandbox = backend.open().await;
+    let running = sandbox.clone();
+    let call = async move { running.call("first", &ToolCall::bash("echo started; sleep 77008")).await };
+    let cancel = async {
+        eventually("the command starts", || processes_with("77008") > 0).await;
+        sandbox.cancel("first").await;
+    };
+    let (output, ()) = tokio::join!(call, cancel);
+    let output = output.unwrap();
+    assert!(output.is_error && output.content.contains("interrupted"), "{}", output.content);
+    assert_eq!(processes_with("77008"), 0);
+    // A call whose future is dropped is cancelled too, and the next waits for its end.
+    let dropped =
+        tokio::time::timeout(Duration::from_millis(300), sandbox.call("second", &ToolCall::bash("sleep 77009"))).await;
+    assert!(dropped.is_err());
+    assert!(bash(&sandbox, "echo next").await.content.contains("next"));
+    assert_eq!(processes_with("77009"), 0);
+}
+
+#[test]
+fn the_death_of_the_server_ends_its_sandboxes() {
+    for server in servers() {
+        let line = CommandLine::new(server);
+        let mut command = line.command();
+        let nap = format!("setsid sleep {0} & sleep {0}", if server == inside::Server::Root { 77_010 } else { 77_011 });
+        let word = nap.split_whitespace().last().unwrap().to_owned();
+        let mut child = command.arg(line.data()).args(["s", &nap]).stdout(Stdio::null()).spawn().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let sleeping = || processes_with("sleep\0") >= 2 && processes_with(&word) >= 2;
+        runtime.block_on(eventually("it runs", sleeping));
+        // SIGKILL: nothing of the server's own code runs any more.
+        child.kill().unwrap();
+        child.wait().unwrap();
+        runtime.block_on(eventually("everything inside is gone", || processes_with(&word) == 0));
+    }
+}
+
+#[tokio::test]
+async fn what_an_earlier_server_left_running_is_swept_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = Config { init_program: Some(inside::INIT.into()), ..Config::new(folder.path()) };
+    let earlier = Embedded::new(config.clone()).unwrap();
+    let sandbox = earlier.open("s").await.unwrap();
+    bash(&sandbox, "sleep 77012 & cd /tmp; touch /workspace/kept").await;
+    // The earlier server still lives, as far as the kernel is concerned: its sandbox is an orphan all the same.
+    let later = Embedded::new(config).unwrap();
+    later.sweep().await.unwrap();
+    eventually("the orphan is gone", || processes_with("77012") == 0).await;
+    let sandbox = later.open("s").await.unwrap();
+    let output = bash(&sandbox, "pwd; ls").await;
+    assert!(output.shell_restarted && output.content.contains("[the shell was restarted"), "{}", output.content);
+    assert!(output.content.ends_with("/workspace\nkept\n"), "{}", output.content);
+    assert!(!bash(&sandbox, "pwd").await.shell_restarted);
+}
+
+#[tokio::test]
+async fn a_sandbox_that_dies_fails_its_call_and_the_next_opening_has_the_files() {
+    let backend = Backend::new();
+    let sandbox = backend.open().await;
+    bash(&sandbox, "echo precious > file").await;
+    let running = sandbox.clone();
+    let call = tokio::spawn(async move { running.call("c", &ToolCall::bash("sleep 77013")).await });
+    eventually("the command starts", || processes_with("77013") > 0).await;
+    backend.embedded.stop("s").await;
+    assert!(matches!(call.await.unwrap(), Err(Error::Died { .. })));
+    assert!(!sandbox.is_alive());
+    assert!(matches!(sandbox.call("c", &ToolCall::bash("true")).await, Err(Error::Died { .. })));
+    let again = backend.open().await;
+    assert!(bash(&again, "cat file").await.content.ends_with("precious\n"));
+}
+
+#[tokio::test]
+async fn two_openings_of_a_session_share_one_sandbox_and_sessions_do_not_see_each_other() {
+    let backend = Backend::new();
+    let (first, second) = tokio::join!(backend.embedded.open("a"), backend.embedded.open("a"));
+    let (first, second) = (first.unwrap(), second.unwrap());
+    bash(&first, "x=shared; sleep 77014 & touch /workspace/mine /tmp/mine").await;
+    assert_eq!(bash(&second, "echo $x").await.content, "shared\n");
+    let other = backend.embedded.open("b").await.unwrap();
+    let seen = bash(&other, "ls -A /workspace /tmp; ps -e -o args | grep -c '[7]7014'").await;
+    assert!(!seen.content.contains("mine") && seen.content.contains('0'), "{}", seen.content);
+}
+
+#[tokio::test]
+async fn zombies_are_reaped() {
+    let backend = Backend::new();
+    let sandbox = backend.open().await;
+    let storm = "python3 -c '\nimport os\nfor i in range(300):\n if os.fork()==0:\n  if os.fork()==0: os._exit(0)\n  os._exit(0)\n\
+                 os._exit(0)'; sleep 0.3; ps -e -o stat= | grep -c '^Z'";
+    assert!(bash(&sandbox, storm).await.content.starts_with("0\n"), "zombies are left");
+}
+
+#[tokio::test]
+async fn descriptors_and_watches_are_bounded() {
+    let backend = Backend::new();
+    let sandbox = backend.open().await;
+    let open = "python3 -c '\nimport os\nn=0\ntry:\n while True: os.open(\"/dev/null\",0); n+=1\nexcept OSError as e: print(n<4096, e.errno)'";
+    assert_eq!(bash(&sandbox, open).await.content, "True 24\n");
+    let core = bash(&sandbox, "ulimit -c; ulimit -Hc; ulimit -n").await;
+    assert_eq!(core.content, "0\n0\n4096\n");
+}
+
+#[tokio::test]
+async fn a_hostile_repository_runs_its_hooks_inside_only() {
+    if !Path::new("/usr/bin/git").exists() {
+        eprintln!("skipped: git is not installed");
+        return;
+    }
+    let backend = Backend::new();
+    let sandbox = backend.open().await;
+    let marker = backend.folder.path().join("owned");
+    let script = format!(
+        "git init -q evil && cd evil && printf '#!/bin/sh\\ntouch {0} /workspace/hook\\n' > hook && chmod +x hook && \
+         git config core.fsmonitor /workspace/evil/hook && rm -rf .git/hooks && ln -s /etc .git/hooks; git status -s; \
+         cd ..; git clone -q evil copy; ls /workspace",
+        marker.display()
+    );
+    let output = bash(&sandbox, &script).await;
+    assert!(output.content.contains("hook"), "the hook did run: {}", output.content);
+    inside::tool(&sandbox, "grep", serde_json::json!({"pattern": "hook", "path": "evil"})).await;
+    backend.embedded.remove("s").await.unwrap();
+    assert!(!marker.exists());
+}
+
+#[tokio::test]
+async fn an_id_that_is_not_one_reaches_no_path() {
+    let backend = Backend::new();
+    for id in ["", "..", "a/../b", "a b"] {
+        assert!(matches!(backend.embedded.open(id).await, Err(Error::BadSessionId(_))), "{id:?}");
+        assert!(matches!(backend.embedded.remove(id).await, Err(Error::BadSessionId(_))), "{id:?}");
+    }
+}

@@ -1,0 +1,203 @@
+//! The built-in tools as a model uses them, and as an attacker would. The cases are listed in `fence.rs`.
+
+mod inside;
+
+use inside::{Backend, bash, tool};
+use serde_json::json;
+
+#[tokio::test]
+async fn the_shell_keeps_its_state_and_answers_with_what_was_printed() {
+    let backend = Backend::new();
+    let sandbox = backend.open().await;
+    let cases = [
+        ("cd /tmp; x=5; f() { echo \"f $1\"; }; alias hi='echo hi'", "", false),
+        ("f $x; pwd; hi", "f 5\n/tmp\nhi\n", false),
+        ("echo out; echo err >&2; false", "out\nerr\n[exit status 1]", true),
+        ("cat", "", false),
+        ("echo 'open", "", true),
+        ("yes | head -1", "y\n", false),
+        ("printf %s 'no newline'", "no newline", false),
+        ("exec 9>/tmp/lock; flock 9; echo locked", "locked\n", false),
+        ("echo $0 $-", "", false),
+    ];
+    for (command, wanted, is_error) in cases {
+        let output = bash(&sandbox, command).await;
+        assert_eq!(output.is_error, is_error, "{command}: {}", output.content);
+        assert!(wanted.is_empty() || output.content == wanted, "{command}: {:?}", output.content);
+    }
+    let exit = bash(&sandbox, "echo bye; exit 4").await;
+    assert!(exit.is_error && exit.content.starts_with("bye\n[the shell exited with status 4"), "{}", exit.content);
+    assert_eq!(bash(&sandbox, "echo ${x-unset}").await.content, "unset\n");
+    let restarted = tool(&sandbox, "bash", json!({"restart": true})).await;
+    assert!(!restarted.is_error && restarted.content.contains("restarted"));
+    let background = bash(&sandbox, "(sleep 0.2; echo later) & echo now").await;
+    assert_eq!(background.content, "now\n");
+    let later = bash(&sandbox, "sleep 0.5; echo then").await;
+    assert_eq!(later.content, "later\nthen\n");
+    let long = format!("echo {} | wc -c", "x".repeat(200_000));
+    assert_eq!(bash(&sandbox, &long).await.content, "200001\n");
+}
+
+#[tokio::test]
+async fn files_are_written_read_and_edited() {
+    let backend = Backend::new();
+    let sandbox = backend.open().await;
+    let wrote = tool(&sandbox, "write", json!({"file_path": "a/b/c.txt", "content": "one\ntwo\nthree\n"})).await;
+    assert!(!wrote.is_error && wrote.content.contains("14 bytes"), "{}", wrote.content);
+    let read = |input| tool(&sandbox, "read", input);
+    assert_eq!(read(json!({"file_path": "/workspace/a/b/c.txt"})).await.content, "1\tone\n2\ttwo\n3\tthree\n");
+    let part = read(json!({"file_path": "a/b/c.txt", "view_range": [2, 2]})).await;
+    assert_eq!(part.content, "2\ttwo\n");
+    let rest = read(json!({"file_path": "a/b/c.txt", "view_range": [2, -1]})).await;
+    assert_eq!(rest.content, "2\ttwo\n3\tthree\n");
+    let edit = |old: &str, new: &str, all: bool| {
+        tool(
+            &sandbox,
+            "edit",
+            json!({"file_path": "a/b/c.txt", "old_string": old, "new_string": new, "replace_all": all}),
+        )
+    };
+    assert!(edit("four", "x", false).await.content.contains("was not found"));
+    assert!(edit("o", "0", false).await.content.contains("occurs 2 times"));
+    assert!(!edit("two", "2", false).await.is_error);
+    assert!(!edit("e", "E", true).await.is_error);
+    assert_eq!(bash(&sandbox, "cat a/b/c.txt").await.content, "onE\n2\nthrEE\n");
+    bash(&sandbox, "head -c 300000 /dev/urandom > bin; yes 0123456789 | head -c 400000 > big; mkdir d; touch empty")
+        .await;
+    for (path, part) in [
+        ("bin", "at most 262144"),
+        ("big", "use view_range"),
+        ("d", "is a directory"),
+        ("absent", "no such file"),
+        ("big/x", "not a directory"),
+    ] {
+        let answer = read(json!({"file_path": path})).await;
+        assert!(answer.is_error && answer.content.to_lowercase().contains(part), "{path}: {}", answer.content);
+    }
+    assert!(read(json!({"file_path": "bin", "view_range": [1, 1]})).await.content.contains("not a text file"));
+    assert_eq!(read(json!({"file_path": "big", "view_range": [30000, 30001]})).await.content.lines().count(), 2);
+    assert_eq!(read(json!({"file_path": "empty"})).await.content, "");
+    assert!(read(json!({"file_path": "a/b/c.txt", "view_range": [9, 12]})).await.content.contains("no line 9"));
+}
+
+#[tokio::test]
+async fn files_are_found_by_name_and_by_content() {
+    let backend = Backend::new();
+    let sandbox = backend.open().await;
+    let make = "mkdir -p src/deep .git node_modules; echo 'fn main() {}' > src/main.rs; echo 'fn deep() {}' > src/deep/x.rs; \
+                echo 'fn hidden' > .git/h.rs; echo note > n.txt; touch -d 2020-01-01 src/main.rs; \
+                for i in $(seq 300); do echo > src/f$i.txt; done; printf 'fn long %3000s\\n' x > long.rs";
+    bash(&sandbox, make).await;
+    let glob = |input| tool(&sandbox, "glob", input);
+    let found = glob(json!({"pattern": "src/**/*.rs"})).await.content;
+    assert_eq!(found, "/workspace/src/deep/x.rs\n/workspace/src/main.rs\n", "newest first");
+    assert_eq!(glob(json!({"pattern": "*.py"})).await.content, "no matches");
+    let many = glob(json!({"pattern": "*.txt", "path": "src"})).await.content;
+    assert!(many.ends_with("[100 more not shown]\n") && many.lines().count() == 201, "{}", many.len());
+    let grep = |input| tool(&sandbox, "grep", input);
+    let lines = grep(json!({"pattern": "fn (main|deep)"})).await.content;
+    assert_eq!(lines, "/workspace/src/deep/x.rs:1:fn deep() {}\n/workspace/src/main.rs:1:fn main() {}\n");
+    let names = grep(json!({"pattern": "fn", "output_mode": "files_with_matches", "glob": "m*.rs"})).await.content;
+    assert_eq!(names, "/workspace/src/main.rs\n");
+    let counts = grep(json!({"pattern": "fn", "output_mode": "count", "path": "src/main.rs"})).await.content;
+    assert_eq!(counts, "/workspace/src/main.rs:1\n");
+    let long = grep(json!({"pattern": "fn long"})).await.content;
+    assert!(long.len() < 2100 && long.contains("bytes cut]"), "{}", long.len());
+    assert!(grep(json!({"pattern": "(", "path": "src"})).await.content.contains("invalid regular expression"));
+    assert!(grep(json!({"pattern": "x", "path": "absent"})).await.content.contains("no such file"));
+    bash(&sandbox, "yes 'match this line' | head -100000 > flood").await;
+    let flood = grep(json!({"pattern": "match", "path": "flood"})).await.content;
+    assert!(flood.len() < 103_000 && flood.contains("[output cut at"), "{}", flood.len());
+}
+
+#[tokio::test]
+async fn no_path_leads_a_file_tool_to_the_host() {
+    let backend = Backend::new();
+    let secret = backend.folder.path().join("secret");
+    std::fs::write(&secret, "of the host").unwrap();
+    let sandbox = backend.open().await;
+    let host = secret.to_str().unwrap();
+    let links = format!(
+        "ln -s {host} direct; ln -s /proc/1/root{host} through_init; ln -s ../../../../../../..{host} up; \
+         ln -s /etc dir; ln -s /proc/1/cwd cwd; ln -s loop loop"
+    );
+    bash(&sandbox, &links).await;
+    let up = format!("../../../../../../../..{host}");
+    for path in [host, up.as_str(), "direct", "through_init", "up", "/etc/shadow", "dir/shadow", "cwd/x", "loop"] {
+        let read = tool(&sandbox, "read", json!({"file_path": path})).await;
+        assert!(!read.content.contains("of the host"), "{path}: {}", read.content);
+        let grep = tool(&sandbox, "grep", json!({"pattern": ".", "path": path})).await;
+        assert!(!grep.content.contains("of the host"), "{path}: {}", grep.content);
+        tool(&sandbox, "write", json!({"file_path": path, "content": "overwritten"})).await;
+        tool(&sandbox, "edit", json!({"file_path": path, "old_string": "of the host", "new_string": "x"})).await;
+    }
+    assert_eq!(std::fs::read_to_string(&secret).unwrap(), "of the host");
+}
+
+#[tokio::test]
+async fn a_link_that_is_swapped_during_calls_never_leads_out() {
+    let backend = Backend::new();
+    let secret = backend.folder.path().join("secret");
+    std::fs::write(&secret, "of the host").unwrap();
+    let sandbox = backend.open().await;
+    let swap = format!(
+        "python3 -c '\nimport os\nwhile True:\n for t in (\"real\", \"{0}\", \"/proc/1/root{0}\"):\n  os.symlink(t, \"new\")\n  \
+         os.rename(\"new\", \"link\")' & echo inside > real",
+        secret.display()
+    );
+    bash(&sandbox, &swap).await;
+    for _ in 0..100 {
+        let read = tool(&sandbox, "read", json!({"file_path": "link"})).await;
+        assert!(!read.content.contains("of the host"), "{}", read.content);
+        tool(&sandbox, "write", json!({"file_path": "link", "content": "inside"})).await;
+    }
+    assert_eq!(std::fs::read_to_string(&secret).unwrap(), "of the host");
+}
+
+#[tokio::test]
+async fn only_ordinary_files_are_opened() {
+    let backend = Backend::new();
+    let sandbox = backend.open().await;
+    bash(&sandbox, "mkfifo fifo; ln -s /dev/zero zero; python3 -c 'import socket; socket.socket(1).bind(\"sock\")'")
+        .await;
+    for path in ["fifo", "zero", "/dev/zero", "/dev/tty", "/dev/stdin", "/proc/self/mem", "/proc/1/environ", "sock"] {
+        for (name, input) in [
+            ("read", json!({"file_path": path})),
+            ("write", json!({"file_path": path, "content": "x"})),
+            ("edit", json!({"file_path": path, "old_string": "a", "new_string": "b"})),
+            ("grep", json!({"pattern": "a", "path": path})),
+        ] {
+            let answer = tool(&sandbox, name, input).await;
+            assert!(answer.is_error, "{name} {path}: {}", answer.content);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_text_becomes_text() {
+    let backend = Backend::new();
+    let sandbox = backend.open().await;
+    let noise = bash(&sandbox, r"printf '\377\000\033[31mred\033]0;title\007 \xc3'").await;
+    let json = serde_json::to_string(&noise.content).unwrap();
+    assert!(noise.content.contains('\u{fffd}') && noise.content.contains("\u{1b}[31mred"), "{json}");
+    bash(&sandbox, "touch $'new\\nline' $'not\\xffutf8'; echo needle > $'new\\nline'; echo needle > $'not\\xffutf8'")
+        .await;
+    let listed = tool(&sandbox, "glob", json!({"pattern": "*"})).await;
+    assert_eq!(listed.content.lines().count(), 2, "{:?}", listed.content);
+    let found = tool(&sandbox, "grep", json!({"pattern": "needle"})).await;
+    assert_eq!(found.content.lines().count(), 2, "{:?}", found.content);
+}
+
+#[tokio::test]
+async fn the_folders_of_a_session_are_where_agents_expect_them() {
+    let backend = Backend::new();
+    let uploads = backend.embedded.session_dir("s").unwrap().join("uploads");
+    let sandbox = backend.open().await;
+    std::fs::write(uploads.join("given"), "by the server").unwrap();
+    let seen =
+        bash(&sandbox, "cat /mnt/session/uploads/given; echo; echo made > /mnt/session/outputs/result; pwd; id -un")
+            .await;
+    assert_eq!(seen.content, "by the server\n/workspace\nroot\n");
+    let outputs = backend.embedded.session_dir("s").unwrap().join("outputs");
+    assert_eq!(std::fs::read_to_string(outputs.join("result")).unwrap(), "made\n");
+}

@@ -1,0 +1,76 @@
+//! What every handler and worker shares.
+
+use std::{future::Future, ops::Deref, sync::Arc};
+
+use http::HeaderValue;
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    clock::Clock, config::Config, db::Db, engine::Sandboxes, hub::Hub, model::Offer, resources::deployments::FirePolicy,
+};
+
+/// The server's state. Cheap to clone.
+#[derive(Clone)]
+pub struct App(Arc<Inner>);
+
+/// What an [`App`] holds.
+pub struct Inner {
+    /// The configuration.
+    pub config: Config,
+    /// The time.
+    pub clock: Clock,
+    /// The store.
+    pub db: Db,
+    /// Who waits for what.
+    pub hub: Arc<Hub>,
+    /// The models on offer.
+    pub offer: Offer,
+    /// Where tools run.
+    pub sandboxes: Sandboxes,
+    /// What is counted.
+    pub metrics: PrometheusHandle,
+    /// The organization's id, as it stands in every response.
+    pub organization_header: HeaderValue,
+    /// The name under which this process holds leases; another one after each start.
+    pub node: String,
+    /// What runs beside requests.
+    pub tasks: TaskTracker,
+    /// Set when the server is told to stop.
+    pub stop: CancellationToken,
+}
+
+impl App {
+    /// Wraps the state.
+    pub fn new(inner: Inner) -> Self {
+        Self(Arc::new(inner))
+    }
+
+    /// Runs `task` beside the requests. A server that stops waits for it.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(task);
+    }
+
+    /// Returns when the server is told to stop.
+    pub async fn stopping(&self) {
+        self.stop.cancelled().await;
+    }
+
+    /// Whether the server was told to stop.
+    pub fn is_stopping(&self) -> bool {
+        self.stop.is_cancelled()
+    }
+
+    /// What the configuration says about starting sessions.
+    pub fn fire_policy(&self) -> FirePolicy {
+        FirePolicy { offer: self.offer.clone(), sessions_per_minute: self.config.rate.sessions_per_minute }
+    }
+}
+
+impl Deref for App {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}

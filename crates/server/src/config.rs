@@ -1,0 +1,171 @@
+//! The server's configuration: `rota.toml`, and what the command line puts over it.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::error::{Error, Result};
+
+/// Everything that can be configured. Unknown keys are errors.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The folder that holds the store and the sandboxes. Made when it is missing.
+    pub data: PathBuf,
+    /// The address to listen on.
+    pub listen: String,
+    /// The models on offer, besides the built-in `playbook`.
+    pub models: Vec<ModelConfig>,
+    /// How sessions are run.
+    pub engine: EngineConfig,
+    /// How sandboxes are made.
+    pub sandbox: SandboxConfig,
+    /// What a workspace may do how often.
+    pub rate: RateConfig,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data: PathBuf::from("rota-data"),
+            listen: "127.0.0.1:7420".to_owned(),
+            models: Vec::new(),
+            engine: EngineConfig::default(),
+            sandbox: SandboxConfig::default(),
+            rate: RateConfig::default(),
+        }
+    }
+}
+
+/// A model on offer: an entry of `[[models]]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelConfig {
+    /// The name that agents use.
+    pub id: String,
+    /// Who answers.
+    pub provider: Provider,
+    /// A name for people; the id when absent.
+    pub display_name: Option<String>,
+    /// The name that the upstream knows the model by; the id when absent.
+    pub upstream: Option<String>,
+    /// Where the upstream is, for example `https://api.anthropic.com`.
+    pub base_url: Option<String>,
+    /// The environment variable that holds the upstream's key.
+    pub api_key_env: Option<String>,
+    /// Send the key as `Authorization: Bearer` and not as `x-api-key`.
+    #[serde(default)]
+    pub bearer: bool,
+    /// Most tokens of a reply.
+    #[serde(default = "default_max_tokens")]
+    pub max_tokens: u32,
+    /// Most tokens of a request, for clients to read.
+    pub max_input_tokens: Option<u32>,
+}
+
+fn default_max_tokens() -> u32 {
+    16_000
+}
+
+/// Who answers for a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Provider {
+    /// An upstream that speaks the Anthropic Messages API.
+    Messages,
+    /// The built-in model that runs the fenced blocks of a message.
+    Playbook,
+}
+
+/// How sessions are run: `[engine]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EngineConfig {
+    /// Sessions that run at the same time on this machine. 0: this server runs none, it only accepts them.
+    pub concurrency: usize,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self { concurrency: 16 }
+    }
+}
+
+/// How sandboxes are made: `[sandbox]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SandboxConfig {
+    /// A folder with a root file system for sandboxes. Absent: the host's own programs, read-only.
+    pub root_fs: Option<PathBuf>,
+    /// Most memory of one sandbox, in MiB.
+    pub memory_mib: u64,
+    /// Most processes of one sandbox.
+    pub processes: u32,
+    /// Most processor time of one sandbox, in processors.
+    pub cpus: f64,
+    /// Most bytes on disk of one sandbox, in MiB.
+    pub disk_mib: u64,
+    /// The program that becomes the init of a sandbox. Absent: this program.
+    #[serde(skip)]
+    pub init_program: Option<PathBuf>,
+}
+
+impl Default for SandboxConfig {
+    fn default() -> Self {
+        Self { root_fs: None, memory_mib: 2048, processes: 512, cpus: 2.0, disk_mib: 10_240, init_program: None }
+    }
+}
+
+/// What a workspace may do how often: `[rate]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RateConfig {
+    /// Sessions that a workspace may create in any minute. 0: no limit.
+    pub sessions_per_minute: u32,
+}
+
+impl Config {
+    /// Reads a configuration file.
+    ///
+    /// # Errors
+    /// When it cannot be read, is not TOML, or has a key that does not exist; the message names the place.
+    pub fn from_file(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| Error::invalid(format_args!("cannot read {}: {error}", path.display())))?;
+        let config: Self =
+            toml::from_str(&text).map_err(|error| Error::invalid(format_args!("{}: {error}", path.display())))?;
+        config.check().map_err(|error| Error::invalid(format_args!("{}: {error}", path.display())))?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<()> {
+        for (i, model) in self.models.iter().enumerate() {
+            if self.models[..i].iter().any(|earlier| earlier.id == model.id) || model.id.is_empty() {
+                return Err(Error::invalid(format_args!("models: the id \"{}\" is empty or not unique", model.id)));
+            }
+            if model.provider == Provider::Messages && model.base_url.is_none() {
+                return Err(Error::invalid(format_args!("models: \"{}\" needs a base_url", model.id)));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_configuration_names_what_is_wrong() {
+        for (text, part) in [
+            ("colour = 1", "colour"),
+            ("[engine]\nspeed = 1", "speed"),
+            ("[[models]]\nid = \"a\"\nprovider = \"messages\"", "base_url"),
+            ("[[models]]\nid = \"a\"\nprovider = \"other\"", "other"),
+        ] {
+            let read = toml::from_str::<Config>(text).map_err(|e| e.to_string());
+            let error = read.and_then(|c| c.check().map_err(|e| e.to_string())).unwrap_err();
+            assert!(error.contains(part), "{error}");
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! Builds the SELECT of a list: fixed conditions, filters that were asked for, and a page.
+
+use super::{Row, Tx, Val};
+use crate::{
+    error::Result,
+    page::{Order, Paging},
+};
+
+/// A SELECT that grows by the filters that a caller asked for.
+pub struct Select {
+    sql: String,
+    params: Vec<Param>,
+}
+
+enum Param {
+    Int(i64),
+    Text(String),
+}
+
+impl Select {
+    /// A SELECT up to and with its first condition; `workspace` is `$1`.
+    pub fn new(sql: &str, workspace: impl AsRef<str>) -> Self {
+        Self { sql: sql.to_owned(), params: vec![Param::Text(workspace.as_ref().to_owned())] }
+    }
+
+    /// Adds a condition without a parameter, when `wanted`.
+    pub fn when(&mut self, wanted: bool, condition: &str) {
+        if wanted {
+            self.sql += " AND ";
+            self.sql += condition;
+        }
+    }
+
+    /// Adds `condition`, which ends before its parameter: `"agent_id ="`.
+    pub fn text(&mut self, condition: &str, value: Option<impl AsRef<str>>) {
+        if let Some(value) = value {
+            self.push(condition, Param::Text(value.as_ref().to_owned()));
+        }
+    }
+
+    /// Adds `condition`, which ends before its parameter: `"agent_version ="`.
+    pub fn int(&mut self, condition: &str, value: Option<i64>) {
+        if let Some(value) = value {
+            self.push(condition, Param::Int(value));
+        }
+    }
+
+    /// Adds that `column` is one of `values`; no values ask for nothing.
+    pub fn any_of(&mut self, column: &str, values: &[&str]) {
+        if values.is_empty() {
+            return;
+        }
+        let first = self.params.len() + 1;
+        let places: Vec<String> = (first..first + values.len()).map(|i| format!("${i}")).collect();
+        self.sql += &format!(" AND {column} IN ({})", places.join(", "));
+        self.params.extend(values.iter().map(|value| Param::Text((*value).to_owned())));
+    }
+
+    fn push(&mut self, condition: &str, param: Param) {
+        self.params.push(param);
+        self.sql += &format!(" AND {condition} ${}", self.params.len());
+    }
+
+    /// The rows of a page, ordered by `key`, a column of ids.
+    pub fn page<T>(
+        &self,
+        tx: &mut Tx<'_>,
+        key: &str,
+        paging: &Paging,
+        map: impl Fn(&Row<'_>) -> Result<T>,
+    ) -> Result<Vec<T>> {
+        let (comparison, direction) = match paging.reading() {
+            Order::Asc => (">", "ASC"),
+            Order::Desc => ("<", "DESC"),
+        };
+        let mut params: Vec<Val<'_>> = self.params.iter().map(Param::val).collect();
+        let mut sql = self.sql.clone();
+        if let Some(after) = paging.after() {
+            params.push(Val::Text(after));
+            sql += &format!(" AND {key} {comparison} ${}", params.len());
+        }
+        params.push(Val::Int(paging.fetch()));
+        sql += &format!(" ORDER BY {key} {direction} LIMIT ${}", params.len());
+        tx.all(&sql, &params, map)
+    }
+}
+
+impl Param {
+    fn val(&self) -> Val<'_> {
+        match self {
+            Self::Int(number) => Val::Int(*number),
+            Self::Text(text) => Val::Text(text),
+        }
+    }
+}

@@ -1,0 +1,317 @@
+//! SQLite: one writer thread that commits in groups, and a pool of connections that only read.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread::JoinHandle,
+};
+
+use rusqlite::{Connection, OpenFlags, config::DbConfig};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use super::{Notice, Publish, Tx, dialect, migrate};
+use crate::{
+    clock::Clock,
+    error::{Error, Result},
+    limits,
+};
+
+/// A store. Cheap to clone.
+#[derive(Clone)]
+pub struct Db {
+    queue: mpsc::Sender<Box<dyn Job>>,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    clock: Clock,
+    readers: Mutex<Vec<Connection>>,
+    reading: Semaphore,
+    lookup: Mutex<Connection>,
+}
+
+/// Ends when every [`Db`] of its store is dropped and what was queued is committed.
+pub struct Writer(JoinHandle<()>);
+
+impl Writer {
+    /// Waits until the writer has ended.
+    pub fn join(self) {
+        if self.0.join().is_err() {
+            tracing::error!("the writer thread panicked");
+        }
+    }
+}
+
+impl Db {
+    /// Opens the store in `folder`, making it when there is none, and brings its schema up to date. Every notice of a
+    /// committed transaction goes to `publish`, in the order of the commits.
+    pub fn open(folder: &Path, clock: Clock, publish: Publish) -> Result<(Self, Writer)> {
+        let path = folder.join("rota.db");
+        let mut writer = connect(&path, OpenFlags::default())?;
+        migrate::run(&mut writer)?;
+        let readers = (0..limits::READ_CONNECTIONS).map(|_| connect(&path, read_only())).collect::<Result<_>>()?;
+        let (queue, waiting) = mpsc::channel(limits::WRITE_QUEUE);
+        let shared = Arc::new(Shared {
+            clock: clock.clone(),
+            readers: Mutex::new(readers),
+            reading: Semaphore::new(limits::READ_CONNECTIONS),
+            lookup: Mutex::new(connect(&path, read_only())?),
+        });
+        let thread = std::thread::Builder::new().name("rota-writer".to_owned());
+        let handle = thread.spawn(move || write_loop(&writer, waiting, &clock, &publish)).map_err(Error::internal)?;
+        Ok((Self { queue, shared }, Writer(handle)))
+    }
+
+    /// Runs `f` in a transaction and returns once it is durable. When `f` fails or panics, nothing of it remains.
+    pub async fn write<T, F>(&self, f: F) -> Result<T>
+    where
+        F: Fn(&mut Tx<'_>) -> Result<T> + Send + 'static,
+        T: Send + 'static,
+    {
+        let (answer, answered) = oneshot::channel();
+        let job = Box::new(Write { f, outcome: None, answer });
+        self.queue.send(job).await.map_err(|_| Error::Stopping)?;
+        answered.await.map_err(|_| Error::Stopping)?
+    }
+
+    /// Runs `f` on a snapshot, on a thread for blocking work.
+    pub async fn read<T, F>(&self, f: F) -> Result<T>
+    where
+        F: Fn(&mut Tx<'_>) -> Result<T> + Send + 'static,
+        T: Send + 'static,
+    {
+        let permit = self.shared.reading.acquire().await.expect("the semaphore is never closed");
+        let shared = self.shared.clone();
+        let reading = tokio::task::spawn_blocking(move || {
+            let connection = lock(&shared.readers).pop().expect("a permit stands for a connection");
+            let result = catch_unwind(AssertUnwindSafe(|| snapshot(&connection, &shared.clock, &f)));
+            lock(&shared.readers).push(connection);
+            result.unwrap_or_else(|_| Err(Error::internal("a read panicked")))
+        });
+        let result = reading.await.map_err(|_| Error::Stopping)?;
+        drop(permit);
+        result
+    }
+
+    /// Runs `f` on the calling thread: for one look-up of one indexed row, which takes microseconds.
+    pub fn lookup<T>(&self, f: impl FnOnce(&mut Tx<'_>) -> Result<T>) -> Result<T> {
+        let connection = lock(&self.shared.lookup);
+        f(&mut Tx::new(&connection, &self.shared.clock))
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn read_only() -> OpenFlags {
+    OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX
+}
+
+fn connect(path: &PathBuf, flags: OpenFlags) -> Result<Connection> {
+    let connection = Connection::open_with_flags(path, flags)
+        .map_err(|error| Error::internal(format!("cannot open {}: {error}", path.display())))?;
+    connection.busy_timeout(limits::BUSY_TIMEOUT)?;
+    // Without it, a parameter that is compared with the condition of a partial index re-prepares at each execution.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    connection.set_prepared_statement_cache_capacity(limits::STATEMENT_CACHE);
+    connection.execute_batch(dialect::SQLITE_PRAGMAS)?;
+    Ok(connection)
+}
+
+/// All statements of `f` see the same state.
+fn snapshot<T>(connection: &Connection, clock: &Clock, f: &impl Fn(&mut Tx<'_>) -> Result<T>) -> Result<T> {
+    run(connection, "BEGIN")?;
+    let result = f(&mut Tx::new(connection, clock));
+    run(connection, "COMMIT")?;
+    result
+}
+
+fn run(connection: &Connection, sql: &str) -> Result<()> {
+    connection.prepare_cached(sql)?.execute([])?;
+    Ok(())
+}
+
+/// A write that waits for its turn.
+trait Job: Send {
+    /// Runs the closure. Whether it succeeded; then its notices are in `tx`.
+    fn run(&mut self, tx: &mut Tx<'_>) -> bool;
+    /// Answers the caller after the commit, or with the error that prevented it.
+    fn answer(self: Box<Self>, committed: Result<()>);
+}
+
+struct Write<T, F> {
+    f: F,
+    outcome: Option<Result<T>>,
+    answer: oneshot::Sender<Result<T>>,
+}
+
+impl<T: Send, F: Fn(&mut Tx<'_>) -> Result<T> + Send> Job for Write<T, F> {
+    fn run(&mut self, tx: &mut Tx<'_>) -> bool {
+        let result = catch_unwind(AssertUnwindSafe(|| (self.f)(tx)));
+        let outcome = self.outcome.insert(result.unwrap_or_else(|_| Err(Error::internal("a write panicked"))));
+        outcome.is_ok()
+    }
+
+    fn answer(self: Box<Self>, committed: Result<()>) {
+        let outcome = match (committed, self.outcome) {
+            (Ok(()), Some(outcome)) => outcome,
+            (Err(error), _) => Err(error),
+            (Ok(()), None) => Err(Error::internal("a write was not run")),
+        };
+        // A caller that has gone away does not want the answer; its write counts all the same.
+        drop(self.answer.send(outcome));
+    }
+}
+
+fn write_loop(connection: &Connection, mut waiting: mpsc::Receiver<Box<dyn Job>>, clock: &Clock, publish: &Publish) {
+    let mut batch = Vec::with_capacity(limits::WRITE_BATCH);
+    while let Some(first) = waiting.blocking_recv() {
+        batch.push(first);
+        while batch.len() < limits::WRITE_BATCH
+            && let Ok(job) = waiting.try_recv()
+        {
+            batch.push(job);
+        }
+        match commit(connection, clock, &mut batch) {
+            Ok(notices) => {
+                notices.iter().for_each(publish);
+                batch.drain(..).for_each(|job| job.answer(Ok(())));
+            }
+            Err(error) => {
+                let message = error.to_string();
+                tracing::error!(error = message, writes = batch.len(), "a group of writes was not committed");
+                batch.drain(..).for_each(|job| job.answer(Err(Error::internal(message.clone()))));
+            }
+        }
+    }
+}
+
+/// Runs every job so that a failing one rolls back alone, and commits once.
+fn commit(connection: &Connection, clock: &Clock, batch: &mut [Box<dyn Job>]) -> Result<Vec<Notice>> {
+    run(connection, "BEGIN IMMEDIATE")?;
+    let mut notices = Vec::new();
+    let alone = batch.len() == 1;
+    let mut all_failed = true;
+    for job in batch {
+        let mut tx = Tx::new(connection, clock);
+        if !alone {
+            run(connection, "SAVEPOINT job")?;
+        }
+        if job.run(&mut tx) {
+            all_failed = false;
+            notices.append(&mut tx.notices);
+        } else if !alone {
+            run(connection, "ROLLBACK TO job")?;
+        }
+        if !alone {
+            run(connection, "RELEASE job")?;
+        }
+    }
+    // A fault such as a full disk may have ended the transaction already.
+    if all_failed {
+        if !connection.is_autocommit() {
+            run(connection, "ROLLBACK")?;
+        }
+        return Ok(Vec::new());
+    }
+    if let Err(error) = run(connection, "COMMIT") {
+        end_if_the_disk_failed(&error);
+        if !connection.is_autocommit() {
+            run(connection, "ROLLBACK")?;
+        }
+        return Err(error);
+    }
+    Ok(notices)
+}
+
+/// After a failed fsync nobody knows what is on the disk; only a restart, which reads it again, is safe.
+fn end_if_the_disk_failed(error: &Error) {
+    if let Error::Internal(cause) = error
+        && let Some(rusqlite::Error::SqliteFailure(failure, _)) = cause.downcast_ref()
+        && failure.code == rusqlite::ErrorCode::SystemIoFailure
+    {
+        tracing::error!(%error, "the disk failed during a commit; ending");
+        std::process::abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc as std_mpsc;
+
+    use super::*;
+    use crate::db::vals;
+
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new() -> Self {
+            let mut name = [0; 8];
+            getrandom::fill(&mut name).unwrap();
+            let path = std::env::temp_dir().join(format!("rota-db-{:x}", u64::from_be_bytes(name)));
+            std::fs::create_dir(&path).unwrap();
+            Self(path)
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            drop(std::fs::remove_dir_all(&self.0));
+        }
+    }
+
+    fn insert(name: &'static str) -> impl Fn(&mut Tx<'_>) -> Result<()> + Send + 'static {
+        move |tx| {
+            tx.after_commit(Notice::SessionChanged(rota_api::id::Id::trusted(name.to_owned())));
+            tx.execute("INSERT INTO organization (id, name, created_at) VALUES ($1, $1, $2)", vals![name, tx.now()])?;
+            match name {
+                "fails" => Err(Error::invalid("no")),
+                "panics" => panic!("asked to"),
+                _ => Ok(()),
+            }
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_write_that_fails_or_panics_rolls_back_alone() {
+        let folder = Folder::new();
+        let (told, notices) = std_mpsc::channel();
+        let publish: Publish = Box::new(move |notice: &Notice| drop(told.send(notice.clone())));
+        let (db, writer) = Db::open(&folder.0, Clock::System, publish).unwrap();
+        // The first write holds the writer back until the others wait together in one batch.
+        let (release, held) = std_mpsc::channel::<()>();
+        let held = Mutex::new(held);
+        let holding = db.write(move |_| {
+            drop(lock(&held).recv());
+            Ok(())
+        });
+        let others = ["a", "fails", "panics", "b"].map(|name| db.write(insert(name)));
+        let free = async {
+            tokio::task::yield_now().await;
+            while db.queue.capacity() > limits::WRITE_QUEUE - 4 {
+                tokio::task::yield_now().await;
+            }
+            release.send(()).unwrap();
+        };
+        let [a, fails, panics, b] = others;
+        let (_, a, fails, panics, b, ()) = tokio::join!(holding, a, fails, panics, b, free);
+        assert!(a.is_ok() && b.is_ok());
+        assert!(matches!(fails, Err(Error::Invalid(_))));
+        assert!(matches!(panics, Err(Error::Internal(_))));
+        let names = db.read(|tx| tx.all("SELECT id FROM organization ORDER BY id", &[], |row| row.text(0))).await.unwrap();
+        assert_eq!(names, ["a", "b"]);
+        drop(db);
+        writer.join();
+        let told: Vec<_> = notices.iter().collect();
+        assert_eq!(told.len(), 2, "a write that rolled back says nothing: {told:?}");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_reader_cannot_write() {
+        let folder = Folder::new();
+        let (db, _writer) = Db::open(&folder.0, Clock::System, Box::new(|_| {})).unwrap();
+        assert!(db.read(insert("a")).await.is_err());
+    }
+}

@@ -1,0 +1,233 @@
+//! Reads the log of a session into the state of its agent. Pure.
+
+use rota_api::{
+    event::{Confirmation, EventBody, Permission, RetryStatus, StopReason},
+    id::EventId,
+    session::{CacheCreation, SessionUsage},
+};
+use serde_json::{Value, value::RawValue};
+
+use crate::{
+    model::{Block, INTERRUPTED, Message, Role, Usage},
+    resources::events::log::Logged,
+};
+
+/// What the log says, up to [`State::seq`].
+#[derive(Debug, Default)]
+pub struct State {
+    /// The last event that was read.
+    pub seq: i64,
+    /// Whether the log says that the agent works.
+    pub running: bool,
+    /// The conversation, as the model is sent it.
+    pub messages: Vec<Message>,
+    /// System messages that came later.
+    pub system: Vec<String>,
+    /// Calls without a result, in the order in which they were made.
+    pub calls: Vec<Call>,
+    /// A request to the model that has not ended.
+    pub open_request: Option<EventId>,
+    /// Whether something was said that the model has not answered.
+    pub unanswered: bool,
+    /// Failed tries of the current request.
+    pub failures: u32,
+    /// Requests to the model in the current turn.
+    pub requests: u32,
+    /// Tokens used, over all turns.
+    pub usage: Usage,
+}
+
+/// A call of a tool without a result.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Call {
+    /// The event that made it.
+    pub id: EventId,
+    /// The tool.
+    pub name: String,
+    /// The arguments.
+    pub input: Value,
+    /// Who runs it and what it waits for.
+    pub stage: Stage,
+}
+
+/// Who runs a call and what it waits for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stage {
+    /// The client runs it.
+    Custom,
+    /// It waits for a confirmation.
+    Asked,
+    /// It may run: by its policy, or because it was confirmed.
+    Allowed,
+    /// The client denied it.
+    Denied {
+        /// For the model to read.
+        message: Option<String>,
+    },
+}
+
+impl State {
+    /// Reads further events.
+    pub fn apply(&mut self, events: &[Logged]) {
+        for logged in events {
+            self.seq = logged.seq;
+            self.event(logged);
+        }
+    }
+
+    /// Tokens and time used, as clients see them.
+    pub fn session_usage(&self, active_seconds: f64) -> SessionUsage {
+        SessionUsage {
+            input_tokens: self.usage.input_tokens,
+            output_tokens: self.usage.output_tokens,
+            cache_read_input_tokens: self.usage.cache_read_input_tokens,
+            cache_creation: CacheCreation {
+                ephemeral_5m_input_tokens: self.usage.cache_creation_5m_input_tokens,
+                ephemeral_1h_input_tokens: self.usage.cache_creation_1h_input_tokens,
+            },
+            active_seconds,
+        }
+    }
+
+    /// Counts the tokens of a request.
+    pub fn add(&mut self, used: Usage) {
+        let total = &mut self.usage;
+        total.input_tokens += used.input_tokens;
+        total.output_tokens += used.output_tokens;
+        total.cache_read_input_tokens += used.cache_read_input_tokens;
+        total.cache_creation_5m_input_tokens += used.cache_creation_5m_input_tokens;
+        total.cache_creation_1h_input_tokens += used.cache_creation_1h_input_tokens;
+    }
+
+    fn event(&mut self, logged: &Logged) {
+        match &logged.event.body {
+            EventBody::UserMessage { content } => self.say(content.iter().filter_map(verbatim)),
+            EventBody::UserDefineOutcome { description, rubric, .. } => self.say([outcome(description, rubric)]),
+            EventBody::SystemMessage { content } => self.system.extend(content.iter().filter_map(text)),
+            EventBody::UserInterrupt { .. } => self.interrupt(),
+            EventBody::UserToolConfirmation { tool_use_id, result, deny_message } => {
+                self.decide(tool_use_id, *result, deny_message.as_deref());
+            }
+            EventBody::UserCustomToolResult { custom_tool_use_id: id, content, is_error }
+            | EventBody::UserToolResult { tool_use_id: id, content, is_error } => {
+                let content = content.as_deref().unwrap_or_default().iter().filter_map(verbatim).collect();
+                self.result(id, content, is_error.unwrap_or(false));
+            }
+            EventBody::AgentToolResult { tool_use_id, content, is_error } => {
+                let content = content.iter().filter_map(verbatim).collect();
+                self.result(tool_use_id.as_ref(), content, *is_error);
+            }
+            EventBody::AgentMessage { content } => {
+                content.iter().filter_map(text).for_each(|text| self.push(Role::Assistant, Block::Text { text }));
+            }
+            EventBody::AgentThinking {} => {
+                if let Some(block) = logged.hidden.clone().and_then(|hidden| RawValue::from_string(hidden).ok()) {
+                    self.push(Role::Assistant, Block::Verbatim(block));
+                }
+            }
+            EventBody::AgentToolUse { name, input, evaluated_permission, .. } => {
+                let stage = match evaluated_permission {
+                    Permission::Ask => Stage::Asked,
+                    Permission::Allow | Permission::Deny => Stage::Allowed,
+                };
+                self.call(&logged.event.id, name, input, stage);
+            }
+            EventBody::AgentCustomToolUse { name, input } => self.call(&logged.event.id, name, input, Stage::Custom),
+            EventBody::StatusRunning {} => self.running = true,
+            EventBody::StatusRescheduled {} | EventBody::StatusTerminated {} => self.running = false,
+            EventBody::StatusIdle { stop_reason, .. } => self.rest(stop_reason),
+            EventBody::SessionError { error } => {
+                if error.retry_status == RetryStatus::Retrying {
+                    self.failures += 1;
+                }
+            }
+            EventBody::ModelRequestStart {} => {
+                self.open_request = Some(logged.event.id.clone());
+                self.requests += 1;
+            }
+            EventBody::ModelRequestEnd { is_error, .. } => {
+                self.open_request = None;
+                let used = logged.hidden.as_deref().and_then(|hidden| serde_json::from_str(hidden).ok());
+                self.add(used.unwrap_or_default());
+                if !is_error {
+                    self.unanswered = false;
+                    self.failures = 0;
+                }
+            }
+            EventBody::SessionUpdated { .. } | EventBody::Usage { .. } | EventBody::SessionDeleted {} => {}
+        }
+    }
+
+    fn say(&mut self, blocks: impl IntoIterator<Item = Block>) {
+        blocks.into_iter().for_each(|block| self.push(Role::User, block));
+        self.unanswered = true;
+    }
+
+    fn push(&mut self, role: Role, block: Block) {
+        match self.messages.last_mut() {
+            Some(message) if message.role == role => message.content.push(block),
+            _ => self.messages.push(Message { role, content: vec![block] }),
+        }
+    }
+
+    fn call(&mut self, id: &EventId, name: &str, input: &serde_json::Map<String, Value>, stage: Stage) {
+        let input = Value::Object(input.clone());
+        if let Ok(raw) = serde_json::value::to_raw_value(&input) {
+            self.push(Role::Assistant, Block::ToolUse { id: id.to_string(), name: name.to_owned(), input: raw });
+        }
+        self.calls.push(Call { id: id.clone(), name: name.to_owned(), input, stage });
+    }
+
+    fn decide(&mut self, id: &str, result: Confirmation, message: Option<&str>) {
+        if let Some(call) = self.calls.iter_mut().find(|call| call.id.as_ref() == id) {
+            call.stage = match result {
+                Confirmation::Allow => Stage::Allowed,
+                Confirmation::Deny => Stage::Denied { message: message.map(str::to_owned) },
+            };
+        }
+    }
+
+    fn result(&mut self, id: &str, content: Vec<Block>, is_error: bool) {
+        let Some(place) = self.calls.iter().position(|call| call.id.as_ref() == id) else { return };
+        self.calls.remove(place);
+        self.push(Role::User, Block::ToolResult { tool_use_id: id.to_owned(), content, is_error });
+        self.unanswered = true;
+    }
+
+    /// Ends the turn: what was said before is not answered any more. The log closes calls of built-in tools itself,
+    /// after the interrupt; those that the client would have run are closed here.
+    fn interrupt(&mut self) {
+        let custom: Vec<_> = self.calls.iter().filter(|call| call.stage == Stage::Custom).map(|c| c.id.clone()).collect();
+        for id in custom {
+            self.result(id.as_ref(), vec![Block::Text { text: INTERRUPTED.to_owned() }], true);
+        }
+        self.unanswered = false;
+    }
+
+    fn rest(&mut self, reason: &StopReason) {
+        self.running = false;
+        if !matches!(reason, StopReason::RequiresAction { .. }) {
+            self.unanswered = false;
+            self.failures = 0;
+            self.requests = 0;
+        }
+    }
+}
+
+fn text(block: &Value) -> Option<String> {
+    block["text"].as_str().map(str::to_owned)
+}
+
+/// A block of a client as the model is sent it. What was redacted is not there to send.
+fn verbatim(block: &Value) -> Option<Block> {
+    match block["type"].as_str() {
+        Some("redacted") => None,
+        Some("text") => text(block).map(|text| Block::Text { text }),
+        _ => serde_json::value::to_raw_value(block).ok().map(Block::Verbatim),
+    }
+}
+
+fn outcome(description: &str, rubric: &Value) -> Block {
+    let rubric = rubric["content"].as_str().or_else(|| rubric["file_id"].as_str()).unwrap_or_default();
+    Block::Text { text: format!("Work towards this outcome:\n{description}\n\nIt will be graded so:\n{rubric}") }
+}

@@ -1,0 +1,249 @@
+//! Says what a session does next. Pure.
+
+use rota_api::{event::EventBody, id::EventId};
+
+use super::fold::{Call, Stage, State};
+use crate::{limits, resources::events::log::Input};
+
+/// What to do next.
+#[derive(Debug, PartialEq)]
+pub enum Action {
+    /// Take up the first `count` inputs, the last of which is an interrupt, and end the turn there.
+    Interrupt {
+        /// How many.
+        count: usize,
+    },
+    /// Close calls without running them.
+    Close(Vec<(EventId, Closing)>),
+    /// Run a call.
+    Run(Call),
+    /// Wait for the client to answer what waits.
+    Wait,
+    /// Take up what waits and send the conversation to the model.
+    Ask,
+    /// The agent has made more requests in this turn than it may.
+    GiveUp,
+    /// The turn has ended.
+    Rest,
+}
+
+/// Why a call is closed without being run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Closing {
+    /// The client denied it.
+    Denied(Option<String>),
+    /// It may have been running when the server ended; whether it did anything is unknown.
+    Unknown,
+}
+
+/// What surrounds a session at this moment.
+#[derive(Debug, Clone, Copy)]
+pub struct Surroundings<'a> {
+    /// What the client has sent that is not in the log yet.
+    pub inputs: &'a [Input],
+    /// Whether a runner before this one ended in the middle of the turn, so that calls may have been started.
+    pub recovering: bool,
+    /// Whether the tools run at a worker of the user and not here.
+    pub self_hosted: bool,
+    /// Whether a call changes nothing, so that it may run again.
+    pub is_read_only: fn(&Call) -> bool,
+}
+
+/// What to do next.
+pub fn next(state: &State, around: Surroundings<'_>) -> Action {
+    let is_interrupt = |input: &Input| matches!(input.event.body, EventBody::UserInterrupt { .. });
+    if let Some(place) = around.inputs.iter().position(is_interrupt) {
+        return Action::Interrupt { count: place + 1 };
+    }
+    let closed = closings(state, around);
+    if !closed.is_empty() {
+        return Action::Close(closed);
+    }
+    let runnable = state.calls.iter().find(|call| call.stage == Stage::Allowed && !around.self_hosted);
+    if let Some(call) = runnable {
+        return Action::Run(call.clone());
+    }
+    if !state.calls.is_empty() {
+        return Action::Wait;
+    }
+    if !state.unanswered && around.inputs.is_empty() {
+        return Action::Rest;
+    }
+    if state.requests >= limits::MAX_TURN_REQUESTS || state.seq >= limits::MAX_SESSION_EVENTS {
+        return Action::GiveUp;
+    }
+    Action::Ask
+}
+
+fn closings(state: &State, around: Surroundings<'_>) -> Vec<(EventId, Closing)> {
+    let closing = |call: &Call| match &call.stage {
+        Stage::Denied { message } => Some(Closing::Denied(message.clone())),
+        Stage::Allowed if around.recovering && !around.self_hosted && !(around.is_read_only)(call) => {
+            Some(Closing::Unknown)
+        }
+        _ => None,
+    };
+    state.calls.iter().filter_map(|call| closing(call).map(|closing| (call.id.clone(), closing))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use rota_api::{
+        Time,
+        event::{Confirmation, Event, ModelUsage, Permission, StopReason},
+        id::Id,
+    };
+    use serde_json::json;
+
+    use super::*;
+    use crate::resources::events::log::Logged;
+
+    /// Events of a log, with ids that are their places.
+    fn fold(bodies: Vec<EventBody>) -> State {
+        let mut state = State::default();
+        let logged = (1..).zip(bodies).map(|(seq, body)| Logged {
+            seq,
+            event: Event { id: id(seq), body },
+            hidden: None,
+            processed_at: Time::from_micros(seq),
+        });
+        state.apply(&logged.collect::<Vec<_>>());
+        state
+    }
+
+    fn id(seq: i64) -> EventId {
+        EventId::trusted(format!("sevt_{seq}"))
+    }
+
+    fn message() -> EventBody {
+        EventBody::UserMessage { content: vec![json!({"type": "text", "text": "hi"})] }
+    }
+
+    fn call(name: &str, permission: Permission) -> EventBody {
+        EventBody::AgentToolUse {
+            name: name.to_owned(),
+            input: serde_json::Map::new(),
+            evaluated_permission: permission,
+            evaluation: None,
+        }
+    }
+
+    fn custom() -> EventBody {
+        EventBody::AgentCustomToolUse { name: "weather".to_owned(), input: serde_json::Map::new() }
+    }
+
+    fn answered() -> EventBody {
+        EventBody::ModelRequestEnd {
+            model_request_start_id: id(0),
+            is_error: false,
+            model_usage: ModelUsage::default(),
+        }
+    }
+
+    fn confirm(seq: i64, result: Confirmation) -> EventBody {
+        EventBody::UserToolConfirmation { tool_use_id: id(seq).to_string(), result, deny_message: None }
+    }
+
+    fn result(seq: i64) -> EventBody {
+        EventBody::AgentToolResult { tool_use_id: id(seq), content: vec![], is_error: false }
+    }
+
+    fn around(inputs: &[Input]) -> Surroundings<'_> {
+        Surroundings { inputs, recovering: false, self_hosted: false, is_read_only: |call| call.name == "read" }
+    }
+
+    fn run(state: &State, seq: i64) -> Action {
+        Action::Run(state.calls.iter().find(|call| call.id == id(seq)).unwrap().clone())
+    }
+
+    #[test]
+    fn the_log_decides_what_comes_next() {
+        use Permission::{Allow, Ask};
+
+        type Expect = fn(&State) -> Action;
+        let rows: Vec<(&str, Vec<EventBody>, Expect)> = vec![
+            ("nothing was said", vec![], |_| Action::Rest),
+            ("a message wants an answer", vec![message()], |_| Action::Ask),
+            ("an answer ends the turn", vec![message(), answered()], |_| Action::Rest),
+            ("an allowed call runs", vec![message(), answered(), call("bash", Allow)], |s| run(s, 3)),
+            ("an asked call waits", vec![message(), answered(), call("bash", Ask)], |_| Action::Wait),
+            ("a custom call waits", vec![message(), answered(), custom()], |_| Action::Wait),
+            (
+                "an allowed call does not wait for an asked one",
+                vec![message(), answered(), call("bash", Ask), call("bash", Allow)],
+                |s| run(s, 4),
+            ),
+            (
+                "a confirmed call runs",
+                vec![message(), answered(), call("bash", Ask), confirm(3, Confirmation::Allow)],
+                |s| run(s, 3),
+            ),
+            (
+                "a denied call is closed",
+                vec![message(), answered(), call("bash", Ask), confirm(3, Confirmation::Deny)],
+                |_| Action::Close(vec![(id(3), Closing::Denied(None))]),
+            ),
+            (
+                "results go back to the model",
+                vec![message(), answered(), call("bash", Allow), result(3)],
+                |_| Action::Ask,
+            ),
+            (
+                "an interrupt ends the turn",
+                vec![message(), EventBody::UserInterrupt { session_thread_id: None }],
+                |_| Action::Rest,
+            ),
+            (
+                "after an interrupt a new message is answered",
+                vec![message(), EventBody::UserInterrupt { session_thread_id: None }, message()],
+                |_| Action::Ask,
+            ),
+            (
+                "a turn that died is not taken up again",
+                vec![
+                    message(),
+                    EventBody::StatusIdle { stop_reason: StopReason::RetriesExhausted, stop_details: None },
+                ],
+                |_| Action::Rest,
+            ),
+        ];
+        for (name, log, expect) in rows {
+            let state = fold(log);
+            assert_eq!(next(&state, around(&[])), expect(&state), "{name}");
+        }
+    }
+
+    #[test]
+    fn after_a_crash_only_what_changes_nothing_runs_again() {
+        let recovering = Surroundings { recovering: true, ..around(&[]) };
+        let state = fold(vec![message(), answered(), call("bash", Permission::Allow), call("read", Permission::Allow)]);
+        assert_eq!(next(&state, recovering), Action::Close(vec![(id(3), Closing::Unknown)]));
+        let state = fold(vec![message(), answered(), call("read", Permission::Allow)]);
+        assert_eq!(next(&state, recovering), run(&state, 3));
+        let state = fold(vec![message(), answered(), call("bash", Permission::Ask), custom()]);
+        assert_eq!(next(&state, recovering), Action::Wait, "what waits for the client was not started");
+    }
+
+    #[test]
+    fn an_interrupt_that_waits_comes_before_everything_else() {
+        let input = |body| Input { place: 1, event: Event { id: id(99), body } };
+        let inputs = [input(message()), input(EventBody::UserInterrupt { session_thread_id: None }), input(message())];
+        let state = fold(vec![message(), answered(), call("bash", Permission::Allow)]);
+        assert_eq!(next(&state, around(&inputs)), Action::Interrupt { count: 2 });
+    }
+
+    #[test]
+    fn at_a_self_hosted_environment_the_worker_runs_the_calls() {
+        let state = fold(vec![message(), answered(), call("bash", Permission::Allow)]);
+        let worker = Surroundings { self_hosted: true, recovering: true, ..around(&[]) };
+        assert_eq!(next(&state, worker), Action::Wait);
+    }
+
+    #[test]
+    fn an_interrupt_closes_custom_calls_for_the_model() {
+        let state = fold(vec![message(), answered(), custom(), EventBody::UserInterrupt { session_thread_id: None }]);
+        assert!(state.calls.is_empty());
+        let last = serde_json::to_value(&state.messages.last().unwrap().content).unwrap();
+        assert_eq!(last[0]["content"][0]["text"], crate::model::INTERRUPTED);
+    }
+}

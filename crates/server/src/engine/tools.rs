@@ -1,0 +1,88 @@
+//! The tools that a model is offered, and running one.
+
+use rota_api::{
+    agent::{BUILT_IN_TOOLS, SessionAgent, Tool},
+    event::EventBody,
+};
+use rota_sandbox::{ToolCall, tool_definitions};
+use serde_json::{json, value::RawValue};
+
+use super::{fold::Call, permission};
+use crate::{error::Result, model::ToolDefinition};
+
+/// What the two web tools answer: this server's sandboxes reach no network.
+const NO_NETWORK: &str = "This server gives agents no network access: web_fetch and web_search are not available here.";
+
+/// The tools of an agent, built-in ones first, always in the same order.
+pub(super) fn offered(agent: &SessionAgent) -> Result<Vec<ToolDefinition>> {
+    let known = tool_definitions();
+    let mut offered = Vec::new();
+    for name in BUILT_IN_TOOLS {
+        if permission::built_in(&agent.tools, name).is_none() {
+            continue;
+        }
+        let (description, schema) = match known.iter().find(|tool| tool.name == name) {
+            Some(tool) => (tool.description, tool.input_schema),
+            None => web_tool(name),
+        };
+        offered.push(ToolDefinition {
+            name: name.to_owned(),
+            description: description.to_owned(),
+            input_schema: RawValue::from_string(schema.to_owned())?,
+        });
+    }
+    for tool in &agent.tools {
+        if let Tool::Custom(custom) = tool {
+            offered.push(ToolDefinition {
+                name: custom.name.clone(),
+                description: custom.description.clone(),
+                input_schema: serde_json::value::to_raw_value(&custom.input_schema)?,
+            });
+        }
+    }
+    Ok(offered)
+}
+
+fn web_tool(name: &str) -> (&'static str, &'static str) {
+    if name == "web_fetch" {
+        return (
+            "Fetches a web page and returns its text.",
+            r#"{"type":"object","properties":{"url":{"type":"string","description":"The page's address."}},"required":["url"],"additionalProperties":false}"#,
+        );
+    }
+    (
+        "Searches the web.",
+        r#"{"type":"object","properties":{"query":{"type":"string","description":"What to look for."}},"required":["query"],"additionalProperties":false}"#,
+    )
+}
+
+/// Whether a call changes nothing, so that it may run again after a crash.
+pub(super) fn is_read_only(call: &Call) -> bool {
+    parse(call).is_ok_and(|parsed| parsed.is_none_or(|tool| tool.is_read_only()))
+}
+
+/// What runs in the sandbox; `None` for a tool that the server answers itself.
+///
+/// # Errors
+/// The arguments do not fit; the text is for the model to read.
+pub(super) fn parse(call: &Call) -> Result<Option<ToolCall>, String> {
+    if call.name.starts_with("web_") {
+        return Ok(None);
+    }
+    let input = serde_json::value::to_raw_value(&call.input).map_err(|error| error.to_string())?;
+    ToolCall::parse(&call.name, &input).map(Some)
+}
+
+/// The answer of a tool that the server answers itself.
+pub(super) fn answer_of_the_server(call: &Call) -> EventBody {
+    result(call, NO_NETWORK, true)
+}
+
+/// The result of a call.
+pub(super) fn result(call: &Call, text: &str, is_error: bool) -> EventBody {
+    EventBody::AgentToolResult {
+        tool_use_id: call.id.clone(),
+        content: vec![json!({"type": "text", "text": text})],
+        is_error,
+    }
+}

@@ -1,0 +1,97 @@
+//! The one error of the server and how it looks on the wire.
+
+use std::fmt;
+
+use rota_api::decode::Invalid;
+
+/// Why a request, or a worker's step, failed.
+///
+/// What a client reads names the field and the remedy. [`Error::Internal`] is logged once, where the request ends, and
+/// shown to nobody.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// 400 `invalid_request_error`: the request is wrong.
+    #[error("{0}")]
+    Invalid(String),
+    /// 400 `invalid_request_error` with `error.details.error_code`.
+    #[error("{message}")]
+    Rejected {
+        /// The stable name of the error.
+        code: &'static str,
+        /// What is wrong and what to do.
+        message: String,
+    },
+    /// 401 `authentication_error`: no key, or one that does not count.
+    #[error("{0}")]
+    Unauthenticated(&'static str),
+    /// 403 `permission_error`: the key does not reach this.
+    #[error("{0}")]
+    Forbidden(String),
+    /// 404 `not_found_error`.
+    #[error("{0}")]
+    NotFound(String),
+    /// 405 `invalid_request_error`.
+    #[error("method not allowed for this path")]
+    MethodNotAllowed,
+    /// 409 `conflict_error`: the state has moved on. A retry cannot help.
+    #[error("{0}")]
+    Conflict(String),
+    /// 413 `request_too_large`.
+    #[error("{0}")]
+    TooLarge(String),
+    /// 429 `rate_limit_error`: this many sessions were created within a minute.
+    #[error("the workspace has created {0} sessions within a minute, which is its limit; try again in a minute")]
+    RateLimited(u32),
+    /// 504 `timeout_error`: the request took too long.
+    #[error("the request took longer than {} seconds", crate::limits::REQUEST_TIMEOUT.as_secs())]
+    Timeout,
+    /// 529 `overloaded_error`: the server is stopping.
+    #[error("the server is stopping; try again")]
+    Stopping,
+    /// 500 `api_error`: a fault of the server or of what it stands on.
+    #[error("internal error: {0}")]
+    Internal(Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// The result of everything in the server.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// An error about the whole request or one field of it.
+    pub fn invalid(message: impl fmt::Display) -> Self {
+        Self::Invalid(message.to_string())
+    }
+
+    /// The error for a path whose resource does not exist, or belongs to another workspace.
+    pub fn not_found(kind: &str, id: &str) -> Self {
+        Self::NotFound(format!("{kind} `{id}` not found."))
+    }
+
+    /// The error for a body that names a resource that does not exist, or belongs to another workspace.
+    pub fn reference(kind: &str) -> Self {
+        Self::NotFound(format!("Referenced {kind} not found or not accessible."))
+    }
+
+    /// A fault that no client is told about.
+    pub fn internal(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Internal(error.into())
+    }
+}
+
+impl From<Invalid> for Error {
+    fn from(invalid: Invalid) -> Self {
+        Self::Invalid(invalid.to_string())
+    }
+}
+
+impl From<rusqlite::Error> for Error {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::internal(error)
+    }
+}
+
+impl From<serde_json::Error> for Error {
+    fn from(error: serde_json::Error) -> Self {
+        Self::internal(error)
+    }
+}

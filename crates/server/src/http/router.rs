@@ -1,0 +1,77 @@
+//! Every route of the server.
+
+use axum::{
+    Router,
+    extract::State,
+    middleware::from_fn_with_state,
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use http::{HeaderValue, header};
+
+use super::layers;
+use crate::{
+    app::App,
+    error::Error,
+    resources::{agents, deployment_runs, deployments, environments, events, models, sessions},
+};
+
+/// The whole server as a service.
+pub fn router(app: App) -> Router {
+    let api = Router::new()
+        .route("/v1/agents", get(agents::list).post(agents::create))
+        .route("/v1/agents/{agent_id}", get(agents::retrieve).post(agents::update))
+        .route("/v1/agents/{agent_id}/archive", post(agents::archive))
+        .route("/v1/agents/{agent_id}/versions", get(agents::versions))
+        .route("/v1/deployment_runs", get(deployment_runs::list))
+        .route("/v1/deployment_runs/{deployment_run_id}", get(deployment_runs::retrieve))
+        .route("/v1/deployments", get(deployments::list).post(deployments::create))
+        .route("/v1/deployments/{deployment_id}", get(deployments::retrieve).post(deployments::update))
+        .route("/v1/deployments/{deployment_id}/archive", post(deployments::archive))
+        .route("/v1/deployments/{deployment_id}/pause", post(deployments::pause))
+        .route("/v1/deployments/{deployment_id}/run", post(deployments::run))
+        .route("/v1/deployments/{deployment_id}/unpause", post(deployments::unpause))
+        .route("/v1/environments", get(environments::list).post(environments::create))
+        .route(
+            "/v1/environments/{environment_id}",
+            get(environments::retrieve).post(environments::update).delete(environments::delete),
+        )
+        .route("/v1/environments/{environment_id}/archive", post(environments::archive))
+        .route("/v1/models", get(models::list))
+        .route("/v1/models/{model_id}", get(models::retrieve))
+        .route("/v1/sessions", get(sessions::list).post(sessions::create))
+        .route(
+            "/v1/sessions/{session_id}",
+            get(sessions::retrieve).post(sessions::update).delete(sessions::delete),
+        )
+        .route("/v1/sessions/{session_id}/archive", post(sessions::archive))
+        .route("/v1/sessions/{session_id}/events", get(events::list).post(events::send))
+        .route("/v1/sessions/{session_id}/events/stream", get(events::stream::open))
+        .fallback(async || Error::NotFound("Not found".to_owned()))
+        .method_not_allowed_fallback(async || Error::MethodNotAllowed)
+        .layer(from_fn_with_state(app.clone(), layers::guard));
+    Router::new()
+        .route("/healthz", get(async || "ok\n"))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .merge(api)
+        .layer(from_fn_with_state(app.clone(), layers::envelope))
+        .with_state(app)
+}
+
+/// Whether requests can be answered: the store must be readable.
+async fn ready(State(app): State<App>) -> Response {
+    match app.db.read(|tx| tx.one("SELECT 1", &[], |_| Ok(()))).await {
+        Ok(_) if !app.is_stopping() => "ready\n".into_response(),
+        Ok(_) => Error::Stopping.into_response(),
+        Err(error) => error.into_response(),
+    }
+}
+
+/// Everything that is counted, in the Prometheus text format.
+async fn metrics(State(app): State<App>) -> Response {
+    let mut response = app.metrics.render().into_response();
+    let text = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, text);
+    response
+}

@@ -1,0 +1,130 @@
+//! Wakes what waits in this process: open streams and idle runners. It holds nothing that matters: the store is the
+//! truth, and whoever is woken reads it.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use rota_api::id::SessionId;
+use tokio::sync::{Notify, broadcast, watch};
+
+use crate::{db::Notice, limits};
+
+/// What a watcher of a session is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// The session has changed this many times since somebody began to watch.
+    Count(u64),
+    /// The session is gone.
+    Deleted,
+}
+
+/// A frame that is only for streams that are open now: it is in no store.
+#[derive(Debug, Clone)]
+pub struct Delta {
+    /// The type of the event that is being produced.
+    pub of: &'static str,
+    /// The name of the frame.
+    pub name: &'static str,
+    /// Its JSON.
+    pub json: Arc<str>,
+}
+
+/// Who waits for what.
+#[derive(Default)]
+pub struct Hub {
+    runnable: Notify,
+    deleted: Notify,
+    sessions: Mutex<HashMap<SessionId, Topic>>,
+}
+
+struct Topic {
+    changes: watch::Sender<Change>,
+    deltas: broadcast::Sender<Delta>,
+    watchers: usize,
+}
+
+impl Hub {
+    /// Passes on what a committed transaction says.
+    pub fn publish(&self, notice: &Notice) {
+        match notice {
+            Notice::SessionRunnable => self.runnable.notify_one(),
+            Notice::SessionChanged(id) => self.change(id, |change| match change {
+                Change::Count(count) => Change::Count(count + 1),
+                Change::Deleted => Change::Deleted,
+            }),
+            Notice::SessionDeleted(id) => {
+                self.deleted.notify_one();
+                self.change(id, |_| Change::Deleted);
+            }
+        }
+    }
+
+    fn change(&self, id: &SessionId, to: impl Fn(Change) -> Change) {
+        if let Some(topic) = self.topics().get(id) {
+            topic.changes.send_modify(|change| *change = to(*change));
+        }
+    }
+
+    /// Sends a frame to the streams of a session that are open now.
+    pub fn send_delta(&self, id: &SessionId, delta: Delta) {
+        if let Some(topic) = self.topics().get(id) {
+            // Nobody listening is no fault.
+            drop(topic.deltas.send(delta));
+        }
+    }
+
+    /// Returns when a session may have become runnable.
+    pub async fn runnable(&self) {
+        self.runnable.notified().await;
+    }
+
+    /// Returns when a session was deleted.
+    pub async fn deleted(&self) {
+        self.deleted.notified().await;
+    }
+
+    /// Begins to watch a session.
+    pub fn watch(self: &Arc<Self>, id: &SessionId) -> Watcher {
+        let mut topics = self.topics();
+        let topic = topics.entry(id.clone()).or_insert_with(|| Topic {
+            changes: watch::Sender::new(Change::Count(0)),
+            deltas: broadcast::Sender::new(limits::DELTA_QUEUE),
+            watchers: 0,
+        });
+        topic.watchers += 1;
+        Watcher {
+            changes: topic.changes.subscribe(),
+            deltas: topic.deltas.subscribe(),
+            id: id.clone(),
+            hub: self.clone(),
+        }
+    }
+
+    fn topics(&self) -> MutexGuard<'_, HashMap<SessionId, Topic>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Watches a session until it is dropped.
+pub struct Watcher {
+    /// Changes since the watch began.
+    pub changes: watch::Receiver<Change>,
+    /// Frames that are in no store.
+    pub deltas: broadcast::Receiver<Delta>,
+    id: SessionId,
+    hub: Arc<Hub>,
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        let mut topics = self.hub.topics();
+        if let Some(topic) = topics.get_mut(&self.id) {
+            topic.watchers -= 1;
+            if topic.watchers == 0 {
+                topics.remove(&self.id);
+            }
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! Every bound of the server that is not a rule of the API (those are beside the types in `rota_api`).
+
+use std::time::Duration;
+
+/// Most bytes of a request body; a larger one is answered with 413.
+pub const MAX_BODY_BYTES: usize = 32 * 1024 * 1024;
+/// Most bytes of a body that is too large that are still read before the connection is closed.
+pub const MAX_DRAIN_BYTES: usize = 256 * 1024 * 1024;
+/// How long a request may take to arrive and be answered; streams are not counted.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// Most bytes of a query string.
+pub const MAX_QUERY_BYTES: usize = 16 * 1024;
+/// Most characters of an `Idempotency-Key`.
+pub const MAX_IDEMPOTENCY_KEY: usize = 255;
+/// How long an `Idempotency-Key` is remembered, in microseconds.
+pub const IDEMPOTENCY_MICROS: i64 = 24 * 3600 * 1_000_000;
+/// Most forgotten `Idempotency-Key`s that one run removes from the store.
+pub const IDEMPOTENCY_PURGE: i64 = 8;
+
+/// Writes that may wait for the writer; more wait in their own tasks.
+pub const WRITE_QUEUE: usize = 1024;
+/// Most writes in one commit.
+pub const WRITE_BATCH: usize = 256;
+/// Connections that read at the same time.
+pub const READ_CONNECTIONS: usize = 4;
+/// Prepared statements kept per connection.
+pub const STATEMENT_CACHE: usize = 256;
+/// How long a statement waits for another process that writes.
+pub const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How often an open stream sends a ping.
+pub const PING_EVERY: Duration = Duration::from_secs(15);
+/// Most events read from the store at a time for a stream.
+pub const STREAM_BATCH: i64 = 256;
+/// Deltas that a slow stream may fall behind before it misses some.
+pub const DELTA_QUEUE: usize = 1024;
+
+/// How long a runner owns a session without renewing.
+pub const LEASE_MICROS: i64 = 30_000_000;
+/// How often a runner renews its leases.
+pub const LEASE_RENEW_EVERY: Duration = Duration::from_secs(10);
+/// How long a runner sleeps when nothing wakes it.
+pub const RUNNER_POLL: Duration = Duration::from_millis(500);
+/// Events that a session may have; a session that reaches it ends its turn with an error.
+pub const MAX_SESSION_EVENTS: i64 = 50_000;
+/// Requests to the model in one turn.
+pub const MAX_TURN_REQUESTS: u32 = 500;
+/// Inputs that may wait in a running session.
+pub const MAX_QUEUED_INPUTS: i64 = 1000;
+/// Tries of one model request, the first included.
+pub const MODEL_TRIES: u32 = 5;
+/// The pause before the second try; it doubles with each further one.
+pub const MODEL_RETRY_FIRST_MICROS: i64 = 1_000_000;
+/// The longest pause between two tries, also when the model asks for a longer one.
+pub const MODEL_RETRY_MAX_MICROS: i64 = 60_000_000;
+/// How long a sandbox stays up after its session's last call.
+pub const SANDBOX_IDLE: Duration = Duration::from_secs(600);
+/// Sandboxes that stay up while their sessions rest; of more, those that rested longest are ended.
+pub const MAX_IDLE_SANDBOXES: usize = 64;
+/// How often sandboxes that nobody needs are looked for.
+pub const SANDBOX_TIDY_EVERY: Duration = Duration::from_secs(1);
+/// How often a runner looks for an interrupt that another server took in.
+pub const INTERRUPT_POLL: Duration = Duration::from_secs(1);
+/// How long a server that is told to stop waits for requests and tools to end.
+pub const STOP_GRACE: Duration = Duration::from_secs(10);

@@ -1,0 +1,132 @@
+//! Pages of lists: keyset pagination behind opaque cursors.
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+
+/// The order of a list by creation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// Oldest first.
+    Asc,
+    /// Newest first.
+    Desc,
+}
+
+impl Order {
+    /// Reads `asc` or `desc`.
+    pub fn from_name(name: &str) -> Self {
+        if name == "asc" { Self::Asc } else { Self::Desc }
+    }
+
+    fn reversed(self) -> Self {
+        match self {
+            Self::Asc => Self::Desc,
+            Self::Desc => Self::Asc,
+        }
+    }
+}
+
+/// Which page of a list a caller asks for.
+#[derive(Debug, Clone)]
+pub struct Paging {
+    /// Most rows of the page.
+    pub limit: i64,
+    pub(crate) order: Order,
+    pub(crate) cursor: Option<Cursor>,
+    pub(crate) filters: [u8; 8],
+}
+
+impl Paging {
+    /// The order in which rows are read from the store: reversed for a page before the cursor.
+    pub fn reading(&self) -> Order {
+        if self.is_before() { self.order.reversed() } else { self.order }
+    }
+
+    /// The key after which rows are read, in the order of [`Paging::reading`].
+    pub fn after(&self) -> Option<&str> {
+        self.cursor.as_ref().map(|cursor| cursor.key.as_str())
+    }
+
+    /// How many rows to read: one more than the page has, to know whether there are others.
+    pub fn fetch(&self) -> i64 {
+        self.limit + 1
+    }
+
+    fn is_before(&self) -> bool {
+        self.cursor.as_ref().is_some_and(|cursor| cursor.before)
+    }
+
+    /// The page that the rows make that were read.
+    pub fn page<T>(&self, rows: Vec<T>, key: impl Fn(&T) -> String) -> Page<T> {
+        let both = self.both(rows, key);
+        Page { data: both.data, next_page: both.next_page }
+    }
+
+    /// The same, with a cursor for the page before.
+    pub fn both<T>(&self, mut rows: Vec<T>, key: impl Fn(&T) -> String) -> BothWays<T> {
+        let more = rows.len() as i64 > self.limit;
+        rows.truncate(self.limit as usize);
+        if self.is_before() {
+            rows.reverse();
+        }
+        let cursor = |row: Option<&T>, before| {
+            let cursor = Cursor { key: key(row?), before };
+            Some(cursor.write(&self.filters))
+        };
+        let (has_next, has_previous) = if self.is_before() { (true, more) } else { (more, self.cursor.is_some()) };
+        let next_page = has_next.then(|| cursor(rows.last(), false)).flatten();
+        let prev_page = has_previous.then(|| cursor(rows.first(), true)).flatten();
+        BothWays { data: rows, next_page, prev_page }
+    }
+}
+
+/// A page of a list.
+#[derive(Debug, Serialize)]
+pub struct Page<T> {
+    /// The rows.
+    pub data: Vec<T>,
+    /// The cursor of the next page; null on the last.
+    pub next_page: Option<String>,
+}
+
+/// A page of a list that can be walked back.
+#[derive(Debug, Serialize)]
+pub struct BothWays<T> {
+    /// The rows.
+    pub data: Vec<T>,
+    /// The cursor of the next page; null on the last.
+    pub next_page: Option<String>,
+    /// The cursor of the page before; null on the first.
+    pub prev_page: Option<String>,
+}
+
+const PREFIX: &str = "page_";
+
+/// A place in a list.
+#[derive(Debug, Clone)]
+pub(crate) struct Cursor {
+    key: String,
+    before: bool,
+}
+
+impl Cursor {
+    fn write(&self, filters: &[u8; 8]) -> String {
+        let bytes = [filters, &[u8::from(self.before)][..], self.key.as_bytes()].concat();
+        format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes))
+    }
+
+    pub(crate) fn read(text: &str, filters: &[u8; 8]) -> Result<Self> {
+        let invalid = || Error::invalid("page: Invalid page cursor.");
+        let encoded = text.strip_prefix(PREFIX).ok_or_else(invalid)?;
+        let bytes = URL_SAFE_NO_PAD.decode(encoded).map_err(|_| invalid())?;
+        let (mark, rest) = bytes.split_at_checked(filters.len()).ok_or_else(invalid)?;
+        let (before, key) = rest.split_first().ok_or_else(invalid)?;
+        if mark != filters {
+            return Err(Error::invalid("page: this cursor was given by a list with other filters or another order."));
+        }
+        let key = String::from_utf8(key.to_vec()).map_err(|_| invalid())?;
+        Ok(Self { key, before: *before == 1 })
+    }
+}

@@ -1,0 +1,78 @@
+//! What a handler is given of a request: who calls, the body, the query, the page.
+
+pub mod beta;
+mod body;
+pub mod caller;
+pub mod query;
+
+pub use body::Body;
+pub use caller::Caller;
+pub use query::Query;
+
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, header};
+use serde::Serialize;
+
+use crate::error::Error;
+
+/// A JSON response.
+pub struct Json<T>(pub T);
+
+impl<T: Serialize> IntoResponse for Json<T> {
+    fn into_response(self) -> Response {
+        match serde_json::to_vec(&self.0) {
+            Ok(bytes) => {
+                let mut response = Response::new(axum::body::Body::from(bytes));
+                response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+                response
+            }
+            Err(error) => Error::from(error).into_response(),
+        }
+    }
+}
+
+/// What the outermost layer needs to write the error envelope, which carries the request's id.
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        let mut response = Response::new(axum::body::Body::empty());
+        *response.status_mut() = self.status();
+        response.extensions_mut().insert(std::sync::Arc::new(self));
+        response
+    }
+}
+
+impl Error {
+    /// The HTTP status.
+    pub fn status(&self) -> http::StatusCode {
+        use http::StatusCode;
+        match self {
+            Self::Invalid(_) | Self::Rejected { .. } => StatusCode::BAD_REQUEST,
+            Self::Unauthenticated(_) => StatusCode::UNAUTHORIZED,
+            Self::Forbidden(_) => StatusCode::FORBIDDEN,
+            Self::NotFound(_) => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Conflict(_) => StatusCode::CONFLICT,
+            Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
+            Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::Stopping => StatusCode::from_u16(529).expect("529 is a status"),
+            Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// The `error.type` on the wire.
+    pub fn wire_type(&self) -> &'static str {
+        match self {
+            Self::Invalid(_) | Self::Rejected { .. } | Self::MethodNotAllowed => "invalid_request_error",
+            Self::Conflict(_) => "conflict_error",
+            Self::Unauthenticated(_) => "authentication_error",
+            Self::Forbidden(_) => "permission_error",
+            Self::NotFound(_) => "not_found_error",
+            Self::TooLarge(_) => "request_too_large",
+            Self::RateLimited(_) => "rate_limit_error",
+            Self::Timeout => "timeout_error",
+            Self::Stopping => "overloaded_error",
+            Self::Internal(_) => "api_error",
+        }
+    }
+}

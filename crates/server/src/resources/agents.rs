@@ -1,0 +1,280 @@
+//! Agents and their versions.
+
+use axum::extract::{Path, State};
+use rota_api::{
+    Time,
+    agent::{Agent, AgentChoice, AgentConfig, AgentReference, CreateAgent, Multiagent, SessionAgent, Skill, UpdateAgent},
+    decode::Patch,
+    id::{AgentId, Id, WorkspaceId},
+};
+
+use crate::{
+    app::App,
+    db::{Row, Select, Tx, vals},
+    error::{Error, Result},
+    model::Offer,
+    page::{Order, Page, Paging},
+    request::{Body, Caller, Json, Query, query::CREATED_BETWEEN},
+    resources::deployments,
+};
+
+/// `POST /v1/agents`.
+pub async fn create(State(app): State<App>, caller: Caller, body: Body) -> Result<Json<Agent>> {
+    let offer = app.offer.clone();
+    app.db.write(move |tx| insert(tx, &offer, &caller.workspace, &body)).await.map(Json)
+}
+
+/// `GET /v1/agents/{agent_id}`.
+pub async fn retrieve(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<String>,
+    query: Query,
+) -> Result<Json<Agent>> {
+    let version = query.integer("version", 1, i64::MAX)?;
+    query.finish()?;
+    app.db.read(move |tx| get(tx, &caller.workspace, &id, version)).await.map(Json)
+}
+
+/// `POST /v1/agents/{agent_id}`.
+pub async fn update(State(app): State<App>, caller: Caller, Path(id): Path<String>, body: Body) -> Result<Json<Agent>> {
+    let offer = app.offer.clone();
+    app.db.write(move |tx| set(tx, &offer, &caller.workspace, &id, &body)).await.map(Json)
+}
+
+/// `GET /v1/agents`.
+pub async fn list(State(app): State<App>, caller: Caller, query: Query) -> Result<Json<Page<Agent>>> {
+    let mut select = Select::new(&format!("{SELECT} AND v.version = a.version"), &caller.workspace);
+    select.when(!query.boolean("include_archived")?.unwrap_or(false), "a.archived_at IS NULL");
+    query.created_at::<AgentId>(&mut select, "a.id", &CREATED_BETWEEN)?;
+    let paging = query.paging(20, 100, Order::Desc)?;
+    app.db
+        .read(move |tx| {
+            let rows = select.page(tx, "a.id", &paging, from_row)?;
+            Ok(paging.page(rows, |agent| agent.id.to_string()))
+        })
+        .await
+        .map(Json)
+}
+
+/// `GET /v1/agents/{agent_id}/versions`.
+pub async fn versions(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<String>,
+    query: Query,
+) -> Result<Json<Page<Agent>>> {
+    let paging = query.paging(20, 100, Order::Desc)?;
+    app.db.read(move |tx| version_page(tx, &caller.workspace, &id, &paging)).await.map(Json)
+}
+
+/// `POST /v1/agents/{agent_id}/archive`.
+pub async fn archive(State(app): State<App>, caller: Caller, Path(id): Path<String>) -> Result<Json<Agent>> {
+    app.db.write(move |tx| set_archived(tx, &caller.workspace, &id)).await.map(Json)
+}
+
+fn insert(tx: &mut Tx<'_>, offer: &Offer, workspace: &WorkspaceId, body: &Body) -> Result<Agent> {
+    let CreateAgent { mut config, multiagent } = body.read(CreateAgent::read)?;
+    let id = AgentId::new(tx.now());
+    config.multiagent = multiagent.map(|roster| resolve(tx, workspace, &roster, &id, 1)).transpose()?;
+    check(offer, &config)?;
+    tx.execute(
+        "INSERT INTO agents (id, workspace_id, version, created_at) VALUES ($1, $2, 1, $3)",
+        vals![&id, workspace, tx.now()],
+    )?;
+    insert_version(tx, &id, 1, &config)?;
+    get(tx, workspace, id.as_ref(), None)
+}
+
+/// What a configuration refers to must be there.
+fn check(offer: &Offer, config: &AgentConfig) -> Result<()> {
+    offer.check("model", &config.model.id)?;
+    check_skills(&config.skills)
+}
+
+/// No skill exists on this server yet, so every reference to one is to something that is not there.
+pub fn check_skills(skills: &[Skill]) -> Result<()> {
+    if skills.is_empty() { Ok(()) } else { Err(Error::reference("skill")) }
+}
+
+/// Looks up the agents of a roster and pins their versions. `id` at `version` is the agent that carries the roster.
+fn resolve(
+    tx: &mut Tx<'_>,
+    workspace: &WorkspaceId,
+    roster: &Multiagent<AgentChoice>,
+    id: &AgentId,
+    version: i64,
+) -> Result<Multiagent> {
+    let resolved = roster.try_map(|choice| {
+        if *choice == AgentChoice::Itself {
+            return Ok(AgentReference::new(id.clone(), version));
+        }
+        let (reference, config) = referenced(tx, workspace, choice)?;
+        if config.multiagent.is_some() {
+            let id = reference.id;
+            return Err(Error::invalid(format_args!("multiagent: agent `{id}` has a roster of its own")));
+        }
+        Ok(reference)
+    })?;
+    // Subagents and workflows are separate lists; only within one may an agent not be named twice.
+    if let Multiagent::Coordinator { .. } = &resolved {
+        let agents = resolved.agents();
+        if let Some(twice) = agents.iter().enumerate().find(|(i, a)| agents[..*i].iter().any(|b| b.id == a.id)) {
+            return Err(Error::invalid(format_args!("multiagent.agents: agent `{}` is named more than once", twice.1.id)));
+        }
+    }
+    Ok(resolved)
+}
+
+/// The agent and version that a body refers to, when it can be used.
+///
+/// # Errors
+/// 404 when there is none; 400 when it is archived.
+pub fn referenced(
+    tx: &mut Tx<'_>,
+    workspace: &WorkspaceId,
+    choice: &AgentChoice,
+) -> Result<(AgentReference, AgentConfig)> {
+    let (id, version) = match choice {
+        AgentChoice::Latest(id) => (id, None),
+        AgentChoice::Pinned(id, version) => (id, Some(*version)),
+        AgentChoice::Itself => return Err(Error::reference("agent")),
+    };
+    let agent = find(tx, workspace, id, version)?.ok_or_else(|| Error::reference("agent"))?;
+    if agent.archived_at.is_some() {
+        return Err(archived());
+    }
+    Ok((AgentReference::new(agent.id, agent.version), agent.config))
+}
+
+fn archived() -> Error {
+    Error::invalid("Cannot modify archived agent")
+}
+
+fn insert_version(tx: &mut Tx<'_>, id: &AgentId, version: i64, config: &AgentConfig) -> Result<()> {
+    let mut snapshot = SessionAgent::new(id.clone(), version, config.clone());
+    snapshot.multiagent = config
+        .multiagent
+        .as_ref()
+        .map(|roster| {
+            roster.try_map(|member| {
+                let of_itself = member.id == *id;
+                let config = if of_itself { config.clone() } else { version_config(tx, member)? };
+                Ok::<_, Error>(SessionAgent::new(member.id.clone(), member.version, config))
+            })
+        })
+        .transpose()?;
+    let roster: Vec<&AgentReference> = config.multiagent.iter().flat_map(Multiagent::agents).collect();
+    let roster = (!roster.is_empty()).then(|| serde_json::to_string(&roster)).transpose()?;
+    tx.execute(
+        "INSERT INTO agent_versions (agent_id, version, model, config, snapshot, roster, created_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        vals![
+            id,
+            version,
+            &config.model.id,
+            &serde_json::to_string(config)?,
+            &serde_json::to_string(&snapshot)?,
+            roster.as_deref(),
+            tx.now()
+        ],
+    )?;
+    Ok(())
+}
+
+fn version_config(tx: &mut Tx<'_>, agent: &AgentReference) -> Result<AgentConfig> {
+    let sql = "SELECT config FROM agent_versions WHERE agent_id = $1 AND version = $2";
+    tx.one(sql, vals![&agent.id, agent.version], |row| row.json(0))?.ok_or_else(|| Error::reference("agent"))
+}
+
+/// The agent `id` of a workspace, at its latest version or the one that is named.
+///
+/// # Errors
+/// 404 when there is none.
+pub fn get(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, version: Option<i64>) -> Result<Agent> {
+    find(tx, workspace, id, version)?.ok_or_else(|| match version {
+        Some(version) => Error::NotFound(format!("Agent `{id}` has no version {version}.")),
+        None => Error::not_found("Agent", id),
+    })
+}
+
+fn find(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, version: Option<i64>) -> Result<Option<Agent>> {
+    let sql = format!("{SELECT} AND a.id = $2 AND v.version = coalesce($3, a.version)");
+    tx.one(&sql, vals![workspace, id, version], from_row)
+}
+
+fn set(tx: &mut Tx<'_>, offer: &Offer, workspace: &WorkspaceId, id: &str, body: &Body) -> Result<Agent> {
+    let stored = get(tx, workspace, id, None)?;
+    if stored.archived_at.is_some() {
+        return Err(archived());
+    }
+    let UpdateAgent { version, mut config, multiagent } = body.read(|o| UpdateAgent::read(o, &stored.config))?;
+    if let Some(seen) = version
+        && seen != stored.version
+    {
+        let latest = stored.version;
+        return Err(Error::Conflict(format!("Agent `{id}` has version {latest} by now, not {seen}: read it again.")));
+    }
+    let (id, next) = (stored.id.clone(), stored.version + 1);
+    match &multiagent {
+        Patch::Keep => {}
+        Patch::Clear => config.multiagent = None,
+        // A roster that names the agent itself means the version that carries it; only another change makes a new one.
+        Patch::Set(roster) => {
+            config.multiagent = Some(resolve(tx, workspace, roster, &id, stored.version)?);
+            if config != stored.config {
+                config.multiagent = Some(resolve(tx, workspace, roster, &id, next)?);
+            }
+        }
+    }
+    if config == stored.config {
+        return Ok(stored);
+    }
+    check(offer, &config)?;
+    insert_version(tx, &id, next, &config)?;
+    tx.execute("UPDATE agents SET version = $3 WHERE workspace_id = $1 AND id = $2", vals![workspace, &id, next])?;
+    get(tx, workspace, id.as_ref(), None)
+}
+
+/// A page of versions, newest first; the cursor is the version.
+fn version_page(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, paging: &Paging) -> Result<Page<Agent>> {
+    get(tx, workspace, id, None)?;
+    let after = paging.after().map(str::parse).transpose().map_err(|_| Error::invalid("page: Invalid page cursor."))?;
+    let rows = tx.all(
+        &format!("{SELECT} AND a.id = $2 AND v.version < $3 ORDER BY v.version DESC LIMIT $4"),
+        vals![workspace, id, after.unwrap_or(i64::MAX), paging.fetch()],
+        from_row,
+    )?;
+    Ok(paging.page(rows, |agent| agent.version.to_string()))
+}
+
+/// Archives an agent and, in the same operation and at the same time, its deployments.
+fn set_archived(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Agent> {
+    let now = tx.now();
+    let archived = tx.execute(
+        "UPDATE agents SET archived_at = $3 WHERE workspace_id = $1 AND id = $2 AND archived_at IS NULL",
+        vals![workspace, id, now],
+    )?;
+    let agent = get(tx, workspace, id, None)?;
+    if archived > 0 {
+        deployments::archive_all_of(tx, &agent.id)?;
+    }
+    Ok(agent)
+}
+
+const SELECT: &str = "SELECT a.id, v.version, a.created_at, v.created_at, a.archived_at, v.config
+    FROM agents a JOIN agent_versions v ON v.agent_id = a.id WHERE a.workspace_id = $1";
+
+fn from_row(row: &Row<'_>) -> Result<Agent> {
+    let archived_at: Option<Time> = row.opt_time(4)?;
+    let written_at = row.time(3)?;
+    Ok(Agent {
+        id: row.id(0)?,
+        r#type: "agent",
+        version: row.int(1)?,
+        created_at: row.time(2)?,
+        updated_at: archived_at.unwrap_or(written_at),
+        archived_at,
+        config: row.json(5)?,
+    })
+}

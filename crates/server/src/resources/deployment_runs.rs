@@ -1,0 +1,99 @@
+//! Deployment runs: the append-only record of every start.
+
+use axum::extract::{Path, State};
+use rota_api::{
+    agent::AgentReference,
+    deployment::{DeploymentRun, TriggerContext},
+    id::{DeploymentId, RunId, WorkspaceId},
+};
+
+use crate::{
+    app::App,
+    db::{Row, Select, Tx, vals},
+    error::{Error, Result},
+    page::{Order, Page},
+    request::{Caller, Json, Query, query::CREATED_ANY},
+};
+
+/// `GET /v1/deployment_runs/{deployment_run_id}`.
+pub async fn retrieve(State(app): State<App>, caller: Caller, Path(id): Path<String>) -> Result<Json<DeploymentRun>> {
+    app.db.read(move |tx| get(tx, &caller.workspace, &id)).await.map(Json)
+}
+
+/// `GET /v1/deployment_runs`.
+pub async fn list(State(app): State<App>, caller: Caller, query: Query) -> Result<Json<Page<DeploymentRun>>> {
+    let mut select = Select::new(SELECT, &caller.workspace);
+    let deployment = query.text("deployment_id");
+    if deployment.is_some_and(|id| id.parse::<DeploymentId>().is_err()) {
+        return Err(Error::invalid("Invalid deployment ID."));
+    }
+    select.text("deployment_id =", deployment);
+    let has_error = query.boolean("has_error")?;
+    select.when(has_error == Some(true), "error IS NOT NULL");
+    select.when(has_error == Some(false), "error IS NULL");
+    let trigger = query.one_of("trigger_type", &["schedule", "manual"])?;
+    select.when(trigger == Some("schedule"), "scheduled_at IS NOT NULL");
+    select.when(trigger == Some("manual"), "scheduled_at IS NULL");
+    query.created_at::<RunId>(&mut select, "id", &CREATED_ANY)?;
+    let paging = query.paging(20, 1000, Order::Desc)?;
+    app.db
+        .read(move |tx| {
+            let rows = select.page(tx, "id", &paging, from_row)?;
+            Ok(paging.page(rows, |run| run.id.to_string()))
+        })
+        .await
+        .map(Json)
+}
+
+/// The run `id` of a workspace.
+///
+/// # Errors
+/// 404 when there is none.
+pub fn get(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<DeploymentRun> {
+    let found = tx.one(&format!("{SELECT} AND id = $2"), vals![workspace, id], from_row)?;
+    found.ok_or_else(|| Error::not_found("Deployment run", id))
+}
+
+/// Adds a run. Runs are never changed.
+pub fn insert(tx: &mut Tx<'_>, workspace: &WorkspaceId, run: &DeploymentRun) -> Result<()> {
+    let scheduled_at = match run.trigger_context {
+        TriggerContext::Schedule { scheduled_at } => Some(scheduled_at),
+        TriggerContext::Manual => None,
+    };
+    let error = run.error.as_ref().map(serde_json::to_string).transpose()?;
+    tx.execute(
+        "INSERT INTO deployment_runs
+             (id, workspace_id, deployment_id, agent_id, agent_version, session_id, error, scheduled_at, created_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+        vals![
+            &run.id,
+            workspace,
+            &run.deployment_id,
+            &run.agent.id,
+            run.agent.version,
+            run.session_id.as_ref(),
+            error.as_deref(),
+            scheduled_at,
+            run.created_at
+        ],
+    )?;
+    Ok(())
+}
+
+const SELECT: &str = "SELECT id, deployment_id, agent_id, agent_version, session_id, error, scheduled_at, created_at
+    FROM deployment_runs WHERE workspace_id = $1";
+
+fn from_row(row: &Row<'_>) -> Result<DeploymentRun> {
+    let scheduled_at = row.opt_time(6)?;
+    Ok(DeploymentRun {
+        id: row.id(0)?,
+        r#type: "deployment_run",
+        deployment_id: row.id(1)?,
+        agent: AgentReference::new(row.id(2)?, row.int(3)?),
+        session_id: row.opt_id(4)?,
+        error: row.opt_text(5)?.map(|error| serde_json::from_str(&error)).transpose()?,
+        trigger_context: scheduled_at
+            .map_or(TriggerContext::Manual, |scheduled_at| TriggerContext::Schedule { scheduled_at }),
+        created_at: row.time(7)?,
+    })
+}

@@ -1,0 +1,112 @@
+//! Deployments: an agent bound to an environment, first events and an optional schedule.
+
+mod run;
+mod store;
+mod write;
+
+use axum::extract::{Path, State};
+use http::HeaderMap;
+use rota_api::{
+    deployment::{Deployment, DeploymentRun},
+    id::{AgentId, DeploymentId},
+};
+
+use crate::{
+    app::App,
+    error::{Error, Result},
+    limits::MAX_IDEMPOTENCY_KEY,
+    page::{Order, Page},
+    request::{Body, Caller, Json, Query, query::CREATED_BETWEEN},
+};
+
+pub use run::{FirePolicy, Trigger, fire};
+pub use store::{archive_all_of, get};
+
+/// `POST /v1/deployments`.
+pub async fn create(State(app): State<App>, caller: Caller, body: Body) -> Result<Json<Deployment>> {
+    app.db.write(move |tx| write::insert(tx, &caller.workspace, &body)).await.map(Json)
+}
+
+/// `GET /v1/deployments/{deployment_id}`.
+pub async fn retrieve(State(app): State<App>, caller: Caller, Path(id): Path<String>) -> Result<Json<Deployment>> {
+    app.db.read(move |tx| get(tx, &caller.workspace, &id)).await.map(Json)
+}
+
+/// `POST /v1/deployments/{deployment_id}`.
+pub async fn update(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<String>,
+    body: Body,
+) -> Result<Json<Deployment>> {
+    app.db.write(move |tx| write::update(tx, &caller.workspace, &id, &body)).await.map(Json)
+}
+
+/// `GET /v1/deployments`.
+pub async fn list(State(app): State<App>, caller: Caller, query: Query) -> Result<Json<Page<Deployment>>> {
+    let archived = query.boolean("include_archived")?;
+    let status = query.one_of("status", &["active", "paused"])?;
+    if archived == Some(true) && status.is_some() {
+        return Err(Error::invalid("include_archived: cannot be combined with status"));
+    }
+    let mut select = store::select(&caller.workspace);
+    select.when(archived != Some(true), "archived_at IS NULL");
+    select.when(status == Some("active"), "paused_reason IS NULL");
+    select.when(status == Some("paused"), "paused_reason IS NOT NULL");
+    select.text("agent_id =", query.text("agent_id"));
+    query.created_at::<DeploymentId>(&mut select, "id", &CREATED_BETWEEN)?;
+    if let Some(id) = query.text("agent_id")
+        && id.parse::<AgentId>().is_err()
+    {
+        return Err(Error::invalid("agent_id: Invalid agent ID."));
+    }
+    let paging = query.paging(20, 100, Order::Desc)?;
+    app.db
+        .read(move |tx| {
+            let now = tx.now();
+            let rows = select.page(tx, "id", &paging, |row| store::from_row(row, now))?;
+            Ok(paging.page(rows, |deployment| deployment.id.to_string()))
+        })
+        .await
+        .map(Json)
+}
+
+/// `POST /v1/deployments/{deployment_id}/archive`.
+pub async fn archive(State(app): State<App>, caller: Caller, Path(id): Path<String>) -> Result<Json<Deployment>> {
+    app.db.write(move |tx| store::archive(tx, &caller.workspace, &id)).await.map(Json)
+}
+
+/// `POST /v1/deployments/{deployment_id}/pause`.
+pub async fn pause(State(app): State<App>, caller: Caller, Path(id): Path<String>) -> Result<Json<Deployment>> {
+    app.db.write(move |tx| store::pause(tx, &caller.workspace, &id)).await.map(Json)
+}
+
+/// `POST /v1/deployments/{deployment_id}/unpause`.
+pub async fn unpause(State(app): State<App>, caller: Caller, Path(id): Path<String>) -> Result<Json<Deployment>> {
+    app.db.write(move |tx| store::unpause(tx, &caller.workspace, &id)).await.map(Json)
+}
+
+/// `POST /v1/deployments/{deployment_id}/run`: starts a session of a deployment now. Answers 200 with the run also when it failed in a way that has a type.
+pub async fn run(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Result<Json<DeploymentRun>> {
+    let key = idempotency_key(&headers)?;
+    let policy = app.fire_policy();
+    app.db
+        .write(move |tx| fire(tx, &policy, &caller.workspace, &id, Trigger::Manual { key: key.as_deref() }))
+        .await
+        .map(Json)
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>> {
+    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
+    match value.to_str() {
+        Ok(key) if (1..=MAX_IDEMPOTENCY_KEY).contains(&key.len()) => Ok(Some(key.to_owned())),
+        _ => Err(Error::invalid(format_args!(
+            "the Idempotency-Key header must have 1 to {MAX_IDEMPOTENCY_KEY} visible ASCII characters"
+        ))),
+    }
+}

@@ -1,0 +1,299 @@
+//! Firing a deployment: the one way in which it starts, for a caller and for the scheduler.
+
+use rota_api::{
+    Time,
+    agent::AgentReference,
+    deployment::{DeploymentRun, PausedError, PausedReason, RunError, RunErrorType, TriggerContext},
+    environment::EnvironmentConfig,
+    id::{DeploymentId, EnvironmentId, Id, RunId, SessionId, WorkspaceId},
+    session::Resource,
+};
+
+use super::store;
+use crate::{
+    db::{Row, Tx, vals},
+    error::{Error, Result},
+    limits::{IDEMPOTENCY_MICROS, IDEMPOTENCY_PURGE},
+    model::Offer,
+    resources::{deployment_runs, sessions},
+};
+
+/// What starts a deployment.
+#[derive(Debug, Clone, Copy)]
+pub enum Trigger<'a> {
+    /// A caller, who may repeat the call with the same key.
+    Manual {
+        /// The caller's `Idempotency-Key`.
+        key: Option<&'a str>,
+    },
+    /// The schedule.
+    Schedule {
+        /// When the expression matched, before jitter.
+        scheduled_at: Time,
+    },
+}
+
+/// What the server's configuration says about fires.
+#[derive(Clone)]
+pub struct FirePolicy {
+    /// The models that sessions can run.
+    pub offer: Offer,
+    /// Sessions that a workspace may create in any minute; 0 is no limit.
+    pub sessions_per_minute: u32,
+}
+
+/// Starts a session of the deployment `id` and records the run, or records why no session could be started.
+///
+/// Everything is in the one transaction: the session with its snapshot, its first events, the run, and the pause that a
+/// failed scheduled fire may bring. A caller's key that was used in the last 24 hours returns the run of that time.
+///
+/// # Errors
+/// 404 when there is no such deployment, 400 when it is archived; then nothing is recorded.
+pub fn fire(
+    tx: &mut Tx<'_>,
+    policy: &FirePolicy,
+    workspace: &WorkspaceId,
+    id: &str,
+    trigger: Trigger<'_>,
+) -> Result<DeploymentRun> {
+    let target = Target::find(tx, workspace, id)?.ok_or_else(|| Error::not_found("Deployment", id))?;
+    if let Trigger::Manual { key: Some(key) } = trigger
+        && let Some(run) = remembered(tx, workspace, id, key)?
+    {
+        return Ok(run);
+    }
+    if target.archived {
+        return Err(store::archived());
+    }
+    let started = match check(tx, policy, workspace, &target)? {
+        Ok(()) => Ok(start(tx, workspace, &target)?),
+        Err(error) => Err(error),
+    };
+    let run = record(tx, workspace, target, trigger, started)?;
+    match trigger {
+        Trigger::Manual { key: Some(key) } => remember(tx, id, key, &run.id)?,
+        Trigger::Manual { key: None } => {}
+        Trigger::Schedule { .. } => settle(tx, workspace, &run)?,
+    }
+    let outcome = run.error.as_ref().map_or("session_created", |error| error.r#type.as_str());
+    metrics::counter!("rota_deployment_runs_total", "outcome" => outcome).increment(1);
+    Ok(run)
+}
+
+/// What a fire reads.
+struct Target {
+    id: DeploymentId,
+    name: String,
+    agent: AgentReference,
+    agent_archived: bool,
+    model: String,
+    roster: Option<Vec<AgentReference>>,
+    environment_id: EnvironmentId,
+    environment: Option<(bool, EnvironmentConfig)>,
+    initial_events: String,
+    resources: String,
+    vault_ids: String,
+    archived: bool,
+}
+
+impl Target {
+    fn find(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Option<Self>> {
+        tx.one(
+            "SELECT d.id, d.name, d.agent_id, d.agent_version, a.archived_at, v.model, v.roster, d.environment_id,
+                 e.config, e.archived_at, d.initial_events, d.resources, d.vault_ids, d.archived_at
+             FROM deployments d
+             JOIN agents a ON a.workspace_id = d.workspace_id AND a.id = d.agent_id
+             JOIN agent_versions v ON v.agent_id = d.agent_id AND v.version = d.agent_version
+             LEFT JOIN environments e ON e.workspace_id = d.workspace_id AND e.id = d.environment_id
+             WHERE d.workspace_id = $1 AND d.id = $2",
+            vals![workspace, id],
+            Self::from_row,
+        )
+    }
+
+    fn from_row(row: &Row<'_>) -> Result<Self> {
+        let config = row.opt_text(8)?.map(|config| serde_json::from_str(&config)).transpose()?;
+        let environment_archived = row.opt_time(9)?.is_some();
+        Ok(Self {
+            id: row.id(0)?,
+            name: row.text(1)?,
+            agent: AgentReference::new(row.id(2)?, row.int(3)?),
+            agent_archived: row.opt_time(4)?.is_some(),
+            model: row.text(5)?,
+            roster: row.opt_text(6)?.map(|roster| serde_json::from_str(&roster)).transpose()?,
+            environment_id: row.id(7)?,
+            environment: config.map(|config| (environment_archived, config)),
+            initial_events: row.text(10)?,
+            resources: row.text(11)?,
+            vault_ids: row.text(12)?,
+            archived: row.opt_time(13)?.is_some(),
+        })
+    }
+}
+
+/// Whether a session can be started. The inner error is what the run records.
+fn check(
+    tx: &mut Tx<'_>,
+    policy: &FirePolicy,
+    workspace: &WorkspaceId,
+    target: &Target,
+) -> Result<Result<(), RunError>> {
+    let fails = |r#type, message| Ok(Err(RunError { r#type, message }));
+    let archived_agent = match target.agent_archived {
+        true => Some(&target.agent),
+        false => archived_member(tx, workspace, target.roster.as_deref().unwrap_or_default())?,
+    };
+    if let Some(agent) = archived_agent {
+        return fails(RunErrorType::AgentArchived, format!("agent `{}` is archived", agent.id));
+    }
+    let environment_id = &target.environment_id;
+    let environment = match &target.environment {
+        None => {
+            let message = format!("environment `{environment_id}` no longer exists");
+            return fails(RunErrorType::EnvironmentNotFound, message);
+        }
+        Some((true, _)) => {
+            return fails(RunErrorType::EnvironmentArchived, format!("environment `{environment_id}` is archived"));
+        }
+        Some((false, environment)) => environment,
+    };
+    if let Some((r#type, message)) = missing_resource(target, environment)? {
+        return fails(r#type, message);
+    }
+    if let Err(error) = policy.offer.check("agent.model", &target.model) {
+        return fails(RunErrorType::SessionCreationRejected, format!("session creation rejected: {error}"));
+    }
+    if sessions::is_rate_limited(tx, workspace, policy.sessions_per_minute)? {
+        let limit = policy.sessions_per_minute;
+        let message = format!("the workspace has created {limit} sessions within a minute, which is its limit");
+        return fails(RunErrorType::SessionRateLimited, message);
+    }
+    Ok(Ok(()))
+}
+
+fn archived_member<'a>(
+    tx: &mut Tx<'_>,
+    workspace: &WorkspaceId,
+    roster: &'a [AgentReference],
+) -> Result<Option<&'a AgentReference>> {
+    for agent in roster {
+        let sql = "SELECT 1 FROM agents WHERE workspace_id = $1 AND id = $2 AND archived_at IS NULL";
+        if tx.one(sql, vals![workspace, &agent.id], |_| Ok(()))?.is_none() {
+            return Ok(Some(agent));
+        }
+    }
+    Ok(None)
+}
+
+/// The first resource that cannot be mounted. This server holds no files and no memory stores yet, so none is found.
+fn missing_resource(target: &Target, environment: &EnvironmentConfig) -> Result<Option<(RunErrorType, String)>> {
+    if target.resources == "[]" {
+        return Ok(None);
+    }
+    let self_hosted = matches!(environment, EnvironmentConfig::SelfHosted {});
+    let resources: Vec<Resource> = serde_json::from_str(&target.resources)?;
+    Ok(resources.iter().find_map(|resource| match resource {
+        Resource::File { .. } | Resource::GithubRepository { .. } if self_hosted => Some((
+            RunErrorType::SelfHostedResourcesUnsupported,
+            format!("environment `{}` is self-hosted and cannot mount files or repositories", target.environment_id),
+        )),
+        Resource::File { file_id, .. } => {
+            Some((RunErrorType::FileNotFound, format!("file `{file_id}` no longer exists")))
+        }
+        Resource::MemoryStore { .. } => Some((
+            RunErrorType::SessionResourceNotFound,
+            "session creation rejected: a referenced resource was not found; check deployment configuration".to_owned(),
+        )),
+        Resource::GithubRepository { .. } => None,
+    }))
+}
+
+fn start(tx: &mut Tx<'_>, workspace: &WorkspaceId, target: &Target) -> Result<SessionId> {
+    sessions::insert(
+        tx,
+        &sessions::NewSession {
+            workspace,
+            agent: &target.agent,
+            changed_agent: None,
+            environment: &target.environment_id,
+            deployment: Some(&target.id),
+            title: Some(&target.name),
+            metadata: "{}",
+            resources: "[]",
+            vault_ids: &target.vault_ids,
+            initial_events: &target.initial_events,
+        },
+    )
+}
+
+fn record(
+    tx: &mut Tx<'_>,
+    workspace: &WorkspaceId,
+    target: Target,
+    trigger: Trigger<'_>,
+    started: Result<SessionId, RunError>,
+) -> Result<DeploymentRun> {
+    let (session_id, error) = match started {
+        Ok(session_id) => (Some(session_id), None),
+        Err(error) => (None, Some(error)),
+    };
+    let now = tx.now();
+    let run = DeploymentRun {
+        id: RunId::new(now),
+        r#type: "deployment_run",
+        deployment_id: target.id,
+        agent: target.agent,
+        created_at: now,
+        session_id,
+        error,
+        trigger_context: match trigger {
+            Trigger::Manual { .. } => TriggerContext::Manual,
+            Trigger::Schedule { scheduled_at } => TriggerContext::Schedule { scheduled_at },
+        },
+    };
+    deployment_runs::insert(tx, workspace, &run)?;
+    Ok(run)
+}
+
+/// What a scheduled fire changes of its deployment: when it last ran, or that it is paused now.
+fn settle(tx: &mut Tx<'_>, workspace: &WorkspaceId, run: &DeploymentRun) -> Result<()> {
+    match &run.error {
+        None => {
+            tx.execute(
+                "UPDATE deployments SET last_run_at = $3 WHERE workspace_id = $1 AND id = $2",
+                vals![workspace, &run.deployment_id, run.created_at],
+            )?;
+        }
+        Some(error) if error.r#type.pauses() => {
+            let reason = PausedReason::Error { error: PausedError { r#type: error.r#type } };
+            store::set_paused(tx, workspace, run.deployment_id.as_ref(), Some(reason))?;
+        }
+        Some(_) => {}
+    }
+    Ok(())
+}
+
+/// The run that a caller's key stands for, while the key is remembered.
+fn remembered(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, key: &str) -> Result<Option<DeploymentRun>> {
+    let since = tx.now().plus_micros(-IDEMPOTENCY_MICROS);
+    let sql = "SELECT run_id FROM idempotency_keys WHERE deployment_id = $1 AND key = $2 AND created_at > $3";
+    match tx.one(sql, vals![id, key, since], |row| row.text(0))? {
+        Some(run) => deployment_runs::get(tx, workspace, &run).map(Some),
+        None => Ok(None),
+    }
+}
+
+fn remember(tx: &mut Tx<'_>, id: &str, key: &str, run: &RunId) -> Result<()> {
+    let now = tx.now();
+    tx.execute(
+        "INSERT INTO idempotency_keys (deployment_id, key, run_id, created_at) VALUES ($1, $2, $3, $4)
+         ON CONFLICT (deployment_id, key) DO UPDATE SET run_id = $3, created_at = $4",
+        vals![id, key, run, now],
+    )?;
+    tx.execute(
+        "DELETE FROM idempotency_keys WHERE (deployment_id, key) IN (
+             SELECT deployment_id, key FROM idempotency_keys WHERE created_at <= $1 ORDER BY created_at LIMIT $2)",
+        vals![now.plus_micros(-IDEMPOTENCY_MICROS), IDEMPOTENCY_PURGE],
+    )?;
+    Ok(())
+}

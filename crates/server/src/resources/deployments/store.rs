@@ -1,0 +1,136 @@
+//! The rows of deployments, and the verbs that change one column.
+
+use rota_api::{
+    Time,
+    agent::AgentReference,
+    deployment::{Deployment, PausedReason, Schedule},
+    id::{AgentId, WorkspaceId},
+};
+
+use crate::{
+    db::{Row, Select, Tx, vals},
+    error::{Error, Result},
+    scheduler::{
+        cron::Cron,
+        schedule::{UPCOMING_MAX, upcoming},
+    },
+};
+
+const SELECT: &str = "SELECT id, name, description, agent_id, agent_version, environment_id, initial_events, resources,
+    vault_ids, metadata, cron, timezone, last_run_at, paused_reason, created_at, updated_at, archived_at
+    FROM deployments WHERE workspace_id = $1";
+
+/// The SELECT of a list.
+pub(super) fn select(workspace: &WorkspaceId) -> Select {
+    Select::new(SELECT, workspace)
+}
+
+/// The deployment `id` of a workspace.
+///
+/// # Errors
+/// 404 when there is none.
+pub fn get(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Deployment> {
+    let now = tx.now();
+    let found = tx.one(&format!("{SELECT} AND id = $2"), vals![workspace, id], |row| from_row(row, now))?;
+    found.ok_or_else(|| Error::not_found("Deployment", id))
+}
+
+/// The same, when it can be changed.
+///
+/// # Errors
+/// 404 when there is none; 400 when it is archived.
+pub(super) fn get_open(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Deployment> {
+    let deployment = get(tx, workspace, id)?;
+    if deployment.archived_at.is_some() { Err(archived()) } else { Ok(deployment) }
+}
+
+pub(super) fn archived() -> Error {
+    Error::invalid("Cannot modify archived deployment")
+}
+
+pub(super) fn archive(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Deployment> {
+    let now = tx.now();
+    tx.execute(
+        "UPDATE deployments SET archived_at = $3, updated_at = $3, paused_reason = NULL
+         WHERE workspace_id = $1 AND id = $2 AND archived_at IS NULL",
+        vals![workspace, id, now],
+    )?;
+    get(tx, workspace, id)
+}
+
+/// Archives every deployment of an agent that is being archived: they go with it, at the same time.
+pub fn archive_all_of(tx: &mut Tx<'_>, agent: &AgentId) -> Result<()> {
+    let now = tx.now();
+    tx.execute(
+        "UPDATE deployments SET archived_at = $2, updated_at = $2, paused_reason = NULL
+         WHERE agent_id = $1 AND archived_at IS NULL",
+        vals![agent, now],
+    )?;
+    Ok(())
+}
+
+/// Pauses by hand. A deployment that is paused already keeps its reason.
+pub(super) fn pause(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Deployment> {
+    if get_open(tx, workspace, id)?.paused_reason.is_none() {
+        set_paused(tx, workspace, id, Some(PausedReason::Manual))?;
+    }
+    get(tx, workspace, id)
+}
+
+pub(super) fn unpause(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Deployment> {
+    if get_open(tx, workspace, id)?.paused_reason.is_some() {
+        set_paused(tx, workspace, id, None)?;
+    }
+    get(tx, workspace, id)
+}
+
+pub(super) fn set_paused(
+    tx: &mut Tx<'_>,
+    workspace: &WorkspaceId,
+    id: &str,
+    reason: Option<PausedReason>,
+) -> Result<()> {
+    let now = tx.now();
+    let reason = reason.map(|reason| serde_json::to_string(&reason)).transpose()?;
+    tx.execute(
+        "UPDATE deployments SET paused_reason = $3, updated_at = $4 WHERE workspace_id = $1 AND id = $2",
+        vals![workspace, id, reason.as_deref(), now],
+    )?;
+    Ok(())
+}
+
+/// Maps a row of [`SELECT`]. What comes next is told as of `now`.
+pub(super) fn from_row(row: &Row<'_>, now: Time) -> Result<Deployment> {
+    let archived_at = row.opt_time(16)?;
+    let paused_reason: Option<PausedReason> =
+        row.opt_text(13)?.map(|reason| serde_json::from_str(&reason)).transpose()?;
+    Ok(Deployment {
+        id: row.id(0)?,
+        r#type: "deployment",
+        name: row.text(1)?,
+        description: row.opt_text(2)?,
+        agent: AgentReference::new(row.id(3)?, row.int(4)?),
+        environment_id: row.id(5)?,
+        initial_events: row.raw(6)?,
+        resources: row.raw(7)?,
+        vault_ids: row.raw(8)?,
+        metadata: row.raw(9)?,
+        schedule: schedule(row, now, archived_at.is_some())?,
+        status: if paused_reason.is_some() { "paused" } else { "active" },
+        paused_reason,
+        created_at: row.time(14)?,
+        updated_at: row.time(15)?,
+        archived_at,
+    })
+}
+
+fn schedule(row: &Row<'_>, now: Time, archived: bool) -> Result<Option<Schedule>> {
+    let (Some(expression), Some(timezone)) = (row.opt_text(10)?, row.opt_text(11)?) else { return Ok(None) };
+    let upcoming_runs_at = if archived {
+        Vec::new()
+    } else {
+        let cron = Cron::parse(&expression, &timezone).map_err(Error::internal)?;
+        upcoming(&cron, now.timestamp(), UPCOMING_MAX).into_iter().map(Time::from).collect()
+    };
+    Ok(Some(Schedule { r#type: "cron", expression, timezone, last_run_at: row.opt_time(12)?, upcoming_runs_at }))
+}

@@ -1,0 +1,140 @@
+//! Creating and updating deployments: what a body may refer to.
+
+use rota_api::{
+    Time,
+    decode::Patch,
+    deployment::{Deployment, DeploymentFields, ScheduleFields, UpdateDeployment},
+    environment::EnvironmentConfig,
+    id::{DeploymentId, EnvironmentId, Id, WorkspaceId},
+    metadata::Metadata,
+    session::Resource,
+};
+use serde_json::Value;
+
+use super::store;
+use crate::{
+    db::{Tx, vals},
+    error::{Error, Result},
+    request::Body,
+    resources::{agents, environments, sessions},
+    scheduler::cron::Cron,
+};
+
+pub(super) fn insert(tx: &mut Tx<'_>, workspace: &WorkspaceId, body: &Body) -> Result<Deployment> {
+    let fields = body.read(DeploymentFields::read)?;
+    let (agent, _) = agents::referenced(tx, workspace, &fields.agent)?;
+    let (environment_id, environment) = environments::referenced(tx, workspace, &fields.environment_id)?;
+    sessions::check_vaults(&fields.vault_ids)?;
+    sessions::check_budget(fields.budget.as_ref())?;
+    check_resources(&fields.resources, &environment_id, &environment)?;
+    check_schedule(fields.schedule.as_ref(), tx.now())?;
+    let now = tx.now();
+    let id = DeploymentId::new(now);
+    tx.execute(
+        "INSERT INTO deployments (id, workspace_id, name, description, agent_id, agent_version, environment_id,
+             initial_events, resources, vault_ids, metadata, cron, timezone, created_at, updated_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $14)",
+        vals![
+            &id,
+            workspace,
+            &fields.name,
+            fields.description.as_deref(),
+            &agent.id,
+            agent.version,
+            &environment_id,
+            &serde_json::to_string(&fields.initial_events)?,
+            &serde_json::to_string(&fields.resources)?,
+            &serde_json::to_string(&fields.vault_ids)?,
+            &serde_json::to_string(&fields.metadata)?,
+            fields.schedule.as_ref().map(|s| s.expression.as_str()),
+            fields.schedule.as_ref().map(|s| s.timezone.as_str()),
+            now
+        ],
+    )?;
+    store::get(tx, workspace, id.as_ref())
+}
+
+/// What an update leaves out is kept, and is not checked again: a deployment whose environment is gone can be renamed.
+pub(super) fn update(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, body: &Body) -> Result<Deployment> {
+    let stored = store::get_open(tx, workspace, id)?;
+    let metadata: Metadata = serde_json::from_str(stored.metadata.get())?;
+    let update = body.read(|o| UpdateDeployment::read(o, &metadata))?;
+
+    let agent = match &update.agent {
+        Some(choice) => agents::referenced(tx, workspace, choice)?.0,
+        None => stored.agent,
+    };
+    let environment_id = update.environment_id.as_deref().unwrap_or(stored.environment_id.as_ref()).to_owned();
+    let resources: Vec<Resource> = match &update.resources {
+        Some(resources) => resources.clone(),
+        None => serde_json::from_str(stored.resources.get())?,
+    };
+    if update.environment_id.is_some() || update.resources.is_some() {
+        let (id, environment) = environments::referenced(tx, workspace, &environment_id)?;
+        check_resources(&resources, &id, &environment)?;
+    }
+    if let Some(vaults) = &update.vault_ids {
+        sessions::check_vaults(vaults)?;
+    }
+    if let Patch::Set(budget) = &update.budget {
+        sessions::check_budget(Some(budget))?;
+    }
+    let stored_schedule =
+        stored.schedule.map(|s| ScheduleFields { expression: s.expression, timezone: s.timezone });
+    let schedule_changes = update.schedule != Patch::Keep;
+    let schedule = update.schedule.over(stored_schedule);
+    if schedule_changes {
+        check_schedule(schedule.as_ref(), tx.now())?;
+    }
+    let initial_events = texts(update.initial_events.as_deref(), stored.initial_events.get())?;
+    let vault_ids = match &update.vault_ids {
+        Some(vaults) => serde_json::to_string(vaults)?,
+        None => stored.vault_ids.get().to_owned(),
+    };
+    let now = tx.now();
+    tx.execute(
+        "UPDATE deployments SET name = $3, description = $4, agent_id = $5, agent_version = $6, environment_id = $7,
+             initial_events = $8, resources = $9, vault_ids = $10, metadata = $11, cron = $12, timezone = $13,
+             updated_at = $14
+         WHERE workspace_id = $1 AND id = $2",
+        vals![
+            workspace,
+            id,
+            &update.name.unwrap_or(stored.name),
+            update.description.over(stored.description).as_deref(),
+            &agent.id,
+            agent.version,
+            &environment_id,
+            &initial_events,
+            &serde_json::to_string(&resources)?,
+            &vault_ids,
+            &serde_json::to_string(&update.metadata)?,
+            schedule.as_ref().map(|s| s.expression.as_str()),
+            schedule.as_ref().map(|s| s.timezone.as_str()),
+            now
+        ],
+    )?;
+    store::get(tx, workspace, id)
+}
+
+fn texts(sent: Option<&[Value]>, stored: &str) -> Result<String> {
+    Ok(match sent {
+        Some(values) => serde_json::to_string(values)?,
+        None => stored.to_owned(),
+    })
+}
+
+fn check_schedule(schedule: Option<&ScheduleFields>, now: Time) -> Result<()> {
+    let Some(ScheduleFields { expression, timezone }) = schedule else { return Ok(()) };
+    Cron::validate(expression, timezone, now.timestamp()).map(drop).map_err(Error::invalid)
+}
+
+/// A file or a store that is not there is found out at the run, as the API has it; what can never be mounted, here.
+fn check_resources(resources: &[Resource], id: &EnvironmentId, environment: &EnvironmentConfig) -> Result<()> {
+    sessions::check_mountable(resources)?;
+    let unmountable = resources.iter().any(|resource| !matches!(resource, Resource::MemoryStore { .. }));
+    if unmountable && matches!(environment, EnvironmentConfig::SelfHosted {}) {
+        return Err(sessions::self_hosted_resources(id));
+    }
+    Ok(())
+}

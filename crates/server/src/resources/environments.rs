@@ -1,0 +1,184 @@
+//! Environments: where the tools of sessions run.
+
+use axum::extract::{Path, State};
+use rota_api::{
+    environment::{Environment, EnvironmentConfig, EnvironmentFields},
+    id::{EnvironmentId, Id, WorkspaceId},
+};
+use serde::Serialize;
+
+use crate::{
+    app::App,
+    db::{Row, Select, Tx, vals},
+    error::{Error, Result},
+    page::{Order, Page},
+    request::{Body, Caller, Json, Query},
+};
+
+/// `POST /v1/environments`.
+pub async fn create(State(app): State<App>, caller: Caller, body: Body) -> Result<Json<Environment>> {
+    let fields = body.read(EnvironmentFields::read)?;
+    app.db.write(move |tx| insert(tx, &caller.workspace, &fields)).await.map(Json)
+}
+
+/// `GET /v1/environments/{environment_id}`.
+pub async fn retrieve(State(app): State<App>, caller: Caller, Path(id): Path<String>) -> Result<Json<Environment>> {
+    app.db.read(move |tx| get(tx, &caller.workspace, &id)).await.map(Json)
+}
+
+/// `POST /v1/environments/{environment_id}`.
+pub async fn update(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<String>,
+    body: Body,
+) -> Result<Json<Environment>> {
+    app.db.write(move |tx| set(tx, &caller.workspace, &id, &body)).await.map(Json)
+}
+
+/// `GET /v1/environments`.
+pub async fn list(State(app): State<App>, caller: Caller, query: Query) -> Result<Json<Page<Environment>>> {
+    let mut select = Select::new(SELECT, &caller.workspace);
+    select.when(!query.boolean("include_archived")?.unwrap_or(false), "archived_at IS NULL");
+    let paging = query.paging(20, 100, Order::Desc)?;
+    app.db
+        .read(move |tx| {
+            let rows = select.page(tx, "id", &paging, from_row)?;
+            Ok(paging.page(rows, |environment| environment.id.to_string()))
+        })
+        .await
+        .map(Json)
+}
+
+/// `POST /v1/environments/{environment_id}/archive`.
+pub async fn archive(State(app): State<App>, caller: Caller, Path(id): Path<String>) -> Result<Json<Environment>> {
+    app.db.write(move |tx| set_archived(tx, &caller.workspace, &id)).await.map(Json)
+}
+
+/// `DELETE /v1/environments/{environment_id}`.
+pub async fn delete(State(app): State<App>, caller: Caller, Path(id): Path<String>) -> Result<Json<Deleted>> {
+    app.db.write(move |tx| remove(tx, &caller.workspace, &id)).await.map(Json)
+}
+
+/// The answer to a delete.
+#[derive(Debug, Serialize)]
+pub struct Deleted {
+    id: EnvironmentId,
+    r#type: &'static str,
+}
+
+fn insert(tx: &mut Tx<'_>, workspace: &WorkspaceId, fields: &EnvironmentFields) -> Result<Environment> {
+    let now = tx.now();
+    let id = EnvironmentId::new(now);
+    let inserted = tx.execute(
+        "INSERT INTO environments (id, workspace_id, name, description, config, metadata, created_at, updated_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $7) ON CONFLICT DO NOTHING",
+        vals![
+            &id,
+            workspace,
+            &fields.name,
+            fields.description.as_deref(),
+            &serde_json::to_string(&fields.config)?,
+            &serde_json::to_string(&fields.metadata)?,
+            now
+        ],
+    )?;
+    if inserted == 0 {
+        return Err(name_taken(&fields.name));
+    }
+    get(tx, workspace, id.as_ref())
+}
+
+fn name_taken(name: &str) -> Error {
+    Error::Conflict(format!("An environment named \"{name}\" already exists in this workspace."))
+}
+
+/// The environment `id` of a workspace.
+///
+/// # Errors
+/// 404 when there is none.
+pub fn get(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Environment> {
+    let found = tx.one(&format!("{SELECT} AND id = $2"), vals![workspace, id], from_row)?;
+    found.ok_or_else(|| Error::not_found("Environment", id))
+}
+
+fn set(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, body: &Body) -> Result<Environment> {
+    let stored = get(tx, workspace, id)?;
+    if stored.archived_at.is_some() {
+        return Err(Error::Rejected {
+            code: "environment_archived",
+            message: format!("Environment `{id}` is archived and cannot be changed."),
+        });
+    }
+    let Environment { name, description, config, metadata, .. } = stored;
+    let stored = EnvironmentFields { name, description, config, metadata };
+    let fields = body.read(|o| EnvironmentFields::read_update(o, &stored))?;
+    if fields.name != stored.name && name_exists(tx, workspace, &fields.name)? {
+        return Err(name_taken(&fields.name));
+    }
+    let now = tx.now();
+    tx.execute(
+        "UPDATE environments SET name = $3, description = $4, config = $5, metadata = $6, updated_at = $7
+         WHERE workspace_id = $1 AND id = $2",
+        vals![
+            workspace,
+            id,
+            &fields.name,
+            fields.description.as_deref(),
+            &serde_json::to_string(&fields.config)?,
+            &serde_json::to_string(&fields.metadata)?,
+            now
+        ],
+    )?;
+    get(tx, workspace, id)
+}
+
+fn name_exists(tx: &mut Tx<'_>, workspace: &WorkspaceId, name: &str) -> Result<bool> {
+    let sql = "SELECT 1 FROM environments WHERE workspace_id = $1 AND name = $2 AND archived_at IS NULL";
+    Ok(tx.one(sql, vals![workspace, name], |_| Ok(()))?.is_some())
+}
+
+fn set_archived(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Environment> {
+    let now = tx.now();
+    tx.execute(
+        "UPDATE environments SET archived_at = $3, updated_at = $3
+         WHERE workspace_id = $1 AND id = $2 AND archived_at IS NULL",
+        vals![workspace, id, now],
+    )?;
+    get(tx, workspace, id)
+}
+
+fn remove(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Deleted> {
+    let deleted = tx.execute("DELETE FROM environments WHERE workspace_id = $1 AND id = $2", vals![workspace, id])?;
+    if deleted == 0 {
+        return Err(Error::not_found("Environment", id));
+    }
+    Ok(Deleted { id: EnvironmentId::trusted(id.to_owned()), r#type: "environment_deleted" })
+}
+
+/// The environment that a body refers to, when sessions can be created in it.
+///
+/// # Errors
+/// 404 when there is none or it is archived.
+pub fn referenced(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<(EnvironmentId, EnvironmentConfig)> {
+    let sql = "SELECT id, config FROM environments WHERE workspace_id = $1 AND id = $2 AND archived_at IS NULL";
+    tx.one(sql, vals![workspace, id], |row| Ok((row.id(0)?, row.json(1)?)))?.ok_or_else(|| Error::reference("environment"))
+}
+
+const SELECT: &str = "SELECT id, name, description, config, metadata, created_at, updated_at, archived_at
+    FROM environments WHERE workspace_id = $1";
+
+fn from_row(row: &Row<'_>) -> Result<Environment> {
+    Ok(Environment {
+        id: row.id(0)?,
+        r#type: "environment",
+        name: row.text(1)?,
+        description: row.opt_text(2)?,
+        config: row.json(3)?,
+        metadata: row.json(4)?,
+        scope: "organization",
+        created_at: row.time(5)?,
+        updated_at: row.time(6)?,
+        archived_at: row.opt_time(7)?,
+    })
+}

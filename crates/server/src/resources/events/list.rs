@@ -1,0 +1,128 @@
+//! The history of a session: its log, then what still waits to be taken up.
+
+use rota_api::{Time, event::TYPES, id::WorkspaceId};
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::{check_session, log::wire};
+use crate::{
+    db::{Row, Tx, Val},
+    error::{Error, Result},
+    page::{Order, Page, Paging},
+    request::Query,
+};
+
+/// An event of a list and its place there.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+pub struct Listed {
+    json: Box<RawValue>,
+    #[serde(skip)]
+    key: String,
+}
+
+/// Which events are listed.
+pub(super) struct Filter {
+    types: Vec<&'static str>,
+    // Comparison and time, against processed_at.
+    processed: Vec<(&'static str, Time)>,
+}
+
+impl Filter {
+    pub(super) fn read(query: &Query) -> Result<Self> {
+        let types = query.any_of("types", &TYPES, TYPES.len())?;
+        let mut processed = Vec::new();
+        for (name, comparison) in
+            [("created_at[gt]", ">"), ("created_at[gte]", ">="), ("created_at[lt]", "<"), ("created_at[lte]", "<=")]
+        {
+            processed.extend(query.time(name)?.map(|at| (comparison, at)));
+        }
+        Ok(Self { types, processed })
+    }
+}
+
+/// The two parts of a history. What waits has not been processed, so it stands after the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Log,
+    Waiting,
+}
+
+pub(super) fn page(
+    tx: &mut Tx<'_>,
+    workspace: &WorkspaceId,
+    session: &str,
+    filter: &Filter,
+    paging: &Paging,
+) -> Result<Page<Listed>> {
+    check_session(tx, workspace, session)?;
+    let parts = match paging.reading() {
+        Order::Asc => [Part::Log, Part::Waiting],
+        Order::Desc => [Part::Waiting, Part::Log],
+    };
+    let cursor = paging.after().map(place).transpose()?;
+    let mut rows = Vec::new();
+    let from = cursor.map_or(0, |(part, _)| parts.iter().position(|p| *p == part).unwrap_or(0));
+    for part in &parts[from..] {
+        let after = cursor.filter(|(p, _)| p == part).map(|(_, key)| key);
+        let room = paging.fetch() - rows.len() as i64;
+        if room > 0 {
+            rows.extend(read(tx, session, *part, filter, paging.reading(), after, room)?);
+        }
+    }
+    Ok(paging.page(rows, |listed| listed.key.clone()))
+}
+
+fn place(key: &str) -> Result<(Part, i64)> {
+    let invalid = || Error::invalid("page: Invalid page cursor.");
+    let (part, number) = key.split_at_checked(1).ok_or_else(invalid)?;
+    let part = if part == "l" { Part::Log } else { Part::Waiting };
+    Ok((part, number.parse().map_err(|_| invalid())?))
+}
+
+fn read(
+    tx: &mut Tx<'_>,
+    session: &str,
+    part: Part,
+    filter: &Filter,
+    order: Order,
+    after: Option<i64>,
+    limit: i64,
+) -> Result<Vec<Listed>> {
+    let mut params: Vec<Val<'_>> = vec![session.into()];
+    let (columns, key) = match part {
+        Part::Log => ("SELECT seq, body, processed_at FROM session_events", "seq"),
+        Part::Waiting if !filter.processed.is_empty() => return Ok(Vec::new()),
+        Part::Waiting => ("SELECT place, body FROM session_inputs", "place"),
+    };
+    let mut sql = format!("{columns} WHERE session_id = $1");
+    let (comparison, direction) = if order == Order::Asc { (">", "ASC") } else { ("<", "DESC") };
+    if let Some(after) = after {
+        params.push(after.into());
+        sql += &format!(" AND {key} {comparison} ${}", params.len());
+    }
+    for (comparison, at) in &filter.processed {
+        params.push((*at).into());
+        sql += &format!(" AND processed_at {comparison} ${}", params.len());
+    }
+    if !filter.types.is_empty() {
+        let places = filter.types.iter().map(|tag| {
+            params.push((*tag).into());
+            format!("${}", params.len())
+        });
+        let places: Vec<String> = places.collect();
+        sql += &format!(" AND type IN ({})", places.join(", "));
+    }
+    params.push(limit.into());
+    sql += &format!(" ORDER BY {key} {direction} LIMIT ${}", params.len());
+    tx.all(&sql, &params, |row| listed(row, part))
+}
+
+fn listed(row: &Row<'_>, part: Part) -> Result<Listed> {
+    Ok(match part {
+        Part::Log => {
+            Listed { json: wire(&row.text(1)?, Some(row.time(2)?))?, key: format!("l{}", row.int(0)?) }
+        }
+        Part::Waiting => Listed { json: wire(&row.text(1)?, None)?, key: format!("w{}", row.int(0)?) },
+    })
+}

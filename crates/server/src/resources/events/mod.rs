@@ -1,0 +1,54 @@
+//! Events of sessions: sending, listing, streaming.
+
+mod list;
+pub mod log;
+mod send;
+pub mod stream;
+
+pub use send::interrupted_result;
+
+use axum::extract::{Path, State};
+use rota_api::{event, id::WorkspaceId};
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use crate::{
+    app::App,
+    error::Result,
+    page::{Order, Page},
+    request::{Body, Caller, Json, Query},
+};
+
+/// The events that a request made.
+#[derive(Debug, Serialize)]
+pub struct Sent {
+    data: Vec<Box<RawValue>>,
+}
+
+/// `POST /v1/sessions/{session_id}/events`.
+pub async fn send(State(app): State<App>, caller: Caller, Path(id): Path<String>, body: Body) -> Result<Json<Sent>> {
+    let write = move |tx: &mut crate::db::Tx<'_>| {
+        let now = tx.now();
+        let events = body.read(|o| event::read_events(&o.required("events")?, now))?;
+        send::send(tx, &caller.workspace, &id, events).map(|data| Sent { data })
+    };
+    app.db.write(write).await.map(Json)
+}
+
+/// `GET /v1/sessions/{session_id}/events`.
+pub async fn list(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<String>,
+    query: Query,
+) -> Result<Json<Page<list::Listed>>> {
+    let filter = list::Filter::read(&query)?;
+    let order = query.one_of("order", &["asc", "desc"])?.map_or(Order::Asc, Order::from_name);
+    let paging = query.paging(1000, 1000, order)?;
+    app.db.read(move |tx| list::page(tx, &caller.workspace, &id, &filter, &paging)).await.map(Json)
+}
+
+/// That the session `id` is one of the workspace.
+fn check_session(tx: &mut crate::db::Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<()> {
+    crate::resources::sessions::control(tx, workspace, id).map(drop)
+}

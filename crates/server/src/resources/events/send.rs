@@ -1,0 +1,190 @@
+//! What a client sends to a session.
+//!
+//! A session at rest takes events into its log at once and goes to work. A working one keeps messages and interrupts
+//! waiting until the agent takes them up; answers to what waits for the client enter the log at once.
+
+use rota_api::{
+    event::{Event, EventBody, StopReason},
+    id::{EventId, Id, WorkspaceId},
+    session::Status,
+};
+use serde_json::{json, value::RawValue};
+
+use super::log;
+use crate::{
+    db::{Notice, Tx, vals},
+    error::{Error, Result},
+    limits::MAX_QUEUED_INPUTS,
+    model::INTERRUPTED,
+    resources::sessions::{self, Control, Waiting, WaitingFor},
+};
+
+/// Takes in `events`, all or none. Returns them as they were recorded.
+pub(super) fn send(
+    tx: &mut Tx<'_>,
+    workspace: &WorkspaceId,
+    id: &str,
+    events: Vec<EventBody>,
+) -> Result<Vec<Box<RawValue>>> {
+    let session = sessions::control(tx, workspace, id)?;
+    if session.status == Status::Terminated {
+        return Err(Error::invalid(format_args!("Session {id} is terminated and accepts no events.")));
+    }
+    let working = session.status != Status::Idle;
+    let mut waiting = session.waiting.clone();
+    let mut answers = Vec::new();
+    for (i, event) in events.iter().enumerate() {
+        answers.push(accept(i, event, &mut waiting, working)?);
+    }
+    sessions::add_outcomes(tx, workspace, &session.id, &events)?;
+    if !working {
+        return take(tx, workspace, &session, events);
+    }
+    if waiting != session.waiting {
+        sessions::set_waiting(tx, workspace, &session.id, &waiting)?;
+    }
+    queue(tx, workspace, &session, events, &answers)
+}
+
+/// Checks one event against what waits, and takes what it answers from there. Whether it is an answer.
+fn accept(i: usize, event: &EventBody, waiting: &mut Vec<Waiting>, working: bool) -> Result<bool> {
+    let (answered, kind) = match event {
+        EventBody::UserToolConfirmation { tool_use_id, .. } => (tool_use_id, WaitingFor::Confirmation),
+        EventBody::UserCustomToolResult { custom_tool_use_id, .. } => {
+            (custom_tool_use_id, WaitingFor::CustomToolResult)
+        }
+        EventBody::UserToolResult { tool_use_id, .. } => (tool_use_id, WaitingFor::ToolResult),
+        EventBody::UserInterrupt { session_thread_id: Some(thread) } => {
+            return Err(Error::invalid(format_args!("events[{i}].session_thread_id: thread `{thread}` not found")));
+        }
+        EventBody::UserInterrupt { .. } => {
+            if !working {
+                waiting.clear();
+            }
+            return Ok(false);
+        }
+        EventBody::SystemMessage { .. } => return Ok(false),
+        message => {
+            if waiting.is_empty() || working {
+                return Ok(false);
+            }
+            let ids: Vec<&str> = waiting.iter().map(|w| w.id.as_ref()).collect();
+            return Err(Error::invalid(format_args!(
+                "Invalid {} event at events[{i}]: waiting on responses to events [{}]; only user.tool_confirmation, \
+                 user.custom_tool_result, user.tool_result, or user.interrupt may be sent",
+                message.tag(),
+                ids.join(", ")
+            )));
+        }
+    };
+    match waiting.iter().position(|w| w.id.as_ref() == answered && w.for_ == kind) {
+        Some(place) => {
+            waiting.remove(place);
+            Ok(true)
+        }
+        None => Err(Error::invalid(format_args!(
+            "Invalid {} event at events[{i}]: `{answered}` is not an event that waits for it",
+            event.tag()
+        ))),
+    }
+}
+
+/// For a session at rest: the events enter the log, and the session goes to work unless something still waits.
+fn take(
+    tx: &mut Tx<'_>,
+    workspace: &WorkspaceId,
+    session: &Control,
+    events: Vec<EventBody>,
+) -> Result<Vec<Box<RawValue>>> {
+    let id = &session.id;
+    let mut waiting = session.waiting.clone();
+    let mut sent = Vec::new();
+    let mut begins = false;
+    let mut interrupted = false;
+    for event in events {
+        if matches!(event, EventBody::UserInterrupt { .. }) {
+            let closed = waiting.iter().filter(|w| w.for_ != WaitingFor::CustomToolResult);
+            let results: Vec<EventBody> = closed.map(|w| interrupted_result(&w.id)).collect();
+            interrupted |= !waiting.is_empty();
+            begins = false;
+            waiting.clear();
+            sent.extend(log::append(tx, workspace, id, &[event])?);
+            log::append(tx, workspace, id, &results)?;
+            continue;
+        }
+        accept(0, &event, &mut waiting, false)?;
+        begins |= !matches!(event, EventBody::SystemMessage { .. });
+        sent.extend(log::append(tx, workspace, id, &[event])?);
+    }
+    sessions::set_waiting(tx, workspace, id, &waiting)?;
+    if begins && waiting.is_empty() {
+        begin(tx, workspace, session)?;
+    } else if begins {
+        let event_ids = waiting.into_iter().map(|w| w.id).collect();
+        let stop_reason = StopReason::RequiresAction { event_ids };
+        log::append(tx, workspace, id, &[EventBody::StatusIdle { stop_reason, stop_details: None }])?;
+    } else if interrupted {
+        let stop_reason = StopReason::EndTurn;
+        log::append(tx, workspace, id, &[EventBody::StatusIdle { stop_reason, stop_details: None }])?;
+    }
+    Ok(sent)
+}
+
+/// The result of a call that an interrupt ended.
+pub fn interrupted_result(tool_use_id: &EventId) -> EventBody {
+    EventBody::AgentToolResult {
+        tool_use_id: tool_use_id.clone(),
+        content: vec![json!({"type": "text", "text": INTERRUPTED})],
+        is_error: true,
+    }
+}
+
+fn begin(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &Control) -> Result<()> {
+    let now = tx.now();
+    tx.execute(
+        "UPDATE sessions SET status = 'running', running_since = $3, runnable_at = $3
+         WHERE workspace_id = $1 AND id = $2",
+        vals![workspace, &session.id, now],
+    )?;
+    tx.after_commit(Notice::SessionRunnable);
+    Ok(())
+}
+
+/// For a working session: answers enter the log at once, the rest waits. Its runner is told.
+fn queue(
+    tx: &mut Tx<'_>,
+    workspace: &WorkspaceId,
+    session: &Control,
+    events: Vec<EventBody>,
+    answers: &[bool],
+) -> Result<Vec<Box<RawValue>>> {
+    let count = tx.one("SELECT count(*) FROM session_inputs WHERE session_id = $1", vals![&session.id], |r| r.int(0))?;
+    if count.unwrap_or(0) + events.len() as i64 > MAX_QUEUED_INPUTS {
+        return Err(Error::invalid(format_args!("more than {MAX_QUEUED_INPUTS} events would wait in session {}", session.id)));
+    }
+    let mut sent = Vec::new();
+    for (event, answer) in events.into_iter().zip(answers) {
+        if *answer {
+            sent.extend(log::append(tx, workspace, &session.id, &[event])?);
+        } else {
+            sent.push(wait(tx, workspace, session, event)?);
+        }
+    }
+    tx.after_commit(Notice::SessionChanged(session.id.clone()));
+    Ok(sent)
+}
+
+fn wait(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &Control, body: EventBody) -> Result<Box<RawValue>> {
+    let event = Event { id: EventId::new(tx.now()), body };
+    let text = serde_json::to_string(&event)?;
+    tx.execute(
+        "INSERT INTO session_inputs (session_id, place, type, body)
+         SELECT id, next_input, $2, $3 FROM sessions WHERE workspace_id = $4 AND id = $1",
+        vals![&session.id, event.body.tag(), &text, workspace],
+    )?;
+    tx.execute(
+        "UPDATE sessions SET next_input = next_input + 1 WHERE workspace_id = $1 AND id = $2",
+        vals![workspace, &session.id],
+    )?;
+    log::wire(&text, None)
+}

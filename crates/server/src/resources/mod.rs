@@ -1,0 +1,10 @@
+//! One module per resource of the API: handlers, rules and SQL.
+
+pub mod agents;
+pub mod deployment_runs;
+pub mod deployments;
+pub mod environments;
+pub mod events;
+pub mod models;
+pub mod sessions;
+pub mod workspaces;

@@ -1,0 +1,75 @@
+//! The models that the configuration offers.
+
+use axum::extract::{Path, State};
+use http::HeaderMap;
+use rota_api::model::Model;
+use serde::Serialize;
+
+use crate::{
+    app::App,
+    error::{Error, Result},
+    request::{Caller, Json, Query, beta},
+};
+
+const LIFECYCLES: [&str; 3] = ["active", "deprecated", "retired"];
+
+/// `GET /v1/models/{model_id}`.
+pub async fn retrieve(
+    State(app): State<App>,
+    _caller: Caller,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Result<Json<Model>> {
+    let model = app.offer.get(&id).ok_or_else(|| Error::not_found("Model", &id))?;
+    Ok(Json(shape(&model.wire, beta::is_beta(&headers))))
+}
+
+/// A page of models, in the order of the configuration. This list has cursors of its own: the ids at its ends.
+#[derive(Debug, Serialize)]
+pub struct ModelPage {
+    data: Vec<Model>,
+    has_more: bool,
+    first_id: Option<String>,
+    last_id: Option<String>,
+}
+
+/// `GET /v1/models`.
+pub async fn list(
+    State(app): State<App>,
+    _caller: Caller,
+    query: Query,
+    headers: HeaderMap,
+) -> Result<Json<ModelPage>> {
+    let lifecycles = query.any_of("lifecycle", &LIFECYCLES, LIFECYCLES.len())?;
+    let limit = query.integer("limit", 1, 1000)?.unwrap_or(20) as usize;
+    let (after, before) = (query.text("after_id"), query.text("before_id"));
+    query.finish()?;
+    if after.is_some() && before.is_some() {
+        return Err(Error::invalid("after_id: cannot be combined with before_id"));
+    }
+    let wanted = |model: &Model| lifecycles.is_empty() || lifecycles.contains(&model.lifecycle);
+    let all: Vec<&Model> = app.offer.all().iter().map(|model| &model.wire).filter(|model| wanted(model)).collect();
+    let place = |id: &str| {
+        let found = all.iter().position(|model| model.id == id);
+        found.ok_or_else(|| Error::invalid(format_args!("\"{id}\" is not a model of this list")))
+    };
+    let (rest, from_the_end) = match (after, before) {
+        (Some(id), _) => (&all[place(id)? + 1..], false),
+        (None, Some(id)) => (&all[..place(id)?], true),
+        (None, None) => (&all[..], false),
+    };
+    let has_more = rest.len() > limit;
+    let page = if from_the_end { &rest[rest.len().saturating_sub(limit)..] } else { &rest[..limit.min(rest.len())] };
+    let beta = beta::is_beta(&headers);
+    Ok(Json(ModelPage {
+        data: page.iter().map(|model| shape(model, beta)).collect(),
+        has_more,
+        first_id: page.first().map(|model| model.id.clone()),
+        last_id: page.last().map(|model| model.id.clone()),
+    }))
+}
+
+/// Requests with a beta header are shown one field more.
+fn shape(model: &Model, beta: bool) -> Model {
+    Model { allowed_fallback_models: beta.then(Vec::new), ..model.clone() }
+}

@@ -1,0 +1,100 @@
+//! Sessions: one agent at work in one environment.
+
+mod store;
+mod write;
+
+use axum::extract::{Path, State};
+use rota_api::{
+    id::{AgentId, DeploymentId, SessionId},
+    session::Session,
+};
+use serde::Serialize;
+
+use crate::{
+    app::App,
+    error::{Error, Result},
+    page::{BothWays, Order},
+    request::{Body, Caller, Json, Query, query::CREATED_ANY},
+};
+
+pub use store::{Control, NewSession, Waiting, WaitingFor, add_outcomes, control, exists, get, insert, is_rate_limited, new_outcome, set_waiting};
+pub use write::{check_budget, check_mountable, check_vaults, self_hosted_resources};
+
+/// `POST /v1/sessions`.
+pub async fn create(State(app): State<App>, caller: Caller, body: Body) -> Result<Json<Session>> {
+    let policy = app.fire_policy();
+    app.db.write(move |tx| write::create(tx, &policy, &caller.workspace, &body)).await.map(Json)
+}
+
+/// `GET /v1/sessions/{session_id}`.
+pub async fn retrieve(State(app): State<App>, caller: Caller, Path(id): Path<String>) -> Result<Json<Session>> {
+    app.db.read(move |tx| get(tx, &caller.workspace, &id)).await.map(Json)
+}
+
+/// `POST /v1/sessions/{session_id}`.
+pub async fn update(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<String>,
+    body: Body,
+) -> Result<Json<Session>> {
+    app.db.write(move |tx| write::update(tx, &caller.workspace, &id, &body)).await.map(Json)
+}
+
+/// `GET /v1/sessions`.
+pub async fn list(State(app): State<App>, caller: Caller, query: Query) -> Result<Json<BothWays<Session>>> {
+    let deployment = query.text("deployment_id");
+    if deployment.is_some_and(|id| id.parse::<DeploymentId>().is_err()) {
+        return Err(Error::invalid("Invalid deployment ID."));
+    }
+    // The sessions of a deployment are found through its runs, which are indexed by deployment anyway.
+    let (mut select, key) = match deployment {
+        Some(_) => (store::select_by_run(&caller.workspace), "r.id"),
+        None => (store::select(&caller.workspace), "s.id"),
+    };
+    select.text("r.deployment_id =", deployment);
+    let agent = query.text("agent_id");
+    if agent.is_some_and(|id| id.parse::<AgentId>().is_err()) {
+        return Err(Error::invalid("Invalid agent ID."));
+    }
+    select.text("s.agent_id =", agent);
+    let version = query.integer("agent_version", 1, i64::MAX)?;
+    if version.is_some() && agent.is_none() {
+        return Err(Error::invalid("agent_version: applies only together with agent_id"));
+    }
+    select.int("s.agent_version =", version);
+    // No session has a memory store: this server does not hold any yet.
+    select.when(query.text("memory_store_id").is_some(), "1 = 0");
+    select.any_of("s.status", &query.any_of("statuses", &["rescheduling", "running", "idle", "terminated"], 4)?);
+    select.when(!query.boolean("include_archived")?.unwrap_or(false), "s.archived_at IS NULL");
+    query.created_at::<SessionId>(&mut select, "s.id", &CREATED_ANY)?;
+    let order = query.one_of("order", &["asc", "desc"])?.map_or(Order::Desc, Order::from_name);
+    let paging = query.paging(20, 100, order)?;
+    app.db
+        .read(move |tx| {
+            let now = tx.now();
+            let rows = select.page(tx, key, &paging, |row| store::listed(row, now))?;
+            let page = paging.both(rows, |listed| listed.key.clone());
+            let data = page.data.into_iter().map(|listed| listed.session).collect();
+            Ok(BothWays { data, next_page: page.next_page, prev_page: page.prev_page })
+        })
+        .await
+        .map(Json)
+}
+
+/// `POST /v1/sessions/{session_id}/archive`.
+pub async fn archive(State(app): State<App>, caller: Caller, Path(id): Path<String>) -> Result<Json<Session>> {
+    app.db.write(move |tx| write::archive(tx, &caller.workspace, &id)).await.map(Json)
+}
+
+/// `DELETE /v1/sessions/{session_id}`.
+pub async fn delete(State(app): State<App>, caller: Caller, Path(id): Path<String>) -> Result<Json<Deleted>> {
+    app.db.write(move |tx| write::delete(tx, &caller.workspace, &id)).await.map(Json)
+}
+
+/// The answer to a delete.
+#[derive(Debug, Serialize)]
+pub struct Deleted {
+    id: SessionId,
+    r#type: &'static str,
+}

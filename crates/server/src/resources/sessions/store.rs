@@ -1,0 +1,289 @@
+//! The rows of sessions.
+
+use rota_api::{
+    Time,
+    agent::AgentReference,
+    event::EventBody,
+    id::{DeploymentId, EnvironmentId, EventId, Id, OutcomeId, SessionId, WorkspaceId},
+    session::{Session, SessionUsage, Stats, Status},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{json, value::RawValue};
+
+use crate::{
+    db::{Notice, Row, Select, Tx, vals},
+    error::{Error, Result},
+    resources::events::log,
+};
+
+macro_rules! columns {
+    () => {
+        "s.id, s.status, coalesce(s.agent, v.snapshot), s.environment_id, s.deployment_id, s.title, s.metadata,
+         s.resources, s.vault_ids, s.outcomes, s.usage, s.active_micros, s.running_since, s.created_at, s.updated_at,
+         s.archived_at"
+    };
+}
+
+macro_rules! joins {
+    () => {
+        "FROM sessions s JOIN agent_versions v ON v.agent_id = s.agent_id AND v.version = s.agent_version"
+    };
+}
+
+const SELECT: &str = concat!("SELECT ", columns!(), ", s.id ", joins!(), " WHERE s.workspace_id = $1");
+
+const SELECT_BY_RUN: &str = concat!(
+    "SELECT ",
+    columns!(),
+    ", r.id ",
+    joins!(),
+    " JOIN deployment_runs r ON r.session_id = s.id WHERE r.workspace_id = $1 AND s.workspace_id = $1"
+);
+
+/// The SELECT of a list.
+pub(super) fn select(workspace: &WorkspaceId) -> Select {
+    Select::new(SELECT, workspace)
+}
+
+/// The SELECT of a list that is walked along the runs of a deployment.
+pub(super) fn select_by_run(workspace: &WorkspaceId) -> Select {
+    Select::new(SELECT_BY_RUN, workspace)
+}
+
+/// A row of a list and its place there.
+pub(super) struct Listed {
+    pub(super) session: Session,
+    pub(super) key: String,
+}
+
+pub(super) fn listed(row: &Row<'_>, now: Time) -> Result<Listed> {
+    Ok(Listed { session: from_row(row, now)?, key: row.text(16)? })
+}
+
+/// The session `id` of a workspace.
+///
+/// # Errors
+/// 404 when there is none.
+pub fn get(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Session> {
+    let now = tx.now();
+    let found = tx.one(&format!("{SELECT} AND s.id = $2"), vals![workspace, id], |row| from_row(row, now))?;
+    found.ok_or_else(|| Error::not_found("Session", id))
+}
+
+fn from_row(row: &Row<'_>, now: Time) -> Result<Session> {
+    let usage = row.opt_text(10)?.map(|usage| serde_json::from_str(&usage)).transpose()?;
+    let (created_at, updated_at, archived_at) = (row.time(13)?, row.time(14)?, row.opt_time(15)?);
+    let status = status(&row.text(1)?)?;
+    let running = row.opt_time(12)?.map_or(0.0, |since| now.seconds_since(since).max(0.0));
+    let active_seconds = row.int(11)? as f64 / 1e6 + running;
+    let until = if status == Status::Terminated { archived_at.unwrap_or(updated_at) } else { now };
+    Ok(Session {
+        id: row.id(0)?,
+        r#type: "session",
+        status,
+        agent: row.raw(2)?,
+        environment_id: row.id(3)?,
+        deployment_id: row.opt_id(4)?,
+        title: row.opt_text(5)?,
+        metadata: row.raw(6)?,
+        resources: row.raw(7)?,
+        vault_ids: row.raw(8)?,
+        outcome_evaluations: row.raw(9)?,
+        stats: Stats { active_seconds, duration_seconds: until.seconds_since(created_at).max(0.0) },
+        usage: SessionUsage { active_seconds, ..usage.unwrap_or_default() },
+        created_at,
+        updated_at,
+        archived_at,
+    })
+}
+
+fn status(name: &str) -> Result<Status> {
+    Status::from_name(name).ok_or_else(|| Error::internal(format!("the store has a session of status {name}")))
+}
+
+/// What decides what may happen to a session.
+#[derive(Debug, Clone)]
+pub struct Control {
+    /// Its id.
+    pub id: SessionId,
+    /// Its status.
+    pub status: Status,
+    /// When it was archived.
+    pub archived_at: Option<Time>,
+    /// What the client must answer before the session goes on.
+    pub waiting: Vec<Waiting>,
+}
+
+/// An event that waits for the client.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waiting {
+    /// The event.
+    pub id: EventId,
+    /// What it waits for.
+    pub for_: WaitingFor,
+}
+
+/// What an event waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WaitingFor {
+    /// A `user.tool_confirmation`.
+    Confirmation,
+    /// A `user.custom_tool_result`.
+    CustomToolResult,
+    /// A `user.tool_result`, from a worker of a self-hosted environment.
+    ToolResult,
+}
+
+/// The state of the session `id`.
+///
+/// # Errors
+/// 404 when there is none.
+pub fn control(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Control> {
+    let found = tx.one(
+        "SELECT id, status, archived_at, waiting_on FROM sessions WHERE workspace_id = $1 AND id = $2",
+        vals![workspace, id],
+        |row| {
+            let waiting = row.opt_text(3)?.map(|waiting| serde_json::from_str(&waiting)).transpose()?;
+            Ok(Control {
+                id: row.id(0)?,
+                status: status(&row.text(1)?)?,
+                archived_at: row.opt_time(2)?,
+                waiting: waiting.unwrap_or_default(),
+            })
+        },
+    )?;
+    found.ok_or_else(|| Error::not_found("Session", id))
+}
+
+/// Sets what the client must answer before the session goes on.
+pub fn set_waiting(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &SessionId, waiting: &[Waiting]) -> Result<()> {
+    let text = (!waiting.is_empty()).then(|| serde_json::to_string(waiting)).transpose()?;
+    tx.execute(
+        "UPDATE sessions SET waiting_on = $3 WHERE workspace_id = $1 AND id = $2",
+        vals![workspace, id, text.as_deref()],
+    )?;
+    Ok(())
+}
+
+/// What a new session is made of. The texts are JSON.
+pub struct NewSession<'a> {
+    /// Its workspace.
+    pub workspace: &'a WorkspaceId,
+    /// The agent that it runs.
+    pub agent: &'a AgentReference,
+    /// The agent as the session changes it, where it does.
+    pub changed_agent: Option<&'a str>,
+    /// Where its tools run.
+    pub environment: &'a EnvironmentId,
+    /// The deployment that starts it.
+    pub deployment: Option<&'a DeploymentId>,
+    /// A title for people.
+    pub title: Option<&'a str>,
+    /// Free pairs.
+    pub metadata: &'a str,
+    /// What is mounted.
+    pub resources: &'a str,
+    /// Where its credentials are.
+    pub vault_ids: &'a str,
+    /// Its first events, as a client sent them. A session that has some runs at once.
+    pub initial_events: &'a str,
+}
+
+/// Adds a session and its first events, and wakes a runner when there is something to do.
+pub fn insert(tx: &mut Tx<'_>, new: &NewSession<'_>) -> Result<SessionId> {
+    let now = tx.now();
+    let id = SessionId::new(now);
+    let events: Vec<&RawValue> = serde_json::from_str(new.initial_events)?;
+    let status = if events.is_empty() { Status::Idle } else { Status::Running };
+    let running_since = (status == Status::Running).then_some(now);
+    let mut outcomes = Vec::new();
+    for (seq, event) in (1..).zip(&events) {
+        outcomes.extend(log::insert_initial(tx, &id, seq, event)?);
+    }
+    let outcomes = if outcomes.is_empty() { "[]".to_owned() } else { serde_json::to_string(&outcomes)? };
+    tx.execute(
+        "INSERT INTO sessions (id, workspace_id, agent_id, agent_version, agent, environment_id, deployment_id, title,
+             metadata, resources, vault_ids, outcomes, status, active_micros, running_since, next_seq, next_input, runnable_at,
+             lease_epoch, created_at, updated_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, 0, $14, $15, 1, $14, 0, $16, $16)",
+        vals![
+            &id,
+            new.workspace,
+            &new.agent.id,
+            new.agent.version,
+            new.changed_agent,
+            new.environment,
+            new.deployment,
+            new.title,
+            new.metadata,
+            new.resources,
+            new.vault_ids,
+            &outcomes,
+            status.as_str(),
+            running_since,
+            events.len() as i64 + 1,
+            now
+        ],
+    )?;
+    if status == Status::Running {
+        tx.after_commit(Notice::SessionRunnable);
+    }
+    Ok(id)
+}
+
+/// The state of an outcome that was just defined. It is `pending` for as long as nobody has graded it.
+pub fn new_outcome(id: &OutcomeId, description: &str) -> serde_json::Value {
+    json!({
+        "type": "outcome_evaluation",
+        "outcome_id": id,
+        "description": description,
+        "iteration": 0,
+        "result": "pending",
+        "explanation": null,
+        "completed_at": null,
+    })
+}
+
+/// Adds the outcomes that `events` define to those of a session.
+pub fn add_outcomes(
+    tx: &mut Tx<'_>,
+    workspace: &WorkspaceId,
+    id: &SessionId,
+    events: &[EventBody],
+) -> Result<()> {
+    let defined: Vec<_> = events
+        .iter()
+        .filter_map(|event| match event {
+            EventBody::UserDefineOutcome { outcome_id, description, .. } => Some(new_outcome(outcome_id, description)),
+            _ => None,
+        })
+        .collect();
+    if defined.is_empty() {
+        return Ok(());
+    }
+    let sql = "SELECT outcomes FROM sessions WHERE workspace_id = $1 AND id = $2";
+    let stored: Option<Vec<serde_json::Value>> = tx.one(sql, vals![workspace, id], |row| row.json(0))?;
+    let outcomes: Vec<_> = stored.unwrap_or_default().into_iter().chain(defined).collect();
+    tx.execute(
+        "UPDATE sessions SET outcomes = $3 WHERE workspace_id = $1 AND id = $2",
+        vals![workspace, id, &serde_json::to_string(&outcomes)?],
+    )?;
+    Ok(())
+}
+
+/// Whether a workspace has created `limit` sessions within the last minute. It reads at most `limit` index entries.
+pub fn is_rate_limited(tx: &mut Tx<'_>, workspace: &WorkspaceId, limit: u32) -> Result<bool> {
+    if limit == 0 {
+        return Ok(false);
+    }
+    let sql = "SELECT created_at FROM sessions WHERE workspace_id = $1 ORDER BY id DESC LIMIT 1 OFFSET $2";
+    let nth = tx.one(sql, vals![workspace, i64::from(limit) - 1], |row| row.time(0))?;
+    Ok(nth.is_some_and(|at| tx.now().seconds_since(at) < 60.0))
+}
+
+/// Whether any workspace has a session `id`: for the folders of sandboxes, which know no workspace.
+pub fn exists(tx: &mut Tx<'_>, id: &str) -> Result<bool> {
+    let sql = "SELECT 1 FROM workspaces w JOIN sessions s ON s.workspace_id = w.id WHERE s.id = $1 LIMIT 1";
+    Ok(tx.one(sql, vals![id], |_| Ok(()))?.is_some())
+}

@@ -1,0 +1,222 @@
+//! Creating, changing and ending sessions.
+
+use rota_api::{
+    agent::{AgentConfig, SessionAgent, Tool, check_tool_references},
+    environment::EnvironmentConfig,
+    event::EventBody,
+    id::{EnvironmentId, Id, SessionId, WorkspaceId},
+    metadata::Metadata,
+    session::{CreateSession, Overrides, Resource, Session, Status, UpdateSession},
+};
+use serde_json::Value;
+
+use super::{Deleted, NewSession, control, get, insert, is_rate_limited};
+use crate::{
+    db::{Notice, Tx, vals},
+    error::{Error, Result},
+    request::Body,
+    resources::{agents, deployments::FirePolicy, environments, events::log},
+};
+
+pub(super) fn create(
+    tx: &mut Tx<'_>,
+    policy: &FirePolicy,
+    workspace: &WorkspaceId,
+    body: &Body,
+) -> Result<Session> {
+    let new = body.read(CreateSession::read)?;
+    let (agent, config) = agents::referenced(tx, workspace, &new.agent)?;
+    let changed_agent = changed(tx, policy, &agent, config, new.overrides)?;
+    let (environment_id, environment) = environments::referenced(tx, workspace, &new.environment_id)?;
+    check_vaults(&new.vault_ids)?;
+    check_budget(new.budget.as_ref())?;
+    check_resources(&new.resources, &environment_id, &environment)?;
+    if is_rate_limited(tx, workspace, policy.sessions_per_minute)? {
+        return Err(Error::RateLimited(policy.sessions_per_minute));
+    }
+    let id = insert(
+        tx,
+        &NewSession {
+            workspace,
+            agent: &agent,
+            changed_agent: changed_agent.as_deref(),
+            environment: &environment_id,
+            deployment: None,
+            title: new.title.as_deref(),
+            metadata: &serde_json::to_string(&new.metadata)?,
+            resources: "[]",
+            vault_ids: "[]",
+            initial_events: &serde_json::to_string(&new.initial_events)?,
+        },
+    )?;
+    get(tx, workspace, id.as_ref())
+}
+
+/// The snapshot of a session that changes something of its agent; `None` when it runs the agent as it is.
+fn changed(
+    tx: &mut Tx<'_>,
+    policy: &FirePolicy,
+    agent: &rota_api::agent::AgentReference,
+    config: AgentConfig,
+    overrides: Overrides,
+) -> Result<Option<String>> {
+    policy.offer.check("agent.model", overrides.model.as_ref().map_or(&config.model.id, |model| &model.id))?;
+    if overrides == Overrides::default() {
+        return Ok(None);
+    }
+    let sql = "SELECT snapshot FROM agent_versions WHERE agent_id = $1 AND version = $2";
+    let snapshot: Option<SessionAgent> = tx.one(sql, vals![&agent.id, agent.version], |row| row.json(0))?;
+    let mut snapshot = snapshot.ok_or_else(|| Error::reference("agent"))?;
+    let Overrides { model, system, tools, mcp_servers, skills } = overrides;
+    snapshot.model = model.unwrap_or(snapshot.model);
+    snapshot.system = system.unwrap_or(snapshot.system);
+    snapshot.tools = tools.unwrap_or(snapshot.tools);
+    snapshot.mcp_servers = mcp_servers.unwrap_or(snapshot.mcp_servers);
+    snapshot.skills = skills.unwrap_or(snapshot.skills);
+    check_tool_references("agent", &snapshot.tools, &snapshot.mcp_servers)?;
+    agents::check_skills(&snapshot.skills)?;
+    if snapshot.tools.is_empty() && !snapshot.skills.is_empty() {
+        return Err(Error::invalid("agent.tools: cannot be cleared while the agent has skills"));
+    }
+    Ok(Some(serde_json::to_string(&snapshot)?))
+}
+
+/// No vault exists on this server yet, so every reference to one is to something that is not there.
+pub fn check_vaults(vaults: &[String]) -> Result<()> {
+    if vaults.is_empty() { Ok(()) } else { Err(Error::reference("vault")) }
+}
+
+/// A spend ceiling needs list prices, and no model of this server has any.
+pub fn check_budget(budget: Option<&Value>) -> Result<()> {
+    if budget.is_none() {
+        return Ok(());
+    }
+    Err(Error::Rejected {
+        code: "model_not_budgetable",
+        message: "budget: the agent's model has no list price on this server".to_owned(),
+    })
+}
+
+/// What this server cannot mount at all.
+pub fn check_mountable(resources: &[Resource]) -> Result<()> {
+    match resources.iter().position(|resource| matches!(resource, Resource::GithubRepository { .. })) {
+        Some(i) => Err(Error::invalid(format_args!(
+            "resources[{i}].type: \"github_repository\" is not supported by this server"
+        ))),
+        None => Ok(()),
+    }
+}
+
+fn check_resources(resources: &[Resource], id: &EnvironmentId, environment: &EnvironmentConfig) -> Result<()> {
+    let Some(first) = resources.first() else { return Ok(()) };
+    if matches!(environment, EnvironmentConfig::SelfHosted {}) && !matches!(first, Resource::MemoryStore { .. }) {
+        return Err(self_hosted_resources(id));
+    }
+    check_mountable(resources)?;
+    Err(Error::reference(if matches!(first, Resource::File { .. }) { "file" } else { "memory store" }))
+}
+
+/// The error for resources that a worker cannot mount.
+pub fn self_hosted_resources(id: &EnvironmentId) -> Error {
+    Error::invalid(format_args!(
+        "Environment {id} is a self-hosted environment. `resources` are not supported with self-hosted environments."
+    ))
+}
+
+pub(super) fn update(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, body: &Body) -> Result<Session> {
+    let stored = get(tx, workspace, id)?;
+    let metadata: Metadata = serde_json::from_str(stored.metadata.get())?;
+    let update = body.read(|o| UpdateSession::read(o, &metadata))?;
+    if stored.status == Status::Terminated {
+        return Err(Error::invalid(format_args!("Session {id} is terminated and cannot be changed.")));
+    }
+    if let rota_api::decode::Patch::Set(_) = update.budget {
+        return Err(Error::Rejected {
+            code: "budget_create_only",
+            message: "budget: a budget cannot be added to a session that was created without one".to_owned(),
+        });
+    }
+    let agent = match (&update.tools, &update.mcp_servers) {
+        (None, None) => None,
+        _ if stored.status != Status::Idle => {
+            return Err(Error::invalid("agent: tools and MCP servers can be changed only while the session is idle"));
+        }
+        _ => Some(with_tools(&stored, update.tools, update.mcp_servers)?),
+    };
+    let title = update.title.over(stored.title.clone());
+    let new_metadata = update.metadata.filter(|new| *new != metadata);
+    let changed = EventBody::SessionUpdated {
+        agent: agent.as_deref().map(serde_json::from_str).transpose()?,
+        title: title.clone().filter(|_| title != stored.title),
+        metadata: new_metadata.clone(),
+    };
+    tx.execute(
+        "UPDATE sessions SET title = $3, metadata = $4, agent = coalesce($5, agent), updated_at = $6
+         WHERE workspace_id = $1 AND id = $2",
+        vals![
+            workspace,
+            id,
+            title.as_deref(),
+            &serde_json::to_string(&new_metadata.unwrap_or(metadata))?,
+            agent.as_deref(),
+            tx.now()
+        ],
+    )?;
+    if changed != (EventBody::SessionUpdated { agent: None, title: None, metadata: None }) || title != stored.title {
+        log::append(tx, workspace, &stored.id, &[changed])?;
+    }
+    get(tx, workspace, id)
+}
+
+fn with_tools(
+    stored: &Session,
+    tools: Option<Vec<Tool>>,
+    mcp_servers: Option<Vec<rota_api::agent::McpServer>>,
+) -> Result<String> {
+    let mut agent: SessionAgent = serde_json::from_str(stored.agent.get())?;
+    agent.tools = tools.unwrap_or(agent.tools);
+    agent.mcp_servers = mcp_servers.unwrap_or(agent.mcp_servers);
+    check_tool_references("agent", &agent.tools, &agent.mcp_servers)?;
+    Ok(serde_json::to_string(&agent)?)
+}
+
+/// Ends a session for good; its history stays readable.
+pub(super) fn archive(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Session> {
+    let session = control(tx, workspace, id)?;
+    if session.archived_at.is_none() {
+        check_at_rest(&session, "archived")?;
+        tx.execute(
+            "UPDATE sessions SET archived_at = $3, updated_at = $3, status = 'terminated', waiting_on = NULL,
+                 runnable_at = NULL, running_since = NULL
+             WHERE workspace_id = $1 AND id = $2",
+            vals![workspace, id, tx.now()],
+        )?;
+        if session.status != Status::Terminated {
+            log::append(tx, workspace, &session.id, &[EventBody::StatusTerminated {}])?;
+        }
+    }
+    get(tx, workspace, id)
+}
+
+/// Removes a session with its events. Its sandbox goes after the commit, or at the next start of the server.
+pub(super) fn delete(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Deleted> {
+    let session = control(tx, workspace, id)?;
+    check_at_rest(&session, "deleted")?;
+    for table in ["session_events", "session_inputs"] {
+        tx.execute(&format!("DELETE FROM {table} WHERE session_id = $1"), vals![id])?;
+    }
+    tx.execute("DELETE FROM sessions WHERE workspace_id = $1 AND id = $2", vals![workspace, id])?;
+    tx.after_commit(Notice::SessionDeleted(session.id));
+    Ok(Deleted { id: SessionId::trusted(id.to_owned()), r#type: "session_deleted" })
+}
+
+fn check_at_rest(session: &super::Control, verb: &str) -> Result<()> {
+    match session.status {
+        Status::Idle | Status::Terminated => Ok(()),
+        working => Err(Error::invalid(format_args!(
+            "Session {} cannot be {verb} while its status is {}. Send a user.interrupt event first.",
+            session.id,
+            working.as_str()
+        ))),
+    }
+}

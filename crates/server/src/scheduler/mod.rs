@@ -1,0 +1,4 @@
+//! When deployments fire.
+
+pub mod cron;
+pub mod schedule;
