@@ -108,7 +108,8 @@ pub struct SessionAgent {
 impl SessionAgent {
     /// The snapshot of version `version` of agent `id`, without a roster.
     pub fn new(id: AgentId, version: i64, config: AgentConfig) -> Self {
-        let AgentConfig { name, description, system, model, tools, mcp_servers, skills, execution_identity, .. } = config;
+        let AgentConfig { name, description, system, model, tools, mcp_servers, skills, execution_identity, .. } =
+            config;
         Self {
             id,
             r#type: AgentTag::Agent,
@@ -632,13 +633,15 @@ fn read_tool(node: &Node<'_>) -> Decoded<Tool> {
             "agent_toolset_20260401" => {
                 let default_config = read_default(o.optional("default_config"), PermissionPolicy::AlwaysAllow)?;
                 let configs = o.optional("configs");
-                let configs = configs.map(|n| n.items(0, MAX_TOOLS, |n| read_built_in(n, default_config))).transpose()?;
+                let configs =
+                    configs.map(|n| n.items(0, MAX_TOOLS, |n| read_built_in(n, default_config))).transpose()?;
                 Ok(Tool::BuiltIn { configs: configs.unwrap_or_default(), default_config })
             }
             "mcp_toolset" => {
                 let default_config = read_default(o.optional("default_config"), PermissionPolicy::AlwaysAsk)?;
                 let configs = o.optional("configs");
-                let configs = configs.map(|n| n.items(0, MAX_TOOLS, |n| read_mcp_tool(n, default_config))).transpose()?;
+                let configs =
+                    configs.map(|n| n.items(0, MAX_TOOLS, |n| read_mcp_tool(n, default_config))).transpose()?;
                 let mcp_server_name = o.required("mcp_server_name")?.text(1, 255)?;
                 Ok(Tool::Mcp { mcp_server_name, configs: configs.unwrap_or_default(), default_config })
             }
@@ -982,10 +985,9 @@ fn read_predefined(
                     Patch::Set(n) => n.items(0, MAX_ROSTER, |n| read_choice(n, true))?,
                 };
                 if predefined_agents.is_empty() && inline_agents == (Switch::Disabled {}) {
-                    return Err(o.invalid(
-                        "predefined_agents",
-                        "must name at least one agent when inline_agents is disabled",
-                    ));
+                    return Err(
+                        o.invalid("predefined_agents", "must name at least one agent when inline_agents is disabled")
+                    );
                 }
                 Ok(Switch::Enabled(Predefined { inline_agents, predefined_agents }))
             }

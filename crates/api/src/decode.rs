@@ -261,7 +261,9 @@ impl<'a> Object<'a> {
 
     fn finish(self) -> Decoded<()> {
         match self.fields.keys().find(|key| !self.seen.contains(&key.as_str())) {
-            Some(unknown) if !self.open => Err(Invalid::field(&join(&self.path, unknown), "Extra inputs are not permitted")),
+            Some(unknown) if !self.open => {
+                Err(Invalid::field(&join(&self.path, unknown), "Extra inputs are not permitted"))
+            }
             _ => Ok(()),
         }
     }
@@ -303,7 +305,10 @@ mod tests {
             (json!({"name": "123456"}), "name: value must contain no more than 5 character(s)"),
             (json!({"name": "a", "x": 1}), "x: Extra inputs are not permitted"),
             (json!({"name": "a", "schedule": {}}), "schedule.type: Field required"),
-            (json!({"name": "a", "schedule": {"type": "interval"}}), "schedule.type: \"interval\" is not a valid value"),
+            (
+                json!({"name": "a", "schedule": {"type": "interval"}}),
+                "schedule.type: \"interval\" is not a valid value",
+            ),
             (json!({"name": "a", "schedule": {"type": "cron"}}), "schedule.timezone: Field required"),
             (
                 json!({"name": "a", "schedule": {"type": "cron", "timezone": "UTC", "at": 1}}),

@@ -525,7 +525,7 @@ mod tests {
     use super::*;
     use crate::decode::body;
 
-    fn deployment(events: Value) -> Decoded<Vec<Value>> {
+    fn deployment(events: &Value) -> Decoded<Vec<Value>> {
         body(&json!({ "initial_events": events }), |o| read_deployment_events(&o.required("initial_events")?))
     }
 
@@ -533,9 +533,10 @@ mod tests {
     fn first_events_of_a_deployment_follow_the_rules() {
         let message = json!({"type": "user.message", "content": [{"type": "text", "text": "hi"}]});
         let system = json!({"type": "system.message", "content": [{"type": "text", "text": "hi"}]});
-        let outcome = json!({"type": "user.define_outcome", "description": "x", "rubric": {"type": "text", "content": "y"}});
+        let outcome =
+            json!({"type": "user.define_outcome", "description": "x", "rubric": {"type": "text", "content": "y"}});
         for good in [json!([message]), json!([message, system]), json!([outcome]), json!([outcome, system])] {
-            assert!(deployment(good.clone()).is_ok(), "{good}");
+            assert!(deployment(&good).is_ok(), "{good}");
         }
         for (bad, message) in [
             (json!([]), "initial_events: value must contain at least 1 item"),
@@ -551,9 +552,9 @@ mod tests {
                 "initial_events[0].content[0].y: Extra inputs are not permitted",
             ),
         ] {
-            assert_eq!(deployment(bad).unwrap_err().to_string(), message);
+            assert_eq!(deployment(&bad).unwrap_err().to_string(), message);
         }
-        assert!(deployment(json!([system])).is_err());
+        assert!(deployment(&json!([system])).is_err());
     }
 
     #[test]
@@ -561,7 +562,10 @@ mod tests {
         let id: EventId = crate::id::Id::new(Time::from_micros(1));
         for body in [
             EventBody::StatusRunning {},
-            EventBody::StatusIdle { stop_reason: StopReason::RequiresAction { event_ids: vec![id.clone()] }, stop_details: None },
+            EventBody::StatusIdle {
+                stop_reason: StopReason::RequiresAction { event_ids: vec![id.clone()] },
+                stop_details: None,
+            },
             EventBody::AgentMessage { content: vec![json!({"type": "text", "text": "hi"})] },
         ] {
             let text = serde_json::to_string(&Event { id: id.clone(), body: body.clone() }).unwrap();

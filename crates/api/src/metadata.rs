@@ -77,7 +77,11 @@ mod tests {
     #[test]
     fn pairs_keys_and_values_are_bounded() {
         let many: serde_json::Map<_, _> = (0..17).map(|i| (i.to_string(), json!("x"))).collect();
-        for sent in [json!({ "metadata": many }), json!({"metadata": {"k".repeat(65): "v"}}), json!({"metadata": {"k": "v".repeat(513)}})] {
+        for sent in [
+            json!({ "metadata": many }),
+            json!({"metadata": {"k".repeat(65): "v"}}),
+            json!({"metadata": {"k": "v".repeat(513)}}),
+        ] {
             assert!(body(&sent, |o| create(o.optional("metadata"))).is_err(), "{sent}");
         }
     }

@@ -71,7 +71,11 @@ async fn drive(api: &Api) -> Result<ExitCode> {
     println!("session       {session}\n");
     let code = follow(api, session).await?;
     let done = api.get(&format!("/v1/sessions/{session}")).await?;
-    println!("\nThe session is {}. Its run record stays: GET /v1/deployment_runs/{}", text(&done, "status"), text(&run, "id"));
+    println!(
+        "\nThe session is {}. Its run record stays: GET /v1/deployment_runs/{}",
+        text(&done, "status"),
+        text(&run, "id")
+    );
     api.delete(&format!("/v1/sessions/{session}")).await?;
     Ok(code)
 }
@@ -109,7 +113,9 @@ fn show(event: &Value) {
         "agent.tool_use" => format!("{} {}", text(event, "name"), event["input"]),
         "session.error" => text(&event["error"], "message").to_owned(),
         "session.status_idle" => text(&event["stop_reason"], "type").to_owned(),
-        "session.usage" => format!("{} tokens in, {} out", event["usage"]["input_tokens"], event["usage"]["output_tokens"]),
+        "session.usage" => {
+            format!("{} tokens in, {} out", event["usage"]["input_tokens"], event["usage"]["output_tokens"])
+        }
         _ => event["content"][0]["text"].as_str().unwrap_or_default().to_owned(),
     };
     let mut lines = said.lines();

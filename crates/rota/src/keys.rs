@@ -35,7 +35,8 @@ pub async fn run(args: KeysArgs) -> Result<ExitCode> {
             let (db, _) = open_store(&store.data)?;
             let of = id.clone();
             let revoked = db.write(move |tx| workspaces::revoke_key(tx, &of)).await;
-            let revoked = revoked.with_context(|| format!("`rota keys list` shows the ids; \"{id}\" is none of them"))?;
+            let revoked =
+                revoked.with_context(|| format!("`rota keys list` shows the ids; \"{id}\" is none of them"))?;
             if store.json {
                 println!("{}", serde_json::to_string(&revoked)?);
             } else {

@@ -7,7 +7,7 @@ pub const MAX_BODY_BYTES: usize = 32 * 1024 * 1024;
 /// Most bytes of a body that is too large that are still read before the connection is closed.
 pub const MAX_DRAIN_BYTES: usize = 256 * 1024 * 1024;
 /// How long a request may take to arrive and be answered; streams are not counted.
-pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+pub const REQUEST_TIMEOUT: Duration = Duration::from_mins(1);
 /// Most bytes of a query string.
 pub const MAX_QUERY_BYTES: usize = 16 * 1024;
 /// Most characters of an `Idempotency-Key`.
@@ -54,7 +54,7 @@ pub const MODEL_RETRY_FIRST_MICROS: i64 = 1_000_000;
 /// The longest pause between two tries, also when the model asks for a longer one.
 pub const MODEL_RETRY_MAX_MICROS: i64 = 60_000_000;
 /// How long a sandbox stays up after its session's last call.
-pub const SANDBOX_IDLE: Duration = Duration::from_secs(600);
+pub const SANDBOX_IDLE: Duration = Duration::from_mins(10);
 /// Sandboxes that stay up while their sessions rest; of more, those that rested longest are ended.
 pub const MAX_IDLE_SANDBOXES: usize = 64;
 /// How often sandboxes that nobody needs are looked for.

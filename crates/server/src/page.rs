@@ -73,7 +73,7 @@ impl Paging {
         }
         let cursor = |row: Option<&T>, before| {
             let cursor = Cursor { key: key(row?), before };
-            Some(cursor.write(&self.filters))
+            Some(cursor.write(self.filters))
         };
         let (has_next, has_previous) = if self.is_before() { (true, more) } else { (more, self.cursor.is_some()) };
         let next_page = has_next.then(|| cursor(rows.last(), false)).flatten();
@@ -112,12 +112,12 @@ pub(crate) struct Cursor {
 }
 
 impl Cursor {
-    fn write(&self, filters: &[u8; 8]) -> String {
-        let bytes = [filters, &[u8::from(self.before)][..], self.key.as_bytes()].concat();
+    fn write(&self, filters: [u8; 8]) -> String {
+        let bytes = [&filters, &[u8::from(self.before)][..], self.key.as_bytes()].concat();
         format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes))
     }
 
-    pub(crate) fn read(text: &str, filters: &[u8; 8]) -> Result<Self> {
+    pub(crate) fn read(text: &str, filters: [u8; 8]) -> Result<Self> {
         let invalid = || Error::invalid("page: Invalid page cursor.");
         let encoded = text.strip_prefix(PREFIX).ok_or_else(invalid)?;
         let bytes = URL_SAFE_NO_PAD.decode(encoded).map_err(|_| invalid())?;

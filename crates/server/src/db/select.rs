@@ -18,9 +18,9 @@ enum Param {
 }
 
 impl Select {
-    /// A SELECT up to and with its first condition; `workspace` is `$1`.
-    pub fn new(sql: &str, workspace: impl AsRef<str>) -> Self {
-        Self { sql: sql.to_owned(), params: vec![Param::Text(workspace.as_ref().to_owned())] }
+    /// A SELECT up to and with its first condition; `owner`, mostly a workspace, is `$1`.
+    pub fn new(sql: &str, owner: impl AsRef<str>) -> Self {
+        Self { sql: sql.to_owned(), params: vec![Param::Text(owner.as_ref().to_owned())] }
     }
 
     /// Adds a condition without a parameter, when `wanted`.
@@ -69,17 +69,30 @@ impl Select {
         paging: &Paging,
         map: impl Fn(&Row<'_>) -> Result<T>,
     ) -> Result<Vec<T>> {
-        let (comparison, direction) = match paging.reading() {
+        self.rows(tx, key, paging.reading(), paging.after().map(Val::Text), paging.fetch(), map)
+    }
+
+    /// At most `limit` rows, ordered by `key` and beyond `after`.
+    pub fn rows<T>(
+        &self,
+        tx: &mut Tx<'_>,
+        key: &str,
+        order: Order,
+        after: Option<Val<'_>>,
+        limit: i64,
+        map: impl Fn(&Row<'_>) -> Result<T>,
+    ) -> Result<Vec<T>> {
+        let (comparison, direction) = match order {
             Order::Asc => (">", "ASC"),
             Order::Desc => ("<", "DESC"),
         };
         let mut params: Vec<Val<'_>> = self.params.iter().map(Param::val).collect();
         let mut sql = self.sql.clone();
-        if let Some(after) = paging.after() {
-            params.push(Val::Text(after));
+        if let Some(after) = after {
+            params.push(after);
             sql += &format!(" AND {key} {comparison} ${}", params.len());
         }
-        params.push(Val::Int(paging.fetch()));
+        params.push(Val::Int(limit));
         sql += &format!(" ORDER BY {key} {direction} LIMIT ${}", params.len());
         tx.all(&sql, &params, map)
     }

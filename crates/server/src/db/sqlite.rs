@@ -284,23 +284,22 @@ mod tests {
         let (release, held) = std_mpsc::channel::<()>();
         let held = Mutex::new(held);
         let holding = db.write(move |_| {
-            drop(lock(&held).recv());
-            Ok(())
+            lock(&held).recv().map_err(Error::internal)
         });
-        let others = ["a", "fails", "panics", "b"].map(|name| db.write(insert(name)));
         let free = async {
-            tokio::task::yield_now().await;
             while db.queue.capacity() > limits::WRITE_QUEUE - 4 {
                 tokio::task::yield_now().await;
             }
             release.send(()).unwrap();
         };
-        let [a, fails, panics, b] = others;
-        let (_, a, fails, panics, b, ()) = tokio::join!(holding, a, fails, panics, b, free);
+        let write = |name| db.write(insert(name));
+        let (_, a, fails, panics, b, ()) =
+            tokio::join!(holding, write("a"), write("fails"), write("panics"), write("b"), free);
         assert!(a.is_ok() && b.is_ok());
         assert!(matches!(fails, Err(Error::Invalid(_))));
         assert!(matches!(panics, Err(Error::Internal(_))));
-        let names = db.read(|tx| tx.all("SELECT id FROM organization ORDER BY id", &[], |row| row.text(0))).await.unwrap();
+        let names =
+            db.read(|tx| tx.all("SELECT id FROM organization ORDER BY id", &[], |row| row.text(0))).await.unwrap();
         assert_eq!(names, ["a", "b"]);
         drop(db);
         writer.join();

@@ -5,9 +5,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use rota_api::{
     agent::SessionAgent,
     environment::EnvironmentConfig,
-    event::{
-        EventBody, ModelUsage, Permission, RetryStatus, SessionError, SessionErrorType, StopDetails, StopReason,
-    },
+    event::{EventBody, ModelUsage, Permission, RetryStatus, SessionError, SessionErrorType, StopDetails, StopReason},
     id::{EventId, Id},
 };
 use serde_json::json;
@@ -488,9 +486,11 @@ fn closing_result(id: &EventId, closing: Closing) -> EventBody {
     let text = match closing {
         Closing::Denied(Some(message)) => format!("The user denied this call: {message}"),
         Closing::Denied(None) => "The user denied this call.".to_owned(),
-        Closing::Unknown => "The server was restarted while this call may have been running. Whether it did anything is \
+        Closing::Unknown => {
+            "The server was restarted while this call may have been running. Whether it did anything is \
             unknown: look before you try again. Files are kept; processes and shell variables are gone."
-            .to_owned(),
+                .to_owned()
+        }
     };
     let content = vec![json!({"type": "text", "text": text})];
     EventBody::AgentToolResult { tool_use_id: id.clone(), content, is_error: true }
@@ -554,7 +554,11 @@ impl<'a> Drafts<'a> {
         match delta {
             Delta::TextStart => {
                 let id = EventId::new(self.app.clock.now());
-                self.send("agent.message", "event_start", &json!({"type": "event_start", "event": {"id": id, "type": "agent.message"}}));
+                self.send(
+                    "agent.message",
+                    "event_start",
+                    &json!({"type": "event_start", "event": {"id": id, "type": "agent.message"}}),
+                );
                 self.messages.push_back((id, String::new()));
             }
             Delta::Text(text) => {

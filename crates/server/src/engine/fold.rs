@@ -197,7 +197,8 @@ impl State {
     /// Ends the turn: what was said before is not answered any more. The log closes calls of built-in tools itself,
     /// after the interrupt; those that the client would have run are closed here.
     fn interrupt(&mut self) {
-        let custom: Vec<_> = self.calls.iter().filter(|call| call.stage == Stage::Custom).map(|c| c.id.clone()).collect();
+        let custom: Vec<_> =
+            self.calls.iter().filter(|call| call.stage == Stage::Custom).map(|c| c.id.clone()).collect();
         for id in custom {
             self.result(id.as_ref(), vec![Block::Text { text: INTERRUPTED.to_owned() }], true);
         }

@@ -65,6 +65,7 @@ pub fn release_all(tx: &mut Tx<'_>) -> Result<()> {
 
 /// Whether `lease` still holds. Every write of a runner asks this first, in the same transaction.
 pub(super) fn holds(tx: &mut Tx<'_>, lease: &Lease) -> Result<bool> {
-    let sql = "SELECT 1 FROM sessions WHERE workspace_id = $1 AND id = $2 AND lease_epoch = $3 AND runnable_at IS NOT NULL";
+    let sql =
+        "SELECT 1 FROM sessions WHERE workspace_id = $1 AND id = $2 AND lease_epoch = $3 AND runnable_at IS NOT NULL";
     Ok(tx.one(sql, vals![&lease.workspace, &lease.session, lease.epoch], |_| Ok(()))?.is_some())
 }

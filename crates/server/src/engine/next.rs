@@ -183,11 +183,9 @@ mod tests {
                 vec![message(), answered(), call("bash", Ask), confirm(3, Confirmation::Deny)],
                 |_| Action::Close(vec![(id(3), Closing::Denied(None))]),
             ),
-            (
-                "results go back to the model",
-                vec![message(), answered(), call("bash", Allow), result(3)],
-                |_| Action::Ask,
-            ),
+            ("results go back to the model", vec![message(), answered(), call("bash", Allow), result(3)], |_| {
+                Action::Ask
+            }),
             (
                 "an interrupt ends the turn",
                 vec![message(), EventBody::UserInterrupt { session_thread_id: None }],

@@ -40,10 +40,7 @@ pub fn router(app: App) -> Router {
         .route("/v1/models", get(models::list))
         .route("/v1/models/{model_id}", get(models::retrieve))
         .route("/v1/sessions", get(sessions::list).post(sessions::create))
-        .route(
-            "/v1/sessions/{session_id}",
-            get(sessions::retrieve).post(sessions::update).delete(sessions::delete),
-        )
+        .route("/v1/sessions/{session_id}", get(sessions::retrieve).post(sessions::update).delete(sessions::delete))
         .route("/v1/sessions/{session_id}/archive", post(sessions::archive))
         .route("/v1/sessions/{session_id}/events", get(events::list).post(events::send))
         .route("/v1/sessions/{session_id}/events/stream", get(events::stream::open))

@@ -40,7 +40,7 @@ impl Offer {
     /// # Errors
     /// When an entry names an environment variable that is not set, or a base URL that is none.
     pub fn new(configs: &[ModelConfig]) -> Result<Self> {
-        let mut models = configs.iter().map(|config| offered(config)).collect::<Result<Vec<_>>>()?;
+        let mut models = configs.iter().map(offered).collect::<Result<Vec<_>>>()?;
         if models.iter().all(|model| model.wire.id != PLAYBOOK) {
             models.push(Offered {
                 wire: wire(PLAYBOOK, "Playbook (runs the fenced blocks of a message)"),

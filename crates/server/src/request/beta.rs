@@ -114,7 +114,9 @@ mod tests {
     fn the_beta_header_decides() {
         let check = |path, values: &[&'static str]| {
             let mut headers = HeaderMap::new();
-            values.iter().for_each(|v| drop(headers.append(BETA, HeaderValue::from_static(v))));
+            for value in values {
+                headers.append(BETA, HeaderValue::from_static(value));
+            }
             super::check(path, &headers)
         };
         assert!(check("/v1/agents", &[MANAGED_AGENTS]).is_ok());

@@ -25,7 +25,9 @@ impl<S: Sync> FromRequest<S> for Body {
 
     async fn from_request(request: Request, _: &S) -> Result<Self> {
         let bytes = collect(request.into_body()).await?;
-        serde_json::from_slice(&bytes).map(Self).map_err(|error| Error::invalid(format_args!("the body is not JSON: {error}")))
+        serde_json::from_slice(&bytes)
+            .map(Self)
+            .map_err(|error| Error::invalid(format_args!("the body is not JSON: {error}")))
     }
 }
 

@@ -46,9 +46,8 @@ pub fn hash(key: &str) -> String {
 /// # Errors
 /// 401 without a key or with one that does not count; 403 when `anthropic-workspace-id` names another workspace.
 pub fn authenticate(db: &Db, headers: &HeaderMap) -> Result<Caller> {
-    let key = key_of(headers).ok_or(Error::Unauthenticated(
-        "no API key: send one as `x-api-key` or as `Authorization: Bearer`",
-    ))?;
+    let key = key_of(headers)
+        .ok_or(Error::Unauthenticated("no API key: send one as `x-api-key` or as `Authorization: Bearer`"))?;
     let caller = db.lookup(|tx| {
         let now = tx.now();
         tx.one(

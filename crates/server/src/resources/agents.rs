@@ -3,7 +3,9 @@
 use axum::extract::{Path, State};
 use rota_api::{
     Time,
-    agent::{Agent, AgentChoice, AgentConfig, AgentReference, CreateAgent, Multiagent, SessionAgent, Skill, UpdateAgent},
+    agent::{
+        Agent, AgentChoice, AgentConfig, AgentReference, CreateAgent, Multiagent, SessionAgent, Skill, UpdateAgent,
+    },
     decode::Patch,
     id::{AgentId, Id, WorkspaceId},
 };
@@ -120,7 +122,10 @@ fn resolve(
     if let Multiagent::Coordinator { .. } = &resolved {
         let agents = resolved.agents();
         if let Some(twice) = agents.iter().enumerate().find(|(i, a)| agents[..*i].iter().any(|b| b.id == a.id)) {
-            return Err(Error::invalid(format_args!("multiagent.agents: agent `{}` is named more than once", twice.1.id)));
+            return Err(Error::invalid(format_args!(
+                "multiagent.agents: agent `{}` is named more than once",
+                twice.1.id
+            )));
         }
     }
     Ok(resolved)

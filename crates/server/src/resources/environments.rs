@@ -162,7 +162,8 @@ fn remove(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Deleted>
 /// 404 when there is none or it is archived.
 pub fn referenced(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<(EnvironmentId, EnvironmentConfig)> {
     let sql = "SELECT id, config FROM environments WHERE workspace_id = $1 AND id = $2 AND archived_at IS NULL";
-    tx.one(sql, vals![workspace, id], |row| Ok((row.id(0)?, row.json(1)?)))?.ok_or_else(|| Error::reference("environment"))
+    tx.one(sql, vals![workspace, id], |row| Ok((row.id(0)?, row.json(1)?)))?
+        .ok_or_else(|| Error::reference("environment"))
 }
 
 const SELECT: &str = "SELECT id, name, description, config, metadata, created_at, updated_at, archived_at

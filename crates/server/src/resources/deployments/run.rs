@@ -139,9 +139,10 @@ fn check(
     target: &Target,
 ) -> Result<Result<(), RunError>> {
     let fails = |r#type, message| Ok(Err(RunError { r#type, message }));
-    let archived_agent = match target.agent_archived {
-        true => Some(&target.agent),
-        false => archived_member(tx, workspace, target.roster.as_deref().unwrap_or_default())?,
+    let archived_agent = if target.agent_archived {
+        Some(&target.agent)
+    } else {
+        archived_member(tx, workspace, target.roster.as_deref().unwrap_or_default())?
     };
     if let Some(agent) = archived_agent {
         return fails(RunErrorType::AgentArchived, format!("agent `{}` is archived", agent.id));

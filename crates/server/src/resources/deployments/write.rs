@@ -79,8 +79,7 @@ pub(super) fn update(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, body: &
     if let Patch::Set(budget) = &update.budget {
         sessions::check_budget(Some(budget))?;
     }
-    let stored_schedule =
-        stored.schedule.map(|s| ScheduleFields { expression: s.expression, timezone: s.timezone });
+    let stored_schedule = stored.schedule.map(|s| ScheduleFields { expression: s.expression, timezone: s.timezone });
     let schedule_changes = update.schedule != Patch::Keep;
     let schedule = update.schedule.over(stored_schedule);
     if schedule_changes {

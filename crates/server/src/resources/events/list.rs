@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 
 use super::{check_session, log::wire};
 use crate::{
-    db::{Row, Tx, Val},
+    db::{Row, Select, Tx, Val},
     error::{Error, Result},
     page::{Order, Page, Paging},
     request::Query,
@@ -89,40 +89,26 @@ fn read(
     after: Option<i64>,
     limit: i64,
 ) -> Result<Vec<Listed>> {
-    let mut params: Vec<Val<'_>> = vec![session.into()];
-    let (columns, key) = match part {
-        Part::Log => ("SELECT seq, body, processed_at FROM session_events", "seq"),
+    let (mut select, key) = match part {
+        Part::Log => {
+            (Select::new("SELECT seq, body, processed_at FROM session_events WHERE session_id = $1", session), "seq")
+        }
+        // What has not been processed is in no range of times.
         Part::Waiting if !filter.processed.is_empty() => return Ok(Vec::new()),
-        Part::Waiting => ("SELECT place, body FROM session_inputs", "place"),
+        Part::Waiting => {
+            (Select::new("SELECT place, body FROM session_inputs WHERE session_id = $1", session), "place")
+        }
     };
-    let mut sql = format!("{columns} WHERE session_id = $1");
-    let (comparison, direction) = if order == Order::Asc { (">", "ASC") } else { ("<", "DESC") };
-    if let Some(after) = after {
-        params.push(after.into());
-        sql += &format!(" AND {key} {comparison} ${}", params.len());
-    }
     for (comparison, at) in &filter.processed {
-        params.push((*at).into());
-        sql += &format!(" AND processed_at {comparison} ${}", params.len());
+        select.int(&format!("processed_at {comparison}"), Some(at.micros()));
     }
-    if !filter.types.is_empty() {
-        let places = filter.types.iter().map(|tag| {
-            params.push((*tag).into());
-            format!("${}", params.len())
-        });
-        let places: Vec<String> = places.collect();
-        sql += &format!(" AND type IN ({})", places.join(", "));
-    }
-    params.push(limit.into());
-    sql += &format!(" ORDER BY {key} {direction} LIMIT ${}", params.len());
-    tx.all(&sql, &params, |row| listed(row, part))
+    select.any_of("type", &filter.types);
+    select.rows(tx, key, order, after.map(Val::Int), limit, |row| listed(row, part))
 }
 
 fn listed(row: &Row<'_>, part: Part) -> Result<Listed> {
     Ok(match part {
-        Part::Log => {
-            Listed { json: wire(&row.text(1)?, Some(row.time(2)?))?, key: format!("l{}", row.int(0)?) }
-        }
+        Part::Log => Listed { json: wire(&row.text(1)?, Some(row.time(2)?))?, key: format!("l{}", row.int(0)?) },
         Part::Waiting => Listed { json: wire(&row.text(1)?, None)?, key: format!("w{}", row.int(0)?) },
     })
 }

@@ -145,12 +145,7 @@ pub fn read(tx: &mut Tx<'_>, session: &SessionId, seq: i64, limit: i64) -> Resul
          ORDER BY seq LIMIT $3",
         vals![session, seq, limit],
         |row| {
-            Ok(Logged {
-                seq: row.int(0)?,
-                event: row.json(1)?,
-                hidden: row.opt_text(2)?,
-                processed_at: row.time(3)?,
-            })
+            Ok(Logged { seq: row.int(0)?, event: row.json(1)?, hidden: row.opt_text(2)?, processed_at: row.time(3)? })
         },
     )
 }

@@ -158,9 +158,13 @@ fn queue(
     events: Vec<EventBody>,
     answers: &[bool],
 ) -> Result<Vec<Box<RawValue>>> {
-    let count = tx.one("SELECT count(*) FROM session_inputs WHERE session_id = $1", vals![&session.id], |r| r.int(0))?;
+    let count =
+        tx.one("SELECT count(*) FROM session_inputs WHERE session_id = $1", vals![&session.id], |r| r.int(0))?;
     if count.unwrap_or(0) + events.len() as i64 > MAX_QUEUED_INPUTS {
-        return Err(Error::invalid(format_args!("more than {MAX_QUEUED_INPUTS} events would wait in session {}", session.id)));
+        return Err(Error::invalid(format_args!(
+            "more than {MAX_QUEUED_INPUTS} events would wait in session {}",
+            session.id
+        )));
     }
     let mut sent = Vec::new();
     for (event, answer) in events.into_iter().zip(answers) {

@@ -54,7 +54,18 @@ pub async fn open(
     let seq = resume.map_or(from.seq, |seq| seq.min(from.seq));
     let mut ping = interval_at(tokio::time::Instant::now() + PING_EVERY, PING_EVERY);
     ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let open = Open { app, watcher, session: from.session, seq, input: from.input, deltas, lagging: false, ping, first: true, ended: false };
+    let open = Open {
+        app,
+        watcher,
+        session: from.session,
+        seq,
+        input: from.input,
+        deltas,
+        lagging: false,
+        ping,
+        first: true,
+        ended: false,
+    };
     let frames = stream::unfold(open, |mut open| async move {
         let bytes = open.next().await?;
         Some((Ok::<_, Infallible>(bytes), open))
@@ -153,7 +164,12 @@ impl Open {
             }
             for logged in news.log {
                 self.seq = logged.place;
-                frame(&mut frames, &logged.tag, Some(logged.place), &with_processed_at(&logged.body, logged.processed_at));
+                frame(
+                    &mut frames,
+                    &logged.tag,
+                    Some(logged.place),
+                    &with_processed_at(&logged.body, logged.processed_at),
+                );
             }
             if !more {
                 return Ok(frames);

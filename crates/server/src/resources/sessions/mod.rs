@@ -17,7 +17,10 @@ use crate::{
     request::{Body, Caller, Json, Query, query::CREATED_ANY},
 };
 
-pub use store::{Control, NewSession, Waiting, WaitingFor, add_outcomes, control, exists, get, insert, is_rate_limited, new_outcome, set_waiting};
+pub use store::{
+    Control, NewSession, Waiting, WaitingFor, add_outcomes, control, exists, get, insert, is_rate_limited, new_outcome,
+    set_waiting,
+};
 pub use write::{check_budget, check_mountable, check_vaults, self_hosted_resources};
 
 /// `POST /v1/sessions`.

@@ -246,12 +246,7 @@ pub fn new_outcome(id: &OutcomeId, description: &str) -> serde_json::Value {
 }
 
 /// Adds the outcomes that `events` define to those of a session.
-pub fn add_outcomes(
-    tx: &mut Tx<'_>,
-    workspace: &WorkspaceId,
-    id: &SessionId,
-    events: &[EventBody],
-) -> Result<()> {
+pub fn add_outcomes(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &SessionId, events: &[EventBody]) -> Result<()> {
     let defined: Vec<_> = events
         .iter()
         .filter_map(|event| match event {

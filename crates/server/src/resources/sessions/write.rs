@@ -18,15 +18,10 @@ use crate::{
     resources::{agents, deployments::FirePolicy, environments, events::log},
 };
 
-pub(super) fn create(
-    tx: &mut Tx<'_>,
-    policy: &FirePolicy,
-    workspace: &WorkspaceId,
-    body: &Body,
-) -> Result<Session> {
+pub(super) fn create(tx: &mut Tx<'_>, policy: &FirePolicy, workspace: &WorkspaceId, body: &Body) -> Result<Session> {
     let new = body.read(CreateSession::read)?;
     let (agent, config) = agents::referenced(tx, workspace, &new.agent)?;
-    let changed_agent = changed(tx, policy, &agent, config, new.overrides)?;
+    let changed_agent = changed(tx, policy, &agent, &config, new.overrides)?;
     let (environment_id, environment) = environments::referenced(tx, workspace, &new.environment_id)?;
     check_vaults(&new.vault_ids)?;
     check_budget(new.budget.as_ref())?;
@@ -57,7 +52,7 @@ fn changed(
     tx: &mut Tx<'_>,
     policy: &FirePolicy,
     agent: &rota_api::agent::AgentReference,
-    config: AgentConfig,
+    config: &AgentConfig,
     overrides: Overrides,
 ) -> Result<Option<String>> {
     policy.offer.check("agent.model", overrides.model.as_ref().map_or(&config.model.id, |model| &model.id))?;
