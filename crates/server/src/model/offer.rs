@@ -68,7 +68,7 @@ impl Offer {
             return Ok(());
         }
         Err(Error::invalid(format_args!(
-            "{field}: model \"{id}\" is not offered by this server; GET /v1/models lists those that are, and \
+            "{field}: \"{id}\" is not offered by this server; GET /v1/models lists those that are, and \
              [[models]] in rota.toml adds others"
         )))
     }

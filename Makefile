@@ -1,0 +1,22 @@
+# What the README's commands do. Each target needs only what the README names.
+
+.PHONY: demo test check bench
+
+# The whole way once: server, agent, environment, deployment, run, live session.
+demo:
+	cargo run --quiet -p rota -- demo
+
+# Everything: what `check` does, the crash test, and the official SDKs against the real binary.
+test: check
+	tests/sdk/run
+
+# Before each commit: format, lints, and every Rust test.
+check:
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- --deny warnings
+	cargo test --workspace
+
+# The figures of docs/benchmarks.md.
+bench:
+	cargo build --release -p rota -p rota-bench
+	target/release/rota-bench
