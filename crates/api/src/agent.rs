@@ -78,6 +78,16 @@ pub struct Agent {
 /// The agent inside a session: the snapshot that the session runs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SessionAgent {
+    /// What the session's own thread runs.
+    #[serde(flatten)]
+    pub primary: ThreadAgent,
+    /// The roster, each entry a snapshot itself.
+    pub multiagent: Option<SessionMultiagent>,
+}
+
+/// The agent of one thread of a session: a snapshot without a roster.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ThreadAgent {
     /// The agent's id.
     pub id: AgentId,
     /// Always `agent`.
@@ -98,15 +108,12 @@ pub struct SessionAgent {
     pub mcp_servers: Vec<McpServer>,
     /// The skills.
     pub skills: Vec<Skill>,
-    /// The roster, each entry a snapshot itself. Absent in the snapshots of a roster.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub multiagent: Option<SessionMultiagent>,
     /// Who the agent acts as.
     pub execution_identity: ExecutionIdentity,
 }
 
-impl SessionAgent {
-    /// The snapshot of version `version` of agent `id`, without a roster.
+impl ThreadAgent {
+    /// The snapshot of version `version` of agent `id`.
     pub fn new(id: AgentId, version: i64, config: AgentConfig) -> Self {
         let AgentConfig { name, description, system, model, tools, mcp_servers, skills, execution_identity, .. } =
             config;
@@ -121,7 +128,6 @@ impl SessionAgent {
             tools,
             mcp_servers,
             skills,
-            multiagent: None,
             execution_identity,
         }
     }
@@ -332,7 +338,7 @@ pub enum Multiagent<R = AgentReference> {
 }
 
 /// The roster of a session, each entry a snapshot.
-pub type SessionMultiagent = Multiagent<SessionAgent>;
+pub type SessionMultiagent = Multiagent<ThreadAgent>;
 
 /// An entry of a coordinator's roster.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -29,7 +29,7 @@ pub struct Model {
     pub max_tokens: Option<u32>,
     /// What the model can do, where it is known.
     pub capabilities: Option<serde_json::Value>,
-    /// Models that may stand in. Only in the shape for requests with a beta header.
+    /// Models that may stand in. Only in the beta shape.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub allowed_fallback_models: Option<Vec<String>>,
 }

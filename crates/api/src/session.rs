@@ -40,6 +40,8 @@ pub struct Session {
     pub title: Option<String>,
     /// Free pairs.
     pub metadata: Box<RawValue>,
+    /// The most it may spend. No model of this server has a list price yet, so it is always null.
+    pub budget: Option<Value>,
     /// What is mounted.
     pub resources: Box<RawValue>,
     /// Where its credentials are.
@@ -167,7 +169,7 @@ impl CreateSession {
 }
 
 /// What a session changes of its agent. `None` inherits.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Overrides {
     /// Another model.
     pub model: Option<ModelConfig>,

@@ -283,9 +283,7 @@ mod tests {
         // The first write holds the writer back until the others wait together in one batch.
         let (release, held) = std_mpsc::channel::<()>();
         let held = Mutex::new(held);
-        let holding = db.write(move |_| {
-            lock(&held).recv().map_err(Error::internal)
-        });
+        let holding = db.write(move |_| lock(&held).recv().map_err(Error::internal));
         let free = async {
             while db.queue.capacity() > limits::WRITE_QUEUE - 4 {
                 tokio::task::yield_now().await;

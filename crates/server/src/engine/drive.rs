@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use rota_api::{
-    agent::SessionAgent,
+    agent::ThreadAgent,
     environment::EnvironmentConfig,
     event::{EventBody, ModelUsage, Permission, RetryStatus, SessionError, SessionErrorType, StopDetails, StopReason},
     id::{EventId, Id},
@@ -127,7 +127,7 @@ async fn drive(app: &App, lease: Lease) {
 struct Runner<'a> {
     app: &'a App,
     lease: &'a Lease,
-    agent: SessionAgent,
+    agent: ThreadAgent,
     self_hosted: bool,
     state: State,
     watcher: Watcher,
@@ -156,6 +156,8 @@ impl<'a> Runner<'a> {
 
     /// Reads what is new in the log and beside it.
     async fn catch_up(&mut self) -> Result<Beside> {
+        // Whatever changes after this moment wakes `interrupted`.
+        self.watcher.changes.borrow_and_update();
         loop {
             let (session, seq) = (self.lease.session.clone(), self.state.seq);
             let (events, inputs) = self
@@ -501,7 +503,7 @@ fn refusal() -> StopDetails {
 }
 
 /// The agent of a session, and whether its tools run at a worker of the user.
-fn load(tx: &mut Tx<'_>, lease: &Lease) -> Result<(SessionAgent, bool)> {
+fn load(tx: &mut Tx<'_>, lease: &Lease) -> Result<(ThreadAgent, bool)> {
     let found = tx.one(
         "SELECT coalesce(s.agent, v.snapshot), e.config FROM sessions s
          JOIN agent_versions v ON v.agent_id = s.agent_id AND v.version = s.agent_version
@@ -517,22 +519,18 @@ fn load(tx: &mut Tx<'_>, lease: &Lease) -> Result<(SessionAgent, bool)> {
     found.ok_or_else(|| Error::not_found("Session", lease.session.as_ref()))
 }
 
-/// Returns when the client has sent an interrupt.
+/// Returns when the client has sent an interrupt since the runner last caught up.
 async fn interrupted(app: &App, lease: &Lease, watcher: &mut Watcher) {
     loop {
+        tokio::select! {
+            Ok(()) = watcher.changes.changed() => {}
+            () = sleep(limits::INTERRUPT_POLL) => {}
+        }
         let session = lease.session.clone();
         let sql = "SELECT 1 FROM session_inputs WHERE session_id = $1 AND type = 'user.interrupt' LIMIT 1";
         let found = app.db.read(move |tx| tx.one(sql, vals![&session], |_| Ok(()))).await;
         if matches!(found, Ok(Some(()))) {
             return;
-        }
-        tokio::select! {
-            changed = watcher.changes.changed() => {
-                if changed.is_err() {
-                    sleep(limits::INTERRUPT_POLL).await;
-                }
-            }
-            () = sleep(limits::INTERRUPT_POLL) => {}
         }
     }
 }

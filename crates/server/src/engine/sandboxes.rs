@@ -35,10 +35,9 @@ impl Sandboxes {
     /// Runs a tool in the sandbox of a session. Dropping the future interrupts the tool.
     pub async fn call(&self, session: &SessionId, call: &str, tool: &ToolCall) -> Result<ToolOutput, Error> {
         self.idle().remove(session);
+        let _busy = Busy { sandboxes: self, session };
         let sandbox: Sandbox = self.backend.open(session.as_ref()).await?;
-        let output = sandbox.call(call, tool).await;
-        self.idle().insert(session.clone(), Stopwatch::start());
-        output
+        sandbox.call(call, tool).await
     }
 
     /// Ends the sandboxes that nobody needs now. Their files stay.
@@ -74,5 +73,17 @@ impl Sandboxes {
 
     fn idle(&self) -> MutexGuard<'_, HashMap<SessionId, Stopwatch>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A call of a session is under way; when it ends, or its future is dropped, the sandbox is idle.
+struct Busy<'a> {
+    sandboxes: &'a Sandboxes,
+    session: &'a SessionId,
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.sandboxes.idle().insert(self.session.clone(), Stopwatch::start());
     }
 }

@@ -1,7 +1,7 @@
 //! The tools that a model is offered, and running one.
 
 use rota_api::{
-    agent::{BUILT_IN_TOOLS, SessionAgent, Tool},
+    agent::{BUILT_IN_TOOLS, ThreadAgent, Tool},
     event::EventBody,
 };
 use rota_sandbox::{ToolCall, tool_definitions};
@@ -14,7 +14,7 @@ use crate::{error::Result, model::ToolDefinition};
 const NO_NETWORK: &str = "This server gives agents no network access: web_fetch and web_search are not available here.";
 
 /// The tools of an agent, built-in ones first, always in the same order.
-pub(super) fn offered(agent: &SessionAgent) -> Result<Vec<ToolDefinition>> {
+pub(super) fn offered(agent: &ThreadAgent) -> Result<Vec<ToolDefinition>> {
     let known = tool_definitions();
     let mut offered = Vec::new();
     for name in BUILT_IN_TOOLS {

@@ -20,6 +20,7 @@ use crate::{
 /// The query of a request. Every parameter must be asked for before [`Query::finish`].
 pub struct Query {
     pairs: Vec<(String, String)>,
+    beta: bool,
     seen: RefCell<Vec<&'static str>>,
 }
 
@@ -36,12 +37,15 @@ impl Query {
         if query.len() > MAX_QUERY_BYTES {
             return Err(Error::invalid(format_args!("the query string is longer than {MAX_QUERY_BYTES} bytes")));
         }
-        let pairs = form_urlencoded::parse(query.as_bytes())
+        let (beta, pairs): (Vec<_>, Vec<_>) = form_urlencoded::parse(query.as_bytes())
             .map(|(name, value)| (name.into_owned(), value.into_owned()))
-            // What the SDKs add to every request of a beta resource.
-            .filter(|(name, _)| name != "beta")
-            .collect();
-        Ok(Self { pairs, seen: RefCell::default() })
+            .partition(|(name, _)| name == "beta");
+        Ok(Self { pairs, beta: beta.iter().any(|(_, value)| value == "true"), seen: RefCell::default() })
+    }
+
+    /// Whether `beta=true` was sent, as the SDKs do with every request of a beta resource.
+    pub fn beta(&self) -> bool {
+        self.beta
     }
 
     /// A parameter that may be absent.
@@ -177,6 +181,7 @@ mod tests {
     fn parameters_are_read_strictly() {
         let query = Query::parse("beta=true&statuses[]=idle&statuses=running&created_at%5Bgte%5D=2026-01-01T00:00:00Z")
             .unwrap();
+        assert!(query.beta());
         assert_eq!(query.any_of("statuses", &["idle", "running"], 4).unwrap(), ["idle", "running"]);
         assert!(query.finish().is_err(), "created_at[gte] was not asked for yet");
         assert!(query.time("created_at[gte]").unwrap().is_some());

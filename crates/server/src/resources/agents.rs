@@ -4,7 +4,7 @@ use axum::extract::{Path, State};
 use rota_api::{
     Time,
     agent::{
-        Agent, AgentChoice, AgentConfig, AgentReference, CreateAgent, Multiagent, SessionAgent, Skill, UpdateAgent,
+        Agent, AgentChoice, AgentConfig, AgentReference, CreateAgent, Multiagent, SessionAgent, Skill, ThreadAgent, UpdateAgent,
     },
     decode::Patch,
     id::{AgentId, Id, WorkspaceId},
@@ -22,8 +22,9 @@ use crate::{
 
 /// `POST /v1/agents`.
 pub async fn create(State(app): State<App>, caller: Caller, body: Body) -> Result<Json<Agent>> {
+    let new = body.read(CreateAgent::read)?;
     let offer = app.offer.clone();
-    app.db.write(move |tx| insert(tx, &offer, &caller.workspace, &body)).await.map(Json)
+    app.db.write(move |tx| insert(tx, &offer, &caller.workspace, &new)).await.map(Json)
 }
 
 /// `GET /v1/agents/{agent_id}`.
@@ -75,10 +76,10 @@ pub async fn archive(State(app): State<App>, caller: Caller, Path(id): Path<Stri
     app.db.write(move |tx| set_archived(tx, &caller.workspace, &id)).await.map(Json)
 }
 
-fn insert(tx: &mut Tx<'_>, offer: &Offer, workspace: &WorkspaceId, body: &Body) -> Result<Agent> {
-    let CreateAgent { mut config, multiagent } = body.read(CreateAgent::read)?;
+fn insert(tx: &mut Tx<'_>, offer: &Offer, workspace: &WorkspaceId, new: &CreateAgent) -> Result<Agent> {
     let id = AgentId::new(tx.now());
-    config.multiagent = multiagent.map(|roster| resolve(tx, workspace, &roster, &id, 1)).transpose()?;
+    let mut config = new.config.clone();
+    config.multiagent = new.multiagent.as_ref().map(|roster| resolve(tx, workspace, roster, &id, 1)).transpose()?;
     check(offer, &config)?;
     tx.execute(
         "INSERT INTO agents (id, workspace_id, version, created_at) VALUES ($1, $2, 1, $3)",
@@ -157,18 +158,18 @@ fn archived() -> Error {
 }
 
 fn insert_version(tx: &mut Tx<'_>, id: &AgentId, version: i64, config: &AgentConfig) -> Result<()> {
-    let mut snapshot = SessionAgent::new(id.clone(), version, config.clone());
-    snapshot.multiagent = config
+    let multiagent = config
         .multiagent
         .as_ref()
         .map(|roster| {
             roster.try_map(|member| {
                 let of_itself = member.id == *id;
                 let config = if of_itself { config.clone() } else { version_config(tx, member)? };
-                Ok::<_, Error>(SessionAgent::new(member.id.clone(), member.version, config))
+                Ok::<_, Error>(ThreadAgent::new(member.id.clone(), member.version, config))
             })
         })
         .transpose()?;
+    let snapshot = SessionAgent { primary: ThreadAgent::new(id.clone(), version, config.clone()), multiagent };
     let roster: Vec<&AgentReference> = config.multiagent.iter().flat_map(Multiagent::agents).collect();
     let roster = (!roster.is_empty()).then(|| serde_json::to_string(&roster)).transpose()?;
     tx.execute(

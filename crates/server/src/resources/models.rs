@@ -18,10 +18,12 @@ pub async fn retrieve(
     State(app): State<App>,
     _caller: Caller,
     Path(id): Path<String>,
+    query: Query,
     headers: HeaderMap,
 ) -> Result<Json<Model>> {
+    query.finish()?;
     let model = app.offer.get(&id).ok_or_else(|| Error::not_found("Model", &id))?;
-    Ok(Json(shape(&model.wire, beta::is_beta(&headers))))
+    Ok(Json(shape(&model.wire, query.beta() || beta::is_beta(&headers))))
 }
 
 /// A page of models, in the order of the configuration. This list has cursors of its own: the ids at its ends.
@@ -60,7 +62,7 @@ pub async fn list(
     };
     let has_more = rest.len() > limit;
     let page = if from_the_end { &rest[rest.len().saturating_sub(limit)..] } else { &rest[..limit.min(rest.len())] };
-    let beta = beta::is_beta(&headers);
+    let beta = query.beta() || beta::is_beta(&headers);
     Ok(Json(ModelPage {
         data: page.iter().map(|model| shape(model, beta)).collect(),
         has_more,
@@ -69,7 +71,7 @@ pub async fn list(
     }))
 }
 
-/// Requests with a beta header are shown one field more.
+/// Requests with a beta header or `beta=true` are shown one field more.
 fn shape(model: &Model, beta: bool) -> Model {
     Model { allowed_fallback_models: beta.then(Vec::new), ..model.clone() }
 }

@@ -742,6 +742,22 @@ mod tests {
     /// Thirty years in which no zone is still being corrected: 1992 to 2021.
     const SETTLED_YEARS: Range<i64> = 694_224_000..1_640_995_200;
 
+    /// The zones whose clocks change at full hours to full hours. Of others cronexpr is no judge: it advances to the
+    /// beginning of an hour, which after a change within the hour can be past a match, or back where it came from, for
+    /// ever.
+    fn zones_that_change_on_the_hour() -> Vec<&'static str> {
+        let on_the_hour = |change: Timestamp, offset: Offset| on_clock(change.as_second(), offset) % 3600 == 0;
+        let changes_on_the_hour = |name: &&str| {
+            let zone = cron("* * * * *", name).zone;
+            let from = Timestamp::from_second(SETTLED_YEARS.start).unwrap();
+            zone.following(from).take_while(|change| change.timestamp() < at("2026-01-01T00:00Z")).all(|change| {
+                let before = zone.to_offset(change.timestamp() - SignedDuration::from_secs(1));
+                on_the_hour(change.timestamp(), before) && on_the_hour(change.timestamp(), change.offset())
+            })
+        };
+        ZONES.into_iter().filter(changes_on_the_hour).collect()
+    }
+
     /// A field of a random expression: its text and, told independently of the parser, the numbers that it means.
     #[derive(Debug, Clone)]
     struct RandomField {
@@ -839,7 +855,7 @@ mod tests {
         #[test]
         fn it_agrees_with_cronexpr(
             fields in random_fields(),
-            timezone in prop::sample::select(&ZONES[..]),
+            timezone in prop::sample::select(zones_that_change_on_the_hour()),
             second in SETTLED_YEARS,
         ) {
             let expression = expression(&fields);

@@ -7,7 +7,7 @@ mod write;
 use axum::extract::{Path, State};
 use http::HeaderMap;
 use rota_api::{
-    deployment::{Deployment, DeploymentRun},
+    deployment::{Deployment, DeploymentFields, DeploymentRun},
     id::{AgentId, DeploymentId},
 };
 
@@ -24,7 +24,8 @@ pub use store::{archive_all_of, get};
 
 /// `POST /v1/deployments`.
 pub async fn create(State(app): State<App>, caller: Caller, body: Body) -> Result<Json<Deployment>> {
-    app.db.write(move |tx| write::insert(tx, &caller.workspace, &body)).await.map(Json)
+    let fields = body.read(DeploymentFields::read)?;
+    app.db.write(move |tx| write::insert(tx, &caller.workspace, &fields)).await.map(Json)
 }
 
 /// `GET /v1/deployments/{deployment_id}`.

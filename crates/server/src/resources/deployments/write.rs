@@ -20,8 +20,7 @@ use crate::{
     scheduler::cron::Cron,
 };
 
-pub(super) fn insert(tx: &mut Tx<'_>, workspace: &WorkspaceId, body: &Body) -> Result<Deployment> {
-    let fields = body.read(DeploymentFields::read)?;
+pub(super) fn insert(tx: &mut Tx<'_>, workspace: &WorkspaceId, fields: &DeploymentFields) -> Result<Deployment> {
     let (agent, _) = agents::referenced(tx, workspace, &fields.agent)?;
     let (environment_id, environment) = environments::referenced(tx, workspace, &fields.environment_id)?;
     sessions::check_vaults(&fields.vault_ids)?;

@@ -27,12 +27,10 @@ pub struct Sent {
 
 /// `POST /v1/sessions/{session_id}/events`.
 pub async fn send(State(app): State<App>, caller: Caller, Path(id): Path<String>, body: Body) -> Result<Json<Sent>> {
-    let write = move |tx: &mut crate::db::Tx<'_>| {
-        let now = tx.now();
-        let events = body.read(|o| event::read_events(&o.required("events")?, now))?;
-        send::send(tx, &caller.workspace, &id, events).map(|data| Sent { data })
-    };
-    app.db.write(write).await.map(Json)
+    let now = app.clock.now();
+    let events = body.read(|o| event::read_events(&o.required("events")?, now))?;
+    let data = app.db.write(move |tx| send::send(tx, &caller.workspace, &id, &events)).await?;
+    Ok(Json(Sent { data }))
 }
 
 /// `GET /v1/sessions/{session_id}/events`.

@@ -24,7 +24,7 @@ pub(super) fn send(
     tx: &mut Tx<'_>,
     workspace: &WorkspaceId,
     id: &str,
-    events: Vec<EventBody>,
+    events: &[EventBody],
 ) -> Result<Vec<Box<RawValue>>> {
     let session = sessions::control(tx, workspace, id)?;
     if session.status == Status::Terminated {
@@ -36,7 +36,7 @@ pub(super) fn send(
     for (i, event) in events.iter().enumerate() {
         answers.push(accept(i, event, &mut waiting, working)?);
     }
-    sessions::add_outcomes(tx, workspace, &session.id, &events)?;
+    sessions::add_outcomes(tx, workspace, &session.id, events)?;
     if !working {
         return take(tx, workspace, &session, events);
     }
@@ -94,7 +94,7 @@ fn take(
     tx: &mut Tx<'_>,
     workspace: &WorkspaceId,
     session: &Control,
-    events: Vec<EventBody>,
+    events: &[EventBody],
 ) -> Result<Vec<Box<RawValue>>> {
     let id = &session.id;
     let mut waiting = session.waiting.clone();
@@ -108,13 +108,13 @@ fn take(
             interrupted |= !waiting.is_empty();
             begins = false;
             waiting.clear();
-            sent.extend(log::append(tx, workspace, id, &[event])?);
+            sent.extend(log::append(tx, workspace, id, std::slice::from_ref(event))?);
             log::append(tx, workspace, id, &results)?;
             continue;
         }
-        accept(0, &event, &mut waiting, false)?;
+        accept(0, event, &mut waiting, false)?;
         begins |= !matches!(event, EventBody::SystemMessage { .. });
-        sent.extend(log::append(tx, workspace, id, &[event])?);
+        sent.extend(log::append(tx, workspace, id, std::slice::from_ref(event))?);
     }
     sessions::set_waiting(tx, workspace, id, &waiting)?;
     if begins && waiting.is_empty() {
@@ -155,7 +155,7 @@ fn queue(
     tx: &mut Tx<'_>,
     workspace: &WorkspaceId,
     session: &Control,
-    events: Vec<EventBody>,
+    events: &[EventBody],
     answers: &[bool],
 ) -> Result<Vec<Box<RawValue>>> {
     let count =
@@ -167,9 +167,9 @@ fn queue(
         )));
     }
     let mut sent = Vec::new();
-    for (event, answer) in events.into_iter().zip(answers) {
+    for (event, answer) in events.iter().zip(answers) {
         if *answer {
-            sent.extend(log::append(tx, workspace, &session.id, &[event])?);
+            sent.extend(log::append(tx, workspace, &session.id, std::slice::from_ref(event))?);
         } else {
             sent.push(wait(tx, workspace, session, event)?);
         }
@@ -178,8 +178,8 @@ fn queue(
     Ok(sent)
 }
 
-fn wait(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &Control, body: EventBody) -> Result<Box<RawValue>> {
-    let event = Event { id: EventId::new(tx.now()), body };
+fn wait(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &Control, body: &EventBody) -> Result<Box<RawValue>> {
+    let event = Event { id: EventId::new(tx.now()), body: body.clone() };
     let text = serde_json::to_string(&event)?;
     tx.execute(
         "INSERT INTO session_inputs (session_id, place, type, body)

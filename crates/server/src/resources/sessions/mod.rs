@@ -6,7 +6,7 @@ mod write;
 use axum::extract::{Path, State};
 use rota_api::{
     id::{AgentId, DeploymentId, SessionId},
-    session::Session,
+    session::{CreateSession, Session},
 };
 use serde::Serialize;
 
@@ -25,8 +25,9 @@ pub use write::{check_budget, check_mountable, check_vaults, self_hosted_resourc
 
 /// `POST /v1/sessions`.
 pub async fn create(State(app): State<App>, caller: Caller, body: Body) -> Result<Json<Session>> {
+    let new = body.read(CreateSession::read)?;
     let policy = app.fire_policy();
-    app.db.write(move |tx| write::create(tx, &policy, &caller.workspace, &body)).await.map(Json)
+    app.db.write(move |tx| write::create(tx, &policy, &caller.workspace, &new)).await.map(Json)
 }
 
 /// `GET /v1/sessions/{session_id}`.

@@ -86,6 +86,7 @@ fn from_row(row: &Row<'_>, now: Time) -> Result<Session> {
         deployment_id: row.opt_id(4)?,
         title: row.opt_text(5)?,
         metadata: row.raw(6)?,
+        budget: None,
         resources: row.raw(7)?,
         vault_ids: row.raw(8)?,
         outcome_evaluations: row.raw(9)?,

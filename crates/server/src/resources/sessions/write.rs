@@ -18,10 +18,14 @@ use crate::{
     resources::{agents, deployments::FirePolicy, environments, events::log},
 };
 
-pub(super) fn create(tx: &mut Tx<'_>, policy: &FirePolicy, workspace: &WorkspaceId, body: &Body) -> Result<Session> {
-    let new = body.read(CreateSession::read)?;
+pub(super) fn create(
+    tx: &mut Tx<'_>,
+    policy: &FirePolicy,
+    workspace: &WorkspaceId,
+    new: &CreateSession,
+) -> Result<Session> {
     let (agent, config) = agents::referenced(tx, workspace, &new.agent)?;
-    let changed_agent = changed(tx, policy, &agent, &config, new.overrides)?;
+    let changed_agent = changed(tx, policy, &agent, &config, &new.overrides)?;
     let (environment_id, environment) = environments::referenced(tx, workspace, &new.environment_id)?;
     check_vaults(&new.vault_ids)?;
     check_budget(new.budget.as_ref())?;
@@ -53,27 +57,27 @@ fn changed(
     policy: &FirePolicy,
     agent: &rota_api::agent::AgentReference,
     config: &AgentConfig,
-    overrides: Overrides,
+    overrides: &Overrides,
 ) -> Result<Option<String>> {
     policy.offer.check("agent.model", overrides.model.as_ref().map_or(&config.model.id, |model| &model.id))?;
-    if overrides == Overrides::default() {
+    if *overrides == Overrides::default() {
         return Ok(None);
     }
     let sql = "SELECT snapshot FROM agent_versions WHERE agent_id = $1 AND version = $2";
     let snapshot: Option<SessionAgent> = tx.one(sql, vals![&agent.id, agent.version], |row| row.json(0))?;
-    let mut snapshot = snapshot.ok_or_else(|| Error::reference("agent"))?;
-    let Overrides { model, system, tools, mcp_servers, skills } = overrides;
-    snapshot.model = model.unwrap_or(snapshot.model);
-    snapshot.system = system.unwrap_or(snapshot.system);
-    snapshot.tools = tools.unwrap_or(snapshot.tools);
-    snapshot.mcp_servers = mcp_servers.unwrap_or(snapshot.mcp_servers);
-    snapshot.skills = skills.unwrap_or(snapshot.skills);
-    check_tool_references("agent", &snapshot.tools, &snapshot.mcp_servers)?;
-    agents::check_skills(&snapshot.skills)?;
-    if snapshot.tools.is_empty() && !snapshot.skills.is_empty() {
+    let SessionAgent { mut primary, multiagent } = snapshot.ok_or_else(|| Error::reference("agent"))?;
+    let Overrides { model, system, tools, mcp_servers, skills } = overrides.clone();
+    primary.model = model.unwrap_or(primary.model);
+    primary.system = system.unwrap_or(primary.system);
+    primary.tools = tools.unwrap_or(primary.tools);
+    primary.mcp_servers = mcp_servers.unwrap_or(primary.mcp_servers);
+    primary.skills = skills.unwrap_or(primary.skills);
+    check_tool_references("agent", &primary.tools, &primary.mcp_servers)?;
+    agents::check_skills(&primary.skills)?;
+    if primary.tools.is_empty() && !primary.skills.is_empty() {
         return Err(Error::invalid("agent.tools: cannot be cleared while the agent has skills"));
     }
-    Ok(Some(serde_json::to_string(&snapshot)?))
+    Ok(Some(serde_json::to_string(&SessionAgent { primary, multiagent })?))
 }
 
 /// No vault exists on this server yet, so every reference to one is to something that is not there.
@@ -168,11 +172,11 @@ fn with_tools(
     tools: Option<Vec<Tool>>,
     mcp_servers: Option<Vec<rota_api::agent::McpServer>>,
 ) -> Result<String> {
-    let mut agent: SessionAgent = serde_json::from_str(stored.agent.get())?;
-    agent.tools = tools.unwrap_or(agent.tools);
-    agent.mcp_servers = mcp_servers.unwrap_or(agent.mcp_servers);
-    check_tool_references("agent", &agent.tools, &agent.mcp_servers)?;
-    Ok(serde_json::to_string(&agent)?)
+    let SessionAgent { mut primary, multiagent } = serde_json::from_str(stored.agent.get())?;
+    primary.tools = tools.unwrap_or(primary.tools);
+    primary.mcp_servers = mcp_servers.unwrap_or(primary.mcp_servers);
+    check_tool_references("agent", &primary.tools, &primary.mcp_servers)?;
+    Ok(serde_json::to_string(&SessionAgent { primary, multiagent })?)
 }
 
 /// Ends a session for good; its history stays readable.

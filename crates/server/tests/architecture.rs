@@ -1,0 +1,93 @@
+//! Holds the code to the directions of import that ARCHITECTURE.md promises.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// What the files below a folder never import.
+const NEVER: [(&str, &[&str]); 8] = [
+    ("db", &["request", "resources", "engine", "http", "model", "scheduler", "app", "hub"]),
+    ("page.rs", &["db", "request", "resources", "engine", "http"]),
+    ("request", &["resources", "engine", "http", "model", "app"]),
+    ("model", &["db", "request", "resources", "engine", "http", "app"]),
+    ("scheduler/cron.rs", &["db", "request", "resources", "engine", "http", "app", "clock"]),
+    ("scheduler/schedule.rs", &["db", "request", "resources", "engine", "http", "app", "clock"]),
+    ("resources", &["engine", "http"]),
+    ("engine", &["http", "request"]),
+];
+
+/// The engine's pure parts look at nothing but the log.
+const PURE: [&str; 3] = ["engine/fold.rs", "engine/next.rs", "engine/permission.rs"];
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    if folder.is_file() {
+        return vec![folder.to_owned()];
+    }
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| files(&path)).filter(|path| path.extension().is_some_and(|e| e == "rs")).collect()
+}
+
+/// The modules of this crate that a file names in code: `crate::db::Tx`, or `use crate::{db::Tx, error::Result}`.
+fn imports(file: &Path) -> Vec<String> {
+    let text = fs::read_to_string(file).unwrap();
+    let code: String = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
+    let word = |text: &str| text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
+    let mut found = Vec::new();
+    for (at, _) in code.match_indices("crate::") {
+        let rest = &code[at + "crate::".len()..];
+        let Some(group) = rest.strip_prefix('{') else {
+            found.push(word(rest));
+            continue;
+        };
+        let mut depth = 0;
+        let mut start = true;
+        for (i, c) in group.char_indices() {
+            match c {
+                '{' => depth += 1,
+                '}' if depth == 0 => break,
+                '}' => depth -= 1,
+                ',' if depth == 0 => start = true,
+                c if start && c.is_alphanumeric() => {
+                    found.push(word(&group[i..]));
+                    start = false;
+                }
+                _ => {}
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn imports_point_one_way() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut wrong = Vec::new();
+    for (place, never) in NEVER {
+        for file in files(&src.join(place)) {
+            let found = imports(&file).into_iter().filter(|module| never.contains(&module.as_str()));
+            wrong.extend(found.map(|module| format!("{} imports {module}", file.display())));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn pure_parts_do_nothing() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    for place in PURE {
+        let text = fs::read_to_string(src.join(place)).unwrap();
+        for word in ["async ", "app.", "tx.", "clock"] {
+            assert!(!text.contains(word), "{place} contains `{word}`");
+        }
+    }
+}
+
+#[test]
+fn a_group_of_imports_is_read_whole() {
+    let file = std::env::temp_dir().join(format!("rota-imports-{}.rs", std::process::id()));
+    fs::write(&file, "use crate::{\n    db::{Tx, vals},\n    error::Result,\n};\nuse crate::page::Page;\n").unwrap();
+    let found = imports(&file);
+    fs::remove_file(&file).unwrap();
+    assert_eq!(found, ["db", "error", "page"]);
+}
