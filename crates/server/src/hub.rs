@@ -35,7 +35,8 @@ pub struct Delta {
 #[derive(Default)]
 pub struct Hub {
     runnable: Notify,
-    deleted: Notify,
+    deleted: Mutex<Vec<SessionId>>,
+    deletion: Notify,
     sessions: Mutex<HashMap<SessionId, Topic>>,
 }
 
@@ -55,7 +56,13 @@ impl Hub {
                 Change::Deleted => Change::Deleted,
             }),
             Notice::SessionDeleted(id) => {
-                self.deleted.notify_one();
+                let mut deleted = self.deleted.lock().unwrap_or_else(PoisonError::into_inner);
+                // What is left out here is found at the next start.
+                if deleted.len() < limits::MAX_DELETIONS {
+                    deleted.push(id.clone());
+                }
+                drop(deleted);
+                self.deletion.notify_one();
                 self.change(id, |_| Change::Deleted);
             }
         }
@@ -80,9 +87,10 @@ impl Hub {
         self.runnable.notified().await;
     }
 
-    /// Returns when a session was deleted.
-    pub async fn deleted(&self) {
-        self.deleted.notified().await;
+    /// Returns the sessions that were deleted, when there are any.
+    pub async fn deleted(&self) -> Vec<SessionId> {
+        self.deletion.notified().await;
+        std::mem::take(&mut self.deleted.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Begins to watch a session.

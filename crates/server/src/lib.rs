@@ -203,13 +203,16 @@ async fn tidy_up(app: App) {
     if let Err(error) = app.sandboxes.backend().sweep().await {
         tracing::error!(%error, "sandboxes of an earlier run could not be ended");
     }
+    if let Err(error) = remove_orphans(&app).await {
+        tracing::error!(%error, "files of deleted sessions could not be looked for");
+    }
     loop {
-        if let Err(error) = remove_orphans(&app).await {
-            tracing::error!(%error, "files of deleted sessions could not be looked for");
-        }
-        tokio::select! {
-            () = app.hub.deleted() => {}
+        let deleted = tokio::select! {
+            deleted = app.hub.deleted() => deleted,
             () = app.stopping() => return,
+        };
+        for session in deleted {
+            app.sandboxes.remove(session.as_ref()).await;
         }
     }
 }

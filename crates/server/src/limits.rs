@@ -55,6 +55,8 @@ pub const MODEL_RETRY_FIRST_MICROS: i64 = 1_000_000;
 pub const MODEL_RETRY_MAX_MICROS: i64 = 60_000_000;
 /// How long a sandbox stays up after its session's last call.
 pub const SANDBOX_IDLE: Duration = Duration::from_mins(10);
+/// Deleted sessions whose files wait to be removed; those of more are removed at the next start.
+pub const MAX_DELETIONS: usize = 10_000;
 /// Sandboxes that stay up while their sessions rest; of more, those that rested longest are ended.
 pub const MAX_IDLE_SANDBOXES: usize = 64;
 /// How often sandboxes that nobody needs are looked for.

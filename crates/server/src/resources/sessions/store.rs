@@ -280,6 +280,6 @@ pub fn is_rate_limited(tx: &mut Tx<'_>, workspace: &WorkspaceId, limit: u32) -> 
 
 /// Whether any workspace has a session `id`: for the folders of sandboxes, which know no workspace.
 pub fn exists(tx: &mut Tx<'_>, id: &str) -> Result<bool> {
-    let sql = "SELECT 1 FROM workspaces w JOIN sessions s ON s.workspace_id = w.id WHERE s.id = $1 LIMIT 1";
+    let sql = "SELECT 1 FROM workspaces w CROSS JOIN sessions s WHERE s.workspace_id = w.id AND s.id = $1 LIMIT 1";
     Ok(tx.one(sql, vals![id], |_| Ok(()))?.is_some())
 }
