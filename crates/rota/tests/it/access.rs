@@ -1,0 +1,228 @@
+//! Who may call what: keys, workspaces, the beta header.
+
+use std::collections::BTreeMap;
+
+use reqwest::{Method, RequestBuilder};
+use serde_json::{Value, json};
+
+use crate::{
+    client::{Answer, Api, BETA, Refusal, invalid, not_found},
+    given::{Parts, id, message},
+    routes::served,
+    server::Rota,
+};
+
+/// One of each resource, by the name of the parameter that stands for it in a path.
+async fn one_of_each(api: &Api) -> BTreeMap<&'static str, String> {
+    let parts = Parts::new(api).await;
+    let deployment = parts.deployment(api, json!({})).await;
+    let run = api.call(&format!("/v1/deployments/{}/run", id(&deployment))).await;
+    BTreeMap::from([
+        ("{agent_id}", id(&parts.agent).to_owned()),
+        ("{environment_id}", id(&parts.environment).to_owned()),
+        ("{deployment_id}", id(&deployment).to_owned()),
+        ("{deployment_run_id}", id(&run).to_owned()),
+        ("{session_id}", run["session_id"].as_str().unwrap().to_owned()),
+        ("{model_id}", "playbook".to_owned()),
+    ])
+}
+
+/// Every operation of the server, with the ids of resources that are there.
+fn operations(ids: &BTreeMap<&str, String>) -> Vec<(Method, String)> {
+    let filled = |path: &str| ids.iter().fold(path.to_owned(), |path, (name, id)| path.replace(name, id));
+    served().into_iter().map(|(method, path)| (method, filled(path))).collect()
+}
+
+/// A body that the operation would accept.
+fn body(method: &Method, path: &str) -> Option<Value> {
+    let has_body =
+        *method == Method::POST && !["archive", "pause", "unpause", "run"].iter().any(|verb| path.ends_with(verb));
+    has_body.then(|| if path.ends_with("/events") { json!({"events": [message("hi")]}) } else { json!({}) })
+}
+
+fn refusal(status: u16, kind: &str, message: &str) -> Refusal {
+    Refusal { status, kind: kind.to_owned(), message: message.to_owned() }
+}
+
+const NO_KEY: &str = "no API key: send one as `x-api-key` or as `Authorization: Bearer`";
+
+#[tokio::test]
+async fn every_route_refuses_who_has_no_key_or_a_wrong_one() {
+    let rota = Rota::without_engine().await;
+    let ids = one_of_each(&rota.api).await;
+    let impostor = rota.api.with_key(format!("{}x", rota.api.key));
+    for (method, path) in operations(&ids) {
+        let bare = rota.api.http.request(method.clone(), format!("{}{path}", rota.api.base)).header(BETA.0, BETA.1);
+        let answer = rota.api.answer(bare).await.refusal();
+        assert_eq!(answer, refusal(401, "authentication_error", NO_KEY), "{method} {path}");
+        let answer = impostor.send(method.clone(), &path, body(&method, &path).as_ref()).await.refusal();
+        assert_eq!(answer, refusal(401, "authentication_error", "invalid x-api-key"), "{method} {path}");
+    }
+}
+
+#[tokio::test]
+async fn another_workspace_finds_nothing_at_any_route() {
+    let rota = Rota::without_engine().await;
+    let ids = one_of_each(&rota.api).await;
+    let other = rota.other_workspace().await;
+    let mut walked = 0;
+    for (method, path) in operations(&ids) {
+        let names_a_resource = ids.iter().any(|(name, id)| *name != "{model_id}" && path.contains(id.as_str()));
+        if names_a_resource {
+            let answer = other.send(method.clone(), &path, body(&method, &path).as_ref()).await.refusal();
+            assert_eq!((answer.status, &*answer.kind), (404, "not_found_error"), "{method} {path}");
+            walked += 1;
+        } else if method == Method::GET && !path.starts_with("/v1/models") {
+            assert_eq!(other.get(&format!("{path}?limit=100")).await["data"], json!([]), "{path}");
+        }
+    }
+    assert_eq!(walked, 22);
+    let deployment = rota.api.get(&format!("/v1/deployments/{}", ids["{deployment_id}"])).await;
+    assert_eq!((&deployment["archived_at"], &deployment["status"]), (&Value::Null, &json!("active")));
+}
+
+#[tokio::test]
+async fn a_body_cannot_refer_to_another_workspace() {
+    let rota = Rota::without_engine().await;
+    let theirs = Parts::new(&rota.api).await;
+    let other = rota.other_workspace().await;
+    let ours = Parts::new(&other).await;
+    for (field, value, kind) in
+        [("agent", id(&theirs.agent), "agent"), ("environment_id", id(&theirs.environment), "environment")]
+    {
+        let refused = not_found(format!("Referenced {kind} not found or not accessible."));
+        let deployment = ours.deployment_body(&json!({ field: value }));
+        assert_eq!(other.post_refused("/v1/deployments", deployment).await, refused);
+        let session = ours.session_body(&json!({ field: value }));
+        assert_eq!(other.post_refused("/v1/sessions", session).await, refused);
+    }
+    let roster = json!({"type": "coordinator", "agents": [id(&theirs.agent)]});
+    let body = json!({"name": "a", "model": "playbook", "multiagent": roster});
+    let refused = not_found("Referenced agent not found or not accessible.");
+    assert_eq!(other.post_refused("/v1/agents", body).await, refused);
+}
+
+#[tokio::test]
+async fn a_key_that_is_revoked_ends_at_once() {
+    let rota = Rota::without_engine().await;
+    rota.api.get("/v1/agents").await;
+    let key = rota.server.first_key.as_ref().unwrap().id.to_string();
+    let revoke = move |tx: &mut rota_server::db::Tx<'_>| rota_server::resources::workspaces::revoke_key(tx, &key);
+    rota.server.app().db.write(revoke).await.unwrap();
+    let refused = refusal(401, "authentication_error", "invalid x-api-key");
+    assert_eq!(rota.api.get_refused("/v1/agents").await, refused);
+}
+
+/// A request to the agents of the server, headed by `headers` alone.
+fn headed(api: &Api, query: &str, headers: &[(&str, &str)]) -> RequestBuilder {
+    let request = api.http.get(format!("{}/v1/agents{query}", api.base));
+    headers.iter().fold(request, |request, (name, value)| request.header(*name, *value))
+}
+
+#[tokio::test]
+async fn a_key_is_taken_from_either_header_and_for_its_own_workspace_only() {
+    let rota = Rota::without_engine().await;
+    let api = &rota.api;
+    let key = api.key.as_str();
+    let (bearer, small, basic) = (format!("Bearer {key}"), format!("bearer {key}"), format!("Basic {key}"));
+    let workspace = rota.server.first_key.as_ref().unwrap().workspace_id.to_string();
+    let rows: [(&[(&str, &str)], u16); 8] = [
+        (&[("x-api-key", key)], 200),
+        (&[("authorization", &bearer)], 200),
+        (&[("authorization", &small)], 200),
+        (&[("authorization", &basic)], 401),
+        (&[("authorization", key)], 401),
+        (&[("x-api-key", "wrong"), ("authorization", &bearer)], 401),
+        (&[("x-api-key", key), ("anthropic-workspace-id", &workspace)], 200),
+        (&[("x-api-key", key), ("anthropic-workspace-id", "wrkspc_other")], 403),
+    ];
+    for (headers, status) in rows {
+        let answer = api.answer(headed(api, "", headers).header(BETA.0, BETA.1)).await;
+        assert_eq!(answer.status, status, "{headers:?}");
+        match status {
+            200 => assert_eq!(answer.headers["anthropic-workspace-id"], *workspace),
+            401 => assert_eq!(answer.refusal().kind, "authentication_error"),
+            _ => assert_eq!(answer.refusal().kind, "permission_error"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_beta_header_opens_the_api_with_and_without_the_query_parameter() {
+    let rota = Rota::without_engine().await;
+    let api = &rota.api;
+    let ask = async |query: &str, betas: &[&str]| -> Answer {
+        let request = headed(api, query, &[("x-api-key", &api.key)]);
+        api.answer(betas.iter().fold(request, |request, beta| request.header(BETA.0, *beta))).await
+    };
+    for query in ["", "?beta=true"] {
+        assert_eq!(ask(query, &[BETA.1]).await.status, 200);
+        assert_eq!(ask(query, &["files-api-2025-04-14,managed-agents-2026-04-01"]).await.status, 200);
+        assert_eq!(ask(query, &["files-api-2025-04-14", BETA.1]).await.status, 200);
+        let refused = not_found("Not found: /v1/agents needs the header `anthropic-beta: managed-agents-2026-04-01`");
+        assert_eq!(ask(query, &[]).await.refusal(), refused);
+        assert_eq!(ask(query, &["files-api-2025-04-14"]).await.refusal(), refused);
+        let refused = ask(query, &[BETA.1, "managed-agents-2020-01-01"]).await.refusal();
+        assert_eq!((refused.status, &*refused.kind), (400, "invalid_request_error"));
+        let start = "Unexpected value(s) `managed-agents-2020-01-01` for the `anthropic-beta` header.";
+        assert!(refused.message.starts_with(start), "{}", refused.message);
+    }
+}
+
+#[tokio::test]
+async fn models_are_served_without_the_beta_header_in_their_general_shape() {
+    let rota = Rota::without_engine().await;
+    let api = &rota.api;
+    for path in ["/v1/models", "/v1/models/playbook"] {
+        let general = api.answer(api.http.get(format!("{}{path}", api.base)).header("x-api-key", &api.key)).await;
+        let beta = api.get(path).await;
+        assert!(!general.success().to_string().contains("allowed_fallback_models"));
+        assert!(beta.to_string().contains("allowed_fallback_models"));
+    }
+    assert_eq!(api.get_refused("/v1/models/other").await, not_found("Model `other` not found."));
+}
+
+#[tokio::test]
+async fn models_are_listed_page_by_page_in_both_directions() {
+    let rota = Rota::with(|config| {
+        config.engine.concurrency = 0;
+        let model = |id| toml_model(&format!("id = \"{id}\"\nprovider = \"playbook\""));
+        config.models = ["a", "b", "c"].map(model).to_vec();
+    })
+    .await;
+    let ids = async |query: &str| -> (Vec<String>, bool) {
+        let page = rota.api.get(&format!("/v1/models?{query}")).await;
+        let ids = page["data"].as_array().unwrap().iter().map(|model| id(model).to_owned()).collect();
+        (ids, page["has_more"].as_bool().unwrap())
+    };
+    let list = |ids: &[&str], more| (ids.iter().map(|id| (*id).to_owned()).collect::<Vec<_>>(), more);
+    assert_eq!(ids("").await, list(&["a", "b", "c", "playbook"], false));
+    assert_eq!(ids("limit=2").await, list(&["a", "b"], true));
+    assert_eq!(ids("limit=2&after_id=b").await, list(&["c", "playbook"], false));
+    assert_eq!(ids("limit=2&before_id=playbook").await, list(&["b", "c"], true));
+    assert_eq!(ids("lifecycle[]=retired").await, list(&[], false));
+    let both = rota.api.get_refused("/v1/models?after_id=a&before_id=c").await;
+    assert_eq!(both, invalid("after_id: cannot be combined with before_id"));
+}
+
+fn toml_model(text: &str) -> rota_server::config::ModelConfig {
+    toml::from_str(text).unwrap()
+}
+
+#[tokio::test]
+async fn probes_need_no_key_and_nothing_else_is_open() {
+    let rota = Rota::without_engine().await;
+    let get = async |path: &str| rota.api.http.get(format!("{}{path}", rota.api.base)).send().await.unwrap();
+    rota.api.get("/v1/agents").await;
+    for (path, part) in [("/healthz", "ok"), ("/readyz", "ready"), ("/metrics", "rota_http_requests_total")] {
+        let answer = get(path).await;
+        assert_eq!(answer.status(), 200, "{path}");
+        let text = answer.text().await.unwrap();
+        assert!(text.contains(part), "{text}");
+        assert!(!text.contains(&rota.api.key), "{path} shows no key");
+    }
+    for path in ["/", "/v1", "/v1/nothing", "/healthz/more", "/metrics/"] {
+        assert_eq!(get(path).await.status(), 401, "{path}");
+    }
+    assert_eq!(rota.api.get_refused("/v1/nothing").await, not_found("Not found"));
+}

@@ -1,0 +1,111 @@
+//! The wire contract: which operations there are, and whether an answer fits the one that gave it.
+
+use std::{
+    collections::HashMap,
+    path::Path,
+    sync::{Arc, LazyLock, Mutex},
+};
+
+use jsonschema::{Registry, Validator};
+use serde_json::{Value, json};
+
+/// The contract of requests with the managed agents beta header.
+pub static MANAGED_AGENTS: LazyLock<Contract> = LazyLock::new(|| Contract::load("openapi.json"));
+/// The contract of requests without a beta header.
+pub static GENERAL: LazyLock<Contract> = LazyLock::new(|| Contract::load("general.json"));
+
+/// One file of the contract.
+pub struct Contract {
+    /// What there is to call.
+    pub operations: Vec<Operation>,
+    registry: Registry<'static>,
+    compiled: Mutex<HashMap<String, Arc<Validator>>>,
+}
+
+/// Something to call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Operation {
+    /// In capitals.
+    pub method: String,
+    /// With the names of its parameters in braces.
+    pub path: String,
+    /// Where the schema of its answer is; `None` when it answers with bytes.
+    schema: Option<String>,
+}
+
+/// The base of the schemas' names.
+const BASE: &str = "https://contract.invalid/";
+
+impl Contract {
+    fn load(name: &str) -> Self {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../contract");
+        let text = std::fs::read_to_string(folder.join(name)).unwrap();
+        let mut document: Value = serde_json::from_str(&text).unwrap();
+        close(&mut document);
+        let uri = format!("{BASE}{name}");
+        let operations = operations(&document, &uri);
+        let registry = Registry::new().add(&uri, document).unwrap().prepare().unwrap();
+        Self { operations, registry, compiled: Mutex::default() }
+    }
+
+    /// Panics unless `body` is what the operation at `path`, without its query, may answer with.
+    pub fn check(&self, method: &str, path: &str, body: &Value) {
+        let known = self.operations.iter().find(|known| known.method == method && fits(&known.path, path));
+        let known = known.unwrap_or_else(|| panic!("the contract has no {method} {path}"));
+        let validator = self.validator(known.schema.as_ref().unwrap());
+        let faults: Vec<String> = validator.iter_errors(body).map(|fault| fault.to_string()).collect();
+        assert!(faults.is_empty(), "the answer to {method} {path} breaks the contract: {faults:#?}\n{body:#}");
+    }
+
+    fn validator(&self, schema: &str) -> Arc<Validator> {
+        let mut compiled = self.compiled.lock().unwrap();
+        let compile = || {
+            let options = jsonschema::options().with_registry(&self.registry).should_validate_formats(true);
+            Arc::new(options.build(&json!({ "$ref": schema })).unwrap())
+        };
+        compiled.entry(schema.to_owned()).or_insert_with(compile).clone()
+    }
+}
+
+fn operations(document: &Value, uri: &str) -> Vec<Operation> {
+    let mut operations = Vec::new();
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        for (method, operation) in methods.as_object().unwrap() {
+            let media = operation["responses"]["200"]["content"].as_object().and_then(|content| content.keys().next());
+            let schema = media.map(|media| {
+                let pointer = ["paths", path, method, "responses", "200", "content", media, "schema"];
+                format!("{uri}#/{}", pointer.map(escaped).join("/"))
+            });
+            operations.push(Operation { method: method.to_uppercase(), path: path.clone(), schema });
+        }
+    }
+    operations
+}
+
+fn fits(template: &str, path: &str) -> bool {
+    let (wanted, given): (Vec<_>, Vec<_>) = (template.split('/').collect(), path.split('/').collect());
+    wanted.len() == given.len()
+        && wanted.iter().zip(given).all(|(wanted, given)| wanted.starts_with('{') || *wanted == given)
+}
+
+/// A token of a JSON pointer inside the fragment of a URI.
+fn escaped(token: &str) -> String {
+    token.replace('~', "~0").replace('/', "~1").replace('{', "%7B").replace('}', "%7D")
+}
+
+/// The models of the SDK keep fields that they do not know, so the contract leaves every object open. The server sends
+/// none that are not there: an object that lists its fields has no others.
+fn close(value: &mut Value) {
+    match value {
+        Value::Array(items) => items.iter_mut().for_each(close),
+        Value::Object(map) => {
+            map.values_mut().for_each(close);
+            let open = map.get("additionalProperties").is_none_or(|allowed| *allowed == json!(true));
+            if map.get("type") == Some(&json!("object")) && map.get("properties").is_some_and(Value::is_object) && open
+            {
+                map.insert("additionalProperties".to_owned(), json!(false));
+            }
+        }
+        _ => {}
+    }
+}

@@ -1,0 +1,15 @@
+//! Integration tests: each boots a server of its own and speaks plain HTTP to it.
+//!
+//! They live beside the binary because the init of a sandbox is the real `rota` program. Every answer and every event
+//! is held against the contract on its way through (`contract.rs`). The clock stands still unless a test moves it.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+mod access;
+mod bodies;
+mod client;
+mod contract;
+mod given;
+mod routes;
+mod server;
+mod stream;

@@ -1,0 +1,39 @@
+//! Every operation of the contract that this server claims to have is there.
+
+use reqwest::{Method, StatusCode};
+
+use crate::{contract::MANAGED_AGENTS, server::Rota};
+
+/// Resources of the contract that this server does not have yet, and parts of those that it has.
+const ABSENT: [&str; 10] = [
+    "/v1/dreams",
+    "/v1/environments/{environment_id}/work",
+    "/v1/files",
+    "/v1/memory_stores",
+    "/v1/sessions/{session_id}/resources",
+    "/v1/sessions/{session_id}/threads",
+    "/v1/skills",
+    "/v1/tunnels",
+    "/v1/user_profiles",
+    "/v1/vaults",
+];
+
+/// The operations of the contract that the server has.
+pub fn served() -> Vec<(Method, &'static str)> {
+    let operations = MANAGED_AGENTS.operations.iter();
+    let present = operations.filter(|operation| !ABSENT.iter().any(|absent| operation.path.starts_with(absent)));
+    present.map(|operation| (operation.method.parse().unwrap(), operation.path.as_str())).collect()
+}
+
+#[tokio::test]
+async fn every_operation_of_the_contract_is_served() {
+    let rota = Rota::without_engine().await;
+    let operations = served();
+    assert_eq!(operations.len(), 33, "{operations:#?}");
+    for (method, path) in operations {
+        let path = path.replace(['{', '}'], "");
+        let answer = rota.api.send(method.clone(), &path, None).await;
+        assert_ne!(answer.status, StatusCode::METHOD_NOT_ALLOWED, "{method} {path}");
+        assert_ne!(answer.body["error"]["message"], "Not found", "{method} {path}");
+    }
+}

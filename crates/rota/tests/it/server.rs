@@ -1,0 +1,76 @@
+//! A server for one test.
+
+use rota_api::Time;
+use rota_server::{Server, clock::Clock, config::Config};
+use tempfile::TempDir;
+
+use crate::client::Api;
+
+/// When the fixed clock of a test starts: a Monday morning.
+pub const START: &str = "2026-03-02T08:00:00Z";
+
+/// A running server over a folder of its own.
+pub struct Rota {
+    /// A client with the first key.
+    pub api: Api,
+    /// The time as the server sees it.
+    pub clock: Clock,
+    /// The server.
+    pub server: Server,
+    config: Config,
+    folder: TempDir,
+}
+
+impl Rota {
+    /// A server that runs sessions, at a time that only the test moves.
+    pub async fn start() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    /// The same, but it runs no sessions: they stay as they were created.
+    pub async fn without_engine() -> Self {
+        Self::with(|config| config.engine.concurrency = 0).await
+    }
+
+    /// The same as [`Rota::start`], configured by `configure`.
+    pub async fn with(configure: impl FnOnce(&mut Config)) -> Self {
+        let folder = TempDir::new().unwrap();
+        let mut config =
+            Config { data: folder.path().to_owned(), listen: "127.0.0.1:0".to_owned(), ..Config::default() };
+        config.sandbox.init_program = Some(env!("CARGO_BIN_EXE_rota").into());
+        configure(&mut config);
+        let clock = Clock::fixed(START.parse::<Time>().unwrap());
+        let server = rota_server::serve(config.clone(), clock.clone()).await.unwrap();
+        let key = server.first_key.as_ref().unwrap().key.clone();
+        let api = Api::new(server.address, key, clock.clone());
+        Self { api, clock, server, config, folder }
+    }
+
+    /// Stops the server and starts another one over the same folder, configured anew by `configure`.
+    pub async fn restart_with(self, configure: impl FnOnce(&mut Config)) -> Self {
+        let Self { api, clock, server, mut config, folder } = self;
+        server.stop().await;
+        configure(&mut config);
+        let server = rota_server::serve(config.clone(), clock.clone()).await.unwrap();
+        let api = api.at(server.address);
+        Self { api, clock, server, config, folder }
+    }
+
+    /// Stops the server and starts another one over the same folder.
+    pub async fn restart(self) -> Self {
+        self.restart_with(|_| {}).await
+    }
+
+    /// Moves the clock.
+    pub fn advance_seconds(&self, seconds: i64) {
+        self.clock.advance_micros(seconds * 1_000_000);
+    }
+
+    /// A client of another workspace.
+    pub async fn other_workspace(&self) -> Api {
+        let create = |tx: &mut rota_server::db::Tx<'_>| {
+            rota_server::resources::workspaces::create_key(tx, "Other", "a key of another workspace")
+        };
+        self.api.with_key(self.server.app().db.write(create).await.unwrap().key)
+    }
+}
