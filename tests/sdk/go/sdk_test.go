@@ -113,7 +113,6 @@ func follow(t *testing.T, sessionID string) (types []string, output string) {
 	history := client.Beta.Sessions.Events.ListAutoPaging(ctx, sessionID, anthropic.BetaSessionEventListParams{})
 	for history.Next() {
 		event := must(t, history.Current(), nil)
-		must(t, event.AsAny(), nil)
 		if note(event.ID, event.Type, event.RawJSON()) {
 			return types, output
 		}
@@ -121,7 +120,6 @@ func follow(t *testing.T, sessionID string) (types []string, output string) {
 	must(t, 0, history.Err())
 	for stream.Next() {
 		event := must(t, stream.Current(), nil)
-		must(t, event.AsAny(), nil)
 		if note(event.ID, event.Type, event.RawJSON()) {
 			return types, output
 		}
@@ -142,6 +140,13 @@ func expectFailure(t *testing.T, err error, status int, kind anthropic.ErrorType
 	return failure
 }
 
+func expectSome[Item any](t *testing.T, items []Item) {
+	t.Helper()
+	if len(items) == 0 {
+		t.Errorf("nothing in %T", items)
+	}
+}
+
 func TestADocumentedRunIsValid(t *testing.T) {
 	example, err := os.ReadFile(filepath.Join("..", "fixtures", "deployment_run.json"))
 	must(t, 0, err)
@@ -155,10 +160,20 @@ func TestADocumentedRunIsValid(t *testing.T) {
 
 func TestMisfitsAreFound(t *testing.T) {
 	var run anthropic.BetaManagedAgentsDeploymentRun
-	err := run.UnmarshalJSON([]byte(`{"id": 7, "agent": {"id": "a", "type": "agent", "version": 1, "more": 1}}`))
+	err := run.UnmarshalJSON([]byte(`{
+		"id": "drun_1",
+		"agent": {"id": "a", "type": "agent", "version": 1, "more": 1},
+		"error": {"type": "unknown_error"},
+		"trigger_context": {"type": "comet"}
+	}`))
 	must(t, 0, err)
 	found := misfits(run)
-	for _, expected := range []string{".agent.more is not documented", ".created_at is missing"} {
+	for _, expected := range []string{
+		".agent.more is not documented",
+		".created_at is missing",
+		".error.message is missing",
+		".trigger_context is none of BetaManagedAgentsTriggerContextUnion",
+	} {
 		if !slices.Contains(found, expected) {
 			t.Errorf("%q is not in %q", expected, found)
 		}
@@ -214,6 +229,24 @@ func TestRunsComeNewestFirstOverPages(t *testing.T) {
 	if !slices.Equal(listed, made) {
 		t.Errorf("%q, not %q", listed, made)
 	}
+}
+
+func TestWhatIsListedFitsItsType(t *testing.T) {
+	ctx, api := t.Context(), client.Beta
+	run(t, newDeployment(t, newEnvironment(t).ID, "true").ID)
+
+	agents, err := api.Agents.List(ctx, anthropic.BetaAgentListParams{})
+	expectSome(t, must(t, agents, err).Data)
+	environments, err := api.Environments.List(ctx, anthropic.BetaEnvironmentListParams{})
+	expectSome(t, must(t, environments, err).Data)
+	deployments, err := api.Deployments.List(ctx, anthropic.BetaDeploymentListParams{})
+	expectSome(t, must(t, deployments, err).Data)
+	sessions, err := api.Sessions.List(ctx, anthropic.BetaSessionListParams{})
+	expectSome(t, must(t, sessions, err).Data)
+	models, err := api.Models.List(ctx, anthropic.BetaModelListParams{})
+	expectSome(t, must(t, models, err).Data)
+	general, err := client.Models.List(ctx, anthropic.ModelListParams{})
+	expectSome(t, must(t, general, err).Data)
 }
 
 func TestARunWithoutItsEnvironmentIsRecordedAsFailed(t *testing.T) {

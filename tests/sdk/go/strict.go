@@ -28,7 +28,15 @@ func walk(value reflect.Value, path string) []string {
 		}
 		return found
 	case reflect.Struct:
-		return walkStruct(value, path)
+		variant := value.MethodByName("AsAny")
+		if !variant.IsValid() {
+			return walkStruct(value, path)
+		}
+		found := variant.Call(nil)[0]
+		if found.IsNil() {
+			return []string{path + " is none of " + value.Type().Name()}
+		}
+		return walk(found, path)
 	}
 	return nil
 }
@@ -39,7 +47,9 @@ func walkStruct(value reflect.Value, path string) []string {
 		return nil
 	}
 	var found []string
-	if extra := record.FieldByName("ExtraFields"); extra.IsValid() {
+	// A type with a field of its own for what else may come, such as a JSON schema, knows every name.
+	open := value.FieldByName("ExtraFields").IsValid()
+	if extra := record.FieldByName("ExtraFields"); extra.IsValid() && !open {
 		for _, name := range extra.MapKeys() {
 			found = append(found, fmt.Sprintf("%s.%s is not documented", path, name))
 		}
@@ -47,7 +57,7 @@ func walkStruct(value reflect.Value, path string) []string {
 	for i := range value.NumField() {
 		field := value.Type().Field(i)
 		recorded := record.FieldByName(field.Name)
-		if !recorded.IsValid() || field.Name == "JSON" {
+		if !recorded.IsValid() || field.Name == "JSON" || field.Name == "ExtraFields" {
 			continue
 		}
 		received := recorded.Interface().(respjson.Field)

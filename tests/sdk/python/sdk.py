@@ -65,9 +65,10 @@ def optional(method: Any, parameter: str) -> bool:
 
 
 def event_types() -> list[str]:
-    """The event types that this SDK can read from a session's history."""
-    events = get_args(sessions.BetaManagedAgentsSessionEvent)[0]
-    return [get_args(event.model_fields["type"].annotation)[0] for event in get_args(events)]
+    """The event types that this SDK can read from a session's history, which is gone when `session.deleted` comes."""
+    events = get_args(get_args(sessions.BetaManagedAgentsSessionEvent)[0])
+    types = [get_args(event.model_fields["type"].annotation)[0] for event in events]
+    return [type for type in types if type != "session.deleted"]
 
 
 def features() -> dict[str, bool]:

@@ -17,7 +17,7 @@ interface Operation {
   schema: string;
 }
 
-/** What of the responses so far did not fit; `test.ts` empties it after each test. */
+/** What of the responses so far did not fit; `setup.ts` empties it after each test. */
 export const violations: string[] = [];
 
 class Contract {
@@ -84,8 +84,7 @@ export const checkedFetch: typeof fetch = async (input, init) => {
   if (media.startsWith('application/json')) {
     const body = await response.clone().json();
     if (response.ok) {
-      const beta = request.headers.get('anthropic-beta') ?? '';
-      const contract = beta.includes(MANAGED_AGENTS) ? managedAgents : general;
+      const contract = isBeta(request) ? managedAgents : general;
       contract.check(request.method, new URL(request.url).pathname, body);
     } else {
       checkError(where, body, response);
@@ -96,6 +95,12 @@ export const checkedFetch: typeof fetch = async (input, init) => {
   if (!response.headers.get('request-id')?.startsWith('req_')) violations.push(`${where}: no request-id`);
   return response;
 };
+
+/** Whether a request asks for the beta shape of an endpoint that has two. */
+function isBeta(request: Request): boolean {
+  const named = request.headers.get('anthropic-beta')?.includes(MANAGED_AGENTS) ?? false;
+  return named || new URL(request.url).searchParams.get('beta') === 'true';
+}
 
 /** Notes what does not fit in an event of a session's stream. */
 export function checkEvent(event: object): void {

@@ -18,8 +18,6 @@ import com.anthropic.models.beta.agents.AgentCreateParams;
 import com.anthropic.models.beta.agents.BetaManagedAgentsAgent;
 import com.anthropic.models.beta.agents.BetaManagedAgentsAgentToolset20260401Params;
 import com.anthropic.models.beta.agents.BetaManagedAgentsModel;
-import com.anthropic.models.beta.agents.BetaManagedAgentsModelConfig;
-import com.anthropic.models.beta.agents.BetaManagedAgentsModelConfigParams;
 import com.anthropic.models.beta.deploymentruns.BetaManagedAgentsDeploymentRun;
 import com.anthropic.models.beta.deploymentruns.DeploymentRunListPage;
 import com.anthropic.models.beta.deploymentruns.DeploymentRunListParams;
@@ -74,20 +72,15 @@ class SdkTest {
                 .build();
     }
 
-    /** The SDK validates the name of a model against those that the hosted service had, so another stands in for it. */
-    private static BetaManagedAgentsModelConfig withHostedModel(BetaManagedAgentsModelConfig model) {
-        assertEquals("playbook", model.id().asString());
-        return model.toBuilder().id(BetaManagedAgentsModel.CLAUDE_HAIKU_5_5).build();
-    }
-
     private static BetaManagedAgentsAgent newAgent() {
-        BetaManagedAgentsAgent agent = CLIENT.beta().agents().create(AgentCreateParams.builder()
-                .name(unique("agent"))
-                .model(BetaManagedAgentsModelConfigParams.builder().id("playbook").build())
-                .addTool(BetaManagedAgentsAgentToolset20260401Params.builder().build())
-                .build());
-        agent.toBuilder().model(withHostedModel(agent.model())).build().validate();
-        return agent;
+        return CLIENT.beta()
+                .agents()
+                .create(AgentCreateParams.builder()
+                        .name(unique("agent"))
+                        .model(BetaManagedAgentsModel.CLAUDE_OPUS_5_5)
+                        .addTool(BetaManagedAgentsAgentToolset20260401Params.builder().build())
+                        .build())
+                .validate();
     }
 
     private static BetaEnvironment newEnvironment() {
@@ -190,11 +183,8 @@ class SdkTest {
                 .collect(Collectors.joining());
         assertTrue(output.contains("run number 42"), output);
 
-        BetaManagedAgentsSession session = CLIENT.beta().sessions().retrieve(run.sessionId().get());
-        session.toBuilder()
-                .agent(session.agent().toBuilder().model(withHostedModel(session.agent().model())).build())
-                .build()
-                .validate();
+        BetaManagedAgentsSession session =
+                CLIENT.beta().sessions().retrieve(run.sessionId().get()).validate();
         assertEquals(BetaManagedAgentsSession.Status.IDLE, session.status());
         assertEquals(deployment.id(), session.deploymentId().get());
         assertEquals(deployment.name(), session.title().get());
