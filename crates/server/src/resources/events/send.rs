@@ -175,7 +175,21 @@ fn queue(
         }
     }
     tx.after_commit(Notice::SessionChanged(session.id.clone()));
+    if session.status == Status::Rescheduling && events.iter().any(|e| matches!(e, EventBody::UserInterrupt { .. })) {
+        wake(tx, workspace, session)?;
+    }
     Ok(sent)
+}
+
+/// An interrupt does not wait for the next try of what failed.
+fn wake(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &Control) -> Result<()> {
+    let now = tx.now();
+    tx.execute(
+        "UPDATE sessions SET runnable_at = $3 WHERE workspace_id = $1 AND id = $2 AND runnable_at > $3",
+        vals![workspace, &session.id, now],
+    )?;
+    tx.after_commit(Notice::SessionRunnable);
+    Ok(())
 }
 
 fn wait(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &Control, body: &EventBody) -> Result<Box<RawValue>> {
