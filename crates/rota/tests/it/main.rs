@@ -6,9 +6,12 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 mod access;
+mod agents;
 mod bodies;
 mod client;
 mod contract;
+mod deployments;
+mod environments;
 mod given;
 mod routes;
 mod server;
