@@ -17,6 +17,8 @@ SEED = "0.111.0"
 BASE_URL = os.environ["ROTA_BASE_URL"]
 KEY = os.environ["ROTA_KEY"]
 OTHER_KEY = os.environ["ROTA_OTHER_KEY"]
+LIMITED_BASE_URL = os.environ["ROTA_LIMITED_BASE_URL"]
+LIMITED_KEY = os.environ["ROTA_LIMITED_KEY"]
 
 BETA = "managed-agents-2026-04-01"
 

@@ -182,3 +182,18 @@ def test_a_run_without_its_environment_is_recorded_as_failed(
     assert run.error.message
     assert client.beta.deployment_runs.retrieve(run.id) == run
     assert client.beta.deployments.retrieve(deployment.id).status == "active"
+
+
+def test_a_run_without_an_agent_of_its_roster_is_recorded_as_failed(
+    client: Client, make_agent: Callable[..., Any], make_deployment: Callable[..., Any]
+) -> None:
+    member = make_agent()
+    leader = make_agent(multiagent={"type": "coordinator", "agents": [member.id]})
+    assert [(agent.id, agent.version) for agent in leader.multiagent.agents] == [(member.id, 1)]
+    deployment = make_deployment(agent=leader.id)
+    good = client.beta.deployments.run(deployment.id)
+    assert [agent.id for agent in client.beta.sessions.retrieve(good.session_id).agent.multiagent.agents] == [member.id]
+    client.beta.agents.archive(member.id)
+    failed = client.beta.deployments.run(deployment.id)
+    assert (failed.session_id, failed.error.type) == (None, "agent_archived_error")
+    assert client.beta.deployments.retrieve(deployment.id).archived_at is None

@@ -5,7 +5,7 @@ from typing import Any, Callable
 import anthropic
 import pytest
 from play import follow, message, unique
-from sdk import BETA, KEY, Client
+from sdk import BETA, KEY, LIMITED_BASE_URL, LIMITED_KEY, Client, needs
 
 BODY_LIMIT_BYTES = 32 * 1024 * 1024
 
@@ -41,6 +41,12 @@ def test_a_key_may_come_as_a_bearer_token() -> None:
     Client(api_key=None, auth_token=KEY).beta.agents.list()
     with pytest.raises(anthropic.AuthenticationError):
         Client(api_key=None, auth_token="nonsense").beta.agents.list()
+
+
+def test_a_workspace_that_is_not_the_keys_is_403(client: Client) -> None:
+    with pytest.raises(anthropic.PermissionDeniedError) as failure:
+        client.beta.agents.list(extra_headers={"anthropic-workspace-id": "wrkspc_another"})
+    check(failure.value, 403, "permission_error")
 
 
 @pytest.mark.parametrize(
@@ -144,6 +150,35 @@ def test_a_stale_version_is_409_and_not_worth_a_retry(client: Client, agent: Any
         client.beta.agents.update(agent.id, version=1, system="three")
     check(failure.value, 409, "conflict_error")
     assert failure.value.response.headers["x-should-retry"] == "false"
+
+
+@needs("budgets")
+def test_a_budget_on_a_model_without_a_price_is_400_with_a_code(client: Client, agent: Any, environment: Any) -> None:
+    budget = {"type": "limit", "max_list_cost": {"amount": "125", "currency": "USD"}}
+    with pytest.raises(anthropic.BadRequestError) as failure:
+        client.beta.sessions.create(agent=agent.id, environment_id=environment.id, budget=budget)
+    body = failure.value.body
+    assert isinstance(body, dict) and body["error"]["details"]["error_code"] == "model_not_budgetable"
+    check(failure.value, 400, "invalid_request_error")
+
+
+def test_a_session_over_the_rate_is_429_and_a_run_is_recorded_as_failed() -> None:
+    client = Client(base_url=LIMITED_BASE_URL, api_key=LIMITED_KEY)
+    agent = client.beta.agents.create(name=unique("agent"), model="playbook")
+    environment = client.beta.environments.create(name=unique("environment"), description="for a test")
+    deployment = client.beta.deployments.create(
+        name=unique("deployment"),
+        agent=agent.id,
+        environment_id=environment.id,
+        initial_events=[message("Good morning.")],
+    )
+    assert client.beta.deployments.run(deployment.id).session_id
+    with pytest.raises(anthropic.RateLimitError) as failure:
+        client.beta.sessions.create(agent=agent.id, environment_id=environment.id)
+    check(failure.value, 429, "rate_limit_error")
+    assert int(failure.value.response.headers["retry-after"]) > 0
+    run = client.beta.deployments.run(deployment.id)
+    assert (run.session_id, run.error.type) == (None, "session_rate_limited_error")
 
 
 def test_a_body_over_the_limit_is_413(client: Client) -> None:

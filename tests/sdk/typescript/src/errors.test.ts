@@ -14,6 +14,7 @@ import {
   message,
   stranger,
   unique,
+  variable,
 } from './setup.js';
 
 const BODY_LIMIT_BYTES = 32 * 1024 * 1024;
@@ -106,6 +107,29 @@ test('a stale version is 409 and not worth a retry', async () => {
   const call = client.beta.agents.update(id, { version: 1, system: 'three' });
   const { headers } = await failure(call, Anthropic.ConflictError, 'conflict_error');
   assert.equal(headers.get('x-should-retry'), 'false');
+});
+
+test('a workspace that is not the key\'s is 403', async () => {
+  const call = client.beta.agents.list({ workspace_id: 'wrkspc_another' });
+  await failure(call, Anthropic.PermissionDeniedError, 'permission_error');
+});
+
+test('a session over the rate is 429 and a run is recorded as failed', async () => {
+  const { beta } = connect({ apiKey: variable('ROTA_LIMITED_KEY'), baseURL: variable('ROTA_LIMITED_BASE_URL') });
+  const agent = (await beta.agents.create({ name: unique('agent'), model: 'playbook' })).id;
+  const environment_id = (await beta.environments.create({ name: unique('environment') })).id;
+  const deployment = await beta.deployments.create({
+    name: unique('deployment'),
+    agent,
+    environment_id,
+    initial_events: [message('Good morning.')],
+  });
+  assert((await beta.deployments.run(deployment.id)).session_id);
+  const call = beta.sessions.create({ agent, environment_id });
+  const { headers } = await failure(call, Anthropic.RateLimitError, 'rate_limit_error');
+  assert(Number(headers.get('retry-after')) > 0);
+  const run = await beta.deployments.run(deployment.id);
+  assert.deepEqual([run.session_id, run.error?.type], [null, 'session_rate_limited_error']);
 });
 
 test('a body over the limit is 413', async () => {

@@ -24,18 +24,18 @@ export const stranger = connect({ apiKey: variable('ROTA_OTHER_KEY') });
 
 afterEach(() => assert.deepEqual(violations.splice(0), []));
 
-export function connect(options: { apiKey?: string | null; authToken?: string }): Anthropic {
+export function connect(options: { apiKey?: string; authToken?: string; baseURL?: string }): Anthropic {
   return new Anthropic({
     apiKey: null,
-    ...options,
     baseURL: variable('ROTA_BASE_URL'),
+    ...options,
     fetch: checkedFetch,
     maxRetries: 0,
     timeout: 30_000,
   });
 }
 
-function variable(name: string): string {
+export function variable(name: string): string {
   const value = process.env[name];
   assert(value, `${name} is not set`);
   return value;
