@@ -44,7 +44,8 @@ pub struct Limits {
     pub disk_reserve_bytes: u64,
     /// Files and folders that it may keep.
     pub files: u64,
-    /// `/tmp` and `/dev/shm`, in bytes each. They live in memory and count as such.
+    /// `/tmp` and `/dev/shm`, in bytes each. They live in memory and count as such, so neither is ever larger than a
+    /// quarter of `memory_bytes`.
     pub tmp_bytes: u64,
     /// Open file descriptors of one process.
     pub open_files: u64,
@@ -61,7 +62,7 @@ impl Default for Limits {
             disk_bytes: 10 * GIB,
             disk_reserve_bytes: 512 * MIB,
             files: 1_000_000,
-            tmp_bytes: GIB,
+            tmp_bytes: 512 * MIB,
             open_files: 4096,
             core_bytes: 0,
         }

@@ -156,7 +156,7 @@ impl Handshake {
             ended,
             tasks: tasks.clone(),
         });
-        tasks.spawn(send(self.writer, frames));
+        tasks.spawn(send(self.writer, frames, inner.ended.clone()));
         tasks.spawn(serve(Arc::clone(&inner), self.reader, self.child, cgroup, ended_sender));
         Sandbox { inner }
     }
@@ -171,12 +171,23 @@ async fn receive(reader: &mut OwnedReadHalf) -> io::Result<FromInit> {
 }
 
 /// Sends frames whole, whatever becomes of the calls that they belong to.
-async fn send(mut writer: OwnedWriteHalf, mut frames: mpsc::Receiver<Vec<u8>>) {
-    while let Some(frame) = frames.recv().await {
-        if writer.write_all(&frame).await.is_err() {
-            // The reading side sees the end too and tells everyone.
-            return;
+async fn send(
+    mut writer: OwnedWriteHalf,
+    mut frames: mpsc::Receiver<Vec<u8>>,
+    mut ended: watch::Receiver<Option<String>>,
+) {
+    let sending = async {
+        while let Some(frame) = frames.recv().await {
+            if writer.write_all(&frame).await.is_err() {
+                // The reading side sees the end too and tells everyone.
+                return;
+            }
         }
+    };
+    // Handles to an ended sandbox may live on, and with them the sending side of `frames`.
+    tokio::select! {
+        () = sending => {}
+        _ = ended.wait_for(Option::is_some) => {}
     }
 }
 

@@ -21,6 +21,8 @@ use crate::wire::{Identity, Launch};
 pub(crate) const STAGE: &str = "stage";
 /// Size of the root itself when it holds only mount points, in bytes.
 const SKELETON_BYTES: u64 = 16 << 20;
+/// The part of the memory limit that `/tmp`, and `/dev/shm` beside it, may take at most: one in this many.
+const SCRATCH_SHARE: u64 = 4;
 /// Files in a temporary file system.
 const TMPFS_INODES: u64 = 200_000;
 
@@ -390,7 +392,9 @@ fn inner_mounts(tree: &Tree, launch: &Launch) -> Result<(), Failure> {
         pts.push(("gid", "5".to_owned()));
     }
     tree.mount("devpts", "dev/pts", &pts, NOSUID | NOEXEC)?;
-    let scratch = tmpfs_options(launch.limits.tmp_bytes, "1777", None);
+    // Files in memory must leave enough of it for the programs that could delete them.
+    let most = launch.limits.memory_bytes / SCRATCH_SHARE;
+    let scratch = tmpfs_options(launch.limits.tmp_bytes.min(most), "1777", None);
     tree.mount("tmpfs", "dev/shm", &scratch, NOSUID | NODEV)?;
     tree.mount("tmpfs", "tmp", &scratch, NOSUID | NODEV)
 }

@@ -86,7 +86,9 @@ impl CommandLine {
     pub fn new(server: Server) -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-        std::fs::copy(INIT, folder.path().join("program")).unwrap();
+        // By another process: a descriptor open for writing here could be inherited by what another test starts, and a
+        // file that is open for writing cannot be run.
+        assert!(Command::new("cp").arg(INIT).arg(folder.path().join("program")).status().unwrap().success());
         let data = folder.path().join("data");
         std::fs::create_dir(&data).unwrap();
         if server == Server::PlainUser && nix::unistd::geteuid().is_root() {
