@@ -14,5 +14,8 @@ mod deployments;
 mod environments;
 mod given;
 mod routes;
+mod runs;
+mod scheduled;
 mod server;
+mod sessions;
 mod stream;
