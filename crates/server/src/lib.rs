@@ -26,7 +26,10 @@ use std::{
 
 use ::http::HeaderValue;
 use rota_sandbox::Embedded;
-use tokio::{net::TcpListener, time::timeout};
+use tokio::{
+    net::TcpListener,
+    time::{sleep, timeout},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -60,7 +63,7 @@ pub struct Server {
 /// When the configuration is wrong, the data folder cannot be used or is used by another server, or the address cannot
 /// be listened on. The message says what to do.
 pub async fn serve(config: Config, clock: Clock) -> Result<Server> {
-    let lock = lock(&config.data)?;
+    let lock = lock(&config.data).await?;
     let offer = Offer::new(&config.models)?;
     let hub = Arc::new(Hub::default());
     let publish = {
@@ -163,18 +166,22 @@ impl axum::serve::Listener for ListenerWithoutDelay {
 }
 
 /// One server a data folder: two would run the same sessions.
-fn lock(data: &Path) -> Result<File> {
+///
+/// A server that was killed while it started a sandbox leaves a process that holds its files for a moment longer, until
+/// it has become the sandbox's program: so a start tries more than once.
+async fn lock(data: &Path) -> Result<File> {
     let cannot = |error| Error::invalid(format_args!("cannot use the data folder {}: {error}", data.display()));
     fs::create_dir_all(data).map_err(cannot)?;
     private(data).map_err(cannot)?;
     let file = File::options().create(true).truncate(false).write(true).open(data.join("lock")).map_err(cannot)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => {
-            Err(Error::invalid(format_args!("another server is using the data folder {}", data.display())))
+    for _ in 0..limits::LOCK_TRIES {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) => sleep(limits::LOCK_RETRY).await,
+            Err(TryLockError::Error(error)) => return Err(cannot(error)),
         }
-        Err(TryLockError::Error(error)) => Err(cannot(error)),
     }
+    Err(Error::invalid(format_args!("another server is using the data folder {}", data.display())))
 }
 
 /// Nobody but the owner reads the store.
@@ -228,4 +235,19 @@ async fn remove_orphans(app: &App) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_start_waits_for_a_server_that_is_ending_but_not_for_one_that_runs() {
+        let folder = std::env::temp_dir().join(format!("rota-lock-{}", std::process::id()));
+        let ending = lock(&folder).await.unwrap();
+        let (next, ()) = tokio::join!(lock(&folder), async { drop(ending) });
+        assert!(next.is_ok());
+        assert!(matches!(lock(&folder).await, Err(Error::Invalid(_))));
+        fs::remove_dir_all(&folder).unwrap();
+    }
 }

@@ -65,3 +65,7 @@ pub const SANDBOX_TIDY_EVERY: Duration = Duration::from_secs(1);
 pub const INTERRUPT_POLL: Duration = Duration::from_secs(1);
 /// How long a server that is told to stop waits for requests and tools to end.
 pub const STOP_GRACE: Duration = Duration::from_secs(10);
+/// How often a start tries to take the data folder before it says that another server is using it.
+pub const LOCK_TRIES: u32 = 40;
+/// The pause between two such tries.
+pub const LOCK_RETRY: Duration = Duration::from_millis(25);
