@@ -1,11 +1,14 @@
-//! Runs sessions: the log is the journal, [`fold`] reads it into a state, [`next`] says what to do, `drive` does it and
+//! Runs sessions: the log is the journal, [`fold`] reads it into a state, [`next`] says what to do, a `runner` does it and
 //! appends what happened. Nothing that matters lives in memory.
 
+mod ask;
+mod drafts;
 mod drive;
 pub mod fold;
 mod lease;
 pub mod next;
 mod permission;
+mod runner;
 mod sandboxes;
 mod step;
 mod tools;

@@ -4,7 +4,8 @@ use axum::extract::{Path, State};
 use rota_api::{
     Time,
     agent::{
-        Agent, AgentChoice, AgentConfig, AgentReference, CreateAgent, Multiagent, SessionAgent, Skill, ThreadAgent, UpdateAgent,
+        Agent, AgentChoice, AgentConfig, AgentReference, CreateAgent, Multiagent, SessionAgent, Skill, ThreadAgent,
+        UpdateAgent,
     },
     decode::Patch,
     id::{AgentId, Id, WorkspaceId},

@@ -1,0 +1,222 @@
+//! Agents: what runs, with which model, tools and instructions.
+
+mod multiagent;
+mod request;
+mod tools;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Time,
+    decode::{Decoded, Node, Patch},
+    id::AgentId,
+    metadata::Metadata,
+};
+
+pub use multiagent::{
+    Advisor, AgentChoice, MAX_ROSTER, Multiagent, Nothing, Predefined, RosterEntry, SessionMultiagent, Switch,
+    read_choice,
+};
+pub use request::{CreateAgent, UpdateAgent, read_model, read_skills};
+pub use tools::{
+    BUILT_IN_TOOLS, BuiltInToolConfig, CustomTool, MAX_DOMAINS, MAX_MCP_SERVERS, MAX_TOOLS, McpServer, McpToolConfig,
+    PermissionPolicy, Tool, ToolDefault, check_tool_references, read_mcp_servers, read_tools,
+};
+
+/// Most characters of an agent's name.
+pub const MAX_NAME: usize = 256;
+/// Most characters of a description.
+pub const MAX_DESCRIPTION: usize = 2048;
+/// Most characters of a system prompt.
+pub const MAX_SYSTEM: usize = 100_000;
+/// Most skills of an agent.
+pub const MAX_SKILLS: usize = 20;
+
+/// What a version of an agent holds: everything that an update can change.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AgentConfig {
+    /// 1 to [`MAX_NAME`] characters.
+    pub name: String,
+    /// At most [`MAX_DESCRIPTION`] characters.
+    pub description: Option<String>,
+    /// The system prompt, at most [`MAX_SYSTEM`] characters.
+    pub system: Option<String>,
+    /// The model and how it is used.
+    pub model: ModelConfig,
+    /// The tools on offer.
+    pub tools: Vec<Tool>,
+    /// MCP servers that the toolsets name.
+    pub mcp_servers: Vec<McpServer>,
+    /// Skills on offer.
+    pub skills: Vec<Skill>,
+    /// Other agents that this one may start.
+    pub multiagent: Option<Multiagent>,
+    /// Who the agent acts as.
+    pub execution_identity: ExecutionIdentity,
+    /// Free pairs.
+    pub metadata: Metadata,
+}
+
+/// An agent as the API shows it.
+#[derive(Debug, Serialize)]
+pub struct Agent {
+    /// Its id.
+    pub id: AgentId,
+    /// Always `agent`.
+    pub r#type: &'static str,
+    /// Counts effective changes, from 1.
+    pub version: i64,
+    /// When the agent was created.
+    pub created_at: Time,
+    /// When this version was written.
+    pub updated_at: Time,
+    /// When the agent was archived.
+    pub archived_at: Option<Time>,
+    /// The rest.
+    #[serde(flatten)]
+    pub config: AgentConfig,
+}
+
+/// The agent inside a session: the snapshot that the session runs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SessionAgent {
+    /// What the session's own thread runs.
+    #[serde(flatten)]
+    pub primary: ThreadAgent,
+    /// The roster, each entry a snapshot itself.
+    pub multiagent: Option<SessionMultiagent>,
+}
+
+/// The agent of one thread of a session: a snapshot without a roster.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ThreadAgent {
+    /// The agent's id.
+    pub id: AgentId,
+    /// Always `agent`.
+    pub r#type: AgentTag,
+    /// The version that was taken.
+    pub version: i64,
+    /// The agent's name.
+    pub name: String,
+    /// The agent's description.
+    pub description: Option<String>,
+    /// The system prompt.
+    pub system: Option<String>,
+    /// The model.
+    pub model: ModelConfig,
+    /// The tools.
+    pub tools: Vec<Tool>,
+    /// The MCP servers.
+    pub mcp_servers: Vec<McpServer>,
+    /// The skills.
+    pub skills: Vec<Skill>,
+    /// Who the agent acts as.
+    pub execution_identity: ExecutionIdentity,
+}
+
+impl ThreadAgent {
+    /// The snapshot of version `version` of agent `id`.
+    pub fn new(id: AgentId, version: i64, config: AgentConfig) -> Self {
+        let AgentConfig { name, description, system, model, tools, mcp_servers, skills, execution_identity, .. } =
+            config;
+        Self {
+            id,
+            r#type: AgentTag::Agent,
+            version,
+            name,
+            description,
+            system,
+            model,
+            tools,
+            mcp_servers,
+            skills,
+            execution_identity,
+        }
+    }
+}
+
+/// The `type` of a reference to an agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AgentTag {
+    /// The only one.
+    Agent,
+}
+
+/// One version of one agent.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct AgentReference {
+    /// The agent.
+    pub id: AgentId,
+    /// Always `agent`.
+    pub r#type: AgentTag,
+    /// The version.
+    pub version: i64,
+}
+
+impl AgentReference {
+    /// A reference to version `version` of agent `id`.
+    pub fn new(id: AgentId, version: i64) -> Self {
+        Self { id, r#type: AgentTag::Agent, version }
+    }
+}
+
+/// The model of an agent and how it is used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelConfig {
+    /// The name that the server's configuration gives the model.
+    pub id: String,
+    /// How hard the model works, where the agent says so.
+    pub effort: Option<Effort>,
+    /// `standard` or `fast`.
+    pub speed: Option<String>,
+    /// Where inference runs.
+    pub inference_geo: Option<String>,
+}
+
+/// A level of effort, an object on the wire: `{"type": "high"}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Effort {
+    /// `low`, `medium`, `high`, `xhigh` or `max`.
+    #[serde(rename = "type")]
+    pub level: String,
+}
+
+/// Who an agent acts as.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ExecutionIdentity {
+    /// The workspace's own identity.
+    ServiceAccount,
+    /// A role at a cloud provider.
+    AwsRole {
+        /// The role's name.
+        role_arn: String,
+    },
+}
+
+/// A skill, by id and version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Skill {
+    /// `anthropic` or `custom`.
+    pub r#type: String,
+    /// The skill.
+    pub skill_id: String,
+    /// A version or `latest`.
+    pub version: String,
+}
+
+/// A text that is cleared by null or by an empty text.
+pub fn text_patch(patch: Patch<Node<'_>>, most: usize, stored: Option<&String>) -> Decoded<Option<String>> {
+    Ok(match patch {
+        Patch::Keep => stored.cloned(),
+        Patch::Clear => None,
+        Patch::Set(node) => text_or_none(Some(node), most)?,
+    })
+}
+
+/// An optional text; an empty one is none.
+pub fn text_or_none(node: Option<Node<'_>>, most: usize) -> Decoded<Option<String>> {
+    let text = node.map(|n| n.text(0, most)).transpose()?;
+    Ok(text.filter(|text| !text.is_empty()))
+}

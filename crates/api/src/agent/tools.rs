@@ -1,0 +1,402 @@
+//! The tools of an agent: built-in ones, those of MCP servers, and those that the client runs.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::MAX_SYSTEM;
+use crate::decode::{Decoded, Invalid, Node, Object};
+
+/// Most tools of an agent, over all its toolsets.
+pub const MAX_TOOLS: usize = 256;
+/// Most MCP servers of an agent.
+pub const MAX_MCP_SERVERS: usize = 20;
+/// Most domains in a list of a web tool.
+pub const MAX_DOMAINS: usize = 64;
+
+/// The built-in tools, in the order in which a model is offered them.
+pub const BUILT_IN_TOOLS: [&str; 8] = ["bash", "read", "write", "edit", "glob", "grep", "web_fetch", "web_search"];
+
+/// A tool or a set of tools.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type")]
+pub enum Tool {
+    /// The built-in tools.
+    #[serde(rename = "agent_toolset_20260401")]
+    BuiltIn {
+        /// What differs for single tools.
+        configs: Vec<BuiltInToolConfig>,
+        /// What holds for the others.
+        default_config: ToolDefault,
+    },
+    /// The tools of an MCP server.
+    #[serde(rename = "mcp_toolset")]
+    Mcp {
+        /// The server, one of the agent's `mcp_servers`.
+        mcp_server_name: String,
+        /// What differs for single tools.
+        configs: Vec<McpToolConfig>,
+        /// What holds for the others.
+        default_config: ToolDefault,
+    },
+    /// A tool that the client runs.
+    #[serde(rename = "custom")]
+    Custom(CustomTool),
+}
+
+/// A tool that the client runs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CustomTool {
+    /// 1 to 128 letters, digits, `_` and `-`.
+    pub name: String,
+    /// For the model to read.
+    pub description: String,
+    /// JSON schema of the arguments.
+    pub input_schema: Value,
+}
+
+/// Whether tools are offered and whether a call waits for a person.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ToolDefault {
+    /// Whether the tools are offered.
+    pub enabled: bool,
+    /// Whether a call waits for a person.
+    pub permission_policy: PermissionPolicy,
+}
+
+/// Whether a call of a tool waits for a person.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum PermissionPolicy {
+    /// Every call runs at once.
+    AlwaysAllow,
+    /// Every call waits for a confirmation.
+    AlwaysAsk,
+    /// The server judges each call.
+    Auto,
+}
+
+/// What differs for one built-in tool.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BuiltInToolConfig {
+    /// The tool.
+    pub name: String,
+    /// The tool again.
+    pub r#type: String,
+    /// Whether it is offered.
+    pub enabled: bool,
+    /// Whether a call waits for a person.
+    pub permission_policy: PermissionPolicy,
+    /// Web tools: the only hosts that may be asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allowed_domains: Option<Vec<String>>,
+    /// Web tools: hosts that are never asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blocked_domains: Option<Vec<String>>,
+    /// `web_fetch`: most tokens of text per call.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_content_tokens: Option<i64>,
+    /// `web_fetch`: where URLs may come from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url_sources: Option<Value>,
+    /// `web_search`: where the user is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_location: Option<Value>,
+}
+
+/// What differs for one tool of an MCP server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct McpToolConfig {
+    /// The tool.
+    pub name: String,
+    /// Whether it is offered.
+    pub enabled: bool,
+    /// Whether a call waits for a person.
+    pub permission_policy: PermissionPolicy,
+}
+
+/// An MCP server that is reached by URL.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct McpServer {
+    /// The name that toolsets refer to.
+    pub name: String,
+    /// Always `url`.
+    pub r#type: String,
+    /// Where it is.
+    pub url: String,
+}
+
+/// The tools of an agent or of an override.
+pub fn read_tools(node: &Node<'_>) -> Decoded<Vec<Tool>> {
+    let tools = node.items(0, MAX_TOOLS, read_tool)?;
+    let mut names = Vec::new();
+    let mut count = 0;
+    for tool in &tools {
+        let name = match tool {
+            Tool::BuiltIn { .. } => "agent_toolset_20260401",
+            Tool::Mcp { mcp_server_name, .. } => mcp_server_name,
+            Tool::Custom(custom) => &custom.name,
+        };
+        if names.contains(&name) {
+            return Err(node.invalid(format_args!("\"{name}\" is named more than once")));
+        }
+        names.push(name);
+        count += if matches!(tool, Tool::BuiltIn { .. }) { BUILT_IN_TOOLS.len() } else { 1 };
+    }
+    if count > MAX_TOOLS {
+        return Err(node.invalid(format_args!("value must contain no more than {MAX_TOOLS} item(s)")));
+    }
+    Ok(tools)
+}
+
+fn read_tool(node: &Node<'_>) -> Decoded<Tool> {
+    let tag = node.tag()?;
+    node.object(|o| {
+        o.tagged();
+        match tag {
+            "agent_toolset_20260401" => {
+                let default_config = read_default(o.optional("default_config"), PermissionPolicy::AlwaysAllow)?;
+                let configs = o.optional("configs");
+                let configs =
+                    configs.map(|n| n.items(0, MAX_TOOLS, |n| read_built_in(n, default_config))).transpose()?;
+                Ok(Tool::BuiltIn { configs: configs.unwrap_or_default(), default_config })
+            }
+            "mcp_toolset" => {
+                let default_config = read_default(o.optional("default_config"), PermissionPolicy::AlwaysAsk)?;
+                let configs = o.optional("configs");
+                let configs =
+                    configs.map(|n| n.items(0, MAX_TOOLS, |n| read_mcp_tool(n, default_config))).transpose()?;
+                let mcp_server_name = o.required("mcp_server_name")?.text(1, 255)?;
+                Ok(Tool::Mcp { mcp_server_name, configs: configs.unwrap_or_default(), default_config })
+            }
+            "custom" => read_custom(o).map(Tool::Custom),
+            other => Err(node.wrong_tag(other)),
+        }
+    })
+}
+
+fn read_default(node: Option<Node<'_>>, policy: PermissionPolicy) -> Decoded<ToolDefault> {
+    let default = ToolDefault { enabled: true, permission_policy: policy };
+    let Some(node) = node else { return Ok(default) };
+    node.object(|o| read_switches(o, default))
+}
+
+fn read_switches(o: &mut Object<'_>, default: ToolDefault) -> Decoded<ToolDefault> {
+    let enabled = o.optional("enabled").map(|n| n.boolean()).transpose()?;
+    let policy = o.optional("permission_policy").map(|n| read_policy(&n)).transpose()?;
+    Ok(ToolDefault {
+        enabled: enabled.unwrap_or(default.enabled),
+        permission_policy: policy.unwrap_or(default.permission_policy),
+    })
+}
+
+fn read_policy(node: &Node<'_>) -> Decoded<PermissionPolicy> {
+    let tag = node.tag()?;
+    node.object(|o| {
+        o.tagged();
+        match tag {
+            "always_allow" => Ok(PermissionPolicy::AlwaysAllow),
+            "always_ask" => Ok(PermissionPolicy::AlwaysAsk),
+            "auto" => Ok(PermissionPolicy::Auto),
+            other => Err(node.wrong_tag(other)),
+        }
+    })
+}
+
+fn read_built_in(node: &Node<'_>, default: ToolDefault) -> Decoded<BuiltInToolConfig> {
+    node.object(|o| {
+        let name = o.required("name")?.one_of(&BUILT_IN_TOOLS)?;
+        if let Some(tag) = o.optional("type")
+            && tag.string()? != name
+        {
+            return Err(tag.invalid(format_args!("must be \"{name}\", the tool's name")));
+        }
+        let ToolDefault { enabled, permission_policy } = read_switches(o, default)?;
+        let mut config = BuiltInToolConfig {
+            name: name.to_owned(),
+            r#type: name.to_owned(),
+            enabled,
+            permission_policy,
+            allowed_domains: None,
+            blocked_domains: None,
+            max_content_tokens: None,
+            url_sources: None,
+            user_location: None,
+        };
+        if name.starts_with("web_") {
+            config.allowed_domains = o.optional("allowed_domains").map(|n| read_domains(&n)).transpose()?;
+            config.blocked_domains = o.optional("blocked_domains").map(|n| read_domains(&n)).transpose()?;
+            if config.allowed_domains.is_some() && config.blocked_domains.is_some() {
+                return Err(node.invalid("allowed_domains cannot be combined with blocked_domains"));
+            }
+        }
+        match name {
+            "web_fetch" => {
+                config.max_content_tokens =
+                    o.optional("max_content_tokens").map(|n| n.integer(1, i64::MAX)).transpose()?;
+                config.url_sources = o.optional("url_sources").map(|n| read_url_sources(&n)).transpose()?;
+            }
+            "web_search" => {
+                config.user_location = o.optional("user_location").map(|n| read_location(&n)).transpose()?;
+            }
+            _ => {}
+        }
+        Ok(config)
+    })
+}
+
+fn read_domains(node: &Node<'_>) -> Decoded<Vec<String>> {
+    node.items(1, MAX_DOMAINS, |n| {
+        let domain = n.text(1, 253)?;
+        if domain.contains(|c: char| !(c.is_ascii_alphanumeric() || c == '.' || c == '-')) {
+            return Err(n.invalid("must be a plain hostname without scheme, port or path"));
+        }
+        Ok(domain)
+    })
+}
+
+fn read_location(node: &Node<'_>) -> Decoded<Value> {
+    node.object(|o| {
+        if node.tag()? != "approximate" {
+            return Err(node.wrong_tag(node.tag()?));
+        }
+        o.tagged();
+        for field in ["city", "country", "region", "timezone"] {
+            o.optional(field).map(|n| n.text(1, 255)).transpose()?;
+        }
+        Ok(node.value().clone())
+    })
+}
+
+fn read_url_sources(node: &Node<'_>) -> Decoded<Value> {
+    let sources = node.object(|o| {
+        let mut sources = serde_json::Map::new();
+        for (field, lists) in [("client_tool_results", true), ("server_tool_results", true), ("user_input", false)] {
+            if let Some(source) = o.optional(field) {
+                sources.insert(field.to_owned(), read_url_source(&source, lists)?);
+            }
+        }
+        Ok(sources)
+    })?;
+    Ok(Value::Object(sources))
+}
+
+/// `"all"` and `"none"` are short for `{"type": "all"}` and `{"type": "none"}`.
+fn read_url_source(node: &Node<'_>, lists: bool) -> Decoded<Value> {
+    if node.value().is_string() {
+        return Ok(serde_json::json!({"type": node.one_of(&["all", "none"])?}));
+    }
+    let tag = node.tag()?;
+    node.object(|o| {
+        o.tagged();
+        match tag {
+            "all" | "none" => {}
+            "only" | "except" if lists => {
+                o.required("tools")?.items(0, MAX_TOOLS, |tool| {
+                    tool.object(|o| {
+                        o.required("type")?.one_of(&["tool_reference"])?;
+                        o.required("name")?.text(1, 128)
+                    })
+                })?;
+            }
+            other => return Err(node.wrong_tag(other)),
+        }
+        Ok(node.value().clone())
+    })
+}
+
+fn read_mcp_tool(node: &Node<'_>, default: ToolDefault) -> Decoded<McpToolConfig> {
+    node.object(|o| {
+        let ToolDefault { enabled, permission_policy } = read_switches(o, default)?;
+        Ok(McpToolConfig { name: o.required("name")?.text(1, 255)?, enabled, permission_policy })
+    })
+}
+
+fn read_custom(o: &mut Object<'_>) -> Decoded<CustomTool> {
+    let node = o.required("name")?;
+    let name = node.text(1, 128)?;
+    if name.contains(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == '-')) {
+        return Err(node.invalid("must contain only letters, digits, underscores and hyphens"));
+    }
+    if BUILT_IN_TOOLS.contains(&name.as_str()) || name.starts_with("mcp__") {
+        return Err(node.invalid(format_args!("\"{name}\" is reserved")));
+    }
+    let schema = o.required("input_schema")?;
+    check_schema(&schema)?;
+    Ok(CustomTool {
+        name,
+        description: o.required("description")?.text(1, MAX_SYSTEM)?,
+        input_schema: schema.value().clone(),
+    })
+}
+
+fn check_schema(node: &Node<'_>) -> Decoded<()> {
+    node.object(|o| {
+        o.required("type")?.one_of(&["object"])?;
+        if let Some(properties) = o.optional("properties") {
+            properties.map()?;
+        }
+        if let Some(required) = o.optional("required") {
+            required.items(0, MAX_TOOLS, |n| n.string().map(drop))?;
+        }
+        for union in ["oneOf", "anyOf", "allOf"] {
+            if node.map()?.contains_key(union) {
+                return Err(o.invalid(union, "is not supported at the top level of input_schema"));
+            }
+        }
+        o.allow_others();
+        Ok(())
+    })?;
+    if mentions_ref(node.value()) { Err(node.invalid("\"$ref\" is not supported")) } else { Ok(()) }
+}
+
+fn mentions_ref(value: &Value) -> bool {
+    match value {
+        Value::Object(map) => map.contains_key("$ref") || map.values().any(mentions_ref),
+        Value::Array(items) => items.iter().any(mentions_ref),
+        _ => false,
+    }
+}
+
+/// The MCP servers of an agent or of an override.
+pub fn read_mcp_servers(node: &Node<'_>) -> Decoded<Vec<McpServer>> {
+    let servers = node.items(0, MAX_MCP_SERVERS, |server| {
+        server.object(|o| {
+            o.required("type")?.one_of(&["url"])?;
+            let url = o.required("url")?;
+            let text = url.text(1, 2048)?;
+            if !(text.starts_with("https://") || text.starts_with("http://")) {
+                return Err(url.invalid("must be an http or https URL"));
+            }
+            Ok(McpServer { name: o.required("name")?.text(1, 255)?, r#type: "url".to_owned(), url: text })
+        })
+    })?;
+    for (i, server) in servers.iter().enumerate() {
+        if servers[..i].iter().any(|earlier| earlier.name == server.name) {
+            return Err(node.invalid(format_args!("\"{}\" is named more than once", server.name)));
+        }
+    }
+    Ok(servers)
+}
+
+/// Each server must be named by a toolset and each toolset must name a server. `prefix` is where both stand in the body.
+pub fn check_tool_references(prefix: &str, tools: &[Tool], servers: &[McpServer]) -> Decoded<()> {
+    let place = |field: &str| if prefix.is_empty() { field.to_owned() } else { format!("{prefix}.{field}") };
+    let named: Vec<&str> = tools
+        .iter()
+        .filter_map(|tool| match tool {
+            Tool::Mcp { mcp_server_name, .. } => Some(mcp_server_name.as_str()),
+            _ => None,
+        })
+        .collect();
+    if let Some(name) = named.iter().find(|name| servers.iter().all(|s| s.name != **name)) {
+        let message = format_args!("mcp_server_name \"{name}\" is not one of mcp_servers");
+        return Err(Invalid::field(&place("tools"), message));
+    }
+    match servers.iter().find(|server| !named.contains(&server.name.as_str())) {
+        Some(McpServer { name, .. }) => {
+            let message = format_args!("\"{name}\" is not referenced by an mcp_toolset in tools");
+            Err(Invalid::field(&place("mcp_servers"), message))
+        }
+        None => Ok(()),
+    }
+}

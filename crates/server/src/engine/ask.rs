@@ -1,0 +1,190 @@
+//! A request to the model: what it is sent, and the step that its answer makes.
+
+use std::time::Duration;
+
+use rota_api::{
+    event::{EventBody, Permission, RetryStatus, SessionError, SessionErrorType, StopDetails, StopReason},
+    id::{EventId, Id},
+};
+use serde_json::{json, value::RawValue};
+
+use super::{
+    drafts::Drafts,
+    fold::State,
+    permission::{self, Verdict},
+    runner::{Runner, interrupted, request_end},
+    step::{Beside, Left, Rest, Step},
+    tools,
+};
+use crate::{
+    error::Result,
+    limits,
+    model::{Block, Delta, ModelError, ModelReply, ModelRequest, Stop, Usage, offer::Offered},
+    resources::{
+        events::log::{self, NewEvent},
+        sessions::{Waiting, WaitingFor},
+    },
+};
+
+impl Runner<'_> {
+    /// Sends the conversation to the model and appends what it answers.
+    pub(super) async fn ask(&mut self, beside: &Beside) -> Result<bool, Left> {
+        let mut work = self.begin();
+        work.take_up.clone_from(&beside.inputs);
+        let start = self.event(EventBody::ModelRequestStart {});
+        let start_id = start.id.clone();
+        work.events.push(start);
+        self.perform(work).await?;
+        let beside = self.catch_up().await?;
+        if !beside.inputs.is_empty() {
+            // Something came in at the same moment. Unless it is an interrupt, it waits for the next request.
+            let interrupts = |input: &log::Input| matches!(input.event.body, EventBody::UserInterrupt { .. });
+            if beside.inputs.iter().any(interrupts) {
+                return Ok(false);
+            }
+        }
+        let Some(offered) = self.app.offer.get(&self.agent.model.id).cloned() else {
+            let message = format!("model \"{}\" is not offered by this server any more", self.agent.model.id);
+            return self.die(SessionErrorType::ModelRequestFailedError, message, Vec::new()).await;
+        };
+        let request = self.request(&offered)?;
+        let mut drafts = Drafts::new(self.app, self.lease);
+        let mut sink = |delta: Delta| drafts.receive(delta);
+        let reply = tokio::select! {
+            reply = offered.provider.reply(&request, &mut sink) => Some(reply),
+            () = interrupted(self.app, self.lease, &mut self.watcher) => None,
+        };
+        match reply {
+            None => Ok(false),
+            Some(Ok(reply)) => {
+                let work = self.replied(reply, &start_id, drafts);
+                self.perform(work).await
+            }
+            Some(Err(error)) => self.failed(error, &start_id).await,
+        }
+    }
+
+    fn request(&self, offered: &Offered) -> Result<ModelRequest> {
+        let texts = self.agent.system.iter().chain(&self.state.system).map(String::as_str);
+        let system = texts.collect::<Vec<_>>().join("\n\n");
+        Ok(ModelRequest {
+            model: offered.upstream.clone(),
+            effort: self.agent.model.effort.as_ref().map(|effort| effort.level.clone()),
+            max_tokens: offered.max_tokens,
+            system: (!system.is_empty()).then_some(system),
+            messages: self.state.messages.clone(),
+            tools: tools::offered(&self.agent)?,
+        })
+    }
+
+    /// The step that a reply makes: what the agent said, then its calls, then perhaps rest.
+    fn replied(&self, reply: ModelReply, start: &EventId, mut drafts: Drafts<'_>) -> Step {
+        let mut work = Step::default();
+        let mut calls = Vec::new();
+        let mut waiting = Vec::new();
+        for block in reply.content {
+            match block {
+                Block::Text { text } => {
+                    let body = EventBody::AgentMessage { content: vec![json!({"type": "text", "text": text})] };
+                    let id = drafts.message(&text).unwrap_or_else(|| EventId::new(self.app.clock.now()));
+                    work.events.push(NewEvent { id, body, hidden: None });
+                }
+                Block::Verbatim(raw) => {
+                    let id = drafts.thinking().unwrap_or_else(|| EventId::new(self.app.clock.now()));
+                    let hidden = Some(raw.get().to_owned());
+                    work.events.push(NewEvent { id, body: EventBody::AgentThinking {}, hidden });
+                }
+                Block::ToolUse { name, input, .. } => self.called(name, &input, &mut calls, &mut waiting),
+                Block::ToolResult { .. } => {}
+            }
+        }
+        work.events.push(NewEvent {
+            hidden: serde_json::to_string(&reply.usage).ok(),
+            ..self.event(request_end(start, false, reply.usage))
+        });
+        let none = calls.is_empty();
+        work.events.append(&mut calls);
+        if !waiting.is_empty() {
+            work.waiting = Some(waiting);
+        }
+        let mut totals = State { usage: self.state.usage, ..State::default() };
+        totals.add(reply.usage);
+        work.usage = Some(totals.session_usage(0.0));
+        if none {
+            work.rest = Some(match reply.stop {
+                Stop::Refusal => Rest::Over(StopReason::Refusal, Some(refusal())),
+                Stop::EndTurn | Stop::ToolUse | Stop::MaxTokens => Rest::Over(StopReason::EndTurn, None),
+            });
+        }
+        work
+    }
+
+    fn called(&self, name: String, input: &RawValue, calls: &mut Vec<NewEvent>, waiting: &mut Vec<Waiting>) {
+        let input = serde_json::from_str(input.get()).unwrap_or_default();
+        let wait = |event: &NewEvent, for_| Waiting { id: event.id.clone(), for_ };
+        match permission::judge(&self.agent.tools, &name) {
+            Verdict::Custom => {
+                let event = self.event(EventBody::AgentCustomToolUse { name, input });
+                waiting.push(wait(&event, WaitingFor::CustomToolResult));
+                calls.push(event);
+            }
+            Verdict::BuiltIn(permission, evaluation) => {
+                let evaluation = Some(evaluation);
+                let body = EventBody::AgentToolUse { name, input, evaluated_permission: permission, evaluation };
+                let event = self.event(body);
+                match permission {
+                    Permission::Ask => waiting.push(wait(&event, WaitingFor::Confirmation)),
+                    _ if self.self_hosted => waiting.push(wait(&event, WaitingFor::ToolResult)),
+                    _ => {}
+                }
+                calls.push(event);
+            }
+            Verdict::Unknown => {
+                let text = format!("The agent has no tool named \"{name}\".");
+                let evaluated_permission = Permission::Deny;
+                let body = EventBody::AgentToolUse { name, input, evaluated_permission, evaluation: None };
+                let event = self.event(body);
+                let content = vec![json!({"type": "text", "text": text})];
+                let tool_use_id = event.id.clone();
+                calls.push(event);
+                calls.push(self.event(EventBody::AgentToolResult { tool_use_id, content, is_error: true }));
+            }
+        }
+    }
+
+    /// The step that a failed request makes: another try later, or the end of the turn.
+    async fn failed(&self, error: ModelError, start: &EventId) -> Result<bool, Left> {
+        let (r#type, retryable, asked) = match &error {
+            ModelError::Overloaded { retry_after, .. } => (SessionErrorType::ModelOverloadedError, true, *retry_after),
+            ModelError::RateLimited { retry_after, .. } => {
+                (SessionErrorType::ModelRateLimitedError, true, *retry_after)
+            }
+            ModelError::Billing { .. } => (SessionErrorType::BillingError, false, None),
+            ModelError::RequestFailed { retryable, .. } => {
+                (SessionErrorType::ModelRequestFailedError, *retryable, None)
+            }
+        };
+        let retries = retryable && self.state.failures + 1 < limits::MODEL_TRIES;
+        let retry_status = if retries { RetryStatus::Retrying } else { RetryStatus::Exhausted };
+        let error = SessionError { r#type, message: error.to_string(), retry_status };
+        tracing::warn!(session_id = %self.lease.session, error = error.message, retries, "a model request failed");
+        let mut events = vec![self.event(request_end(start, true, Usage::default()))];
+        events.push(self.event(EventBody::SessionError { error }));
+        if !retries {
+            return self.perform(Step { events, rest: Some(Rest::Dead), ..Step::default() }).await;
+        }
+        events.push(self.event(EventBody::StatusRescheduled {}));
+        let retry_in_micros = Some(backoff_micros(self.state.failures, asked));
+        self.perform(Step { events, retry_in_micros, ..Step::default() }).await
+    }
+}
+
+fn backoff_micros(failures: u32, asked: Option<Duration>) -> i64 {
+    let own = limits::MODEL_RETRY_FIRST_MICROS << failures.min(16);
+    let asked = asked.map_or(0, |asked| i64::try_from(asked.as_micros()).unwrap_or(i64::MAX));
+    own.max(asked).min(limits::MODEL_RETRY_MAX_MICROS)
+}
+
+fn refusal() -> StopDetails {
+    StopDetails { r#type: "refusal".to_owned(), category: None, explanation: None }
+}

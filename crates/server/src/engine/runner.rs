@@ -1,0 +1,282 @@
+//! Runs one session: does what `next` says, and appends what happened.
+
+use rota_api::{
+    agent::ThreadAgent,
+    environment::EnvironmentConfig,
+    event::{EventBody, ModelUsage, RetryStatus, SessionError, SessionErrorType, StopReason},
+    id::EventId,
+};
+use serde_json::json;
+use tokio::time::sleep;
+
+use super::{
+    fold::{Call, Stage, State},
+    lease::Lease,
+    next::{Action, Closing, next},
+    step::{Beside, Left, Rest, Step, perform},
+    tools,
+};
+use crate::{
+    app::App,
+    db::{Tx, vals},
+    error::{Error, Result},
+    hub::Watcher,
+    limits,
+    model::Usage,
+    resources::{
+        events::{
+            interrupted_result,
+            log::{self, NewEvent},
+        },
+        sessions::{Waiting, WaitingFor},
+    },
+};
+
+/// One runner on one session.
+pub(super) struct Runner<'a> {
+    pub(super) app: &'a App,
+    pub(super) lease: &'a Lease,
+    pub(super) agent: ThreadAgent,
+    pub(super) self_hosted: bool,
+    pub(super) state: State,
+    pub(super) watcher: Watcher,
+    /// Whether a runner before this one ended in the middle of the turn.
+    recovering: bool,
+}
+
+impl<'a> Runner<'a> {
+    pub(super) async fn load_and_run(app: &'a App, lease: &'a Lease) -> Result<(), Left> {
+        let inner = lease.clone();
+        let (agent, self_hosted) = app.db.read(move |tx| load(tx, &inner)).await?;
+        let watcher = app.hub.watch(&lease.session);
+        let state = State::default();
+        let mut runner = Self { app, lease, agent, self_hosted, state, watcher, recovering: false };
+        let mut beside = runner.catch_up().await?;
+        runner.recovering = runner.state.running;
+        loop {
+            let action = next(&runner.state, beside.surroundings(runner.recovering, runner.self_hosted));
+            runner.recovering &= matches!(action, Action::Close(_));
+            if runner.act(action, &beside).await? {
+                return Ok(());
+            }
+            beside = runner.catch_up().await?;
+        }
+    }
+
+    /// Reads what is new in the log and beside it.
+    pub(super) async fn catch_up(&mut self) -> Result<Beside> {
+        // Whatever changes after this moment wakes `interrupted`.
+        self.watcher.changes.borrow_and_update();
+        loop {
+            let (session, seq) = (self.lease.session.clone(), self.state.seq);
+            let (events, inputs) = self
+                .app
+                .db
+                .read(move |tx| Ok((log::read(tx, &session, seq, limits::STREAM_BATCH)?, log::queued(tx, &session)?)))
+                .await?;
+            self.state.apply(&events);
+            if (events.len() as i64) < limits::STREAM_BATCH {
+                return Ok(Beside { inputs });
+            }
+        }
+    }
+
+    /// Does what `next` says. Whether the session has come to rest.
+    async fn act(&mut self, action: Action, beside: &Beside) -> Result<bool, Left> {
+        match action {
+            Action::Interrupt { count } => {
+                let mut work = self.begin();
+                work.take_up = beside.inputs[..count].to_vec();
+                let built_in = self.state.calls.iter().filter(|call| call.stage != Stage::Custom);
+                let closed: Vec<_> = built_in.map(|call| self.event(interrupted_result(&call.id))).collect();
+                work.events.extend(closed);
+                work.waiting = Some(Vec::new());
+                work.rest = Some(Rest::Over(StopReason::EndTurn, None));
+                self.perform(work).await
+            }
+            Action::Close(calls) => {
+                let mut work = self.begin();
+                for (id, closing) in calls {
+                    let body = closing_result(&id, closing);
+                    work.events.push(self.event(body));
+                }
+                self.perform(work).await
+            }
+            Action::Run(call) => self.run(call).await,
+            Action::Wait => {
+                let mut work = self.begin();
+                if self.self_hosted {
+                    work.waiting = Some(self.waiting());
+                }
+                work.rest = Some(Rest::Waiting);
+                self.perform(work).await
+            }
+            Action::Ask => self.ask(beside).await,
+            Action::GiveUp => {
+                let message = format!(
+                    "the agent reached {} model requests in one turn or {} events in all",
+                    limits::MAX_TURN_REQUESTS,
+                    limits::MAX_SESSION_EVENTS
+                );
+                self.die(SessionErrorType::ToolUseLimitReachedError, message, Vec::new()).await
+            }
+            Action::Rest => {
+                let mut work = self.begin();
+                work.rest = Some(Rest::Over(StopReason::EndTurn, None));
+                self.perform(work).await
+            }
+        }
+    }
+
+    pub(super) async fn perform(&self, work: Step) -> Result<bool, Left> {
+        perform(self.app, self.lease, &self.state, work).await
+    }
+
+    pub(super) fn event(&self, body: EventBody) -> NewEvent {
+        NewEvent::new(self.app.clock.now(), body)
+    }
+
+    /// What a step begins with: the status after a pause, and the end of a request that a runner before left open.
+    pub(super) fn begin(&self) -> Step {
+        let mut work = Step::default();
+        if !self.state.running {
+            work.resume = true;
+            work.events.push(self.event(EventBody::StatusRunning {}));
+        }
+        if let Some(start) = &self.state.open_request {
+            work.events.push(self.event(request_end(start, true, Usage::default())));
+        }
+        work
+    }
+
+    /// What waits for the client, given the calls that are open.
+    fn waiting(&self) -> Vec<Waiting> {
+        let waits = |call: &Call| {
+            let for_ = match call.stage {
+                Stage::Custom => WaitingFor::CustomToolResult,
+                Stage::Asked => WaitingFor::Confirmation,
+                Stage::Allowed if self.self_hosted => WaitingFor::ToolResult,
+                Stage::Allowed | Stage::Denied { .. } => return None,
+            };
+            Some(Waiting { id: call.id.clone(), for_ })
+        };
+        self.state.calls.iter().filter_map(waits).collect()
+    }
+
+    /// Runs a call of a built-in tool. Its result is appended whatever it is; an interrupt is left to the next step.
+    async fn run(&mut self, call: Call) -> Result<bool, Left> {
+        if !self.state.running {
+            let work = self.begin();
+            self.perform(work).await?;
+        }
+        let tool = match tools::parse(&call) {
+            Ok(None) => return self.record(tools::answer_of_the_server(&call)).await,
+            Err(problem) => return self.record(tools::result(&call, &problem, true)).await,
+            Ok(Some(tool)) => tool,
+        };
+        let ran = tokio::select! {
+            ran = self.app.sandboxes.call(&self.lease.session, call.id.as_ref(), &tool) => Some(ran),
+            () = interrupted(self.app, self.lease, &mut self.watcher) => None,
+        };
+        match ran {
+            None => Ok(false),
+            Some(Ok(output)) => self.record(tools::result(&call, &output.content, output.is_error)).await,
+            Some(Err(rota_sandbox::Error::Died { cause })) => {
+                let text = format!(
+                    "The sandbox ended while the tool was running ({cause}). Whether it did anything is unknown: look \
+                     before you try again. Files are kept; processes and shell variables are gone."
+                );
+                self.record(tools::result(&call, &text, true)).await
+            }
+            Some(Err(error)) => {
+                let text = "The tool was not run: no sandbox could be started.";
+                let open = self.state.calls.iter().filter(|call| call.stage == Stage::Allowed);
+                let closed = open.map(|call| self.event(tools::result(call, text, true))).collect();
+                tracing::error!(session_id = %self.lease.session, %error, "no sandbox could be started");
+                self.die(SessionErrorType::UnknownError, error.to_string(), closed).await
+            }
+        }
+    }
+
+    async fn record(&self, body: EventBody) -> Result<bool, Left> {
+        let events = vec![self.event(body)];
+        self.perform(Step { events, ..Step::default() }).await
+    }
+
+    /// Ends the turn with an error that no retry can mend.
+    pub(super) async fn die(
+        &self,
+        r#type: SessionErrorType,
+        message: String,
+        closed: Vec<NewEvent>,
+    ) -> Result<bool, Left> {
+        let mut work = self.begin();
+        work.events.extend(closed);
+        let error = SessionError { r#type, message, retry_status: RetryStatus::Exhausted };
+        work.events.push(self.event(EventBody::SessionError { error }));
+        work.waiting = Some(Vec::new());
+        work.rest = Some(Rest::Dead);
+        self.perform(work).await
+    }
+}
+
+/// The end of a request to the model.
+pub(super) fn request_end(start: &EventId, is_error: bool, usage: Usage) -> EventBody {
+    EventBody::ModelRequestEnd {
+        model_request_start_id: start.clone(),
+        is_error,
+        model_usage: ModelUsage {
+            input_tokens: usage.input_tokens,
+            output_tokens: usage.output_tokens,
+            cache_read_input_tokens: usage.cache_read_input_tokens,
+            cache_creation_input_tokens: usage.cache_creation_5m_input_tokens + usage.cache_creation_1h_input_tokens,
+        },
+    }
+}
+
+fn closing_result(id: &EventId, closing: Closing) -> EventBody {
+    let text = match closing {
+        Closing::Denied(Some(message)) => format!("The user denied this call: {message}"),
+        Closing::Denied(None) => "The user denied this call.".to_owned(),
+        Closing::Unknown => {
+            "The server was restarted while this call may have been running. Whether it did anything is \
+            unknown: look before you try again. Files are kept; processes and shell variables are gone."
+                .to_owned()
+        }
+    };
+    let content = vec![json!({"type": "text", "text": text})];
+    EventBody::AgentToolResult { tool_use_id: id.clone(), content, is_error: true }
+}
+
+/// The agent of a session, and whether its tools run at a worker of the user.
+fn load(tx: &mut Tx<'_>, lease: &Lease) -> Result<(ThreadAgent, bool)> {
+    let found = tx.one(
+        "SELECT coalesce(s.agent, v.snapshot), e.config FROM sessions s
+         JOIN agent_versions v ON v.agent_id = s.agent_id AND v.version = s.agent_version
+         LEFT JOIN environments e ON e.workspace_id = s.workspace_id AND e.id = s.environment_id
+         WHERE s.workspace_id = $1 AND s.id = $2",
+        vals![&lease.workspace, &lease.session],
+        |row| {
+            let environment: Option<EnvironmentConfig> =
+                row.opt_text(1)?.map(|config| serde_json::from_str(&config)).transpose()?;
+            Ok((row.json(0)?, matches!(environment, Some(EnvironmentConfig::SelfHosted {}))))
+        },
+    )?;
+    found.ok_or_else(|| Error::not_found("Session", lease.session.as_ref()))
+}
+
+/// Returns when the client has sent an interrupt since the runner last caught up.
+pub(super) async fn interrupted(app: &App, lease: &Lease, watcher: &mut Watcher) {
+    loop {
+        tokio::select! {
+            Ok(()) = watcher.changes.changed() => {}
+            () = sleep(limits::INTERRUPT_POLL) => {}
+        }
+        let session = lease.session.clone();
+        let sql = "SELECT 1 FROM session_inputs WHERE session_id = $1 AND type = 'user.interrupt' LIMIT 1";
+        let found = app.db.read(move |tx| tx.one(sql, vals![&session], |_| Ok(()))).await;
+        if matches!(found, Ok(Some(()))) {
+            return;
+        }
+    }
+}
