@@ -1,5 +1,7 @@
 //! Holds the code to the directions of import that ARCHITECTURE.md promises.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 use std::{
     fs,
     path::{Path, PathBuf},
