@@ -1,13 +1,19 @@
 //! A server for one test.
 
+use std::{path::PathBuf, time::Duration};
+
 use rota_api::Time;
 use rota_server::{Server, clock::Clock, config::Config};
 use tempfile::TempDir;
+use tokio::time::{sleep, timeout};
 
 use crate::client::Api;
 
 /// When the fixed clock of a test starts: a Monday morning.
 pub const START: &str = "2026-03-02T08:00:00Z";
+
+/// How long a test waits for something before it fails.
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A running server over a folder of its own.
 pub struct Rota {
@@ -66,6 +72,12 @@ impl Rota {
         self.clock.advance_micros(seconds * 1_000_000);
     }
 
+    /// The file `name` in the workspace of a session, seen from outside its sandbox.
+    pub fn workspace_file(&self, session: &str, name: &str) -> PathBuf {
+        let backend = self.server.app().sandboxes.backend();
+        backend.session_dir(session).unwrap().join("workspace").join(name)
+    }
+
     /// A client of another workspace.
     pub async fn other_workspace(&self) -> Api {
         let create = |tx: &mut rota_server::db::Tx<'_>| {
@@ -73,4 +85,14 @@ impl Rota {
         };
         self.api.with_key(self.server.app().db.write(create).await.unwrap().key)
     }
+}
+
+/// Returns when the file `path` is there: what a script inside a sandbox makes to say how far it is.
+pub async fn appears(path: PathBuf) {
+    let looking = async {
+        while !path.exists() {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, looking).await.unwrap_or_else(|_| panic!("{} does not appear", path.display()));
 }

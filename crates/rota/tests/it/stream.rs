@@ -1,15 +1,10 @@
 //! The open stream of a session.
 
-use std::time::Duration;
-
 use reqwest::{RequestBuilder, Response};
 use serde_json::Value;
 use tokio::time::timeout;
 
-use crate::contract::MANAGED_AGENTS;
-
-/// How long a test waits for a frame before it fails.
-const PATIENCE: Duration = Duration::from_secs(30);
+use crate::{contract::MANAGED_AGENTS, server::PATIENCE};
 
 /// An open stream. What comes through it fits the contract.
 pub struct Stream {

@@ -1,0 +1,57 @@
+//! One writer at a time: a runner that lost its session writes nothing to it.
+
+use rota_server::db::{Tx, Val};
+use serde_json::json;
+
+use crate::{
+    given::{Parts, id, message, script},
+    server::{Rota, appears},
+    turns::kinds,
+};
+
+/// How a runner elsewhere takes a session over: a later epoch, for as long as any test takes.
+const TAKE_OVER: &str = "UPDATE sessions SET lease_owner = 'elsewhere', lease_epoch = lease_epoch + 1,
+    lease_expires_at = 9000000000000000 WHERE id = $1";
+
+#[tokio::test]
+async fn a_runner_that_lost_its_lease_writes_nothing() {
+    let rota = Rota::with(|config| config.engine.concurrency = 1).await;
+    let api = &rota.api;
+    let parts = Parts::new(api).await;
+    let waits = "touch started; while [ ! -e go ]; do sleep 0.01; done; touch done";
+    let session = parts.session_with(api, script(waits)).await;
+    appears(rota.workspace_file(id(&session), "started")).await;
+    let name = id(&session).to_owned();
+    let take_over = move |tx: &mut Tx<'_>| tx.execute(TAKE_OVER, &[Val::Text(&name)]);
+    assert_eq!(rota.server.app().db.write(take_over).await.unwrap(), 1);
+    let list = format!("/v1/sessions/{}/events", id(&session));
+    let before = api.get(&list).await;
+    assert_eq!(kinds(before["data"].as_array().unwrap()).last(), Some(&"agent.tool_use"));
+
+    // The one slot is free again only when the runner has let go of the session.
+    let next = parts.session(api, json!({"initial_events": [message("hi")]})).await;
+    std::fs::write(rota.workspace_file(id(&session), "go"), "").unwrap();
+    api.stream_from(id(&next), 0).await.turn().await;
+    assert!(rota.workspace_file(id(&session), "done").exists(), "the call came to its end");
+    assert_eq!(api.get(&list).await, before);
+    assert_eq!(api.get(&format!("/v1/sessions/{}", id(&session))).await["status"], "running");
+}
+
+#[tokio::test]
+async fn a_session_whose_lease_ran_out_is_taken_up_again_and_its_open_call_is_not_run_twice() {
+    let rota = Rota::start().await;
+    let api = &rota.api;
+    let parts = Parts::new(api).await;
+    let waits = "echo once >> count; touch started; while [ ! -e go ]; do sleep 0.01; done";
+    let session = parts.session_with(api, script(waits)).await;
+    let mut stream = api.stream_from(id(&session), 0).await;
+    appears(rota.workspace_file(id(&session), "started")).await;
+    rota.advance_seconds(31);
+    let told = stream.until("agent.tool_result").await;
+    let result = &told.last().unwrap().event;
+    assert_eq!(result["is_error"], true);
+    std::fs::write(rota.workspace_file(id(&session), "go"), "").unwrap();
+    let events = stream.turn().await;
+    assert!(!kinds(&events).contains(&"agent.tool_result"), "the first runner adds nothing");
+    assert_eq!(std::fs::read_to_string(rota.workspace_file(id(&session), "count")).unwrap(), "once\n");
+}

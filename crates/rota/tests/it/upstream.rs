@@ -1,0 +1,143 @@
+//! A stand-in for a provider of models: it answers by a script and keeps what it was asked.
+
+use std::{
+    collections::VecDeque,
+    fmt::Write as _,
+    sync::{Arc, Mutex},
+};
+
+use rota_server::config::{ModelConfig, Provider};
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+};
+
+/// How one request is answered.
+pub enum Reply {
+    /// With an error: status, headers, body.
+    Error(u16, &'static str, Value),
+    /// With a message of these blocks, streamed as the Messages API does.
+    Message(Vec<Value>),
+    /// With the beginning of a message, and then nothing.
+    Stall,
+}
+
+/// A running stand-in. It ends when it is dropped.
+pub struct Upstream {
+    base_url: String,
+    asked: Arc<Mutex<Vec<Value>>>,
+    _serving: JoinSet<()>,
+}
+
+impl Upstream {
+    /// Answers one request after the other by `script`, which must not end too early.
+    pub async fn start(script: impl IntoIterator<Item = Reply>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base_url = format!("http://{}", listener.local_addr().unwrap());
+        let asked = Arc::default();
+        let mut serving = JoinSet::new();
+        serving.spawn(serve(listener, script.into_iter().collect(), Arc::clone(&asked)));
+        Self { base_url, asked, _serving: serving }
+    }
+
+    /// A model `house` that this upstream answers for.
+    pub fn model(&self) -> ModelConfig {
+        ModelConfig {
+            id: "house".to_owned(),
+            provider: Provider::Messages,
+            display_name: None,
+            upstream: Some("house-1".to_owned()),
+            base_url: Some(self.base_url.clone()),
+            api_key_env: None,
+            bearer: false,
+            max_tokens: 1000,
+            max_input_tokens: None,
+        }
+    }
+
+    /// The bodies of the requests so far.
+    pub fn asked(&self) -> Vec<Value> {
+        self.asked.lock().unwrap().clone()
+    }
+}
+
+async fn serve(listener: TcpListener, mut script: VecDeque<Reply>, asked: Arc<Mutex<Vec<Value>>>) {
+    let mut stalled = Vec::new();
+    loop {
+        let (mut connection, _) = listener.accept().await.unwrap();
+        let Some(body) = read_request(&mut connection).await else { continue };
+        asked.lock().unwrap().push(body);
+        let reply =
+            script.pop_front().unwrap_or(Reply::Error(400, "", json!({"error": {"message": "the script is over"}})));
+        let text = match &reply {
+            Reply::Error(status, headers, body) => {
+                let body = body.to_string();
+                format!(
+                    "HTTP/1.1 {status} x\r\n{headers}content-length: {}\r\nconnection: close\r\n\r\n{body}",
+                    body.len()
+                )
+            }
+            Reply::Message(blocks) => STREAM.to_owned() + &message(blocks),
+            Reply::Stall => STREAM.to_owned() + &event(&message_start()),
+        };
+        // A client may well hang up before it has read everything.
+        drop(connection.write_all(text.as_bytes()).await);
+        match reply {
+            Reply::Stall => stalled.push(connection),
+            _ => drop(connection.shutdown().await),
+        }
+    }
+}
+
+const STREAM: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n";
+
+fn message_start() -> Value {
+    let usage = json!({"input_tokens": 5, "output_tokens": 1});
+    json!({"type": "message_start", "message": {"id": "msg_1", "role": "assistant", "content": [], "usage": usage}})
+}
+
+/// The events of a message with `blocks`: texts and calls.
+fn message(blocks: &[Value]) -> String {
+    let mut events = event(&message_start());
+    for (index, block) in blocks.iter().enumerate() {
+        let (start, delta) = match block["type"].as_str() {
+            Some("text") => (json!({"type": "text", "text": ""}), json!({"type": "text_delta", "text": block["text"]})),
+            _ => (
+                json!({"type": "tool_use", "id": block["id"], "name": block["name"], "input": {}}),
+                json!({"type": "input_json_delta", "partial_json": block["input"].to_string()}),
+            ),
+        };
+        events += &event(&json!({"type": "content_block_start", "index": index, "content_block": start}));
+        events += &event(&json!({"type": "content_block_delta", "index": index, "delta": delta}));
+        events += &event(&json!({"type": "content_block_stop", "index": index}));
+    }
+    let stop = if blocks.iter().any(|block| block["type"] == "tool_use") { "tool_use" } else { "end_turn" };
+    events += &event(&json!({"type": "message_delta", "delta": {"stop_reason": stop}, "usage": {"output_tokens": 7}}));
+    events + &event(&json!({"type": "message_stop"}))
+}
+
+fn event(data: &Value) -> String {
+    let mut text = String::new();
+    write!(text, "event: {}\ndata: {data}\n\n", data["type"].as_str().unwrap()).unwrap();
+    text
+}
+
+/// The body of the next request; `None` when the client hangs up.
+async fn read_request(connection: &mut TcpStream) -> Option<Value> {
+    let mut bytes = Vec::new();
+    loop {
+        if let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {
+            let head = String::from_utf8_lossy(&bytes[..end]).to_lowercase();
+            let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
+            let body = &bytes[end + 4..];
+            if body.len() >= length.parse().unwrap() {
+                return Some(serde_json::from_slice(body).unwrap());
+            }
+        }
+        if connection.read_buf(&mut bytes).await.unwrap() == 0 {
+            return None;
+        }
+    }
+}
