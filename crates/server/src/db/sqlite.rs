@@ -27,7 +27,7 @@ pub struct Db {
 struct Shared {
     clock: Clock,
     readers: Mutex<Vec<Connection>>,
-    reading: Semaphore,
+    reading: Arc<Semaphore>,
     lookup: Mutex<Connection>,
 }
 
@@ -55,7 +55,7 @@ impl Db {
         let shared = Arc::new(Shared {
             clock: clock.clone(),
             readers: Mutex::new(readers),
-            reading: Semaphore::new(limits::READ_CONNECTIONS),
+            reading: Arc::new(Semaphore::new(limits::READ_CONNECTIONS)),
             lookup: Mutex::new(connect(&path, read_only())?),
         });
         let thread = std::thread::Builder::new().name("rota-writer".to_owned());
@@ -81,17 +81,17 @@ impl Db {
         F: Fn(&mut Tx<'_>) -> Result<T> + Send + 'static,
         T: Send + 'static,
     {
-        let permit = self.shared.reading.acquire().await.expect("the semaphore is never closed");
+        let permit = self.shared.reading.clone().acquire_owned().await.expect("the semaphore is never closed");
         let shared = self.shared.clone();
         let reading = tokio::task::spawn_blocking(move || {
             let connection = lock(&shared.readers).pop().expect("a permit stands for a connection");
             let result = catch_unwind(AssertUnwindSafe(|| snapshot(&connection, &shared.clock, &f)));
             lock(&shared.readers).push(connection);
+            // Not before: a caller that gives up leaves the read running, and the connection with it.
+            drop(permit);
             result.unwrap_or_else(|_| Err(Error::internal("a read panicked")))
         });
-        let result = reading.await.map_err(|_| Error::Stopping)?;
-        drop(permit);
-        result
+        reading.await.map_err(|_| Error::Stopping)?
     }
 
     /// Runs `f` on the calling thread: for one look-up of one indexed row, which takes microseconds.
@@ -310,5 +310,29 @@ mod tests {
         let folder = Folder::new();
         let (db, _writer) = Db::open(&folder.0, Clock::System, Box::new(|_| {})).unwrap();
         assert!(db.read(insert("a")).await.is_err());
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_read_that_was_given_up_keeps_its_connection_until_it_ends() {
+        let folder = Folder::new();
+        let (db, _writer) = Db::open(&folder.0, Clock::System, Box::new(|_| {})).unwrap();
+        let (begin, begun) = std_mpsc::channel();
+        let (release, held) = std_mpsc::channel::<()>();
+        let held = Arc::new(Mutex::new(held));
+        for _ in 0..limits::READ_CONNECTIONS {
+            let (begin, held) = (begin.clone(), held.clone());
+            let given_up = db.read(move |_| {
+                begin.send(()).unwrap();
+                drop(lock(&held).recv());
+                Ok(())
+            });
+            tokio::select! {
+                biased;
+                _ = given_up => unreachable!("it is held back"),
+                begun = async { tokio::task::block_in_place(|| begun.recv()) } => begun.unwrap(),
+            }
+        }
+        let (next, ()) = tokio::join!(db.read(|_| Ok(())), async { drop(release) });
+        next.unwrap();
     }
 }
