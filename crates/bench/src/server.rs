@@ -1,0 +1,150 @@
+//! The server as a process of its own, and what is set up in it.
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use tokio::time::sleep;
+
+use crate::{
+    http::{Connection, request},
+    machine,
+};
+
+/// How long a server may take to be ready.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How often a server that starts is asked whether it is ready.
+const ASK_EVERY: Duration = Duration::from_millis(1);
+
+/// A server on a folder of its own. It is killed when it is dropped.
+pub struct Server {
+    pub address: SocketAddr,
+    pub key: String,
+    rota: PathBuf,
+    data: PathBuf,
+    concurrency: usize,
+    child: Child,
+    /// How long the start took until it was ready.
+    pub started_in: Duration,
+}
+
+impl Server {
+    /// Starts a server that runs at most `concurrency` sessions at a time, on a new store in `data`.
+    pub async fn start(rota: &Path, data: &Path, concurrency: usize) -> Result<Self> {
+        std::fs::create_dir_all(data)?;
+        let key = create_key(rota, data)?;
+        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let (child, started_in) = spawn(rota, data, address, concurrency).await?;
+        Ok(Self { address, key, rota: rota.to_owned(), data: data.to_owned(), concurrency, child, started_in })
+    }
+
+    /// Kills the server in whatever it is doing and starts it again.
+    pub async fn kill_and_start(&mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        (self.child, self.started_in) = spawn(&self.rota, &self.data, self.address, self.concurrency).await?;
+        Ok(())
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn memory_mib(&self) -> f64 {
+        machine::memory_mib(self.pid(), "VmRSS")
+    }
+
+    /// The file of the store.
+    pub fn store(&self) -> PathBuf {
+        self.data.join("rota.db")
+    }
+
+    pub async fn connect(&self) -> Result<Connection> {
+        Connection::open(self.address).await
+    }
+
+    pub fn request(&self, method: &str, path: &str, body: &Value) -> Vec<u8> {
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        request(method, path, &self.key, &body)
+    }
+
+    /// Makes an agent, an environment and `count` deployments that send `message` to their sessions. Returns the
+    /// deployments' ids.
+    pub async fn create_deployments(&self, count: usize, message: &str) -> Result<Vec<String>> {
+        let mut connection = self.connect().await?;
+        let agent = json!({"name": "bench", "model": "playbook", "tools": [{"type": "agent_toolset_20260401"}]});
+        let agent = self.create(&mut connection, "/v1/agents", &agent).await?;
+        let environment = self.create(&mut connection, "/v1/environments", &json!({"name": "bench"})).await?;
+        let mut ids = Vec::with_capacity(count);
+        for number in 0..count {
+            let body = json!({
+                "name": format!("bench {number}"),
+                "agent": agent,
+                "environment_id": environment,
+                "initial_events": [user_message(message)],
+            });
+            ids.push(self.create(&mut connection, "/v1/deployments", &body).await?);
+        }
+        Ok(ids)
+    }
+
+    async fn create(&self, connection: &mut Connection, path: &str, body: &Value) -> Result<String> {
+        let answer: Value = serde_json::from_slice(connection.exchange(&self.request("POST", path, body)).await?)?;
+        Ok(answer["id"].as_str().context("what was created has an id")?.to_owned())
+    }
+
+    /// Requests that run each of `deployments` now.
+    pub fn run_requests(&self, deployments: &[String]) -> Vec<Vec<u8>> {
+        let path = |id| format!("/v1/deployments/{id}/run");
+        deployments.iter().map(|id| self.request("POST", &path(id), &Value::Null)).collect()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A `user.message` of one text.
+pub fn user_message(text: &str) -> Value {
+    json!({"type": "user.message", "content": [{"type": "text", "text": text}]})
+}
+
+async fn spawn(rota: &Path, data: &Path, address: SocketAddr, concurrency: usize) -> Result<(Child, Duration)> {
+    let begin = Instant::now();
+    let mut command = Command::new(rota);
+    command.arg("serve").arg("--data").arg(data).args(["--listen", &address.to_string(), "--log", "error"]);
+    command.args(["--concurrency", &concurrency.to_string()]);
+    let mut child = command.stdout(Stdio::null()).spawn().with_context(|| format!("starting {}", rota.display()))?;
+    let ask = request("GET", "/readyz", "", "");
+    loop {
+        let ready = match Connection::open(address).await {
+            Ok(mut connection) => connection.exchange(&ask).await.is_ok(),
+            Err(_) => false,
+        };
+        if ready {
+            return Ok((child, begin.elapsed()));
+        }
+        ensure!(child.try_wait()?.is_none(), "the server ended instead of being ready");
+        if begin.elapsed() > PATIENCE {
+            child.kill()?;
+            anyhow::bail!("the server is not ready after {} s", PATIENCE.as_secs());
+        }
+        sleep(ASK_EVERY).await;
+    }
+}
+
+fn create_key(rota: &Path, data: &Path) -> Result<String> {
+    let output = Command::new(rota).args(["keys", "create", "--json", "--data"]).arg(data).output()?;
+    let created: Value = serde_json::from_slice(&output.stdout)
+        .with_context(|| format!("`rota keys create` says: {}", String::from_utf8_lossy(&output.stderr)))?;
+    Ok(created["key"].as_str().context("a key was made")?.to_owned())
+}
