@@ -37,7 +37,7 @@ const RETRY: Duration = Duration::from_millis(10);
 /// How long a server may take to be ready, and a request to be answered, before the test gives up.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long the sessions may take to come to rest once the kills are over.
-const REST: Duration = Duration::from_secs(180);
+const REST: Duration = Duration::from_mins(3);
 /// What every session does, one shell block each: it notes that it was here, and stays long enough to be killed there.
 const BLOCKS: [&str; 2] = ["echo first >> ran && sleep 0.05", "echo second >> ran && sleep 0.05"];
 
