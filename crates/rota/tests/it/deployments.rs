@@ -126,7 +126,8 @@ async fn schedules_that_are_no_cron_are_refused_with_their_reason() {
 async fn upcoming_runs_follow_the_wall_clock_of_the_zone() {
     let rota = Rota::without_engine().await;
     let parts = Parts::new(&rota.api).await;
-    // It is Monday 2 March 2026, 08:00 UTC. Clocks in New York go forward on 8 March, at 02:00.
+    // It is Monday 2 March 2026, 08:00 UTC. Clocks in New York go forward on 8 March at 02:00, so that
+    // 02:30 does not exist, and back on 1 November at 02:00, so that 01:30 comes twice.
     for (expression, timezone, upcoming) in [
         (
             "0 9 * * 1-5",
@@ -159,6 +160,17 @@ async fn upcoming_runs_follow_the_wall_clock_of_the_zone() {
                 "2026-04-07T06:30:00Z",
                 "2026-04-08T06:30:00Z",
                 "2026-04-09T06:30:00Z",
+            ],
+        ),
+        (
+            "30 1 1 11 *",
+            "America/New_York",
+            [
+                "2026-11-01T05:30:00Z",
+                "2026-11-01T06:30:00Z",
+                "2027-11-01T05:30:00Z",
+                "2028-11-01T05:30:00Z",
+                "2029-11-01T05:30:00Z",
             ],
         ),
         (

@@ -14,7 +14,7 @@ fn says(text: &str) -> Value {
     json!({"type": "text", "text": text})
 }
 
-fn calls(call: &str, tool: &str, input: Value) -> Value {
+fn calls(call: &str, tool: &str, input: &Value) -> Value {
     json!({"type": "tool_use", "id": call, "name": tool, "input": input})
 }
 
@@ -154,8 +154,8 @@ async fn the_conversation_that_is_sent_is_well_formed_and_cached() {
     let upstream = Upstream::start([
         Reply::Message(vec![
             says("Two things at once."),
-            calls("toolu_1", "bash", json!({"command": "echo one"})),
-            calls("toolu_2", "bash", json!({"command": "echo two; exit 1"})),
+            calls("toolu_1", "bash", &json!({"command": "echo one"})),
+            calls("toolu_2", "bash", &json!({"command": "echo two; exit 1"})),
         ]),
         Reply::Message(vec![says("Done.")]),
         Reply::Message(vec![says("Bye.")]),
@@ -228,7 +228,7 @@ fn without_marks(mut value: Value) -> Value {
 #[tokio::test]
 async fn a_call_of_a_tool_that_is_not_there_is_denied_and_told_to_the_model() {
     let upstream = Upstream::start([
-        Reply::Message(vec![calls("toolu_1", "teleport", json!({"to": "Rome"}))]),
+        Reply::Message(vec![calls("toolu_1", "teleport", &json!({"to": "Rome"}))]),
         Reply::Message(vec![says("Sorry.")]),
     ])
     .await;
@@ -245,7 +245,7 @@ async fn a_call_of_a_tool_that_is_not_there_is_denied_and_told_to_the_model() {
 #[tokio::test]
 async fn a_call_with_arguments_that_do_not_fit_is_told_to_the_model() {
     let upstream = Upstream::start([
-        Reply::Message(vec![calls("toolu_1", "read", json!({"nothing": 1}))]),
+        Reply::Message(vec![calls("toolu_1", "read", &json!({"nothing": 1}))]),
         Reply::Message(vec![says("Sorry.")]),
     ])
     .await;
@@ -260,8 +260,8 @@ async fn a_call_with_arguments_that_do_not_fit_is_told_to_the_model() {
 async fn an_answer_to_one_of_two_waiting_calls_leaves_the_other_waiting() {
     let upstream = Upstream::start([
         Reply::Message(vec![
-            calls("toolu_1", "bash", json!({"command": "touch one"})),
-            calls("toolu_2", "bash", json!({"command": "touch two"})),
+            calls("toolu_1", "bash", &json!({"command": "touch one"})),
+            calls("toolu_2", "bash", &json!({"command": "touch two"})),
         ]),
         Reply::Message(vec![says("Done.")]),
     ])

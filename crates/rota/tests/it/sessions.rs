@@ -235,9 +235,9 @@ async fn both_cursors_walk_the_list_in_both_orders() {
     for filter in ["", &*of_deployment] {
         let up = there_and_back(&rota.api, &format!("limit=2&order=asc{filter}")).await;
         assert_eq!((up.len(), up.concat()), (5, made.clone()));
-        let down = there_and_back(&rota.api, &format!("limit=3{filter}")).await;
+        let down = there_and_back(&rota.api, &format!("limit=2{filter}")).await;
         let newest_first: Vec<String> = made.iter().rev().cloned().collect();
-        assert_eq!((down.len(), down.concat()), (3, newest_first));
+        assert_eq!((down.len(), down.concat()), (5, newest_first));
     }
 }
 

@@ -127,15 +127,19 @@ async fn a_call_that_asks_waits_and_runs_when_it_is_allowed() {
          user.custom_tool_result, user.tool_result, or user.interrupt may be sent",
         id(call)
     ));
-    let send = format!("/v1/sessions/{}/events", id(&session));
-    assert_eq!(api.post_refused(&send, json!({"events": [message("hurry")]})).await, refused);
+    let events_path = format!("/v1/sessions/{}/events", id(&session));
+    assert_eq!(api.post_refused(&events_path, json!({"events": [message("hurry")]})).await, refused);
     let stray = json!({"type": "user.tool_confirmation", "tool_use_id": "sevt_other", "result": "allow"});
     let refused =
         invalid("Invalid user.tool_confirmation event at events[0]: `sevt_other` is not an event that waits for it");
-    assert_eq!(api.post_refused(&send, json!({"events": [stray]})).await, refused);
+    assert_eq!(api.post_refused(&events_path, json!({"events": [stray]})).await, refused);
     let twice = json!({"events": [confirmation(call, &json!({"result": "allow"})), confirmation(call, &json!({"result": "deny"}))]});
-    assert_eq!(api.post_refused(&send, twice).await.status, 400);
-    assert_eq!(api.get(&send).await["data"].as_array().unwrap().len(), events.len(), "refused events leave nothing");
+    assert_eq!(api.post_refused(&events_path, twice).await.status, 400);
+    assert_eq!(
+        api.get(&events_path).await["data"].as_array().unwrap().len(),
+        events.len(),
+        "refused events leave nothing"
+    );
 
     let sent = api.events(id(&session), json!([confirmation(call, &json!({"result": "allow"}))])).await;
     assert!(sent["data"][0]["processed_at"].is_string());
