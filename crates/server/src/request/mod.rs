@@ -1,12 +1,14 @@
-//! What a handler is given of a request: who calls, the body, the query, the page.
+//! What a handler is given of a request: who calls, the path, the body, the query, the page.
 
 pub mod beta;
 mod body;
 pub mod caller;
+mod path;
 pub mod query;
 
 pub use body::Body;
 pub use caller::Caller;
+pub use path::Path;
 pub use query::Query;
 
 use axum::response::{IntoResponse, Response};

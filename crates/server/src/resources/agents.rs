@@ -1,6 +1,6 @@
 //! Agents and their versions.
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use rota_api::{
     Time,
     agent::{
@@ -17,7 +17,7 @@ use crate::{
     error::{Error, Result},
     model::Offer,
     page::{Order, Page, Paging},
-    request::{Body, Caller, Json, Query, query::CREATED_BETWEEN},
+    request::{Body, Caller, Json, Path, Query, query::CREATED_BETWEEN},
     resources::deployments,
 };
 

@@ -1,6 +1,6 @@
 //! Deployment runs: the append-only record of every start.
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use rota_api::{
     agent::AgentReference,
     deployment::{DeploymentRun, TriggerContext},
@@ -12,7 +12,7 @@ use crate::{
     db::{Row, Select, Tx, vals},
     error::{Error, Result},
     page::{Order, Page},
-    request::{Caller, Json, Query, query::CREATED_ANY},
+    request::{Caller, Json, Path, Query, query::CREATED_ANY},
 };
 
 /// `GET /v1/deployment_runs/{deployment_run_id}`.

@@ -1,6 +1,6 @@
 //! Environments: where the tools of sessions run.
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use rota_api::{
     environment::{Environment, EnvironmentConfig, EnvironmentFields},
     id::{EnvironmentId, Id, WorkspaceId},
@@ -12,7 +12,7 @@ use crate::{
     db::{Row, Select, Tx, vals},
     error::{Error, Result},
     page::{Order, Page},
-    request::{Body, Caller, Json, Query},
+    request::{Body, Caller, Json, Path, Query},
 };
 
 /// `POST /v1/environments`.

@@ -1,6 +1,6 @@
 //! The models that the configuration offers.
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use http::HeaderMap;
 use rota_api::model::Model;
 use serde::Serialize;
@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::{
     app::App,
     error::{Error, Result},
-    request::{Caller, Json, Query, beta},
+    request::{Caller, Json, Path, Query, beta},
 };
 
 const LIFECYCLES: [&str; 3] = ["active", "deprecated", "retired"];

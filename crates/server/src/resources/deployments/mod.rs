@@ -4,7 +4,7 @@ mod run;
 mod store;
 mod write;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use http::HeaderMap;
 use rota_api::{
     deployment::{Deployment, DeploymentFields, DeploymentRun},
@@ -16,7 +16,7 @@ use crate::{
     error::{Error, Result},
     limits::MAX_IDEMPOTENCY_KEY,
     page::{Order, Page},
-    request::{Body, Caller, Json, Query, query::CREATED_BETWEEN},
+    request::{Body, Caller, Json, Path, Query, query::CREATED_BETWEEN},
 };
 
 pub use run::{FirePolicy, Trigger, fire};

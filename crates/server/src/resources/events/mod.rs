@@ -7,7 +7,7 @@ pub mod stream;
 
 pub use send::interrupted_result;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use rota_api::{event, id::WorkspaceId};
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -16,7 +16,7 @@ use crate::{
     app::App,
     error::Result,
     page::{Order, Page},
-    request::{Body, Caller, Json, Query},
+    request::{Body, Caller, Json, Path, Query},
 };
 
 /// The events that a request made.

@@ -7,7 +7,7 @@ use std::convert::Infallible;
 
 use axum::{
     body::Body,
-    extract::{Path, State},
+    extract::State,
     response::Response,
 };
 use bytes::Bytes;
@@ -30,7 +30,7 @@ use crate::{
     error::{Error, Result},
     hub::{Change, Delta, Watcher},
     limits::{PING_EVERY, STREAM_BATCH},
-    request::{Caller, Query},
+    request::{Caller, Path, Query},
 };
 
 /// Types whose production can be watched.

@@ -3,7 +3,7 @@
 mod store;
 mod write;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use rota_api::{
     id::{AgentId, DeploymentId, SessionId},
     session::{CreateSession, Session},
@@ -14,7 +14,7 @@ use crate::{
     app::App,
     error::{Error, Result},
     page::{BothWays, Order},
-    request::{Body, Caller, Json, Query, query::CREATED_ANY},
+    request::{Body, Caller, Json, Path, Query, query::CREATED_ANY},
 };
 
 pub use store::{
