@@ -103,6 +103,8 @@ impl Runner<'_> {
             ..self.event(request_end(start, false, reply.usage))
         });
         let none = calls.is_empty();
+        // A model wants the answers to all calls of a reply after the last of them, also where one is answered at once.
+        calls.sort_by_key(|event| matches!(event.body, EventBody::AgentToolResult { .. }));
         work.events.append(&mut calls);
         if !waiting.is_empty() {
             work.waiting = Some(waiting);
