@@ -454,3 +454,11 @@ async fn a_method_that_a_path_does_not_have_is_refused() {
         assert_eq!(answer.refusal().kind, "invalid_request_error");
     }
 }
+
+#[tokio::test]
+async fn an_id_that_is_no_text_is_not_found() {
+    let rota = Rota::without_engine().await;
+    for path in ["/v1/agents/%ff", "/v1/sessions/%ff/events", "/v1/deployments/%c3%28", "/v1/environments/%00"] {
+        assert_eq!(rota.api.get_refused(path).await.status, 404, "{path}");
+    }
+}

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::{
     given::{Parts, agent, environment, id, message, over, toolset},
-    server::Rota,
+    server::{Rota, appears},
     stream::Stream,
     turns::{first, kinds, stop_reason, text},
     upstream::{Reply, Upstream},
@@ -283,4 +283,107 @@ async fn an_answer_to_one_of_two_waiting_calls_leaves_the_other_waiting() {
     assert!(rota.workspace_file(id(&session), "two").exists());
     assert!(!rota.workspace_file(id(&session), "one").exists());
     check_pairs(upstream.asked()[1]["messages"].as_array().unwrap());
+}
+
+#[tokio::test]
+async fn a_reply_that_is_cut_off_leaves_nothing_and_is_asked_for_again() {
+    let upstream = Upstream::start([Reply::Cut(vec![says("half a")]), Reply::Message(vec![says("whole")])]).await;
+    let (rota, session, mut stream) = asked(&upstream, json!({})).await;
+    stream.until("session.status_rescheduled").await;
+    rota.advance_seconds(1);
+    stream.turn().await;
+    let log = rota.api.all(&format!("/v1/sessions/{}/events", id(&session)), 1000).await;
+    let said: Vec<&str> = log.iter().filter(|event| event["type"] == "agent.message").map(text).collect();
+    assert_eq!(said, ["whole"]);
+    assert_eq!(first(&log, "session.error")["error"]["type"], "model_overloaded_error");
+}
+
+#[tokio::test]
+async fn a_refusal_is_told_as_the_reason_to_rest() {
+    let upstream = Upstream::start([Reply::Refusal, Reply::Message(vec![says("but this")])]).await;
+    let (rota, session, mut stream) = asked(&upstream, json!({})).await;
+    let events = stream.turn().await;
+    assert_eq!(*stop_reason(&events), json!({"type": "refusal"}));
+    assert_eq!(events.last().unwrap()["stop_details"]["type"], "refusal");
+    rota.api.events(id(&session), json!([message("something else")])).await;
+    assert_eq!(text(first(&stream.turn().await, "agent.message")), "but this");
+    check_pairs(upstream.asked()[1]["messages"].as_array().unwrap());
+}
+
+#[tokio::test]
+async fn thoughts_are_not_shown_and_are_sent_back_as_they_were() {
+    let thought = json!({"type": "thinking", "thinking": "hm, a list", "signature": "c2ln"});
+    let upstream = Upstream::start([
+        Reply::Message(vec![thought.clone(), calls("toolu_1", "bash", &json!({"command": "ls"}))]),
+        Reply::Message(vec![says("Done.")]),
+    ])
+    .await;
+    let (_rota, _session, mut stream) = asked(&upstream, json!({})).await;
+    let events = stream.turn().await;
+    assert!(kinds(&events).contains(&"agent.thinking"));
+    assert!(!json!(events).to_string().contains("hm, a list"));
+    assert_eq!(upstream.asked()[1]["messages"][1]["content"][0], thought);
+}
+
+#[tokio::test]
+async fn calls_of_every_kind_in_one_reply_are_each_answered_once() {
+    let custom = json!({"type": "custom", "name": "weather", "description": "d", "input_schema": {"type": "object"}});
+    let upstream = Upstream::start([
+        Reply::Message(vec![
+            calls("toolu_1", "weather", &json!({"city": "Rome"})),
+            calls("toolu_2", "bash", &json!({"command": "echo one"})),
+            calls("toolu_3", "teleport", &json!({})),
+            calls("toolu_4", "bash", &json!({"command": "echo two"})),
+        ]),
+        Reply::Message(vec![says("Done.")]),
+    ])
+    .await;
+    let (rota, session, mut stream) = asked(&upstream, json!({"tools": [toolset(), custom]})).await;
+    let events = stream.turn().await;
+    let call = first(&events, "agent.custom_tool_use");
+    assert_eq!(*stop_reason(&events), json!({"type": "requires_action", "event_ids": [id(call)]}));
+    let results = events.iter().filter(|event| event["type"] == "agent.tool_result").count();
+    assert_eq!(results, 3, "what need not wait has run");
+    rota.api.events(id(&session), json!([{"type": "user.custom_tool_result", "custom_tool_use_id": id(call)}])).await;
+    assert_eq!(text(first(&stream.turn().await, "agent.message")), "Done.");
+    check_pairs(upstream.asked()[1]["messages"].as_array().unwrap());
+}
+
+#[tokio::test]
+async fn a_conversation_that_was_interrupted_is_well_formed_when_it_goes_on() {
+    let custom = json!({"type": "custom", "name": "weather", "description": "d", "input_schema": {"type": "object"}});
+    let waits = json!({"command": "touch started; sleep 600"});
+    let first_reply = |tool: &str, input: &Value| Reply::Message(vec![says("Wait."), calls("toolu_1", tool, input)]);
+    for (tool, input) in [("weather", json!({})), ("bash", waits)] {
+        let upstream = Upstream::start([first_reply(tool, &input), Reply::Message(vec![says("Yes.")])]).await;
+        let (rota, session, mut stream) = asked(&upstream, json!({"tools": [toolset(), custom]})).await;
+        if tool == "bash" {
+            appears(rota.workspace_file(id(&session), "started")).await;
+        } else {
+            stream.turn().await;
+        }
+        rota.api.events(id(&session), json!([{"type": "user.interrupt"}, message("still there?")])).await;
+        let events = stream.turn().await;
+        assert_eq!(text(events.iter().rfind(|event| event["type"] == "agent.message").unwrap()), "Yes.");
+        let asked = upstream.asked();
+        let messages = asked[1]["messages"].as_array().unwrap();
+        check_pairs(messages);
+        let last = messages.last().unwrap()["content"].as_array().unwrap();
+        let interrupted = "Tool execution was interrupted before completion. Please retry.";
+        assert_eq!(last[0]["content"][0]["text"], interrupted);
+        assert_eq!(last.last().unwrap()["text"], "still there?");
+    }
+}
+
+#[tokio::test]
+async fn images_and_documents_reach_the_model_as_they_were_sent() {
+    let upstream = Upstream::start([Reply::Message(vec![says("hi")]), Reply::Message(vec![says("Nice.")])]).await;
+    let (rota, session, mut stream) = asked(&upstream, json!({})).await;
+    stream.turn().await;
+    let image = json!({"type": "image", "source": {"type": "url", "url": "https://example.com/a.png"}});
+    let document = json!({"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "d"}});
+    let content = json!([image, document, says("What is it?")]);
+    rota.api.events(id(&session), json!([{"type": "user.message", "content": content}])).await;
+    stream.turn().await;
+    assert_eq!(without_marks(upstream.asked()[1]["messages"][2]["content"].clone()), content);
 }

@@ -20,8 +20,12 @@ pub enum Reply {
     Error(u16, &'static str, Value),
     /// With a message of these blocks, streamed as the Messages API does.
     Message(Vec<Value>),
+    /// With a message of these blocks that ends before it is whole.
+    Cut(Vec<Value>),
     /// With the beginning of a message, and then nothing.
     Stall,
+    /// With a message that declines.
+    Refusal,
 }
 
 /// A running stand-in. It ends when it is dropped.
@@ -79,7 +83,9 @@ async fn serve(listener: TcpListener, mut script: VecDeque<Reply>, asked: Arc<Mu
                     body.len()
                 )
             }
-            Reply::Message(blocks) => STREAM.to_owned() + &message(blocks),
+            Reply::Message(blocks) => STREAM.to_owned() + &message(blocks) + &end(stop(blocks)),
+            Reply::Cut(blocks) => STREAM.to_owned() + &message(blocks),
+            Reply::Refusal => STREAM.to_owned() + &message(&[]) + &end("refusal"),
             Reply::Stall => STREAM.to_owned() + &event(&message_start()),
         };
         // A client may well hang up before it has read everything.
@@ -98,24 +104,47 @@ fn message_start() -> Value {
     json!({"type": "message_start", "message": {"id": "msg_1", "role": "assistant", "content": [], "usage": usage}})
 }
 
-/// The events of a message with `blocks`: texts and calls.
+/// The events of a message with `blocks`, which are texts, thoughts and calls, up to its end.
 fn message(blocks: &[Value]) -> String {
     let mut events = event(&message_start());
     for (index, block) in blocks.iter().enumerate() {
-        let (start, delta) = match block["type"].as_str() {
-            Some("text") => (json!({"type": "text", "text": ""}), json!({"type": "text_delta", "text": block["text"]})),
-            _ => (
-                json!({"type": "tool_use", "id": block["id"], "name": block["name"], "input": {}}),
-                json!({"type": "input_json_delta", "partial_json": block["input"].to_string()}),
-            ),
-        };
+        let (start, deltas) = pieces(block);
         events += &event(&json!({"type": "content_block_start", "index": index, "content_block": start}));
-        events += &event(&json!({"type": "content_block_delta", "index": index, "delta": delta}));
+        for delta in deltas {
+            events += &event(&json!({"type": "content_block_delta", "index": index, "delta": delta}));
+        }
         events += &event(&json!({"type": "content_block_stop", "index": index}));
     }
-    let stop = if blocks.iter().any(|block| block["type"] == "tool_use") { "tool_use" } else { "end_turn" };
-    events += &event(&json!({"type": "message_delta", "delta": {"stop_reason": stop}, "usage": {"output_tokens": 7}}));
-    events + &event(&json!({"type": "message_stop"}))
+    events
+}
+
+/// A block as it begins, and what is added to it.
+fn pieces(block: &Value) -> (Value, Vec<Value>) {
+    match block["type"].as_str() {
+        Some("text") => {
+            (json!({"type": "text", "text": ""}), vec![json!({"type": "text_delta", "text": block["text"]})])
+        }
+        Some("thinking") => (
+            json!({"type": "thinking", "thinking": "", "signature": ""}),
+            vec![
+                json!({"type": "thinking_delta", "thinking": block["thinking"]}),
+                json!({"type": "signature_delta", "signature": block["signature"]}),
+            ],
+        ),
+        _ => (
+            json!({"type": "tool_use", "id": block["id"], "name": block["name"], "input": {}}),
+            vec![json!({"type": "input_json_delta", "partial_json": block["input"].to_string()})],
+        ),
+    }
+}
+
+fn stop(blocks: &[Value]) -> &'static str {
+    if blocks.iter().any(|block| block["type"] == "tool_use") { "tool_use" } else { "end_turn" }
+}
+
+fn end(stop: &str) -> String {
+    let delta = json!({"type": "message_delta", "delta": {"stop_reason": stop}, "usage": {"output_tokens": 7}});
+    event(&delta) + &event(&json!({"type": "message_stop"}))
 }
 
 fn event(data: &Value) -> String {
