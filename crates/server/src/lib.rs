@@ -51,7 +51,6 @@ pub struct Server {
     /// The first key, when this start made the store.
     pub first_key: Option<CreatedKey>,
     app: App,
-    accepting: tokio::task::JoinHandle<()>,
     writer: Writer,
     // Held for as long as the server runs.
     _lock: File,
@@ -94,8 +93,8 @@ pub async fn serve(config: Config, clock: Clock) -> Result<Server> {
     });
     app.spawn(tidy_up(app.clone()));
     app.spawn(engine::run(app.clone()));
-    let accepting = accept(&app, listener);
-    Ok(Server { address, first_key, app, accepting, writer, _lock: lock })
+    app.spawn(http::listen(app.clone(), listener, http::router(app.clone())));
+    Ok(Server { address, first_key, app, writer, _lock: lock })
 }
 
 /// Opens the store of a data folder beside a server that may be using it: for the command line.
@@ -113,11 +112,8 @@ impl Server {
     /// Stops: no new requests, a while for those under way, then everything ends. What was answered is in the store.
     pub async fn stop(self) {
         self.app.stop.cancel();
-        if timeout(limits::STOP_GRACE, self.accepting).await.is_err() {
-            tracing::warn!("requests were still under way when the server stopped");
-        }
         self.app.tasks.close();
-        if timeout(limits::STOP_GRACE, self.app.tasks.wait()).await.is_err() {
+        if timeout(limits::STOP_GRACE * 2, self.app.tasks.wait()).await.is_err() {
             tracing::warn!("tasks were still under way when the server stopped");
         }
         self.app.sandboxes.backend().shutdown().await;
@@ -129,39 +125,6 @@ impl Server {
     /// The server's state, for tests that look inside.
     pub fn app(&self) -> &App {
         &self.app
-    }
-}
-
-#[allow(clippy::disallowed_methods, reason = "the server's own accept loop; stop() waits for it")]
-fn accept(app: &App, listener: TcpListener) -> tokio::task::JoinHandle<()> {
-    let stopping = app.clone();
-    let service = http::router(app.clone());
-    tokio::spawn(async move {
-        let serving = axum::serve(ListenerWithoutDelay(listener), service);
-        let served = serving.with_graceful_shutdown(async move { stopping.stopping().await }).await;
-        if let Err(error) = served {
-            tracing::error!(%error, "the server no longer accepts requests");
-        }
-    })
-}
-
-/// Small answers go out at once and do not wait for more to be sent with them.
-struct ListenerWithoutDelay(TcpListener);
-
-impl axum::serve::Listener for ListenerWithoutDelay {
-    type Io = tokio::net::TcpStream;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        let (stream, address) = axum::serve::Listener::accept(&mut self.0).await;
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "a connection ended before it was accepted");
-        }
-        (stream, address)
-    }
-
-    fn local_addr(&self) -> std::io::Result<Self::Addr> {
-        self.0.local_addr()
     }
 }
 

@@ -2,6 +2,13 @@
 
 use std::time::Duration;
 
+/// Connections that are open at the same time; more wait to be accepted.
+pub const MAX_CONNECTIONS: usize = 10_000;
+/// How long a connection may be silent before a request's headers have arrived. Longer than clients keep idle connections,
+/// so that none sends a request into a connection that is being closed.
+pub const HEADER_TIMEOUT: Duration = Duration::from_mins(3);
+/// The pause after a connection could not be accepted.
+pub const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// Most bytes of a request body; a larger one is answered with 413.
 pub const MAX_BODY_BYTES: usize = 32 * 1024 * 1024;
 /// Most bytes of a body that is too large that are still read before the connection is closed.

@@ -1,6 +1,8 @@
 //! The HTTP surface: every route in one table, and what holds for all of them.
 
 mod layers;
+mod listen;
 mod router;
 
+pub use listen::listen;
 pub use router::router;
