@@ -4,17 +4,20 @@ use std::{
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    time::Duration,
 };
 
 use rota_server::clock::Clock;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::time::sleep;
 
 use crate::{
     client::Api,
     given::{Parts, agent, environment, id, message, over, script, toolset},
     server::{Rota, appears},
     turns::{first, kinds, stop_reason, text},
+    upstream::{Reply, Upstream},
 };
 
 /// A message that asks the playbook to call `tool`.
@@ -94,6 +97,46 @@ async fn a_session_that_a_server_without_runners_took_in_runs_on_the_next_one() 
     let rota = rota.restart_with(|config| config.engine.concurrency = 4).await;
     let events = rota.api.stream_from(id(&session), 0).await.turn().await;
     assert_eq!(kinds(&events).iter().filter(|kind| **kind == "user.message").count(), 2);
+}
+
+#[tokio::test]
+async fn a_model_request_that_a_restart_cut_off_is_made_again() {
+    let upstream = Upstream::start([Reply::Stall, Reply::Message(vec![json!({"type": "text", "text": "hi"})])]).await;
+    let rota = Rota::with(|config| config.models = vec![upstream.model()]).await;
+    let agent = agent(&rota.api, json!({"model": "house"})).await;
+    let parts = Parts { agent, environment: environment(&rota.api, "e").await };
+    let session = parts.session_with(&rota.api, message("hello")).await;
+    while upstream.asked().is_empty() {
+        sleep(Duration::from_millis(10)).await;
+    }
+    let rota = rota.restart().await;
+    let events = rota.api.stream_from(id(&session), 0).await.turn().await;
+    let requests = [
+        "user.message",
+        "session.status_running",
+        "span.model_request_start",
+        "span.model_request_end",
+        "span.model_request_start",
+        "agent.message",
+        "span.model_request_end",
+        "session.usage",
+        "session.status_idle",
+    ];
+    assert_eq!(kinds(&events), requests);
+    assert_eq!((&events[3]["is_error"], &events[6]["is_error"]), (&json!(true), &json!(false)));
+    assert_eq!(events[3]["model_request_start_id"], events[2]["id"]);
+    assert_eq!(upstream.asked()[0], upstream.asked()[1]);
+}
+
+#[tokio::test]
+async fn a_folder_has_one_server_at_a_time() {
+    let rota = Rota::without_engine().await;
+    let config = rota.server.app().config.clone();
+    let second = rota_server::serve(config, rota.clock.clone()).await;
+    let error = second.err().expect("the folder is in use").to_string();
+    assert!(error.starts_with("another server is using the data folder"), "{error}");
+    rota.api.get("/v1/agents").await;
+    rota.restart().await.api.get("/v1/agents").await;
 }
 
 /// The real binary, serving a folder. Killed when it is dropped.

@@ -1,5 +1,6 @@
 //! Turns of the playbook: the order of events, permissions, custom tools, interrupts, messages that wait.
 
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use crate::{
@@ -338,4 +339,38 @@ async fn sessions_beyond_the_concurrency_wait_for_their_turn() {
     std::fs::write(rota.workspace_file(id(&slow), "go"), "").unwrap();
     api.stream_from(id(&next), 0).await.turn().await;
     assert_eq!(status(api, &slow).await, "idle", "the first one has ended when the second one runs");
+}
+
+#[tokio::test]
+async fn on_a_machine_that_cannot_isolate_nothing_runs_and_the_session_says_so() {
+    let rota = Rota::with(|config| config.sandbox.init_program = Some("/bin/false".into())).await;
+    let api = &rota.api;
+    let parts = Parts::new(api).await;
+    let session = parts.session_with(api, script("touch ran")).await;
+    let mut stream = api.stream_from(id(&session), 0).await;
+    let events = stream.turn().await;
+    let error = &first(&events, "session.error")["error"];
+    assert_eq!((&error["type"], &error["retry_status"]["type"]), (&json!("unknown_error"), &json!("exhausted")));
+    let result = first(&events, "agent.tool_result");
+    assert_eq!(text(result), "The tool was not run: no sandbox could be started.");
+    assert_eq!(stop_reason(&events)["type"], "retries_exhausted");
+    assert!(!rota.workspace_file(id(&session), "ran").exists());
+    api.events(id(&session), json!([message("nothing to run")])).await;
+    assert_eq!(stop_reason(&stream.turn().await)["type"], "end_turn");
+}
+
+#[tokio::test]
+async fn many_sessions_run_at_the_same_time_and_all_come_to_rest() {
+    let rota = Rota::start().await;
+    let api = &rota.api;
+    let parts = Parts::new(api).await;
+    let deployment = parts.deployment(api, json!({"initial_events": [message("hi")]})).await;
+    let path = format!("/v1/deployments/{}/run", id(&deployment));
+    let runs = join_all((0..40).map(|_| api.call(&path))).await;
+    let turns = runs.iter().map(async |run| {
+        let session = run["session_id"].as_str().unwrap();
+        stop_reason(&api.stream_from(session, 0).await.turn().await)["type"].clone()
+    });
+    assert!(join_all(turns).await.iter().all(|reason| reason == "end_turn"));
+    assert_eq!(api.all("/v1/sessions?statuses[]=idle", 100).await.len(), 40);
 }
