@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use reqwest::{Method, RequestBuilder};
+use rota_server::config::Provider;
 use serde_json::{Value, json};
 
 use crate::{
     client::{Answer, Api, BETA, Refusal, invalid, not_found},
-    given::{Parts, id, message},
+    given::{Parts, id, message, model},
     routes::served,
     server::Rota,
 };
@@ -186,8 +187,7 @@ async fn models_are_served_without_the_beta_header_in_their_general_shape() {
 async fn models_are_listed_page_by_page_in_both_directions() {
     let rota = Rota::with(|config| {
         config.engine.concurrency = 0;
-        let model = |id| toml_model(&format!("id = \"{id}\"\nprovider = \"playbook\""));
-        config.models = ["a", "b", "c"].map(model).to_vec();
+        config.models = ["a", "b", "c"].map(|id| model(id, Provider::Playbook)).to_vec();
     })
     .await;
     let ids = async |query: &str| -> (Vec<String>, bool) {
@@ -203,10 +203,6 @@ async fn models_are_listed_page_by_page_in_both_directions() {
     assert_eq!(ids("lifecycle[]=retired").await, list(&[], false));
     let both = rota.api.get_refused("/v1/models?after_id=a&before_id=c").await;
     assert_eq!(both, invalid("after_id: cannot be combined with before_id"));
-}
-
-fn toml_model(text: &str) -> rota_server::config::ModelConfig {
-    toml::from_str(text).unwrap()
 }
 
 #[tokio::test]

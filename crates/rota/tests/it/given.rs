@@ -1,5 +1,6 @@
 //! What most tests begin with.
 
+use rota_server::config::{ModelConfig, Provider};
 use serde_json::{Value, json};
 
 use crate::client::Api;
@@ -85,5 +86,20 @@ impl Parts {
     /// A session that begins with `event`.
     pub async fn session_with(&self, api: &Api, event: Value) -> Value {
         self.session(api, json!({"initial_events": [event]})).await
+    }
+}
+
+/// The configuration of a model `id`.
+pub fn model(id: &str, provider: Provider) -> ModelConfig {
+    ModelConfig {
+        id: id.to_owned(),
+        provider,
+        display_name: None,
+        upstream: None,
+        base_url: None,
+        api_key_env: None,
+        bearer: false,
+        max_tokens: 1000,
+        max_input_tokens: None,
     }
 }

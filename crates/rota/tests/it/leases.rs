@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::{
     given::{Parts, id, message, script},
     server::{Rota, appears},
-    turns::kinds,
+    stream::kinds,
 };
 
 /// How a runner elsewhere takes a session over: a later epoch, for as long as any test takes.

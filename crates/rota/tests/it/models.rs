@@ -5,8 +5,7 @@ use serde_json::{Value, json};
 use crate::{
     given::{Parts, agent, environment, id, message, over, toolset},
     server::{Rota, appears},
-    stream::Stream,
-    turns::{first, kinds, stop_reason, text},
+    stream::{Stream, first, kinds, stop_reason, text},
     upstream::{Reply, Upstream},
 };
 

@@ -16,7 +16,7 @@ use crate::{
     client::Api,
     given::{Parts, agent, environment, id, message, over, script, toolset},
     server::{Rota, appears},
-    turns::{first, kinds, stop_reason, text},
+    stream::{first, kinds, stop_reason, text},
     upstream::{Reply, Upstream},
 };
 

@@ -3,14 +3,14 @@
 use futures_util::future::join_all;
 use reqwest::Method;
 use rota_server::{
-    config::{ModelConfig, Provider},
+    config::Provider,
     db::{Tx, Val},
 };
 use serde_json::{Value, json};
 
 use crate::{
     client::{Answer, Api, Refusal, invalid, not_found},
-    given::{Parts, agent, id, message, over},
+    given::{Parts, agent, id, message, model, over},
     server::Rota,
 };
 
@@ -23,21 +23,6 @@ async fn run(api: &Api, deployment: &Value) -> Value {
     let run = api.call(&run_path(deployment)).await;
     assert_eq!(run["error"], Value::Null);
     run
-}
-
-/// A model that the playbook answers for.
-fn model(id: &str) -> ModelConfig {
-    ModelConfig {
-        id: id.to_owned(),
-        provider: Provider::Playbook,
-        display_name: None,
-        upstream: None,
-        base_url: None,
-        api_key_env: None,
-        bearer: false,
-        max_tokens: 1000,
-        max_input_tokens: None,
-    }
 }
 
 #[tokio::test]
@@ -208,7 +193,7 @@ async fn a_run_of_files_in_a_self_hosted_environment_fails() {
 async fn a_run_of_a_model_that_is_no_longer_offered_fails_and_one_that_is_offered_again_starts() {
     let rota = Rota::with(|config| {
         config.engine.concurrency = 0;
-        config.models = vec![model("house")];
+        config.models = vec![model("house", Provider::Playbook)];
     })
     .await;
     let lead = agent(&rota.api, json!({"model": "house"})).await;
@@ -217,7 +202,7 @@ async fn a_run_of_a_model_that_is_no_longer_offered_fails_and_one_that_is_offere
     run(&rota.api, &deployment).await;
     let rota = rota.restart_with(|config| config.models.clear()).await;
     fails(&rota.api, &deployment, "session_creation_rejected_error").await;
-    let rota = rota.restart_with(|config| config.models = vec![model("house")]).await;
+    let rota = rota.restart_with(|config| config.models = vec![model("house", Provider::Playbook)]).await;
     run(&rota.api, &deployment).await;
 }
 

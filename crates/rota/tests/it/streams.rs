@@ -7,8 +7,7 @@ use crate::{
     client::invalid,
     given::{Parts, id, message, script},
     server::Rota,
-    stream::{Frame, Stream},
-    turns::{first, kinds, text},
+    stream::{Frame, Stream, first, kinds, text},
 };
 
 #[tokio::test]

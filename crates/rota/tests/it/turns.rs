@@ -7,27 +7,8 @@ use crate::{
     client::{Api, invalid},
     given::{Parts, agent, environment, id, message, over, script, toolset},
     server::{Rota, appears},
+    stream::{first, kinds, stop_reason, text},
 };
-
-/// The types of events.
-pub fn kinds(events: &[Value]) -> Vec<&str> {
-    events.iter().map(|event| event["type"].as_str().unwrap()).collect()
-}
-
-/// The first event of type `kind`.
-pub fn first<'a>(events: &'a [Value], kind: &str) -> &'a Value {
-    events.iter().find(|event| event["type"] == kind).unwrap_or_else(|| panic!("no {kind} in {events:#?}"))
-}
-
-/// The text of a message or of a result.
-pub fn text(event: &Value) -> &str {
-    event["content"][0]["text"].as_str().unwrap()
-}
-
-/// Why the session rests, after `events`.
-pub fn stop_reason(events: &[Value]) -> &Value {
-    &events.last().unwrap()["stop_reason"]
-}
 
 async fn status(api: &Api, session: &Value) -> Value {
     api.get(&format!("/v1/sessions/{}", id(session))).await["status"].clone()

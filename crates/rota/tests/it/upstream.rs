@@ -14,6 +14,8 @@ use tokio::{
     task::JoinSet,
 };
 
+use crate::given::model;
+
 /// How one request is answered.
 pub enum Reply {
     /// With an error: status, headers, body.
@@ -49,15 +51,9 @@ impl Upstream {
     /// A model `house` that this upstream answers for.
     pub fn model(&self) -> ModelConfig {
         ModelConfig {
-            id: "house".to_owned(),
-            provider: Provider::Messages,
-            display_name: None,
             upstream: Some("house-1".to_owned()),
             base_url: Some(self.base_url.clone()),
-            api_key_env: None,
-            bearer: false,
-            max_tokens: 1000,
-            max_input_tokens: None,
+            ..model("house", Provider::Messages)
         }
     }
 
