@@ -20,6 +20,7 @@ mod config;
 mod embedded;
 mod error;
 mod init;
+#[allow(unsafe_code)] // The one module in which it is allowed.
 mod sys;
 mod tools;
 mod wire;

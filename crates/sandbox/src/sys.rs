@@ -56,28 +56,6 @@ pub(crate) fn mount_setattr(tree: BorrowedFd<'_>, set: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Maps the ids of a detached tree of mounts by a user namespace, on the top mount only.
-pub(crate) fn mount_idmap(tree: BorrowedFd<'_>, user_namespace: BorrowedFd<'_>) -> io::Result<()> {
-    let attr = libc::mount_attr {
-        attr_set: libc::MOUNT_ATTR_IDMAP,
-        attr_clr: 0,
-        propagation: 0,
-        userns_fd: user_namespace.as_raw_fd() as u64,
-    };
-    // SAFETY: as in `mount_setattr`; the namespace's descriptor is open for the length of the call.
-    check(unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            tree.as_raw_fd(),
-            c"".as_ptr(),
-            libc::AT_EMPTY_PATH,
-            &raw const attr,
-            size_of::<libc::mount_attr>(),
-        )
-    })?;
-    Ok(())
-}
-
 /// Closes every descriptor from `first` up.
 pub(crate) fn close_from(first: RawFd) -> io::Result<()> {
     // SAFETY: the callers hold no owned descriptor in this range that they use, or drop, afterwards.

@@ -21,6 +21,8 @@
 //! Attacks are Python programs, so these tests need `python3` and an x86-64 machine. Run by root they try a server run
 //! by root and one run by `nobody`; run by a plain user they try that user's only, and say so.
 
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, unsafe_code)]
+
 mod inside;
 
 use std::collections::BTreeMap;
@@ -282,12 +284,15 @@ fn refuse(command: &mut Command, call: libc::c_long, argument: Option<(u8, u64)>
     }
 }
 
+/// A system call, the argument and value by which it is meant, and what the error must name.
+type Refusal = (libc::c_long, Option<(u8, u64)>, &'static str);
+
 #[test]
 fn a_machine_that_refuses_a_step_runs_nothing() {
     let new_user = Some((0, libc::CLONE_NEWUSER as u64));
     let new_cgroup = Some((0, libc::CLONE_NEWCGROUP as u64));
     let interface_up = Some((1, libc::SIOCSIFFLAGS));
-    let cases: &[(libc::c_long, Option<(u8, u64)>, &str)] = &[
+    let cases: &[Refusal] = &[
         (libc::SYS_clone, new_user, "making user, mount, pid"),
         (libc::SYS_unshare, new_cgroup, "making a cgroup namespace"),
         (libc::SYS_setresuid, None, "becoming user 0 inside"),

@@ -156,7 +156,7 @@ impl Cgroup {
             Err(error) => error.kind() == io::ErrorKind::NotFound,
         };
         // Every one is tried, whatever the first says.
-        self.groups.iter().map(gone).fold(true, |all, gone| all && gone)
+        self.groups.iter().filter(|group| !gone(group)).count() == 0
     }
 }
 
@@ -216,9 +216,9 @@ struct Hierarchy {
     controllers: Vec<Controller>,
 }
 
-fn controllers_in<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Vec<Controller> {
-    let named = |wanted: &str| names.clone().any(|name| name == wanted);
-    CONTROLLERS.into_iter().filter(|(_, name)| named(name)).map(|(controller, _)| controller).collect()
+fn controllers_in<'a>(names: impl Iterator<Item = &'a str>) -> Vec<Controller> {
+    let listed: Vec<&str> = names.collect();
+    CONTROLLERS.into_iter().filter(|(_, name)| listed.contains(name)).map(|(controller, _)| controller).collect()
 }
 
 /// Reads `/proc/self/mountinfo` and `/proc/self/cgroup`.

@@ -70,6 +70,7 @@ impl Identities {
 }
 
 /// Who owns a session's files, and how to find out who owns each session's.
+#[derive(Clone, Copy)]
 pub(super) struct Owner<'a> {
     pub(super) existing: Option<u32>,
     pub(super) all: &'a dyn Fn() -> Vec<u32>,
@@ -86,8 +87,9 @@ fn subordinate(uid: u32, gid: u32) -> Option<Identity> {
     let found = helpers.iter().all(|name| ["/usr/bin", "/bin"].iter().any(|at| Path::new(at).join(name).exists()));
     let name = nix::unistd::User::from_uid(uid.into()).ok().flatten().map(|user| user.name);
     let entry = |file: &str| parse_subordinate(&fs::read_to_string(file).ok()?, uid, name.as_deref());
-    let ((first_uid, uids), (first_gid, gids)) = (entry("/etc/subuid")?, entry("/etc/subgid")?);
-    found.then_some(Identity::Subordinate { uid, gid, first_uid, first_gid, count: uids.min(gids).min(RANGE - 1) })
+    let (users, groups) = (entry("/etc/subuid")?, entry("/etc/subgid")?);
+    let count = users.1.min(groups.1).min(RANGE - 1);
+    found.then_some(Identity::Subordinate { uid, gid, first_uid: users.0, first_gid: groups.0, count })
 }
 
 fn parse_subordinate(text: &str, uid: u32, name: Option<&str>) -> Option<(u32, u32)> {

@@ -16,6 +16,7 @@ pub(super) fn cannot_isolate(step: &str, cause: &str) -> Error {
 
 /// The settings of a machine that stand in the way most often.
 #[derive(Debug, Default)]
+#[allow(clippy::struct_excessive_bools)] // Each is a setting of its own.
 struct Machine {
     apparmor_restricts: bool,
     debian_forbids: bool,

@@ -113,9 +113,11 @@ impl Handshake {
             match receive(&mut self.reader).await.map_err(broken)? {
                 FromInit::Started { pid } => {
                     let number = Pid::from_raw(pid).ok_or_else(|| broken(io::ErrorKind::InvalidData.into()))?;
-                    let process = pidfd_open(number, PidfdFlags::empty()).map_err(|error| broken(error.into()))?;
-                    self.process = Some(process);
-                    session.record(pid).map_err(broken)?;
+                    // It may have failed already: then what went wrong is the next message.
+                    if let Ok(process) = pidfd_open(number, PidfdFlags::empty()) {
+                        self.process = Some(process);
+                        session.record(pid).map_err(broken)?;
+                    }
                 }
                 FromInit::Failed { step, cause } => return Err(remedy::cannot_isolate(&step, &cause)),
                 FromInit::Ready { landlock } => {

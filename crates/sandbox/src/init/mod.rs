@@ -73,10 +73,7 @@ fn launcher() -> i32 {
         return 1;
     }
     let Ok(ToInit::Launch(launch)) = wire::read(&mut socket, wire::MAX_FRAME_TO_INIT) else { return 1 };
-    let mut report = match socket.try_clone() {
-        Ok(copy) => copy,
-        Err(_) => return 1,
-    };
+    let Ok(mut report) = socket.try_clone() else { return 1 };
     match launch_process_1(&launch, socket) {
         Ok(pid) => {
             // Only process 1 keeps the socket: its end is then the end of the connection.

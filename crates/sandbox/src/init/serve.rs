@@ -24,12 +24,14 @@ const CANCEL_GRACE: Duration = Duration::from_secs(1);
 const FLOOD_BYTES: u64 = 256 << 20;
 /// File tools at work at once.
 const MAX_WORKERS: usize = 16;
+/// What is read at once, in bytes.
+const BUFFER: usize = 16 << 10;
 /// The longest wait for something to happen.
 const TICK: Duration = Duration::from_secs(1);
 /// The same while processes are being ended.
 const ENDING_TICK: Duration = Duration::from_millis(20);
-/// Reads of what is left in the output pipe when a command has ended; two empty a pipe of the usual size.
-const DRAIN_READS: usize = 4;
+/// Reads of what is left in the output pipe when a command has ended; four empty a pipe of the usual size.
+const DRAIN_READS: usize = 8;
 
 const RESTARTED: &str = "the shell was restarted: files are kept; variables, the working directory and the shell's \
                          processes are gone";
@@ -150,7 +152,7 @@ impl Init {
 
     /// Takes in what the server says.
     fn receive(&mut self) {
-        let mut buffer = [0; 64 << 10];
+        let mut buffer = [0; BUFFER];
         match sys::receive_now(self.socket.as_fd(), &mut buffer) {
             Ok(0) => self.open = false,
             Ok(got) => self.input.extend_from_slice(&buffer[..got]),
@@ -255,7 +257,7 @@ impl Init {
 
     fn take_output(&mut self) {
         let Some(shell) = &mut self.shell else { return };
-        let mut buffer = [0; 64 << 10];
+        let mut buffer = [0; BUFFER];
         let got = shell.output.read(&mut buffer);
         match &mut self.running {
             Some(running) => running.output.push(&buffer[..got]),

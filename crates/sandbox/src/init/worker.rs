@@ -15,7 +15,9 @@ use crate::sys::{self, Cloned};
 use crate::wire::MAX_FRAME_FROM_INIT;
 
 /// How long a file tool may take.
-pub(super) const TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const TIMEOUT: Duration = Duration::from_mins(1);
+/// What is read at once, in bytes.
+const BUFFER: usize = 16 << 10;
 /// Memory of one file tool, in bytes of address space.
 const ADDRESS_SPACE: u64 = 1 << 30;
 
@@ -47,7 +49,7 @@ impl Worker {
 
     /// Takes in what is there. True once the child has nothing more to say.
     pub(super) fn read(&mut self) -> bool {
-        let mut buffer = [0; 64 << 10];
+        let mut buffer = [0; BUFFER];
         match self.pipe.read(&mut buffer) {
             Ok(0) => true,
             Ok(got) => {
@@ -77,7 +79,7 @@ fn answer<T: Serialize>(work: impl FnOnce() -> T, mut pipe: File) -> i32 {
         .is_ok();
     // The result is written in one piece: half an answer is no answer.
     let text = if limited { serde_json::to_vec(&work()).ok() } else { None };
-    i32::from(!text.is_some_and(|text| pipe.write_all(&text).is_ok()))
+    i32::from(text.is_none_or(|text| pipe.write_all(&text).is_err()))
 }
 
 impl AsFd for Worker {

@@ -45,7 +45,7 @@ pub(super) fn open_ordinary(path: &Path, options: &mut OpenOptions) -> Result<Fi
     if kind.is_dir() {
         return Err(format!("{shown}: is a directory"));
     }
-    let of_proc = rustix::fs::fstatfs(&file).is_ok_and(|fs| fs.f_type as i64 == PROC_MAGIC);
+    let of_proc = rustix::fs::fstatfs(&file).is_ok_and(|fs| fs.f_type == PROC_MAGIC);
     if !kind.is_file() || of_proc {
         return Err(format!("{shown}: not an ordinary file"));
     }

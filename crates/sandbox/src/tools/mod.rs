@@ -258,8 +258,7 @@ fn parse_bash(input: BashInput) -> Result<ToolCall, String> {
         _ => {}
     }
     let timeout_ms = match timeout_ms {
-        None => None,
-        Some(ms) if ms == 0.0 => None,
+        None | Some(0.0) => None,
         Some(ms) if ms > 0.0 && ms <= BASH_MAX_TIMEOUT_MS as f64 => Some(ms.ceil() as u64),
         Some(ms) => return Err(format!("bash: timeout_ms is {ms}; it must be between 1 and {BASH_MAX_TIMEOUT_MS}")),
     };

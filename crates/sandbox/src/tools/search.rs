@@ -160,15 +160,14 @@ fn search_file(
 ) -> Result<(), String> {
     let file = open_ordinary(path, OpenOptions::new().read(true))?;
     let name = shown(path);
-    let mut matches = Matches { path: &name, mode, count: 0, text };
+    let mut found = Matches { path: &name, mode, count: 0, text };
     // A file that cannot be read to its end still gives the matches found so far.
-    let _ = searcher.search_file(matcher, &file, &mut matches);
-    let count = matches.count;
+    let _ = searcher.search_file(matcher, &file, &mut found);
+    let count = found.count;
     match mode {
-        GrepMode::Content => {}
         GrepMode::FilesWithMatches if count > 0 => text.push_str(&format!("{name}\n")),
         GrepMode::Count if count > 0 => text.push_str(&format!("{name}:{count}\n")),
-        GrepMode::FilesWithMatches | GrepMode::Count => {}
+        GrepMode::Content | GrepMode::FilesWithMatches | GrepMode::Count => {}
     }
     Ok(())
 }
