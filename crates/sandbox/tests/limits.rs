@@ -238,7 +238,7 @@ async fn what_an_earlier_server_left_running_is_swept_away() {
     // The earlier server still lives, as far as the kernel is concerned: its sandbox is an orphan all the same.
     let later = Embedded::new(config).unwrap();
     later.sweep().await.unwrap();
-    eventually("the orphan is gone", || processes_with("77012") == 0).await;
+    eventually("the orphan is gone", || processes_with("77012") == 0 && !sandbox.is_alive()).await;
     let sandbox = later.open("s").await.unwrap();
     let output = bash(&sandbox, "pwd; ls").await;
     assert!(output.shell_restarted && output.content.contains("[the shell was restarted"), "{}", output.content);

@@ -69,7 +69,7 @@ fn advise(step: &str, cause: &str, machine: &Machine) -> (String, String) {
             "root here may not map user ids from 1000000 up, as in a container that is itself in a user namespace",
             "Run the server as a plain user, or outside of that container.".to_owned(),
         )
-    } else if step.contains("proc") && refused {
+    } else if step.starts_with("mounting proc") && refused {
         (
             "parts of /proc are hidden here, as in a container",
             "Start the container with `--security-opt systempaths=unconfined`.".to_owned(),
