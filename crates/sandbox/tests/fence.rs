@@ -28,6 +28,7 @@ mod inside;
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Command;
 
 use inside::{CommandLine, Server, servers};
@@ -44,6 +45,14 @@ const REFUSALS: &[(&str, &str)] = &[
     ("write_/proc/sys/kernel/modprobe", "EROFS|EACCES|ENOENT"),
     ("write_/proc/sys/vm/overcommit_memory", "EROFS|EACCES"),
     ("write_/proc/sys/net/ipv4/ip_forward", "EROFS|EACCES"),
+    ("mount_/proc/sys", "ro,nosuid,nodev"),
+    ("mount_/proc/irq", "ro,nosuid,nodev"),
+    ("mount_/usr", "ro,nosuid,nodev"),
+    ("mount_/etc/ssl", "ro,nosuid,nodev"),
+    ("mount_/mnt/session/uploads", "ro,nosuid,nodev"),
+    ("mount_/workspace", "nosuid,nodev"),
+    ("mount_/tmp", "nosuid,nodev"),
+    ("mount_/root", "nosuid,nodev"),
     // 2
     ("write_/proc/sysrq-trigger", "EROFS|EACCES|ENOENT"),
     ("read_/proc/kcore", "0|EACCES|ENOENT"),
@@ -189,6 +198,47 @@ fn root_inside_is_nobody_outside() {
         assert_eq!(&words[..2], ["0", "0"], "{text}");
         assert_ne!(words[2], "0", "host id 0 is mapped: {text}");
         assert_eq!((words[5], words[7]), ("00000000000004fb", "00000000000004fb"), "{text}");
+    }
+}
+
+/// A root file system of little more than bash.
+fn small_root(folder: &Path) {
+    let script = "mkdir -p $0/bin $0/etc && cd $0 && for p in bash cat ls rm id; do cp /bin/$p bin/; done && \
+                  ldd bin/* | grep -o '/lib[^ ]*' | sort -u | while read f; do mkdir -p .$(dirname $f); cp $f .$f; done && \
+                  echo original > etc/note && chmod -R a+rX .";
+    assert!(Command::new("bash").args(["-c", script]).arg(folder).status().unwrap().success());
+}
+
+#[test]
+fn a_root_file_system_of_the_operator_s_is_seen_and_never_changed() {
+    for server in servers() {
+        let line = CommandLine::new(server);
+        let root = line.folder.path().join("root");
+        small_root(&root);
+        let run = |commands: &[&str]| {
+            let mut command = line.command();
+            command.env("ROTA_SANDBOX_ROOT_FS", &root).arg(line.data()).arg("s").args(commands);
+            let output = command.output().unwrap();
+            format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+        };
+        let first = run(&["ls -d /usr /proc/1 /workspace; cat /etc/note; echo new > /added && cat /added; id -u; \
+                           echo kept > /workspace/file; echo done > /mnt/session/outputs/o; echo x > /tmp/t; rm /added; \
+                           echo again > /again; echo x > /proc/sys/kernel/core_pattern"]);
+        for wanted in ["'/usr': No such", "original\nnew\n0\n", "core_pattern: "] {
+            assert!(first.contains(wanted), "{server:?}: {wanted:?} in {first}");
+        }
+        let second = run(&["cat /again /workspace/file /etc/note; ls /added"]);
+        assert!(second.contains("again\nkept\noriginal\n") && second.contains("'/added': No such"), "{second}");
+        assert!(!root.join("again").exists() && !root.join("workspace").exists(), "the operator's folder was changed");
+        // The agent owns the upper layer: a link where a mount point was must not lead the next set-up anywhere.
+        let victim = line.folder.path().join("victim");
+        std::fs::create_dir(&victim).unwrap();
+        let upper = line.data().join("sessions/s/upper");
+        std::fs::remove_dir_all(upper.join("mnt")).unwrap();
+        std::os::unix::fs::symlink(&victim, upper.join("mnt")).unwrap();
+        let third = run(&["echo escaped"]);
+        assert!(third.contains("making /mnt") && !third.contains("escaped\n"), "{third}");
+        assert_eq!(std::fs::read_dir(&victim).unwrap().count(), 0, "a folder of the host was written to");
     }
 }
 

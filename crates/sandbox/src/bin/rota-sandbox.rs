@@ -1,5 +1,7 @@
 //! A sandbox from the command line, for tests and for looking around: `rota-sandbox DATA_DIR SESSION COMMAND…` runs the
-//! commands in one sandbox, one call each, and prints what they answer; `rota-sandbox DATA_DIR doctor` prints the probe.
+//! commands in one sandbox, one call each, and prints what they answer; `rota-sandbox DATA_DIR doctor` prints the probe, `… measure` how long a
+//! sandbox takes from nothing to its first answer. The
+//! variable ROTA_SANDBOX_ROOT_FS names a root file system.
 
 use std::process::ExitCode;
 
@@ -9,7 +11,7 @@ fn main() -> ExitCode {
     rota_sandbox::run_init_if_asked();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [data_dir, session, commands @ ..] = &arguments[..] else {
-        eprintln!("usage: rota-sandbox DATA_DIR (doctor | SESSION COMMAND...)");
+        eprintln!("usage: rota-sandbox DATA_DIR (doctor | measure | SESSION COMMAND...)");
         return ExitCode::from(2);
     };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
@@ -29,20 +31,43 @@ fn main() -> ExitCode {
 }
 
 async fn run(data_dir: &str, session: &str, commands: &[String]) -> Result<(), rota_sandbox::Error> {
-    let embedded = Embedded::new(Config::new(data_dir))?;
+    let root_fs = std::env::var_os("ROTA_SANDBOX_ROOT_FS").map(Into::into);
+    let embedded = Embedded::new(Config { root_fs, ..Config::new(data_dir) })?;
     if session == "doctor" {
         for row in embedded.probe() {
             println!("{:?}\t{}\t{}\t{}", row.state, row.name, row.detail, row.remedy);
         }
         return Ok(());
     }
-    let start = std::time::Instant::now();
+    if session == "measure" {
+        return measure(&embedded).await;
+    }
     for (number, command) in commands.iter().enumerate() {
         let sandbox = embedded.open(session).await?;
         let output = sandbox.call(&number.to_string(), &ToolCall::bash(command)).await?;
         println!("{}", output.content);
-        eprintln!("[{:?}]", start.elapsed());
     }
     embedded.shutdown().await;
+    Ok(())
+}
+
+/// Sessions that are opened to measure.
+const MEASURED: usize = 40;
+
+async fn measure(embedded: &Embedded) -> Result<(), rota_sandbox::Error> {
+    let mut times = Vec::new();
+    for number in 0..MEASURED {
+        let session = format!("measure_{number}");
+        let start = std::time::Instant::now();
+        let sandbox = embedded.open(&session).await?;
+        let opened = start.elapsed();
+        sandbox.call("first", &ToolCall::bash("true")).await?;
+        times.push((start.elapsed(), opened));
+        embedded.remove(&session).await?;
+    }
+    println!("the first, with the program copied into memory: {:?}", times.remove(0));
+    times.sort_unstable();
+    println!("fastest {:?}, median {:?}, slowest {:?}", times[0], times[times.len() / 2], times[times.len() - 1]);
+    println!("(until the first command's answer, of which until the fence stood)");
     Ok(())
 }

@@ -74,6 +74,11 @@ for path in ["kernel/core_pattern", "kernel/modprobe", "vm/overcommit_memory", "
 for path in ["/proc/sysrq-trigger", "/proc/1/mem", "/proc/1/exe", "/proc/1/root/etc/hostname", "/usr/bin/env", "/etc/passwd",
              "/mnt/session/uploads/new"]:
     attempt(f"write_{path}", lambda: write(path))
+# The mounts' own flags: a refusal by owner alone would look the same above.
+for path in ["/proc/sys", "/proc/irq", "/usr", "/etc/ssl", "/mnt/session/uploads", "/workspace", "/tmp", "/root"]:
+    flags = os.statvfs(path).f_flag
+    named = [(os.ST_RDONLY, "ro"), (os.ST_NOSUID, "nosuid"), (os.ST_NODEV, "nodev")]
+    said(f"mount_{path}", ",".join(name for flag, name in named if flags & flag))
 attempt("list_/proc/1/fd", lambda: os.listdir("/proc/1/fd"))
 attempt("link_/proc/1/exe", lambda: os.readlink("/proc/1/exe"))
 for path in ["kcore", "kallsyms", "kmsg", "keys", "timer_list"]:
