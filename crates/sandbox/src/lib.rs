@@ -17,6 +17,7 @@
 //! ```
 
 mod config;
+mod deletion;
 mod embedded;
 mod error;
 mod init;

@@ -20,6 +20,8 @@ pub(crate) const HEADER: usize = 4;
 pub(crate) enum ToInit {
     /// The first frame: how to set up the fence.
     Launch(Box<Launch>),
+    /// The first frame of an init that is no sandbox: delete what is in a folder, as root of a user namespace.
+    Delete { identity: Identity, folder: PathBuf },
     /// Run a tool. `call` is the server's own number for it.
     Call { call: u64, tool: ToolCall },
     /// End a running call and its processes.
@@ -35,6 +37,8 @@ pub(crate) enum FromInit {
     Ready { landlock: String },
     /// The fence could not be set up. Nothing runs.
     Failed { step: String, cause: String },
+    /// The folder is empty.
+    Deleted,
     /// A call has ended.
     Done { call: u64, output: ToolOutput },
 }

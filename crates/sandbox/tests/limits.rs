@@ -149,6 +149,17 @@ async fn folders_nested_beyond_any_path_are_deleted() {
     assert_eq!(std::fs::read_dir(backend.folder.path().join("trash")).unwrap().count(), 0);
 }
 
+#[test]
+fn whoever_runs_the_server_can_delete_what_an_agent_shut() {
+    for server in servers() {
+        let line = CommandLine::new(server);
+        line.run(&["mkdir -p a/b/c; touch a/b/c/f; chmod 0 a/b/c a/b a; chmod 0 /workspace"]);
+        let output = line.command().arg(line.data()).args(["remove", "s"]).output().unwrap();
+        assert!(output.status.success(), "{server:?}: {output:?}");
+        assert!(!line.data().join("sessions/s").exists());
+    }
+}
+
 #[tokio::test]
 async fn endless_output_is_cut_and_the_command_ended() {
     let backend = Backend::new();

@@ -1,6 +1,6 @@
 //! A sandbox from the command line, for tests and for looking around: `rota-sandbox DATA_DIR SESSION COMMAND…` runs the
 //! commands in one sandbox, one call each, and prints what they answer; `rota-sandbox DATA_DIR doctor` prints the probe, `… measure` how long a
-//! sandbox takes from nothing to its first answer. The
+//! sandbox takes from nothing to its first answer, `… remove` deletes sessions. The
 //! variable ROTA_SANDBOX_ROOT_FS names a root file system.
 
 use std::process::ExitCode;
@@ -11,7 +11,7 @@ fn main() -> ExitCode {
     rota_sandbox::run_init_if_asked();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [data_dir, session, commands @ ..] = &arguments[..] else {
-        eprintln!("usage: rota-sandbox DATA_DIR (doctor | measure | SESSION COMMAND...)");
+        eprintln!("usage: rota-sandbox DATA_DIR (doctor | measure | remove SESSION... | SESSION COMMAND...)");
         return ExitCode::from(2);
     };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
@@ -36,6 +36,12 @@ async fn run(data_dir: &str, session: &str, commands: &[String]) -> Result<(), r
     if session == "doctor" {
         for row in embedded.probe() {
             println!("{:?}\t{}\t{}\t{}", row.state, row.name, row.detail, row.remedy);
+        }
+        return Ok(());
+    }
+    if session == "remove" {
+        for session in commands {
+            embedded.remove(session).await?;
         }
         return Ok(());
     }

@@ -124,6 +124,15 @@ impl Cgroups {
     }
 }
 
+impl Drop for Cgroups {
+    fn drop(&mut self) {
+        for place in &self.places {
+            // Groups that are still in use stay; the next server sweeps them.
+            let _ = fs::remove_dir(&place.folder);
+        }
+    }
+}
+
 impl Cgroup {
     /// The files that a process is entered in.
     pub(super) fn procs_files(&self) -> Vec<PathBuf> {
@@ -162,11 +171,8 @@ impl Cgroup {
 
 impl Group {
     fn make(&self, limits: &Limits) -> io::Result<()> {
-        match fs::create_dir(&self.folder) {
-            // An earlier sandbox of the session has ended and left it.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            made => made?,
-        }
+        // An earlier sandbox of the session may have ended and left it.
+        fs::create_dir_all(&self.folder)?;
         for controller in &self.controllers {
             for (file, value, optional) in settings(*controller, self.unified, limits) {
                 match fs::write(self.folder.join(file), value) {

@@ -131,7 +131,7 @@ fn limit(cgroups: &Cgroups, controller: Controller, name: &'static str, instead:
 
 /// Sets up a real fence around nothing, and takes it down again. Answers how far Landlock is enforced.
 fn trial(config: &Config, identities: &Identities) -> Result<String, Error> {
-    let store = Store::new(config)?;
+    let store = Store::new(config, identities)?;
     let session = store.prepare(TRIAL, |owner| identities.for_session(owner))?;
     let launch = Launch {
         identity: session.identity,
@@ -157,7 +157,7 @@ fn converse(config: &Config, launch: Launch) -> Result<String, Error> {
         ours.write_all(&wire::encode(&ToInit::Launch(Box::new(launch))))?;
         loop {
             match wire::read(&mut ours, wire::MAX_FRAME_FROM_INIT)? {
-                FromInit::Started { .. } | FromInit::Done { .. } => {}
+                FromInit::Started { .. } | FromInit::Done { .. } | FromInit::Deleted => {}
                 FromInit::Ready { landlock } => return Ok(Ok(landlock)),
                 FromInit::Failed { step, cause } => return Ok(Err(remedy::cannot_isolate(&step, &cause))),
             }

@@ -49,6 +49,14 @@ impl Identities {
         Ok(Identity::Range { base: FIRST + number * RANGE })
     }
 
+    /// The ids of a plain user who has subordinate ones.
+    pub(super) fn subordinate(&self) -> Option<Identity> {
+        match self {
+            Self::Fixed(identity @ Identity::Subordinate { .. }) => Some(*identity),
+            Self::Fixed(_) | Self::Ranges(_) => None,
+        }
+    }
+
     /// Whether sessions differ in their host ids.
     pub(super) fn describe(&self) -> String {
         match self {

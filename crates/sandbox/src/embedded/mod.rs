@@ -51,9 +51,9 @@ impl Embedded {
     /// # Errors
     /// [`Error::Host`] when the data folder cannot be made.
     pub fn new(config: Config) -> Result<Self, Error> {
-        let store = Store::new(&config)?;
-        let cgroups = Cgroups::find(store.root());
         let identities = Identities::choose();
+        let store = Store::new(&config, &identities)?;
+        let cgroups = Cgroups::find(store.root());
         let spawner = Spawner::start(config.init_program.clone())?;
         Ok(Self { config, store, identities, cgroups, spawner, slots: Mutex::default(), tasks: TaskTracker::new() })
     }

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
@@ -56,7 +56,16 @@ pub(super) fn spawn(sealed: &mut Option<OwnedFd>, program: Option<&PathBuf>, soc
         Some(copy) => copy,
         None => sealed.insert(seal(program)?),
     };
-    Command::new(format!("/proc/self/fd/{}", copy.as_raw_fd()))
+    start(&PathBuf::from(format!("/proc/self/fd/{}", copy.as_raw_fd())), socket)
+}
+
+/// Starts the program itself to delete files. No code of an agent's runs in it, so it needs no copy.
+pub(super) fn spawn_for_deletion(program: Option<&PathBuf>, socket: OwnedFd) -> io::Result<Child> {
+    start(&program.cloned().map_or_else(std::env::current_exe, Ok)?, socket)
+}
+
+fn start(program: &Path, socket: OwnedFd) -> io::Result<Child> {
+    Command::new(program)
         .arg(MARKER)
         .env_clear()
         .current_dir("/")

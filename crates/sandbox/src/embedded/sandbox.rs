@@ -124,7 +124,7 @@ impl Handshake {
                     let process = self.process.take().ok_or_else(|| broken(io::ErrorKind::InvalidData.into()))?;
                     return Ok((process, landlock));
                 }
-                FromInit::Done { .. } => return Err(broken(io::ErrorKind::InvalidData.into())),
+                FromInit::Done { .. } | FromInit::Deleted => return Err(broken(io::ErrorKind::InvalidData.into())),
             }
         }
     }

@@ -2,18 +2,18 @@
 
 use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags};
-
-use super::identity::Owner;
+use super::identity::{Identities, Owner};
+use super::program;
 use crate::config::Config;
+use crate::deletion;
 use crate::error::Error;
 use crate::init::{SESSION_FOLDERS, STAGE};
-use crate::wire::Identity;
+use crate::wire::{self, FromInit, Identity, ToInit};
 
 /// The longest session id, in bytes.
 const MAX_ID: usize = 128;
@@ -38,6 +38,30 @@ pub(super) struct Store {
     records: PathBuf,
     trash: PathBuf,
     overlay: bool,
+    /// Set when files may belong to ids that only a user namespace gives power over.
+    inside: Option<Inside>,
+}
+
+/// Deletes as root of a user namespace.
+#[derive(Debug, Clone)]
+pub(super) struct Inside {
+    pub(super) identity: Identity,
+    pub(super) init_program: Option<PathBuf>,
+}
+
+impl Inside {
+    fn empty(&self, trash: &Path) -> io::Result<()> {
+        let (mut ours, theirs) = UnixStream::pair()?;
+        let mut child = program::spawn_for_deletion(self.init_program.as_ref(), theirs.into())?;
+        let request = ToInit::Delete { identity: self.identity, folder: trash.to_owned() };
+        let answer = wire::write(&mut ours, &request).and_then(|()| wire::read(&mut ours, wire::MAX_FRAME_FROM_INIT));
+        child.wait()?;
+        match answer? {
+            FromInit::Deleted => Ok(()),
+            FromInit::Failed { step, cause } => Err(io::Error::other(format!("{step}: {cause}"))),
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
 }
 
 /// One session's folder, ready for a sandbox.
@@ -51,7 +75,7 @@ pub(super) struct Session {
 }
 
 impl Store {
-    pub(super) fn new(config: &Config) -> Result<Self, Error> {
+    pub(super) fn new(config: &Config, identities: &Identities) -> Result<Self, Error> {
         let data = &config.data_dir;
         fs::create_dir_all(data).map_err(Error::host(format!("making {}", data.display())))?;
         let data = data.canonicalize().map_err(Error::host(format!("finding {}", data.display())))?;
@@ -59,7 +83,9 @@ impl Store {
         for folder in [&sessions, &records, &trash] {
             private_folder(folder).map_err(Error::host(format!("making {}", folder.display())))?;
         }
-        Ok(Self { sessions, records, trash, overlay: config.root_fs.is_some() })
+        let inside = identities.subordinate();
+        let inside = inside.map(|identity| Inside { identity, init_program: config.init_program.clone() });
+        Ok(Self { sessions, records, trash, overlay: config.root_fs.is_some(), inside })
     }
 
     pub(super) fn root(&self) -> &Path {
@@ -127,7 +153,10 @@ impl Store {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
             }
-            empty(&trash)?;
+            match &self.inside {
+                None => deletion::empty(&trash)?,
+                Some(inside) => inside.empty(&trash)?,
+            }
             fs::remove_dir(&trash)
         })();
         removed.map_err(Error::host(format!("deleting the files of session {id}")))
@@ -242,72 +271,6 @@ fn make_folder(path: &Path, owner: Option<u32>) -> io::Result<()> {
     }
 }
 
-/// Deletes everything in `trash`. Folders are moved up before they are emptied, so neither depth nor the length of a
-/// path matters, and no more than two are open at once.
-fn empty(trash: &Path) -> io::Result<()> {
-    let top = open_folder(CWD, trash)?;
-    let mut number = 0_u64;
-    loop {
-        let names = entries(&top)?;
-        if names.is_empty() {
-            return Ok(());
-        }
-        for (name, _) in names {
-            empty_one(&top, &name, &mut number)?;
-        }
-    }
-}
-
-fn empty_one(top: &OwnedFd, name: &std::ffi::CStr, number: &mut u64) -> io::Result<()> {
-    let folder = open_folder(top, name)?;
-    for (entry, is_folder) in entries(&folder)? {
-        if !is_folder {
-            rustix::fs::unlinkat(&folder, &entry, AtFlags::empty())?;
-            continue;
-        }
-        // A plain user may only move a folder that it may write to. Nothing else is at work here that could swap it.
-        let _ = rustix::fs::chmodat(&folder, &entry, Mode::RWXU, AtFlags::empty());
-        loop {
-            *number += 1;
-            match rustix::fs::renameat_with(
-                &folder,
-                &entry,
-                top,
-                number.to_string(),
-                rustix::fs::RenameFlags::NOREPLACE,
-            ) {
-                Err(rustix::io::Errno::EXIST) => {}
-                moved => break moved?,
-            }
-        }
-    }
-    Ok(rustix::fs::unlinkat(top, name, AtFlags::REMOVEDIR)?)
-}
-
-fn open_folder(at: impl AsFd, name: impl rustix::path::Arg) -> io::Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    Ok(rustix::fs::openat(at, name, flags, Mode::empty())?)
-}
-
-fn entries(folder: &OwnedFd) -> io::Result<Vec<(std::ffi::CString, bool)>> {
-    let mut names = Vec::new();
-    for entry in Dir::read_from(folder)? {
-        let entry = entry?;
-        if entry.file_name() == c"." || entry.file_name() == c".." {
-            continue;
-        }
-        let is_folder = match entry.file_type() {
-            FileType::Unknown => {
-                let stat = rustix::fs::statat(folder, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW)?;
-                FileType::from_raw_mode(stat.st_mode) == FileType::Directory
-            }
-            kind => kind == FileType::Directory,
-        };
-        names.push((entry.file_name().to_owned(), is_folder));
-    }
-    Ok(names)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -320,20 +283,6 @@ mod tests {
         for id in ["", ".", "..", "a/b", "a b", "a\0", "é", "a-b", &"x".repeat(129)] {
             assert!(check_id(id).is_err(), "{id:?}");
         }
-    }
-
-    #[test]
-    fn a_tree_of_any_depth_is_deleted_without_deep_calls() {
-        let trash = tempfile::tempdir().unwrap();
-        fs::create_dir(trash.path().join("first")).unwrap();
-        let mut folder = open_folder(CWD, trash.path().join("first")).unwrap();
-        for _ in 0..3_000 {
-            rustix::fs::mkdirat(&folder, "d", Mode::RWXU).unwrap();
-            rustix::fs::symlinkat("/", &folder, "link").unwrap();
-            folder = open_folder(&folder, "d").unwrap();
-        }
-        empty(trash.path()).unwrap();
-        assert_eq!(fs::read_dir(trash.path()).unwrap().count(), 0);
     }
 
     #[test]

@@ -20,10 +20,12 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::Command;
 
 use nix::sys::signal::Signal;
 
+use crate::deletion;
 use crate::sys::{self, Cloned};
 use crate::wire::{self, FromInit, Identity, Launch, ToInit};
 
@@ -72,9 +74,21 @@ fn launcher() -> i32 {
     if sys::dup_onto(null.as_fd(), 0).is_err() {
         return 1;
     }
-    let Ok(ToInit::Launch(launch)) = wire::read(&mut socket, wire::MAX_FRAME_TO_INIT) else { return 1 };
+    match wire::read(&mut socket, wire::MAX_FRAME_TO_INIT) {
+        Ok(ToInit::Launch(launch)) => launch_and_wait(&launch, socket),
+        Ok(ToInit::Delete { identity, folder }) => {
+            let outcome = delete_inside(identity, &folder);
+            let answer =
+                outcome.map_or_else(|Failure { step, cause }| FromInit::Failed { step, cause }, |()| FromInit::Deleted);
+            i32::from(wire::write(&mut socket, &answer).is_err())
+        }
+        _ => 1,
+    }
+}
+
+fn launch_and_wait(launch: &Launch, socket: UnixStream) -> i32 {
     let Ok(mut report) = socket.try_clone() else { return 1 };
-    match launch_process_1(&launch, socket) {
+    match launch_process_1(launch, socket) {
         Ok(pid) => {
             // Only process 1 keeps the socket: its end is then the end of the connection.
             drop(report);
@@ -126,6 +140,29 @@ fn launch_process_1(launch: &Launch, mut socket: UnixStream) -> Result<i32, Fail
         return Err(failure);
     }
     Ok(pid)
+}
+
+/// Deletes what is in a folder with power over all ids that the identity maps, and over no others.
+fn delete_inside(identity: Identity, folder: &Path) -> Result<(), Failure> {
+    let (go_read, go_write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(at("making a pipe"))?;
+    let pid = match sys::clone_namespaces(libc::CLONE_NEWUSER).map_err(at("making a user namespace"))? {
+        Cloned::Child => {
+            drop(go_write);
+            let may_go = File::from(go_read).read_exact(&mut [0]).is_ok();
+            let done = may_go && confine::become_root_inside(identity).is_ok() && deletion::empty(folder).is_ok();
+            sys::exit_now(i32::from(!done));
+        }
+        Cloned::Parent(pid) => pid,
+    };
+    let mapped = map_ids(identity, pid);
+    if mapped.is_ok() {
+        File::from(go_write).write_all(b"g").map_err(at("letting the deletion go on"))?;
+    } else {
+        drop(go_write);
+    }
+    let code = wait_for(pid);
+    mapped?;
+    if code == 0 { Ok(()) } else { Err(at("deleting files as root inside")("some files remain")) }
 }
 
 /// Writes the id maps of the new user namespace, from outside.

@@ -162,7 +162,7 @@ impl Init {
         }
         while let Some(frame) = self.next_frame() {
             match frame {
-                ToInit::Launch(_) => self.open = false,
+                ToInit::Launch(_) | ToInit::Delete { .. } => self.open = false,
                 ToInit::Call { call, tool } => self.start(call, tool),
                 ToInit::Cancel { call } => self.cancel(call),
             }
