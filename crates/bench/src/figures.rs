@@ -1,10 +1,10 @@
-//! Figures of one measurement, and medians of several.
+//! What was measured, its figures, and medians of several.
 
-use std::time::Duration;
+use std::{ops::AddAssign, time::Duration};
 
-use crate::machine::Shares;
+use crate::machine::{Shares, Used};
 
-/// How one measurement went.
+/// The figures of one subject.
 #[derive(Debug, Clone, Copy)]
 pub struct Figures {
     /// Half took at most this, in milliseconds.
@@ -19,13 +19,35 @@ pub struct Figures {
     pub shares: Shares,
 }
 
+/// What was seen of one subject so far.
+#[derive(Debug, Default)]
+pub struct Measured {
+    /// How long each one took.
+    pub took: Vec<Duration>,
+    /// How many were done.
+    pub count: usize,
+    /// Within which time.
+    pub elapsed: Duration,
+    /// Who used the machine.
+    pub used: Used,
+}
+
+impl AddAssign for Measured {
+    fn add_assign(&mut self, more: Self) {
+        self.took.extend(more.took);
+        self.count += more.count;
+        self.elapsed += more.elapsed;
+        self.used += more.used;
+    }
+}
+
 impl Figures {
-    /// What `latencies` say that were taken within `elapsed`. There must be at least one.
-    pub fn new(mut latencies: Vec<Duration>, elapsed: Duration, shares: Shares) -> Self {
-        latencies.sort_unstable();
-        let at = |share: f64| milliseconds(latencies[((latencies.len() - 1) as f64 * share) as usize]);
-        let rate = latencies.len() as f64 / elapsed.as_secs_f64();
-        Self { p50: at(0.5), p99: at(0.99), max: at(1.0), rate, shares }
+    /// What `measured` says. Something must have been done.
+    pub fn new(Measured { mut took, count, elapsed, used }: Measured) -> Self {
+        took.sort_unstable();
+        let at = |share: f64| milliseconds(took[((took.len() - 1) as f64 * share) as usize]);
+        let rate = count as f64 / elapsed.as_secs_f64();
+        Self { p50: at(0.5), p99: at(0.99), max: at(1.0), rate, shares: used.shares() }
     }
 
     /// The median of each figure. There must be at least one.

@@ -1,6 +1,6 @@
 //! What the machine is, and who uses it while something is measured. Linux only: it reads `/proc`.
 
-use std::{fs, time::Instant};
+use std::{fs, ops::AddAssign, time::Instant};
 
 /// Clock ticks a second in `/proc`: a constant of the kernel's interface on every architecture that Rota runs on.
 const TICKS: f64 = 100.0;
@@ -36,42 +36,62 @@ impl Shares {
     }
 }
 
+/// Processor time that was used within some time, in ticks.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Used {
+    own: f64,
+    server: f64,
+    machine: f64,
+    available: f64,
+}
+
+impl Used {
+    pub fn shares(self) -> Shares {
+        let [load, server, machine] = [self.own, self.server, self.machine].map(|ticks| ticks / self.available);
+        Shares { load, server, others: (machine - load - server).max(0.0) }
+    }
+}
+
+impl AddAssign for Used {
+    fn add_assign(&mut self, more: Self) {
+        self.own += more.own;
+        self.server += more.server;
+        self.machine += more.machine;
+        self.available += more.available;
+    }
+}
+
 /// Counts processor time from its making on.
 pub struct Watch {
     server: Option<u32>,
     since: Instant,
-    begin: Ticks,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Ticks {
     own: f64,
-    server: f64,
+    of_server: f64,
     machine: f64,
 }
 
 impl Watch {
     /// Begins to count, for `server` as well as for this program.
     pub fn start(server: Option<u32>) -> Self {
-        Self { server, since: Instant::now(), begin: Ticks::now(server) }
+        let (own, of_server, machine) = now(server);
+        Self { server, since: Instant::now(), own, of_server, machine }
     }
 
-    pub fn shares(&self) -> Shares {
-        let now = Ticks::now(self.server);
+    /// What was used since.
+    pub fn used(&self) -> Used {
+        let (own, server, machine) = now(self.server);
         let processors = std::thread::available_parallelism().map_or(1, usize::from) as f64;
-        let all = self.since.elapsed().as_secs_f64() * TICKS * processors;
-        let load = (now.own - self.begin.own) / all;
-        let server = (now.server - self.begin.server) / all;
-        let machine = (now.machine - self.begin.machine) / all;
-        Shares { load, server, others: (machine - load - server).max(0.0) }
+        Used {
+            own: own - self.own,
+            server: server - self.of_server,
+            machine: machine - self.machine,
+            available: self.since.elapsed().as_secs_f64() * TICKS * processors,
+        }
     }
 }
 
-impl Ticks {
-    fn now(server: Option<u32>) -> Self {
-        let server = server.map_or(0.0, |pid| of_process(&pid.to_string()));
-        Self { own: of_process("self"), server, machine: of_machine() }
-    }
+fn now(server: Option<u32>) -> (f64, f64, f64) {
+    (of_process("self"), server.map_or(0.0, |pid| of_process(&pid.to_string())), of_machine())
 }
 
 /// User and system time of a process.

@@ -9,7 +9,7 @@ mod run_now;
 mod server;
 mod sessions;
 
-use std::{path::PathBuf, time::Duration};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
@@ -21,7 +21,7 @@ struct Cli {
     /// What to measure; everything when it is not given.
     #[command(subcommand)]
     what: Option<What>,
-    /// How long each measurement lasts, in seconds.
+    /// How long each subject is measured in a round, in seconds.
     #[arg(long, default_value_t = 5, global = true, value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: u64,
     /// How often everything is measured. Figures are medians of the rounds.
@@ -46,7 +46,7 @@ enum What {
 /// How and where to measure.
 #[derive(Debug)]
 struct Settings {
-    length: Duration,
+    seconds: u64,
     rounds: u32,
     rota: PathBuf,
     folder: PathBuf,
@@ -59,7 +59,7 @@ impl Settings {
         let rota = cli.rota.unwrap_or_else(|| beside.join("rota"));
         ensure!(rota.is_file(), "{} is missing: build it with `cargo build --release -p rota`", rota.display());
         let folder = cli.folder.unwrap_or_else(|| beside.to_owned());
-        Ok(Self { length: Duration::from_secs(cli.seconds), rounds: cli.rounds, rota, folder })
+        Ok(Self { seconds: cli.seconds, rounds: cli.rounds, rota, folder })
     }
 
     /// A folder for one round, deleted when it is dropped.

@@ -55,7 +55,7 @@ struct Turn {
 }
 
 pub async fn measure(settings: &Settings) -> Result<()> {
-    let (rounds, seconds) = (settings.rounds, settings.length.as_secs());
+    let (rounds, seconds) = (settings.rounds, settings.seconds);
     println!("## Sessions\n\n{rounds} rounds of {TURNS} turns a row and {seconds} s of load, medians.\n");
     let mut shown = Vec::new();
     for _ in 0..rounds {
@@ -71,7 +71,7 @@ async fn round(settings: &Settings) -> Result<Round> {
     let deployments = server.create_deployments(CLIENTS, ONE_BLOCK).await?;
     let watch = Watch::start(Some(server.pid()));
     tokio::time::sleep(LOOK).await;
-    let others = watch.shares().others;
+    let others = watch.used().shares().others;
 
     let mut clients = Clients { server: &server, asking: server.connect().await?, store: open(&server.store())? };
     let requests: Rc<[Vec<u8>]> = server.run_requests(&deployments).into();
@@ -89,7 +89,7 @@ async fn round(settings: &Settings) -> Result<Round> {
     }
     let before = clients.at_rest()?;
     let begin = Instant::now();
-    let started = load(server.address, &requests, CLIENTS, settings.length).await?.len();
+    let started = load(server.address, &requests, CLIENTS, Duration::from_secs(settings.seconds)).await?.len();
     let finished = clients.at_rest()? - before;
     let seconds = begin.elapsed().as_secs_f64();
     Ok(Round {

@@ -6,7 +6,7 @@ use std::{
     fs,
     hash::{BuildHasher, Hasher, RandomState},
     net::{SocketAddr, TcpListener},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{
         Arc,
@@ -88,22 +88,23 @@ async fn what_was_acknowledged_survives_kills_and_nothing_is_done_twice() {
     );
 }
 
-/// The list holds exactly one run for each key, and each run has a session of its own that no other run has.
+/// The list holds exactly one run for each key, and each run has a session that no other run has.
 async fn check_list(world: &World, listed: &HashMap<String, Value>, clients: &[Client]) {
+    let acknowledged: Vec<&Acknowledged> = clients.iter().flat_map(|client| &client.log).collect();
+    let ids: HashSet<_> = acknowledged.iter().map(|run| &run.id).collect();
+    assert_eq!(ids.len(), acknowledged.len(), "two keys stand for one run");
     for deployment in &world.deployments {
-        let runs = listed.values().filter(|run| run["deployment_id"] == **deployment);
-        let keys = clients.iter().flat_map(|client| &client.log).filter(|run| run.deployment == *deployment);
-        assert_eq!(runs.count(), keys.count(), "runs of {deployment} and the keys sent to it");
-        let of_runs: HashSet<_> = listed.values().filter(|run| run["deployment_id"] == **deployment).collect();
-        let of_runs: HashSet<_> = of_runs.iter().map(|run| text(run, "session_id").to_owned()).collect();
+        let keys = acknowledged.iter().filter(|run| run.deployment == *deployment).count();
+        let runs: Vec<_> = listed.values().filter(|run| run["deployment_id"] == **deployment).collect();
+        assert_eq!(runs.len(), keys, "runs of {deployment} and the keys that were sent to it");
         let sessions = world.list(&format!("/v1/sessions?limit=100&deployment_id={deployment}")).await;
-        let sessions: HashSet<_> = sessions.iter().map(|session| text(session, "id").to_owned()).collect();
-        assert_eq!(of_runs, sessions, "sessions of {deployment}");
+        assert_eq!(sessions.len(), runs.len(), "sessions and runs of {deployment}");
+        let of_runs: HashSet<_> = runs.iter().map(|run| text(run, "session_id")).collect();
+        let listed: HashSet<_> = sessions.iter().map(|session| text(session, "id")).collect();
+        assert_eq!(listed, of_runs, "sessions of {deployment}");
     }
-    let acknowledged: HashSet<_> = clients.iter().flat_map(|client| &client.log).map(|run| &run.id).collect();
-    assert_eq!(acknowledged.len(), listed.len(), "two keys stand for one run");
     let sessions = world.list("/v1/sessions?limit=100").await;
-    assert_eq!(sessions.len(), listed.len(), "sessions without a run");
+    assert_eq!(sessions.len(), listed.len(), "there are sessions that no run has started");
 }
 
 /// What the clients share: where the server is, what it offers, how the killing goes.
@@ -189,7 +190,9 @@ impl World {
 
     /// Returns at a moment at which a request is likely to be half done.
     async fn aim(&self, random: &mut Random) {
+        let begin = Instant::now();
         while self.under_way.load(Ordering::Relaxed) == 0 {
+            assert!(begin.elapsed() < PATIENCE, "no client asks for anything any more");
             sleep(Duration::from_millis(1)).await;
         }
         sleep(Duration::from_micros(random.below(AIM_MICROS))).await;
@@ -304,7 +307,7 @@ impl Client {
     }
 
     /// Checks what this client was told against what the server says now. Returns how many tool calls were cut off.
-    async fn check(self, listed: Arc<HashMap<String, Value>>, data: std::path::PathBuf) -> usize {
+    async fn check(self, listed: Arc<HashMap<String, Value>>, data: PathBuf) -> usize {
         let mut unknown = 0;
         for (place, run) in self.log.iter().enumerate() {
             self.repeat(place).await;
