@@ -4,7 +4,7 @@
 //! larger than another exactly when it was made in a later microsecond. Lists use that: they walk ids, and a filter on
 //! `created_at` is a range of ids ([`floor`]).
 
-use std::{fmt, str::FromStr};
+use std::{cell::RefCell, fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
@@ -12,6 +12,11 @@ use crate::Time;
 
 const ALPHABET: &[u8; 58] = b"123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz";
 const DIGITS: usize = 22;
+/// As many digits as a `u64` holds.
+const CHUNK_DIGITS: usize = 10;
+const CHUNK: u128 = 58_u128.pow(CHUNK_DIGITS as u32);
+/// Random numbers that the operating system is asked for at a time: asking costs more than making the rest of an id.
+const RANDOM_NUMBERS: usize = 64;
 
 /// A kind of id.
 pub trait Id: AsRef<str> + fmt::Display + Clone + Send + Sync + 'static {
@@ -23,15 +28,27 @@ pub trait Id: AsRef<str> + fmt::Display + Clone + Send + Sync + 'static {
 
     /// A new id, made at `at`.
     fn new(at: Time) -> Self {
-        let mut random = [0; 8];
-        getrandom::fill(&mut random).expect("the operating system gives random bytes");
-        Self::trusted(text(Self::PREFIX, at, u64::from_be_bytes(random)))
+        Self::trusted(text(Self::PREFIX, at, random()))
     }
 }
 
 /// The least id that something created at `at` can have: ids below it were created before `at`.
 pub fn floor<I: Id>(at: Time) -> String {
     text(I::PREFIX, at, 0)
+}
+
+fn random() -> u64 {
+    thread_local! {
+        static UNUSED: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
+    }
+    UNUSED.with_borrow_mut(|unused| {
+        if unused.is_empty() {
+            let mut bytes = [0; RANDOM_NUMBERS * 8];
+            getrandom::fill(&mut bytes).expect("the operating system gives random bytes");
+            unused.extend(bytes.as_chunks().0.iter().map(|number| u64::from_ne_bytes(*number)));
+        }
+        unused.pop().expect("it was filled")
+    })
 }
 
 fn text(prefix: &str, at: Time, random: u64) -> String {
@@ -42,9 +59,14 @@ fn text(prefix: &str, at: Time, random: u64) -> String {
     // 4 * 999 < 4096: the microseconds of the millisecond fit the 12 bits of the field in order.
     let mut number = (millis << 80) | VERSION | ((rest * 4) << 64) | VARIANT | u128::from(random >> 2);
     let mut digits = [0; DIGITS];
-    for digit in digits.iter_mut().rev() {
-        *digit = ALPHABET[(number % 58) as usize];
-        number /= 58;
+    // Division is fast on 64 bits and slow on 128.
+    for chunk in digits.rchunks_mut(CHUNK_DIGITS) {
+        let mut low = (number % CHUNK) as u64;
+        number /= CHUNK;
+        for digit in chunk.iter_mut().rev() {
+            *digit = ALPHABET[(low % 58) as usize];
+            low /= 58;
+        }
     }
     let digits = std::str::from_utf8(&digits).expect("the alphabet is ASCII");
     [prefix, digits].concat()
@@ -110,6 +132,8 @@ ids! {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -120,6 +144,25 @@ mod tests {
         assert_eq!(id.as_ref().parse::<AgentId>(), Ok(id.clone()));
         for text in ["", "agent_", "agent_short", &id.as_ref().replace("agent_", "env_"), &format!("{id}1")] {
             assert_eq!(text.parse::<AgentId>(), Err(Malformed), "{text}");
+        }
+    }
+
+    #[test]
+    fn no_two_ids_of_one_microsecond_are_the_same() {
+        let at = Time::from_micros(1_800_000_000_000_000);
+        let ids: HashSet<_> = (0..10_000).map(|_| AgentId::new(at)).collect();
+        assert_eq!(ids.len(), 10_000);
+    }
+
+    #[test]
+    fn the_digits_are_base_58() {
+        let at = Time::from_micros(1_800_000_000_123_456);
+        let digit = |c: u8| ALPHABET.iter().position(|a| *a == c).unwrap() as u128;
+        for random in [0, 1 << 40, u64::MAX] {
+            let number = text("", at, random).bytes().fold(0, |number, c| number * 58 + digit(c));
+            assert_eq!(number >> 80, 1_800_000_000_123);
+            assert_eq!((number >> 64) & 0xffff, 0x7000 | (456 * 4));
+            assert_eq!(number as u64, (2 << 62) | (random >> 2));
         }
     }
 

@@ -89,7 +89,8 @@ struct Target {
     model: String,
     roster: Option<Vec<AgentReference>>,
     environment_id: EnvironmentId,
-    environment: Option<(bool, EnvironmentConfig)>,
+    /// Whether it is archived, and its configuration as JSON.
+    environment: Option<(bool, String)>,
     initial_events: String,
     resources: String,
     vault_ids: String,
@@ -112,7 +113,6 @@ impl Target {
     }
 
     fn from_row(row: &Row<'_>) -> Result<Self> {
-        let config = row.opt_text(8)?.map(|config| serde_json::from_str(&config)).transpose()?;
         let environment_archived = row.opt_time(9)?.is_some();
         Ok(Self {
             id: row.id(0)?,
@@ -122,7 +122,7 @@ impl Target {
             model: row.text(5)?,
             roster: row.opt_text(6)?.map(|roster| serde_json::from_str(&roster)).transpose()?,
             environment_id: row.id(7)?,
-            environment: config.map(|config| (environment_archived, config)),
+            environment: row.opt_text(8)?.map(|config| (environment_archived, config)),
             initial_events: row.text(10)?,
             resources: row.text(11)?,
             vault_ids: row.text(12)?,
@@ -187,11 +187,11 @@ fn archived_member<'a>(
 }
 
 /// The first resource that cannot be mounted. This server holds no files and no memory stores yet, so none is found.
-fn missing_resource(target: &Target, environment: &EnvironmentConfig) -> Result<Option<(RunErrorType, String)>> {
+fn missing_resource(target: &Target, environment: &str) -> Result<Option<(RunErrorType, String)>> {
     if target.resources == "[]" {
         return Ok(None);
     }
-    let self_hosted = matches!(environment, EnvironmentConfig::SelfHosted {});
+    let self_hosted = matches!(serde_json::from_str(environment)?, EnvironmentConfig::SelfHosted {});
     let resources: Vec<Resource> = serde_json::from_str(&target.resources)?;
     Ok(resources.iter().find_map(|resource| match resource {
         Resource::File { .. } | Resource::GithubRepository { .. } if self_hosted => Some((
