@@ -15,7 +15,8 @@ use rota_api::{
 };
 use rusqlite::{Connection, OpenFlags, config::DbConfig, params_from_iter, types::Value};
 
-/// The settings of the server's own connection.
+/// The server's durability. The checkpoint comes at SQLite's own default, a plain program's: the server's later one is
+/// part of what is measured.
 const PRAGMAS: &str = "
     PRAGMA journal_mode = WAL;
     PRAGMA synchronous = FULL;
