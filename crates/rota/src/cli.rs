@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use rota_server::config::Role;
 
 /// A self-hosted server for managed agents: deployments that run on demand or on schedule, inside your own network.
 ///
@@ -35,6 +36,9 @@ pub struct ServeArgs {
     /// The folder that holds the store and the sandboxes; made when it is missing. [default: rota-data]
     #[arg(long, value_name = "DIR", env = "ROTA_DATA")]
     pub data: Option<PathBuf>,
+    /// What this server does, if not everything: some of `api`, `scheduler`, `runner`, `webhooks`.
+    #[arg(long, value_name = "ROLE,…", env = "ROTA_ROLES", value_delimiter = ',')]
+    pub roles: Vec<Role>,
     /// The address to listen on. Only this machine reaches the default. [default: 127.0.0.1:7420]
     #[arg(long, value_name = "HOST:PORT", env = "ROTA_LISTEN")]
     pub listen: Option<String>,

@@ -1,6 +1,10 @@
 //! The server's configuration: `rota.toml`, and what the command line puts over it.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
 
 use serde::Deserialize;
 
@@ -10,10 +14,14 @@ use crate::error::{Error, Result};
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// The folder that holds the store and the sandboxes. Made when it is missing.
+    /// The folder that holds the sandboxes and, unless there is a `database`, the store. Made when it is missing.
     pub data: PathBuf,
+    /// The PostgreSQL database that is the store, shared by every server that is given it. Absent: SQLite in `data`.
+    pub database: Option<DatabaseUrl>,
     /// The address to listen on.
     pub listen: String,
+    /// What this server does of what servers on one store do together.
+    pub roles: Roles,
     /// The models on offer, besides the built-in `playbook`.
     pub models: Vec<ModelConfig>,
     /// How sessions are run.
@@ -28,12 +36,85 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             data: PathBuf::from("rota-data"),
+            database: None,
             listen: "127.0.0.1:7420".to_owned(),
+            roles: Roles::default(),
             models: Vec::new(),
             engine: EngineConfig::default(),
             sandbox: SandboxConfig::default(),
             rate: RateConfig::default(),
         }
+    }
+}
+
+/// Where a PostgreSQL database is: `postgres://user:password@host:port/name`. It may hold a password, so it is not shown.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct DatabaseUrl(pub String);
+
+impl fmt::Debug for DatabaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("postgres://…")
+    }
+}
+
+impl FromStr for DatabaseUrl {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(Self(text.to_owned()))
+    }
+}
+
+/// Something that a server does, or leaves to other servers on the same store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Answers requests under `/v1` and `/rota`.
+    Api,
+    /// Fires what is due.
+    Scheduler,
+    /// Runs sessions and their sandboxes.
+    Runner,
+    /// Delivers webhooks.
+    Webhooks,
+}
+
+impl FromStr for Role {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        match name {
+            "api" => Ok(Self::Api),
+            "scheduler" => Ok(Self::Scheduler),
+            "runner" => Ok(Self::Runner),
+            "webhooks" => Ok(Self::Webhooks),
+            _ => Err(Error::invalid(format_args!("roles: \"{name}\" is not one of api, scheduler, runner, webhooks"))),
+        }
+    }
+}
+
+/// The roles of a server; all of them by default.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Roles(Vec<Role>);
+
+impl Default for Roles {
+    fn default() -> Self {
+        Self(vec![Role::Api, Role::Scheduler, Role::Runner, Role::Webhooks])
+    }
+}
+
+impl Roles {
+    /// Whether the server does this.
+    pub fn has(&self, role: Role) -> bool {
+        self.0.contains(&role)
+    }
+}
+
+impl FromIterator<Role> for Roles {
+    fn from_iter<I: IntoIterator<Item = Role>>(roles: I) -> Self {
+        Self(roles.into_iter().collect())
     }
 }
 
@@ -139,6 +220,9 @@ impl Config {
     }
 
     fn check(&self) -> Result<()> {
+        if self.roles.0.is_empty() {
+            return Err(Error::invalid("roles: name at least one of api, scheduler, runner, webhooks"));
+        }
         for (i, model) in self.models.iter().enumerate() {
             if self.models[..i].iter().any(|earlier| earlier.id == model.id) || model.id.is_empty() {
                 return Err(Error::invalid(format_args!("models: the id \"{}\" is empty or not unique", model.id)));
@@ -159,6 +243,8 @@ mod tests {
     fn a_wrong_configuration_names_what_is_wrong() {
         for (text, part) in [
             ("colour = 1", "colour"),
+            ("roles = []", "at least one"),
+            ("roles = [\"cook\"]", "cook"),
             ("[engine]\nspeed = 1", "speed"),
             ("[[models]]\nid = \"a\"\nprovider = \"messages\"", "base_url"),
             ("[[models]]\nid = \"a\"\nprovider = \"other\"", "other"),

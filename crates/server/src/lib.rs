@@ -35,7 +35,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     app::{App, Inner},
     clock::Clock,
-    config::Config,
+    config::{Config, Role},
     db::{Db, Writer},
     engine::Sandboxes,
     error::{Error, Result},
@@ -91,8 +91,10 @@ pub async fn serve(config: Config, clock: Clock) -> Result<Server> {
         offer,
         sandboxes,
     });
-    app.spawn(tidy_up(app.clone()));
-    app.spawn(engine::run(app.clone()));
+    if app.config.roles.has(Role::Runner) {
+        app.spawn(tidy_up(app.clone()));
+        app.spawn(engine::run(app.clone()));
+    }
     app.spawn(http::listen(app.clone(), listener, http::router(app.clone())));
     Ok(Server { address, first_key, app, writer, _lock: lock })
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use reqwest::{Method, RequestBuilder};
-use rota_server::config::Provider;
+use rota_server::config::{Provider, Role};
 use serde_json::{Value, json};
 
 use crate::{
@@ -221,4 +221,17 @@ async fn probes_need_no_key_and_nothing_else_is_open() {
         assert_eq!(get(path).await.status(), 401, "{path}");
     }
     assert_eq!(rota.api.get_refused("/v1/nothing").await, not_found("Not found"));
+}
+
+#[tokio::test]
+async fn a_server_without_the_role_api_has_only_the_paths_that_need_no_key() {
+    let rota = Rota::with(|config| config.roles = [Role::Runner].into_iter().collect()).await;
+    for (method, path) in served() {
+        let answer = rota.api.send(method.clone(), path, None).await.refusal();
+        assert_eq!(answer, not_found("Not found"), "{method} {path}");
+    }
+    for path in ["/healthz", "/readyz", "/metrics"] {
+        let answer = rota.api.http.get(format!("{}{path}", rota.api.base)).send().await.unwrap();
+        assert_eq!(answer.status(), 200, "{path}");
+    }
 }

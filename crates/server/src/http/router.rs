@@ -12,13 +12,23 @@ use http::{HeaderValue, header};
 use super::layers;
 use crate::{
     app::App,
+    config::Role,
     error::Error,
     resources::{agents, deployment_runs, deployments, environments, events, models, sessions},
 };
 
-/// The whole server as a service.
+/// The whole server as a service. One without the role `api` answers only what needs no key.
 pub fn router(app: App) -> Router {
-    let api = Router::new()
+    let router = Router::new()
+        .route("/healthz", get(async || "ok\n"))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics));
+    let router = if app.config.roles.has(Role::Api) { router.merge(api(&app)) } else { router.fallback(not_found) };
+    router.layer(from_fn_with_state(app.clone(), layers::envelope)).with_state(app)
+}
+
+fn api(app: &App) -> Router<App> {
+    Router::new()
         .route("/v1/agents", get(agents::list).post(agents::create))
         .route("/v1/agents/{agent_id}", get(agents::retrieve).post(agents::update))
         .route("/v1/agents/{agent_id}/archive", post(agents::archive))
@@ -44,16 +54,13 @@ pub fn router(app: App) -> Router {
         .route("/v1/sessions/{session_id}/archive", post(sessions::archive))
         .route("/v1/sessions/{session_id}/events", get(events::list).post(events::send))
         .route("/v1/sessions/{session_id}/events/stream", get(events::stream::open))
-        .fallback(async || Error::NotFound("Not found".to_owned()))
+        .fallback(not_found)
         .method_not_allowed_fallback(async || Error::MethodNotAllowed)
-        .layer(from_fn_with_state(app.clone(), layers::guard));
-    Router::new()
-        .route("/healthz", get(async || "ok\n"))
-        .route("/readyz", get(ready))
-        .route("/metrics", get(metrics))
-        .merge(api)
-        .layer(from_fn_with_state(app.clone(), layers::envelope))
-        .with_state(app)
+        .layer(from_fn_with_state(app.clone(), layers::guard))
+}
+
+async fn not_found() -> Error {
+    Error::NotFound("Not found".to_owned())
 }
 
 /// Whether requests can be answered: the store must be readable.
