@@ -6,8 +6,8 @@ use rota_api::decode::Invalid;
 
 /// Why a request, or a worker's step, failed.
 ///
-/// What a client reads names the field and the remedy. [`Error::Internal`] is logged once, where the request ends, and
-/// shown to nobody.
+/// What a client reads names the field and the remedy. [`Error::Database`] and [`Error::Internal`] are logged once, where
+/// the request ends, and shown to nobody.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// 400 `invalid_request_error`: the request is wrong.
@@ -48,6 +48,9 @@ pub enum Error {
     /// 529 `overloaded_error`: the server is stopping.
     #[error("the server is stopping; try again")]
     Stopping,
+    /// 500 `api_error`: the database could not do its part. Nothing of the transaction remains; a later try may succeed.
+    #[error("the database failed: {0}")]
+    Database(Box<dyn std::error::Error + Send + Sync>),
     /// 500 `api_error`: a fault of the server or of what it stands on.
     #[error("internal error: {0}")]
     Internal(Box<dyn std::error::Error + Send + Sync>),
@@ -85,8 +88,12 @@ impl From<Invalid> for Error {
 }
 
 impl From<rusqlite::Error> for Error {
+    /// A value of an unexpected type is no failure of the database: trying again does not help.
     fn from(error: rusqlite::Error) -> Self {
-        Self::internal(error)
+        match error {
+            rusqlite::Error::SqliteFailure(..) => Self::Database(error.into()),
+            other => Self::internal(other),
+        }
     }
 }
 

@@ -64,7 +64,7 @@ async fn an_occurrence_runs_once_and_a_second_fire_leaves_nothing() {
     let before = deployment(&rota.api, &made).await;
     rota.advance_seconds(60);
     let again = fire_at(&rota, &made, "2026-03-02T09:00:00Z").await;
-    assert!(matches!(again, Err(Error::Internal(_))), "{again:?}");
+    assert!(matches!(again, Err(Error::Database(_))), "{again:?}");
     let count = async |path: &str| rota.api.all(path, 100).await.len();
     assert_eq!((count("/v1/deployment_runs").await, count("/v1/sessions").await), (1, 1));
     assert_eq!(deployment(&rota.api, &made).await["schedule"]["last_run_at"], before["schedule"]["last_run_at"]);

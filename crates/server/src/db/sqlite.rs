@@ -182,7 +182,7 @@ fn write_loop(connection: &Connection, mut waiting: mpsc::Receiver<Box<dyn Job>>
             Err(error) => {
                 let message = error.to_string();
                 tracing::error!(error = message, writes = group.len(), "a group of writes was not committed");
-                group.drain(..).for_each(|job| job.answer(Err(Error::internal(message.clone()))));
+                group.drain(..).for_each(|job| job.answer(Err(Error::Database(message.clone().into()))));
             }
         }
     }
@@ -245,7 +245,7 @@ fn roll_back(connection: &Connection) -> Result<()> {
 
 /// After a failed fsync nobody knows what is on the disk; only a restart, which reads it again, is safe.
 fn end_if_the_disk_failed(error: &Error) {
-    if let Error::Internal(cause) = error
+    if let Error::Database(cause) = error
         && let Some(rusqlite::Error::SqliteFailure(failure, _)) = cause.downcast_ref()
         && failure.code == rusqlite::ErrorCode::SystemIoFailure
     {

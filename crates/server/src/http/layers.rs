@@ -34,7 +34,7 @@ pub(super) async fn envelope(State(app): State<App>, request: Request, next: Nex
     let mut response = next.run(request).await;
     let route = response.extensions().get::<MatchedPath>().map_or("none", |path| path.as_str()).to_owned();
     if let Some(error) = response.extensions_mut().remove::<Arc<Error>>() {
-        if let Error::Internal(cause) = &*error {
+        if let Error::Database(cause) | Error::Internal(cause) = &*error {
             tracing::error!(request_id = %id, %method, path, error = %cause, "request failed");
         }
         write_error(&mut response, &error, &id);
@@ -52,7 +52,7 @@ pub(super) async fn envelope(State(app): State<App>, request: Request, next: Nex
 
 fn write_error(response: &mut Response, error: &Error, id: &RequestId) {
     let message = match error {
-        Error::Internal(_) => "Internal server error".to_owned(),
+        Error::Database(_) | Error::Internal(_) => "Internal server error".to_owned(),
         told => told.to_string(),
     };
     let details = match error {

@@ -58,7 +58,7 @@ impl Error {
             Self::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
             Self::Stopping => StatusCode::from_u16(529).expect("529 is a status"),
-            Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Database(_) | Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
@@ -74,7 +74,7 @@ impl Error {
             Self::RateLimited(_) => "rate_limit_error",
             Self::Timeout => "timeout_error",
             Self::Stopping => "overloaded_error",
-            Self::Internal(_) => "api_error",
+            Self::Database(_) | Self::Internal(_) => "api_error",
         }
     }
 }
