@@ -24,6 +24,13 @@ pub const IDEMPOTENCY_MICROS: i64 = 24 * 3600 * 1_000_000;
 /// Most forgotten `Idempotency-Key`s that one run removes from the store.
 pub const IDEMPOTENCY_PURGE: i64 = 8;
 
+/// Occurrences that a preview of a schedule lists, unless more or fewer are asked for.
+pub const PREVIEW_OCCURRENCES: i64 = 10;
+/// Most occurrences that a preview can be asked for.
+pub const MAX_PREVIEW_OCCURRENCES: i64 = 100;
+/// Most notes on steps of the clock in a preview; the earliest are told.
+pub const MAX_PREVIEW_NOTES: usize = 100;
+
 /// Writes that may wait for the writer; more wait in their own tasks.
 pub const WRITE_QUEUE: usize = 1024;
 /// Most writes in one commit.

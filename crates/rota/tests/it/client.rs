@@ -75,6 +75,7 @@ impl Api {
         let answer = Answer { status, headers, body };
         answer.check_headers();
         match (status.is_success(), beta) {
+            (true, _) if path.starts_with("/rota/") => {}
             (true, true) => MANAGED_AGENTS.check(method.as_str(), &path, &answer.body),
             (true, false) => GENERAL.check(method.as_str(), &path, &answer.body),
             (false, _) => answer.check_envelope(),

@@ -15,6 +15,7 @@ mod environments;
 mod given;
 mod leases;
 mod models;
+mod preview;
 mod restarts;
 mod routes;
 mod runs;

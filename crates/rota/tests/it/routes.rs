@@ -1,4 +1,4 @@
-//! Every operation of the contract that this server claims to have is there.
+//! Every operation that this server claims to have is there: those of the contract and its own.
 
 use reqwest::{Method, StatusCode};
 
@@ -18,19 +18,27 @@ const ABSENT: [&str; 10] = [
     "/v1/vaults",
 ];
 
-/// The operations of the contract that the server has.
+/// What the server has beside the contract.
+const OWN: [(Method, &str); 1] = [(Method::GET, "/rota/v1/schedules/preview")];
+
+/// Every operation that the server has.
 pub fn served() -> Vec<(Method, &'static str)> {
+    of_the_contract().into_iter().chain(OWN).collect()
+}
+
+/// The operations of the contract that the server has.
+fn of_the_contract() -> Vec<(Method, &'static str)> {
     let operations = MANAGED_AGENTS.operations.iter();
     let present = operations.filter(|operation| !ABSENT.iter().any(|absent| operation.path.starts_with(absent)));
     present.map(|operation| (operation.method.parse().unwrap(), operation.path.as_str())).collect()
 }
 
 #[tokio::test]
-async fn every_operation_of_the_contract_is_served() {
+async fn every_operation_is_served() {
     let rota = Rota::without_engine().await;
-    let operations = served();
+    let operations = of_the_contract();
     assert_eq!(operations.len(), 33, "{operations:#?}");
-    for (method, path) in operations {
+    for (method, path) in served() {
         let path = path.replace(['{', '}'], "");
         let answer = rota.api.send(method.clone(), &path, None).await;
         assert_ne!(answer.status, StatusCode::METHOD_NOT_ALLOWED, "{method} {path}");

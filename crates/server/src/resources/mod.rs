@@ -6,5 +6,6 @@ pub mod deployments;
 pub mod environments;
 pub mod events;
 pub mod models;
+pub mod schedules;
 pub mod sessions;
 pub mod workspaces;

@@ -21,6 +21,8 @@
 //! cron a field that begins with `*` is unrestricted, even `*/2`: `0 0 13 * 5` is each 13th and each Friday, and
 //! `0 0 */2 * 1` is the Mondays that fall on an odd day.
 
+use std::iter;
+
 use jiff::{
     SignedDuration, Timestamp,
     civil::{Date, DateTime, Time, date, time},
@@ -117,6 +119,17 @@ impl Cron {
             end = start.min(utc_midnight(day.tomorrow().ok()?)? + WIDEST_OFFSET);
         }
         None
+    }
+
+    /// The zone whose clock the expression is read on.
+    pub(super) fn zone(&self) -> &TimeZone {
+        &self.zone
+    }
+
+    /// The occurrences that there are from second `start` to before second `end` on a clock that keeps `offset`.
+    pub(super) fn at_offset(&self, start: i64, end: i64, offset: Offset) -> impl Iterator<Item = Timestamp> {
+        let first = self.first_within(start, end, offset);
+        iter::successors(first, move |last| self.first_within(last.as_second() + 1, end, offset))
     }
 
     /// The first occurrence from second `start` to before second `end`, between which the zone keeps `offset`.
@@ -407,7 +420,7 @@ fn in_expression(message: String) -> CronError {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeSet, iter, ops::Range};
+    use std::{collections::BTreeSet, ops::Range};
 
     use proptest::prelude::*;
 

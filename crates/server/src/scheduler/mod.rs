@@ -1,4 +1,5 @@
 //! When deployments fire.
 
 pub mod cron;
+pub mod preview;
 pub mod schedule;
