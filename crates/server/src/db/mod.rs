@@ -66,6 +66,29 @@ impl<'c> Tx<'c> {
         Ok(statement.execute(rusqlite::params_from_iter(params))?)
     }
 
+    /// Runs a statement whose count nobody needs, without waiting for the database to answer: where that is another
+    /// process, several statements then cost one round trip. An error shows with a later statement or the commit, and
+    /// undoes the transaction all the same.
+    pub fn send(&mut self, sql: &str, params: &[Val<'_>]) -> Result<()> {
+        self.execute(sql, params).map(drop)
+    }
+
+    /// Keeps rows from being changed by other transactions until this one ends: what is read after it stays true. To be
+    /// called before whatever is read to decide what to write.
+    ///
+    /// `rows` is a table and a condition: `"agents WHERE workspace_id = $1 AND id = $2"`. SQLite has one writer, which
+    /// is lock enough.
+    pub fn lock(&mut self, rows: &str, params: &[Val<'_>]) -> Result<()> {
+        let _ = (rows, params);
+        Ok(())
+    }
+
+    /// What ends a sub-select that takes rows for itself, so that two servers do not take the same ones: rows that
+    /// another transaction holds are left out, and the others are held until this one ends.
+    pub fn skip_locked(&self) -> &'static str {
+        ""
+    }
+
     /// Runs a statement and maps its first row. `None` when there is none.
     pub fn one<T>(&mut self, sql: &str, params: &[Val<'_>], map: impl Fn(&Row<'_>) -> Result<T>) -> Result<Option<T>> {
         let mut statement = self.connection.prepare_cached(&dialect::placeholders(sql))?;

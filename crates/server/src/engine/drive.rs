@@ -51,7 +51,7 @@ pub async fn run(app: App) {
 }
 
 async fn claim(app: &App, count: i64) -> Result<Vec<Lease>> {
-    if app.is_stopping() || !app.db.lookup(lease::is_due)? {
+    if app.is_stopping() || !lease::is_due(&app.db).await? {
         return Ok(Vec::new());
     }
     let owner = app.node.clone();

@@ -3,7 +3,7 @@
 use rota_api::id::{SessionId, WorkspaceId};
 
 use crate::{
-    db::{Tx, vals},
+    db::{Db, Tx, vals},
     error::Result,
     limits::LEASE_MICROS,
 };
@@ -32,10 +32,10 @@ pub(super) fn claim(tx: &mut Tx<'_>, owner: &str, count: i64) -> Result<Vec<Leas
 }
 
 /// Whether a session waits for a runner.
-pub(super) fn is_due(tx: &mut Tx<'_>) -> Result<bool> {
+pub(super) async fn is_due(db: &Db) -> Result<bool> {
     let sql = "SELECT 1 FROM sessions
         WHERE runnable_at <= $1 AND (lease_expires_at IS NULL OR lease_expires_at <= $1) LIMIT 1";
-    Ok(tx.one(sql, vals![tx.now()], |_| Ok(()))?.is_some())
+    Ok(db.lookup(sql, vals![db.now()], |_| Ok(())).await?.is_some())
 }
 
 /// Keeps what `owner` holds.

@@ -7,7 +7,7 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use http::{HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use rota_api::{
     error::{ErrorBody, ErrorDetail, ErrorDetails},
     id::{Id, RequestId},
@@ -80,7 +80,7 @@ fn write_error(response: &mut Response, error: &Error, id: &RequestId) {
 /// Lets nobody in without a key, and checks the beta header.
 pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let matched = request.extensions().get::<MatchedPath>().cloned();
-    let admitted = admit(&app, &request);
+    let admitted = admit(&app, request.uri().path(), request.headers()).await;
     let mut response = match admitted {
         Ok(caller) => {
             let workspace = value(caller.workspace.as_ref());
@@ -100,9 +100,9 @@ pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Ne
     response
 }
 
-fn admit(app: &App, request: &Request) -> Result<caller::Caller> {
-    let caller = caller::authenticate(&app.db, request.headers())?;
-    beta::check(request.uri().path(), request.headers())?;
+async fn admit(app: &App, path: &str, headers: &HeaderMap) -> Result<caller::Caller> {
+    let caller = caller::authenticate(&app.db, headers).await?;
+    beta::check(path, headers)?;
     Ok(caller)
 }
 

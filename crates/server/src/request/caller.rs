@@ -45,22 +45,22 @@ pub fn hash(key: &str) -> String {
 ///
 /// # Errors
 /// 401 without a key or with one that does not count; 403 when `anthropic-workspace-id` names another workspace.
-pub fn authenticate(db: &Db, headers: &HeaderMap) -> Result<Caller> {
+pub async fn authenticate(db: &Db, headers: &HeaderMap) -> Result<Caller> {
     let key = key_of(headers)
         .ok_or(Error::Unauthenticated("no API key: send one as `x-api-key` or as `Authorization: Bearer`"))?;
-    let caller = db.lookup(|tx| {
-        let now = tx.now();
-        tx.one(
+    let (hash, now) = (hash(key), db.now());
+    let caller = db
+        .lookup(
             "SELECT k.id, k.workspace_id, k.status, k.expires_at, w.archived_at
              FROM api_keys k LEFT JOIN workspaces w ON w.id = k.workspace_id WHERE k.key_hash = $1",
-            vals![&hash(key)],
+            vals![&hash],
             |row| {
                 let expired = row.opt_time(3)?.is_some_and(|at| at <= now);
                 let counts = row.text(2)? == "active" && row.opt_time(4)?.is_none() && !expired;
                 Ok((row.id(0)?, row.opt_id(1)?, counts))
             },
         )
-    })?;
+        .await?;
     let Some((key, workspace, true)) = caller else { return Err(Error::Unauthenticated("invalid x-api-key")) };
     let Some(workspace): Option<WorkspaceId> = workspace else {
         return Err(Error::Forbidden("this key belongs to no workspace".to_owned()));
