@@ -148,6 +148,10 @@ Configuration file (every key is optional; an unknown key is an error):
   max_tokens = 16000                 most tokens of a reply
   max_input_tokens = 200000          most tokens of a request, for clients to read
 
+  [scheduler]
+  jitter = \"off\"                     `hosted` spreads deployments that share a time
+  catch_up_seconds = 3600            how late an occurrence still fires after a downtime
+
   [engine]
   concurrency = 16                   the same as --concurrency
 

@@ -63,7 +63,11 @@ impl App {
 
     /// What the configuration says about starting sessions.
     pub fn fire_policy(&self) -> FirePolicy {
-        FirePolicy { offer: self.offer.clone(), sessions_per_minute: self.config.rate.sessions_per_minute }
+        FirePolicy {
+            offer: self.offer.clone(),
+            sessions_per_minute: self.config.rate.sessions_per_minute,
+            timing: self.config.scheduler.timing(),
+        }
     }
 }
 

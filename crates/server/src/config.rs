@@ -6,9 +6,13 @@ use std::{
     str::FromStr,
 };
 
+use jiff::SignedDuration;
 use serde::Deserialize;
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    scheduler::settle::{Jitter, Timing},
+};
 
 /// Everything that can be configured. Unknown keys are errors.
 #[derive(Debug, Clone, Deserialize)]
@@ -24,6 +28,8 @@ pub struct Config {
     pub roles: Roles,
     /// The models on offer, besides the built-in `playbook`.
     pub models: Vec<ModelConfig>,
+    /// How deployments keep their times.
+    pub scheduler: SchedulerConfig,
     /// How sessions are run.
     pub engine: EngineConfig,
     /// How sandboxes are made.
@@ -40,6 +46,7 @@ impl Default for Config {
             listen: "127.0.0.1:7420".to_owned(),
             roles: Roles::default(),
             models: Vec::new(),
+            scheduler: SchedulerConfig::default(),
             engine: EngineConfig::default(),
             sandbox: SandboxConfig::default(),
             rate: RateConfig::default(),
@@ -158,6 +165,29 @@ pub enum Provider {
     Playbook,
 }
 
+/// How deployments keep their times: `[scheduler]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SchedulerConfig {
+    /// Whether deployments that share a time are spread.
+    pub jitter: Jitter,
+    /// How long after its time an occurrence still fires that nothing was there to fire. A minute is always forgiven.
+    pub catch_up_seconds: u32,
+}
+
+impl Default for SchedulerConfig {
+    fn default() -> Self {
+        Self { jitter: Jitter::Off, catch_up_seconds: 3600 }
+    }
+}
+
+impl SchedulerConfig {
+    /// The same for the scheduler.
+    pub fn timing(&self) -> Timing {
+        Timing { jitter: self.jitter, catch_up: SignedDuration::from_secs(i64::from(self.catch_up_seconds)) }
+    }
+}
+
 /// How sessions are run: `[engine]`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -246,6 +276,7 @@ mod tests {
             ("roles = []", "at least one"),
             ("roles = [\"cook\"]", "cook"),
             ("[engine]\nspeed = 1", "speed"),
+            ("[scheduler]\njitter = \"on\"", "on"),
             ("[[models]]\nid = \"a\"\nprovider = \"messages\"", "base_url"),
             ("[[models]]\nid = \"a\"\nprovider = \"other\"", "other"),
         ] {

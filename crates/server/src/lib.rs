@@ -93,6 +93,9 @@ pub async fn serve(config: Config, clock: Clock) -> Result<Server> {
     });
     if app.config.roles.has(Role::Runner) {
         app.spawn(tidy_up(app.clone()));
+        if app.config.roles.has(Role::Scheduler) {
+            app.spawn(scheduler::tick::run(app.clone()));
+        }
         app.spawn(engine::run(app.clone()));
     }
     app.spawn(http::listen(app.clone(), listener, http::router(app.clone())));

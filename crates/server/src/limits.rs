@@ -42,6 +42,13 @@ pub const STATEMENT_CACHE: usize = 256;
 /// How long a statement waits for another process that writes.
 pub const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Deployments that are due, read from the store at a time.
+pub const DUE_BATCH: i64 = 1000;
+/// Fires under way at the same time: one group of writes that is being committed, and the next that waits.
+pub const FIRES_IN_FLIGHT: usize = 2 * WRITE_BATCH;
+/// How long the scheduler sleeps at most, in microseconds. It wakes at whole multiples of it.
+pub const SCHEDULER_POLL_MICROS: i64 = 1_000_000;
+
 /// How often an open stream sends a ping.
 pub const PING_EVERY: Duration = Duration::from_secs(15);
 /// Most events read from the store at a time for a stream.

@@ -8,7 +8,7 @@ use std::{
 };
 
 /// What the files below a folder never import.
-const NEVER: [(&str, &[&str]); 9] = [
+const NEVER: [(&str, &[&str]); 11] = [
     ("db", &["request", "resources", "engine", "http", "model", "scheduler", "app", "hub"]),
     ("page.rs", &["db", "request", "resources", "engine", "http"]),
     ("request", &["resources", "engine", "http", "model", "app"]),
@@ -16,6 +16,8 @@ const NEVER: [(&str, &[&str]); 9] = [
     ("scheduler/cron.rs", &["db", "request", "resources", "engine", "http", "app", "clock"]),
     ("scheduler/schedule.rs", &["db", "request", "resources", "engine", "http", "app", "clock"]),
     ("scheduler/preview.rs", &["db", "request", "resources", "engine", "http", "app", "clock"]),
+    ("scheduler/settle.rs", &["db", "request", "resources", "engine", "http", "app", "clock"]),
+    ("scheduler/tick.rs", &["request", "engine", "http"]),
     ("resources", &["engine", "http"]),
     ("engine", &["http", "request"]),
 ];

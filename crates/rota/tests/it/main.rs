@@ -20,6 +20,7 @@ mod restarts;
 mod routes;
 mod runs;
 mod scheduled;
+mod schedules;
 mod server;
 mod sessions;
 mod stream;

@@ -3,7 +3,11 @@
 use std::{path::PathBuf, time::Duration};
 
 use rota_api::Time;
-use rota_server::{Server, clock::Clock, config::Config};
+use rota_server::{
+    Server,
+    clock::Clock,
+    config::{Config, Role},
+};
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
 
@@ -28,7 +32,7 @@ pub struct Rota {
 }
 
 impl Rota {
-    /// A server that runs sessions, at a time that only the test moves.
+    /// A server that runs sessions, at a time that only the test moves. Its scheduler looks when [`Rota::tick`] says so.
     pub async fn start() -> Self {
         Self::with(|_| {}).await
     }
@@ -43,6 +47,7 @@ impl Rota {
         let folder = TempDir::new().unwrap();
         let mut config =
             Config { data: folder.path().to_owned(), listen: "127.0.0.1:0".to_owned(), ..Config::default() };
+        config.roles = [Role::Api, Role::Runner, Role::Webhooks].into_iter().collect();
         config.sandbox.init_program = Some(env!("CARGO_BIN_EXE_rota").into());
         configure(&mut config);
         let clock = Clock::fixed(START.parse::<Time>().unwrap());
@@ -65,6 +70,17 @@ impl Rota {
     /// Stops the server and starts another one over the same folder.
     pub async fn restart(self) -> Self {
         self.restart_with(|_| {}).await
+    }
+
+    /// Sets the clock, forward or back.
+    pub fn set_time(&self, time: &str) {
+        let time: Time = time.parse().unwrap();
+        self.clock.advance_micros(time.micros() - self.clock.now().micros());
+    }
+
+    /// Lets the scheduler look at what is due, once.
+    pub async fn tick(&self) {
+        rota_server::scheduler::tick::fire_due(self.server.app()).await.unwrap();
     }
 
     /// Moves the clock.

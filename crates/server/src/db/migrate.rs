@@ -6,7 +6,7 @@ use super::dialect;
 use crate::error::{Error, Result};
 
 /// Every migration in order; the n-th brings the store to version n.
-const MIGRATIONS: [&str; 1] = [include_str!("migrations/0001_core.sql")];
+const MIGRATIONS: [&str; 2] = [include_str!("migrations/0001_core.sql"), include_str!("migrations/0002_schedule.sql")];
 
 /// Brings the store to this program's version.
 ///

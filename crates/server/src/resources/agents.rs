@@ -264,7 +264,7 @@ fn set_archived(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Ag
     )?;
     let agent = get(tx, workspace, id, None)?;
     if archived > 0 {
-        deployments::archive_all_of(tx, &agent.id)?;
+        deployments::archive_all_of(tx, workspace, &agent.id)?;
     }
     Ok(agent)
 }

@@ -2,6 +2,7 @@
 
 use axum::extract::State;
 use rota_api::{
+    Time,
     agent::AgentReference,
     deployment::{DeploymentRun, TriggerContext},
     id::{DeploymentId, RunId, WorkspaceId},
@@ -52,6 +53,17 @@ pub async fn list(State(app): State<App>, caller: Caller, query: Query) -> Resul
 pub fn get(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<DeploymentRun> {
     let found = tx.one(&format!("{SELECT} AND id = $2"), vals![workspace, id], from_row)?;
     found.ok_or_else(|| Error::not_found("Deployment run", id))
+}
+
+/// The run of the occurrence `scheduled_at` of a deployment, if it has one.
+pub fn of_occurrence(
+    tx: &mut Tx<'_>,
+    workspace: &WorkspaceId,
+    deployment: &str,
+    scheduled_at: Time,
+) -> Result<Option<DeploymentRun>> {
+    let sql = format!("{SELECT} AND deployment_id = $2 AND scheduled_at = $3");
+    tx.one(&sql, vals![workspace, deployment, scheduled_at], from_row)
 }
 
 /// Adds a run. Runs are never changed.

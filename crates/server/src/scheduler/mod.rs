@@ -3,3 +3,5 @@
 pub mod cron;
 pub mod preview;
 pub mod schedule;
+pub mod settle;
+pub mod tick;

@@ -47,18 +47,29 @@ pub struct CatchUp {
     pub skip: Option<RangeInclusive<Timestamp>>,
 }
 
-/// Decides on the occurrences after `settled` up to and including `now`: the latest fires if it is no older than
+/// Decides on the occurrences after `settled` that are due at `now`: the latest fires if it is overdue by no more than
 /// `window`, all others are skipped. Its cost does not depend on how many there are.
 ///
 /// `settled` is the last occurrence that was decided on, or the time from which the schedule counts: its creation, its
-/// last change, its unpausing. `window` is at least [`ON_TIME`]. Where jitter is on, pass the time less the jitter.
-/// When the clock has been set back to before `settled`, nothing is due.
-pub fn catch_up(cron: &Cron, settled: Timestamp, now: Timestamp, window: SignedDuration) -> CatchUp {
+/// last change, its unpausing. `window` is at least [`ON_TIME`]. An occurrence is due `delay` after its time, which is
+/// before the next occurrence (see [`jitter`]). When the clock has been set back to before `settled`, nothing is due.
+pub fn catch_up(
+    cron: &Cron,
+    settled: Timestamp,
+    now: Timestamp,
+    window: SignedDuration,
+    delay: impl Fn(Timestamp) -> SignedDuration,
+) -> CatchUp {
+    let overdue = |occurrence: Timestamp| now.duration_since(occurrence) - delay(occurrence);
     let after_now = now.checked_add(SignedDuration::from_nanos(1)).unwrap_or(Timestamp::MAX);
-    let Some(latest) = cron.prev(after_now).filter(|latest| *latest > settled) else {
+    let mut latest = cron.prev(after_now);
+    if latest.is_some_and(|latest| overdue(latest).is_negative()) {
+        latest = latest.and_then(|latest| cron.prev(latest));
+    }
+    let Some(latest) = latest.filter(|latest| *latest > settled) else {
         return CatchUp::default();
     };
-    let fire = (now.duration_since(latest) <= window.max(ON_TIME)).then_some(latest);
+    let fire = (overdue(latest) <= window.max(ON_TIME)).then_some(latest);
     let last_skipped = if fire.is_some() { cron.prev(latest) } else { Some(latest) };
     let skip = cron.next(settled).zip(last_skipped).filter(|(first, last)| first <= last);
     CatchUp { fire, skip: skip.map(|(first, last)| first..=last) }
@@ -72,6 +83,10 @@ mod tests {
 
     fn at(text: &str) -> Timestamp {
         text.parse().unwrap()
+    }
+
+    fn at_once(_: Timestamp) -> SignedDuration {
+        SignedDuration::ZERO
     }
 
     fn utc(expression: &str) -> Cron {
@@ -144,16 +159,43 @@ mod tests {
         ];
         let today = |time: &str| at(&format!("2026-05-04T{time}Z"));
         for (expression, settled, now, window, fire, skip) in cases {
-            let decided = catch_up(&utc(expression), today(settled), today(now), window);
+            let decided = catch_up(&utc(expression), today(settled), today(now), window, at_once);
             let expected = CatchUp { fire: fire.map(today), skip: skip.map(|(a, b)| today(a)..=today(b)) };
             assert_eq!(decided, expected, "{expression} from {settled} at {now}");
         }
     }
 
     #[test]
+    fn a_delayed_occurrence_is_due_and_counts_as_late_only_after_its_delay() {
+        // 09:01 is delayed by eight minutes, each other occurrence by a second.
+        let cron = utc("0,1 9 * * *");
+        let today = |time: &str| at(&format!("2026-05-04T{time}Z"));
+        let delay = |occurrence: Timestamp| {
+            if occurrence == today("09:01:00") { SignedDuration::from_mins(8) } else { SignedDuration::from_secs(1) }
+        };
+        let cases = [
+            ("08:00:00", "09:00:00.9", None, None),
+            ("08:00:00", "09:00:01", Some("09:00:00"), None),
+            // The next occurrence has come and is not due; this one is.
+            ("08:00:00", "09:01:30", Some("09:00:00"), None),
+            ("09:00:00", "09:08:59", None, None),
+            ("09:00:00", "09:09:00", Some("09:01:00"), None),
+            ("08:00:00", "09:09:00", Some("09:01:00"), Some(("09:00:00", "09:00:00"))),
+            // Overdue by the whole window, and by more.
+            ("09:00:00", "09:19:00", Some("09:01:00"), None),
+            ("09:00:00", "09:19:01", None, Some(("09:01:00", "09:01:00"))),
+        ];
+        for (settled, now, fire, skip) in cases {
+            let decided = catch_up(&cron, today(settled), today(now), SignedDuration::from_mins(10), delay);
+            let expected = CatchUp { fire: fire.map(today), skip: skip.map(|(a, b)| today(a)..=today(b)) };
+            assert_eq!(decided, expected, "from {settled} at {now}");
+        }
+    }
+
+    #[test]
     fn a_schedule_without_occurrences_has_nothing_to_catch_up() {
-        let decided =
-            catch_up(&utc("0 0 31 2 *"), at("2020-01-01T00:00:00Z"), Timestamp::MAX, SignedDuration::from_hours(1));
+        let (settled, hour) = (at("2020-01-01T00:00:00Z"), SignedDuration::from_hours(1));
+        let decided = catch_up(&utc("0 0 31 2 *"), settled, Timestamp::MAX, hour, at_once);
         assert_eq!(decided, CatchUp::default());
     }
 
@@ -168,7 +210,7 @@ mod tests {
             let cron = Cron::parse(expression, "America/New_York").unwrap();
             let settled = Timestamp::from_second(settled).unwrap();
             let now = settled + SignedDuration::from_secs(downtime);
-            let decided = catch_up(&cron, settled, now, SignedDuration::from_secs(window));
+            let decided = catch_up(&cron, settled, now, SignedDuration::from_secs(window), at_once);
 
             let between = |first, last| iter::successors(first, |at| cron.next(*at)).take_while(move |at| *at <= last);
             let missed: Vec<_> = between(cron.next(settled), now).collect();

@@ -1,6 +1,8 @@
 //! Deployments: an agent bound to an environment, first events and an optional schedule.
 
+pub mod due;
 mod run;
+mod schedule;
 mod store;
 mod write;
 

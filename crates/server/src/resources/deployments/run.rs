@@ -16,6 +16,7 @@ use crate::{
     limits::{IDEMPOTENCY_MICROS, IDEMPOTENCY_PURGE},
     model::Offer,
     resources::{deployment_runs, sessions},
+    scheduler::settle::Timing,
 };
 
 /// What starts a deployment.
@@ -40,12 +41,15 @@ pub struct FirePolicy {
     pub offer: Offer,
     /// Sessions that a workspace may create in any minute; 0 is no limit.
     pub sessions_per_minute: u32,
+    /// How deployments keep their times.
+    pub timing: Timing,
 }
 
 /// Starts a session of the deployment `id` and records the run, or records why no session could be started.
 ///
 /// Everything is in the one transaction: the session with its snapshot, its first events, the run, and the pause that a
-/// failed scheduled fire may bring. A caller's key that was used in the last 24 hours returns the run of that time.
+/// failed scheduled fire may bring. A caller's key that was used in the last 24 hours returns the run of that time, and an
+/// occurrence that has a run returns that one.
 ///
 /// # Errors
 /// 404 when there is no such deployment, 400 when it is archived; then nothing is recorded.
@@ -57,9 +61,12 @@ pub fn fire(
     trigger: Trigger<'_>,
 ) -> Result<DeploymentRun> {
     let target = Target::find(tx, workspace, id)?.ok_or_else(|| Error::not_found("Deployment", id))?;
-    if let Trigger::Manual { key: Some(key) } = trigger
-        && let Some(run) = remembered(tx, workspace, id, key)?
-    {
+    let earlier = match trigger {
+        Trigger::Manual { key: Some(key) } => remembered(tx, workspace, id, key)?,
+        Trigger::Manual { key: None } => None,
+        Trigger::Schedule { scheduled_at } => deployment_runs::of_occurrence(tx, workspace, id, scheduled_at)?,
+    };
+    if let Some(run) = earlier {
         return Ok(run);
     }
     if target.archived {
@@ -69,15 +76,28 @@ pub fn fire(
         Ok(()) => Ok(start(tx, workspace, &target)?),
         Err(error) => Err(error),
     };
-    let run = record(tx, workspace, target, trigger, started)?;
-    match trigger {
-        Trigger::Manual { key: Some(key) } => remember(tx, id, key, &run.id)?,
-        Trigger::Manual { key: None } => {}
-        Trigger::Schedule { .. } => settle(tx, workspace, &run)?,
+    let run = record(tx, workspace, target.id, target.agent, trigger, started)?;
+    if let Trigger::Manual { key: Some(key) } = trigger {
+        remember(tx, id, key, &run.id)?;
     }
-    let outcome = run.error.as_ref().map_or("session_created", |error| error.r#type.as_str());
-    metrics::counter!("rota_deployment_runs_total", "outcome" => outcome).increment(1);
     Ok(run)
+}
+
+/// Records that the occurrence `scheduled_at` failed for a reason that has no type of its own, and pauses the deployment.
+pub(super) fn fail(
+    tx: &mut Tx<'_>,
+    workspace: &WorkspaceId,
+    id: &DeploymentId,
+    agent: &AgentReference,
+    scheduled_at: Time,
+) -> Result<DeploymentRun> {
+    if let Some(run) = deployment_runs::of_occurrence(tx, workspace, id.as_ref(), scheduled_at)? {
+        return Ok(run);
+    }
+    let message =
+        "the session could not be created for a reason that is only in the server's log; fix it, then unpause";
+    let error = RunError { r#type: RunErrorType::Unknown, message: message.to_owned() };
+    record(tx, workspace, id.clone(), agent.clone(), Trigger::Schedule { scheduled_at }, Err(error))
 }
 
 /// What a fire reads.
@@ -230,7 +250,8 @@ fn start(tx: &mut Tx<'_>, workspace: &WorkspaceId, target: &Target) -> Result<Se
 fn record(
     tx: &mut Tx<'_>,
     workspace: &WorkspaceId,
-    target: Target,
+    deployment_id: DeploymentId,
+    agent: AgentReference,
     trigger: Trigger<'_>,
     started: Result<SessionId, RunError>,
 ) -> Result<DeploymentRun> {
@@ -242,8 +263,8 @@ fn record(
     let run = DeploymentRun {
         id: RunId::new(now),
         r#type: "deployment_run",
-        deployment_id: target.id,
-        agent: target.agent,
+        deployment_id,
+        agent,
         created_at: now,
         session_id,
         error,
@@ -253,6 +274,11 @@ fn record(
         },
     };
     deployment_runs::insert(tx, workspace, &run)?;
+    if let Trigger::Schedule { .. } = trigger {
+        settle(tx, workspace, &run)?;
+    }
+    let outcome = run.error.as_ref().map_or("session_created", |error| error.r#type.as_str());
+    metrics::counter!("rota_deployment_runs_total", "outcome" => outcome).increment(1);
     Ok(run)
 }
 

@@ -7,6 +7,7 @@ use rota_api::{
     id::{AgentId, WorkspaceId},
 };
 
+use super::schedule;
 use crate::{
     db::{Row, Select, Tx, vals},
     error::{Error, Result},
@@ -48,24 +49,25 @@ pub(super) fn archived() -> Error {
     Error::invalid("Cannot modify archived deployment")
 }
 
+/// Archives it, unless it is archived already.
 pub(super) fn archive(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Deployment> {
-    let now = tx.now();
-    tx.execute(
-        "UPDATE deployments SET archived_at = $3, updated_at = $3, paused_reason = NULL
-         WHERE workspace_id = $1 AND id = $2 AND archived_at IS NULL",
-        vals![workspace, id, now],
-    )?;
+    schedule::changing(tx, workspace, id, |tx| {
+        let now = tx.now();
+        tx.execute(
+            "UPDATE deployments SET archived_at = $3, updated_at = $3, paused_reason = NULL
+             WHERE workspace_id = $1 AND id = $2 AND archived_at IS NULL",
+            vals![workspace, id, now],
+        )
+    })?;
     get(tx, workspace, id)
 }
 
 /// Archives every deployment of an agent that is being archived: they go with it, at the same time.
-pub fn archive_all_of(tx: &mut Tx<'_>, agent: &AgentId) -> Result<()> {
-    let now = tx.now();
-    tx.execute(
-        "UPDATE deployments SET archived_at = $2, updated_at = $2, paused_reason = NULL
-         WHERE agent_id = $1 AND archived_at IS NULL",
-        vals![agent, now],
-    )?;
+pub fn archive_all_of(tx: &mut Tx<'_>, workspace: &WorkspaceId, agent: &AgentId) -> Result<()> {
+    let open = "SELECT id FROM deployments WHERE agent_id = $1 AND archived_at IS NULL ORDER BY id";
+    for id in tx.all(open, vals![agent], |row| row.text(0))? {
+        archive(tx, workspace, &id)?;
+    }
     Ok(())
 }
 
@@ -92,10 +94,12 @@ pub(super) fn set_paused(
 ) -> Result<()> {
     let now = tx.now();
     let reason = reason.map(|reason| serde_json::to_string(&reason)).transpose()?;
-    tx.execute(
-        "UPDATE deployments SET paused_reason = $3, updated_at = $4 WHERE workspace_id = $1 AND id = $2",
-        vals![workspace, id, reason.as_deref(), now],
-    )?;
+    schedule::changing(tx, workspace, id, |tx| {
+        tx.execute(
+            "UPDATE deployments SET paused_reason = $3, updated_at = $4 WHERE workspace_id = $1 AND id = $2",
+            vals![workspace, id, reason.as_deref(), now],
+        )
+    })?;
     Ok(())
 }
 
@@ -115,7 +119,7 @@ pub(super) fn from_row(row: &Row<'_>, now: Time) -> Result<Deployment> {
         resources: row.raw(7)?,
         vault_ids: row.raw(8)?,
         metadata: row.raw(9)?,
-        schedule: schedule(row, now, archived_at.is_some())?,
+        schedule: schedule_from_row(row, now, archived_at.is_some())?,
         status: if paused_reason.is_some() { "paused" } else { "active" },
         paused_reason,
         created_at: row.time(14)?,
@@ -124,13 +128,11 @@ pub(super) fn from_row(row: &Row<'_>, now: Time) -> Result<Deployment> {
     })
 }
 
-fn schedule(row: &Row<'_>, now: Time, archived: bool) -> Result<Option<Schedule>> {
+fn schedule_from_row(row: &Row<'_>, now: Time, archived: bool) -> Result<Option<Schedule>> {
     let (Some(expression), Some(timezone)) = (row.opt_text(10)?, row.opt_text(11)?) else { return Ok(None) };
-    let upcoming_runs_at = if archived {
-        Vec::new()
-    } else {
-        let cron = Cron::parse(&expression, &timezone).map_err(Error::internal)?;
-        upcoming(&cron, now.timestamp(), UPCOMING_MAX).into_iter().map(Time::from).collect()
-    };
+    // A zone that this program does not know, as in a store that a newer one wrote, must not hide the deployment.
+    let cron = Cron::parse(&expression, &timezone).ok().filter(|_| !archived);
+    let upcoming_runs_at = cron.map(|cron| upcoming(&cron, now.timestamp(), UPCOMING_MAX)).unwrap_or_default();
+    let upcoming_runs_at = upcoming_runs_at.into_iter().map(Time::from).collect();
     Ok(Some(Schedule { r#type: "cron", expression, timezone, last_run_at: row.opt_time(12)?, upcoming_runs_at }))
 }

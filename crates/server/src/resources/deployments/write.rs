@@ -11,7 +11,7 @@ use rota_api::{
 };
 use serde_json::Value;
 
-use super::store;
+use super::{schedule, store};
 use crate::{
     db::{Tx, vals},
     error::{Error, Result},
@@ -50,6 +50,7 @@ pub(super) fn insert(tx: &mut Tx<'_>, workspace: &WorkspaceId, fields: &Deployme
             now
         ],
     )?;
+    schedule::begin(tx, workspace, &id)?;
     store::get(tx, workspace, id.as_ref())
 }
 
@@ -90,28 +91,30 @@ pub(super) fn update(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, body: &
         None => stored.vault_ids.get().to_owned(),
     };
     let now = tx.now();
-    tx.execute(
-        "UPDATE deployments SET name = $3, description = $4, agent_id = $5, agent_version = $6, environment_id = $7,
-             initial_events = $8, resources = $9, vault_ids = $10, metadata = $11, cron = $12, timezone = $13,
-             updated_at = $14
-         WHERE workspace_id = $1 AND id = $2",
-        vals![
-            workspace,
-            id,
-            &update.name.unwrap_or(stored.name),
-            update.description.over(stored.description).as_deref(),
-            &agent.id,
-            agent.version,
-            &environment_id,
-            &initial_events,
-            &serde_json::to_string(&resources)?,
-            &vault_ids,
-            &serde_json::to_string(&update.metadata)?,
-            schedule.as_ref().map(|s| s.expression.as_str()),
-            schedule.as_ref().map(|s| s.timezone.as_str()),
-            now
-        ],
-    )?;
+    schedule::changing(tx, workspace, id, |tx| {
+        tx.execute(
+            "UPDATE deployments SET name = $3, description = $4, agent_id = $5, agent_version = $6,
+                 environment_id = $7, initial_events = $8, resources = $9, vault_ids = $10, metadata = $11, cron = $12,
+                 timezone = $13, updated_at = $14
+             WHERE workspace_id = $1 AND id = $2",
+            vals![
+                workspace,
+                id,
+                &update.name.unwrap_or(stored.name),
+                update.description.over(stored.description).as_deref(),
+                &agent.id,
+                agent.version,
+                &environment_id,
+                &initial_events,
+                &serde_json::to_string(&resources)?,
+                &vault_ids,
+                &serde_json::to_string(&update.metadata)?,
+                schedule.as_ref().map(|s| s.expression.as_str()),
+                schedule.as_ref().map(|s| s.timezone.as_str()),
+                now
+            ],
+        )
+    })?;
     store::get(tx, workspace, id)
 }
 

@@ -1,0 +1,146 @@
+//! The record of a deployment's schedule: what counted when, what was passed over and why, and when to look next.
+//!
+//! Whatever changes the schedule or the state of a deployment does so inside [`changing`], which keeps the record right
+//! in the same transaction.
+
+use std::ops::RangeInclusive;
+
+use jiff::Timestamp;
+use rota_api::{
+    Time,
+    id::{DeploymentId, WorkspaceId},
+};
+
+use crate::{
+    db::{Row, Tx, vals},
+    error::Result,
+    scheduler::{
+        cron::Cron,
+        settle::{self, Effects, Skip, SkipReason, State},
+    },
+};
+
+/// What of a deployment decides on its occurrences.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Standing {
+    state: State,
+    /// The expression and its zone.
+    schedule: Option<(String, String)>,
+}
+
+impl Standing {
+    /// The columns are `cron`, `timezone`, `paused_reason`, `archived_at`.
+    fn from_row(row: &Row<'_>) -> Result<Self> {
+        let state = match (row.opt_time(3)?, row.opt_text(2)?) {
+            (Some(_), _) => State::Archived,
+            (None, Some(_)) => State::Paused,
+            (None, None) => State::Active,
+        };
+        Ok(Self { state, schedule: row.opt_text(0)?.zip(row.opt_text(1)?) })
+    }
+
+    /// A stored schedule that this program cannot read, as of a zone that it does not know, has no occurrences.
+    fn cron(&self) -> Option<Cron> {
+        let (expression, timezone) = self.schedule.as_ref()?;
+        Cron::parse(expression, timezone).ok()
+    }
+}
+
+/// Runs `change`, which may alter the schedule or the state of the deployment `id`, and records what that means for its
+/// occurrences: those that were due and have not fired are skipped, and the new schedule counts from now.
+pub(super) fn changing<T>(
+    tx: &mut Tx<'_>,
+    workspace: &WorkspaceId,
+    id: &str,
+    change: impl FnOnce(&mut Tx<'_>) -> Result<T>,
+) -> Result<T> {
+    tx.lock("deployments WHERE workspace_id = $1 AND id = $2", vals![workspace, id])?;
+    let before = standing(tx, workspace, id)?;
+    let value = change(tx)?;
+    let after = standing(tx, workspace, id)?;
+    let (Some((before, settled_at)), Some((after, _))) = (before, after) else { return Ok(value) };
+    if before != after {
+        let (old, new) = (before.cron(), after.cron());
+        let from = settle::Standing { state: before.state, cron: old.as_ref() };
+        let to = settle::Standing { state: after.state, cron: new.as_ref() };
+        let now = tx.now().timestamp();
+        let settled_at = settled_at.map_or(now, Time::timestamp);
+        write(tx, workspace, id, settled_at, &settle::change(from, to, settled_at, now))?;
+        insert_span(tx, id, &after)?;
+    }
+    Ok(value)
+}
+
+/// Begins the record of a deployment that was just created.
+pub(super) fn begin(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &DeploymentId) -> Result<()> {
+    let Some((standing, _)) = standing(tx, workspace, id.as_ref())? else { return Ok(()) };
+    if standing.schedule.is_none() {
+        return Ok(());
+    }
+    let (now, cron) = (tx.now().timestamp(), standing.cron());
+    let nothing = settle::Standing { state: State::Active, cron: None };
+    let to = settle::Standing { state: standing.state, cron: cron.as_ref() };
+    write(tx, workspace, id.as_ref(), now, &settle::change(nothing, to, now, now))?;
+    insert_span(tx, id.as_ref(), &standing)
+}
+
+fn standing(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Option<(Standing, Option<Time>)>> {
+    tx.one(
+        "SELECT cron, timezone, paused_reason, archived_at, settled_at FROM deployments
+         WHERE workspace_id = $1 AND id = $2",
+        vals![workspace, id],
+        |row| Ok((Standing::from_row(row)?, row.opt_time(4)?)),
+    )
+}
+
+/// Carries out all of `effects` but the fire. `settled_at` is up to where occurrences were accounted for before.
+pub(super) fn write(
+    tx: &mut Tx<'_>,
+    workspace: &WorkspaceId,
+    id: &str,
+    settled_at: Timestamp,
+    effects: &Effects,
+) -> Result<()> {
+    if let Some(Skip { occurrences, reason }) = &effects.skip {
+        skip(tx, id, settled_at, occurrences, *reason)?;
+    }
+    tx.send(
+        "UPDATE deployments SET settled_at = $3, next_fire_at = $4 WHERE workspace_id = $1 AND id = $2",
+        vals![workspace, id, Time::from(effects.settled_at), effects.next_fire_at.map(Time::from)],
+    )
+}
+
+/// Records why `occurrences` do not fire. `settled_at` is the last one before them that is accounted for: where it was
+/// skipped for the same reason, its row grows, so that a year of minutes is one row.
+pub(super) fn skip(
+    tx: &mut Tx<'_>,
+    id: &str,
+    settled_at: Timestamp,
+    occurrences: &RangeInclusive<Timestamp>,
+    reason: SkipReason,
+) -> Result<()> {
+    let (first, last) = (Time::from(*occurrences.start()), Time::from(*occurrences.end()));
+    let grown = tx.execute(
+        "UPDATE deployment_skips SET last_at = $3 WHERE deployment_id = $1 AND last_at = $2 AND reason = $4",
+        vals![id, Time::from(settled_at), last, reason.as_str()],
+    )?;
+    if grown == 0 {
+        tx.send(
+            "INSERT INTO deployment_skips (deployment_id, first_at, last_at, reason) VALUES ($1, $2, $3, $4)",
+            vals![id, first, last, reason.as_str()],
+        )?;
+    }
+    Ok(())
+}
+
+fn insert_span(tx: &mut Tx<'_>, id: &str, standing: &Standing) -> Result<()> {
+    let (cron, timezone) = standing.schedule.as_ref().map(|(cron, zone)| (cron, zone)).unzip();
+    let last = "SELECT coalesce(max(seq), 0) FROM deployment_spans WHERE deployment_id = $1";
+    let last = tx.one(last, vals![id], |row| row.int(0))?.unwrap_or_default();
+    let now = tx.now();
+    tx.send(
+        "INSERT INTO deployment_spans (deployment_id, seq, since, cron, timezone, state)
+         VALUES ($1, $2, $3, $4, $5, $6)",
+        vals![id, last + 1, now, cron, timezone, standing.state.as_str()],
+    )
+}

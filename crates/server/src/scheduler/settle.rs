@@ -1,0 +1,166 @@
+//! What a moment means for a deployment: the occurrence to fire, those that are passed over and why, and when to look
+//! again. The store carries it out (`resources/deployments/schedule.rs`), and so does the simulation.
+
+use std::ops::RangeInclusive;
+
+use jiff::{SignedDuration, Timestamp};
+use serde::Deserialize;
+
+use super::{
+    cron::Cron,
+    schedule::{catch_up, jitter},
+};
+
+/// Whether occurrences are delayed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Jitter {
+    /// A deployment fires at its time.
+    #[default]
+    Off,
+    /// A deployment fires after a short delay of its own: see [`jitter`].
+    Hosted,
+}
+
+/// How one deployment keeps its times.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timing {
+    /// Whether it is delayed.
+    pub jitter: Jitter,
+    /// How long an occurrence may be overdue and still fire.
+    pub catch_up: SignedDuration,
+}
+
+impl Timing {
+    /// How long after its time the occurrence `at` of the deployment `id` is due.
+    pub fn delay(&self, id: &str, cron: &Cron, at: Timestamp) -> SignedDuration {
+        match (self.jitter, cron.next(at)) {
+            (Jitter::Off, _) => SignedDuration::ZERO,
+            (Jitter::Hosted, Some(next)) => jitter(id, next.duration_since(at)),
+            (Jitter::Hosted, None) => jitter(id, SignedDuration::MAX),
+        }
+    }
+}
+
+/// What a deployment is, as far as its schedule goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Its occurrences fire.
+    Active,
+    /// Its occurrences do not fire until it is unpaused.
+    Paused,
+    /// It is over.
+    Archived,
+}
+
+impl State {
+    /// The name in the store.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Paused => "paused",
+            Self::Archived => "archived",
+        }
+    }
+}
+
+/// Why an occurrence of an active deployment did not fire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SkipReason {
+    /// Nothing was there to fire it in time.
+    Missed,
+    /// It was due when the schedule was changed.
+    Superseded,
+    /// It was due when the deployment was paused.
+    Paused,
+    /// It was due when the deployment was archived.
+    Archived,
+}
+
+impl SkipReason {
+    /// The name in the store and on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Missed => "missed",
+            Self::Superseded => "superseded",
+            Self::Paused => "paused",
+            Self::Archived => "archived",
+        }
+    }
+}
+
+/// Occurrences that are passed over: the first, the last, and all between.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Skip {
+    /// From the first to the last.
+    pub occurrences: RangeInclusive<Timestamp>,
+    /// Why.
+    pub reason: SkipReason,
+}
+
+/// What a moment means for a deployment. All of it happens in one transaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Effects {
+    /// The occurrences before `fire` that are passed over.
+    pub skip: Option<Skip>,
+    /// The occurrence to fire.
+    pub fire: Option<Timestamp>,
+    /// Every occurrence up to here, inclusive, is accounted for.
+    pub settled_at: Timestamp,
+    /// When to look again, if ever.
+    pub next_fire_at: Option<Timestamp>,
+}
+
+/// What the time `now` means for an active deployment whose occurrences are accounted for up to `settled_at`.
+///
+/// It may be called at any time and any number of times: an occurrence that is not due yet, or is settled, is left alone.
+pub fn due(id: &str, cron: &Cron, timing: &Timing, settled_at: Timestamp, now: Timestamp) -> Effects {
+    let delay = |occurrence| timing.delay(id, cron, occurrence);
+    let decided = catch_up(cron, settled_at, now, timing.catch_up, delay);
+    let settled_at = decided.fire.or_else(|| decided.skip.as_ref().map(|skip| *skip.end())).unwrap_or(settled_at);
+    let next = cron.next(settled_at);
+    Effects {
+        skip: decided.skip.map(|occurrences| Skip { occurrences, reason: SkipReason::Missed }),
+        fire: decided.fire,
+        settled_at,
+        next_fire_at: next.map(|next| next.checked_add(delay(next)).unwrap_or(Timestamp::MAX)),
+    }
+}
+
+/// A state and the schedule that goes with it.
+#[derive(Debug, Clone, Copy)]
+pub struct Standing<'a> {
+    /// Whether occurrences fire.
+    pub state: State,
+    /// When it occurs, for a deployment with a schedule.
+    pub cron: Option<&'a Cron>,
+}
+
+impl<'a> Standing<'a> {
+    /// The schedule, while its occurrences fire.
+    fn counting(self) -> Option<&'a Cron> {
+        self.cron.filter(|_| self.state == State::Active)
+    }
+}
+
+/// What a change of the schedule or the state at `now` means. What was due and has not fired never will; the new schedule
+/// counts from `now`, and nothing before is made up for.
+///
+/// The look at its first occurrence finds out how long that one is delayed.
+pub fn change(before: Standing<'_>, after: Standing<'_>, settled_at: Timestamp, now: Timestamp) -> Effects {
+    let reason = match after.state {
+        State::Active => SkipReason::Superseded,
+        State::Paused => SkipReason::Paused,
+        State::Archived => SkipReason::Archived,
+    };
+    let unfired = before.counting().and_then(|cron| {
+        let after_now = now.checked_add(SignedDuration::from_nanos(1)).unwrap_or(Timestamp::MAX);
+        cron.next(settled_at).zip(cron.prev(after_now)).filter(|(first, last)| first <= last)
+    });
+    Effects {
+        skip: unfired.map(|(first, last)| Skip { occurrences: first..=last, reason }),
+        fire: None,
+        settled_at: now,
+        next_fire_at: after.counting().and_then(|cron| cron.next(now)),
+    }
+}
