@@ -13,6 +13,7 @@ pub mod event;
 pub mod id;
 pub mod metadata;
 pub mod model;
+pub mod run_outcome;
 pub mod schedule;
 pub mod session;
 pub mod time;

@@ -18,6 +18,7 @@ mod models;
 mod preview;
 mod restarts;
 mod routes;
+mod run_outcomes;
 mod runs;
 mod scheduled;
 mod schedules;

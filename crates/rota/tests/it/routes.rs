@@ -19,7 +19,8 @@ const ABSENT: [&str; 10] = [
 ];
 
 /// What the server has beside the contract.
-const OWN: [(Method, &str); 1] = [(Method::GET, "/rota/v1/schedules/preview")];
+const OWN: [(Method, &str); 2] =
+    [(Method::GET, "/rota/v1/deployment_runs/{deployment_run_id}"), (Method::GET, "/rota/v1/schedules/preview")];
 
 /// Every operation that the server has.
 pub fn served() -> Vec<(Method, &'static str)> {

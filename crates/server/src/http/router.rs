@@ -14,7 +14,9 @@ use crate::{
     app::App,
     config::Role,
     error::Error,
-    resources::{agents, deployment_runs, deployments, environments, events, models, schedules, sessions},
+    resources::{
+        agents, deployment_runs, deployments, environments, events, models, run_outcomes, schedules, sessions,
+    },
 };
 
 /// The whole server as a service. One without the role `api` answers only what needs no key.
@@ -29,6 +31,7 @@ pub fn router(app: App) -> Router {
 
 fn api(app: &App) -> Router<App> {
     Router::new()
+        .route("/rota/v1/deployment_runs/{deployment_run_id}", get(run_outcomes::retrieve))
         .route("/rota/v1/schedules/preview", get(schedules::preview))
         .route("/v1/agents", get(agents::list).post(agents::create))
         .route("/v1/agents/{agent_id}", get(agents::retrieve).post(agents::update))

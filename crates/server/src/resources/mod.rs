@@ -6,6 +6,7 @@ pub mod deployments;
 pub mod environments;
 pub mod events;
 pub mod models;
+pub mod run_outcomes;
 pub mod schedules;
 pub mod sessions;
 pub mod workspaces;

@@ -65,9 +65,13 @@ pub(super) fn listed(row: &Row<'_>, now: Time) -> Result<Listed> {
 /// # Errors
 /// 404 when there is none.
 pub fn get(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Session> {
+    find(tx, workspace, id)?.ok_or_else(|| Error::not_found("Session", id))
+}
+
+/// The session `id` of a workspace. `None` when there is none.
+pub fn find(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Option<Session>> {
     let now = tx.now();
-    let found = tx.one(&format!("{SELECT} AND s.id = $2"), vals![workspace, id], |row| from_row(row, now))?;
-    found.ok_or_else(|| Error::not_found("Session", id))
+    tx.one(&format!("{SELECT} AND s.id = $2"), vals![workspace, id], |row| from_row(row, now))
 }
 
 fn from_row(row: &Row<'_>, now: Time) -> Result<Session> {

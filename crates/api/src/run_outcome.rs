@@ -1,0 +1,62 @@
+//! What became of a deployment run: the run, which only says that a session was created, beside that session.
+
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::{
+    deployment::DeploymentRun,
+    event::{SessionError, StopReason},
+    id::EventId,
+    session::{SessionUsage, Status},
+};
+
+/// A run and what became of it.
+#[derive(Debug, Serialize)]
+pub struct RunWithOutcome {
+    /// The run.
+    #[serde(flatten)]
+    pub run: DeploymentRun,
+    /// What became of it.
+    pub outcome: RunOutcome,
+}
+
+/// What became of a run.
+#[derive(Debug, Serialize)]
+pub struct RunOutcome {
+    /// The session as it is now; null when none was created, or when it was deleted since.
+    pub session: Option<SessionOutcome>,
+    /// Milliseconds from the time that the schedule named to the run; null for a run that was started by hand.
+    pub lateness_ms: Option<i64>,
+}
+
+/// How the session of a run fares.
+#[derive(Debug, Serialize)]
+pub struct SessionOutcome {
+    /// Whether the agent works, waits or has ended.
+    pub status: Status,
+    /// Why the last turn ended; null while a turn is under way, and before the first.
+    pub stop_reason: Option<StopReason>,
+    /// Whether the agent cannot go on before somebody allows or denies a call.
+    pub waits_for_human: bool,
+    /// What must be answered before the agent goes on, by anybody.
+    pub waiting_on: Vec<WaitingOn>,
+    /// What the last turn died of, or what is being tried again now.
+    pub error: Option<SessionError>,
+    /// What the session has used.
+    pub usage: SessionUsage,
+    /// What that costs at list prices. No model of this server has a list price, so it is always null.
+    pub list_cost: Option<Value>,
+    /// Seconds that the agent has worked.
+    pub active_seconds: f64,
+    /// Seconds from the session's creation until the agent last came to rest, or until now while it works.
+    pub duration_seconds: f64,
+}
+
+/// An event that must be answered.
+#[derive(Debug, Serialize)]
+pub struct WaitingOn {
+    /// The event.
+    pub event_id: EventId,
+    /// The type of the event that answers it: `user.tool_confirmation`, `user.custom_tool_result` or `user.tool_result`.
+    pub answer: &'static str,
+}

@@ -1,0 +1,136 @@
+//! What became of runs.
+
+use serde_json::{Value, json};
+
+use crate::{
+    client::{Api, invalid},
+    given::{Parts, agent, environment, id, message, over, script, toolset},
+    server::Rota,
+    stream::first,
+    upstream::{Reply, Upstream},
+};
+
+/// Starts a session of `deployment` and returns the run.
+async fn run(api: &Api, deployment: &Value) -> Value {
+    api.call(&format!("/v1/deployments/{}/run", id(deployment))).await
+}
+
+fn path(run: &Value) -> String {
+    format!("/rota/v1/deployment_runs/{}", id(run))
+}
+
+fn session(run: &Value) -> &str {
+    run["session_id"].as_str().unwrap()
+}
+
+/// A deployment that sends `event` to an agent with `changes`.
+async fn deployment(api: &Api, changes: Value, event: Value) -> Value {
+    let parts = Parts { agent: agent(api, changes).await, environment: environment(api, "e").await };
+    parts.deployment(api, json!({"initial_events": [event]})).await
+}
+
+#[tokio::test]
+async fn a_run_is_told_with_what_its_session_has_done_and_used() {
+    let rota = Rota::start().await;
+    let api = &rota.api;
+    let run = run(api, &deployment(api, json!({}), message("hi")).await).await;
+    let events = api.stream_from(session(&run), 0).await.turn().await;
+    let shown = api.get(&format!("/v1/sessions/{}", session(&run))).await;
+    rota.advance_seconds(3600);
+    let told = api.get(&path(&run)).await;
+    let outcome = &told["outcome"];
+    let expected = json!({
+        "status": "idle",
+        "stop_reason": {"type": "end_turn"},
+        "waits_for_human": false,
+        "waiting_on": [],
+        "error": null,
+        "usage": shown["usage"],
+        "list_cost": null,
+        "active_seconds": shown["stats"]["active_seconds"],
+        "duration_seconds": outcome["session"]["duration_seconds"],
+    });
+    assert_eq!(outcome, &json!({"session": expected, "lateness_ms": null}));
+    assert_eq!(first(&events, "session.usage")["usage"]["output_tokens"], expected["usage"]["output_tokens"]);
+    assert!(expected["duration_seconds"].as_f64().unwrap() < 60.0, "the time after the turn does not count");
+    let mut bare = told.clone();
+    bare.as_object_mut().unwrap().remove("outcome");
+    assert_eq!(bare, api.get(&format!("/v1/deployment_runs/{}", id(&run))).await);
+}
+
+#[tokio::test]
+async fn a_session_at_work_is_told_as_such() {
+    let rota = Rota::without_engine().await;
+    let run = run(&rota.api, &deployment(&rota.api, json!({}), message("hi")).await).await;
+    rota.advance_seconds(100);
+    let told = rota.api.get(&path(&run)).await["outcome"]["session"].clone();
+    assert_eq!((&told["status"], &told["stop_reason"]), (&json!("running"), &Value::Null));
+    assert!(told["duration_seconds"].as_f64().unwrap() >= 100.0);
+}
+
+#[tokio::test]
+async fn what_waits_for_a_human_is_named_until_it_is_answered() {
+    let rota = Rota::start().await;
+    let api = &rota.api;
+    let asks = json!({"name": "bash", "permission_policy": {"type": "always_ask"}});
+    let tools = json!([over(toolset(), &json!({"configs": [asks]}))]);
+    let run = run(api, &deployment(api, json!({ "tools": tools }), script("echo hi")).await).await;
+    let mut stream = api.stream_from(session(&run), 0).await;
+    let events = stream.turn().await;
+    let call = id(first(&events, "agent.tool_use"));
+    let told = api.get(&path(&run)).await["outcome"]["session"].clone();
+    assert_eq!(told["stop_reason"], json!({"type": "requires_action", "event_ids": [call]}));
+    assert_eq!(told["waits_for_human"], true);
+    assert_eq!(told["waiting_on"], json!([{"event_id": call, "answer": "user.tool_confirmation"}]));
+
+    let denied = json!({"type": "user.tool_confirmation", "tool_use_id": call, "result": "deny"});
+    api.events(session(&run), json!([denied])).await;
+    stream.turn().await;
+    let told = api.get(&path(&run)).await["outcome"]["session"].clone();
+    assert_eq!((&told["waits_for_human"], &told["waiting_on"]), (&json!(false), &json!([])));
+    assert_eq!(told["stop_reason"]["type"], "end_turn");
+}
+
+#[tokio::test]
+async fn what_a_session_died_of_or_tries_again_is_told() {
+    let busy =
+        || Reply::Error(529, "", json!({"type": "error", "error": {"type": "overloaded_error", "message": "busy"}}));
+    let upstream = Upstream::start(std::iter::repeat_with(busy).take(5)).await;
+    let rota = Rota::with(|config| config.models.push(upstream.model())).await;
+    let api = &rota.api;
+    let run = run(api, &deployment(api, json!({"model": "house"}), message("hi")).await).await;
+    let mut stream = api.stream_from(session(&run), 0).await;
+    for _ in 0..4 {
+        stream.until("session.status_rescheduled").await;
+        let told = api.get(&path(&run)).await["outcome"]["session"].clone();
+        assert_eq!((&told["status"], &told["stop_reason"]), (&json!("rescheduling"), &Value::Null));
+        assert_eq!(told["error"]["retry_status"]["type"], "retrying");
+        rota.advance_seconds(60);
+    }
+    let events = stream.turn().await;
+    let told = api.get(&path(&run)).await["outcome"]["session"].clone();
+    assert_eq!((&told["status"], &told["stop_reason"]["type"]), (&json!("idle"), &json!("retries_exhausted")));
+    assert_eq!(told["error"], first(&events, "session.error")["error"]);
+    assert_eq!(told["error"]["type"], "model_overloaded_error");
+}
+
+#[tokio::test]
+async fn a_run_without_a_session_has_no_session_to_tell_of() {
+    let rota = Rota::start().await;
+    let api = &rota.api;
+    let made = deployment(api, json!({}), message("hi")).await;
+    let deleted = run(api, &made).await;
+    api.stream_from(session(&deleted), 0).await.turn().await;
+    api.delete(&format!("/v1/sessions/{}", session(&deleted))).await;
+    let told = api.get(&path(&deleted)).await;
+    assert_eq!(told["outcome"], json!({"session": null, "lateness_ms": null}));
+    assert_eq!(told["session_id"], session(&deleted));
+
+    api.call(&format!("/v1/environments/{}/archive", made["environment_id"].as_str().unwrap())).await;
+    let failed = run(api, &made).await;
+    let told = api.get(&path(&failed)).await;
+    assert_eq!(told["outcome"], json!({"session": null, "lateness_ms": null}));
+    assert_eq!(told["error"]["type"], "environment_archived_error");
+    let refused = api.get_refused(&format!("{}?wide=true", path(&failed))).await;
+    assert_eq!(refused, invalid("wide: Extra inputs are not permitted"));
+}
