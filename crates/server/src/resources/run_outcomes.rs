@@ -38,7 +38,7 @@ fn get(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<RunWithOutc
         Some(id) => sessions::find(tx, workspace, id.as_ref())?,
         None => None,
     };
-    let session = session.map(|session| outcome(tx, workspace, session)).transpose()?;
+    let session = session.map(|session| outcome(tx, workspace, &session)).transpose()?;
     let outcome = RunOutcome { session, lateness_ms: lateness_ms(&run) };
     Ok(RunWithOutcome { run, outcome })
 }
@@ -51,7 +51,7 @@ pub fn lateness_ms(run: &DeploymentRun) -> Option<i64> {
     }
 }
 
-fn outcome(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: Session) -> Result<SessionOutcome> {
+fn outcome(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &Session) -> Result<SessionOutcome> {
     let waiting = sessions::control(tx, workspace, session.id.as_ref())?.waiting;
     let works = matches!(session.status, Status::Running | Status::Rescheduling);
     let rest = if works { None } else { last_rest(tx, &session.id)? };
