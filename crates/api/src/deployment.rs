@@ -9,7 +9,7 @@ use crate::{
     decode::{Decoded, Node, Object, Patch},
     event,
     id::{DeploymentId, EnvironmentId, RunId, SessionId},
-    metadata::{self, Metadata},
+    metadata::{self, Changes, Metadata},
     session::{self, Resource},
 };
 
@@ -174,13 +174,13 @@ pub struct UpdateDeployment {
     pub schedule: Patch<ScheduleFields>,
     /// The spend ceiling.
     pub budget: Patch<Value>,
-    /// The resulting pairs.
-    pub metadata: Metadata,
+    /// Pairs to set and to delete.
+    pub metadata: Changes,
 }
 
 impl UpdateDeployment {
-    /// Reads the body of an update request over the `stored` pairs.
-    pub fn read(o: &mut Object<'_>, stored: &Metadata) -> Decoded<Self> {
+    /// Reads the body of an update request.
+    pub fn read(o: &mut Object<'_>) -> Decoded<Self> {
         Ok(Self {
             name: o.settable("name")?.map(|n| n.text(1, MAX_NAME)).transpose()?,
             description: match o.patch("description") {
@@ -203,7 +203,7 @@ impl UpdateDeployment {
                 Patch::Clear => Patch::Clear,
                 Patch::Set(n) => Patch::Set(session::read_budget(&n)?),
             },
-            metadata: metadata::update(stored, o.patch("metadata"))?,
+            metadata: Changes::read(o.patch("metadata"))?,
         })
     }
 }

@@ -7,7 +7,7 @@ use crate::{
     agent::MAX_DESCRIPTION,
     decode::{Decoded, Invalid, Node, Object, Patch},
     id::EnvironmentId,
-    metadata::{self, Metadata},
+    metadata::{self, Changes, Metadata},
 };
 
 /// Most characters of an environment's name.
@@ -76,6 +76,19 @@ pub struct LimitedNetwork {
     pub allow_mcp_servers: bool,
     /// Whether the public package registries are allowed too.
     pub allow_package_managers: bool,
+}
+
+impl LimitedNetwork {
+    /// Whether `host` is one of [`LimitedNetwork::allowed_hosts`], or below one that begins with `*.`.
+    pub fn allows(&self, host: &str) -> bool {
+        self.allowed_hosts.iter().any(|allowed| match allowed.strip_prefix('*') {
+            Some(tail) => {
+                let at = host.len().saturating_sub(tail.len());
+                at > 0 && host.get(at..).is_some_and(|end| end.eq_ignore_ascii_case(tail))
+            }
+            None => allowed.eq_ignore_ascii_case(host),
+        })
+    }
 }
 
 /// What is installed in a sandbox, per package manager.
@@ -163,7 +176,7 @@ impl EnvironmentFields {
                 Some(node) => read_config(&node, Some(&stored.config))?,
                 None => stored.config.clone(),
             },
-            metadata: metadata::update(&stored.metadata, o.patch("metadata"))?,
+            metadata: Changes::read(o.patch("metadata"))?.over(&stored.metadata)?,
         })
     }
 }
@@ -267,4 +280,31 @@ fn read_packages(patch: Patch<Node<'_>>, stored: Option<&Packages>) -> Decoded<P
             pip: list("pip")?,
         })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_allowed_by_its_name_or_by_a_wildcard_above_it() {
+        let allowed_hosts = ["api.example.com", "*.example.org"].map(str::to_owned).to_vec();
+        let network = LimitedNetwork { allowed_hosts, ..LimitedNetwork::default() };
+        for (host, allowed) in [
+            ("api.example.com", true),
+            ("API.Example.Com", true),
+            ("x.api.example.com", false),
+            ("example.com", false),
+            ("a.example.org", true),
+            ("a.b.EXAMPLE.org", true),
+            ("example.org", false),
+            (".example.org", false),
+            ("badexample.org", false),
+            ("a.example.org.evil.com", false),
+            ("é.example.org", true),
+            ("", false),
+        ] {
+            assert_eq!(network.allows(host), allowed, "{host}");
+        }
+    }
 }

@@ -4,6 +4,7 @@
 //! wrong; a response is written with serde.
 
 pub mod agent;
+pub mod api_key;
 pub mod content;
 pub mod decode;
 pub mod deployment;
@@ -13,6 +14,7 @@ pub mod event;
 pub mod id;
 pub mod metadata;
 pub mod model;
+pub mod organization;
 pub mod run_outcome;
 pub mod schedule;
 pub mod session;

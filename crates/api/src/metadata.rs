@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::Value;
-
 use crate::decode::{Decoded, Invalid, Node, Patch};
 
 /// Pairs of a resource, at most [`MAX_PAIRS`].
@@ -28,21 +26,41 @@ pub fn create(node: Option<Node<'_>>) -> Decoded<Metadata> {
     Ok(pairs)
 }
 
-/// Applies an update: each key that was sent is set, or deleted where it was sent as null or as an empty text.
-pub fn update(stored: &Metadata, patch: Patch<Node<'_>>) -> Decoded<Metadata> {
-    let mut pairs = stored.clone();
-    if let Patch::Set(node) = patch {
+/// What an update says about the pairs of a resource.
+#[derive(Debug, Clone, Default)]
+pub struct Changes {
+    path: String,
+    pairs: BTreeMap<String, Option<String>>,
+}
+
+impl Changes {
+    /// Reads the pairs of an update request: null or an empty text deletes a key.
+    pub fn read(patch: Patch<Node<'_>>) -> Decoded<Self> {
+        let Patch::Set(node) = patch else { return Ok(Self::default()) };
+        let mut pairs = BTreeMap::new();
         for (key, value) in node.entries()? {
             check_key(&node, key)?;
-            match value.value() {
-                Value::Null => drop(pairs.remove(key)),
-                Value::String(text) if text.is_empty() => drop(pairs.remove(key)),
-                _ => drop(pairs.insert(key.clone(), value.text(0, MAX_VALUE)?)),
+            let text = if value.value().is_null() { String::new() } else { value.text(0, MAX_VALUE)? };
+            pairs.insert(key.clone(), (!text.is_empty()).then_some(text));
+        }
+        Ok(Self { path: node.path().to_owned(), pairs })
+    }
+
+    /// The pairs that `stored` becomes.
+    ///
+    /// # Errors
+    /// When they are more than [`MAX_PAIRS`].
+    pub fn over(&self, stored: &Metadata) -> Decoded<Metadata> {
+        let mut pairs = stored.clone();
+        for (key, value) in &self.pairs {
+            match value {
+                None => drop(pairs.remove(key)),
+                Some(value) => drop(pairs.insert(key.clone(), value.clone())),
             }
         }
-        check_count(node.path(), &pairs)?;
+        check_count(&self.path, &pairs)?;
+        Ok(pairs)
     }
-    Ok(pairs)
 }
 
 fn check_key(node: &Node<'_>, key: &str) -> Decoded<()> {
@@ -70,7 +88,8 @@ mod tests {
     fn an_update_merges_by_key_and_null_or_empty_deletes() {
         let stored = Metadata::from([("a".into(), "1".into()), ("b".into(), "2".into()), ("c".into(), "3".into())]);
         let sent = json!({"metadata": {"a": null, "b": "", "c": "4", "d": "5"}});
-        let merged = body(&sent, |o| update(&stored, o.patch("metadata"))).unwrap();
+        let changes = body(&sent, |o| Changes::read(o.patch("metadata"))).unwrap();
+        let merged = changes.over(&stored).unwrap();
         assert_eq!(merged, Metadata::from([("c".into(), "4".into()), ("d".into(), "5".into())]));
     }
 

@@ -9,7 +9,7 @@ use crate::{
     decode::{Decoded, Node, Object, Patch},
     event,
     id::{DeploymentId, EnvironmentId, SessionId},
-    metadata::{self, Metadata},
+    metadata::{self, Changes, Metadata},
 };
 
 /// Most characters of a title.
@@ -224,8 +224,8 @@ fn replaced<T>(patch: Patch<Node<'_>>, read: impl Fn(&Node<'_>) -> Decoded<Vec<T
 pub struct UpdateSession {
     /// The title.
     pub title: Patch<String>,
-    /// The resulting pairs; `None` when they were not sent.
-    pub metadata: Option<Metadata>,
+    /// Pairs to set and to delete.
+    pub metadata: Changes,
     /// New tools.
     pub tools: Option<Vec<Tool>>,
     /// New MCP servers.
@@ -235,8 +235,8 @@ pub struct UpdateSession {
 }
 
 impl UpdateSession {
-    /// Reads the body of an update request over the `stored` pairs.
-    pub fn read(o: &mut Object<'_>, stored: &Metadata) -> Decoded<Self> {
+    /// Reads the body of an update request.
+    pub fn read(o: &mut Object<'_>) -> Decoded<Self> {
         if let Some(node) = o.optional("vault_ids") {
             return Err(node.invalid("not yet supported"));
         }
@@ -254,10 +254,7 @@ impl UpdateSession {
                 Patch::Clear => Patch::Clear,
                 Patch::Set(n) => Patch::Set(n.text(0, MAX_TITLE)?),
             },
-            metadata: match o.patch("metadata") {
-                Patch::Keep | Patch::Clear => None,
-                set @ Patch::Set(_) => Some(metadata::update(stored, set)?),
-            },
+            metadata: Changes::read(o.patch("metadata"))?,
             tools,
             mcp_servers,
             budget: match o.patch("budget") {

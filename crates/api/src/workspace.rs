@@ -1,41 +1,258 @@
-//! Workspaces and API keys, with the fields that the administration API gives them.
+//! Workspaces: what keeps the resources of one team from those of another.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     Time,
-    id::{ApiKeyId, WorkspaceId},
+    decode::{Decoded, Invalid, Node, Object, Patch},
+    id::WorkspaceId,
+    metadata::{self, Changes, Metadata},
 };
 
-/// Most characters of a workspace's or a key's name.
+/// Most characters of a workspace's name.
 pub const MAX_NAME: usize = 256;
+/// What no tag begins with.
+pub const RESERVED_TAGS: &str = "anthropic";
+/// Colour of a workspace that nobody gave one.
+pub const DISPLAY_COLOR: &str = "#6C5BB9";
 
-/// A workspace.
-#[derive(Debug, Clone, Serialize)]
+/// A workspace as the API shows it.
+#[derive(Debug, Serialize)]
 pub struct Workspace {
     /// Its id.
     pub id: WorkspaceId,
+    /// Always `workspace`.
+    pub r#type: &'static str,
     /// A name for people, unique among workspaces that are not archived.
     pub name: String,
+    /// A UUID that stands for the workspace where its data is encrypted.
+    pub compartment_id: String,
+    /// `#` and six hexadecimal digits.
+    pub display_color: String,
+    /// Where its data and inference may be.
+    pub data_residency: DataResidency,
+    /// Free pairs.
+    pub tags: Metadata,
+    /// Always null: no key of a customer encrypts a workspace.
+    pub external_key_id: Option<()>,
+    /// Always null: no user profile is attached to a workspace.
+    pub user_profile_id: Option<()>,
     /// When it was created.
     pub created_at: Time,
     /// When it was archived.
     pub archived_at: Option<Time>,
 }
 
-/// An API key, without the secret.
-#[derive(Debug, Clone, Serialize)]
-pub struct ApiKey {
-    /// Its id.
-    pub id: ApiKeyId,
-    /// A name for people.
+/// Where the data and the inference of a workspace may be. It is stored and shown; this server is in one place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataResidency {
+    /// Which geos a request may name.
+    pub allowed_inference_geos: AllowedGeos,
+    /// The geo of a request that names none.
+    pub default_inference_geo: Geo,
+    /// Where data is stored.
+    pub workspace_geo: WorkspaceGeo,
+}
+
+impl Default for DataResidency {
+    fn default() -> Self {
+        Self {
+            allowed_inference_geos: AllowedGeos::Any(Unrestricted::Unrestricted),
+            default_inference_geo: Geo::Global,
+            workspace_geo: WorkspaceGeo::Us,
+        }
+    }
+}
+
+/// Which geos a request may name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum AllowedGeos {
+    /// All of them.
+    Any(Unrestricted),
+    /// These.
+    Some(Vec<Geo>),
+}
+
+/// The word for all geos.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unrestricted {
+    /// The only one.
+    Unrestricted,
+}
+
+/// Where inference may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Geo {
+    /// Anywhere.
+    Global,
+    /// In the United States.
+    Us,
+}
+
+impl Geo {
+    const NAMES: [&str; 2] = ["global", "us"];
+
+    fn read(node: &Node<'_>) -> Decoded<Self> {
+        Ok(if node.one_of(&Self::NAMES)? == "us" { Self::Us } else { Self::Global })
+    }
+}
+
+/// Where the data of a workspace is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WorkspaceGeo {
+    /// The only one that the API knows.
+    Us,
+}
+
+/// What a request says about [`DataResidency`].
+#[derive(Debug, Default)]
+pub struct DataResidencyFields {
+    allowed_inference_geos: Option<AllowedGeos>,
+    default_inference_geo: Option<Geo>,
+}
+
+impl DataResidencyFields {
+    fn read(node: Option<Node<'_>>, creating: bool) -> Decoded<Self> {
+        let Some(node) = node else { return Ok(Self::default()) };
+        node.object(|o| {
+            if creating {
+                o.optional("workspace_geo").map(|n| n.one_of(&["us"])).transpose()?;
+            }
+            Ok(Self {
+                allowed_inference_geos: o.optional("allowed_inference_geos").map(|n| read_geos(&n)).transpose()?,
+                default_inference_geo: o.optional("default_inference_geo").map(|n| Geo::read(&n)).transpose()?,
+            })
+        })
+    }
+
+    /// What `stored` becomes.
+    ///
+    /// # Errors
+    /// When the default geo is not among those that are allowed then.
+    pub fn over(&self, stored: DataResidency) -> Decoded<DataResidency> {
+        let residency = DataResidency {
+            allowed_inference_geos: self.allowed_inference_geos.clone().unwrap_or(stored.allowed_inference_geos),
+            default_inference_geo: self.default_inference_geo.unwrap_or(stored.default_inference_geo),
+            workspace_geo: stored.workspace_geo,
+        };
+        match &residency.allowed_inference_geos {
+            AllowedGeos::Some(geos) if !geos.contains(&residency.default_inference_geo) => {
+                Err(Invalid::field("data_residency.default_inference_geo", "must be one of allowed_inference_geos"))
+            }
+            _ => Ok(residency),
+        }
+    }
+}
+
+fn read_geos(node: &Node<'_>) -> Decoded<AllowedGeos> {
+    if node.value().is_string() {
+        node.one_of(&["unrestricted"])?;
+        return Ok(AllowedGeos::Any(Unrestricted::Unrestricted));
+    }
+    node.items(1, Geo::NAMES.len(), Geo::read).map(AllowedGeos::Some)
+}
+
+/// A create request.
+#[derive(Debug)]
+pub struct CreateWorkspace {
+    /// 1 to [`MAX_NAME`] characters.
     pub name: String,
-    /// The workspace whose resources it reaches.
-    pub workspace_id: WorkspaceId,
-    /// How the key begins and ends, so that people recognise it.
-    pub partial_key_hint: String,
-    /// `active`, `inactive` or `archived`.
-    pub status: String,
-    /// When it was created.
-    pub created_at: Time,
+    /// `#` and six hexadecimal digits.
+    pub display_color: String,
+    /// Where data and inference may be.
+    pub data_residency: DataResidency,
+    /// Free pairs.
+    pub tags: Metadata,
+    /// What a workspace can refer to elsewhere.
+    pub references: References,
+}
+
+impl CreateWorkspace {
+    /// Reads the body of a create request.
+    pub fn read(o: &mut Object<'_>) -> Decoded<Self> {
+        let tags = o.optional("tags");
+        if let Some(tags) = &tags {
+            check_tags(tags)?;
+        }
+        Ok(Self {
+            name: o.required("name")?.text(1, MAX_NAME)?,
+            display_color: match o.optional("display_color") {
+                Some(node) => read_color(&node)?,
+                None => DISPLAY_COLOR.to_owned(),
+            },
+            data_residency: DataResidencyFields::read(o.optional("data_residency"), true)?
+                .over(DataResidency::default())?,
+            tags: metadata::create(tags)?,
+            references: References {
+                external_key: o.optional("external_key_id").map(|n| n.text(1, MAX_NAME)).transpose()?,
+                user_profile: o.optional("user_profile_id").map(|n| n.text(1, MAX_NAME)).transpose()?,
+            },
+        })
+    }
+}
+
+/// What a workspace can refer to elsewhere, unchecked.
+#[derive(Debug, Default)]
+pub struct References {
+    /// The key of a customer that encrypts it.
+    pub external_key: Option<String>,
+    /// The user profile that its requests act for.
+    pub user_profile: Option<String>,
+}
+
+/// An update request. `None` keeps what is stored.
+#[derive(Debug)]
+pub struct UpdateWorkspace {
+    /// A new name, 1 to [`MAX_NAME`] characters.
+    pub name: Option<String>,
+    /// Another colour.
+    pub display_color: Option<String>,
+    /// Where data and inference may be.
+    pub data_residency: DataResidencyFields,
+    /// Pairs to set and to delete.
+    pub tags: Changes,
+    /// What a workspace can refer to elsewhere.
+    pub references: References,
+}
+
+impl UpdateWorkspace {
+    /// Reads the body of an update request.
+    pub fn read(o: &mut Object<'_>) -> Decoded<Self> {
+        let tags = o.patch("tags");
+        if let Patch::Set(tags) = &tags {
+            check_tags(tags)?;
+        }
+        Ok(Self {
+            name: o.settable("name")?.map(|n| n.text(1, MAX_NAME)).transpose()?,
+            display_color: o.settable("display_color")?.map(|n| read_color(&n)).transpose()?,
+            data_residency: DataResidencyFields::read(o.optional("data_residency"), false)?,
+            tags: Changes::read(tags)?,
+            references: References {
+                external_key: o.settable("external_key_id")?.map(|n| n.text(1, MAX_NAME)).transpose()?,
+                user_profile: o.settable("user_profile_id")?.map(|n| n.text(1, MAX_NAME)).transpose()?,
+            },
+        })
+    }
+}
+
+fn check_tags(node: &Node<'_>) -> Decoded<()> {
+    match node.entries()?.find(|(key, _)| key.starts_with(RESERVED_TAGS)) {
+        Some((key, _)) => {
+            Err(node.invalid(format_args!("\"{key}\" begins with \"{RESERVED_TAGS}\", which no key may")))
+        }
+        None => Ok(()),
+    }
+}
+
+fn read_color(node: &Node<'_>) -> Decoded<String> {
+    let color = node.string()?;
+    let digits = color.strip_prefix('#').unwrap_or_default();
+    if digits.len() == 6 && digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        return Ok(color.to_owned());
+    }
+    Err(node.invalid("must be \"#\" and six hexadecimal digits, such as \"#6C5BB9\""))
 }

@@ -25,6 +25,8 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Make, list and revoke API keys. Works while the server runs.
     Keys(KeysArgs),
+    /// Show the organization, and switch all its workspaces off and on. Works while the server runs.
+    Org(OrgArgs),
 }
 
 #[derive(Debug, Args)]
@@ -100,12 +102,18 @@ pub enum KeysCommand {
     Create {
         #[command(flatten)]
         store: StoreArgs,
-        /// The workspace that the key reaches; made when there is none of the name.
-        #[arg(long, default_value = rota_server::resources::workspaces::DEFAULT_WORKSPACE)]
-        workspace: String,
+        /// The workspace that the key reaches; made when there is none of the name. [default: the first workspace]
+        #[arg(long, value_name = "NAME", conflicts_with = "admin")]
+        workspace: Option<String>,
+        /// Make an administrator's key: it manages workspaces and keys, and acts in any workspace that it names.
+        #[arg(long)]
+        admin: bool,
         /// A name for the key.
         #[arg(long, default_value = "key")]
         name: String,
+        /// The key ends by itself after so many days. Without this it does not.
+        #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=36_500))]
+        days: Option<u32>,
     },
     /// List the keys, without their secrets.
     List {
@@ -118,6 +126,31 @@ pub enum KeysCommand {
         store: StoreArgs,
         /// The key's id, `apikey_…`.
         id: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct OrgArgs {
+    #[command(subcommand)]
+    pub command: OrgCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum OrgCommand {
+    /// Show the organization's id and whether it is enabled.
+    Show {
+        #[command(flatten)]
+        store: StoreArgs,
+    },
+    /// Switch all workspaces off: requests are refused, nothing starts, and sessions stop before their next model request.
+    Disable {
+        #[command(flatten)]
+        store: StoreArgs,
+    },
+    /// Switch all workspaces on again: sessions go on where they stopped.
+    Enable {
+        #[command(flatten)]
+        store: StoreArgs,
     },
 }
 

@@ -3,38 +3,43 @@
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use rota_server::{open_store, resources::workspaces};
+use rota_api::api_key::{ApiKey, KeyScope};
+use rota_server::{db::Tx, open_store, resources::api_keys};
+use serde::Serialize;
 
 use crate::cli::{KeysArgs, KeysCommand};
 
+const DAY_MICROS: i64 = 24 * 3600 * 1_000_000;
+
 pub async fn run(args: KeysArgs) -> Result<ExitCode> {
     match args.command {
-        KeysCommand::Create { store, workspace, name } => {
+        KeysCommand::Create { store, workspace, admin, name, days } => {
             let (db, _) = open_store(&store.data)?;
-            let created = db.write(move |tx| workspaces::create_key(tx, &workspace, &name)).await?;
-            if store.json {
-                println!("{}", serde_json::to_string(&created)?);
+            let expires_at = days.map(|days| db.now().plus_micros(i64::from(days) * DAY_MICROS));
+            if admin {
+                let created = db.write(move |tx| api_keys::create_admin_key(tx, &name, expires_at)).await?;
+                let text = format!("{}; it administers the organization", created.id);
+                show(store.json, &created, &created.key, &text)?;
             } else {
-                println!("{}\n", created.key);
-                println!("This key is shown only now. Its id is {}; it reaches {}.", created.id, created.workspace_id);
+                let create = move |tx: &mut Tx<'_>| api_keys::create_key(tx, workspace.as_deref(), &name, expires_at);
+                let created = db.write(create).await?;
+                let text = format!("{}; it reaches {}", created.id, created.workspace_id);
+                show(store.json, &created, &created.key, &text)?;
             }
         }
         KeysCommand::List { store } => {
             let (db, _) = open_store(&store.data)?;
-            let keys = db.read(workspaces::keys).await?;
+            let keys = db.read(api_keys::all).await?;
             if store.json {
                 println!("{}", serde_json::to_string(&keys)?);
             } else {
-                for key in keys {
-                    let (id, status, hint, name) = (key.id, key.status, key.partial_key_hint, key.name);
-                    println!("{id}  {status:8}  {hint}  {}  {name}", key.workspace_id);
-                }
+                keys.iter().for_each(line);
             }
         }
         KeysCommand::Revoke { store, id } => {
             let (db, _) = open_store(&store.data)?;
             let of = id.clone();
-            let revoked = db.write(move |tx| workspaces::revoke_key(tx, &of)).await;
+            let revoked = db.write(move |tx| api_keys::revoke(tx, &of)).await;
             let revoked =
                 revoked.with_context(|| format!("`rota keys list` shows the ids; \"{id}\" is none of them"))?;
             if store.json {
@@ -45,4 +50,22 @@ pub async fn run(args: KeysArgs) -> Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn show(json: bool, created: &impl Serialize, key: &str, id: &str) -> Result<()> {
+    if json {
+        println!("{}", serde_json::to_string(created)?);
+    } else {
+        println!("{key}\n\nThis key is shown only now. Its id is {id}.");
+    }
+    Ok(())
+}
+
+fn line(key: &ApiKey) {
+    let ApiKey { id, status, partial_key_hint, name, .. } = key;
+    let scope = match &key.scope {
+        KeyScope::Workspace { workspace_id } => workspace_id.as_ref(),
+        KeyScope::Organization => "organization",
+    };
+    println!("{id}  {:8}  {partial_key_hint}  {scope}  {name}", status.as_str());
 }

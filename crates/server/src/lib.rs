@@ -11,6 +11,7 @@ pub mod hub;
 pub mod limits;
 pub mod model;
 pub mod page;
+pub mod random;
 pub mod request;
 pub mod resources;
 pub mod scheduler;
@@ -41,7 +42,10 @@ use crate::{
     error::{Error, Result},
     hub::Hub,
     model::Offer,
-    resources::workspaces::{self, CreatedKey},
+    resources::{
+        api_keys::{self, CreatedKey},
+        organization,
+    },
 };
 
 /// A running server.
@@ -70,8 +74,7 @@ pub async fn serve(config: Config, clock: Clock) -> Result<Server> {
         Box::new(move |notice: &db::Notice| hub.publish(notice))
     };
     let (db, writer) = Db::open(&config.data, clock.clone(), publish)?;
-    let (organization, first_key) =
-        db.write(|tx| Ok((workspaces::organization(tx)?, workspaces::first_key(tx)?))).await?;
+    let (organization, first_key) = db.write(|tx| Ok((organization::id(tx)?, api_keys::first_key(tx)?))).await?;
     db.write(engine::release_all).await?;
     let sandboxes = Sandboxes::new(Embedded::new(sandbox_config(&config)).map_err(Error::internal)?);
     let listener = TcpListener::bind(&config.listen)

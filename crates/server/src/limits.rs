@@ -17,6 +17,8 @@ pub const MAX_DRAIN_BYTES: usize = 256 * 1024 * 1024;
 pub const REQUEST_TIMEOUT: Duration = Duration::from_mins(1);
 /// Most bytes of a query string.
 pub const MAX_QUERY_BYTES: usize = 16 * 1024;
+/// Most ids that a list can be asked for.
+pub const MAX_LISTED_IDS: usize = 100;
 /// Most characters of an `Idempotency-Key`.
 pub const MAX_IDEMPOTENCY_KEY: usize = 255;
 /// How long an `Idempotency-Key` is remembered, in microseconds.

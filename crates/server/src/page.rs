@@ -64,6 +64,13 @@ impl Paging {
         Page { data: both.data, next_page: both.next_page }
     }
 
+    /// The same, for a list whose cursors are the ids at the ends of its pages.
+    pub fn by_ids<T>(&self, rows: Vec<T>, id: impl Fn(&T) -> String) -> IdPage<T> {
+        let has_more = rows.len() as i64 > self.limit;
+        let data = self.both(rows, &id).data;
+        IdPage { has_more, first_id: data.first().map(&id), last_id: data.last().map(&id), data }
+    }
+
     /// The same, with a cursor for the page before.
     pub fn both<T>(&self, mut rows: Vec<T>, key: impl Fn(&T) -> String) -> BothWays<T> {
         let more = rows.len() as i64 > self.limit;
@@ -102,6 +109,19 @@ pub struct BothWays<T> {
     pub prev_page: Option<String>,
 }
 
+/// A page of a list whose cursors are the ids at its ends, sent as `before_id` and `after_id`.
+#[derive(Debug, Serialize)]
+pub struct IdPage<T> {
+    /// The rows.
+    pub data: Vec<T>,
+    /// Whether there are more rows in the direction that was asked for.
+    pub has_more: bool,
+    /// The id of the first row.
+    pub first_id: Option<String>,
+    /// The id of the last row.
+    pub last_id: Option<String>,
+}
+
 const PREFIX: &str = "page_";
 
 /// A place in a list.
@@ -115,6 +135,11 @@ impl Cursor {
     fn write(&self, filters: [u8; 8]) -> String {
         let bytes = [&filters, &[u8::from(self.before)][..], self.key.as_bytes()].concat();
         format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes))
+    }
+
+    /// The place before or after the row `key`.
+    pub(crate) fn at(key: &str, before: bool) -> Self {
+        Self { key: key.to_owned(), before }
     }
 
     pub(crate) fn read(text: &str, filters: [u8; 8]) -> Result<Self> {

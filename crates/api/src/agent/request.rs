@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     decode::{Decoded, Node, Object, Patch},
-    metadata,
+    metadata::{self, Changes},
 };
 
 /// A create request.
@@ -75,7 +75,7 @@ impl UpdateAgent {
                 Patch::Clear => read_identity(None)?,
                 Patch::Set(node) => read_identity(Some(node))?,
             },
-            metadata: metadata::update(&stored.metadata, o.patch("metadata"))?,
+            metadata: Changes::read(o.patch("metadata"))?.over(&stored.metadata)?,
         };
         check_tool_references("", &config.tools, &config.mcp_servers)?;
         let multiagent = match o.patch("multiagent") {

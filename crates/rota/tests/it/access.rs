@@ -108,7 +108,7 @@ async fn a_key_that_is_revoked_ends_at_once() {
     let rota = Rota::without_engine().await;
     rota.api.get("/v1/agents").await;
     let key = rota.server.first_key.as_ref().unwrap().id.to_string();
-    let revoke = move |tx: &mut rota_server::db::Tx<'_>| rota_server::resources::workspaces::revoke_key(tx, &key);
+    let revoke = move |tx: &mut rota_server::db::Tx<'_>| rota_server::resources::api_keys::revoke(tx, &key);
     rota.server.app().db.write(revoke).await.unwrap();
     let refused = refusal(401, "authentication_error", "invalid x-api-key");
     assert_eq!(rota.api.get_refused("/v1/agents").await, refused);

@@ -97,7 +97,7 @@ impl Rota {
     /// A client of another workspace.
     pub async fn other_workspace(&self) -> Api {
         let create = |tx: &mut rota_server::db::Tx<'_>| {
-            rota_server::resources::workspaces::create_key(tx, "Other", "a key of another workspace")
+            rota_server::resources::api_keys::create_key(tx, Some("Other"), "a key of another workspace", None)
         };
         self.api.with_key(self.server.app().db.write(create).await.unwrap().key)
     }

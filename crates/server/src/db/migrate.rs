@@ -6,7 +6,11 @@ use super::dialect;
 use crate::error::{Error, Result};
 
 /// Every migration in order; the n-th brings the store to version n.
-const MIGRATIONS: [&str; 2] = [include_str!("migrations/0001_core.sql"), include_str!("migrations/0002_schedule.sql")];
+const MIGRATIONS: [&str; 3] = [
+    include_str!("migrations/0001_core.sql"),
+    include_str!("migrations/0002_schedule.sql"),
+    include_str!("migrations/0004_administration.sql"),
+];
 
 /// Brings the store to this program's version.
 ///

@@ -23,6 +23,11 @@ impl Select {
         Self { sql: sql.to_owned(), params: vec![Param::Text(owner.as_ref().to_owned())] }
     }
 
+    /// A SELECT up to and with its first condition, which has no parameter: over every workspace.
+    pub fn everywhere(sql: &str) -> Self {
+        Self { sql: sql.to_owned(), params: Vec::new() }
+    }
+
     /// Adds a condition without a parameter, when `wanted`.
     pub fn when(&mut self, wanted: bool, condition: &str) {
         if wanted {

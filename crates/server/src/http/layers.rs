@@ -18,7 +18,10 @@ use crate::{
     clock::Stopwatch,
     error::{Error, Result},
     limits,
-    request::{beta, caller},
+    request::{
+        beta,
+        caller::{self, Admission},
+    },
 };
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
@@ -82,14 +85,16 @@ pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Ne
     let matched = request.extensions().get::<MatchedPath>().cloned();
     let admitted = admit(&app, request.uri().path(), request.headers()).await;
     let mut response = match admitted {
-        Ok(caller) => {
-            let workspace = value(caller.workspace.as_ref());
-            request.extensions_mut().insert(caller);
+        Ok(admission) => {
+            let workspace = admission.workspace().map(|id| value(id.as_ref()));
+            request.extensions_mut().insert(admission);
             let mut response = match tokio::time::timeout(limits::REQUEST_TIMEOUT, next.run(request)).await {
                 Ok(response) => response,
                 Err(_) => Error::Timeout.into_response(),
             };
-            response.headers_mut().insert(WORKSPACE_ID, workspace);
+            if let Some(workspace) = workspace {
+                response.headers_mut().insert(WORKSPACE_ID, workspace);
+            }
             response
         }
         Err(error) => error.into_response(),
@@ -100,10 +105,10 @@ pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Ne
     response
 }
 
-async fn admit(app: &App, path: &str, headers: &HeaderMap) -> Result<caller::Caller> {
-    let caller = caller::authenticate(&app.db, headers).await?;
+async fn admit(app: &App, path: &str, headers: &HeaderMap) -> Result<Admission> {
+    let admission = caller::authenticate(&app.db, headers).await?;
     beta::check(path, headers)?;
-    Ok(caller)
+    Ok(admission)
 }
 
 fn value(text: &str) -> HeaderValue {

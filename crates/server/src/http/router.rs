@@ -15,7 +15,8 @@ use crate::{
     config::Role,
     error::Error,
     resources::{
-        agents, deployment_runs, deployments, environments, events, models, run_outcomes, schedules, sessions,
+        agents, api_keys, deployment_runs, deployments, environments, events, models, organization, run_outcomes,
+        schedules, sessions, workspaces,
     },
 };
 
@@ -53,6 +54,12 @@ fn api(app: &App) -> Router<App> {
         .route("/v1/environments/{environment_id}/archive", post(environments::archive))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{model_id}", get(models::retrieve))
+        .route("/v1/organizations/api_keys", get(api_keys::list))
+        .route("/v1/organizations/api_keys/{api_key_id}", get(api_keys::retrieve).post(api_keys::update))
+        .route("/v1/organizations/me", get(organization::retrieve))
+        .route("/v1/organizations/workspaces", get(workspaces::list).post(workspaces::create))
+        .route("/v1/organizations/workspaces/{workspace_id}", get(workspaces::retrieve).post(workspaces::update))
+        .route("/v1/organizations/workspaces/{workspace_id}/archive", post(workspaces::archive))
         .route("/v1/sessions", get(sessions::list).post(sessions::create))
         .route("/v1/sessions/{session_id}", get(sessions::retrieve).post(sessions::update).delete(sessions::delete))
         .route("/v1/sessions/{session_id}/archive", post(sessions::archive))

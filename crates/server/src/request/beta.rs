@@ -73,7 +73,7 @@ const KNOWN_BETAS: &[&str] = &[
 
 /// Whether a path is served without a beta header too.
 fn is_general(path: &str) -> bool {
-    ["/v1/models", "/rota/"].iter().any(|prefix| path.starts_with(prefix))
+    ["/v1/models", "/v1/organizations/", "/rota/"].iter().any(|prefix| path.starts_with(prefix))
 }
 
 /// Checks the beta header of a request for `path`.

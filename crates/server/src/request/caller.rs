@@ -1,7 +1,10 @@
-//! Who calls: API keys, and the workspace that a key belongs to.
+//! Who calls: API keys, and what each reaches.
+//!
+//! A handler's signature is its access policy. [`Caller`] acts in a workspace; [`Starter`] does so also where nothing
+//! may be changed any more; [`Administrator`] acts on the organization.
 
 use axum::extract::FromRequestParts;
-use http::{HeaderMap, header, request::Parts};
+use http::{HeaderMap, Method, header, request::Parts};
 use rota_api::id::{ApiKeyId, WorkspaceId};
 use sha2::{Digest, Sha256};
 
@@ -10,8 +13,13 @@ use crate::{
     error::{Error, Result},
 };
 
-/// What every API key begins with.
+/// What the key of a workspace begins with.
 pub const KEY_PREFIX: &str = "sk-rota-";
+/// What an administrator's key begins with.
+pub const ADMIN_KEY_PREFIX: &str = "sk-rota-admin-";
+
+/// The header in which an administrator's key names the workspace that it acts in.
+const WORKSPACE: &str = "anthropic-workspace-id";
 
 /// The workspace in which a request acts, and the key that says so.
 #[derive(Debug, Clone)]
@@ -22,12 +30,86 @@ pub struct Caller {
     pub key: ApiKeyId,
 }
 
+/// Who starts a deployment: a [`Caller`], also in a workspace where nothing starts any more, for the run records that.
+pub struct Starter(pub Caller);
+
+/// A request with an administrator's key.
+pub struct Administrator;
+
+/// What a request's key stands for.
+#[derive(Debug, Clone)]
+pub struct Admission {
+    key: ApiKeyId,
+    is_administrator: bool,
+    workspace: Option<WorkspaceId>,
+    /// Why nothing may be changed in the workspace.
+    closed: Option<Closed>,
+}
+
+/// Why nothing may be changed in a workspace.
+#[derive(Debug, Clone, Copy)]
+enum Closed {
+    WorkspaceArchived,
+    OrganizationDisabled,
+}
+
+impl From<Closed> for Error {
+    fn from(closed: Closed) -> Self {
+        Self::Forbidden(match closed {
+            Closed::WorkspaceArchived => "the workspace is archived: its resources can be read, not changed".to_owned(),
+            Closed::OrganizationDisabled => {
+                "the organization is disabled; its operator enables it with `rota org enable`".to_owned()
+            }
+        })
+    }
+}
+
+impl Admission {
+    /// The workspace in which the request acts.
+    pub fn workspace(&self) -> Option<&WorkspaceId> {
+        self.workspace.as_ref()
+    }
+
+    fn of(parts: &Parts) -> Result<&Self> {
+        parts.extensions.get().ok_or(Error::Unauthenticated("authentication required"))
+    }
+
+    fn caller(&self) -> Result<Caller> {
+        let workspace = self.workspace.clone().ok_or_else(|| {
+            Error::Forbidden(format!("an administrator's key acts in the workspace that the header {WORKSPACE} names"))
+        })?;
+        Ok(Caller { workspace, key: self.key.clone() })
+    }
+}
+
 impl<S: Sync> FromRequestParts<S> for Caller {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self> {
-        let caller = parts.extensions.get::<Self>().cloned();
-        caller.ok_or(Error::Unauthenticated("authentication required"))
+        let admission = Admission::of(parts)?;
+        match admission.closed {
+            Some(closed) if parts.method != Method::GET => Err(closed.into()),
+            _ => admission.caller(),
+        }
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Starter {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self> {
+        Admission::of(parts)?.caller().map(Self)
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Administrator {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self> {
+        if Admission::of(parts)?.is_administrator {
+            return Ok(Self);
+        }
+        Err(Error::Forbidden("this needs an administrator's key: `rota keys create --admin` makes one".to_owned()))
     }
 }
 
@@ -44,33 +126,46 @@ pub fn hash(key: &str) -> String {
 /// Finds out who calls.
 ///
 /// # Errors
-/// 401 without a key or with one that does not count; 403 when `anthropic-workspace-id` names another workspace.
-pub async fn authenticate(db: &Db, headers: &HeaderMap) -> Result<Caller> {
+/// 401 without a key or with one that does not count. 403 when a workspace's key names another workspace or the
+/// organization is disabled, and when an administrator's key names a workspace that does not exist.
+pub async fn authenticate(db: &Db, headers: &HeaderMap) -> Result<Admission> {
     let key = key_of(headers)
         .ok_or(Error::Unauthenticated("no API key: send one as `x-api-key` or as `Authorization: Bearer`"))?;
+    let named = headers.get(WORKSPACE).map(|named| named.to_str().unwrap_or_default());
     let (hash, now) = (hash(key), db.now());
-    let caller = db
+    let found = db
         .lookup(
-            "SELECT k.id, k.workspace_id, k.status, k.expires_at, w.archived_at
-             FROM api_keys k LEFT JOIN workspaces w ON w.id = k.workspace_id WHERE k.key_hash = $1",
-            vals![&hash],
+            "SELECT k.id, k.workspace_id, k.status, k.expires_at, w.id, w.archived_at, o.disabled_at
+             FROM api_keys k
+             LEFT JOIN workspaces w ON w.id = coalesce(k.workspace_id, $2)
+             LEFT JOIN organization o ON TRUE
+             WHERE k.key_hash = $1",
+            vals![&hash, named],
             |row| {
                 let expired = row.opt_time(3)?.is_some_and(|at| at <= now);
-                let counts = row.text(2)? == "active" && row.opt_time(4)?.is_none() && !expired;
-                Ok((row.id(0)?, row.opt_id(1)?, counts))
+                let counts = row.text(2)? == "active" && !expired;
+                let closed = match (row.opt_time(6)?, row.opt_time(5)?) {
+                    (Some(_), _) => Some(Closed::OrganizationDisabled),
+                    (None, Some(_)) => Some(Closed::WorkspaceArchived),
+                    (None, None) => None,
+                };
+                let is_administrator = row.opt_text(1)?.is_none();
+                Ok((counts, Admission { key: row.id(0)?, is_administrator, workspace: row.opt_id(4)?, closed }))
             },
         )
         .await?;
-    let Some((key, workspace, true)) = caller else { return Err(Error::Unauthenticated("invalid x-api-key")) };
-    let Some(workspace): Option<WorkspaceId> = workspace else {
-        return Err(Error::Forbidden("this key belongs to no workspace".to_owned()));
-    };
-    if let Some(named) = headers.get("anthropic-workspace-id")
-        && named.as_bytes() != workspace.as_ref().as_bytes()
-    {
-        return Err(Error::Forbidden("anthropic-workspace-id is not the workspace of this key".to_owned()));
+    let Some((true, admission)) = found else { return Err(Error::Unauthenticated("invalid x-api-key")) };
+    if named.is_some_and(|named| admission.workspace().is_none_or(|workspace| workspace.as_ref() != named)) {
+        return Err(Error::Forbidden(if admission.is_administrator {
+            format!("{WORKSPACE} names no workspace of this organization")
+        } else {
+            format!("{WORKSPACE} is not the workspace of this key")
+        }));
     }
-    Ok(Caller { workspace, key })
+    match admission.closed {
+        Some(closed) if !admission.is_administrator => Err(closed.into()),
+        _ => Ok(admission),
+    }
 }
 
 fn key_of(headers: &HeaderMap) -> Option<&str> {

@@ -7,7 +7,7 @@ mod path;
 pub mod query;
 
 pub use body::Body;
-pub use caller::Caller;
+pub use caller::{Administrator, Caller, Starter};
 pub use path::Path;
 pub use query::Query;
 

@@ -1,6 +1,6 @@
 //! Query strings, read as strictly as bodies.
 
-use std::cell::RefCell;
+use std::{cell::RefCell, str::FromStr};
 
 use axum::extract::FromRequestParts;
 use http::request::Parts;
@@ -108,10 +108,15 @@ impl Query {
 
     /// Any of `allowed`, sent as `name=a&name=b` or `name[]=a&name[]=b`. Empty when absent.
     pub fn any_of(&self, name: &'static str, allowed: &[&'static str], most: usize) -> Result<Vec<&'static str>> {
+        self.texts(name, most)?.into_iter().map(|text| find(name, allowed, text)).collect()
+    }
+
+    /// Any texts, sent as `name=a&name=b` or `name[]=a&name[]=b`. Empty when absent.
+    pub fn texts(&self, name: &'static str, most: usize) -> Result<Vec<&str>> {
         self.seen.borrow_mut().push(name);
         let of_name = |n: &str| n.strip_suffix("[]").unwrap_or(n) == name;
-        let values = self.pairs.iter().filter(|(n, _)| of_name(n)).map(|(_, value)| value.as_str());
-        let values = values.map(|text| find(name, allowed, text)).collect::<Result<Vec<_>>>()?;
+        let values: Vec<&str> =
+            self.pairs.iter().filter(|(n, _)| of_name(n)).map(|(_, value)| value.as_str()).collect();
         if values.len() > most {
             return Err(invalid(name, format_args!("value must contain no more than {most} item(s)")));
         }
@@ -126,6 +131,24 @@ impl Query {
         let filters = self.filters(order);
         let cursor = page.map(|text| Cursor::read(text, filters)).transpose()?;
         Ok(Paging { limit, order, cursor, filters })
+    }
+
+    /// `limit`, `after_id`, `before_id` and the given order, of a list with such cursors; and that nothing else was sent.
+    pub fn id_paging<I: Id + FromStr>(&self, default: i64, most: i64, order: Order) -> Result<Paging> {
+        let limit = self.integer("limit", 1, most)?.unwrap_or(default);
+        let (after, before) = (self.text("after_id"), self.text("before_id"));
+        self.finish()?;
+        if after.is_some() && before.is_some() {
+            return Err(invalid("after_id", "cannot be combined with before_id"));
+        }
+        let cursor = |name, id: Option<&str>, before| match id {
+            Some(id) if id.parse::<I>().is_err() => {
+                Err(invalid(name, format_args!("\"{id}\" is not an id of this list")))
+            }
+            id => Ok(id.map(|id| Cursor::at(id, before))),
+        };
+        let cursor = cursor("after_id", after, false)?.or(cursor("before_id", before, true)?);
+        Ok(Paging { limit, order, cursor, filters: self.filters(order) })
     }
 
     /// That nothing was sent that was not asked for.

@@ -166,6 +166,12 @@ pub fn referenced(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<
         .ok_or_else(|| Error::reference("environment"))
 }
 
+/// The configuration of an environment, archived or not; `None` once it is deleted.
+pub fn config(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Option<EnvironmentConfig>> {
+    let sql = "SELECT config FROM environments WHERE workspace_id = $1 AND id = $2";
+    tx.one(sql, vals![workspace, id], |row| row.json(0))
+}
+
 const SELECT: &str = "SELECT id, name, description, config, metadata, created_at, updated_at, archived_at
     FROM environments WHERE workspace_id = $1";
 

@@ -1,11 +1,13 @@
 //! One module per resource of the API: handlers, rules and SQL.
 
 pub mod agents;
+pub mod api_keys;
 pub mod deployment_runs;
 pub mod deployments;
 pub mod environments;
 pub mod events;
 pub mod models;
+pub mod organization;
 pub mod run_outcomes;
 pub mod schedules;
 pub mod sessions;

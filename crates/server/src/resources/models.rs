@@ -3,11 +3,11 @@
 use axum::extract::State;
 use http::HeaderMap;
 use rota_api::model::Model;
-use serde::Serialize;
 
 use crate::{
     app::App,
     error::{Error, Result},
+    page::IdPage,
     request::{Caller, Json, Path, Query, beta},
 };
 
@@ -26,22 +26,13 @@ pub async fn retrieve(
     Ok(Json(shape(&model.wire, query.beta() || beta::is_beta(&headers))))
 }
 
-/// A page of models, in the order of the configuration. This list has cursors of its own: the ids at its ends.
-#[derive(Debug, Serialize)]
-pub struct ModelPage {
-    data: Vec<Model>,
-    has_more: bool,
-    first_id: Option<String>,
-    last_id: Option<String>,
-}
-
-/// `GET /v1/models`.
+/// `GET /v1/models`, in the order of the configuration.
 pub async fn list(
     State(app): State<App>,
     _caller: Caller,
     query: Query,
     headers: HeaderMap,
-) -> Result<Json<ModelPage>> {
+) -> Result<Json<IdPage<Model>>> {
     let lifecycles = query.any_of("lifecycle", &LIFECYCLES, LIFECYCLES.len())?;
     let limit = query.integer("limit", 1, 1000)?.unwrap_or(20) as usize;
     let (after, before) = (query.text("after_id"), query.text("before_id"));
@@ -63,7 +54,7 @@ pub async fn list(
     let has_more = rest.len() > limit;
     let page = if from_the_end { &rest[rest.len().saturating_sub(limit)..] } else { &rest[..limit.min(rest.len())] };
     let beta = query.beta() || beta::is_beta(&headers);
-    Ok(Json(ModelPage {
+    Ok(Json(IdPage {
         data: page.iter().map(|model| shape(model, beta)).collect(),
         has_more,
         first_id: page.first().map(|model| model.id.clone()),

@@ -1,153 +1,207 @@
-//! The organization, its workspaces and their API keys. The command line makes them; the server reads them.
+//! Workspaces: what keeps the resources of one team from those of another. Administrator's keys manage them.
 
+use axum::extract::State;
 use rota_api::{
-    id::{ApiKeyId, Id, WorkspaceId},
-    workspace::{ApiKey, MAX_NAME, Workspace},
+    id::{Id, WorkspaceId},
+    metadata::Metadata,
+    workspace::{CreateWorkspace, DISPLAY_COLOR, DataResidency, References, UpdateWorkspace, Workspace},
 };
-use serde::Serialize;
 
+use super::{api_keys, organization};
 use crate::{
-    db::{Row, Tx, vals},
+    app::App,
+    db::{Row, Select, Tx, vals},
     error::{Error, Result},
-    request::caller::{self, KEY_PREFIX},
+    limits::MAX_LISTED_IDS,
+    page::{IdPage, Order},
+    random,
+    request::{Administrator, Body, Json, Path, Query},
 };
 
 /// The name of the workspace that a new server begins with.
-pub const DEFAULT_WORKSPACE: &str = "Default";
+const DEFAULT_NAME: &str = "Default";
 
-/// A key that was just made. Nothing else ever shows the secret.
-#[derive(Debug, Serialize)]
-pub struct CreatedKey {
-    /// The key's id.
-    pub id: ApiKeyId,
-    /// The secret.
-    pub key: String,
-    /// The workspace that it reaches.
-    pub workspace_id: WorkspaceId,
+/// `POST /v1/organizations/workspaces`.
+pub async fn create(State(app): State<App>, _: Administrator, body: Body) -> Result<Json<Workspace>> {
+    let fields = body.read(CreateWorkspace::read)?;
+    app.db.write(move |tx| insert(tx, &fields)).await.map(Json)
 }
 
-/// The organization's id; made with the store.
-pub fn organization(tx: &mut Tx<'_>) -> Result<String> {
-    if let Some(id) = tx.one("SELECT id FROM organization", &[], |row| row.text(0))? {
+/// `GET /v1/organizations/workspaces/{workspace_id}`.
+pub async fn retrieve(State(app): State<App>, _: Administrator, Path(id): Path<String>) -> Result<Json<Workspace>> {
+    app.db.read(move |tx| get(tx, &id)).await.map(Json)
+}
+
+/// `POST /v1/organizations/workspaces/{workspace_id}`.
+pub async fn update(
+    State(app): State<App>,
+    _: Administrator,
+    Path(id): Path<String>,
+    body: Body,
+) -> Result<Json<Workspace>> {
+    let update = body.read(UpdateWorkspace::read)?;
+    app.db.write(move |tx| set(tx, &id, &update)).await.map(Json)
+}
+
+/// `GET /v1/organizations/workspaces`.
+pub async fn list(State(app): State<App>, _: Administrator, query: Query) -> Result<Json<IdPage<Workspace>>> {
+    let mut select = Select::everywhere(SELECT);
+    select.when(!query.boolean("include_archived")?.unwrap_or(false), "archived_at IS NULL");
+    select.when(
+        !query.boolean("include_default")?.unwrap_or(false),
+        "id <> coalesce((SELECT default_workspace_id FROM organization), '')",
+    );
+    select.any_of("id", &query.texts("ids", MAX_LISTED_IDS)?);
+    let paging = query.id_paging::<WorkspaceId>(20, 1000, Order::Desc)?;
+    app.db
+        .read(move |tx| {
+            let rows = select.page(tx, "id", &paging, from_row)?;
+            Ok(paging.by_ids(rows, |workspace| workspace.id.to_string()))
+        })
+        .await
+        .map(Json)
+}
+
+/// `POST /v1/organizations/workspaces/{workspace_id}/archive`.
+pub async fn archive(State(app): State<App>, _: Administrator, Path(id): Path<String>) -> Result<Json<Workspace>> {
+    app.db.write(move |tx| set_archived(tx, &id)).await.map(Json)
+}
+
+fn insert(tx: &mut Tx<'_>, fields: &CreateWorkspace) -> Result<Workspace> {
+    check_references(&fields.references)?;
+    let now = tx.now();
+    let id = WorkspaceId::new(now);
+    let inserted = tx.execute(
+        "INSERT INTO workspaces (id, name, compartment_id, display_color, data_residency, tags, created_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING",
+        vals![
+            &id,
+            &fields.name,
+            &random::uuid()?,
+            &fields.display_color,
+            &serde_json::to_string(&fields.data_residency)?,
+            &serde_json::to_string(&fields.tags)?,
+            now
+        ],
+    )?;
+    if inserted == 0 {
+        return Err(name_taken(&fields.name));
+    }
+    get(tx, id.as_ref())
+}
+
+fn name_taken(name: &str) -> Error {
+    Error::Conflict(format!("A workspace named \"{name}\" already exists."))
+}
+
+/// This server knows neither keys of customers nor user profiles.
+fn check_references(references: &References) -> Result<()> {
+    if references.user_profile.is_some() {
+        return Err(Error::reference("user profile"));
+    }
+    if references.external_key.is_some() {
+        return Err(Error::invalid("external_key_id: this server encrypts no workspace with a key of a customer"));
+    }
+    Ok(())
+}
+
+/// The workspace `id`.
+///
+/// # Errors
+/// 404 when there is none.
+pub fn get(tx: &mut Tx<'_>, id: &str) -> Result<Workspace> {
+    let found = tx.one(&format!("{SELECT} AND id = $1"), vals![id], from_row)?;
+    found.ok_or_else(|| Error::not_found("Workspace", id))
+}
+
+fn set(tx: &mut Tx<'_>, id: &str, update: &UpdateWorkspace) -> Result<Workspace> {
+    tx.lock("workspaces WHERE id = $1", vals![id])?;
+    let stored = get(tx, id)?;
+    if stored.archived_at.is_some() {
+        return Err(Error::invalid(format_args!("Workspace `{id}` is archived and cannot be changed.")));
+    }
+    check_references(&update.references)?;
+    let name = update.name.as_ref().unwrap_or(&stored.name);
+    if *name != stored.name && named(tx, name)?.is_some() {
+        return Err(name_taken(name));
+    }
+    let data_residency = update.data_residency.over(stored.data_residency)?;
+    tx.execute(
+        "UPDATE workspaces SET name = $2, display_color = $3, data_residency = $4, tags = $5 WHERE id = $1",
+        vals![
+            id,
+            name,
+            update.display_color.as_ref().unwrap_or(&stored.display_color),
+            &serde_json::to_string(&data_residency)?,
+            &serde_json::to_string(&update.tags.over(&stored.tags)?)?
+        ],
+    )?;
+    get(tx, id)
+}
+
+/// Archives a workspace and, at the same time, its keys. Its sessions end before their next request to a model.
+fn set_archived(tx: &mut Tx<'_>, id: &str) -> Result<Workspace> {
+    if default_id(tx)?.is_some_and(|default| default.as_ref() == id) {
+        return Err(Error::invalid("The default workspace cannot be archived."));
+    }
+    let now = tx.now();
+    let archived =
+        tx.execute("UPDATE workspaces SET archived_at = $2 WHERE id = $1 AND archived_at IS NULL", vals![id, now])?;
+    if archived > 0 {
+        api_keys::archive_all_of(tx, id)?;
+    }
+    get(tx, id)
+}
+
+/// The workspace that the organization began with.
+fn default_id(tx: &mut Tx<'_>) -> Result<Option<WorkspaceId>> {
+    Ok(tx.one("SELECT default_workspace_id FROM organization", &[], |row| row.opt_id(0))?.flatten())
+}
+
+fn named(tx: &mut Tx<'_>, name: &str) -> Result<Option<WorkspaceId>> {
+    tx.one("SELECT id FROM workspaces WHERE name = $1 AND archived_at IS NULL", vals![name], |row| row.id(0))
+}
+
+/// The workspace of that name, which is made when there is none; without a name, the default workspace.
+pub fn named_or_new(tx: &mut Tx<'_>, name: Option<&str>) -> Result<WorkspaceId> {
+    organization::id(tx)?;
+    let default = default_id(tx)?;
+    let (name, default) = match (name, default) {
+        (None, Some(default)) => return Ok(default),
+        (name, default) => (name.unwrap_or(DEFAULT_NAME), default),
+    };
+    if let Some(id) = named(tx, name)? {
         return Ok(id);
     }
-    let id = uuid()?;
-    tx.execute("INSERT INTO organization (id, name, created_at) VALUES ($1, $2, $3)", vals![&id, "Rota", tx.now()])?;
-    Ok(id)
-}
-
-/// The default workspace and its first key, when there is no workspace yet.
-pub fn first_key(tx: &mut Tx<'_>) -> Result<Option<CreatedKey>> {
-    if tx.one("SELECT 1 FROM workspaces LIMIT 1", &[], |_| Ok(()))?.is_some() {
-        return Ok(None);
-    }
-    create_key(tx, DEFAULT_WORKSPACE, "first key").map(Some)
-}
-
-/// A new key for the workspace `workspace`, which is made when there is none of the name.
-///
-/// # Errors
-/// When a name is empty or longer than [`MAX_NAME`].
-pub fn create_key(tx: &mut Tx<'_>, workspace: &str, name: &str) -> Result<CreatedKey> {
-    for text in [workspace, name] {
-        if !(1..=MAX_NAME).contains(&text.chars().count()) {
-            return Err(Error::invalid(format_args!("a name has 1 to {MAX_NAME} characters: \"{text}\"")));
-        }
-    }
-    let workspace_id = match named(tx, workspace)? {
-        Some(workspace) => workspace.id,
-        None => create(tx, workspace)?,
+    let fields = CreateWorkspace {
+        name: name.to_owned(),
+        display_color: DISPLAY_COLOR.to_owned(),
+        data_residency: DataResidency::default(),
+        tags: Metadata::new(),
+        references: References::default(),
     };
-    let key = format!("{KEY_PREFIX}{}", secret()?);
-    let hint = format!("{}...{}", &key[..KEY_PREFIX.len() + 3], &key[key.len() - 4..]);
-    let id = ApiKeyId::new(tx.now());
-    tx.execute(
-        "INSERT INTO api_keys (id, workspace_id, name, key_hash, partial_key_hint, status, created_at)
-         VALUES ($1, $2, $3, $4, $5, 'active', $6)",
-        vals![&id, &workspace_id, name, &caller::hash(&key), &hint, tx.now()],
-    )?;
-    Ok(CreatedKey { id, key, workspace_id })
-}
-
-fn create(tx: &mut Tx<'_>, name: &str) -> Result<WorkspaceId> {
-    let id = WorkspaceId::new(tx.now());
-    tx.execute(
-        "INSERT INTO workspaces (id, name, compartment_id, display_color, data_residency, tags, created_at)
-         VALUES ($1, $2, $3, $4, $5, '{}', $6)",
-        vals![&id, name, &uuid()?, DISPLAY_COLOR, DATA_RESIDENCY, tx.now()],
-    )?;
+    let id = insert(tx, &fields)?.id;
+    if default.is_none() {
+        tx.execute("UPDATE organization SET default_workspace_id = $1", vals![&id])?;
+    }
     Ok(id)
 }
 
-/// Colour of a workspace that nobody gave one.
-const DISPLAY_COLOR: &str = "#6C5BB9";
-/// Where a workspace's data and inference are, in the API's terms: this server, unrestricted.
-const DATA_RESIDENCY: &str =
-    r#"{"allowed_inference_geos":"unrestricted","default_inference_geo":"global","workspace_geo":"us"}"#;
+const SELECT: &str = "SELECT id, name, compartment_id, display_color, data_residency, tags, created_at, archived_at
+    FROM workspaces WHERE TRUE";
 
-fn named(tx: &mut Tx<'_>, name: &str) -> Result<Option<Workspace>> {
-    tx.one(
-        "SELECT id, name, created_at, archived_at FROM workspaces WHERE name = $1 AND archived_at IS NULL",
-        vals![name],
-        |row| {
-            Ok(Workspace {
-                id: row.id(0)?,
-                name: row.text(1)?,
-                created_at: row.time(2)?,
-                archived_at: row.opt_time(3)?,
-            })
-        },
-    )
-}
-
-/// Every key, oldest first.
-pub fn keys(tx: &mut Tx<'_>) -> Result<Vec<ApiKey>> {
-    tx.all(
-        "SELECT id, name, workspace_id, partial_key_hint, status, created_at FROM api_keys
-         WHERE workspace_id IS NOT NULL ORDER BY id",
-        &[],
-        key_from_row,
-    )
-}
-
-/// Ends a key for good.
-///
-/// # Errors
-/// 404 when there is none with this id.
-pub fn revoke_key(tx: &mut Tx<'_>, id: &str) -> Result<ApiKey> {
-    tx.one(
-        "UPDATE api_keys SET status = 'archived' WHERE id = $1
-         RETURNING id, name, workspace_id, partial_key_hint, status, created_at",
-        vals![id],
-        key_from_row,
-    )?
-    .ok_or_else(|| Error::not_found("API key", id))
-}
-
-fn key_from_row(row: &Row<'_>) -> Result<ApiKey> {
-    Ok(ApiKey {
+fn from_row(row: &Row<'_>) -> Result<Workspace> {
+    Ok(Workspace {
         id: row.id(0)?,
+        r#type: "workspace",
         name: row.text(1)?,
-        workspace_id: row.id(2)?,
-        partial_key_hint: row.text(3)?,
-        status: row.text(4)?,
-        created_at: row.time(5)?,
+        compartment_id: row.text(2)?,
+        display_color: row.text(3)?,
+        data_residency: row.json(4)?,
+        tags: row.json(5)?,
+        external_key_id: None,
+        user_profile_id: None,
+        created_at: row.time(6)?,
+        archived_at: row.opt_time(7)?,
     })
-}
-
-fn secret() -> Result<String> {
-    use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-
-    let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes).map_err(Error::internal)?;
-    Ok(URL_SAFE_NO_PAD.encode(bytes))
-}
-
-/// A random UUID (version 4).
-fn uuid() -> Result<String> {
-    let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).map_err(Error::internal)?;
-    let number = u128::from_be_bytes(bytes) & !(0xf << 76) & !(0x3 << 62) | (0x4 << 76) | (0x2 << 62);
-    let hex = format!("{number:032x}");
-    Ok([&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-"))
 }

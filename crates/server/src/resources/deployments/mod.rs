@@ -1,5 +1,6 @@
 //! Deployments: an agent bound to an environment, first events and an optional schedule.
 
+mod check;
 pub mod due;
 mod run;
 mod schedule;
@@ -9,7 +10,7 @@ mod write;
 use axum::extract::State;
 use http::HeaderMap;
 use rota_api::{
-    deployment::{Deployment, DeploymentFields, DeploymentRun},
+    deployment::{Deployment, DeploymentFields, DeploymentRun, UpdateDeployment},
     id::{AgentId, DeploymentId},
 };
 
@@ -18,7 +19,7 @@ use crate::{
     error::{Error, Result},
     limits::MAX_IDEMPOTENCY_KEY,
     page::{Order, Page},
-    request::{Body, Caller, Json, Path, Query, query::CREATED_BETWEEN},
+    request::{Body, Caller, Json, Path, Query, Starter, query::CREATED_BETWEEN},
 };
 
 pub use run::{FirePolicy, Trigger, fire};
@@ -42,7 +43,8 @@ pub async fn update(
     Path(id): Path<String>,
     body: Body,
 ) -> Result<Json<Deployment>> {
-    app.db.write(move |tx| write::update(tx, &caller.workspace, &id, &body)).await.map(Json)
+    let update = body.read(UpdateDeployment::read)?;
+    app.db.write(move |tx| write::update(tx, &caller.workspace, &id, &update)).await.map(Json)
 }
 
 /// `GET /v1/deployments`.
@@ -92,7 +94,7 @@ pub async fn unpause(State(app): State<App>, caller: Caller, Path(id): Path<Stri
 /// `POST /v1/deployments/{deployment_id}/run`: starts a session of a deployment now. Answers 200 with the run also when it failed in a way that has a type.
 pub async fn run(
     State(app): State<App>,
-    caller: Caller,
+    Starter(caller): Starter,
     Path(id): Path<String>,
     headers: HeaderMap,
 ) -> Result<Json<DeploymentRun>> {

@@ -4,12 +4,10 @@ use rota_api::{
     Time,
     agent::AgentReference,
     deployment::{DeploymentRun, PausedError, PausedReason, RunError, RunErrorType, TriggerContext},
-    environment::EnvironmentConfig,
     id::{DeploymentId, EnvironmentId, Id, RunId, SessionId, WorkspaceId},
-    session::Resource,
 };
 
-use super::store;
+use super::{check::check, store};
 use crate::{
     db::{Row, Tx, vals},
     error::{Error, Result},
@@ -101,18 +99,20 @@ pub(super) fn fail(
 }
 
 /// What a fire reads.
-struct Target {
+pub(super) struct Target {
     id: DeploymentId,
     name: String,
-    agent: AgentReference,
-    agent_archived: bool,
-    model: String,
-    roster: Option<Vec<AgentReference>>,
-    environment_id: EnvironmentId,
+    /// Why nothing starts in the workspace at all.
+    pub(super) closed: Option<RunErrorType>,
+    pub(super) agent: AgentReference,
+    pub(super) agent_archived: bool,
+    pub(super) model: String,
+    pub(super) roster: Option<Vec<AgentReference>>,
+    pub(super) environment_id: EnvironmentId,
     /// Whether it is archived, and its configuration as JSON.
-    environment: Option<(bool, String)>,
+    pub(super) environment: Option<(bool, String)>,
     initial_events: String,
-    resources: String,
+    pub(super) resources: String,
     vault_ids: String,
     archived: bool,
 }
@@ -121,8 +121,10 @@ impl Target {
     fn find(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Option<Self>> {
         tx.one(
             "SELECT d.id, d.name, d.agent_id, d.agent_version, a.archived_at, v.model, v.roster, d.environment_id,
-                 e.config, e.archived_at, d.initial_events, d.resources, d.vault_ids, d.archived_at
+                 e.config, e.archived_at, d.initial_events, d.resources, d.vault_ids, d.archived_at, w.archived_at,
+                 (SELECT disabled_at FROM organization)
              FROM deployments d
+             JOIN workspaces w ON w.id = d.workspace_id
              JOIN agents a ON a.workspace_id = d.workspace_id AND a.id = d.agent_id
              JOIN agent_versions v ON v.agent_id = d.agent_id AND v.version = d.agent_version
              LEFT JOIN environments e ON e.workspace_id = d.workspace_id AND e.id = d.environment_id
@@ -137,6 +139,11 @@ impl Target {
         Ok(Self {
             id: row.id(0)?,
             name: row.text(1)?,
+            closed: match (row.opt_time(15)?, row.opt_time(14)?) {
+                (Some(_), _) => Some(RunErrorType::OrganizationDisabled),
+                (None, Some(_)) => Some(RunErrorType::WorkspaceArchived),
+                (None, None) => None,
+            },
             agent: AgentReference::new(row.id(2)?, row.int(3)?),
             agent_archived: row.opt_time(4)?.is_some(),
             model: row.text(5)?,
@@ -149,84 +156,6 @@ impl Target {
             archived: row.opt_time(13)?.is_some(),
         })
     }
-}
-
-/// Whether a session can be started. The inner error is what the run records.
-fn check(
-    tx: &mut Tx<'_>,
-    policy: &FirePolicy,
-    workspace: &WorkspaceId,
-    target: &Target,
-) -> Result<Result<(), RunError>> {
-    let fails = |r#type, message| Ok(Err(RunError { r#type, message }));
-    let archived_agent = if target.agent_archived {
-        Some(&target.agent)
-    } else {
-        archived_member(tx, workspace, target.roster.as_deref().unwrap_or_default())?
-    };
-    if let Some(agent) = archived_agent {
-        return fails(RunErrorType::AgentArchived, format!("agent `{}` is archived", agent.id));
-    }
-    let environment_id = &target.environment_id;
-    let environment = match &target.environment {
-        None => {
-            let message = format!("environment `{environment_id}` no longer exists");
-            return fails(RunErrorType::EnvironmentNotFound, message);
-        }
-        Some((true, _)) => {
-            return fails(RunErrorType::EnvironmentArchived, format!("environment `{environment_id}` is archived"));
-        }
-        Some((false, environment)) => environment,
-    };
-    if let Some((r#type, message)) = missing_resource(target, environment)? {
-        return fails(r#type, message);
-    }
-    if let Err(error) = policy.offer.check("agent.model", &target.model) {
-        return fails(RunErrorType::SessionCreationRejected, format!("session creation rejected: {error}"));
-    }
-    if sessions::is_rate_limited(tx, workspace, policy.sessions_per_minute)? {
-        let limit = policy.sessions_per_minute;
-        let message = format!("the workspace has created {limit} sessions within a minute, which is its limit");
-        return fails(RunErrorType::SessionRateLimited, message);
-    }
-    Ok(Ok(()))
-}
-
-fn archived_member<'a>(
-    tx: &mut Tx<'_>,
-    workspace: &WorkspaceId,
-    roster: &'a [AgentReference],
-) -> Result<Option<&'a AgentReference>> {
-    for agent in roster {
-        let sql = "SELECT 1 FROM agents WHERE workspace_id = $1 AND id = $2 AND archived_at IS NULL";
-        if tx.one(sql, vals![workspace, &agent.id], |_| Ok(()))?.is_none() {
-            return Ok(Some(agent));
-        }
-    }
-    Ok(None)
-}
-
-/// The first resource that cannot be mounted. This server holds no files and no memory stores yet, so none is found.
-fn missing_resource(target: &Target, environment: &str) -> Result<Option<(RunErrorType, String)>> {
-    if target.resources == "[]" {
-        return Ok(None);
-    }
-    let self_hosted = matches!(serde_json::from_str(environment)?, EnvironmentConfig::SelfHosted {});
-    let resources: Vec<Resource> = serde_json::from_str(&target.resources)?;
-    Ok(resources.iter().find_map(|resource| match resource {
-        Resource::File { .. } | Resource::GithubRepository { .. } if self_hosted => Some((
-            RunErrorType::SelfHostedResourcesUnsupported,
-            format!("environment `{}` is self-hosted and cannot mount files or repositories", target.environment_id),
-        )),
-        Resource::File { file_id, .. } => {
-            Some((RunErrorType::FileNotFound, format!("file `{file_id}` no longer exists")))
-        }
-        Resource::MemoryStore { .. } => Some((
-            RunErrorType::SessionResourceNotFound,
-            "session creation rejected: a referenced resource was not found; check deployment configuration".to_owned(),
-        )),
-        Resource::GithubRepository { .. } => None,
-    }))
 }
 
 fn start(tx: &mut Tx<'_>, workspace: &WorkspaceId, target: &Target) -> Result<SessionId> {

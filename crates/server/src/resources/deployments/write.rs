@@ -9,13 +9,13 @@ use rota_api::{
     metadata::Metadata,
     session::Resource,
 };
-use serde_json::Value;
+use serde::Serialize;
+use serde_json::value::RawValue;
 
 use super::{schedule, store};
 use crate::{
     db::{Tx, vals},
     error::{Error, Result},
-    request::Body,
     resources::{agents, environments, sessions},
     scheduler::cron::Cron,
 };
@@ -54,24 +54,27 @@ pub(super) fn insert(tx: &mut Tx<'_>, workspace: &WorkspaceId, fields: &Deployme
     store::get(tx, workspace, id.as_ref())
 }
 
-/// What an update leaves out is kept, and is not checked again: a deployment whose environment is gone can be renamed.
-pub(super) fn update(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, body: &Body) -> Result<Deployment> {
+/// What an update leaves out is kept, and is not checked again: a deployment whose environment is gone can be renamed,
+/// and one that moves to another environment is not checked for what it mounts.
+pub(super) fn update(
+    tx: &mut Tx<'_>,
+    workspace: &WorkspaceId,
+    id: &str,
+    update: &UpdateDeployment,
+) -> Result<Deployment> {
     let stored = store::get_open(tx, workspace, id)?;
     let metadata: Metadata = serde_json::from_str(stored.metadata.get())?;
-    let update = body.read(|o| UpdateDeployment::read(o, &metadata))?;
-
+    let metadata = serde_json::to_string(&update.metadata.over(&metadata)?)?;
     let agent = match &update.agent {
         Some(choice) => agents::referenced(tx, workspace, choice)?.0,
         None => stored.agent,
     };
     let environment_id = update.environment_id.as_deref().unwrap_or(stored.environment_id.as_ref()).to_owned();
-    let resources: Vec<Resource> = match &update.resources {
-        Some(resources) => resources.clone(),
-        None => serde_json::from_str(stored.resources.get())?,
-    };
     if update.environment_id.is_some() || update.resources.is_some() {
         let (id, environment) = environments::referenced(tx, workspace, &environment_id)?;
-        check_resources(&resources, &id, &environment)?;
+        if let Some(resources) = &update.resources {
+            check_resources(resources, &id, &environment)?;
+        }
     }
     if let Some(vaults) = &update.vault_ids {
         sessions::check_vaults(vaults)?;
@@ -81,15 +84,14 @@ pub(super) fn update(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, body: &
     }
     let stored_schedule = stored.schedule.map(|s| ScheduleFields { expression: s.expression, timezone: s.timezone });
     let schedule_changes = update.schedule != Patch::Keep;
-    let schedule = update.schedule.over(stored_schedule);
+    let schedule = update.schedule.clone().over(stored_schedule);
     if schedule_changes {
         check_schedule(schedule.as_ref(), tx.now())?;
     }
-    let initial_events = texts(update.initial_events.as_deref(), stored.initial_events.get())?;
-    let vault_ids = match &update.vault_ids {
-        Some(vaults) => serde_json::to_string(vaults)?,
-        None => stored.vault_ids.get().to_owned(),
-    };
+    let initial_events = text(update.initial_events.as_ref(), &stored.initial_events)?;
+    let resources = text(update.resources.as_ref(), &stored.resources)?;
+    let vault_ids = text(update.vault_ids.as_ref(), &stored.vault_ids)?;
+    let description = update.description.clone().over(stored.description);
     let now = tx.now();
     schedule::changing(tx, workspace, id, |tx| {
         tx.execute(
@@ -100,15 +102,15 @@ pub(super) fn update(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, body: &
             vals![
                 workspace,
                 id,
-                &update.name.unwrap_or(stored.name),
-                update.description.over(stored.description).as_deref(),
+                update.name.as_ref().unwrap_or(&stored.name),
+                description.as_deref(),
                 &agent.id,
                 agent.version,
                 &environment_id,
                 &initial_events,
-                &serde_json::to_string(&resources)?,
+                &resources,
                 &vault_ids,
-                &serde_json::to_string(&update.metadata)?,
+                &metadata,
                 schedule.as_ref().map(|s| s.expression.as_str()),
                 schedule.as_ref().map(|s| s.timezone.as_str()),
                 now
@@ -118,10 +120,11 @@ pub(super) fn update(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, body: &
     store::get(tx, workspace, id)
 }
 
-fn texts(sent: Option<&[Value]>, stored: &str) -> Result<String> {
+/// What was sent as JSON, or what is stored.
+fn text<T: Serialize>(sent: Option<&Vec<T>>, stored: &RawValue) -> Result<String> {
     Ok(match sent {
         Some(values) => serde_json::to_string(values)?,
-        None => stored.to_owned(),
+        None => stored.get().to_owned(),
     })
 }
 

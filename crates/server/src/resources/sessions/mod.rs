@@ -1,12 +1,13 @@
 //! Sessions: one agent at work in one environment.
 
+pub mod egress;
 mod store;
 mod write;
 
 use axum::extract::State;
 use rota_api::{
     id::{AgentId, DeploymentId, SessionId},
-    session::{CreateSession, Session},
+    session::{CreateSession, Session, UpdateSession},
 };
 use serde::Serialize;
 
@@ -42,7 +43,8 @@ pub async fn update(
     Path(id): Path<String>,
     body: Body,
 ) -> Result<Json<Session>> {
-    app.db.write(move |tx| write::update(tx, &caller.workspace, &id, &body)).await.map(Json)
+    let update = body.read(UpdateSession::read)?;
+    app.db.write(move |tx| write::update(tx, &caller.workspace, &id, &update)).await.map(Json)
 }
 
 /// `GET /v1/sessions`.

@@ -1,7 +1,7 @@
 //! Creating, changing and ending sessions.
 
 use rota_api::{
-    agent::{AgentConfig, SessionAgent, Tool, check_tool_references},
+    agent::{AgentConfig, SessionAgent, check_tool_references},
     environment::EnvironmentConfig,
     event::EventBody,
     id::{EnvironmentId, Id, SessionId, WorkspaceId},
@@ -10,11 +10,10 @@ use rota_api::{
 };
 use serde_json::Value;
 
-use super::{Deleted, NewSession, control, get, insert, is_rate_limited};
+use super::{Deleted, NewSession, control, egress, get, insert, is_rate_limited};
 use crate::{
     db::{Notice, Tx, vals},
     error::{Error, Result},
-    request::Body,
     resources::{agents, deployments::FirePolicy, environments, events::log},
 };
 
@@ -30,6 +29,13 @@ pub(super) fn create(
     check_vaults(&new.vault_ids)?;
     check_budget(new.budget.as_ref())?;
     check_resources(&new.resources, &environment_id, &environment)?;
+    let blocked = match &changed_agent {
+        Some(snapshot) => egress::blocked(&environment_id, &environment, &serde_json::from_str(snapshot)?),
+        None => egress::blocked_version(tx, &environment_id, &environment, &agent)?,
+    };
+    if let Some(message) = blocked {
+        return Err(Error::invalid(message));
+    }
     if is_rate_limited(tx, workspace, policy.sessions_per_minute)? {
         return Err(Error::RateLimited(policy.sessions_per_minute));
     }
@@ -122,10 +128,9 @@ pub fn self_hosted_resources(id: &EnvironmentId) -> Error {
     ))
 }
 
-pub(super) fn update(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, body: &Body) -> Result<Session> {
+pub(super) fn update(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, update: &UpdateSession) -> Result<Session> {
     let stored = get(tx, workspace, id)?;
     let metadata: Metadata = serde_json::from_str(stored.metadata.get())?;
-    let update = body.read(|o| UpdateSession::read(o, &metadata))?;
     if stored.status == Status::Terminated {
         return Err(Error::invalid(format_args!("Session {id} is terminated and cannot be changed.")));
     }
@@ -140,10 +145,10 @@ pub(super) fn update(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, body: &
         _ if stored.status != Status::Idle => {
             return Err(Error::invalid("agent: tools and MCP servers can be changed only while the session is idle"));
         }
-        _ => Some(with_tools(&stored, update.tools, update.mcp_servers)?),
+        _ => Some(with_tools(tx, workspace, &stored, update)?),
     };
-    let title = update.title.over(stored.title.clone());
-    let new_metadata = update.metadata.filter(|new| *new != metadata);
+    let title = update.title.clone().over(stored.title.clone());
+    let new_metadata = Some(update.metadata.over(&metadata)?).filter(|new| *new != metadata);
     let changed = EventBody::SessionUpdated {
         agent: agent.as_deref().map(serde_json::from_str).transpose()?,
         title: title.clone().filter(|_| title != stored.title),
@@ -167,16 +172,18 @@ pub(super) fn update(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, body: &
     get(tx, workspace, id)
 }
 
-fn with_tools(
-    stored: &Session,
-    tools: Option<Vec<Tool>>,
-    mcp_servers: Option<Vec<rota_api::agent::McpServer>>,
-) -> Result<String> {
+fn with_tools(tx: &mut Tx<'_>, workspace: &WorkspaceId, stored: &Session, update: &UpdateSession) -> Result<String> {
     let SessionAgent { mut primary, multiagent } = serde_json::from_str(stored.agent.get())?;
-    primary.tools = tools.unwrap_or(primary.tools);
-    primary.mcp_servers = mcp_servers.unwrap_or(primary.mcp_servers);
+    primary.tools = update.tools.clone().unwrap_or(primary.tools);
+    primary.mcp_servers = update.mcp_servers.clone().unwrap_or(primary.mcp_servers);
     check_tool_references("agent", &primary.tools, &primary.mcp_servers)?;
-    Ok(serde_json::to_string(&SessionAgent { primary, multiagent })?)
+    let agent = SessionAgent { primary, multiagent };
+    if let Some(environment) = environments::config(tx, workspace, stored.environment_id.as_ref())?
+        && let Some(message) = egress::blocked(&stored.environment_id, &environment, &agent)
+    {
+        return Err(Error::invalid(message));
+    }
+    Ok(serde_json::to_string(&agent)?)
 }
 
 /// Ends a session for good; its history stays readable.

@@ -1,0 +1,34 @@
+//! `rota org`.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use rota_server::{db::Tx, open_store, resources::organization};
+use serde_json::json;
+
+use crate::cli::{OrgArgs, OrgCommand, StoreArgs};
+
+pub async fn run(args: OrgArgs) -> Result<ExitCode> {
+    let (store, change): (StoreArgs, fn(&mut Tx<'_>) -> rota_server::error::Result<()>) = match args.command {
+        OrgCommand::Show { store } => (store, |_| Ok(())),
+        OrgCommand::Disable { store } => (store, organization::disable),
+        OrgCommand::Enable { store } => (store, organization::enable),
+    };
+    let (db, _) = open_store(&store.data)?;
+    let (id, disabled_at) = db
+        .write(move |tx| {
+            let id = organization::id(tx)?;
+            change(tx)?;
+            Ok((id, organization::disabled_at(tx)?))
+        })
+        .await?;
+    if store.json {
+        println!("{}", json!({"id": id, "disabled_at": disabled_at}));
+    } else {
+        match disabled_at {
+            Some(at) => println!("The organization {id} is disabled since {at}. `rota org enable` undoes it."),
+            None => println!("The organization {id} is enabled."),
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

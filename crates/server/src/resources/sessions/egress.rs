@@ -1,0 +1,79 @@
+//! Which MCP servers the network of an environment keeps a session from.
+
+use http::Uri;
+use rota_api::{
+    agent::{AgentReference, McpServer, Multiagent, SessionAgent},
+    environment::{EnvironmentConfig, LimitedNetwork, Networking},
+    id::EnvironmentId,
+};
+
+use crate::{
+    db::{Tx, vals},
+    error::{Error, Result},
+};
+
+/// Why a session of `agent` cannot reach an MCP server in an environment; `None` when it reaches all of them.
+///
+/// The agents of a roster work in the same environment, so their servers count too.
+pub fn blocked(id: &EnvironmentId, environment: &EnvironmentConfig, agent: &SessionAgent) -> Option<String> {
+    let network = restricted(environment)?;
+    let members = agent.multiagent.iter().flat_map(Multiagent::agents);
+    let mut servers = agent.primary.mcp_servers.iter().chain(members.flat_map(|member| &member.mcp_servers));
+    let McpServer { name, url, .. } = servers.find(|server| !reaches(network, &server.url))?;
+    Some(format!(
+        "environment `{id}` does not reach the MCP server \"{name}\" at {url}: add its host to \
+         networking.allowed_hosts, or set networking.allow_mcp_servers"
+    ))
+}
+
+/// The same, for an agent as it is stored. An environment that reaches every MCP server needs no look at the agent.
+pub fn blocked_version(
+    tx: &mut Tx<'_>,
+    id: &EnvironmentId,
+    environment: &EnvironmentConfig,
+    agent: &AgentReference,
+) -> Result<Option<String>> {
+    if restricted(environment).is_none() {
+        return Ok(None);
+    }
+    let sql = "SELECT snapshot FROM agent_versions WHERE agent_id = $1 AND version = $2";
+    let snapshot = tx.one(sql, vals![&agent.id, agent.version], |row| row.json(0))?;
+    let snapshot = snapshot.ok_or_else(|| Error::internal(format!("agent `{}` has lost a version", agent.id)))?;
+    Ok(blocked(id, environment, &snapshot))
+}
+
+/// The network, when it does not reach every MCP server.
+fn restricted(environment: &EnvironmentConfig) -> Option<&LimitedNetwork> {
+    match environment {
+        EnvironmentConfig::Cloud { networking: Networking::Limited(network), .. } if !network.allow_mcp_servers => {
+            Some(network)
+        }
+        _ => None,
+    }
+}
+
+/// Whether the host of `url` is allowed. What is no URL is not.
+fn reaches(network: &LimitedNetwork, url: &str) -> bool {
+    let Ok(url) = url.parse::<Uri>() else { return false };
+    url.host().is_some_and(|host| network.allows(host))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_is_reached_by_its_host_alone() {
+        let network = LimitedNetwork { allowed_hosts: vec!["mcp.example.com".to_owned()], ..LimitedNetwork::default() };
+        for (url, reached) in [
+            ("https://mcp.example.com/sse", true),
+            ("http://MCP.Example.com:8080", true),
+            ("https://mcp.example.com@elsewhere.example/", false),
+            ("https://elsewhere.example/mcp.example.com", false),
+            ("https://mcp.example.com\\@elsewhere.example/", false),
+            ("https://", false),
+        ] {
+            assert_eq!(reaches(&network, url), reached, "{url}");
+        }
+    }
+}
