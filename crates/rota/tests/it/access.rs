@@ -7,7 +7,7 @@ use rota_server::config::{Provider, Role};
 use serde_json::{Value, json};
 
 use crate::{
-    client::{Answer, Api, BETA, Refusal, invalid, not_found},
+    client::{Answer, Api, BETA, Refusal, forbidden, invalid, not_found},
     given::{Parts, id, message, model},
     routes::served,
     server::Rota,
@@ -25,6 +25,8 @@ async fn one_of_each(api: &Api) -> BTreeMap<&'static str, String> {
         ("{deployment_run_id}", id(&run).to_owned()),
         ("{session_id}", run["session_id"].as_str().unwrap().to_owned()),
         ("{model_id}", "playbook".to_owned()),
+        ("{workspace_id}", "wrkspc_any".to_owned()),
+        ("{api_key_id}", "apikey_any".to_owned()),
     ])
 }
 
@@ -68,6 +70,9 @@ async fn another_workspace_finds_nothing_at_any_route() {
     let other = rota.other_workspace().await;
     let mut walked = 0;
     for (method, path) in operations(&ids) {
+        if path.starts_with("/v1/organizations/") {
+            continue;
+        }
         let names_a_resource = ids.iter().any(|(name, id)| *name != "{model_id}" && path.contains(id.as_str()));
         if names_a_resource {
             let answer = other.send(method.clone(), &path, body(&method, &path).as_ref()).await.refusal();
@@ -80,6 +85,36 @@ async fn another_workspace_finds_nothing_at_any_route() {
     assert_eq!(walked, 23);
     let deployment = rota.api.get(&format!("/v1/deployments/{}", ids["{deployment_id}"])).await;
     assert_eq!((&deployment["archived_at"], &deployment["status"]), (&Value::Null, &json!("active")));
+}
+
+#[tokio::test]
+async fn the_organization_is_for_administrators_and_workspaces_are_for_who_names_one() {
+    let rota = Rota::without_engine().await;
+    let ids = one_of_each(&rota.api).await;
+    let administrator = rota.administrator().await;
+    let no_administrator = forbidden("this needs an administrator's key: `rota keys create --admin` makes one");
+    let no_workspace =
+        forbidden("an administrator's key acts in the workspace that the header anthropic-workspace-id names");
+    for (method, path) in operations(&ids) {
+        let (api, refused) = if path.starts_with("/v1/organizations/") {
+            (&rota.api, &no_administrator)
+        } else {
+            (&administrator, &no_workspace)
+        };
+        let answer = api.send(method.clone(), &path, body(&method, &path).as_ref()).await.refusal();
+        assert_eq!(answer, *refused, "{method} {path}");
+    }
+    let nowhere = administrator.in_workspace("wrkspc_nowhere");
+    let refused = forbidden("anthropic-workspace-id names no workspace of this organization");
+    assert_eq!(nowhere.get_refused("/v1/agents").await, refused);
+    let workspace = rota.server.first_key.as_ref().unwrap().workspace_id.to_string();
+    let answer = administrator.in_workspace(&workspace).send(Method::GET, "/v1/agents", None).await;
+    assert_eq!(answer.headers["anthropic-workspace-id"], *workspace);
+    assert_eq!(answer.success()["data"].as_array().unwrap().len(), 1);
+    let bare = administrator.http.get(format!("{}/v1/organizations/me", rota.api.base));
+    let answer = administrator.answer(bare.header("x-api-key", &administrator.key)).await;
+    assert!(!answer.headers.contains_key("anthropic-workspace-id"));
+    assert_eq!(answer.success()["type"], "organization", "it needs no beta header");
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use rota_server::{clock::Clock, tls};
 use serde_json::{Value, json};
 
 use crate::{
-    contract::{GENERAL, MANAGED_AGENTS},
+    contract::{ADMINISTRATION, GENERAL, MANAGED_AGENTS},
     stream::Stream,
 };
 
@@ -27,6 +27,7 @@ pub struct Api {
     /// The key.
     pub key: String,
     clock: Clock,
+    workspace: Option<String>,
 }
 
 /// An answer, held against the contract.
@@ -44,7 +45,7 @@ impl Api {
     /// A client of the server at `address`.
     pub fn new(address: SocketAddr, key: String, clock: Clock) -> Self {
         let http = Client::builder().tls_backend_preconfigured(tls::client_config().unwrap()).no_proxy();
-        Self { http: http.build().unwrap(), base: format!("http://{address}"), key, clock }
+        Self { http: http.build().unwrap(), base: format!("http://{address}"), key, clock, workspace: None }
     }
 
     /// The same client of a server at another address.
@@ -57,9 +58,19 @@ impl Api {
         Self { key, ..self.clone() }
     }
 
+    /// The same client, which names the workspace that it acts in: for an administrator's key.
+    pub fn in_workspace(&self, workspace: &str) -> Self {
+        Self { workspace: Some(workspace.to_owned()), ..self.clone() }
+    }
+
     /// A request with the key and the beta header.
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        self.http.request(method, format!("{}{path}", self.base)).header("x-api-key", &self.key).header(BETA.0, BETA.1)
+        let request = self.http.request(method, format!("{}{path}", self.base));
+        let request = request.header("x-api-key", &self.key).header(BETA.0, BETA.1);
+        match &self.workspace {
+            Some(workspace) => request.header("anthropic-workspace-id", workspace),
+            None => request,
+        }
     }
 
     /// Sends a request and checks the answer, whatever its status.
@@ -76,6 +87,9 @@ impl Api {
         answer.check_headers();
         match (status.is_success(), beta) {
             (true, _) if path.starts_with("/rota/") => {}
+            (true, _) if path.starts_with("/v1/organizations/") => {
+                ADMINISTRATION.check(method.as_str(), &path, &answer.body);
+            }
             (true, true) => MANAGED_AGENTS.check(method.as_str(), &path, &answer.body),
             (true, false) => GENERAL.check(method.as_str(), &path, &answer.body),
             (false, _) => answer.check_envelope(),
@@ -181,6 +195,11 @@ pub fn invalid(message: impl Into<String>) -> Refusal {
 /// The refusal of a request for, or about, something that is not there.
 pub fn not_found(message: impl Into<String>) -> Refusal {
     Refusal { status: 404, kind: "not_found_error".to_owned(), message: message.into() }
+}
+
+/// The refusal of a request that the key does not allow.
+pub fn forbidden(message: impl Into<String>) -> Refusal {
+    Refusal { status: 403, kind: "permission_error".to_owned(), message: message.into() }
 }
 
 /// The refusal of a request that came too late.

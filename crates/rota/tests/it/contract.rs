@@ -13,6 +13,8 @@ use serde_json::{Value, json};
 pub static MANAGED_AGENTS: LazyLock<Contract> = LazyLock::new(|| Contract::load("openapi.json"));
 /// The contract of requests without a beta header.
 pub static GENERAL: LazyLock<Contract> = LazyLock::new(|| Contract::load("general.json"));
+/// The contract of the organization's own resources.
+pub static ADMINISTRATION: LazyLock<Contract> = LazyLock::new(|| Contract::load("administration.json"));
 
 /// One file of the contract.
 pub struct Contract {

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 mod access;
+mod administration;
 mod agents;
 mod bodies;
 mod client;

@@ -2,7 +2,10 @@
 
 use reqwest::{Method, StatusCode};
 
-use crate::{contract::MANAGED_AGENTS, server::Rota};
+use crate::{
+    contract::{ADMINISTRATION, MANAGED_AGENTS, Operation},
+    server::Rota,
+};
 
 /// Resources of the contract that this server does not have yet, and parts of those that it has.
 const ABSENT: [&str; 10] = [
@@ -18,20 +21,40 @@ const ABSENT: [&str; 10] = [
     "/v1/vaults",
 ];
 
+/// What the server has of the organization's own resources.
+const ADMINISTERED: [&str; 6] = [
+    "/v1/organizations/api_keys",
+    "/v1/organizations/api_keys/{api_key_id}",
+    "/v1/organizations/me",
+    "/v1/organizations/workspaces",
+    "/v1/organizations/workspaces/{workspace_id}",
+    "/v1/organizations/workspaces/{workspace_id}/archive",
+];
+
 /// What the server has beside the contract.
 const OWN: [(Method, &str); 2] =
     [(Method::GET, "/rota/v1/deployment_runs/{deployment_run_id}"), (Method::GET, "/rota/v1/schedules/preview")];
 
 /// Every operation that the server has.
 pub fn served() -> Vec<(Method, &'static str)> {
-    of_the_contract().into_iter().chain(OWN).collect()
+    of_the_contract().into_iter().chain(administration()).chain(OWN).collect()
 }
 
 /// The operations of the contract that the server has.
 fn of_the_contract() -> Vec<(Method, &'static str)> {
     let operations = MANAGED_AGENTS.operations.iter();
     let present = operations.filter(|operation| !ABSENT.iter().any(|absent| operation.path.starts_with(absent)));
-    present.map(|operation| (operation.method.parse().unwrap(), operation.path.as_str())).collect()
+    present.map(named).collect()
+}
+
+/// The operations on the organization's own resources that the server has. They need an administrator's key.
+pub fn administration() -> Vec<(Method, &'static str)> {
+    let operations = ADMINISTRATION.operations.iter();
+    operations.filter(|operation| ADMINISTERED.contains(&operation.path.as_str())).map(named).collect()
+}
+
+fn named(operation: &'static Operation) -> (Method, &'static str) {
+    (operation.method.parse().unwrap(), operation.path.as_str())
 }
 
 #[tokio::test]
@@ -39,6 +62,7 @@ async fn every_operation_is_served() {
     let rota = Rota::without_engine().await;
     let operations = of_the_contract();
     assert_eq!(operations.len(), 33, "{operations:#?}");
+    assert_eq!(administration().len(), 9);
     for (method, path) in served() {
         let path = path.replace(['{', '}'], "");
         let answer = rota.api.send(method.clone(), &path, None).await;

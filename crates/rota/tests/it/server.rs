@@ -94,6 +94,14 @@ impl Rota {
         backend.session_dir(session).unwrap().join("workspace").join(name)
     }
 
+    /// A client with an administrator's key.
+    pub async fn administrator(&self) -> Api {
+        let create = |tx: &mut rota_server::db::Tx<'_>| {
+            rota_server::resources::api_keys::create_admin_key(tx, "an administrator's key", None)
+        };
+        self.api.with_key(self.server.app().db.write(create).await.unwrap().key)
+    }
+
     /// A client of another workspace.
     pub async fn other_workspace(&self) -> Api {
         let create = |tx: &mut rota_server::db::Tx<'_>| {
