@@ -25,6 +25,7 @@ mod scheduled;
 mod schedules;
 mod server;
 mod sessions;
+mod simulation;
 mod stream;
 mod streams;
 mod turns;
