@@ -1,13 +1,12 @@
 //! What became of a deployment run: the run, which only says that a session was created, beside that session.
 
 use serde::Serialize;
-use serde_json::Value;
 
 use crate::{
     deployment::DeploymentRun,
     event::{SessionError, StopReason},
     id::EventId,
-    session::{SessionUsage, Status},
+    session::{MonetaryAmount, SessionUsage, Status},
 };
 
 /// A run and what became of it.
@@ -44,8 +43,8 @@ pub struct SessionOutcome {
     pub error: Option<SessionError>,
     /// What the session has used.
     pub usage: SessionUsage,
-    /// What that costs at list prices. No model of this server has a list price, so it is always null.
-    pub list_cost: Option<Value>,
+    /// What that costs; null until a model with a price has answered.
+    pub list_cost: Option<MonetaryAmount>,
     /// Seconds that the agent has worked.
     pub active_seconds: f64,
     /// Seconds from the session's creation until the agent last came to rest, or until now while it works.

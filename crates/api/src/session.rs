@@ -113,6 +113,45 @@ pub struct SessionUsage {
     pub cache_creation: CacheCreation,
     /// Seconds spent running.
     pub active_seconds: f64,
+    /// What the tokens cost; absent until a model with a price has answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub list_cost: Option<MonetaryAmount>,
+}
+
+/// An amount of US dollars in whole cents: `{"amount": "125", "currency": "USD"}`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MonetaryAmount {
+    #[serde(rename = "amount", with = "cents")]
+    cents: u64,
+    currency: Currency,
+}
+
+/// The currency of an amount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+enum Currency {
+    Usd,
+}
+
+impl MonetaryAmount {
+    /// Billionths of a dollar, rounded to the nearest cent.
+    pub fn from_nanos(nanos: u64) -> Self {
+        const CENT: u64 = 10_000_000;
+        Self { cents: nanos.saturating_add(CENT / 2) / CENT, currency: Currency::Usd }
+    }
+}
+
+/// Cents are a string of digits.
+mod cents {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(cents: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(cents)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
 }
 
 /// Tokens written to the prompt cache, by how long they stay.

@@ -180,6 +180,8 @@ Configuration file (every key is optional; an unknown key is an error):
   display_name = \"…\"                 a name for people
   max_tokens = 16000                 most tokens of a reply
   max_input_tokens = 200000          most tokens of a request, for clients to read
+  price = { input = 5, output = 25, cache_read = 0.5, cache_write_5m = 6.25, cache_write_1h = 10 }
+                                     US dollars for a million tokens; without it sessions show no cost
 
   [scheduler]
   jitter = \"off\"                     `hosted` spreads deployments that share a time

@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 use crate::{
     error::{Error, Result},
+    limits::MAX_PRICE,
     scheduler::settle::{Jitter, Timing},
 };
 
@@ -149,6 +150,31 @@ pub struct ModelConfig {
     pub max_tokens: u32,
     /// Most tokens of a request, for clients to read.
     pub max_input_tokens: Option<u32>,
+    /// What it costs. Absent: sessions of this model show no cost.
+    pub price: Option<PriceConfig>,
+}
+
+/// What a model costs, in US dollars for a million tokens: `price` of an entry of `[[models]]`.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PriceConfig {
+    /// Tokens read, without those of the cache.
+    pub input: f64,
+    /// Tokens written.
+    pub output: f64,
+    /// Tokens read from the prompt cache; `input` when absent.
+    pub cache_read: Option<f64>,
+    /// Tokens written to the prompt cache for five minutes; `input` when absent.
+    pub cache_write_5m: Option<f64>,
+    /// Tokens written to the prompt cache for one hour; `input` when absent.
+    pub cache_write_1h: Option<f64>,
+}
+
+impl PriceConfig {
+    fn all(&self) -> impl Iterator<Item = f64> {
+        let cached = [self.cache_read, self.cache_write_5m, self.cache_write_1h];
+        [self.input, self.output].into_iter().chain(cached.into_iter().flatten())
+    }
 }
 
 fn default_max_tokens() -> u32 {
@@ -260,6 +286,11 @@ impl Config {
             if model.provider == Provider::Messages && model.base_url.is_none() {
                 return Err(Error::invalid(format_args!("models: \"{}\" needs a base_url", model.id)));
             }
+            let is_price = |dollars: f64| (0.0..=MAX_PRICE).contains(&dollars);
+            if model.price.is_some_and(|price| !price.all().all(is_price)) {
+                let id = &model.id;
+                return Err(Error::invalid(format_args!("models: \"{id}\": a price is 0 to {MAX_PRICE} US dollars")));
+            }
         }
         Ok(())
     }
@@ -279,6 +310,8 @@ mod tests {
             ("[scheduler]\njitter = \"on\"", "on"),
             ("[[models]]\nid = \"a\"\nprovider = \"messages\"", "base_url"),
             ("[[models]]\nid = \"a\"\nprovider = \"other\"", "other"),
+            ("[[models]]\nid = \"a\"\nprovider = \"playbook\"\nprice = {input = -1, output = 1}", "a price is 0"),
+            ("[[models]]\nid = \"a\"\nprovider = \"playbook\"\nprice = {input = 1}", "output"),
         ] {
             let read = toml::from_str::<Config>(text).map_err(|e| e.to_string());
             let error = read.and_then(|c| c.check().map_err(|e| e.to_string())).unwrap_err();

@@ -26,6 +26,9 @@ pub const IDEMPOTENCY_MICROS: i64 = 24 * 3600 * 1_000_000;
 /// Most forgotten `Idempotency-Key`s that one run removes from the store.
 pub const IDEMPOTENCY_PURGE: i64 = 8;
 
+/// Highest price of a model, in US dollars for a million tokens.
+pub const MAX_PRICE: f64 = 1_000_000.0;
+
 /// Occurrences that a preview of a schedule lists, unless more or fewer are asked for.
 pub const PREVIEW_OCCURRENCES: i64 = 10;
 /// Most occurrences that a preview can be asked for.

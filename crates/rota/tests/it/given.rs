@@ -101,5 +101,6 @@ pub fn model(id: &str, provider: Provider) -> ModelConfig {
         bearer: false,
         max_tokens: 1000,
         max_input_tokens: None,
+        price: None,
     }
 }

@@ -1,5 +1,6 @@
 //! What became of runs.
 
+use rota_server::config::PriceConfig;
 use serde_json::{Value, json};
 
 use crate::{
@@ -56,6 +57,37 @@ async fn a_run_is_told_with_what_its_session_has_done_and_used() {
     let mut bare = told.clone();
     bare.as_object_mut().unwrap().remove("outcome");
     assert_eq!(bare, api.get(&format!("/v1/deployment_runs/{}", id(&run))).await);
+}
+
+#[tokio::test]
+async fn what_a_session_cost_is_summed_over_its_turns_where_its_model_has_a_price() {
+    let upstream = Upstream::start([1, 2].map(|_| Reply::Message(vec![json!({"type": "text", "text": "hi"})]))).await;
+    let mut model = upstream.model();
+    // 0.4 cents for a token of input, one cent for a token of output.
+    model.price = Some(PriceConfig {
+        input: 4_000.0,
+        output: 10_000.0,
+        cache_read: None,
+        cache_write_5m: None,
+        cache_write_1h: None,
+    });
+    let rota = Rota::with(|config| config.models = vec![model]).await;
+    let run = run(&rota.api, &deployment(&rota.api, json!({"model": "house"}), message("hi")).await).await;
+    let events = rota.api.stream_from(session(&run), 0).await.turn().await;
+    let usage = &first(&events, "session.usage")["usage"];
+    let nine_cents = json!({"amount": "9", "currency": "USD"});
+    assert_eq!(
+        (&usage["input_tokens"], &usage["output_tokens"], &usage["list_cost"]),
+        (&json!(5), &json!(7), &nine_cents)
+    );
+    assert_eq!(rota.api.get(&path(&run)).await["outcome"]["session"]["list_cost"], nine_cents);
+
+    let rota = rota.restart().await;
+    let mut stream = rota.api.stream(session(&run)).await;
+    rota.api.events(session(&run), json!([message("again")])).await;
+    stream.turn().await;
+    let told = rota.api.get(&path(&run)).await;
+    assert_eq!(told["outcome"]["session"]["list_cost"], json!({"amount": "18", "currency": "USD"}));
 }
 
 #[tokio::test]

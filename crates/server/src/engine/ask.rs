@@ -56,7 +56,8 @@ impl Runner<'_> {
         };
         match reply {
             None => Ok(false),
-            Some(Ok(reply)) => {
+            Some(Ok(mut reply)) => {
+                reply.usage.cost_nanos = offered.price.map(|price| price.of(&reply.usage));
                 let work = self.replied(reply, &start_id, drafts);
                 self.perform(work).await
             }

@@ -3,7 +3,7 @@
 use rota_api::{
     event::{Confirmation, EventBody, Permission, RetryStatus, StopReason},
     id::EventId,
-    session::{CacheCreation, SessionUsage},
+    session::{CacheCreation, MonetaryAmount, SessionUsage},
 };
 use serde_json::{Value, value::RawValue};
 
@@ -86,6 +86,7 @@ impl State {
                 ephemeral_1h_input_tokens: self.usage.cache_creation_1h_input_tokens,
             },
             active_seconds,
+            list_cost: self.usage.cost_nanos.map(MonetaryAmount::from_nanos),
         }
     }
 
@@ -97,6 +98,7 @@ impl State {
         total.cache_read_input_tokens += used.cache_read_input_tokens;
         total.cache_creation_5m_input_tokens += used.cache_creation_5m_input_tokens;
         total.cache_creation_1h_input_tokens += used.cache_creation_1h_input_tokens;
+        total.cost_nanos = total.cost_nanos.map_or(used.cost_nanos, |cost| Some(cost + used.cost_nanos.unwrap_or(0)));
     }
 
     fn event(&mut self, logged: &Logged) {

@@ -6,11 +6,13 @@
 pub mod messages;
 pub mod offer;
 pub mod playbook;
+mod price;
 mod sse;
 #[cfg(test)]
 mod stand_in;
 
 pub use offer::Offer;
+pub use price::Price;
 
 use std::{future::Future, pin::Pin, time::Duration};
 
@@ -134,6 +136,9 @@ pub struct Usage {
     pub cache_creation_5m_input_tokens: u64,
     /// Tokens written to the prompt cache for one hour.
     pub cache_creation_1h_input_tokens: u64,
+    /// What they cost at the model's list price, in billionths of a US dollar; `None` for a model that has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost_nanos: Option<u64>,
 }
 
 /// Why a model request failed, as far as it matters to the engine.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rota_api::model::Model as WireModel;
 
 use super::{
-    Model,
+    Model, Price,
     messages::{Credential, Messages, MessagesConfig},
     playbook::Playbook,
 };
@@ -26,6 +26,8 @@ pub struct Offered {
     pub upstream: String,
     /// Most tokens of a reply.
     pub max_tokens: u32,
+    /// What it costs, where that is configured.
+    pub price: Option<Price>,
     /// Who answers.
     pub provider: Arc<dyn Model>,
 }
@@ -46,6 +48,7 @@ impl Offer {
                 wire: wire(PLAYBOOK, "Playbook (runs the fenced blocks of a message)"),
                 upstream: PLAYBOOK.to_owned(),
                 max_tokens: 16_000,
+                price: None,
                 provider: Arc::new(Playbook),
             });
         }
@@ -109,6 +112,7 @@ fn offered(config: &ModelConfig) -> Result<Offered> {
         },
         upstream: config.upstream.clone().unwrap_or_else(|| config.id.clone()),
         max_tokens: config.max_tokens,
+        price: config.price.as_ref().map(Price::new),
         provider,
     })
 }

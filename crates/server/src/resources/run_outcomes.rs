@@ -69,7 +69,7 @@ fn outcome(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &Session) -> Resul
         waiting_on: waiting.into_iter().map(|w| WaitingOn { event_id: w.id, answer: answer(w.for_) }).collect(),
         error,
         usage: session.usage,
-        list_cost: None,
+        list_cost: session.usage.list_cost,
         active_seconds: session.stats.active_seconds,
         duration_seconds: until.seconds_since(session.created_at).max(0.0),
     })

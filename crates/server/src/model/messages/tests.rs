@@ -317,6 +317,7 @@ async fn usage_is_the_latest_of_each_count() {
             cache_read_input_tokens: read,
             cache_creation_5m_input_tokens: five_minutes,
             cache_creation_1h_input_tokens: one_hour,
+            cost_nanos: None,
         };
         assert_eq!(exchange(&stream(&events)).await.reply.unwrap().usage, expected);
     }
