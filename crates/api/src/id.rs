@@ -127,6 +127,8 @@ ids! {
     RequestId "req_" "An HTTP request.";
     RunId "drun_" "A deployment run.";
     SessionId "sesn_" "A session.";
+    WebhookEndpointId "whep_" "An endpoint that webhooks are sent to.";
+    WebhookEventId "whe_" "An event that webhooks tell of.";
     WorkspaceId "wrkspc_" "A workspace.";
 }
 

@@ -19,6 +19,7 @@ pub mod run_outcome;
 pub mod schedule;
 pub mod session;
 pub mod time;
+pub mod webhook;
 pub mod workspace;
 
 pub use time::Time;

@@ -190,6 +190,11 @@ Configuration file (every key is optional; an unknown key is an error):
   [engine]
   concurrency = 16                   the same as --concurrency
 
+  [webhooks]
+  allow_private = false              send webhooks also to private addresses, and without TLS
+  attempts = 8                       how often a delivery is tried, 1 to 20
+  timeout_seconds = 15               how long an attempt may take, 1 to 60
+
   [sandbox]
   root_fs = \"/srv/rootfs\"            the same as --root-fs
   memory_mib = 2048                  most memory of one sandbox

@@ -37,6 +37,8 @@ pub struct Config {
     pub sandbox: SandboxConfig,
     /// What a workspace may do how often.
     pub rate: RateConfig,
+    /// How webhooks are sent.
+    pub webhooks: WebhooksConfig,
 }
 
 impl Default for Config {
@@ -51,6 +53,7 @@ impl Default for Config {
             engine: EngineConfig::default(),
             sandbox: SandboxConfig::default(),
             rate: RateConfig::default(),
+            webhooks: WebhooksConfig::default(),
         }
     }
 }
@@ -261,6 +264,36 @@ pub struct RateConfig {
     pub sessions_per_minute: u32,
 }
 
+/// How webhooks are sent: `[webhooks]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WebhooksConfig {
+    /// Send also to private addresses, and without TLS: for receivers in the operator's own network. Whoever can create
+    /// an endpoint can then make this server send requests inside that network.
+    pub allow_private: bool,
+    /// How often a delivery is tried, 1 to 20, before it counts as failed.
+    pub attempts: u32,
+    /// How long an attempt may take, 1 to 60 seconds.
+    pub timeout_seconds: u32,
+}
+
+impl Default for WebhooksConfig {
+    fn default() -> Self {
+        Self { allow_private: false, attempts: 8, timeout_seconds: 15 }
+    }
+}
+
+impl WebhooksConfig {
+    fn check(&self) -> Result<()> {
+        for (name, value, most) in [("attempts", self.attempts, 20), ("timeout_seconds", self.timeout_seconds, 60)] {
+            if !(1..=most).contains(&value) {
+                return Err(Error::invalid(format_args!("webhooks.{name}: must be 1 to {most}")));
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Config {
     /// Reads a configuration file.
     ///
@@ -279,6 +312,7 @@ impl Config {
         if self.roles.0.is_empty() {
             return Err(Error::invalid("roles: name at least one of api, scheduler, runner, webhooks"));
         }
+        self.webhooks.check()?;
         for (i, model) in self.models.iter().enumerate() {
             if self.models[..i].iter().any(|earlier| earlier.id == model.id) || model.id.is_empty() {
                 return Err(Error::invalid(format_args!("models: the id \"{}\" is empty or not unique", model.id)));
@@ -308,6 +342,8 @@ mod tests {
             ("roles = [\"cook\"]", "cook"),
             ("[engine]\nspeed = 1", "speed"),
             ("[scheduler]\njitter = \"on\"", "on"),
+            ("[webhooks]\nattempts = 0", "webhooks.attempts: must be 1 to 20"),
+            ("[webhooks]\ntimeout_seconds = 61", "webhooks.timeout_seconds: must be 1 to 60"),
             ("[[models]]\nid = \"a\"\nprovider = \"messages\"", "base_url"),
             ("[[models]]\nid = \"a\"\nprovider = \"other\"", "other"),
             ("[[models]]\nid = \"a\"\nprovider = \"playbook\"\nprice = {input = -1, output = 1}", "a price is 0"),

@@ -35,6 +35,7 @@ pub struct Delta {
 #[derive(Default)]
 pub struct Hub {
     runnable: Notify,
+    webhook_due: Notify,
     deleted: Mutex<Vec<SessionId>>,
     deletion: Notify,
     sessions: Mutex<HashMap<SessionId, Topic>>,
@@ -51,6 +52,7 @@ impl Hub {
     pub fn publish(&self, notice: &Notice) {
         match notice {
             Notice::SessionRunnable => self.runnable.notify_one(),
+            Notice::WebhookDue => self.webhook_due.notify_one(),
             Notice::SessionChanged(id) => self.change(id, |change| match change {
                 Change::Count(count) => Change::Count(count + 1),
                 Change::Deleted => Change::Deleted,
@@ -85,6 +87,11 @@ impl Hub {
     /// Returns when a session may have become runnable.
     pub async fn runnable(&self) {
         self.runnable.notified().await;
+    }
+
+    /// Returns when a webhook may wait to be sent.
+    pub async fn webhook_due(&self) {
+        self.webhook_due.notified().await;
     }
 
     /// Returns the sessions that were deleted, when there are any.

@@ -4,6 +4,7 @@ pub mod app;
 pub mod clock;
 pub mod config;
 pub mod db;
+pub mod egress;
 pub mod engine;
 pub mod error;
 pub mod http;
@@ -17,6 +18,7 @@ pub mod resources;
 pub mod scheduler;
 pub mod telemetry;
 pub mod tls;
+pub mod webhooks;
 
 use std::{
     fs::{self, File, TryLockError},
@@ -76,6 +78,7 @@ pub async fn serve(config: Config, clock: Clock) -> Result<Server> {
     let (db, writer) = Db::open(&config.data, clock.clone(), publish)?;
     let (organization, first_key) = db.write(|tx| Ok((organization::id(tx)?, api_keys::first_key(tx)?))).await?;
     db.write(engine::release_all).await?;
+    db.write(webhooks::release_all).await?;
     let sandboxes = Sandboxes::new(Embedded::new(sandbox_config(&config)).map_err(Error::internal)?);
     let listener = TcpListener::bind(&config.listen)
         .await
@@ -100,6 +103,9 @@ pub async fn serve(config: Config, clock: Clock) -> Result<Server> {
             app.spawn(scheduler::tick::run(app.clone()));
         }
         app.spawn(engine::run(app.clone()));
+    }
+    if app.config.roles.has(Role::Webhooks) {
+        app.spawn(webhooks::run(app.clone()));
     }
     app.spawn(http::listen(app.clone(), listener, http::router(app.clone())));
     Ok(Server { address, first_key, app, writer, _lock: lock })

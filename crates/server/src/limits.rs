@@ -95,3 +95,32 @@ pub const STOP_GRACE: Duration = Duration::from_secs(10);
 pub const LOCK_TRIES: u32 = 40;
 /// The pause between two such tries.
 pub const LOCK_RETRY: Duration = Duration::from_millis(25);
+
+/// Endpoints that webhooks of one workspace are sent to, enabled or disabled (hosted: organization webhooks).
+pub const MAX_WEBHOOK_ENDPOINTS: i64 = 32;
+/// Webhooks that a server sends at the same time.
+pub const WEBHOOK_SENDS: usize = 64;
+/// Webhooks that a server sends at the same time to one endpoint, so that a slow one leaves room for the others.
+pub const WEBHOOK_SENDS_PER_ENDPOINT: usize = 4;
+/// Endpoints that the sender looks at in one round; the next round begins after those.
+pub const WEBHOOK_ROUND: i64 = 256;
+/// How long the sender sleeps when nothing wakes it.
+pub const WEBHOOK_POLL: Duration = Duration::from_millis(500);
+/// How much longer than an attempt may take its claim lasts, in microseconds: the time to record the outcome.
+pub const WEBHOOK_CLAIM_MARGIN_MICROS: i64 = 15_000_000;
+/// The longest pause after the first attempt; it doubles with each further one. A pause is at least half of its longest.
+pub const WEBHOOK_RETRY_FIRST_MICROS: i64 = 10_000_000;
+/// The longest pause between two attempts.
+pub const WEBHOOK_RETRY_MAX_MICROS: i64 = 120_000_000;
+/// An endpoint is disabled when this many deliveries in a row failed for good ...
+pub const WEBHOOK_DISABLE_FAILURES: i64 = 10;
+/// ... and the first of them this long before the last, in microseconds.
+pub const WEBHOOK_DISABLE_MICROS: i64 = 3600 * 1_000_000;
+/// Most bytes of an answer that are read. The rest is of no interest to anybody.
+pub const WEBHOOK_EXCERPT_BYTES: usize = 1024;
+/// How long a delivery is kept after its event, whatever has become of it, in microseconds.
+pub const WEBHOOK_RETENTION_MICROS: i64 = 30 * 24 * 3600 * 1_000_000;
+/// How often deliveries that are too old are looked for.
+pub const WEBHOOK_PURGE_EVERY: Duration = Duration::from_hours(1);
+/// Most deliveries that one transaction removes.
+pub const WEBHOOK_PURGE: i64 = 500;

@@ -6,10 +6,11 @@ use super::dialect;
 use crate::error::{Error, Result};
 
 /// Every migration in order; the n-th brings the store to version n.
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 4] = [
     include_str!("migrations/0001_core.sql"),
     include_str!("migrations/0002_schedule.sql"),
     include_str!("migrations/0004_administration.sql"),
+    include_str!("migrations/0005_webhooks.sql"),
 ];
 
 /// Brings the store to this program's version.

@@ -34,6 +34,8 @@ pub enum Notice {
     SessionRunnable,
     /// A session was deleted.
     SessionDeleted(SessionId),
+    /// A webhook waits to be sent.
+    WebhookDue,
 }
 
 /// A transaction, as a closure sees it.
@@ -174,7 +176,9 @@ macro_rules! ids {
     )*};
 }
 
-ids! { AgentId ApiKeyId DeploymentId EnvironmentId EventId RunId SessionId WorkspaceId }
+ids! {
+    AgentId ApiKeyId DeploymentId EnvironmentId EventId RunId SessionId WebhookEndpointId WebhookEventId WorkspaceId
+}
 
 /// The parameters of a statement: `vals![id, now, title]`.
 macro_rules! vals {

@@ -16,7 +16,7 @@ use crate::{
     error::Error,
     resources::{
         agents, api_keys, deployment_runs, deployments, environments, events, models, organization, run_outcomes,
-        schedules, sessions, workspaces,
+        schedules, sessions, webhook_endpoints, workspaces,
     },
 };
 
@@ -34,6 +34,24 @@ fn api(app: &App) -> Router<App> {
     Router::new()
         .route("/rota/v1/deployment_runs/{deployment_run_id}", get(run_outcomes::retrieve))
         .route("/rota/v1/schedules/preview", get(schedules::preview))
+        .route("/rota/v1/webhook_endpoints", get(webhook_endpoints::list).post(webhook_endpoints::create))
+        .route(
+            "/rota/v1/webhook_endpoints/{webhook_endpoint_id}",
+            get(webhook_endpoints::retrieve).post(webhook_endpoints::update).delete(webhook_endpoints::delete),
+        )
+        .route("/rota/v1/webhook_endpoints/{webhook_endpoint_id}/deliveries", get(webhook_endpoints::deliveries::list))
+        .route(
+            "/rota/v1/webhook_endpoints/{webhook_endpoint_id}/deliveries/{webhook_event_id}",
+            get(webhook_endpoints::deliveries::retrieve),
+        )
+        .route(
+            "/rota/v1/webhook_endpoints/{webhook_endpoint_id}/deliveries/{webhook_event_id}/replay",
+            post(webhook_endpoints::deliveries::replay),
+        )
+        .route(
+            "/rota/v1/webhook_endpoints/{webhook_endpoint_id}/regenerate_signing_secret",
+            post(webhook_endpoints::regenerate_signing_secret),
+        )
         .route("/v1/agents", get(agents::list).post(agents::create))
         .route("/v1/agents/{agent_id}", get(agents::retrieve).post(agents::update))
         .route("/v1/agents/{agent_id}/archive", post(agents::archive))

@@ -9,6 +9,7 @@ use rota_api::{
     },
     decode::Patch,
     id::{AgentId, Id, WorkspaceId},
+    webhook::EventType,
 };
 
 use crate::{
@@ -18,7 +19,7 @@ use crate::{
     model::Offer,
     page::{Order, Page, Paging},
     request::{Body, Caller, Json, Path, Query, query::CREATED_BETWEEN},
-    resources::deployments,
+    resources::{deployments, webhook_outbox},
 };
 
 /// `POST /v1/agents`.
@@ -87,6 +88,7 @@ fn insert(tx: &mut Tx<'_>, offer: &Offer, workspace: &WorkspaceId, new: &CreateA
         vals![&id, workspace, tx.now()],
     )?;
     insert_version(tx, &id, 1, &config)?;
+    webhook_outbox::emit(tx, workspace, [EventType::AgentCreated], &id)?;
     get(tx, workspace, id.as_ref(), None)
 }
 
@@ -240,6 +242,7 @@ fn set(tx: &mut Tx<'_>, offer: &Offer, workspace: &WorkspaceId, id: &str, body: 
     check(offer, &config)?;
     insert_version(tx, &id, next, &config)?;
     tx.execute("UPDATE agents SET version = $3 WHERE workspace_id = $1 AND id = $2", vals![workspace, &id, next])?;
+    webhook_outbox::emit(tx, workspace, [EventType::AgentUpdated], &id)?;
     get(tx, workspace, id.as_ref(), None)
 }
 
@@ -264,6 +267,7 @@ fn set_archived(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Ag
     )?;
     let agent = get(tx, workspace, id, None)?;
     if archived > 0 {
+        webhook_outbox::emit(tx, workspace, [EventType::AgentArchived], id)?;
         deployments::archive_all_of(tx, workspace, &agent.id)?;
     }
     Ok(agent)

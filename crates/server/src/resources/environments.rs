@@ -4,6 +4,7 @@ use axum::extract::State;
 use rota_api::{
     environment::{Environment, EnvironmentConfig, EnvironmentFields},
     id::{EnvironmentId, Id, WorkspaceId},
+    webhook::EventType,
 };
 use serde::Serialize;
 
@@ -13,6 +14,7 @@ use crate::{
     error::{Error, Result},
     page::{Order, Page},
     request::{Body, Caller, Json, Path, Query},
+    resources::webhook_outbox,
 };
 
 /// `POST /v1/environments`.
@@ -86,6 +88,7 @@ fn insert(tx: &mut Tx<'_>, workspace: &WorkspaceId, fields: &EnvironmentFields) 
     if inserted == 0 {
         return Err(name_taken(&fields.name));
     }
+    webhook_outbox::emit(tx, workspace, [EventType::EnvironmentCreated], &id)?;
     get(tx, workspace, id.as_ref())
 }
 
@@ -130,6 +133,7 @@ fn set(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, body: &Body) -> Resul
             now
         ],
     )?;
+    webhook_outbox::emit(tx, workspace, [EventType::EnvironmentUpdated], id)?;
     get(tx, workspace, id)
 }
 
@@ -140,11 +144,14 @@ fn name_exists(tx: &mut Tx<'_>, workspace: &WorkspaceId, name: &str) -> Result<b
 
 fn set_archived(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Environment> {
     let now = tx.now();
-    tx.execute(
+    let archived = tx.execute(
         "UPDATE environments SET archived_at = $3, updated_at = $3
          WHERE workspace_id = $1 AND id = $2 AND archived_at IS NULL",
         vals![workspace, id, now],
     )?;
+    if archived > 0 {
+        webhook_outbox::emit(tx, workspace, [EventType::EnvironmentArchived], id)?;
+    }
     get(tx, workspace, id)
 }
 
@@ -153,6 +160,7 @@ fn remove(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Deleted>
     if deleted == 0 {
         return Err(Error::not_found("Environment", id));
     }
+    webhook_outbox::emit(tx, workspace, [EventType::EnvironmentDeleted], id)?;
     Ok(Deleted { id: EnvironmentId::trusted(id.to_owned()), r#type: "environment_deleted" })
 }
 

@@ -11,4 +11,6 @@ pub mod organization;
 pub mod run_outcomes;
 pub mod schedules;
 pub mod sessions;
+pub mod webhook_endpoints;
+pub mod webhook_outbox;
 pub mod workspaces;

@@ -5,6 +5,7 @@ use rota_api::{
     agent::AgentReference,
     deployment::{DeploymentRun, PausedError, PausedReason, RunError, RunErrorType, TriggerContext},
     id::{DeploymentId, EnvironmentId, Id, RunId, SessionId, WorkspaceId},
+    webhook::EventType,
 };
 
 use super::{check::check, store};
@@ -13,7 +14,7 @@ use crate::{
     error::{Error, Result},
     limits::{IDEMPOTENCY_MICROS, IDEMPOTENCY_PURGE},
     model::Offer,
-    resources::{deployment_runs, sessions},
+    resources::{deployment_runs, sessions, webhook_outbox},
     scheduler::settle::Timing,
 };
 
@@ -211,8 +212,10 @@ fn record(
     Ok(run)
 }
 
-/// What a scheduled fire changes of its deployment: when it last ran, or that it is paused now.
+/// What a scheduled fire tells webhooks, and what it changes of its deployment: when it last ran, or that it is paused.
 fn settle(tx: &mut Tx<'_>, workspace: &WorkspaceId, run: &DeploymentRun) -> Result<()> {
+    let ended = if run.error.is_none() { EventType::DeploymentRunSucceeded } else { EventType::DeploymentRunFailed };
+    webhook_outbox::emit(tx, workspace, [EventType::DeploymentRunStarted, ended], &run.id)?;
     match &run.error {
         None => {
             tx.execute(

@@ -5,12 +5,14 @@ use rota_api::{
     agent::AgentReference,
     deployment::{Deployment, PausedReason, Schedule},
     id::{AgentId, WorkspaceId},
+    webhook::EventType,
 };
 
 use super::schedule;
 use crate::{
     db::{Row, Select, Tx, vals},
     error::{Error, Result},
+    resources::webhook_outbox,
     scheduler::{
         cron::Cron,
         schedule::{UPCOMING_MAX, upcoming},
@@ -51,7 +53,7 @@ pub(super) fn archived() -> Error {
 
 /// Archives it, unless it is archived already.
 pub(super) fn archive(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Deployment> {
-    schedule::changing(tx, workspace, id, |tx| {
+    let archived = schedule::changing(tx, workspace, id, |tx| {
         let now = tx.now();
         tx.execute(
             "UPDATE deployments SET archived_at = $3, updated_at = $3, paused_reason = NULL
@@ -59,6 +61,9 @@ pub(super) fn archive(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Res
             vals![workspace, id, now],
         )
     })?;
+    if archived > 0 {
+        webhook_outbox::emit(tx, workspace, [EventType::DeploymentArchived], id)?;
+    }
     get(tx, workspace, id)
 }
 
@@ -93,6 +98,7 @@ pub(super) fn set_paused(
     reason: Option<PausedReason>,
 ) -> Result<()> {
     let now = tx.now();
+    let event = if reason.is_some() { EventType::DeploymentPaused } else { EventType::DeploymentUnpaused };
     let reason = reason.map(|reason| serde_json::to_string(&reason)).transpose()?;
     schedule::changing(tx, workspace, id, |tx| {
         tx.execute(
@@ -100,7 +106,7 @@ pub(super) fn set_paused(
             vals![workspace, id, reason.as_deref(), now],
         )
     })?;
-    Ok(())
+    webhook_outbox::emit(tx, workspace, [event], id)
 }
 
 /// Maps a row of [`SELECT`]. What comes next is told as of `now`.

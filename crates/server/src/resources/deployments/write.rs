@@ -8,6 +8,7 @@ use rota_api::{
     id::{DeploymentId, EnvironmentId, Id, WorkspaceId},
     metadata::Metadata,
     session::Resource,
+    webhook::EventType,
 };
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -16,7 +17,7 @@ use super::{schedule, store};
 use crate::{
     db::{Tx, vals},
     error::{Error, Result},
-    resources::{agents, environments, sessions},
+    resources::{agents, environments, sessions, webhook_outbox},
     scheduler::cron::Cron,
 };
 
@@ -51,6 +52,7 @@ pub(super) fn insert(tx: &mut Tx<'_>, workspace: &WorkspaceId, fields: &Deployme
         ],
     )?;
     schedule::begin(tx, workspace, &id)?;
+    webhook_outbox::emit(tx, workspace, [EventType::DeploymentCreated], &id)?;
     store::get(tx, workspace, id.as_ref())
 }
 
@@ -117,6 +119,7 @@ pub(super) fn update(
             ],
         )
     })?;
+    webhook_outbox::emit(tx, workspace, [EventType::DeploymentUpdated], id)?;
     store::get(tx, workspace, id)
 }
 

@@ -2,8 +2,9 @@
 
 use rota_api::{
     Time,
-    event::{Event, EventBody},
+    event::{Event, EventBody, StopReason},
     id::{EventId, Id, OutcomeId, SessionId, WorkspaceId},
+    webhook::EventType,
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -11,7 +12,7 @@ use serde_json::value::RawValue;
 use crate::{
     db::{Notice, Tx, vals},
     error::{Error, Result},
-    resources::sessions,
+    resources::{sessions, webhook_outbox},
 };
 
 /// An event of the log.
@@ -72,9 +73,27 @@ pub fn append_new(
             let tag = body.tag();
             let text = serde_json::to_string(&Event { id: id.clone(), body: body.clone() })?;
             insert(tx, session, seq, tag, &text, hidden.as_deref())?;
+            notify(tx, workspace, session, body)?;
             wire(&text, Some(now))
         })
         .collect()
+}
+
+/// Tells webhooks of an event that they have a type for.
+fn notify(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &SessionId, body: &EventBody) -> Result<()> {
+    let r#type = match body {
+        EventBody::StatusRunning {} => EventType::SessionStatusRunStarted,
+        EventBody::StatusIdle { stop_reason: StopReason::RequiresAction { .. }, .. } => {
+            let types = [EventType::SessionStatusIdled, EventType::SessionRequiresAction];
+            return webhook_outbox::emit(tx, workspace, types, session);
+        }
+        EventBody::StatusIdle { .. } => EventType::SessionStatusIdled,
+        EventBody::StatusRescheduled {} => EventType::SessionStatusRescheduled,
+        EventBody::StatusTerminated {} => EventType::SessionStatusTerminated,
+        EventBody::SessionUpdated { .. } => EventType::SessionUpdated,
+        _ => return Ok(()),
+    };
+    webhook_outbox::emit(tx, workspace, [r#type], session)
 }
 
 /// Numbers for the next `count` events of a session. Returns the first.

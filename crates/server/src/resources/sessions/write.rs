@@ -7,6 +7,7 @@ use rota_api::{
     id::{EnvironmentId, Id, SessionId, WorkspaceId},
     metadata::Metadata,
     session::{CreateSession, Overrides, Resource, Session, Status, UpdateSession},
+    webhook::EventType,
 };
 use serde_json::Value;
 
@@ -14,7 +15,7 @@ use super::{Deleted, NewSession, control, egress, get, insert, is_rate_limited};
 use crate::{
     db::{Notice, Tx, vals},
     error::{Error, Result},
-    resources::{agents, deployments::FirePolicy, environments, events::log},
+    resources::{agents, deployments::FirePolicy, environments, events::log, webhook_outbox},
 };
 
 pub(super) fn create(
@@ -200,6 +201,7 @@ pub(super) fn archive(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Res
         if session.status != Status::Terminated {
             log::append(tx, workspace, &session.id, &[EventBody::StatusTerminated {}])?;
         }
+        webhook_outbox::emit(tx, workspace, [EventType::SessionArchived], &session.id)?;
     }
     get(tx, workspace, id)
 }
@@ -212,6 +214,7 @@ pub(super) fn delete(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Resu
         tx.execute(&format!("DELETE FROM {table} WHERE session_id = $1"), vals![id])?;
     }
     tx.execute("DELETE FROM sessions WHERE workspace_id = $1 AND id = $2", vals![workspace, id])?;
+    webhook_outbox::emit(tx, workspace, [EventType::SessionDeleted], &session.id)?;
     tx.after_commit(Notice::SessionDeleted(session.id));
     Ok(Deleted { id: SessionId::trusted(id.to_owned()), r#type: "session_deleted" })
 }

@@ -1,0 +1,367 @@
+//! Webhooks: endpoints of a workspace, the events that are sent to them, and the deliveries of those events.
+//!
+//! Endpoints have the fields of the organization webhooks of the administration API; events are the `webhooks` of the
+//! managed agents API.
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use crate::{
+    Time,
+    decode::{Decoded, Node, Object},
+    id::{WebhookEndpointId, WebhookEventId, WorkspaceId},
+};
+
+/// Most characters of an endpoint's name.
+pub const MAX_NAME: usize = 256;
+/// Most characters of an endpoint's description.
+pub const MAX_DESCRIPTION: usize = 2048;
+/// Most characters of an endpoint's URL.
+pub const MAX_URL: usize = 2048;
+
+macro_rules! event_types {
+    ($($variant:ident $name:literal;)*) => {
+        /// What an event is about: `data.type`. Each is sent by this server; the API has more, of resources that it lacks.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[allow(missing_docs, reason = "the names say it")]
+        pub enum EventType { $($variant,)* }
+
+        impl EventType {
+            /// Every type, sorted by name.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// The name on the wire.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+        }
+    };
+}
+
+event_types! {
+    AgentArchived "agent.archived";
+    AgentCreated "agent.created";
+    AgentUpdated "agent.updated";
+    DeploymentArchived "deployment.archived";
+    DeploymentCreated "deployment.created";
+    DeploymentPaused "deployment.paused";
+    DeploymentUnpaused "deployment.unpaused";
+    DeploymentUpdated "deployment.updated";
+    DeploymentRunFailed "deployment_run.failed";
+    DeploymentRunStarted "deployment_run.started";
+    DeploymentRunSucceeded "deployment_run.succeeded";
+    EnvironmentArchived "environment.archived";
+    EnvironmentCreated "environment.created";
+    EnvironmentDeleted "environment.deleted";
+    EnvironmentUpdated "environment.updated";
+    SessionArchived "session.archived";
+    SessionDeleted "session.deleted";
+    SessionRequiresAction "session.requires_action";
+    SessionStatusIdled "session.status_idled";
+    SessionStatusRescheduled "session.status_rescheduled";
+    SessionStatusRunStarted "session.status_run_started";
+    SessionStatusTerminated "session.status_terminated";
+    SessionUpdated "session.updated";
+}
+
+impl EventType {
+    /// The type called `name` on the wire.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|r#type| r#type.as_str() == name)
+    }
+
+    fn read(node: &Node<'_>) -> Decoded<Self> {
+        let name = node.string()?;
+        Self::from_name(name).ok_or_else(|| node.not_a_value(name))
+    }
+}
+
+impl Serialize for EventType {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+/// An event as endpoints receive it: what happened to which resource, whose state is to be asked for.
+#[derive(Debug, Clone, Serialize)]
+pub struct WebhookEvent<'a> {
+    r#type: &'static str,
+    id: &'a WebhookEventId,
+    created_at: Time,
+    data: EventData<'a>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+struct EventData<'a> {
+    r#type: EventType,
+    id: &'a str,
+    organization_id: &'a str,
+    workspace_id: &'a WorkspaceId,
+}
+
+impl<'a> WebhookEvent<'a> {
+    /// The event `id`: `type` happened to `resource` at `created_at`.
+    pub fn new(
+        id: &'a WebhookEventId,
+        created_at: Time,
+        r#type: EventType,
+        resource: &'a str,
+        organization_id: &'a str,
+        workspace_id: &'a WorkspaceId,
+    ) -> Self {
+        let data = EventData { r#type, id: resource, organization_id, workspace_id };
+        Self { r#type: "event", id, created_at, data }
+    }
+}
+
+/// Whether events are delivered to an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndpointState {
+    /// They are.
+    Enabled,
+    /// They are not. Events that happen meanwhile are never delivered to it.
+    Disabled,
+}
+
+impl EndpointState {
+    /// The name on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Enabled => "enabled",
+            Self::Disabled => "disabled",
+        }
+    }
+
+    /// The state called `name` on the wire.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Enabled, Self::Disabled].into_iter().find(|state| state.as_str() == name)
+    }
+}
+
+/// An endpoint of a workspace.
+#[derive(Debug, Clone, Serialize)]
+pub struct WebhookEndpoint {
+    /// Its id.
+    pub id: WebhookEndpointId,
+    /// When it was created.
+    pub created_at: Time,
+    /// Notes; empty when none were given.
+    pub description: String,
+    /// Why the server disabled it. Empty while it is enabled, or when a caller disabled it.
+    pub disabled_reason: String,
+    /// The types of events that are delivered to it, sorted.
+    pub enabled_events: Vec<EventType>,
+    /// A label; empty when none was given.
+    pub name: String,
+    /// Whether events are delivered to it.
+    pub state: EndpointState,
+    /// When it was last changed.
+    pub updated_at: Time,
+    /// Where deliveries are sent.
+    pub url: String,
+}
+
+/// A new endpoint, with the secret that no other answer shows.
+#[derive(Debug, Serialize)]
+pub struct NewWebhookEndpoint {
+    /// The endpoint.
+    #[serde(flatten)]
+    pub endpoint: WebhookEndpoint,
+    /// What its deliveries are signed with.
+    #[serde(flatten)]
+    pub secret: SigningSecret,
+}
+
+/// What an endpoint's deliveries are signed with.
+#[derive(Serialize)]
+pub struct SigningSecret {
+    /// `whsec_` and the key in base64.
+    pub signing_secret: String,
+}
+
+impl std::fmt::Debug for SigningSecret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SigningSecret(..)")
+    }
+}
+
+/// What a caller says about a new endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointFields {
+    /// A label.
+    pub name: String,
+    /// Notes.
+    pub description: String,
+    /// The URL, as it was sent.
+    pub url: String,
+    /// At least one, sorted, each once.
+    pub enabled_events: Vec<EventType>,
+}
+
+impl EndpointFields {
+    /// Reads the body of a create.
+    pub fn read(o: &mut Object<'_>) -> Decoded<Self> {
+        Ok(Self {
+            name: o.optional("name").map(|name| name.text(0, MAX_NAME)).transpose()?.unwrap_or_default(),
+            description: o
+                .optional("description")
+                .map(|description| description.text(0, MAX_DESCRIPTION))
+                .transpose()?
+                .unwrap_or_default(),
+            url: o.required("url")?.text(1, MAX_URL)?,
+            enabled_events: read_events(&o.required("enabled_events")?, 1)?,
+        })
+    }
+}
+
+/// What a caller changes of an endpoint: only what is named.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpdateEndpoint {
+    /// A new label.
+    pub name: Option<String>,
+    /// New notes.
+    pub description: Option<String>,
+    /// A new URL, as it was sent.
+    pub url: Option<String>,
+    /// A new set, sorted, each once.
+    pub enabled_events: Option<Vec<EventType>>,
+    /// A new state.
+    pub state: Option<EndpointState>,
+}
+
+impl UpdateEndpoint {
+    /// Reads the body of an update. An empty list of events leaves them as they are.
+    pub fn read(o: &mut Object<'_>) -> Decoded<Self> {
+        let events = o.settable("enabled_events")?.map(|events| read_events(&events, 0)).transpose()?;
+        Ok(Self {
+            name: o.settable("name")?.map(|name| name.text(0, MAX_NAME)).transpose()?,
+            description: o
+                .settable("description")?
+                .map(|description| description.text(0, MAX_DESCRIPTION))
+                .transpose()?,
+            url: o.settable("url")?.map(|url| url.text(1, MAX_URL)).transpose()?,
+            enabled_events: events.filter(|events| !events.is_empty()),
+            state: o.settable("state")?.map(|state| read_state(&state)).transpose()?,
+        })
+    }
+}
+
+fn read_state(node: &Node<'_>) -> Decoded<EndpointState> {
+    let name = node.string()?;
+    EndpointState::from_name(name).ok_or_else(|| node.not_a_value(name))
+}
+
+fn read_events(node: &Node<'_>, least: usize) -> Decoded<Vec<EventType>> {
+    let mut events = node.items(least, EventType::ALL.len(), EventType::read)?;
+    events.sort_unstable();
+    events.dedup();
+    Ok(events)
+}
+
+/// What has become of a delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeliveryState {
+    /// It is tried, or tried again later; for an endpoint that is disabled, when it is enabled again.
+    Pending,
+    /// The endpoint has accepted it.
+    Delivered,
+    /// The endpoint has not accepted it, and it is not tried again unless it is replayed.
+    Failed,
+}
+
+impl DeliveryState {
+    /// Every state, by its name on the wire.
+    pub const NAMES: [&'static str; 3] = ["pending", "delivered", "failed"];
+
+    /// The state called `name` on the wire.
+    pub fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "pending" => Some(Self::Pending),
+            "delivered" => Some(Self::Delivered),
+            "failed" => Some(Self::Failed),
+            _ => None,
+        }
+    }
+}
+
+/// The delivery of an event to an endpoint. It has the id of the event: what the endpoint sees as `webhook-id`.
+#[derive(Debug, Serialize)]
+pub struct WebhookDelivery {
+    /// The event's id.
+    pub id: WebhookEventId,
+    /// `webhook_delivery`.
+    pub r#type: &'static str,
+    /// The endpoint.
+    pub webhook_endpoint_id: WebhookEndpointId,
+    /// What has become of it.
+    pub state: DeliveryState,
+    /// How often it was sent.
+    pub attempts: i64,
+    /// When it was last sent.
+    pub last_attempt_at: Option<Time>,
+    /// When it is sent next; null when it is not, and while it is under way.
+    pub next_attempt_at: Option<Time>,
+    /// The HTTP status of the last answer, where there was one.
+    pub response_status: Option<i64>,
+    /// The beginning of the body of the last answer, where that was no success.
+    pub response_excerpt: Option<String>,
+    /// Why the last attempt did not succeed.
+    pub error: Option<String>,
+    /// The event as it is sent.
+    pub event: Box<RawValue>,
+    /// When the event happened.
+    pub created_at: Time,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::decode;
+
+    #[test]
+    fn event_types_are_sorted_and_read_back() {
+        let names: Vec<&str> = EventType::ALL.iter().map(|r#type| r#type.as_str()).collect();
+        assert!(names.is_sorted(), "{names:?}");
+        for r#type in EventType::ALL {
+            assert_eq!(EventType::from_name(r#type.as_str()), Some(*r#type));
+        }
+    }
+
+    #[test]
+    fn a_create_is_read_strictly() {
+        let read = |body| decode::body(&body, EndpointFields::read).map_err(|error| error.to_string());
+        let twice = json!({"url": "https://a.example", "enabled_events": ["session.updated", "agent.created", "session.updated"]});
+        let fields = read(twice).unwrap();
+        assert_eq!(fields.enabled_events, [EventType::AgentCreated, EventType::SessionUpdated]);
+        assert_eq!((&*fields.name, &*fields.description), ("", ""));
+        for (body, message) in [
+            (json!({"enabled_events": ["agent.created"]}), "url: Field required"),
+            (json!({"url": "u"}), "enabled_events: Field required"),
+            (json!({"url": "u", "enabled_events": []}), "enabled_events: value must contain at least 1 item"),
+            (
+                json!({"url": "u", "enabled_events": ["agent.exploded"]}),
+                "enabled_events[0]: \"agent.exploded\" is not a valid value",
+            ),
+            (
+                json!({"url": "u", "enabled_events": ["agent.created"], "state": "enabled"}),
+                "state: Extra inputs are not permitted",
+            ),
+        ] {
+            assert_eq!(read(body).unwrap_err(), message);
+        }
+    }
+
+    #[test]
+    fn an_update_changes_what_it_names_and_an_empty_list_nothing() {
+        let read = |body| decode::body(&body, UpdateEndpoint::read).map_err(|error| error.to_string());
+        let update = read(json!({"enabled_events": [], "state": "disabled", "name": ""})).unwrap();
+        let kept = UpdateEndpoint { name: None, description: None, url: None, enabled_events: None, state: None };
+        assert_eq!(update, UpdateEndpoint { name: Some(String::new()), state: Some(EndpointState::Disabled), ..kept });
+        assert_eq!(read(json!({"state": "asleep"})).unwrap_err(), "state: \"asleep\" is not a valid value");
+        assert_eq!(read(json!({"url": null})).unwrap_err(), "url: value cannot be null");
+    }
+}

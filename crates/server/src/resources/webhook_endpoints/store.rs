@@ -1,0 +1,225 @@
+//! The rows of webhook endpoints, and what enables and disables them.
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use rota_api::{
+    id::{Id, WebhookEndpointId, WorkspaceId},
+    webhook::{
+        EndpointFields, EndpointState, EventType, NewWebhookEndpoint, SigningSecret, UpdateEndpoint, WebhookEndpoint,
+    },
+};
+
+use super::{Deleted, deliveries};
+use crate::{
+    db::{Row, Tx, vals},
+    egress,
+    error::{Error, Result},
+    limits::{MAX_WEBHOOK_ENDPOINTS, WEBHOOK_DISABLE_FAILURES, WEBHOOK_DISABLE_MICROS},
+    request::Body,
+};
+
+/// What a signing secret begins with (Standard Webhooks).
+const SECRET_PREFIX: &str = "whsec_";
+
+const SELECT: &str = "SELECT id, created_at, description, disabled_reason, enabled_events, name, state, updated_at, url
+    FROM webhook_endpoints WHERE workspace_id = $1";
+
+pub(super) fn insert(tx: &mut Tx<'_>, workspace: &WorkspaceId, new: &EndpointFields) -> Result<NewWebhookEndpoint> {
+    tx.lock("workspaces WHERE id = $1", vals![workspace])?;
+    let sql = "SELECT count(*) FROM webhook_endpoints WHERE workspace_id = $1";
+    if tx.one(sql, vals![workspace], |row| row.int(0))?.unwrap_or(0) >= MAX_WEBHOOK_ENDPOINTS {
+        return Err(Error::invalid(format_args!(
+            "the workspace has {MAX_WEBHOOK_ENDPOINTS} webhook endpoints, which is the most; delete one first"
+        )));
+    }
+    let id = WebhookEndpointId::new(tx.now());
+    let key = new_key()?;
+    tx.execute(
+        "INSERT INTO webhook_endpoints (id, workspace_id, name, description, url, secret, enabled_events, state,
+             disabled_reason, failures, created_at, updated_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, 'enabled', '', 0, $8, $8)",
+        vals![
+            &id,
+            workspace,
+            &new.name,
+            &new.description,
+            &new.url,
+            &key,
+            &serde_json::to_string(&new.enabled_events)?,
+            tx.now()
+        ],
+    )?;
+    subscribe(tx, workspace, id.as_ref(), &new.enabled_events)?;
+    Ok(NewWebhookEndpoint { endpoint: get(tx, workspace, id.as_ref())?, secret: shown(&key) })
+}
+
+/// A new key in base64.
+fn new_key() -> Result<String> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).map_err(Error::internal)?;
+    Ok(STANDARD.encode(bytes))
+}
+
+fn shown(key: &str) -> SigningSecret {
+    SigningSecret { signing_secret: format!("{SECRET_PREFIX}{key}") }
+}
+
+/// The key that a stored secret stands for.
+pub fn secret_key(stored: &str) -> Result<Vec<u8>> {
+    STANDARD.decode(stored).map_err(Error::internal)
+}
+
+/// Sets which events an endpoint is told of.
+fn subscribe(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, types: &[EventType]) -> Result<()> {
+    for r#type in types {
+        tx.execute(
+            "INSERT INTO webhook_subscriptions (workspace_id, type, endpoint_id) VALUES ($1, $2, $3)",
+            vals![workspace, r#type.as_str(), id],
+        )?;
+    }
+    Ok(())
+}
+
+fn unsubscribe(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<()> {
+    tx.execute("DELETE FROM webhook_subscriptions WHERE workspace_id = $1 AND endpoint_id = $2", vals![workspace, id])?;
+    Ok(())
+}
+
+/// The endpoint `id` of a workspace.
+///
+/// # Errors
+/// 404 when there is none.
+pub(super) fn get(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<WebhookEndpoint> {
+    let found = tx.one(&format!("{SELECT} AND id = $2"), vals![workspace, id], from_row)?;
+    found.ok_or_else(|| Error::not_found("Webhook endpoint", id))
+}
+
+/// Every endpoint of a workspace, oldest first.
+pub(super) fn all(tx: &mut Tx<'_>, workspace: &WorkspaceId) -> Result<Vec<WebhookEndpoint>> {
+    tx.all(&format!("{SELECT} ORDER BY id"), vals![workspace], from_row)
+}
+
+pub(super) fn update(
+    tx: &mut Tx<'_>,
+    allow_private: bool,
+    workspace: &WorkspaceId,
+    id: &str,
+    body: &Body,
+) -> Result<WebhookEndpoint> {
+    tx.lock("webhook_endpoints WHERE workspace_id = $1 AND id = $2", vals![workspace, id])?;
+    let stored = get(tx, workspace, id)?;
+    let update = body.read(UpdateEndpoint::read)?;
+    if let Some(url) = &update.url {
+        egress::url(url, allow_private).map_err(|error| Error::invalid(format_args!("url: {error}")))?;
+    }
+    let events = update.enabled_events.unwrap_or(stored.enabled_events);
+    tx.execute(
+        "UPDATE webhook_endpoints SET name = $3, description = $4, url = $5, enabled_events = $6, updated_at = $7
+         WHERE workspace_id = $1 AND id = $2",
+        vals![
+            workspace,
+            id,
+            &update.name.unwrap_or(stored.name),
+            &update.description.unwrap_or(stored.description),
+            &update.url.unwrap_or(stored.url),
+            &serde_json::to_string(&events)?,
+            tx.now()
+        ],
+    )?;
+    let state = update.state.unwrap_or(stored.state);
+    match (stored.state, state) {
+        (EndpointState::Disabled, EndpointState::Disabled) => {}
+        (EndpointState::Enabled, EndpointState::Disabled) => disable(tx, workspace, id, "")?,
+        (before, EndpointState::Enabled) => {
+            unsubscribe(tx, workspace, id)?;
+            subscribe(tx, workspace, id, &events)?;
+            if before == EndpointState::Disabled {
+                enable(tx, workspace, id)?;
+            }
+        }
+    }
+    get(tx, workspace, id)
+}
+
+fn enable(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<()> {
+    tx.execute(
+        "UPDATE webhook_endpoints SET state = 'enabled', disabled_reason = '', failures = 0, failing_since = NULL
+         WHERE workspace_id = $1 AND id = $2",
+        vals![workspace, id],
+    )?;
+    deliveries::resume(tx, id)
+}
+
+/// Stops deliveries to an endpoint: what is not delivered yet waits until it is enabled again. `reason` is empty when a
+/// caller wants it. An endpoint that is disabled already keeps its reason.
+pub fn disable(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, reason: &str) -> Result<()> {
+    unsubscribe(tx, workspace, id)?;
+    tx.execute(
+        "UPDATE webhook_endpoints SET state = 'disabled', disabled_reason = $3, updated_at = $4
+         WHERE workspace_id = $1 AND id = $2 AND state = 'enabled'",
+        vals![workspace, id, reason, tx.now()],
+    )?;
+    deliveries::park(tx, id)
+}
+
+/// A delivery was accepted: whatever failed before is forgotten.
+pub fn record_success(tx: &mut Tx<'_>, id: &WebhookEndpointId) -> Result<()> {
+    tx.execute(
+        "UPDATE webhook_endpoints SET failures = 0, failing_since = NULL WHERE id = $1 AND failures > 0",
+        vals![id],
+    )?;
+    Ok(())
+}
+
+/// A delivery failed for good. Whether so many did for so long that the endpoint is to be disabled.
+pub fn record_failure(tx: &mut Tx<'_>, id: &WebhookEndpointId) -> Result<bool> {
+    let now = tx.now();
+    let sustained = tx.one(
+        "UPDATE webhook_endpoints SET failures = failures + 1, failing_since = coalesce(failing_since, $2)
+         WHERE id = $1 RETURNING failures, failing_since",
+        vals![id, now],
+        |row| {
+            let since = row.time(1)?.plus_micros(WEBHOOK_DISABLE_MICROS);
+            Ok(row.int(0)? >= WEBHOOK_DISABLE_FAILURES && since <= now)
+        },
+    )?;
+    Ok(sustained.unwrap_or(false))
+}
+
+/// Removes an endpoint. What was not delivered is not sent any more; the record of what was goes with its age.
+pub(super) fn remove(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Deleted> {
+    unsubscribe(tx, workspace, id)?;
+    let deleted =
+        tx.execute("DELETE FROM webhook_endpoints WHERE workspace_id = $1 AND id = $2", vals![workspace, id])?;
+    if deleted == 0 {
+        return Err(Error::not_found("Webhook endpoint", id));
+    }
+    deliveries::park(tx, id)?;
+    Ok(Deleted { id: id.to_owned(), r#type: "webhook_endpoint_deleted" })
+}
+
+/// Gives an endpoint a new secret; the old one signs nothing any more.
+pub(super) fn replace_secret(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<SigningSecret> {
+    let key = new_key()?;
+    let changed = tx.execute(
+        "UPDATE webhook_endpoints SET secret = $3, updated_at = $4 WHERE workspace_id = $1 AND id = $2",
+        vals![workspace, id, &key, tx.now()],
+    )?;
+    if changed == 0 { Err(Error::not_found("Webhook endpoint", id)) } else { Ok(shown(&key)) }
+}
+
+fn from_row(row: &Row<'_>) -> Result<WebhookEndpoint> {
+    let state = row.text(6)?;
+    let events: Vec<String> = row.json(4)?;
+    Ok(WebhookEndpoint {
+        id: row.id(0)?,
+        created_at: row.time(1)?,
+        description: row.text(2)?,
+        disabled_reason: row.text(3)?,
+        enabled_events: events.iter().filter_map(|name| EventType::from_name(name)).collect(),
+        name: row.text(5)?,
+        state: EndpointState::from_name(&state)
+            .ok_or_else(|| Error::internal(format!("the store has an endpoint of state {state}")))?,
+        updated_at: row.time(7)?,
+        url: row.text(8)?,
+    })
+}

@@ -1,0 +1,129 @@
+//! One attempt: a signed request, and what its answer means.
+
+use std::{error::Error as _, time::Duration};
+
+use reqwest::{Client, Response, header::CONTENT_TYPE};
+use rota_api::Time;
+
+use super::{claim::Claim, sign::signature};
+use crate::{
+    config::WebhooksConfig,
+    egress::{self, PrivateAddress},
+    error::Result,
+    limits::WEBHOOK_EXCERPT_BYTES,
+    resources::webhook_endpoints::secret_key,
+};
+
+/// How an attempt ended.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// With a success: the delivery is done.
+    Accepted(Answer),
+    /// With something that may pass: another attempt is made, if there is one left.
+    Failed(Answer),
+    /// With something that does not pass by itself: the endpoint is disabled.
+    Refused(Answer),
+}
+
+/// What is kept of an answer.
+#[derive(Debug, Default)]
+pub(super) struct Answer {
+    /// The HTTP status, where there was an answer.
+    pub(super) status: Option<i64>,
+    /// The beginning of the body.
+    pub(super) excerpt: Option<String>,
+    /// What went wrong.
+    pub(super) error: Option<String>,
+}
+
+impl Answer {
+    fn none(error: String) -> Self {
+        Self { error: Some(error), ..Self::default() }
+    }
+}
+
+/// The client that all attempts share.
+///
+/// # Errors
+/// When TLS cannot be set up.
+pub(super) fn client(config: &WebhooksConfig) -> Result<Client> {
+    let timeout = Duration::from_secs(config.timeout_seconds.into());
+    egress::client(config.allow_private)?.timeout(timeout).build().map_err(crate::error::Error::internal)
+}
+
+/// Sends a delivery once.
+///
+/// # Errors
+/// When the secret in the store is none.
+pub(super) async fn attempt(client: &Client, config: &WebhooksConfig, claim: &Claim, now: Time) -> Result<Outcome> {
+    let timestamp = now.micros().div_euclid(1_000_000);
+    let signature = signature(&secret_key(&claim.secret)?, claim.event.as_ref(), timestamp, &claim.payload);
+    // What the configuration allows may have changed since the endpoint was created.
+    let url = match egress::url(&claim.url, config.allow_private) {
+        Ok(url) => url,
+        Err(error) => return Ok(Outcome::Refused(Answer::none(format!("url: {error}")))),
+    };
+    let sent = client
+        .post(url)
+        .header(CONTENT_TYPE, "application/json")
+        .header("webhook-id", claim.event.as_ref())
+        .header("webhook-timestamp", timestamp)
+        .header("webhook-signature", signature)
+        .body(claim.payload.clone())
+        .send()
+        .await;
+    Ok(match sent {
+        Ok(response) => judge(response).await,
+        Err(error) => unanswered(error, config.timeout_seconds),
+    })
+}
+
+async fn judge(response: Response) -> Outcome {
+    let status = response.status();
+    // Also after a success: a connection whose answer is read can be used again.
+    let excerpt = excerpt(response).await;
+    let answer = |error: Option<String>| Answer {
+        status: Some(status.as_u16().into()),
+        excerpt: excerpt.filter(|_| error.is_some()),
+        error,
+    };
+    if status.is_success() {
+        Outcome::Accepted(answer(None))
+    } else if status.is_redirection() {
+        let error = format!("url: it answered {status}, and redirects are not followed; set the URL that it leads to");
+        Outcome::Refused(answer(Some(error)))
+    } else {
+        Outcome::Failed(answer(Some(format!("the endpoint answered {status}"))))
+    }
+}
+
+/// The beginning of a body as text, without characters that a terminal or a store could stumble over.
+async fn excerpt(mut response: Response) -> Option<String> {
+    let mut bytes = Vec::new();
+    while bytes.len() < WEBHOOK_EXCERPT_BYTES
+        && let Ok(Some(chunk)) = response.chunk().await
+    {
+        bytes.extend_from_slice(&chunk[..chunk.len().min(WEBHOOK_EXCERPT_BYTES - bytes.len())]);
+    }
+    let clean = |c: char| if c.is_control() && c != '\n' { ' ' } else { c };
+    let text: String = String::from_utf8_lossy(&bytes).chars().map(clean).collect();
+    (!text.is_empty()).then_some(text)
+}
+
+fn unanswered(error: reqwest::Error, timeout_seconds: u32) -> Outcome {
+    if let Some(private) = PrivateAddress::of(&error) {
+        return Outcome::Refused(Answer::none(format!("url: {private}")));
+    }
+    if error.is_timeout() {
+        return Outcome::Failed(Answer::none(format!("no answer within {timeout_seconds} s")));
+    }
+    // The URL may hold what only its owner should see.
+    let error = error.without_url();
+    let mut causes = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        causes += &format!(": {error}");
+        cause = error.source();
+    }
+    Outcome::Failed(Answer::none(causes))
+}
