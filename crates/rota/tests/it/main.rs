@@ -10,6 +10,7 @@ mod administration;
 mod agents;
 mod bodies;
 mod client;
+mod closed;
 mod contract;
 mod deployments;
 mod environments;

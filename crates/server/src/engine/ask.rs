@@ -12,7 +12,7 @@ use super::{
     drafts::Drafts,
     fold::State,
     permission::{self, Verdict},
-    runner::{Runner, interrupted, request_end},
+    runner::{Closed, Runner, closed, interrupted, request_end},
     step::{Beside, Left, Rest, Step},
     tools,
 };
@@ -29,6 +29,11 @@ use crate::{
 impl Runner<'_> {
     /// Sends the conversation to the model and appends what it answers.
     pub(super) async fn ask(&mut self, beside: &Beside) -> Result<bool, Left> {
+        match closed(self.app, self.lease).await? {
+            None => {}
+            Some(Closed::OrganizationDisabled) => return Ok(true),
+            Some(Closed::WorkspaceArchived) => return self.terminate("the workspace is archived").await,
+        }
         let mut work = self.begin();
         work.take_up.clone_from(&beside.inputs);
         let start = self.event(EventBody::ModelRequestStart {});

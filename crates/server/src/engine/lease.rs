@@ -16,26 +16,32 @@ pub(super) struct Lease {
     epoch: i64,
 }
 
+/// No session is taken up while the organization is disabled.
+const ENABLED: &str = "NOT EXISTS (SELECT 1 FROM organization WHERE disabled_at IS NOT NULL)";
+
 /// Takes at most `count` sessions that wait for a runner, the longest waiting first.
 pub(super) fn claim(tx: &mut Tx<'_>, owner: &str, count: i64) -> Result<Vec<Lease>> {
     let now = tx.now();
-    tx.all(
+    let sql = format!(
         "UPDATE sessions SET lease_owner = $1, lease_epoch = lease_epoch + 1, lease_expires_at = $2
          WHERE (workspace_id, id) IN (
              SELECT workspace_id, id FROM sessions
-             WHERE runnable_at <= $3 AND (lease_expires_at IS NULL OR lease_expires_at <= $3)
+             WHERE runnable_at <= $3 AND (lease_expires_at IS NULL OR lease_expires_at <= $3) AND {ENABLED}
              ORDER BY runnable_at LIMIT $4)
-         RETURNING workspace_id, id, lease_epoch",
-        vals![owner, now.plus_micros(LEASE_MICROS), now, count],
-        |row| Ok(Lease { workspace: row.id(0)?, session: row.id(1)?, epoch: row.int(2)? }),
-    )
+         RETURNING workspace_id, id, lease_epoch"
+    );
+    tx.all(&sql, vals![owner, now.plus_micros(LEASE_MICROS), now, count], |row| {
+        Ok(Lease { workspace: row.id(0)?, session: row.id(1)?, epoch: row.int(2)? })
+    })
 }
 
 /// Whether a session waits for a runner.
 pub(super) async fn is_due(db: &Db) -> Result<bool> {
-    let sql = "SELECT 1 FROM sessions
-        WHERE runnable_at <= $1 AND (lease_expires_at IS NULL OR lease_expires_at <= $1) LIMIT 1";
-    Ok(db.lookup(sql, vals![db.now()], |_| Ok(())).await?.is_some())
+    let sql = format!(
+        "SELECT 1 FROM sessions
+         WHERE runnable_at <= $1 AND (lease_expires_at IS NULL OR lease_expires_at <= $1) AND {ENABLED} LIMIT 1"
+    );
+    Ok(db.lookup(&sql, vals![db.now()], |_| Ok(())).await?.is_some())
 }
 
 /// Keeps what `owner` holds.

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     app::App,
-    db::{Tx, vals},
+    db::{Row, Tx, vals},
     error::{Error, Result},
     hub::Watcher,
     limits,
@@ -81,7 +81,7 @@ impl<'a> Runner<'a> {
         }
     }
 
-    /// Does what `next` says. Whether the session has come to rest.
+    /// Does what `next` says. Whether the runner is done with the session.
     async fn act(&mut self, action: Action, beside: &Beside) -> Result<bool, Left> {
         match action {
             Action::Interrupt { count } => {
@@ -203,6 +203,17 @@ impl<'a> Runner<'a> {
         self.perform(Step { events, ..Step::default() }).await
     }
 
+    /// Ends the session for good.
+    pub(super) async fn terminate(&self, message: &str) -> Result<bool, Left> {
+        let mut work = if self.state.running { self.begin() } else { Step::default() };
+        let retry_status = RetryStatus::Terminal;
+        let error = SessionError { r#type: SessionErrorType::UnknownError, message: message.to_owned(), retry_status };
+        work.events.push(self.event(EventBody::SessionError { error }));
+        work.waiting = Some(Vec::new());
+        work.rest = Some(Rest::Terminated);
+        self.perform(work).await
+    }
+
     /// Ends the turn with an error that no retry can mend.
     pub(super) async fn die(
         &self,
@@ -218,6 +229,28 @@ impl<'a> Runner<'a> {
         work.rest = Some(Rest::Dead);
         self.perform(work).await
     }
+}
+
+/// Why no request to a model is made.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Closed {
+    /// For good.
+    WorkspaceArchived,
+    /// Until the operator enables it again.
+    OrganizationDisabled,
+}
+
+/// Whether the workspace of a session is closed.
+pub(super) async fn closed(app: &App, lease: &Lease) -> Result<Option<Closed>> {
+    let sql = "SELECT w.archived_at, o.disabled_at FROM workspaces w LEFT JOIN organization o ON TRUE WHERE w.id = $1";
+    let read = |row: &Row<'_>| {
+        Ok(match (row.opt_time(0)?, row.opt_time(1)?) {
+            (Some(_), _) => Some(Closed::WorkspaceArchived),
+            (None, Some(_)) => Some(Closed::OrganizationDisabled),
+            (None, None) => None,
+        })
+    };
+    Ok(app.db.lookup(sql, vals![&lease.workspace], read).await?.flatten())
 }
 
 /// The end of a request to the model.

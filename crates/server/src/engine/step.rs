@@ -3,7 +3,7 @@
 use rota_api::{
     event::{EventBody, StopDetails, StopReason},
     id::EventId,
-    session::SessionUsage,
+    session::{SessionUsage, Status},
 };
 
 use super::{
@@ -75,6 +75,8 @@ pub(super) enum Rest {
     Over(StopReason, Option<StopDetails>),
     /// The turn is dead, and with it what waited to be taken up.
     Dead,
+    /// The session ends for good, and with it what waited to be taken up.
+    Terminated,
 }
 
 /// What the store says beside the log.
@@ -149,7 +151,7 @@ fn pause(tx: &mut Tx<'_>, lease: &Lease, micros: i64) -> Result<()> {
 fn end(tx: &mut Tx<'_>, lease: &Lease, usage: SessionUsage, rest: &Rest) -> Result<bool> {
     let Lease { workspace, session, .. } = lease;
     let inputs = log::queued(tx, session)?;
-    let (stop_reason, stop_details) = match rest {
+    let last = match rest {
         Rest::Waiting => {
             let waiting = sessions::control(tx, workspace, session.as_ref())?.waiting;
             let interrupted = inputs.iter().any(|i| matches!(i.event.body, EventBody::UserInterrupt { .. }));
@@ -157,25 +159,30 @@ fn end(tx: &mut Tx<'_>, lease: &Lease, usage: SessionUsage, rest: &Rest) -> Resu
                 return Ok(false);
             }
             let event_ids: Vec<EventId> = waiting.into_iter().map(|waiting| waiting.id).collect();
-            (StopReason::RequiresAction { event_ids }, None)
+            EventBody::StatusIdle { stop_reason: StopReason::RequiresAction { event_ids }, stop_details: None }
         }
         Rest::Over(..) if !inputs.is_empty() => return Ok(false),
-        Rest::Over(reason, details) => (reason.clone(), details.clone()),
-        Rest::Dead => {
+        Rest::Over(reason, details) => {
+            EventBody::StatusIdle { stop_reason: reason.clone(), stop_details: details.clone() }
+        }
+        Rest::Dead | Rest::Terminated => {
             log::take_up(tx, workspace, session, &inputs)?;
-            (StopReason::RetriesExhausted, None)
+            match rest {
+                Rest::Terminated => EventBody::StatusTerminated {},
+                _ => EventBody::StatusIdle { stop_reason: StopReason::RetriesExhausted, stop_details: None },
+            }
         }
     };
-    // The status is set before the event: whoever sees the event and asks for the session finds it idle.
+    let status = if matches!(rest, Rest::Terminated) { Status::Terminated } else { Status::Idle };
+    // The status is set before the event: whoever sees the event and asks for the session finds it at rest.
     let active = tx.one(
-        "UPDATE sessions SET status = 'idle', runnable_at = NULL, lease_owner = NULL, lease_expires_at = NULL,
+        "UPDATE sessions SET status = $4, runnable_at = NULL, lease_owner = NULL, lease_expires_at = NULL,
              active_micros = active_micros + coalesce($3 - running_since, 0), running_since = NULL
          WHERE workspace_id = $1 AND id = $2 RETURNING active_micros",
-        vals![workspace, session, tx.now()],
+        vals![workspace, session, tx.now(), status.as_str()],
         |row| row.int(0),
     )?;
     let usage = SessionUsage { active_seconds: active.unwrap_or_default() as f64 / 1e6, ..usage };
-    let events = [EventBody::Usage { usage }, EventBody::StatusIdle { stop_reason, stop_details }];
-    log::append(tx, workspace, session, &events)?;
+    log::append(tx, workspace, session, &[EventBody::Usage { usage }, last])?;
     Ok(true)
 }
