@@ -14,6 +14,7 @@ mod closed;
 mod contract;
 mod deployments;
 mod environments;
+mod errors;
 mod given;
 mod leases;
 mod models;

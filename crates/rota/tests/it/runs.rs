@@ -2,10 +2,7 @@
 
 use futures_util::future::join_all;
 use reqwest::Method;
-use rota_server::{
-    config::Provider,
-    db::{Tx, Val},
-};
+use rota_server::config::Provider;
 use serde_json::{Value, json};
 
 use crate::{
@@ -171,22 +168,6 @@ async fn a_run_that_would_mount_what_is_not_there_fails() {
         let deployment = parts.deployment(&rota.api, json!({"resources": [resource]})).await;
         fails(&rota.api, &deployment, kind).await;
     }
-}
-
-#[tokio::test]
-async fn a_run_of_files_in_a_self_hosted_environment_fails() {
-    let rota = Rota::without_engine().await;
-    let parts = Parts::new(&rota.api).await;
-    let file = json!({"type": "file", "file_id": "file_x"});
-    let deployment = parts.deployment(&rota.api, json!({"resources": [file]})).await;
-    // A deployment is not written so; only a store from elsewhere holds one.
-    let environment = id(&parts.environment).to_owned();
-    let change = move |tx: &mut Tx<'_>| {
-        let sql = "UPDATE environments SET config = '{\"type\":\"self_hosted\"}' WHERE id = $1";
-        tx.execute(sql, &[Val::Text(&environment)])
-    };
-    rota.server.app().db.write(change).await.unwrap();
-    fails(&rota.api, &deployment, "self_hosted_resources_unsupported_error").await;
 }
 
 #[tokio::test]
