@@ -7,7 +7,7 @@ use rota_server::config::{Provider, Role};
 use serde_json::{Value, json};
 
 use crate::{
-    client::{Answer, Api, BETA, Refusal, forbidden, invalid, not_found},
+    client::{Answer, Api, BETA, ENDPOINTS, Refusal, forbidden, invalid, not_found},
     given::{Parts, id, message, model},
     routes::served,
     server::Rota,
@@ -15,7 +15,10 @@ use crate::{
 
 /// One of each resource, by the name of the parameter that stands for it in a path.
 async fn one_of_each(api: &Api) -> BTreeMap<&'static str, String> {
+    let wants = json!({"url": "https://hooks.invalid", "enabled_events": ["agent.created"]});
+    let endpoint = api.post(ENDPOINTS, wants).await;
     let parts = Parts::new(api).await;
+    let deliveries = api.get(&format!("{ENDPOINTS}/{}/deliveries", id(&endpoint))).await;
     let deployment = parts.deployment(api, json!({})).await;
     let run = api.call(&format!("/v1/deployments/{}/run", id(&deployment))).await;
     BTreeMap::from([
@@ -27,6 +30,8 @@ async fn one_of_each(api: &Api) -> BTreeMap<&'static str, String> {
         ("{model_id}", "playbook".to_owned()),
         ("{workspace_id}", "wrkspc_any".to_owned()),
         ("{api_key_id}", "apikey_any".to_owned()),
+        ("{webhook_endpoint_id}", id(&endpoint).to_owned()),
+        ("{webhook_event_id}", id(&deliveries["data"][0]).to_owned()),
     ])
 }
 
@@ -38,8 +43,8 @@ fn operations(ids: &BTreeMap<&str, String>) -> Vec<(Method, String)> {
 
 /// A body that the operation would accept.
 fn body(method: &Method, path: &str) -> Option<Value> {
-    let has_body =
-        *method == Method::POST && !["archive", "pause", "unpause", "run"].iter().any(|verb| path.ends_with(verb));
+    let verbs = ["archive", "pause", "unpause", "run", "replay", "regenerate_signing_secret"];
+    let has_body = *method == Method::POST && !verbs.iter().any(|verb| path.ends_with(verb));
     has_body.then(|| if path.ends_with("/events") { json!({"events": [message("hi")]}) } else { json!({}) })
 }
 
@@ -82,7 +87,7 @@ async fn another_workspace_finds_nothing_at_any_route() {
             assert_eq!(other.get(&format!("{path}?limit=100")).await["data"], json!([]), "{path}");
         }
     }
-    assert_eq!(walked, 23);
+    assert_eq!(walked, 30);
     let deployment = rota.api.get(&format!("/v1/deployments/{}", ids["{deployment_id}"])).await;
     assert_eq!((&deployment["archived_at"], &deployment["status"]), (&Value::Null, &json!("active")));
 }

@@ -14,6 +14,9 @@ use crate::{
 /// The header that names the API.
 pub const BETA: (&str, &str) = ("anthropic-beta", "managed-agents-2026-04-01");
 
+/// Where webhook endpoints are.
+pub const ENDPOINTS: &str = "/rota/v1/webhook_endpoints";
+
 /// How far a fixed clock moves with each request, so that what is created one after the other has an order in time.
 const STEP_MICROS: i64 = 1_000;
 

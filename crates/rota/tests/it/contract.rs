@@ -20,6 +20,7 @@ pub static ADMINISTRATION: LazyLock<Contract> = LazyLock::new(|| Contract::load(
 pub struct Contract {
     /// What there is to call.
     pub operations: Vec<Operation>,
+    uri: String,
     registry: Registry<'static>,
     compiled: Mutex<HashMap<String, Arc<Validator>>>,
 }
@@ -47,7 +48,7 @@ impl Contract {
         let uri = format!("{BASE}{name}");
         let operations = operations(&document, &uri);
         let registry = Registry::new().add(&uri, document).unwrap().prepare().unwrap();
-        Self { operations, registry, compiled: Mutex::default() }
+        Self { operations, uri, registry, compiled: Mutex::default() }
     }
 
     /// Panics unless `body` is what the operation at `path`, without its query, may answer with.
@@ -57,6 +58,15 @@ impl Contract {
         let validator = self.validator(known.schema.as_ref().unwrap());
         let faults: Vec<String> = validator.iter_errors(body).map(|fault| fault.to_string()).collect();
         assert!(faults.is_empty(), "the answer to {method} {path} breaks the contract: {faults:#?}\n{body:#}");
+    }
+
+    /// Panics unless `event` is what the contract says a webhook of its type sends.
+    pub fn check_event(&self, event: &Value) {
+        let kind = event["data"]["type"].as_str().unwrap();
+        let pointer = ["webhooks", kind, "post", "requestBody", "content", "application/json", "schema"];
+        let validator = self.validator(&format!("{}#/{}", self.uri, pointer.map(escaped).join("/")));
+        let faults: Vec<String> = validator.iter_errors(event).map(|fault| fault.to_string()).collect();
+        assert!(faults.is_empty(), "the event breaks the contract: {faults:#?}\n{event:#}");
     }
 
     fn validator(&self, schema: &str) -> Arc<Validator> {

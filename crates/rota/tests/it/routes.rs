@@ -32,8 +32,19 @@ const ADMINISTERED: [&str; 6] = [
 ];
 
 /// What the server has beside the contract.
-const OWN: [(Method, &str); 2] =
-    [(Method::GET, "/rota/v1/deployment_runs/{deployment_run_id}"), (Method::GET, "/rota/v1/schedules/preview")];
+const OWN: [(Method, &str); 11] = [
+    (Method::GET, "/rota/v1/deployment_runs/{deployment_run_id}"),
+    (Method::GET, "/rota/v1/schedules/preview"),
+    (Method::GET, "/rota/v1/webhook_endpoints"),
+    (Method::POST, "/rota/v1/webhook_endpoints"),
+    (Method::GET, "/rota/v1/webhook_endpoints/{webhook_endpoint_id}"),
+    (Method::POST, "/rota/v1/webhook_endpoints/{webhook_endpoint_id}"),
+    (Method::DELETE, "/rota/v1/webhook_endpoints/{webhook_endpoint_id}"),
+    (Method::GET, "/rota/v1/webhook_endpoints/{webhook_endpoint_id}/deliveries"),
+    (Method::GET, "/rota/v1/webhook_endpoints/{webhook_endpoint_id}/deliveries/{webhook_event_id}"),
+    (Method::POST, "/rota/v1/webhook_endpoints/{webhook_endpoint_id}/deliveries/{webhook_event_id}/replay"),
+    (Method::POST, "/rota/v1/webhook_endpoints/{webhook_endpoint_id}/regenerate_signing_secret"),
+];
 
 /// Every operation that the server has.
 pub fn served() -> Vec<(Method, &'static str)> {

@@ -14,12 +14,12 @@ use crate::{
     server::Rota,
 };
 
-fn nine_o_clock() -> Value {
+pub fn nine_o_clock() -> Value {
     json!({"schedule": {"type": "cron", "expression": "0 9 * * *", "timezone": "UTC"}})
 }
 
 /// Fires `deployment` for the occurrence `scheduled_at`. The run's id.
-async fn fire_at(rota: &Rota, deployment: &Value, scheduled_at: &str) -> Result<String> {
+pub async fn fire_at(rota: &Rota, deployment: &Value, scheduled_at: &str) -> Result<String> {
     let app = rota.server.app();
     let policy = app.fire_policy();
     let workspace = rota.server.first_key.as_ref().map(|key| key.workspace_id.clone());

@@ -42,6 +42,15 @@ impl Rota {
         Self::with(|config| config.engine.concurrency = 0).await
     }
 
+    /// A server that sends webhooks also to the machine that it runs on, configured by `configure`.
+    pub async fn receiving(configure: impl FnOnce(&mut Config)) -> Self {
+        Self::with(|config| {
+            config.webhooks.allow_private = true;
+            configure(config);
+        })
+        .await
+    }
+
     /// The same as [`Rota::start`], configured by `configure`.
     pub async fn with(configure: impl FnOnce(&mut Config)) -> Self {
         let folder = TempDir::new().unwrap();

@@ -1,7 +1,7 @@
 //! A stand-in for a provider of models: it answers by a script and keeps what it was asked.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     fmt::Write as _,
     sync::{Arc, Mutex},
 };
@@ -67,8 +67,8 @@ async fn serve(listener: TcpListener, mut script: VecDeque<Reply>, asked: Arc<Mu
     let mut stalled = Vec::new();
     loop {
         let (mut connection, _) = listener.accept().await.unwrap();
-        let Some(body) = read_request(&mut connection).await else { continue };
-        asked.lock().unwrap().push(body);
+        let Some(request) = read_request(&mut connection).await else { continue };
+        asked.lock().unwrap().push(serde_json::from_str(&request.body).unwrap());
         let reply =
             script.pop_front().unwrap_or(Reply::Error(400, "", json!({"error": {"message": "the script is over"}})));
         let text = match &reply {
@@ -149,16 +149,25 @@ fn event(data: &Value) -> String {
     text
 }
 
-/// The body of the next request; `None` when the client hangs up.
-async fn read_request(connection: &mut TcpStream) -> Option<Value> {
+/// A request as it arrived.
+pub struct Request {
+    /// The headers, by their names in small letters.
+    pub headers: HashMap<String, String>,
+    /// The body.
+    pub body: String,
+}
+
+/// The next request of a connection; `None` when the client hangs up.
+pub async fn read_request(connection: &mut TcpStream) -> Option<Request> {
     let mut bytes = Vec::new();
     loop {
         if let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {
-            let head = String::from_utf8_lossy(&bytes[..end]).to_lowercase();
-            let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
+            let head = String::from_utf8(bytes[..end].to_vec()).unwrap();
+            let fields = head.lines().filter_map(|line| line.split_once(": "));
+            let headers: HashMap<_, _> = fields.map(|(name, value)| (name.to_lowercase(), value.to_owned())).collect();
             let body = &bytes[end + 4..];
-            if body.len() >= length.parse().unwrap() {
-                return Some(serde_json::from_slice(body).unwrap());
+            if body.len() >= headers["content-length"].parse().unwrap() {
+                return Some(Request { headers, body: String::from_utf8(body.to_vec()).unwrap() });
             }
         }
         if connection.read_buf(&mut bytes).await.unwrap() == 0 {

@@ -1,0 +1,143 @@
+//! A server that webhooks are sent to: it tells the test what arrives and answers as the test says.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use ring::hmac;
+use serde_json::Value;
+use tokio::{
+    io::AsyncWriteExt,
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+    task::JoinSet,
+    time::timeout,
+};
+
+use crate::{contract::MANAGED_AGENTS, server::PATIENCE, upstream::read_request};
+
+/// How requests are answered from now on.
+#[derive(Debug, Clone)]
+pub enum Reply {
+    /// With a status and a body.
+    Status(u16, &'static str),
+    /// With a redirect to a URL.
+    Redirect(String),
+    /// Never.
+    Silence,
+}
+
+/// A running receiver. It ends when it is dropped.
+pub struct Receiver {
+    /// Where webhooks are to be sent.
+    pub url: String,
+    reply: Arc<Mutex<Reply>>,
+    arrived: mpsc::UnboundedReceiver<Delivery>,
+    _serving: JoinSet<()>,
+}
+
+/// A request that arrived, whose event has been held against the contract.
+#[derive(Debug)]
+pub struct Delivery {
+    /// `webhook-id`, which is the id of the event.
+    pub id: String,
+    /// The event.
+    pub event: Value,
+    timestamp: i64,
+    signature: String,
+    body: String,
+}
+
+impl Receiver {
+    /// A receiver that accepts everything.
+    pub async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/hooks", listener.local_addr().unwrap());
+        let reply = Arc::new(Mutex::new(Reply::Status(200, "")));
+        let (tell, arrived) = mpsc::unbounded_channel();
+        let mut serving = JoinSet::new();
+        serving.spawn(serve(listener, reply.clone(), tell));
+        Self { url, reply, arrived, _serving: serving }
+    }
+
+    /// Answers in another way from now on.
+    pub fn replies(&self, reply: Reply) {
+        *self.reply.lock().unwrap() = reply;
+    }
+
+    /// The next request that arrives.
+    pub async fn next(&mut self) -> Delivery {
+        timeout(PATIENCE, self.arrived.recv()).await.expect("no webhook arrives").unwrap()
+    }
+
+    /// What has arrived by now and was not asked for yet.
+    pub fn so_far(&mut self) -> Vec<Delivery> {
+        std::iter::from_fn(|| self.arrived.try_recv().ok()).collect()
+    }
+}
+
+impl Delivery {
+    /// `data.type` of the event.
+    pub fn kind(&self) -> &str {
+        self.event["data"]["type"].as_str().unwrap()
+    }
+
+    /// `data.id` of the event.
+    pub fn about(&self) -> &str {
+        self.event["data"]["id"].as_str().unwrap()
+    }
+
+    /// Whether it was signed with `secret`, as Standard Webhooks has it.
+    pub fn is_signed_with(&self, secret: &str) -> bool {
+        let key = STANDARD.decode(secret.strip_prefix("whsec_").unwrap()).unwrap();
+        let tag = STANDARD.decode(self.signature.strip_prefix("v1,").unwrap()).unwrap();
+        let signed = format!("{}.{}.{}", self.id, self.timestamp, self.body);
+        hmac::verify(&hmac::Key::new(hmac::HMAC_SHA256, &key), signed.as_bytes(), &tag).is_ok()
+    }
+
+    /// When it was signed, in seconds since the epoch.
+    pub fn timestamp(&self) -> i64 {
+        self.timestamp
+    }
+}
+
+async fn serve(listener: TcpListener, reply: Arc<Mutex<Reply>>, tell: mpsc::UnboundedSender<Delivery>) {
+    let mut connections = JoinSet::new();
+    loop {
+        let (connection, _) = listener.accept().await.unwrap();
+        connections.spawn(answer(connection, reply.clone(), tell.clone()));
+    }
+}
+
+/// Serves one connection, request by request. A request is answered as the receiver replies when it arrives.
+async fn answer(mut connection: TcpStream, reply: Arc<Mutex<Reply>>, tell: mpsc::UnboundedSender<Delivery>) {
+    while let Some(request) = read_request(&mut connection).await {
+        let reply = reply.lock().unwrap().clone();
+        drop(tell.send(delivery(&request.headers, request.body)));
+        let (status, location, body) = match reply {
+            Reply::Status(status, body) => (status, String::new(), body),
+            Reply::Redirect(url) => (302, format!("location: {url}\r\n"), ""),
+            Reply::Silence => std::future::pending().await,
+        };
+        let head = format!("HTTP/1.1 {status} x\r\n{location}content-length: {}\r\n\r\n", body.len());
+        // A sender may well hang up before it has read everything.
+        drop(connection.write_all(format!("{head}{body}").as_bytes()).await);
+    }
+}
+
+fn delivery(headers: &HashMap<String, String>, body: String) -> Delivery {
+    assert_eq!(headers["content-type"], "application/json");
+    assert!(headers["user-agent"].starts_with("rota/"));
+    let event: Value = serde_json::from_str(&body).unwrap();
+    MANAGED_AGENTS.check_event(&event);
+    assert_eq!(event["id"], headers["webhook-id"]);
+    Delivery {
+        id: headers["webhook-id"].clone(),
+        event,
+        timestamp: headers["webhook-timestamp"].parse().unwrap(),
+        signature: headers["webhook-signature"].clone(),
+        body,
+    }
+}
