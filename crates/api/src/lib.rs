@@ -15,6 +15,7 @@ pub mod id;
 pub mod metadata;
 pub mod model;
 pub mod organization;
+pub mod policy;
 pub mod run_outcome;
 pub mod schedule;
 pub mod session;

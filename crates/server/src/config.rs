@@ -7,12 +7,13 @@ use std::{
 };
 
 use jiff::SignedDuration;
+use rota_api::policy::Jitter;
 use serde::Deserialize;
 
 use crate::{
     error::{Error, Result},
     limits::MAX_PRICE,
-    scheduler::settle::{Jitter, Timing},
+    scheduler::settle::Timing,
 };
 
 /// Everything that can be configured. Unknown keys are errors.

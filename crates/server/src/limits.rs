@@ -26,6 +26,8 @@ pub const IDEMPOTENCY_MICROS: i64 = 24 * 3600 * 1_000_000;
 /// Most forgotten `Idempotency-Key`s that one run removes from the store.
 pub const IDEMPOTENCY_PURGE: i64 = 8;
 
+/// Most sessions that one fire interrupts to make room.
+pub const MAX_INTERRUPTS: i64 = 1000;
 /// Highest price of a model, in US dollars for a million tokens.
 pub const MAX_PRICE: f64 = 1_000_000.0;
 

@@ -1,9 +1,9 @@
 //! Deployments that fire by themselves. The scheduler looks when a test tells it to.
 
+use rota_api::policy::Jitter;
 use rota_server::{
     config::Roles,
     db::{Tx, Val},
-    scheduler::settle::Jitter,
 };
 use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
@@ -14,27 +14,27 @@ use crate::{
     server::{PATIENCE, Rota},
 };
 
-fn every(expression: &str) -> Value {
+pub fn every(expression: &str) -> Value {
     json!({"schedule": {"type": "cron", "expression": expression, "timezone": "UTC"}})
 }
 
-async fn at(rota: &Rota, time: &str) {
+pub async fn at(rota: &Rota, time: &str) {
     rota.set_time(&format!("2026-03-{time}Z"));
     rota.tick().await;
 }
 
-fn path(deployment: &Value) -> String {
+pub fn path(deployment: &Value) -> String {
     format!("/v1/deployments/{}", id(deployment))
 }
 
-async fn runs(api: &Api, deployment: &Value) -> Vec<Value> {
+pub async fn runs(api: &Api, deployment: &Value) -> Vec<Value> {
     let mut runs = api.all(&format!("/v1/deployment_runs?deployment_id={}", id(deployment)), 1000).await;
     runs.reverse();
     runs
 }
 
 /// The occurrences that have a run, in their order, without the month: `02T09:00:00`.
-async fn fired(api: &Api, deployment: &Value) -> Vec<String> {
+pub async fn fired(api: &Api, deployment: &Value) -> Vec<String> {
     let occurrence = |run: &Value| run["trigger_context"]["scheduled_at"].as_str().map(short);
     let mut fired: Vec<String> = runs(api, deployment).await.iter().filter_map(occurrence).collect();
     fired.sort();
@@ -46,7 +46,7 @@ fn short(time: &str) -> String {
 }
 
 /// The first and the last of each range of occurrences that were passed over, and why.
-async fn skipped(rota: &Rota, deployment: &Value) -> Vec<(String, String, String)> {
+pub async fn skipped(rota: &Rota, deployment: &Value) -> Vec<(String, String, String)> {
     let deployment = id(deployment).to_owned();
     let sql = "SELECT first_at, last_at, reason FROM deployment_skips WHERE deployment_id = $1 ORDER BY last_at";
     let read = move |tx: &mut Tx<'_>| {
@@ -58,12 +58,12 @@ async fn skipped(rota: &Rota, deployment: &Value) -> Vec<(String, String, String
     rota.server.app().db.read(read).await.unwrap()
 }
 
-fn range(first: &str, last: &str, reason: &str) -> (String, String, String) {
+pub fn range(first: &str, last: &str, reason: &str) -> (String, String, String) {
     (first.to_owned(), last.to_owned(), reason.to_owned())
 }
 
 /// Changes the store behind the server's back.
-async fn tamper(rota: &Rota, sql: String) {
+pub async fn tamper(rota: &Rota, sql: String) {
     rota.server.app().db.write(move |tx| tx.execute(&sql, &[])).await.unwrap();
 }
 

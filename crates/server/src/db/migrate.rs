@@ -6,9 +6,10 @@ use super::dialect;
 use crate::error::{Error, Result};
 
 /// Every migration in order; the n-th brings the store to version n.
-const MIGRATIONS: [&str; 4] = [
+const MIGRATIONS: [&str; 5] = [
     include_str!("migrations/0001_core.sql"),
     include_str!("migrations/0002_schedule.sql"),
+    include_str!("migrations/0003_policy.sql"),
     include_str!("migrations/0004_administration.sql"),
     include_str!("migrations/0005_webhooks.sql"),
 ];

@@ -2,7 +2,7 @@
 
 use rota_api::{
     event::{EventBody, StopDetails, StopReason},
-    id::EventId,
+    id::{DeploymentId, EventId},
     session::{SessionUsage, Status},
 };
 
@@ -16,6 +16,7 @@ use crate::{
     db::{Tx, vals},
     error::{Error, Result},
     resources::{
+        deployments,
         events::log::{self, Input, NewEvent},
         sessions::{self, Waiting},
     },
@@ -175,14 +176,18 @@ fn end(tx: &mut Tx<'_>, lease: &Lease, usage: SessionUsage, rest: &Rest) -> Resu
     };
     let status = if matches!(rest, Rest::Terminated) { Status::Terminated } else { Status::Idle };
     // The status is set before the event: whoever sees the event and asks for the session finds it at rest.
-    let active = tx.one(
+    let rested: Option<(i64, Option<DeploymentId>)> = tx.one(
         "UPDATE sessions SET status = $4, runnable_at = NULL, lease_owner = NULL, lease_expires_at = NULL,
              active_micros = active_micros + coalesce($3 - running_since, 0), running_since = NULL
-         WHERE workspace_id = $1 AND id = $2 RETURNING active_micros",
+         WHERE workspace_id = $1 AND id = $2 RETURNING active_micros, deployment_id",
         vals![workspace, session, tx.now(), status.as_str()],
-        |row| row.int(0),
+        |row| Ok((row.int(0)?, row.opt_id(1)?)),
     )?;
-    let usage = SessionUsage { active_seconds: active.unwrap_or_default() as f64 / 1e6, ..usage };
+    let (active_micros, deployment) = rested.unwrap_or_default();
+    if let Some(deployment) = deployment {
+        deployments::active::leave(tx, workspace, &deployment, session)?;
+    }
+    let usage = SessionUsage { active_seconds: active_micros as f64 / 1e6, ..usage };
     log::append(tx, workspace, session, &[EventBody::Usage { usage }, last])?;
     Ok(true)
 }

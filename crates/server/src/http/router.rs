@@ -32,6 +32,10 @@ pub fn router(app: App) -> Router {
 
 fn api(app: &App) -> Router<App> {
     Router::new()
+        .route(
+            "/rota/v1/deployments/{deployment_id}/policy",
+            get(deployments::policy::get).post(deployments::policy::set),
+        )
         .route("/rota/v1/deployment_runs/{deployment_run_id}", get(run_outcomes::retrieve))
         .route("/rota/v1/schedules/preview", get(schedules::preview))
         .route("/rota/v1/webhook_endpoints", get(webhook_endpoints::list).post(webhook_endpoints::create))

@@ -25,13 +25,18 @@ pub fn upcoming(cron: &Cron, now: Timestamp, count: usize) -> Vec<Timestamp> {
     iter::successors(cron.next(now), |last| cron.next(*last)).take(count.min(UPCOMING_MAX)).collect()
 }
 
-/// How long after an occurrence a deployment fires, where jitter is on. `interval` is the time to the next occurrence.
+/// Over how long a time deployments are spread that occur every `interval`, by the hosted rule: 15 % of the interval, but
+/// never less than 5 s nor more than 9 min.
+pub fn hosted_range(interval: SignedDuration) -> SignedDuration {
+    (interval / 100 * JITTER_PERCENT).clamp(JITTER_RANGE_LEAST, JITTER_RANGE_MOST)
+}
+
+/// How long after an occurrence a deployment fires that is spread over `range`, which is at most the time to its next
+/// occurrence: from nothing to less than the range.
 ///
-/// The hosted rule: a delay from nothing to 15 % of the interval, but the range is never narrower than 5 s nor wider than
-/// 9 min. Where in the range a deployment fires depends only on its id, so its delay stays the same from run to run, and
-/// deployments that share an occurrence spread evenly. No deployment overtakes its own next occurrence.
-pub fn jitter(deployment_id: &str, interval: SignedDuration) -> SignedDuration {
-    let range = (interval / 100 * JITTER_PERCENT).clamp(JITTER_RANGE_LEAST, JITTER_RANGE_MOST);
+/// It depends only on the range and the deployment's id, so the delay stays the same from run to run, deployments that
+/// share an occurrence spread evenly, and none overtakes its own next occurrence.
+pub fn place_in(range: SignedDuration, deployment_id: &str) -> SignedDuration {
     let hash = Sha256::digest(deployment_id);
     let place = u32::from_be_bytes([hash[0], hash[1], hash[2], hash[3]]);
     SignedDuration::from_micros(((range.as_micros() * i128::from(place)) >> 32) as i64)
@@ -52,7 +57,7 @@ pub struct CatchUp {
 ///
 /// `settled` is the last occurrence that was decided on, or the time from which the schedule counts: its creation, its
 /// last change, its unpausing. `window` is at least [`ON_TIME`]. An occurrence is due `delay` after its time, which is
-/// before the next occurrence (see [`jitter`]). When the clock has been set back to before `settled`, nothing is due.
+/// before the next occurrence (see [`place_in`]). When the clock has been set back to before `settled`, nothing is due.
 pub fn catch_up(
     cron: &Cron,
     settled: Timestamp,
@@ -83,6 +88,10 @@ mod tests {
 
     fn at(text: &str) -> Timestamp {
         text.parse().unwrap()
+    }
+
+    fn delay(deployment_id: &str, interval: SignedDuration) -> SignedDuration {
+        place_in(hosted_range(interval), deployment_id)
     }
 
     fn at_once(_: Timestamp) -> SignedDuration {
@@ -117,7 +126,7 @@ mod tests {
             (SignedDuration::from_hours(24), SignedDuration::from_mins(9)),
         ];
         for (interval, range) in cases {
-            let delays: Vec<_> = (0..1000).map(|n| jitter(&format!("depl_{n}"), interval)).collect();
+            let delays: Vec<_> = (0..1000).map(|n| delay(&format!("depl_{n}"), interval)).collect();
             let (shortest, longest) = (*delays.iter().min().unwrap(), *delays.iter().max().unwrap());
             assert!(shortest >= SignedDuration::ZERO && shortest < range / 50, "{interval}: {shortest}");
             assert!(longest < range && longest > range / 50 * 49, "{interval}: {longest}");
@@ -127,9 +136,9 @@ mod tests {
     #[test]
     fn a_deployment_keeps_its_place_in_the_range() {
         // The SHA-256 of the id begins with 0xff37514d, which of 2^32 is 99.69 %.
-        assert_eq!(jitter("depl_one", SignedDuration::from_hours(1)), SignedDuration::from_micros(538_346_427));
-        assert_eq!(jitter("depl_one", SignedDuration::from_mins(1)), SignedDuration::from_micros(8_972_440));
-        assert_ne!(jitter("depl_two", SignedDuration::from_mins(1)), SignedDuration::from_micros(8_972_440));
+        assert_eq!(delay("depl_one", SignedDuration::from_hours(1)), SignedDuration::from_micros(538_346_427));
+        assert_eq!(delay("depl_one", SignedDuration::from_mins(1)), SignedDuration::from_micros(8_972_440));
+        assert_ne!(delay("depl_two", SignedDuration::from_mins(1)), SignedDuration::from_micros(8_972_440));
     }
 
     #[test]

@@ -4,23 +4,12 @@
 use std::ops::RangeInclusive;
 
 use jiff::{SignedDuration, Timestamp};
-use serde::Deserialize;
+use rota_api::policy::Jitter;
 
 use super::{
     cron::Cron,
-    schedule::{catch_up, jitter},
+    schedule::{catch_up, hosted_range, place_in},
 };
-
-/// Whether occurrences are delayed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Jitter {
-    /// A deployment fires at its time.
-    #[default]
-    Off,
-    /// A deployment fires after a short delay of its own: see [`jitter`].
-    Hosted,
-}
 
 /// How one deployment keeps its times.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,10 +23,11 @@ pub struct Timing {
 impl Timing {
     /// How long after its time the occurrence `at` of the deployment `id` is due.
     pub fn delay(&self, id: &str, cron: &Cron, at: Timestamp) -> SignedDuration {
-        match (self.jitter, cron.next(at)) {
-            (Jitter::Off, _) => SignedDuration::ZERO,
-            (Jitter::Hosted, Some(next)) => jitter(id, next.duration_since(at)),
-            (Jitter::Hosted, None) => jitter(id, SignedDuration::MAX),
+        let interval = || cron.next(at).map_or(SignedDuration::MAX, |next| next.duration_since(at));
+        match self.jitter {
+            Jitter::Off => SignedDuration::ZERO,
+            Jitter::Hosted => place_in(hosted_range(interval()), id),
+            Jitter::Seconds(most) => place_in(interval().min(SignedDuration::from_secs(most.into())), id),
         }
     }
 }
@@ -75,6 +65,10 @@ pub enum SkipReason {
     Paused,
     /// It was due when the deployment was archived.
     Archived,
+    /// An earlier session was still at work.
+    Overlap,
+    /// As many sessions were at work as may be.
+    Concurrency,
 }
 
 impl SkipReason {
@@ -85,6 +79,8 @@ impl SkipReason {
             Self::Superseded => "superseded",
             Self::Paused => "paused",
             Self::Archived => "archived",
+            Self::Overlap => "overlap",
+            Self::Concurrency => "concurrency",
         }
     }
 }
@@ -143,22 +139,26 @@ impl<'a> Standing<'a> {
     }
 }
 
+/// Why an occurrence that was due does not fire after a change to the state `after`.
+pub fn ended_by(after: State) -> SkipReason {
+    match after {
+        State::Active => SkipReason::Superseded,
+        State::Paused => SkipReason::Paused,
+        State::Archived => SkipReason::Archived,
+    }
+}
+
 /// What a change of the schedule or the state at `now` means. What was due and has not fired never will; the new schedule
 /// counts from `now`, and nothing before is made up for.
 ///
 /// The look at its first occurrence finds out how long that one is delayed.
 pub fn change(before: Standing<'_>, after: Standing<'_>, settled_at: Timestamp, now: Timestamp) -> Effects {
-    let reason = match after.state {
-        State::Active => SkipReason::Superseded,
-        State::Paused => SkipReason::Paused,
-        State::Archived => SkipReason::Archived,
-    };
     let unfired = before.counting().and_then(|cron| {
         let after_now = now.checked_add(SignedDuration::from_nanos(1)).unwrap_or(Timestamp::MAX);
         cron.next(settled_at).zip(cron.prev(after_now)).filter(|(first, last)| first <= last)
     });
     Effects {
-        skip: unfired.map(|(first, last)| Skip { occurrences: first..=last, reason }),
+        skip: unfired.map(|(first, last)| Skip { occurrences: first..=last, reason: ended_by(after.state) }),
         fire: None,
         settled_at: now,
         next_fire_at: after.counting().and_then(|cron| cron.next(now)),

@@ -75,7 +75,7 @@ async fn settle(app: &App, due: Due) {
         }
         Err(cause) => match write(app, &due, due::settle_failed).await {
             Ok(report) => {
-                tracing::error!(deployment_id = %due.id, error = %cause, "a fire failed; the deployment is paused");
+                tracing::error!(deployment_id = %due.id, error = %cause, "a fire failed");
                 report
             }
             Err(error) => {
@@ -93,12 +93,17 @@ async fn write(app: &App, due: &Due, settle: fn(&mut Tx<'_>, &FirePolicy, &Due) 
 }
 
 fn count(due: &Due, report: &Report) {
-    if let Some(reason) = report.skipped {
+    for reason in &report.skipped {
         metrics::counter!("rota_schedule_gaps_total", "reason" => reason.as_str()).increment(1);
     }
     match &report.settled {
         Settled::NotDue | Settled::Waits => {}
         Settled::Archived => tracing::info!(deployment_id = %due.id, "archived a deployment whose agent is gone"),
+        Settled::Retries { error, at } => {
+            metrics::counter!("rota_scheduled_retries_total").increment(1);
+            let (kind, message) = (error.r#type.as_str(), &error.message);
+            tracing::warn!(deployment_id = %due.id, kind, message, retry_at = %at, "a scheduled session could not be started");
+        }
         Settled::Fired { run, due_at } => {
             let outcome = run.error.as_ref().map_or("session_created", |error| error.r#type.as_str());
             metrics::counter!("rota_scheduled_fires_total", "outcome" => outcome).increment(1);

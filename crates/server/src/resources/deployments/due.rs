@@ -4,20 +4,24 @@ use jiff::SignedDuration;
 use rota_api::{
     Time,
     agent::AgentReference,
-    deployment::DeploymentRun,
+    deployment::{DeploymentRun, RunError},
     id::{DeploymentId, WorkspaceId},
 };
 
 use super::{
-    FirePolicy, Trigger,
+    FirePolicy, Trigger, active,
+    pending::Pending,
+    policy,
     run::{self, fire},
     schedule, store,
 };
 use crate::{
     db::{Db, Tx, vals},
     error::{Error, Result},
+    resources::events,
     scheduler::{
         cron::{Cron, CronError},
+        policy::{Policy, Verdict},
         settle::{self, Effects, SkipReason, Timing},
     },
 };
@@ -55,8 +59,8 @@ pub async fn earliest(db: &Db) -> Result<Option<Time>> {
 pub struct Report {
     /// What became of the deployment.
     pub settled: Settled,
-    /// Why earlier occurrences were passed over, where some were.
-    pub skipped: Option<SkipReason>,
+    /// Why occurrences were passed over, a reason for each gap.
+    pub skipped: Vec<SkipReason>,
 }
 
 /// What became of a deployment that was due.
@@ -66,65 +70,180 @@ pub enum Settled {
     NotDue,
     /// No occurrence fires now.
     Waits,
+    /// The session of an occurrence could not be started, and there will be another attempt.
+    Retries {
+        /// Why not.
+        error: RunError,
+        /// When the next attempt is due.
+        at: Time,
+    },
     /// An occurrence fired.
     Fired {
         /// Its run, which may hold an error.
         run: DeploymentRun,
-        /// The occurrence and its delay.
+        /// When it should have: the occurrence and its delay, or the time of another attempt.
         due_at: Time,
     },
     /// It was archived, for its agent is gone.
     Archived,
 }
 
-/// Fires a deployment if an occurrence is due, and accounts for those that are passed over. Does nothing when there
-/// is nothing to do, so that several servers may do it at the same time.
+/// Fires a deployment if an occurrence is due and the deployment's policy lets it, and accounts for those that are passed
+/// over. Does nothing when there is nothing to do, so that several servers may do it at the same time.
 ///
 /// # Errors
 /// Those of [`fire`], and when the stored schedule cannot be read; then nothing is recorded.
 pub fn settle(tx: &mut Tx<'_>, policy: &FirePolicy, due: &Due) -> Result<Report> {
-    settle_by(tx, policy, due, |tx, scheduled, scheduled_at| {
-        scheduled.cron.as_ref().map_err(|error| Error::internal(error.clone()))?;
-        fire(tx, policy, &due.workspace, due.id.as_ref(), Trigger::Schedule { scheduled_at })
-    })
+    settle_by(tx, policy, due, Attempt::Fire)
 }
 
 /// Settles a deployment for which [`settle`] failed for another reason than the database: the occurrence gets a run with an
-/// `unknown_error`, and the deployment is paused.
+/// `unknown_error`, and the deployment is paused; unless its policy says that it is tried again.
 pub fn settle_failed(tx: &mut Tx<'_>, policy: &FirePolicy, due: &Due) -> Result<Report> {
-    settle_by(tx, policy, due, |tx, scheduled, scheduled_at| {
-        run::fail(tx, &due.workspace, &due.id, &scheduled.agent, scheduled_at)
-    })
+    settle_by(tx, policy, due, Attempt::Fail)
 }
 
-fn settle_by(
-    tx: &mut Tx<'_>,
-    policy: &FirePolicy,
-    due: &Due,
-    start: impl FnOnce(&mut Tx<'_>, &Scheduled, Time) -> Result<DeploymentRun>,
-) -> Result<Report> {
+/// How the session of an occurrence is started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Attempt {
+    Fire,
+    /// Not at all: it was tried and failed for a reason that has no type of its own.
+    Fail,
+}
+
+fn settle_by(tx: &mut Tx<'_>, policy: &FirePolicy, due: &Due, attempt: Attempt) -> Result<Report> {
     let Due { workspace, id, .. } = due;
     let Some(scheduled) = Scheduled::find(tx, workspace, id)? else {
-        return Ok(Report { settled: Settled::NotDue, skipped: None });
+        return Ok(Report { settled: Settled::NotDue, skipped: Vec::new() });
     };
     if !scheduled.has_agent {
         store::archive(tx, workspace, id.as_ref())?;
-        return Ok(Report { settled: Settled::Archived, skipped: None });
+        return Ok(Report { settled: Settled::Archived, skipped: Vec::new() });
     }
-    let timing = timing(policy, id);
-    let settled_at = scheduled.settled_at.timestamp();
+    let timing = scheduled.policy.timing(policy.timing);
     let effects = scheduled.effects(id, &timing, tx.now());
-    schedule::write(tx, workspace, id.as_ref(), settled_at, &effects)?;
-    let skipped = effects.skip.map(|skip| skip.reason);
-    let Some(occurrence) = effects.fire else { return Ok(Report { settled: Settled::Waits, skipped }) };
-    let run = start(tx, &scheduled, occurrence.into())?;
-    let delay = scheduled.cron.map_or(SignedDuration::ZERO, |cron| timing.delay(id.as_ref(), &cron, occurrence));
-    Ok(Report { settled: Settled::Fired { run, due_at: (occurrence + delay).into() }, skipped })
+    let mut skipped = Vec::new();
+    let pending = scheduled.pending.as_ref();
+    let overtaken = pending.filter(|_| effects.fire.is_some() || effects.skip.is_some());
+    if let Some(pending) = overtaken {
+        pending.pass_over(tx, id.as_ref(), pending.overtaken())?;
+        skipped.push(pending.overtaken());
+    }
+    schedule::write(tx, workspace, id.as_ref(), scheduled.settled_at.timestamp(), &effects)?;
+    skipped.extend(effects.skip.as_ref().map(|skip| skip.reason));
+    let passed_over = effects.skip.as_ref().map_or(scheduled.settled_at, |skip| (*skip.occurrences.end()).into());
+    let occurrence = match (effects.fire, pending) {
+        (Some(fire), _) => Pending::new(fire.into(), passed_over),
+        (None, Some(pending)) if overtaken.is_none() => pending.clone(),
+        (None, _) => return Ok(Report { settled: Settled::Waits, skipped }),
+    };
+    let look = Look { policy, due, scheduled: &scheduled, timing, next: effects.next_fire_at.map(Time::from) };
+    let settled = look.decide(tx, occurrence, attempt, &mut skipped)?;
+    Ok(Report { settled, skipped })
 }
 
-/// How the deployment `id` keeps its times.
-fn timing(policy: &FirePolicy, _id: &DeploymentId) -> Timing {
-    policy.timing
+/// A look at a deployment that has an occurrence to decide on.
+struct Look<'a> {
+    policy: &'a FirePolicy,
+    due: &'a Due,
+    scheduled: &'a Scheduled,
+    timing: Timing,
+    /// When the occurrence after that one is due.
+    next: Option<Time>,
+}
+
+impl Look<'_> {
+    fn decide(
+        &self,
+        tx: &mut Tx<'_>,
+        occurrence: Pending,
+        attempt: Attempt,
+        skipped: &mut Vec<SkipReason>,
+    ) -> Result<Settled> {
+        let Due { workspace, id, .. } = self.due;
+        if occurrence.retry_at.is_some_and(|at| at > tx.now()) {
+            occurrence.hold(tx, workspace, id, self.next)?;
+            return Ok(Settled::Waits);
+        }
+        // What failed for an unknown reason had its place.
+        let verdict = if attempt == Attempt::Fire { self.verdict(tx)? } else { Verdict::Fires };
+        match verdict {
+            Verdict::Fires => {}
+            Verdict::Skipped(reason) => {
+                occurrence.pass_over(tx, id.as_ref(), reason)?;
+                skipped.push(reason);
+                return Ok(Settled::Waits);
+            }
+            Verdict::Waits => {
+                Pending { retry_at: None, ..occurrence }.hold(tx, workspace, id, self.next)?;
+                return Ok(Settled::Waits);
+            }
+            Verdict::Interrupts(count) => {
+                for session in active::oldest(tx, id, count)? {
+                    events::interrupt(tx, workspace, &session)?;
+                }
+            }
+        }
+        match self.retry(tx, &occurrence, attempt)? {
+            Some(pending) => {
+                pending.hold(tx, workspace, id, self.next)?;
+                let (error, at) = (pending.error, pending.retry_at);
+                Ok(error.zip(at).map_or(Settled::Waits, |(error, at)| Settled::Retries { error, at }))
+            }
+            None => self.start(tx, &occurrence, attempt),
+        }
+    }
+
+    fn verdict(&self, tx: &mut Tx<'_>) -> Result<Verdict> {
+        let policy = &self.scheduled.policy;
+        if !policy.counts_sessions() {
+            return Ok(Verdict::Fires);
+        }
+        Ok(policy.verdict(active::count(tx, &self.due.id)?))
+    }
+
+    /// The occurrence as it waits for another attempt, when this one would fail and the policy asks for one. An attempt that
+    /// would come after the next occurrence is not made: that one takes its place.
+    fn retry(&self, tx: &mut Tx<'_>, occurrence: &Pending, attempt: Attempt) -> Result<Option<Pending>> {
+        let Scheduled { policy, cron: Ok(_), .. } = self.scheduled else { return Ok(None) };
+        if policy.retry.is_none() {
+            return Ok(None);
+        }
+        let Due { workspace, id, .. } = self.due;
+        let error = match attempt {
+            Attempt::Fire => run::obstacle(tx, self.policy, workspace, id.as_ref())?,
+            Attempt::Fail => Some(run::unknown_error()),
+        };
+        let Some(error) = error else { return Ok(None) };
+        let attempts = occurrence.attempts + 1;
+        let pause = policy.retry_after(id.as_ref(), occurrence.scheduled_at.timestamp(), attempts, error.r#type);
+        let retry_at = pause.map(|pause| tx.now().plus_micros(pause.as_micros() as i64));
+        let retry_at = retry_at.filter(|at| self.next.is_none_or(|next| *at < next));
+        Ok(retry_at.map(|at| Pending { attempts, retry_at: Some(at), error: Some(error), ..occurrence.clone() }))
+    }
+
+    fn start(&self, tx: &mut Tx<'_>, occurrence: &Pending, attempt: Attempt) -> Result<Settled> {
+        let Due { workspace, id, .. } = self.due;
+        let scheduled_at = occurrence.scheduled_at;
+        let run = match (attempt, &self.scheduled.cron) {
+            (Attempt::Fire, Ok(_)) => {
+                fire(tx, self.policy, workspace, id.as_ref(), Trigger::Schedule { scheduled_at })?
+            }
+            (Attempt::Fire, Err(error)) => return Err(Error::internal(error.clone())),
+            (Attempt::Fail, _) => run::fail(tx, workspace, id, &self.scheduled.agent, scheduled_at)?,
+        };
+        Ok(Settled::Fired { run, due_at: self.due_at(tx.now(), occurrence) })
+    }
+
+    fn due_at(&self, now: Time, occurrence: &Pending) -> Time {
+        if self.scheduled.pending.as_ref().is_some_and(|pending| pending.scheduled_at == occurrence.scheduled_at) {
+            return occurrence.retry_at.unwrap_or(now);
+        }
+        let at = occurrence.scheduled_at.timestamp();
+        let cron = self.scheduled.cron.as_ref();
+        let delay = cron.map_or(SignedDuration::ZERO, |cron| self.timing.delay(self.due.id.as_ref(), cron, at));
+        (at + delay).into()
+    }
 }
 
 /// An active deployment whose time to be looked at has come.
@@ -134,6 +253,8 @@ struct Scheduled {
     cron: Result<Cron, CronError>,
     settled_at: Time,
     next_fire_at: Time,
+    policy: Policy,
+    pending: Option<Pending>,
 }
 
 impl Scheduled {
@@ -141,7 +262,8 @@ impl Scheduled {
     fn find(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &DeploymentId) -> Result<Option<Self>> {
         let sql = format!(
             "SELECT d.agent_id, d.agent_version, d.cron, d.timezone, d.settled_at, d.next_fire_at,
-                 (SELECT a.id FROM agents a WHERE a.workspace_id = d.workspace_id AND a.id = d.agent_id)
+                 (SELECT a.id FROM agents a WHERE a.workspace_id = d.workspace_id AND a.id = d.agent_id),
+                 d.pending, d.overlap, d.max_concurrent_sessions, d.retry, d.catch_up_seconds, d.jitter
              FROM deployments d WHERE d.workspace_id = $1 AND d.id = $2 AND d.next_fire_at <= $3{}",
             tx.skip_locked()
         );
@@ -152,6 +274,8 @@ impl Scheduled {
                 settled_at: row.time(4)?,
                 next_fire_at: row.time(5)?,
                 has_agent: row.opt_text(6)?.is_some(),
+                pending: row.opt_text(7)?.map(|pending| serde_json::from_str(&pending)).transpose()?,
+                policy: policy::from_row(row, 8)?,
             })
         })
     }

@@ -1,7 +1,10 @@
 //! Deployments: an agent bound to an environment, first events and an optional schedule.
 
+pub mod active;
 mod check;
 pub mod due;
+mod pending;
+pub mod policy;
 mod run;
 mod schedule;
 mod store;

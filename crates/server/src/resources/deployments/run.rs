@@ -8,7 +8,7 @@ use rota_api::{
     webhook::EventType,
 };
 
-use super::{check::check, store};
+use super::{active, check::check, store};
 use crate::{
     db::{Row, Tx, vals},
     error::{Error, Result},
@@ -93,10 +93,28 @@ pub(super) fn fail(
     if let Some(run) = deployment_runs::of_occurrence(tx, workspace, id.as_ref(), scheduled_at)? {
         return Ok(run);
     }
+    let trigger = Trigger::Schedule { scheduled_at };
+    record(tx, workspace, id.clone(), agent.clone(), trigger, Err(unknown_error()))
+}
+
+/// What a client is told of a failure that has no type of its own.
+pub(super) fn unknown_error() -> RunError {
     let message =
         "the session could not be created for a reason that is only in the server's log; fix it, then unpause";
-    let error = RunError { r#type: RunErrorType::Unknown, message: message.to_owned() };
-    record(tx, workspace, id.clone(), agent.clone(), Trigger::Schedule { scheduled_at }, Err(error))
+    RunError { r#type: RunErrorType::Unknown, message: message.to_owned() }
+}
+
+/// Why a fire of the deployment `id` would fail now, when it would.
+pub(super) fn obstacle(
+    tx: &mut Tx<'_>,
+    policy: &FirePolicy,
+    workspace: &WorkspaceId,
+    id: &str,
+) -> Result<Option<RunError>> {
+    match Target::find(tx, workspace, id)? {
+        Some(target) => Ok(check(tx, policy, workspace, &target)?.err()),
+        None => Ok(None),
+    }
 }
 
 /// What a fire reads.
@@ -116,6 +134,7 @@ pub(super) struct Target {
     pub(super) resources: String,
     vault_ids: String,
     archived: bool,
+    counts_sessions: bool,
 }
 
 impl Target {
@@ -123,7 +142,7 @@ impl Target {
         tx.one(
             "SELECT d.id, d.name, d.agent_id, d.agent_version, a.archived_at, v.model, v.roster, d.environment_id,
                  e.config, e.archived_at, d.initial_events, d.resources, d.vault_ids, d.archived_at, w.archived_at,
-                 (SELECT disabled_at FROM organization)
+                 (SELECT disabled_at FROM organization), d.overlap, d.max_concurrent_sessions
              FROM deployments d
              JOIN workspaces w ON w.id = d.workspace_id
              JOIN agents a ON a.workspace_id = d.workspace_id AND a.id = d.agent_id
@@ -155,12 +174,13 @@ impl Target {
             resources: row.text(11)?,
             vault_ids: row.text(12)?,
             archived: row.opt_time(13)?.is_some(),
+            counts_sessions: row.opt_text(16)?.is_some() || row.opt_int(17)?.is_some(),
         })
     }
 }
 
 fn start(tx: &mut Tx<'_>, workspace: &WorkspaceId, target: &Target) -> Result<SessionId> {
-    sessions::insert(
+    let session = sessions::insert(
         tx,
         &sessions::NewSession {
             workspace,
@@ -174,7 +194,11 @@ fn start(tx: &mut Tx<'_>, workspace: &WorkspaceId, target: &Target) -> Result<Se
             vault_ids: &target.vault_ids,
             initial_events: &target.initial_events,
         },
-    )
+    )?;
+    if target.counts_sessions {
+        active::enter(tx, workspace, &target.id, &session)?;
+    }
+    Ok(session)
 }
 
 fn record(

@@ -11,6 +11,7 @@ use rota_api::{
     id::{DeploymentId, WorkspaceId},
 };
 
+use super::pending::Pending;
 use crate::{
     db::{Row, Tx, vals},
     error::Result,
@@ -55,16 +56,20 @@ pub(super) fn changing<T>(
     change: impl FnOnce(&mut Tx<'_>) -> Result<T>,
 ) -> Result<T> {
     tx.lock("deployments WHERE workspace_id = $1 AND id = $2", vals![workspace, id])?;
-    let before = standing(tx, workspace, id)?;
+    let before = stored(tx, workspace, id)?;
     let value = change(tx)?;
-    let after = standing(tx, workspace, id)?;
-    let (Some((before, settled_at)), Some((after, _))) = (before, after) else { return Ok(value) };
+    let after = stored(tx, workspace, id)?;
+    let (Some(before), Some(Stored { standing: after, .. })) = (before, after) else { return Ok(value) };
+    let Stored { standing: before, settled_at, pending } = before;
     if before != after {
         let (old, new) = (before.cron(), after.cron());
         let from = settle::Standing { state: before.state, cron: old.as_ref() };
         let to = settle::Standing { state: after.state, cron: new.as_ref() };
         let now = tx.now().timestamp();
         let settled_at = settled_at.map_or(now, Time::timestamp);
+        if let Some(pending) = pending {
+            pending.pass_over(tx, id, settle::ended_by(after.state))?;
+        }
         write(tx, workspace, id, settled_at, &settle::change(from, to, settled_at, now))?;
         insert_span(tx, id, &after)?;
     }
@@ -73,7 +78,7 @@ pub(super) fn changing<T>(
 
 /// Begins the record of a deployment that was just created.
 pub(super) fn begin(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &DeploymentId) -> Result<()> {
-    let Some((standing, _)) = standing(tx, workspace, id.as_ref())? else { return Ok(()) };
+    let Some(Stored { standing, .. }) = stored(tx, workspace, id.as_ref())? else { return Ok(()) };
     if standing.schedule.is_none() {
         return Ok(());
     }
@@ -84,16 +89,30 @@ pub(super) fn begin(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &DeploymentId)
     insert_span(tx, id.as_ref(), &standing)
 }
 
-fn standing(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Option<(Standing, Option<Time>)>> {
+/// What the store says about the occurrences of a deployment.
+struct Stored {
+    standing: Standing,
+    settled_at: Option<Time>,
+    pending: Option<Pending>,
+}
+
+fn stored(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Option<Stored>> {
     tx.one(
-        "SELECT cron, timezone, paused_reason, archived_at, settled_at FROM deployments
+        "SELECT cron, timezone, paused_reason, archived_at, settled_at, pending FROM deployments
          WHERE workspace_id = $1 AND id = $2",
         vals![workspace, id],
-        |row| Ok((Standing::from_row(row)?, row.opt_time(4)?)),
+        |row| {
+            Ok(Stored {
+                standing: Standing::from_row(row)?,
+                settled_at: row.opt_time(4)?,
+                pending: row.opt_text(5)?.map(|pending| serde_json::from_str(&pending)).transpose()?,
+            })
+        },
     )
 }
 
-/// Carries out all of `effects` but the fire. `settled_at` is up to where occurrences were accounted for before.
+/// Carries out all of `effects` but the fire, and forgets what was pending. `settled_at` is up to where occurrences were
+/// accounted for before.
 pub(super) fn write(
     tx: &mut Tx<'_>,
     workspace: &WorkspaceId,
@@ -105,7 +124,8 @@ pub(super) fn write(
         skip(tx, id, settled_at, occurrences, *reason)?;
     }
     tx.send(
-        "UPDATE deployments SET settled_at = $3, next_fire_at = $4 WHERE workspace_id = $1 AND id = $2",
+        "UPDATE deployments SET settled_at = $3, next_fire_at = $4, pending = NULL
+         WHERE workspace_id = $1 AND id = $2",
         vals![workspace, id, Time::from(effects.settled_at), effects.next_fire_at.map(Time::from)],
     )
 }

@@ -5,7 +5,7 @@ pub mod log;
 mod send;
 pub mod stream;
 
-pub use send::interrupted_result;
+pub use send::{interrupt, interrupted_result};
 
 use axum::extract::State;
 use rota_api::{event, id::WorkspaceId};

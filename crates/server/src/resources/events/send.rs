@@ -5,7 +5,7 @@
 
 use rota_api::{
     event::{Event, EventBody, StopReason},
-    id::{EventId, Id, WorkspaceId},
+    id::{DeploymentId, EventId, Id, SessionId, WorkspaceId},
     session::Status,
 };
 use serde_json::{json, value::RawValue};
@@ -16,7 +16,10 @@ use crate::{
     error::{Error, Result},
     limits::MAX_QUEUED_INPUTS,
     model::INTERRUPTED,
-    resources::sessions::{self, Control, Waiting, WaitingFor},
+    resources::{
+        deployments::active,
+        sessions::{self, Control, Waiting, WaitingFor},
+    },
 };
 
 /// Takes in `events`, all or none. Returns them as they were recorded.
@@ -130,6 +133,26 @@ fn take(
     Ok(sent)
 }
 
+/// Interrupts a session that is at work, unless an interrupt waits in it already.
+///
+/// # Errors
+/// 404 when there is no such session.
+pub fn interrupt(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &SessionId) -> Result<()> {
+    tx.lock("sessions WHERE workspace_id = $1 AND id = $2", vals![workspace, id])?;
+    let session = sessions::control(tx, workspace, id.as_ref())?;
+    let sql = "SELECT 1 FROM session_inputs WHERE session_id = $1 AND type = 'user.interrupt' LIMIT 1";
+    let is_at_work = matches!(session.status, Status::Running | Status::Rescheduling);
+    if !is_at_work || tx.one(sql, vals![id], |_| Ok(()))?.is_some() {
+        return Ok(());
+    }
+    wait(tx, workspace, &session, &EventBody::UserInterrupt { session_thread_id: None })?;
+    tx.after_commit(Notice::SessionChanged(session.id.clone()));
+    if session.status == Status::Rescheduling {
+        wake(tx, workspace, &session)?;
+    }
+    Ok(())
+}
+
 /// The result of a call that an interrupt ended.
 pub fn interrupted_result(tool_use_id: &EventId) -> EventBody {
     EventBody::AgentToolResult {
@@ -141,11 +164,15 @@ pub fn interrupted_result(tool_use_id: &EventId) -> EventBody {
 
 fn begin(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &Control) -> Result<()> {
     let now = tx.now();
-    tx.execute(
+    let deployment: Option<Option<DeploymentId>> = tx.one(
         "UPDATE sessions SET status = 'running', running_since = $3, runnable_at = $3
-         WHERE workspace_id = $1 AND id = $2",
+         WHERE workspace_id = $1 AND id = $2 RETURNING deployment_id",
         vals![workspace, &session.id, now],
+        |row| row.opt_id(0),
     )?;
+    if let Some(deployment) = deployment.flatten() {
+        active::enter(tx, workspace, &deployment, &session.id)?;
+    }
     tx.after_commit(Notice::SessionRunnable);
     Ok(())
 }

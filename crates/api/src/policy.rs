@@ -1,0 +1,271 @@
+//! Policies of deployments: what happens when scheduled sessions overlap or fail to start, and how times are kept.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde_json::Value;
+
+use crate::{
+    decode::{Decoded, Node, Object, Patch},
+    id::DeploymentId,
+};
+
+/// Most sessions that a policy can allow at a time.
+pub const MAX_CONCURRENT_SESSIONS: i64 = 10_000;
+/// Most attempts to start the session of one occurrence, the first included.
+pub const MAX_ATTEMPTS: i64 = 10;
+/// The longest pause before the second attempt, in seconds.
+pub const MAX_INITIAL_BACKOFF_SECONDS: i64 = 3600;
+/// The longest pause between two attempts, in seconds.
+pub const MAX_BACKOFF_SECONDS: i64 = 86_400;
+/// Most by which a pause can grow from one attempt to the next.
+pub const MAX_BACKOFF_MULTIPLIER: i64 = 10;
+/// The longest time that an occurrence can be caught up with, in seconds: 31 days.
+pub const MAX_CATCH_UP_SECONDS: i64 = 31 * 86_400;
+/// The widest range over which deployments can be spread, in seconds.
+pub const MAX_JITTER_SECONDS: i64 = 3600;
+
+/// The policy of a deployment as the API shows it: what holds, whether it was set or is the server's default.
+#[derive(Debug, Serialize)]
+pub struct DeploymentPolicy {
+    /// Always `deployment_policy`.
+    pub r#type: &'static str,
+    /// The deployment.
+    pub deployment_id: DeploymentId,
+    /// What becomes of an occurrence that finds as many sessions at work as there may be.
+    pub overlap: Overlap,
+    /// How many sessions of the deployment may be at work at a time. None: no limit with [`Overlap::Allow`], else 1.
+    pub max_concurrent_sessions: Option<u32>,
+    /// How often, and when, the session of an occurrence is tried to be started.
+    pub retry: Retry,
+    /// How long after its time an occurrence still fires that nothing was there to fire.
+    pub catch_up_seconds: u32,
+    /// Whether occurrences are delayed.
+    pub jitter: Jitter,
+}
+
+/// What becomes of an occurrence that finds as many sessions of its deployment at work as there may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Overlap {
+    /// It fires, unless a limit is set: then it is skipped.
+    #[default]
+    Allow,
+    /// It is skipped.
+    Skip,
+    /// It waits for a place. The next occurrence takes its place in the queue.
+    QueueOne,
+    /// It fires, and the longest running sessions are interrupted.
+    CancelPrevious,
+}
+
+impl Overlap {
+    const ALL: [Self; 4] = [Self::Allow, Self::Skip, Self::QueueOne, Self::CancelPrevious];
+
+    /// The name on the wire and in the store.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Skip => "skip",
+            Self::QueueOne => "queue_one",
+            Self::CancelPrevious => "cancel_previous",
+        }
+    }
+
+    /// Reads a name. `None` when there is no such overlap.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|overlap| overlap.as_str() == name)
+    }
+}
+
+/// How often, and when, the session of an occurrence is tried to be started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retry {
+    /// Attempts, the first included: 1 to [`MAX_ATTEMPTS`]. 1 is no retry.
+    pub max_attempts: u32,
+    /// The pause before the second attempt: 1 to [`MAX_INITIAL_BACKOFF_SECONDS`].
+    pub initial_backoff_seconds: u32,
+    /// The longest pause: from the first pause to [`MAX_BACKOFF_SECONDS`].
+    pub max_backoff_seconds: u32,
+    /// By what each pause is longer than the one before: 1 to [`MAX_BACKOFF_MULTIPLIER`].
+    pub multiplier: u32,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self { max_attempts: 1, initial_backoff_seconds: 30, max_backoff_seconds: 600, multiplier: 2 }
+    }
+}
+
+/// Whether occurrences are delayed. On the wire `"off"`, `"hosted"` or a number of seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Jitter {
+    /// A deployment fires at its time.
+    #[default]
+    Off,
+    /// It fires after a delay of its own, from a range that the interval between its occurrences decides.
+    Hosted,
+    /// It fires after a delay of its own of less than this many seconds: 1 to [`MAX_JITTER_SECONDS`].
+    Seconds(u32),
+}
+
+impl fmt::Display for Jitter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Off => f.write_str("off"),
+            Self::Hosted => f.write_str("hosted"),
+            Self::Seconds(seconds) => seconds.fmt(f),
+        }
+    }
+}
+
+impl Jitter {
+    /// Reads a name. `None` when there is no such jitter.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Off, Self::Hosted].into_iter().find(|jitter| jitter.to_string() == name)
+    }
+
+    /// Reads a number of seconds. `None` when it is out of range.
+    pub fn from_seconds(seconds: u32) -> Option<Self> {
+        (1..=MAX_JITTER_SECONDS).contains(&i64::from(seconds)).then_some(Self::Seconds(seconds))
+    }
+}
+
+/// What [`Jitter`] is displayed as.
+impl FromStr for Jitter {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let seconds = || text.parse().ok().and_then(Self::from_seconds);
+        Self::from_name(text).or_else(seconds).ok_or_else(|| no_jitter(text))
+    }
+}
+
+fn no_jitter(written: impl fmt::Debug) -> String {
+    format!("{written:?} is neither \"off\", \"hosted\" nor a number of seconds from 1 to {MAX_JITTER_SECONDS}")
+}
+
+impl Serialize for Jitter {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Seconds(seconds) => serializer.serialize_u32(*seconds),
+            named => serializer.collect_str(named),
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum WrittenJitter {
+    Name(String),
+    Seconds(u32),
+}
+
+impl<'de> Deserialize<'de> for Jitter {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match WrittenJitter::deserialize(deserializer)? {
+            WrittenJitter::Name(name) => Self::from_name(&name).ok_or_else(|| de::Error::custom(no_jitter(name))),
+            WrittenJitter::Seconds(seconds) => {
+                Self::from_seconds(seconds).ok_or_else(|| de::Error::custom(no_jitter(seconds)))
+            }
+        }
+    }
+}
+
+/// An update of a policy. What is cleared goes back to the server's default.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpdatePolicy {
+    /// What becomes of an occurrence that overlaps.
+    pub overlap: Patch<Overlap>,
+    /// How many sessions may be at work at a time.
+    pub max_concurrent_sessions: Patch<u32>,
+    /// The attempts, as a whole: fields that are left out are the default's.
+    pub retry: Patch<Retry>,
+    /// How long an occurrence may be overdue.
+    pub catch_up_seconds: Patch<u32>,
+    /// Whether occurrences are delayed.
+    pub jitter: Patch<Jitter>,
+}
+
+impl UpdatePolicy {
+    /// Reads the body of an update request.
+    pub fn read(o: &mut Object<'_>) -> Decoded<Self> {
+        Ok(Self {
+            overlap: read(o.patch("overlap"), |node| {
+                let text = node.string()?;
+                Overlap::from_name(text).ok_or_else(|| node.not_a_value(text))
+            })?,
+            max_concurrent_sessions: read(o.patch("max_concurrent_sessions"), |node| {
+                whole(node, 1, MAX_CONCURRENT_SESSIONS)
+            })?,
+            retry: read(o.patch("retry"), read_retry)?,
+            catch_up_seconds: read(o.patch("catch_up_seconds"), |node| whole(node, 0, MAX_CATCH_UP_SECONDS))?,
+            jitter: read(o.patch("jitter"), |node| match node.value() {
+                Value::String(name) => Jitter::from_name(name).ok_or_else(|| node.not_a_value(name)),
+                _ => whole(node, 1, MAX_JITTER_SECONDS).map(Jitter::Seconds),
+            })?,
+        })
+    }
+}
+
+fn read<T>(patch: Patch<Node<'_>>, value: impl FnOnce(&Node<'_>) -> Decoded<T>) -> Decoded<Patch<T>> {
+    Ok(match patch {
+        Patch::Keep => Patch::Keep,
+        Patch::Clear => Patch::Clear,
+        Patch::Set(node) => Patch::Set(value(&node)?),
+    })
+}
+
+/// A whole number in a range that a `u32` holds.
+fn whole(node: &Node<'_>, least: i64, most: i64) -> Decoded<u32> {
+    node.integer(least, most).map(|number| number as u32)
+}
+
+fn read_retry(node: &Node<'_>) -> Decoded<Retry> {
+    let default = Retry::default();
+    node.object(|o| {
+        let mut field = |name, least, most, default| {
+            o.settable(name)?.map_or(Ok(default), |node: Node<'_>| whole(&node, least, most))
+        };
+        let retry = Retry {
+            max_attempts: field("max_attempts", 1, MAX_ATTEMPTS, default.max_attempts)?,
+            initial_backoff_seconds: field(
+                "initial_backoff_seconds",
+                1,
+                MAX_INITIAL_BACKOFF_SECONDS,
+                default.initial_backoff_seconds,
+            )?,
+            max_backoff_seconds: field("max_backoff_seconds", 1, MAX_BACKOFF_SECONDS, default.max_backoff_seconds)?,
+            multiplier: field("multiplier", 1, MAX_BACKOFF_MULTIPLIER, default.multiplier)?,
+        };
+        if retry.max_backoff_seconds < retry.initial_backoff_seconds {
+            let least = retry.initial_backoff_seconds;
+            return Err(o.invalid(
+                "max_backoff_seconds",
+                format_args!("value must be greater than or equal to initial_backoff_seconds, which is {least}"),
+            ));
+        }
+        Ok(retry)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn each_jitter_is_read_as_it_is_written() {
+        for (jitter, written) in
+            [(Jitter::Off, json!("off")), (Jitter::Hosted, json!("hosted")), (Jitter::Seconds(30), json!(30))]
+        {
+            assert_eq!(serde_json::to_value(jitter).unwrap(), written);
+            assert_eq!(serde_json::from_value::<Jitter>(written).unwrap(), jitter);
+            assert_eq!(jitter.to_string().parse(), Ok(jitter));
+        }
+        for wrong in [json!("on"), json!("30"), json!(0), json!(3601), json!(1.5), json!(true)] {
+            assert!(serde_json::from_value::<Jitter>(wrong.clone()).is_err(), "{wrong}");
+        }
+    }
+}
