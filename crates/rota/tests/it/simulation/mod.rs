@@ -11,9 +11,10 @@ mod real;
 use std::ops::Range;
 
 use jiff::{SignedDuration, Timestamp};
+use rota_api::policy::Jitter;
 use rota_server::scheduler::{
     cron::Cron,
-    settle::{Jitter, State, Timing},
+    settle::{State, Timing},
 };
 
 use model::{Crashed, Deployment, Fate};

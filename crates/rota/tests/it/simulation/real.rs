@@ -2,13 +2,10 @@
 
 use jiff::{SignedDuration, Timestamp};
 use reqwest::Method;
-use rota_api::Time;
+use rota_api::{Time, policy::Jitter};
 use rota_server::{
     db::{Tx, Val},
-    scheduler::{
-        cron::Cron,
-        settle::{Jitter, State},
-    },
+    scheduler::{cron::Cron, settle::State},
 };
 use serde_json::{Value, json};
 
