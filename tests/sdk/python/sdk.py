@@ -87,6 +87,7 @@ def features() -> dict[str, bool]:
         "model lifecycle": "lifecycle" in types.ModelInfo.model_fields,
         "session usage events": "session.usage" in event_types(),
         "sessions with overrides": hasattr(beta, "BetaManagedAgentsAgentWithOverridesParams"),
+        "webhooks of agents": hasattr(beta, "BetaWebhookAgentCreatedEventData"),
     }
 
 
