@@ -4,7 +4,7 @@ from typing import Any, Callable
 
 import pytest
 from play import TOOLSET, bash, message, unique
-from sdk import KEY, OTHER_KEY, Client
+from sdk import ADMIN_KEY, KEY, OTHER_KEY, SPARE_KEY, Client
 
 
 @pytest.fixture(scope="session")
@@ -16,6 +16,17 @@ def client() -> Client:
 def stranger() -> Client:
     """A client of another workspace."""
     return Client(api_key=OTHER_KEY)
+
+
+@pytest.fixture(scope="session")
+def spare() -> Client:
+    """A client whose key a test may switch off, if it switches it on again."""
+    return Client(api_key=SPARE_KEY)
+
+
+@pytest.fixture(scope="session")
+def administrator() -> Client:
+    return Client(api_key=ADMIN_KEY)
 
 
 @pytest.fixture

@@ -17,6 +17,8 @@ SEED = "0.111.0"
 BASE_URL = os.environ["ROTA_BASE_URL"]
 KEY = os.environ["ROTA_KEY"]
 OTHER_KEY = os.environ["ROTA_OTHER_KEY"]
+SPARE_KEY = os.environ["ROTA_SPARE_KEY"]
+ADMIN_KEY = os.environ["ROTA_ADMIN_KEY"]
 LIMITED_BASE_URL = os.environ["ROTA_LIMITED_BASE_URL"]
 LIMITED_KEY = os.environ["ROTA_LIMITED_KEY"]
 
@@ -85,6 +87,7 @@ def features() -> dict[str, bool]:
         "execution identity": takes(api.agents.create, "execution_identity"),
         "initial events of sessions": takes(api.sessions.create, "initial_events"),
         "model lifecycle": "lifecycle" in types.ModelInfo.model_fields,
+        "organization": hasattr(api, "organization"),
         "session usage events": "session.usage" in event_types(),
         "sessions with overrides": hasattr(beta, "BetaManagedAgentsAgentWithOverridesParams"),
         "webhooks of agents": hasattr(beta, "BetaWebhookAgentCreatedEventData"),

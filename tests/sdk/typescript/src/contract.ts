@@ -74,6 +74,7 @@ function escaped(token: string): string {
 
 const managedAgents = new Contract('openapi.json');
 const general = new Contract('general.json');
+const administration = new Contract('administration.json');
 
 /** A `fetch` that notes what does not fit in each JSON response; `checkEvent` does that for the events of a stream. */
 export const checkedFetch: typeof fetch = async (input, init) => {
@@ -84,8 +85,7 @@ export const checkedFetch: typeof fetch = async (input, init) => {
   if (media.startsWith('application/json')) {
     const body = await response.clone().json();
     if (response.ok) {
-      const contract = isBeta(request) ? managedAgents : general;
-      contract.check(request.method, new URL(request.url).pathname, body);
+      contractOf(request).check(request.method, new URL(request.url).pathname, body);
     } else {
       checkError(where, body, response);
     }
@@ -95,6 +95,11 @@ export const checkedFetch: typeof fetch = async (input, init) => {
   if (!response.headers.get('request-id')?.startsWith('req_')) violations.push(`${where}: no request-id`);
   return response;
 };
+
+function contractOf(request: Request): Contract {
+  if (new URL(request.url).pathname.startsWith('/v1/organizations/')) return administration;
+  return isBeta(request) ? managedAgents : general;
+}
 
 /** Whether a request asks for the beta shape of an endpoint that has two. */
 function isBeta(request: Request): boolean {

@@ -22,6 +22,10 @@ export const client = connect({ apiKey: KEY });
 /** A client of another workspace. */
 export const stranger = connect({ apiKey: variable('ROTA_OTHER_KEY') });
 
+/** A client whose key a test may switch off, if it switches it on again. */
+export const spare = connect({ apiKey: variable('ROTA_SPARE_KEY') });
+export const administrator = connect({ apiKey: variable('ROTA_ADMIN_KEY') });
+
 afterEach(() => assert.deepEqual(violations.splice(0), []));
 
 export function connect(options: { apiKey?: string; authToken?: string; baseURL?: string }): Anthropic {
