@@ -1,13 +1,13 @@
 //! The real server, killed again and again while clients run deployments: nothing that it acknowledged is lost, nothing
 //! is done twice, and everything comes to rest.
 
+mod process;
+
 use std::{
     collections::{HashMap, HashSet},
     fs,
     hash::{BuildHasher, Hasher, RandomState},
-    net::{SocketAddr, TcpListener},
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -15,11 +15,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use reqwest::{Client as Http, Method, RequestBuilder, StatusCode};
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::{task::JoinSet, time::sleep};
 
-const ROTA: &str = env!("CARGO_BIN_EXE_rota");
+use process::{PATIENCE, Random, Server, create_key, text};
+
 /// How often the server is killed.
 const KILLS: usize = 20;
 /// How long a server lives at least, and how much longer at most, in milliseconds.
@@ -34,8 +35,6 @@ const KEYS: usize = 800;
 const DEPLOYMENTS: usize = 5;
 /// How long a client waits before it repeats a request that failed.
 const RETRY: Duration = Duration::from_millis(10);
-/// How long a server may take to be ready, and a request to be answered, before the test gives up.
-const PATIENCE: Duration = Duration::from_secs(30);
 /// How long the sessions may take to come to rest once the kills are over.
 const REST: Duration = Duration::from_mins(3);
 /// What every session does, one shell block each: it notes that it was here, and stays long enough to be killed there.
@@ -48,8 +47,8 @@ async fn what_was_acknowledged_survives_kills_and_nothing_is_done_twice() {
     println!("seed {seed}");
     let mut random = Random(seed);
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let mut server = Server { data: folder.path(), address: free_address(), child: None };
-    let key = create_key(folder.path());
+    let mut server = Server::new(folder.path(), &[]);
+    let key = create_key(folder.path(), &[]);
     let mut starts = vec![server.start().await];
     let world = Arc::new(World::create(&server, key).await);
 
@@ -97,21 +96,19 @@ async fn check_list(world: &World, listed: &HashMap<String, Value>, clients: &[C
         let keys = acknowledged.iter().filter(|run| run.deployment == *deployment).count();
         let runs: Vec<_> = listed.values().filter(|run| run["deployment_id"] == **deployment).collect();
         assert_eq!(runs.len(), keys, "runs of {deployment} and the keys that were sent to it");
-        let sessions = world.list(&format!("/v1/sessions?limit=100&deployment_id={deployment}")).await;
+        let sessions = world.client.list(&format!("/v1/sessions?limit=100&deployment_id={deployment}")).await;
         assert_eq!(sessions.len(), runs.len(), "sessions and runs of {deployment}");
         let of_runs: HashSet<_> = runs.iter().map(|run| text(run, "session_id")).collect();
         let listed: HashSet<_> = sessions.iter().map(|session| text(session, "id")).collect();
         assert_eq!(listed, of_runs, "sessions of {deployment}");
     }
-    let sessions = world.list("/v1/sessions?limit=100").await;
+    let sessions = world.client.list("/v1/sessions?limit=100").await;
     assert_eq!(sessions.len(), listed.len(), "there are sessions that no run has started");
 }
 
 /// What the clients share: where the server is, what it offers, how the killing goes.
 struct World {
-    http: Http,
-    base: String,
-    key: String,
+    client: process::Client,
     deployments: Vec<String>,
     killing: AtomicBool,
     keys_used: AtomicUsize,
@@ -120,13 +117,9 @@ struct World {
 }
 
 impl World {
-    async fn create(server: &Server<'_>, key: String) -> Self {
-        let tls = rota_server::tls::client_config().expect("a TLS configuration");
-        let builder = Http::builder().tls_backend_preconfigured(tls).no_proxy().timeout(PATIENCE);
+    async fn create(server: &Server, key: String) -> Self {
         let mut world = Self {
-            http: builder.build().expect("an HTTP client"),
-            base: format!("http://{}", server.address),
-            key,
+            client: process::Client::new(server.address, key),
             deployments: Vec::new(),
             killing: AtomicBool::new(true),
             keys_used: AtomicUsize::new(0),
@@ -135,9 +128,9 @@ impl World {
         };
         let tools = json!([{"type": "agent_toolset_20260401"}]);
         let agent = json!({"name": "crash", "model": "playbook", "tools": tools});
-        let agent = world.answer(world.request(Method::POST, "/v1/agents").json(&agent)).await;
+        let agent = world.client.post("/v1/agents", &agent).await;
         let environment = json!({"name": "crash"});
-        let environment = world.answer(world.request(Method::POST, "/v1/environments").json(&environment)).await;
+        let environment = world.client.post("/v1/environments", &environment).await;
         let playbook = BLOCKS.map(|block| format!("```bash\n{block}\n```\n")).concat();
         for number in 0..DEPLOYMENTS {
             let body = json!({
@@ -146,42 +139,15 @@ impl World {
                 "environment_id": environment["id"],
                 "initial_events": [{"type": "user.message", "content": [{"type": "text", "text": playbook}]}],
             });
-            let deployment = world.answer(world.request(Method::POST, "/v1/deployments").json(&body)).await;
+            let deployment = world.client.post("/v1/deployments", &body).await;
             world.deployments.push(text(&deployment, "id").to_owned());
         }
         world
     }
 
-    fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        let request = self.http.request(method, format!("{}{path}", self.base));
-        request.header("x-api-key", &self.key).header("anthropic-beta", "managed-agents-2026-04-01")
-    }
-
-    async fn answer(&self, request: RequestBuilder) -> Value {
-        let response = request.send().await.expect("an answer");
-        let (status, body) = (response.status(), response.text().await.expect("a body"));
-        assert_eq!(status, StatusCode::OK, "{body}");
-        serde_json::from_str(&body).expect("JSON")
-    }
-
-    async fn get(&self, path: &str) -> Value {
-        self.answer(self.request(Method::GET, path)).await
-    }
-
-    /// Everything on all pages of a list.
-    async fn list(&self, path: &str) -> Vec<Value> {
-        let mut all = Vec::new();
-        let mut page = self.get(path).await;
-        loop {
-            all.extend(page["data"].as_array().expect("a list").iter().cloned());
-            let Some(cursor) = page["next_page"].as_str() else { return all };
-            page = self.get(&format!("{path}&page={cursor}")).await;
-        }
-    }
-
     /// Every run of the list, by id.
     async fn listed_runs(&self) -> HashMap<String, Value> {
-        let runs = self.list("/v1/deployment_runs?limit=100").await;
+        let runs = self.client.list("/v1/deployment_runs?limit=100").await;
         let count = runs.len();
         let by_id: HashMap<_, _> = runs.into_iter().map(|run| (text(&run, "id").to_owned(), run)).collect();
         assert_eq!(by_id.len(), count, "a run is listed twice");
@@ -202,7 +168,7 @@ impl World {
         let begin = Instant::now();
         loop {
             let path = "/v1/sessions?limit=1&statuses[]=running&statuses[]=rescheduling&statuses[]=terminated";
-            let page = self.get(path).await;
+            let page = self.client.get(path).await;
             let Some(session) = page["data"].get(0) else { return };
             assert!(begin.elapsed() < REST, "a session does not come to rest: {session}");
             sleep(Duration::from_millis(100)).await;
@@ -212,7 +178,7 @@ impl World {
     /// The log of a session that is idle, each event with its place in it.
     async fn log(&self, session: &str) -> Vec<(u64, Value)> {
         let path = format!("/v1/sessions/{session}/events/stream");
-        let request = self.request(Method::GET, &path).header("last-event-id", "0");
+        let request = self.client.request(Method::GET, &path).header("last-event-id", "0");
         let mut stream = request.send().await.expect("a stream");
         let mut unread = String::new();
         let mut log = Vec::new();
@@ -278,7 +244,7 @@ impl Client {
     async fn run(&self, deployment: String, key: String) -> Acknowledged {
         let path = format!("/v1/deployments/{deployment}/run");
         loop {
-            let request = self.world.request(Method::POST, &path).header("idempotency-key", &key);
+            let request = self.world.client.request(Method::POST, &path).header("idempotency-key", &key);
             self.world.under_way.fetch_add(1, Ordering::Relaxed);
             let answer = match request.send().await {
                 Ok(response) => {
@@ -312,15 +278,15 @@ impl Client {
         for (place, run) in self.log.iter().enumerate() {
             self.repeat(place).await;
             let Acknowledged { deployment, id, session, .. } = run;
-            let stored = self.world.get(&format!("/v1/deployment_runs/{id}")).await;
+            let stored = self.world.client.get(&format!("/v1/deployment_runs/{id}")).await;
             assert_eq!(listed.get(id), Some(&stored), "an acknowledged run is not in the list");
             assert_eq!((text(&stored, "deployment_id"), text(&stored, "session_id")), (&**deployment, &**session));
-            let resting = self.world.get(&format!("/v1/sessions/{session}")).await;
+            let resting = self.world.client.get(&format!("/v1/sessions/{session}")).await;
             assert_eq!((text(&resting, "status"), text(&resting, "deployment_id")), ("idle", &**deployment));
             let log = self.world.log(session).await;
             let ran = fs::read_to_string(data.join("sessions").join(session).join("workspace/ran")).unwrap_or_default();
             unknown += check_log(session, &log, &ran);
-            let events = self.world.list(&format!("/v1/sessions/{session}/events?limit=100")).await;
+            let events = self.world.client.list(&format!("/v1/sessions/{session}/events?limit=100")).await;
             let streamed: Vec<Value> = log.into_iter().map(|(_, event)| event).collect();
             assert_eq!(events, streamed, "{session} is listed as it is streamed");
         }
@@ -369,71 +335,14 @@ fn check_log(session: &str, log: &[(u64, Value)], ran: &str) -> usize {
     unknown
 }
 
-/// The server as a process.
-struct Server<'a> {
-    data: &'a Path,
-    address: SocketAddr,
-    child: Option<Child>,
-}
-
-impl Server<'_> {
-    /// Starts it. Returns how long it took until it was ready.
-    async fn start(&mut self) -> Duration {
-        let begin = Instant::now();
-        let mut command = rota();
-        command.arg("serve").arg("--data").arg(self.data).args(["--listen", &self.address.to_string()]);
-        let child = command.args(["--log", "error"]).stdout(Stdio::null()).spawn().expect("the server starts");
-        let child = self.child.insert(child);
-        let tls = rota_server::tls::client_config().expect("a TLS configuration");
-        let http = Http::builder().tls_backend_preconfigured(tls).no_proxy().build().expect("an HTTP client");
-        let url = format!("http://{}/readyz", self.address);
-        while !http.get(&url).send().await.is_ok_and(|response| response.status() == StatusCode::OK) {
-            assert_eq!(child.try_wait().expect("its status"), None, "the server ended instead of being ready");
-            assert!(begin.elapsed() < PATIENCE, "the server is not ready");
-            sleep(Duration::from_millis(5)).await;
-        }
-        begin.elapsed()
-    }
-
-    fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            child.kill().expect("SIGKILL reaches it");
-            child.wait().expect("it ends");
-        }
-    }
-}
-
-impl Drop for Server<'_> {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
-/// The command, untouched by settings of whoever runs the test.
-fn rota() -> Command {
-    let mut command = Command::new(ROTA);
-    command.env_clear().envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
-    command
-}
-
-fn create_key(data: &Path) -> String {
-    let output = rota().args(["keys", "create", "--json", "--data"]).arg(data).output().expect("the command runs");
-    let created: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    text(&created, "key").to_owned()
-}
-
-fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port")
-}
-
 /// Makes this process the parent of whatever a killed server leaves running.
 fn adopt_orphans() {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).expect("adopting orphans");
 }
 
 /// What killed servers left running: living children of this process that it did not start.
-fn orphans(server: &Server<'_>) -> Vec<String> {
-    let (own, started) = (std::process::id().to_string(), server.child.as_ref().map(Child::id));
+fn orphans(server: &Server) -> Vec<String> {
+    let (own, started) = (std::process::id().to_string(), server.pid());
     let processes = fs::read_dir("/proc").expect("/proc").flatten();
     let living_child = |stat: &String| {
         let (_, rest) = stat.rsplit_once(") ").expect("a name in brackets");
@@ -447,7 +356,7 @@ fn orphans(server: &Server<'_>) -> Vec<String> {
         .collect()
 }
 
-async fn wait_for_no_orphans(server: &Server<'_>) {
+async fn wait_for_no_orphans(server: &Server) {
     let begin = Instant::now();
     loop {
         let left = orphans(server);
@@ -456,29 +365,5 @@ async fn wait_for_no_orphans(server: &Server<'_>) {
         }
         assert!(begin.elapsed() < PATIENCE, "killed servers left processes: {left:#?}");
         sleep(Duration::from_millis(50)).await;
-    }
-}
-
-fn text<'a>(value: &'a Value, field: &str) -> &'a str {
-    value[field].as_str().unwrap_or_else(|| panic!("{field} of {value}"))
-}
-
-/// Random numbers that follow from a seed: SplitMix64.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-
-    fn fork(&mut self) -> Self {
-        Self(self.next())
     }
 }
