@@ -3,8 +3,10 @@
 mod bare_store;
 mod disk;
 mod figures;
+mod fires;
 mod http;
 mod machine;
+mod past;
 mod run_now;
 mod server;
 mod sessions;
@@ -41,6 +43,8 @@ enum What {
     RunNow,
     /// Sessions that work in sandboxes.
     Sessions,
+    /// Fires on schedule, also on a store with a long past, and lists of runs there.
+    Fires,
 }
 
 /// How and where to measure.
@@ -79,11 +83,14 @@ async fn main() -> Result<()> {
     if cfg!(debug_assertions) {
         println!("This is a debug build: the figures say nothing.\n");
     }
-    if !matches!(what, Some(What::Sessions)) {
+    if matches!(what, None | Some(What::RunNow)) {
         run_now::measure(&settings).await?;
     }
-    if !matches!(what, Some(What::RunNow)) {
+    if matches!(what, None | Some(What::Sessions)) {
         sessions::measure(&settings).await?;
+    }
+    if matches!(what, None | Some(What::Fires)) {
+        fires::measure(&settings).await?;
     }
     Ok(())
 }

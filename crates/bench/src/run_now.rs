@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::Result;
+use serde_json::json;
 use tokio::{
     task::{JoinSet, LocalSet},
     time::sleep,
@@ -99,7 +100,7 @@ async fn round(settings: &Settings) -> Result<Round> {
     let folder = settings.temporary()?;
     let server = Server::start(&settings.rota, &folder.path().join("data"), 0).await?;
     let idle_mib = server.memory_mib();
-    let deployments = server.create_deployments(DEPLOYMENTS, MESSAGE).await?;
+    let deployments = server.create_deployments(DEPLOYMENTS, MESSAGE, &json!({})).await?;
     let requests: Rc<[Vec<u8>]> = server.run_requests(&deployments).into();
     run_each_once(&server, &requests).await?;
     let bare = BareStore::copy(&server.store(), &folder.path().join("bare.db"))?;

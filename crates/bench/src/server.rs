@@ -45,8 +45,19 @@ impl Server {
 
     /// Kills the server in whatever it is doing and starts it again.
     pub async fn kill_and_start(&mut self) -> Result<()> {
+        self.kill()?;
+        self.start_again().await
+    }
+
+    /// Kills the server.
+    pub fn kill(&mut self) -> Result<()> {
         self.child.kill()?;
         self.child.wait()?;
+        Ok(())
+    }
+
+    /// Starts it after [`Server::kill`].
+    pub async fn start_again(&mut self) -> Result<()> {
         (self.child, self.started_in) = spawn(&self.rota, &self.data, self.address, self.concurrency).await?;
         Ok(())
     }
@@ -73,21 +84,24 @@ impl Server {
         request(method, path, &self.key, &body)
     }
 
-    /// Makes an agent, an environment and `count` deployments that send `message` to their sessions. Returns the
-    /// deployments' ids.
-    pub async fn create_deployments(&self, count: usize, message: &str) -> Result<Vec<String>> {
+    /// Makes an agent, an environment and `count` deployments that send `message` to their sessions and have the fields of
+    /// `more`. Returns the deployments' ids.
+    pub async fn create_deployments(&self, count: usize, message: &str, more: &Value) -> Result<Vec<String>> {
         let mut connection = self.connect().await?;
         let agent = json!({"name": "bench", "model": "playbook", "tools": [{"type": "agent_toolset_20260401"}]});
         let agent = self.create(&mut connection, "/v1/agents", &agent).await?;
         let environment = self.create(&mut connection, "/v1/environments", &json!({"name": "bench"})).await?;
         let mut ids = Vec::with_capacity(count);
         for number in 0..count {
-            let body = json!({
+            let mut body = json!({
                 "name": format!("bench {number}"),
                 "agent": agent,
                 "environment_id": environment,
                 "initial_events": [user_message(message)],
             });
+            for (field, value) in more.as_object().into_iter().flatten() {
+                body[field] = value.clone();
+            }
             ids.push(self.create(&mut connection, "/v1/deployments", &body).await?);
         }
         Ok(ids)

@@ -68,7 +68,7 @@ pub async fn measure(settings: &Settings) -> Result<()> {
 async fn round(settings: &Settings) -> Result<Round> {
     let folder = settings.temporary()?;
     let server = Server::start(&settings.rota, &folder.path().join("data"), CONCURRENCY).await?;
-    let deployments = server.create_deployments(CLIENTS, ONE_BLOCK).await?;
+    let deployments = server.create_deployments(CLIENTS, ONE_BLOCK, &json!({})).await?;
     let watch = Watch::start(Some(server.pid()));
     tokio::time::sleep(LOOK).await;
     let others = watch.used().shares().others;

@@ -1,0 +1,170 @@
+//! Fires on schedule: how late many deployments are that are due in the same minute, on a new store and on one with a long
+//! past, and how long lists of runs take there.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context, Result, ensure};
+use rota_api::Time;
+use serde_json::{Value, json};
+use tokio::time::sleep;
+
+use crate::{
+    Settings,
+    figures::{milliseconds, verdict},
+    http::{Connection, request},
+    past,
+    server::Server,
+};
+
+/// Deployments that are due in the same minute.
+const DEPLOYMENTS: usize = 10_000;
+/// Runs of the past.
+const PAST: usize = 1_000_000;
+/// How long after its minute the last fire is waited for.
+const PATIENCE: Duration = Duration::from_secs(50);
+/// Requests of each kind of list.
+const LISTS: usize = 1_000;
+/// Most runs on a page.
+const PAGE: usize = 1_000;
+const MINUTE_MICROS: i64 = 60_000_000;
+
+/// How late the fires of one minute were, in milliseconds, sorted.
+struct Minute {
+    late: Vec<f64>,
+}
+
+impl Minute {
+    fn at(&self, share: f64) -> f64 {
+        self.late[((self.late.len() - 1) as f64 * share) as usize]
+    }
+}
+
+pub async fn measure(settings: &Settings) -> Result<()> {
+    let folder = settings.temporary()?;
+    let data = folder.path().join("data");
+    let mut server = Server::start(&settings.rota, &data, 0).await?;
+    println!(
+        "## Fires\n\n{DEPLOYMENTS} deployments on `* * * * *`; {} minutes a row, all fires of them.\n",
+        settings.rounds
+    );
+    println!("| store | p50 ms | p99 ms | max ms | memory MiB |\n|---|---:|---:|---:|---:|");
+    create(&server).await?;
+    let fresh = fires(&server, settings.rounds).await?;
+    row("new", &fresh, &server);
+    server.kill()?;
+    past::add(&server.store(), PAST)?;
+    server.start_again().await?;
+    let long = fires(&server, settings.rounds).await?;
+    row("1,000,000 past runs", &long, &server);
+    let slowest = lists(&server).await?;
+    println!("\n| target | measured | |\n|---|---:|---|");
+    for (store, minute) in [("new store", &fresh), ("1,000,000 past runs", &long)] {
+        let p99 = minute.at(0.99);
+        println!("| {store}: lateness p99 at most 2 s | {:.2} s | {} |", p99 / 1e3, verdict(p99 <= 2_000.0));
+    }
+    println!("| lists of runs: p99 at most 5 ms | {slowest:.1} ms | {} |\n", verdict(slowest <= 5.0));
+    Ok(())
+}
+
+fn row(store: &str, minute: &Minute, server: &Server) {
+    let (p50, p99, max) = (minute.at(0.5), minute.at(0.99), minute.at(1.0));
+    println!("| {store} | {p50:.0} | {p99:.0} | {max:.0} | {:.0} |", server.memory_mib());
+}
+
+async fn create(server: &Server) -> Result<()> {
+    let schedule = json!({"type": "cron", "expression": "* * * * *", "timezone": "UTC"});
+    let deployments =
+        server.create_deployments(DEPLOYMENTS, "Nightly report.", &json!({ "schedule": schedule })).await?;
+    ensure!(deployments.len() == DEPLOYMENTS, "every deployment is made");
+    Ok(())
+}
+
+/// Waits for `minutes` whole minutes and returns how late their fires were.
+async fn fires(server: &Server, minutes: u32) -> Result<Minute> {
+    let mut late = Vec::new();
+    let first = now().micros() / MINUTE_MICROS + 1;
+    for minute in first..first + i64::from(minutes) {
+        late.extend(fires_of(server, Time::from_micros(minute * MINUTE_MICROS)).await?);
+    }
+    late.sort_unstable_by(f64::total_cmp);
+    Ok(Minute { late })
+}
+
+/// How late the fires of the occurrence `at` were, in milliseconds, once there are all.
+async fn fires_of(server: &Server, at: Time) -> Result<Vec<f64>> {
+    // Asked only when the fires are over, so that asking does not slow them.
+    let wait = at.plus_micros(5_000_000).micros() - now().micros();
+    sleep(Duration::from_micros(wait.max(0).unsigned_abs())).await;
+    let begin = Instant::now();
+    loop {
+        let late = lateness(server, at).await?;
+        if late.len() == DEPLOYMENTS {
+            return Ok(late);
+        }
+        ensure!(begin.elapsed() < PATIENCE, "{} of {DEPLOYMENTS} deployments have fired at {at}", late.len());
+        sleep(Duration::from_secs(1)).await;
+    }
+}
+
+async fn lateness(server: &Server, at: Time) -> Result<Vec<f64>> {
+    let mut connection = server.connect().await?;
+    let mut late = Vec::with_capacity(DEPLOYMENTS);
+    let path = format!("/v1/deployment_runs?trigger_type=schedule&created_at[gte]={at}&limit={PAGE}");
+    let mut page = String::new();
+    loop {
+        let list = get(&mut connection, server, &format!("{path}{page}")).await?;
+        for run in list["data"].as_array().context("a list")? {
+            let time = |value: &Value| value.as_str().and_then(|text| text.parse::<Time>().ok()).context("a time");
+            ensure!(run["error"].is_null(), "a fire failed: {run}");
+            if time(&run["trigger_context"]["scheduled_at"])? == at {
+                late.push(time(&run["created_at"])?.seconds_since(at) * 1e3);
+            }
+        }
+        let Some(next) = list["next_page"].as_str() else { return Ok(late) };
+        page = format!("&page={next}");
+    }
+}
+
+/// Measures lists of runs by one client. Returns the longest p99, in milliseconds.
+async fn lists(server: &Server) -> Result<f64> {
+    let mut connection = server.connect().await?;
+    let newest = get(&mut connection, server, "/v1/deployment_runs?limit=20").await?;
+    let deployment = newest["data"][0]["deployment_id"].as_str().context("a run")?;
+    let month_ago = now().plus_micros(-14 * 24 * 3600 * 1_000_000);
+    let deep =
+        get(&mut connection, server, &format!("/v1/deployment_runs?limit=20&created_at[lte]={month_ago}")).await?;
+    let cursor = deep["next_page"].as_str().context("there is more")?;
+    println!("\n| list of runs, 20 a page | p50 ms | p99 ms | max ms |\n|---|---:|---:|---:|");
+    let mut slowest: f64 = 0.0;
+    for (name, query) in [
+        ("newest", String::new()),
+        ("in the middle of the past", format!("&created_at[lte]={month_ago}&page={cursor}")),
+        ("of a deployment", format!("&deployment_id={deployment}")),
+        ("of the schedule", "&trigger_type=schedule".to_owned()),
+        ("with an error: none has", "&has_error=true".to_owned()),
+    ] {
+        let path = format!("/v1/deployment_runs?limit=20{query}");
+        let asked = request("GET", &path, &server.key, "");
+        let mut took = Vec::with_capacity(LISTS);
+        for _ in 0..LISTS {
+            let begin = Instant::now();
+            connection.exchange(&asked).await?;
+            took.push(milliseconds(begin.elapsed()));
+        }
+        took.sort_unstable_by(f64::total_cmp);
+        let at = |share: f64| took[((took.len() - 1) as f64 * share) as usize];
+        println!("| {name} | {:.2} | {:.2} | {:.1} |", at(0.5), at(0.99), at(1.0));
+        slowest = slowest.max(at(0.99));
+    }
+    Ok(slowest)
+}
+
+async fn get(connection: &mut Connection, server: &Server, path: &str) -> Result<Value> {
+    Ok(serde_json::from_slice(connection.exchange(&request("GET", path, &server.key, "")).await?)?)
+}
+
+#[allow(clippy::disallowed_methods, reason = "the server's clock is the machine's, and so is this program's")]
+fn now() -> Time {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Time::from_micros(since.as_micros() as i64)
+}
