@@ -14,6 +14,7 @@ pub mod event;
 pub mod id;
 pub mod metadata;
 pub mod model;
+pub mod occurrence;
 pub mod organization;
 pub mod policy;
 pub mod run_outcome;

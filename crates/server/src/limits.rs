@@ -31,6 +31,14 @@ pub const MAX_INTERRUPTS: i64 = 1000;
 /// Highest price of a model, in US dollars for a million tokens.
 pub const MAX_PRICE: f64 = 1_000_000.0;
 
+/// Spans of a deployment's schedule that one page of its occurrences looks at. A span begins when somebody changes the
+/// schedule, or pauses or unpauses the deployment.
+pub const OCCURRENCE_SPANS: i64 = 200;
+/// Occurrences that one page looks at to find those that a filter asks for.
+pub const MAX_OCCURRENCES_FILTERED: usize = 5000;
+/// Gaps that may overlap one another, after the clock was set back, and are still told apart.
+pub const OVERLAPPING_GAPS: usize = 8;
+
 /// Occurrences that a preview of a schedule lists, unless more or fewer are asked for.
 pub const PREVIEW_OCCURRENCES: i64 = 10;
 /// Most occurrences that a preview can be asked for.

@@ -54,6 +54,11 @@ impl Paging {
         self.limit + 1
     }
 
+    /// A cursor of the rows that come after `key`.
+    pub fn cursor(&self, key: String) -> String {
+        Cursor { key, before: false }.write(self.filters)
+    }
+
     fn is_before(&self) -> bool {
         self.cursor.as_ref().is_some_and(|cursor| cursor.before)
     }

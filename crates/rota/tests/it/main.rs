@@ -18,6 +18,7 @@ mod errors;
 mod given;
 mod leases;
 mod models;
+mod occurrences;
 mod policies;
 mod preview;
 mod receiver;

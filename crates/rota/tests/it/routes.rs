@@ -32,8 +32,9 @@ const ADMINISTERED: [&str; 6] = [
 ];
 
 /// What the server has beside the contract.
-const OWN: [(Method, &str); 13] = [
+const OWN: [(Method, &str); 14] = [
     (Method::GET, "/rota/v1/deployment_runs/{deployment_run_id}"),
+    (Method::GET, "/rota/v1/deployments/{deployment_id}/occurrences"),
     (Method::GET, "/rota/v1/deployments/{deployment_id}/policy"),
     (Method::POST, "/rota/v1/deployments/{deployment_id}/policy"),
     (Method::GET, "/rota/v1/schedules/preview"),

@@ -32,6 +32,7 @@ pub fn router(app: App) -> Router {
 
 fn api(app: &App) -> Router<App> {
     Router::new()
+        .route("/rota/v1/deployments/{deployment_id}/occurrences", get(deployments::occurrences::list))
         .route(
             "/rota/v1/deployments/{deployment_id}/policy",
             get(deployments::policy::get).post(deployments::policy::set),

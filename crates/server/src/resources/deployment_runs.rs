@@ -1,5 +1,7 @@
 //! Deployment runs: the append-only record of every start.
 
+use std::collections::HashMap;
+
 use axum::extract::State;
 use rota_api::{
     Time,
@@ -64,6 +66,19 @@ pub fn of_occurrence(
 ) -> Result<Option<DeploymentRun>> {
     let sql = format!("{SELECT} AND deployment_id = $2 AND scheduled_at = $3");
     tx.one(&sql, vals![workspace, deployment, scheduled_at], from_row)
+}
+
+/// The runs of the occurrences of a deployment from `first` to `last`, by their occurrence.
+pub fn of_occurrences(
+    tx: &mut Tx<'_>,
+    workspace: &WorkspaceId,
+    deployment: &str,
+    first: Time,
+    last: Time,
+) -> Result<HashMap<Time, DeploymentRun>> {
+    let sql = format!("{SELECT} AND deployment_id = $2 AND scheduled_at >= $3 AND scheduled_at <= $4");
+    let by_occurrence = |row: &Row<'_>| Ok((row.time(6)?, from_row(row)?));
+    Ok(tx.all(&sql, vals![workspace, deployment, first, last], by_occurrence)?.into_iter().collect())
 }
 
 /// Adds a run. Runs are never changed.

@@ -1,6 +1,7 @@
 //! When deployments fire.
 
 pub mod cron;
+pub mod occurrences;
 pub mod policy;
 pub mod preview;
 pub mod schedule;

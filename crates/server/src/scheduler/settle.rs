@@ -52,6 +52,11 @@ impl State {
             Self::Archived => "archived",
         }
     }
+
+    /// Reads a name. `None` when there is no such state.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Active, Self::Paused, Self::Archived].into_iter().find(|state| state.as_str() == name)
+    }
 }
 
 /// Why an occurrence of an active deployment did not fire.

@@ -3,6 +3,7 @@
 pub mod active;
 mod check;
 pub mod due;
+pub mod occurrences;
 mod pending;
 pub mod policy;
 mod run;

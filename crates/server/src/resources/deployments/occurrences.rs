@@ -1,0 +1,225 @@
+//! The audit of a deployment: every occurrence of its schedules in a range, each with its run or with the reason why it has
+//! none. Occurrences are computed, not stored; the store holds runs, gaps, and what counted when.
+
+use std::collections::HashMap;
+
+use axum::extract::State as AppState;
+use jiff::Timestamp;
+use rota_api::{
+    Time,
+    deployment::DeploymentRun,
+    id::WorkspaceId,
+    occurrence::{AuditedOccurrence, OccurrenceOutcome as Outcome, OccurrenceReason as Reason},
+};
+
+use super::pending::Pending;
+use crate::{
+    app::App,
+    db::{Tx, vals},
+    error::{Error, Result},
+    limits::{MAX_OCCURRENCES_FILTERED, OCCURRENCE_SPANS, OVERLAPPING_GAPS},
+    page::{Order, Page, Paging},
+    request::{Caller, Json, Path, Query},
+    resources::{deployment_runs, run_outcomes::lateness_ms},
+    scheduler::{
+        cron::Cron,
+        occurrences::{Occurrence, Place, Span, walk},
+        settle::State,
+    },
+};
+
+/// `GET /rota/v1/deployments/{deployment_id}/occurrences`: newest first. A page looks at a bounded number of occurrences and
+/// changes of the schedule, so one that is filtered may hold fewer than `limit`, or none, and still have a next page.
+pub async fn list(
+    AppState(app): AppState<App>,
+    caller: Caller,
+    Path(id): Path<String>,
+    query: Query,
+) -> Result<Json<Page<AuditedOccurrence>>> {
+    let from = query.time("from")?.map_or(Timestamp::MIN, Time::timestamp);
+    let to = query.time("to")?;
+    let outcome = query.one_of("outcome", Outcome::NAMES)?.and_then(Outcome::from_name);
+    let paging = query.paging(100, 1000, Order::Desc)?;
+    let after = paging.after().map(read_place).transpose()?;
+    app.db
+        .read(move |tx| {
+            let now = tx.now();
+            let until = to.map_or(now, |to| to.plus_micros(-1)).timestamp();
+            let begin = after.unwrap_or(Place { until, seq: i64::MAX });
+            page(tx, &caller.workspace, &id, from, begin, outcome, &paging)
+        })
+        .await
+        .map(Json)
+}
+
+/// A place as it stands in a cursor: `microseconds.seq`.
+fn read_place(key: &str) -> Result<Place> {
+    let place = key.split_once('.').and_then(|(until, seq)| {
+        Some(Place { until: Time::from_micros(until.parse().ok()?).timestamp(), seq: seq.parse().ok()? })
+    });
+    place.ok_or_else(|| Error::invalid("page: Invalid page cursor."))
+}
+
+fn write_place(place: Place) -> String {
+    format!("{}.{}", Time::from(place.until).micros(), place.seq)
+}
+
+fn page(
+    tx: &mut Tx<'_>,
+    workspace: &WorkspaceId,
+    id: &str,
+    from: Timestamp,
+    begin: Place,
+    outcome: Option<Outcome>,
+    paging: &Paging,
+) -> Result<Page<AuditedOccurrence>> {
+    // What the deployment says is read first: what is settled by then has its run or its gap in the store.
+    let standing = Standing::find(tx, workspace, id)?;
+    let spans = spans(tx, id, begin)?;
+    let limit = paging.limit as usize;
+    let most = if outcome.is_some() { MAX_OCCURRENCES_FILTERED } else { limit };
+    let more = spans.len() as i64 == OCCURRENCE_SPANS;
+    let (found, mut next) = walk(&spans, begin, from, tx.now().timestamp(), most, more);
+    let record = Record::find(tx, workspace, id, &found)?;
+    let mut data = Vec::new();
+    for occurrence in found {
+        let audited = standing.audit(&record, occurrence, tx.now());
+        if outcome.is_some_and(|outcome| audited.outcome != outcome) {
+            continue;
+        }
+        data.push(audited);
+        if data.len() == limit {
+            next = Some(occurrence.next);
+            break;
+        }
+    }
+    Ok(Page { data, next_page: next.map(|place| paging.cursor(write_place(place))) })
+}
+
+fn spans(tx: &mut Tx<'_>, id: &str, begin: Place) -> Result<Vec<Span>> {
+    tx.all(
+        "SELECT seq, since, cron, timezone, state FROM deployment_spans
+         WHERE deployment_id = $1 AND seq <= $2 AND since < $3 ORDER BY seq DESC LIMIT $4",
+        vals![id, begin.seq, Time::from(begin.until), OCCURRENCE_SPANS],
+        |row| {
+            let cron = row.opt_text(2)?.zip(row.opt_text(3)?);
+            let state = row.text(4)?;
+            Ok(Span {
+                seq: row.int(0)?,
+                since: row.time(1)?.timestamp(),
+                cron: cron.and_then(|(cron, timezone)| Cron::parse(&cron, &timezone).ok()),
+                state: State::from_name(&state)
+                    .ok_or_else(|| Error::internal(format!("the store has a span with the state {state}")))?,
+            })
+        },
+    )
+}
+
+/// What the deployment itself says about its latest occurrences.
+struct Standing {
+    settled_at: Option<Time>,
+    pending: Option<Pending>,
+}
+
+impl Standing {
+    fn find(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Self> {
+        let sql = "SELECT settled_at, pending FROM deployments WHERE workspace_id = $1 AND id = $2";
+        let found = tx.one(sql, vals![workspace, id], |row| {
+            let pending = row.opt_text(1)?.map(|pending| serde_json::from_str(&pending)).transpose()?;
+            Ok(Self { settled_at: row.opt_time(0)?, pending })
+        })?;
+        found.ok_or_else(|| Error::not_found("Deployment", id))
+    }
+
+    fn audit(&self, record: &Record, occurrence: Occurrence, now: Time) -> AuditedOccurrence {
+        let at = Time::from(occurrence.at);
+        let mut audited = AuditedOccurrence {
+            r#type: "deployment_occurrence",
+            scheduled_at: at,
+            outcome: Outcome::Unaccounted,
+            reason: None,
+            run_id: None,
+            session_id: None,
+            error: None,
+            retry_at: None,
+            lateness_ms: None,
+        };
+        if let Some(run) = record.runs.get(&at) {
+            audited.outcome = if run.error.is_none() { Outcome::Ran } else { Outcome::Failed };
+            audited.lateness_ms = lateness_ms(run);
+            audited.run_id = Some(run.id.clone());
+            audited.session_id.clone_from(&run.session_id);
+            audited.error.clone_from(&run.error);
+            return audited;
+        }
+        if let Some(pending) = self.pending.as_ref().filter(|pending| pending.scheduled_at == at) {
+            audited.retry_at = pending.retry_at;
+            audited.error.clone_from(&pending.error);
+        }
+        (audited.outcome, audited.reason) = self.without_run(record, at, occurrence.state, now);
+        audited
+    }
+
+    fn without_run(&self, record: &Record, at: Time, state: State, now: Time) -> (Outcome, Option<Reason>) {
+        let pending = self.pending.as_ref().filter(|pending| pending.scheduled_at == at);
+        match state {
+            State::Paused if at > now => (Outcome::Upcoming, Some(Reason::Paused)),
+            State::Paused => (Outcome::Skipped, Some(Reason::Paused)),
+            State::Archived => (Outcome::Skipped, Some(Reason::Archived)),
+            State::Active => match (record.gap(at), pending) {
+                (Some(reason), _) => (Outcome::Skipped, Some(reason)),
+                (None, Some(Pending { retry_at: Some(_), .. })) => (Outcome::Pending, Some(Reason::Retrying)),
+                (None, Some(_)) => (Outcome::Pending, Some(Reason::Queued)),
+                (None, None) if at > now => (Outcome::Upcoming, None),
+                (None, None) if self.settled_at.is_none_or(|settled| at > settled) => {
+                    (Outcome::Pending, Some(Reason::Due))
+                }
+                (None, None) => (Outcome::Unaccounted, None),
+            },
+        }
+    }
+}
+
+/// Occurrences that were passed over, from the first to the last.
+struct Gap {
+    first: Time,
+    last: Time,
+    reason: Reason,
+}
+
+/// What the store has on some occurrences.
+struct Record {
+    runs: HashMap<Time, DeploymentRun>,
+    /// In the order of their ends.
+    gaps: Vec<Gap>,
+}
+
+impl Record {
+    fn find(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, of: &[Occurrence]) -> Result<Self> {
+        let (Some(newest), Some(oldest)) = (of.first(), of.last()) else {
+            return Ok(Self { runs: HashMap::new(), gaps: Vec::new() });
+        };
+        let (newest, oldest) = (Time::from(newest.at), Time::from(oldest.at));
+        let runs = deployment_runs::of_occurrences(tx, workspace, id, oldest, newest)?;
+        // Each gap ends with an occurrence, so there are no more of them than occurrences, but for the one that ends later.
+        let gaps = tx.all(
+            "SELECT first_at, last_at, reason FROM deployment_skips WHERE deployment_id = $1 AND last_at >= $2
+             ORDER BY last_at LIMIT $3",
+            vals![id, oldest, (of.len() + OVERLAPPING_GAPS) as i64],
+            |row| {
+                let reason = row.text(2)?;
+                let reason = Reason::from_name(&reason)
+                    .ok_or_else(|| Error::internal(format!("the store has a gap with the reason {reason}")))?;
+                Ok(Gap { first: row.time(0)?, last: row.time(1)?, reason })
+            },
+        )?;
+        Ok(Self { runs, gaps })
+    }
+
+    /// Why an occurrence was passed over, if it was.
+    fn gap(&self, at: Time) -> Option<Reason> {
+        let first = self.gaps.partition_point(|gap| gap.last < at);
+        let covers = self.gaps[first..].iter().take(OVERLAPPING_GAPS).find(|gap| gap.first <= at);
+        covers.map(|gap| gap.reason)
+    }
+}
