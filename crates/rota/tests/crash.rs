@@ -1,7 +1,11 @@
 //! The real server, killed again and again while clients run deployments: nothing that it acknowledged is lost, nothing
-//! is done twice, and everything comes to rest.
+//! is done twice, everything comes to rest, and webhooks tell of all of it.
 
 mod process;
+#[path = "crash/receiver.rs"]
+mod receiver;
+#[path = "it/request.rs"]
+mod request;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -20,6 +24,7 @@ use serde_json::{Value, json};
 use tokio::{task::JoinSet, time::sleep};
 
 use process::{PATIENCE, Random, Server, create_key, text};
+use receiver::Receiver;
 
 /// How often the server is killed.
 const KILLS: usize = 20;
@@ -37,6 +42,8 @@ const DEPLOYMENTS: usize = 5;
 const RETRY: Duration = Duration::from_millis(10);
 /// How long the sessions may take to come to rest once the kills are over.
 const REST: Duration = Duration::from_mins(3);
+/// What webhooks are to tell: that a session ran, and that it rests.
+const WANTED: [&str; 2] = ["session.status_run_started", "session.status_idled"];
 /// What every session does, one shell block each: it notes that it was here, and stays long enough to be killed there.
 const BLOCKS: [&str; 2] = ["echo first >> ran && sleep 0.05", "echo second >> ran && sleep 0.05"];
 
@@ -47,10 +54,15 @@ async fn what_was_acknowledged_survives_kills_and_nothing_is_done_twice() {
     println!("seed {seed}");
     let mut random = Random(seed);
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let mut server = Server::new(folder.path(), &[]);
+    let config = folder.path().join("rota.toml");
+    fs::write(&config, "[webhooks]\nallow_private = true\n").expect("a configuration");
+    let receiver = Receiver::start().await;
+    let mut server = Server::new(folder.path(), &["--config", config.to_str().expect("UTF-8")]);
     let key = create_key(folder.path(), &[]);
     let mut starts = vec![server.start().await];
     let world = Arc::new(World::create(&server, key).await);
+    let wants = json!({"url": receiver.url, "enabled_events": WANTED});
+    let endpoint = world.client.post("/rota/v1/webhook_endpoints", &wants).await;
 
     let mut clients = JoinSet::new();
     for number in 0..CLIENTS {
@@ -75,6 +87,7 @@ async fn what_was_acknowledged_survives_kills_and_nothing_is_done_twice() {
         checks.spawn(client.check(listed.clone(), folder.path().to_owned()));
     }
     let unknown: usize = checks.join_all().await.into_iter().sum();
+    let repeated = check_webhooks(&world, &receiver, &endpoint, &listed).await;
     wait_for_no_orphans(&server).await;
 
     let cut = world.cut.load(Ordering::Relaxed);
@@ -82,9 +95,41 @@ async fn what_was_acknowledged_survives_kills_and_nothing_is_done_twice() {
     starts.sort();
     let slowest = starts.last().expect("the server was started").as_millis();
     println!(
-        "{} runs acknowledged; {cut} requests and {unknown} tool calls cut off by {KILLS} kills; slowest start {slowest} ms",
+        "{} runs acknowledged; {cut} requests, {unknown} tool calls and {repeated} webhooks cut off by {KILLS} kills; \
+         slowest start {slowest} ms",
         listed.len()
     );
+}
+
+/// Every session has told once that it ran and once that it rests, however often that was sent. Returns how many events
+/// were sent more than once: a kill came between sending and recording.
+async fn check_webhooks(
+    world: &World,
+    receiver: &Receiver,
+    endpoint: &Value,
+    listed: &HashMap<String, Value>,
+) -> usize {
+    let deliveries = format!("/rota/v1/webhook_endpoints/{}/deliveries", text(endpoint, "id"));
+    let begin = Instant::now();
+    while world.client.get(&format!("{deliveries}?limit=1&state=pending")).await["data"] != json!([]) {
+        assert!(begin.elapsed() < REST, "webhooks are not delivered");
+        sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(world.client.get(&format!("{deliveries}?limit=1&state=failed")).await["data"], json!([]));
+    let events = receiver.events();
+    let mut told: HashMap<(&str, &str), usize> = HashMap::new();
+    for received in events.values() {
+        *told.entry((text(&received.event["data"], "type"), text(&received.event["data"], "id"))).or_default() += 1;
+    }
+    for session in listed.values().map(|run| text(run, "session_id")) {
+        for kind in WANTED {
+            assert_eq!(told.get(&(kind, session)), Some(&1), "{kind} of {session}");
+        }
+    }
+    assert_eq!(told.len(), WANTED.len() * listed.len());
+    let repeated = events.values().filter(|received| received.times > 1).count();
+    assert!(repeated > 0, "no webhook was under way at any kill: the test has shown nothing");
+    repeated
 }
 
 /// The list holds exactly one run for each key, and each run has a session that no other run has.

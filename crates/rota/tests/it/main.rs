@@ -22,6 +22,7 @@ mod occurrences;
 mod policies;
 mod preview;
 mod receiver;
+mod request;
 mod restarts;
 mod routes;
 mod run_outcomes;

@@ -16,7 +16,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{contract::MANAGED_AGENTS, server::PATIENCE, upstream::read_request};
+use crate::{contract::MANAGED_AGENTS, request::read_request, server::PATIENCE};
 
 /// How requests are answered from now on.
 #[derive(Debug, Clone)]

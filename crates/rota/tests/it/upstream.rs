@@ -1,20 +1,16 @@
 //! A stand-in for a provider of models: it answers by a script and keeps what it was asked.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::VecDeque,
     fmt::Write as _,
     sync::{Arc, Mutex},
 };
 
 use rota_server::config::{ModelConfig, Provider};
 use serde_json::{Value, json};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
-    task::JoinSet,
-};
+use tokio::{io::AsyncWriteExt, net::TcpListener, task::JoinSet};
 
-use crate::given::model;
+use crate::{given::model, request::read_request};
 
 /// How one request is answered.
 pub enum Reply {
@@ -147,31 +143,4 @@ fn event(data: &Value) -> String {
     let mut text = String::new();
     write!(text, "event: {}\ndata: {data}\n\n", data["type"].as_str().unwrap()).unwrap();
     text
-}
-
-/// A request as it arrived.
-pub struct Request {
-    /// The headers, by their names in small letters.
-    pub headers: HashMap<String, String>,
-    /// The body.
-    pub body: String,
-}
-
-/// The next request of a connection; `None` when the client hangs up.
-pub async fn read_request(connection: &mut TcpStream) -> Option<Request> {
-    let mut bytes = Vec::new();
-    loop {
-        if let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {
-            let head = String::from_utf8(bytes[..end].to_vec()).unwrap();
-            let fields = head.lines().filter_map(|line| line.split_once(": "));
-            let headers: HashMap<_, _> = fields.map(|(name, value)| (name.to_lowercase(), value.to_owned())).collect();
-            let body = &bytes[end + 4..];
-            if body.len() >= headers["content-length"].parse().unwrap() {
-                return Some(Request { headers, body: String::from_utf8(body.to_vec()).unwrap() });
-            }
-        }
-        if connection.read_buf(&mut bytes).await.unwrap() == 0 {
-            return None;
-        }
-    }
 }
