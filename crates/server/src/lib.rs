@@ -77,8 +77,11 @@ pub async fn serve(config: Config, clock: Clock) -> Result<Server> {
     };
     let (db, writer) = Db::open(&config.data, clock.clone(), publish)?;
     let (organization, first_key) = db.write(|tx| Ok((organization::id(tx)?, api_keys::first_key(tx)?))).await?;
-    db.write(engine::release_all).await?;
-    db.write(webhooks::release_all).await?;
+    db.write(|tx| {
+        engine::release_all(tx)?;
+        webhooks::release_all(tx)
+    })
+    .await?;
     let sandboxes = Sandboxes::new(Embedded::new(sandbox_config(&config)).map_err(Error::internal)?);
     let listener = TcpListener::bind(&config.listen)
         .await

@@ -94,6 +94,8 @@ pub(super) fn record(
         Outcome::Failed(answer) => ("failed", None, answer),
         Outcome::Refused(answer) => ("pending", None, answer),
     };
+    // Before the delivery, in the order in which an endpoint is changed too.
+    tx.lock("webhook_endpoints WHERE id = $1", vals![&claim.endpoint])?;
     // What was stopped while it was being sent stays so.
     let recorded = tx.execute(
         "UPDATE webhook_deliveries SET state = $4, claimed_at = NULL,
