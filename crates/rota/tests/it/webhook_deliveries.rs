@@ -224,6 +224,30 @@ async fn a_redirect_is_not_followed_and_disables_at_once_until_the_url_is_set() 
 }
 
 #[tokio::test]
+async fn what_was_stopped_has_all_its_attempts_again() {
+    let rota = Rota::receiving(|config| {
+        quiet(config);
+        config.webhooks.attempts = 2;
+    })
+    .await;
+    let api = &rota.api;
+    let mut receiver = Receiver::start().await;
+    let made = endpoint(api, &receiver, CREATED).await;
+    receiver.replies(Reply::Status(500, ""));
+    environment(api, "a").await;
+    let stopped = receiver.next().await;
+    delivery(api, &made, &stopped.id, waits).await;
+    receiver.replies(Reply::Redirect("http://127.0.0.1:1/".to_owned()));
+    rota.advance_seconds(10);
+    receiver.next().await;
+    disabled(api, &made).await;
+    receiver.replies(Reply::Status(500, ""));
+    api.post(&path(&made), json!({"state": "enabled"})).await;
+    receiver.next().await;
+    assert_eq!(delivery(api, &made, &stopped.id, waits).await["attempts"], 3);
+}
+
+#[tokio::test]
 async fn a_name_of_a_private_address_disables_at_once() {
     let rota = Rota::without_engine().await;
     let api = &rota.api;

@@ -1,17 +1,20 @@
 //! Shares the places for attempts among the endpoints that something is due for.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, iter, sync::Arc};
 
 use reqwest::Client;
 use rota_api::id::WebhookEndpointId;
-use tokio::{task::JoinSet, time::sleep};
+use tokio::{
+    task::{JoinError, JoinSet},
+    time::sleep,
+};
 
 use super::{
     backoff::pause_micros,
     claim::{self, Claim},
     send::{self, Outcome},
 };
-use crate::{app::App, error::Result, limits};
+use crate::{app::App, db::Tx, error::Result, limits};
 
 /// Sends webhooks until the server stops.
 pub async fn run(app: App) {
@@ -30,7 +33,7 @@ pub async fn run(app: App) {
             tracing::error!(%error, "no webhooks could be taken up");
         }
         tokio::select! {
-            Some(sent) = dispatcher.sends.join_next() => dispatcher.ended(sent.ok()),
+            Some(sent) = dispatcher.sends.join_next() => dispatcher.ended(sent),
             () = app.hub.webhook_due() => {}
             () = sleep(limits::WEBHOOK_POLL) => {}
             () = app.stopping() => {}
@@ -84,23 +87,16 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// Counts attempts that have ended: `first`, and those that have by now. One that panicked cannot say whose it was.
-    fn ended(&mut self, first: Option<WebhookEndpointId>) {
-        let mut ended = first;
-        loop {
-            if let Some(endpoint) = ended
-                && let Some(count) = self.busy.get_mut(&endpoint)
-            {
+    /// Frees the place of an attempt that has ended, and of those that have by now.
+    fn ended(&mut self, first: Result<WebhookEndpointId, JoinError>) {
+        let others = iter::from_fn(|| self.sends.try_join_next());
+        for endpoint in iter::once(first).chain(others).flatten() {
+            if let Some(count) = self.busy.get_mut(&endpoint) {
                 *count -= 1;
-                if *count == 0 {
-                    self.busy.remove(&endpoint);
-                }
-            }
-            match self.sends.try_join_next() {
-                Some(sent) => ended = sent.ok(),
-                None => break,
             }
         }
+        self.busy.retain(|_, count| *count > 0);
+        // One that panicked did not say whose place it had.
         if self.sends.is_empty() {
             self.busy.clear();
         }
@@ -108,7 +104,7 @@ impl Dispatcher {
 }
 
 /// The endpoints that something is due for, those after `last` first.
-fn round(tx: &mut crate::db::Tx<'_>, last: &str) -> Result<Vec<WebhookEndpointId>> {
+fn round(tx: &mut Tx<'_>, last: &str) -> Result<Vec<WebhookEndpointId>> {
     let mut waiting = claim::waiting(tx, last, limits::WEBHOOK_ROUND)?;
     if !last.is_empty() {
         let others = claim::waiting(tx, "", limits::WEBHOOK_ROUND)?;

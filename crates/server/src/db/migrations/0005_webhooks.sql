@@ -27,7 +27,8 @@ CREATE TABLE webhook_subscriptions (
 
 -- The outbox. due_at is when a delivery is sent next; while it is being sent, when it counts as lost and is sent again;
 -- NULL when it is not sent. claimed_at is set while it is being sent. attempts is never reset: with it a sender says
--- which attempt it speaks of. replayed_after is how many attempts there were before the last replay.
+-- which attempt it speaks of. replayed_after is how many attempts there
+-- were before the last replay, or before the endpoint was enabled again.
 CREATE TABLE webhook_deliveries (
     event_id TEXT NOT NULL,
     endpoint_id TEXT NOT NULL,

@@ -72,7 +72,7 @@ fn set_replayed(tx: &mut Tx<'_>, workspace: &WorkspaceId, endpoint: &str, event:
             "Webhook endpoint `{endpoint}` is disabled: enable it first. What is pending is then sent by itself."
         )));
     }
-    // One that is under way is sent already.
+    // One that is being sent needs no replay.
     tx.execute(
         "UPDATE webhook_deliveries SET state = 'pending', due_at = $4, replayed_after = attempts
          WHERE workspace_id = $1 AND endpoint_id = $2 AND event_id = $3 AND claimed_at IS NULL",
@@ -91,10 +91,10 @@ pub fn park(tx: &mut Tx<'_>, endpoint: &str) -> Result<()> {
     Ok(())
 }
 
-/// Sends what was stopped.
+/// Sends what was stopped, with all its attempts.
 pub(super) fn resume(tx: &mut Tx<'_>, endpoint: &str) -> Result<()> {
     tx.execute(
-        "UPDATE webhook_deliveries SET due_at = $2
+        "UPDATE webhook_deliveries SET due_at = $2, replayed_after = attempts
          WHERE endpoint_id = $1 AND state = 'pending' AND due_at IS NULL",
         vals![endpoint, tx.now()],
     )?;
