@@ -311,6 +311,20 @@ async fn cancel_previous_interrupts_the_longest_running_sessions_and_each_once()
     assert_eq!(skipped(&rota, &made).await, []);
 }
 
+#[tokio::test]
+async fn what_cannot_start_interrupts_nothing() {
+    let rota = Rota::without_engine().await;
+    let made = deployment(&rota, "* * * * *", json!({"overlap": "cancel_previous"})).await;
+    at(&rota, "02T08:01:00").await;
+    rota.api.call(&format!("/v1/environments/{}/archive", made["environment_id"].as_str().unwrap())).await;
+    at(&rota, "02T08:02:00").await;
+    let run = runs(&rota.api, &made).await.pop().unwrap();
+    assert_eq!(run["error"]["type"], "environment_archived_error");
+    let (session, _) = sessions(&rota.api, &made).await.pop().unwrap();
+    let events = rota.api.all(&format!("/v1/sessions/{session}/events"), 100).await;
+    assert!(events.iter().all(|event| event["type"] != "user.interrupt"), "{events:#?}");
+}
+
 /// A server on which a workspace can create one session a minute, and a deployment that keeps `policy`.
 async fn rate_limited(expression: &str, policy: Value) -> (Rota, Value) {
     let rota = Rota::with(|config| {

@@ -167,8 +167,9 @@ impl Look<'_> {
         }
         // What failed for an unknown reason had its place.
         let verdict = if attempt == Attempt::Fire { self.verdict(tx)? } else { Verdict::Fires };
-        match verdict {
-            Verdict::Fires => {}
+        let in_its_way = match verdict {
+            Verdict::Fires => Vec::new(),
+            Verdict::Interrupts(count) => active::oldest(tx, id, count)?,
             Verdict::Skipped(reason) => {
                 occurrence.pass_over(tx, id.as_ref(), reason)?;
                 skipped.push(reason);
@@ -178,20 +179,20 @@ impl Look<'_> {
                 Pending { retry_at: None, ..occurrence }.hold(tx, workspace, id, self.next)?;
                 return Ok(Settled::Waits);
             }
-            Verdict::Interrupts(count) => {
-                for session in active::oldest(tx, id, count)? {
-                    events::interrupt(tx, workspace, &session)?;
-                }
+        };
+        if let Some((at, error)) = self.retry(tx, &occurrence, attempt)? {
+            let attempts = occurrence.attempts + 1;
+            let pending = Pending { attempts, retry_at: Some(at), error: Some(error.clone()), ..occurrence };
+            pending.hold(tx, workspace, id, self.next)?;
+            return Ok(Settled::Retries { error, at });
+        }
+        let run = self.start(tx, &occurrence, attempt)?;
+        if run.session_id.is_some() {
+            for session in in_its_way {
+                events::interrupt(tx, workspace, &session)?;
             }
         }
-        match self.retry(tx, &occurrence, attempt)? {
-            Some(pending) => {
-                pending.hold(tx, workspace, id, self.next)?;
-                let (error, at) = (pending.error, pending.retry_at);
-                Ok(error.zip(at).map_or(Settled::Waits, |(error, at)| Settled::Retries { error, at }))
-            }
-            None => self.start(tx, &occurrence, attempt),
-        }
+        Ok(Settled::Fired { run, due_at: self.due_at(tx.now(), &occurrence) })
     }
 
     fn verdict(&self, tx: &mut Tx<'_>) -> Result<Verdict> {
@@ -202,9 +203,9 @@ impl Look<'_> {
         Ok(policy.verdict(active::count(tx, &self.due.id)?))
     }
 
-    /// The occurrence as it waits for another attempt, when this one would fail and the policy asks for one. An attempt that
+    /// When to try the occurrence again, and why, if an attempt now would fail and the policy asks for another. One that
     /// would come after the next occurrence is not made: that one takes its place.
-    fn retry(&self, tx: &mut Tx<'_>, occurrence: &Pending, attempt: Attempt) -> Result<Option<Pending>> {
+    fn retry(&self, tx: &mut Tx<'_>, occurrence: &Pending, attempt: Attempt) -> Result<Option<(Time, RunError)>> {
         let Scheduled { policy, cron: Ok(_), .. } = self.scheduled else { return Ok(None) };
         if policy.retry.is_none() {
             return Ok(None);
@@ -215,24 +216,20 @@ impl Look<'_> {
             Attempt::Fail => Some(run::unknown_error()),
         };
         let Some(error) = error else { return Ok(None) };
-        let attempts = occurrence.attempts + 1;
-        let pause = policy.retry_after(id.as_ref(), occurrence.scheduled_at.timestamp(), attempts, error.r#type);
+        let (at, failed) = (occurrence.scheduled_at.timestamp(), occurrence.attempts + 1);
+        let pause = policy.retry_after(id.as_ref(), at, failed, error.r#type);
         let retry_at = pause.map(|pause| tx.now().plus_micros(pause.as_micros() as i64));
-        let retry_at = retry_at.filter(|at| self.next.is_none_or(|next| *at < next));
-        Ok(retry_at.map(|at| Pending { attempts, retry_at: Some(at), error: Some(error), ..occurrence.clone() }))
+        Ok(retry_at.filter(|at| self.next.is_none_or(|next| *at < next)).map(|at| (at, error)))
     }
 
-    fn start(&self, tx: &mut Tx<'_>, occurrence: &Pending, attempt: Attempt) -> Result<Settled> {
+    fn start(&self, tx: &mut Tx<'_>, occurrence: &Pending, attempt: Attempt) -> Result<DeploymentRun> {
         let Due { workspace, id, .. } = self.due;
         let scheduled_at = occurrence.scheduled_at;
-        let run = match (attempt, &self.scheduled.cron) {
-            (Attempt::Fire, Ok(_)) => {
-                fire(tx, self.policy, workspace, id.as_ref(), Trigger::Schedule { scheduled_at })?
-            }
-            (Attempt::Fire, Err(error)) => return Err(Error::internal(error.clone())),
-            (Attempt::Fail, _) => run::fail(tx, workspace, id, &self.scheduled.agent, scheduled_at)?,
-        };
-        Ok(Settled::Fired { run, due_at: self.due_at(tx.now(), occurrence) })
+        match (attempt, &self.scheduled.cron) {
+            (Attempt::Fire, Ok(_)) => fire(tx, self.policy, workspace, id.as_ref(), Trigger::Schedule { scheduled_at }),
+            (Attempt::Fire, Err(error)) => Err(Error::internal(error.clone())),
+            (Attempt::Fail, _) => run::fail(tx, workspace, id, &self.scheduled.agent, scheduled_at),
+        }
     }
 
     fn due_at(&self, now: Time, occurrence: &Pending) -> Time {
