@@ -356,3 +356,33 @@ async fn a_disabled_organization_refuses_workspaces_and_shows_itself_to_administ
     rota.api.get("/v1/agents").await;
     inside.post("/v1/environments", json!({"name": "e"})).await;
 }
+
+#[tokio::test]
+async fn the_command_line_makes_keys_and_switches_the_organization_while_the_server_runs() {
+    let rota = Rota::without_engine().await;
+    let command = async |arguments: &[&str]| -> Value {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_rota"));
+        command.args(arguments).arg("--json").arg("--data").arg(&rota.server.app().config.data);
+        let output = command.output().await.unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let secret = |created: &Value| created["key"].as_str().unwrap().to_owned();
+    let administrator = command(&["keys", "create", "--admin", "--name", "boss"]).await;
+    let administrator = rota.api.with_key(secret(&administrator));
+    let organization = administrator.get("/v1/organizations/me").await;
+    let made = command(&["keys", "create", "--workspace", "Team", "--days", "7"]).await;
+    let shown = administrator.get(&format!("{KEYS}/{}", id(&made))).await;
+    assert_eq!(shown["scope"]["workspace_id"], made["workspace_id"]);
+    assert!(shown["expires_at"].is_string());
+    let default = rota.server.first_key.as_ref().unwrap().workspace_id.to_string();
+    assert_eq!(command(&["keys", "create"]).await["workspace_id"], default);
+    assert_eq!(command(&["keys", "list"]).await.as_array().unwrap().len(), 4);
+
+    assert_eq!(command(&["org", "show"]).await, json!({"id": organization["id"], "disabled_at": null}));
+    assert!(command(&["org", "disable"]).await["disabled_at"].is_string());
+    assert_eq!(rota.api.get_refused("/v1/agents").await.status, 403);
+    assert_eq!(command(&["org", "enable"]).await["disabled_at"], Value::Null);
+    rota.api.get("/v1/agents").await;
+    assert_eq!(command(&["keys", "revoke", id(&made)]).await["status"], "archived");
+}

@@ -21,12 +21,13 @@ pub async fn retrieve(State(app): State<App>, _administrator: Administrator) -> 
 
 /// The organization's id; made with the store.
 pub fn id(tx: &mut Tx<'_>) -> Result<String> {
-    if let Some(id) = tx.one("SELECT id FROM organization", &[], |row| row.text(0))? {
-        return Ok(id);
+    if tx.one("SELECT 1 FROM organization", &[], |_| Ok(()))?.is_none() {
+        tx.execute(
+            "INSERT INTO organization (id, name, created_at) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+            vals![&random::uuid()?, NAME, tx.now()],
+        )?;
     }
-    let id = random::uuid()?;
-    tx.execute("INSERT INTO organization (id, name, created_at) VALUES ($1, $2, $3)", vals![&id, NAME, tx.now()])?;
-    Ok(id)
+    Ok(get(tx)?.id)
 }
 
 /// The organization.

@@ -7,6 +7,7 @@ use rota_api::{
     id::WorkspaceId,
     session::Resource,
 };
+use serde::Deserialize;
 
 use super::run::{FirePolicy, Target};
 use crate::{
@@ -39,7 +40,7 @@ pub(super) fn check(
         return fails(RunErrorType::AgentArchived, format!("agent `{}` is archived", agent.id));
     }
     let environment_id = &target.environment_id;
-    let environment: EnvironmentConfig = match &target.environment {
+    let environment = match &target.environment {
         None => {
             let message = format!("environment `{environment_id}` no longer exists");
             return fails(RunErrorType::EnvironmentNotFound, message);
@@ -47,13 +48,16 @@ pub(super) fn check(
         Some((true, _)) => {
             return fails(RunErrorType::EnvironmentArchived, format!("environment `{environment_id}` is archived"));
         }
-        Some((false, environment)) => serde_json::from_str(environment)?,
+        Some((false, environment)) => environment,
     };
-    if let Some((r#type, message)) = missing_resource(target, &environment)? {
-        return fails(r#type, message);
-    }
-    if let Some(message) = egress::blocked_version(tx, environment_id, &environment, &target.agent)? {
-        return fails(RunErrorType::McpEgressBlocked, message);
+    if target.resources != "[]" || !is_open(environment)? {
+        let environment: EnvironmentConfig = serde_json::from_str(environment)?;
+        if let Some((r#type, message)) = missing_resource(target, &environment)? {
+            return fails(r#type, message);
+        }
+        if let Some(message) = egress::blocked_version(tx, environment_id, &environment, &target.agent)? {
+            return fails(RunErrorType::McpEgressBlocked, message);
+        }
     }
     if let Err(error) = policy.offer.check("agent.model", &target.model) {
         return fails(RunErrorType::SessionCreationRejected, format!("session creation rejected: {error}"));
@@ -80,11 +84,23 @@ fn archived_member<'a>(
     Ok(None)
 }
 
+/// Whether an environment keeps nothing out that an agent may name: most are so, and need not be read whole.
+fn is_open(environment: &str) -> Result<bool> {
+    #[derive(Deserialize)]
+    struct Tag<'a> {
+        r#type: &'a str,
+    }
+    #[derive(Deserialize)]
+    struct Kind<'a> {
+        #[serde(borrow)]
+        networking: Option<Tag<'a>>,
+    }
+    let kind: Kind<'_> = serde_json::from_str(environment)?;
+    Ok(kind.networking.is_none_or(|networking| networking.r#type == "unrestricted"))
+}
+
 /// The first resource that cannot be mounted. This server holds no files and no memory stores yet, so none is found.
 fn missing_resource(target: &Target, environment: &EnvironmentConfig) -> Result<Option<(RunErrorType, String)>> {
-    if target.resources == "[]" {
-        return Ok(None);
-    }
     let self_hosted = matches!(environment, EnvironmentConfig::SelfHosted {});
     let resources: Vec<Resource> = serde_json::from_str(&target.resources)?;
     Ok(resources.iter().find_map(|resource| match resource {

@@ -71,7 +71,11 @@ pub async fn list(State(app): State<App>, caller: Caller, query: Query) -> Resul
     select.int("s.agent_version =", version);
     // No session has a memory store: this server does not hold any yet.
     select.when(query.text("memory_store_id").is_some(), "1 = 0");
-    select.any_of("s.status", &query.any_of("statuses", &["rescheduling", "running", "idle", "terminated"], 4)?);
+    let statuses = query.any_of("statuses", &["rescheduling", "running", "idle", "terminated"], 4)?;
+    select.any_of("s.status", &statuses);
+    // Sessions at work are few among many at rest: the runners' index finds them, where a walk would pass all.
+    let at_work = !statuses.is_empty() && statuses.iter().all(|status| ["rescheduling", "running"].contains(status));
+    select.when(at_work, "s.id IN (SELECT w.id FROM sessions w WHERE w.runnable_at IS NOT NULL)");
     select.when(!query.boolean("include_archived")?.unwrap_or(false), "s.archived_at IS NULL");
     query.created_at::<SessionId>(&mut select, "s.id", &CREATED_ANY)?;
     let order = query.one_of("order", &["asc", "desc"])?.map_or(Order::Desc, Order::from_name);
