@@ -295,7 +295,10 @@ mod tests {
     fn insert(name: &'static str) -> impl Fn(&mut Tx<'_>) -> Result<()> + Send + 'static {
         move |tx| {
             tx.after_commit(Notice::SessionChanged(rota_api::id::Id::trusted(name.to_owned())));
-            tx.execute("INSERT INTO organization (id, name, created_at) VALUES ($1, $1, $2)", vals![name, tx.now()])?;
+            tx.execute(
+                "INSERT INTO idempotency_keys (deployment_id, key, run_id, created_at) VALUES ($1, $1, $1, $2)",
+                vals![name, tx.now()],
+            )?;
             match name {
                 "fails" => Err(Error::invalid("no")),
                 "panics" => panic!("asked to"),
@@ -326,8 +329,10 @@ mod tests {
         assert!(a.is_ok() && b.is_ok());
         assert!(matches!(fails, Err(Error::Invalid(_))));
         assert!(matches!(panics, Err(Error::Internal(_))));
-        let names =
-            db.read(|tx| tx.all("SELECT id FROM organization ORDER BY id", &[], |row| row.text(0))).await.unwrap();
+        let names = db
+            .read(|tx| tx.all("SELECT key FROM idempotency_keys ORDER BY key", &[], |row| row.text(0)))
+            .await
+            .unwrap();
         assert_eq!(names, ["a", "b"]);
         drop(db);
         writer.join();
