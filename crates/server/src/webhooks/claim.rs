@@ -50,7 +50,8 @@ pub(super) fn waiting(tx: &mut Tx<'_>, after: &str, limit: i64) -> Result<Vec<We
 /// Takes at most `count` deliveries to an endpoint, those first that have waited longest. The claims run out at `until`.
 pub(super) fn claim(tx: &mut Tx<'_>, endpoint: &WebhookEndpointId, count: i64, until: Time) -> Result<Vec<Claim>> {
     let sql = "SELECT workspace_id, url, secret FROM webhook_endpoints WHERE id = $1 AND state = 'enabled'";
-    let found = tx.one(sql, vals![endpoint], |row| Ok((row.id(0)?, row.text(1)?, row.text(2)?)))?;
+    let found: Option<(WorkspaceId, String, String)> =
+        tx.one(sql, vals![endpoint], |row| Ok((row.id(0)?, row.text(1)?, row.text(2)?)))?;
     let Some((workspace, url, secret)) = found else {
         // An event was written at the moment in which its endpoint went.
         webhook_endpoints::deliveries::park(tx, endpoint.as_ref())?;
@@ -66,7 +67,7 @@ pub(super) fn claim(tx: &mut Tx<'_>, endpoint: &WebhookEndpointId, count: i64, u
     );
     tx.all(&sql, vals![endpoint, tx.now(), until, count], |row| {
         Ok(Claim {
-            workspace: WorkspaceId::clone(&workspace),
+            workspace: workspace.clone(),
             endpoint: endpoint.clone(),
             event: row.id(0)?,
             attempts: row.int(1)?,

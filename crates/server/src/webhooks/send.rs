@@ -9,7 +9,7 @@ use super::{claim::Claim, sign::signature};
 use crate::{
     config::WebhooksConfig,
     egress::{self, PrivateAddress},
-    error::Result,
+    error::{Error, Result},
     limits::WEBHOOK_EXCERPT_BYTES,
     resources::webhook_endpoints::secret_key,
 };
@@ -48,7 +48,7 @@ impl Answer {
 /// When TLS cannot be set up.
 pub(super) fn client(config: &WebhooksConfig) -> Result<Client> {
     let timeout = Duration::from_secs(config.timeout_seconds.into());
-    egress::client(config.allow_private)?.timeout(timeout).build().map_err(crate::error::Error::internal)
+    egress::client(config.allow_private)?.timeout(timeout).build().map_err(Error::internal)
 }
 
 /// Sends a delivery once.
