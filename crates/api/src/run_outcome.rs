@@ -33,7 +33,7 @@ pub struct RunOutcome {
 pub struct SessionOutcome {
     /// Whether the agent works, waits or has ended.
     pub status: Status,
-    /// Why the last turn ended; null while a turn is under way, and before the first.
+    /// Why the last turn ended; null while a turn is under way, before the first, and when the session's end cut it short.
     pub stop_reason: Option<StopReason>,
     /// Whether the agent cannot go on before somebody allows or denies a call.
     pub waits_for_human: bool,

@@ -1,12 +1,13 @@
 //! What became of runs.
 
 use rota_server::config::PriceConfig;
+use rota_server::{db::Tx, resources::api_keys};
 use serde_json::{Value, json};
 
 use crate::{
     client::{Api, invalid},
     given::{Parts, agent, environment, id, message, over, script, toolset},
-    server::Rota,
+    server::{Rota, appears},
     stream::first,
     upstream::{Reply, Upstream},
 };
@@ -165,4 +166,28 @@ async fn a_run_without_a_session_has_no_session_to_tell_of() {
     assert_eq!(told["error"]["type"], "environment_archived_error");
     let refused = api.get_refused(&format!("{}?wide=true", path(&failed))).await;
     assert_eq!(refused, invalid("wide: Extra inputs are not permitted"));
+}
+
+#[tokio::test]
+async fn a_session_that_ended_with_its_workspace_tells_of_that() {
+    let rota = Rota::start().await;
+    let administrator = rota.administrator().await;
+    let create = |tx: &mut Tx<'_>| api_keys::create_key(tx, Some("Team"), "a key", None);
+    let key = rota.server.app().db.write(create).await.unwrap();
+    let team = rota.api.with_key(key.key);
+    let long = script("touch started; while [ ! -e go ]; do sleep 0.02; done");
+    let run = run(&team, &deployment(&team, json!({}), long).await).await;
+    appears(rota.workspace_file(session(&run), "started")).await;
+    administrator.call(&format!("/v1/organizations/workspaces/{}/archive", key.workspace_id)).await;
+    rota.advance_seconds(20);
+    let inside = administrator.in_workspace(key.workspace_id.as_ref());
+    let mut stream = inside.stream_from(session(&run), 0).await;
+    std::fs::write(rota.workspace_file(session(&run), "go"), "").unwrap();
+    stream.until("session.status_terminated").await;
+    rota.advance_seconds(3600);
+    let told = inside.get(&path(&run)).await["outcome"]["session"].clone();
+    assert_eq!((&told["status"], &told["stop_reason"]), (&json!("terminated"), &Value::Null));
+    assert_eq!(told["error"]["message"], "the workspace is archived");
+    let seconds = told["duration_seconds"].as_f64().unwrap();
+    assert!((20.0..60.0).contains(&seconds), "{seconds}");
 }

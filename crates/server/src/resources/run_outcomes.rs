@@ -54,17 +54,16 @@ pub fn lateness_ms(run: &DeploymentRun) -> Option<i64> {
 fn outcome(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &Session) -> Result<SessionOutcome> {
     let waiting = sessions::control(tx, workspace, session.id.as_ref())?.waiting;
     let works = matches!(session.status, Status::Running | Status::Rescheduling);
-    let rest = if works { None } else { last_rest(tx, &session.id)? };
-    let has_error = session.status == Status::Rescheduling || matches!(rest, Some((StopReason::RetriesExhausted, _)));
-    let error = if has_error { last_error(tx, &session.id)? } else { None };
-    let until = match &rest {
-        Some((_, at)) => *at,
-        None if works => tx.now(),
-        None => session.created_at,
+    let (stop_reason, until) =
+        if works { (None, tx.now()) } else { rest(tx, session)?.unwrap_or((None, session.created_at)) };
+    let has_error = match &stop_reason {
+        Some(reason) => *reason == StopReason::RetriesExhausted,
+        None => matches!(session.status, Status::Rescheduling | Status::Terminated),
     };
+    let error = if has_error { last_error(tx, &session.id)? } else { None };
     Ok(SessionOutcome {
         status: session.status,
-        stop_reason: rest.map(|(reason, _)| reason),
+        stop_reason,
         waits_for_human: waiting.iter().any(|waiting| waiting.for_ == WaitingFor::Confirmation),
         waiting_on: waiting.into_iter().map(|w| WaitingOn { event_id: w.id, answer: answer(w.for_) }).collect(),
         error,
@@ -83,24 +82,26 @@ fn answer(to: WaitingFor) -> &'static str {
     }
 }
 
-/// Why and when the agent last came to rest.
-fn last_rest(tx: &mut Tx<'_>, session: &SessionId) -> Result<Option<(StopReason, Time)>> {
-    Ok(match last(tx, session, "session.status_idle")? {
-        Some((EventBody::StatusIdle { stop_reason, .. }, at)) => Some((stop_reason, at)),
-        _ => None,
-    })
+/// Why and when the last turn ended. A turn that the session's own end cut short has no reason.
+fn rest(tx: &mut Tx<'_>, session: &Session) -> Result<Option<(Option<StopReason>, Time)>> {
+    let turn = "type IN ('session.status_idle', 'session.status_running')";
+    if let Some((EventBody::StatusIdle { stop_reason, .. }, at)) = last(tx, &session.id, turn)? {
+        return Ok(Some((Some(stop_reason), at)));
+    }
+    Ok(last(tx, &session.id, "type = 'session.status_terminated'")?.map(|(_, at)| (None, at)))
 }
 
 fn last_error(tx: &mut Tx<'_>, session: &SessionId) -> Result<Option<SessionError>> {
-    Ok(match last(tx, session, "session.error")? {
+    Ok(match last(tx, session, "type = 'session.error'")? {
         Some((EventBody::SessionError { error }, _)) => Some(error),
         _ => None,
     })
 }
 
-/// The last event of a type. What is asked for stands near the end of the log, from where it is looked for.
-fn last(tx: &mut Tx<'_>, session: &SessionId, tag: &str) -> Result<Option<(EventBody, Time)>> {
-    let sql = "SELECT body, processed_at FROM session_events WHERE session_id = $1 AND type = $2
-        ORDER BY seq DESC LIMIT 1";
-    tx.one(sql, vals![session, tag], |row| Ok((row.json::<Event>(0)?.body, row.time(1)?)))
+/// The last event that meets `condition`. What is asked for stands near the end of the log, from where it is looked for.
+fn last(tx: &mut Tx<'_>, session: &SessionId, condition: &str) -> Result<Option<(EventBody, Time)>> {
+    let sql = format!(
+        "SELECT body, processed_at FROM session_events WHERE session_id = $1 AND {condition} ORDER BY seq DESC LIMIT 1"
+    );
+    tx.one(&sql, vals![session], |row| Ok((row.json::<Event>(0)?.body, row.time(1)?)))
 }
