@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use rota_server::config::Role;
+use rota_server::config::{DatabaseUrl, Role};
 
 /// A self-hosted server for managed agents: deployments that run on demand or on schedule, inside your own network.
 ///
@@ -38,6 +38,10 @@ pub struct ServeArgs {
     /// The folder that holds the store and the sandboxes; made when it is missing. [default: rota-data]
     #[arg(long, value_name = "DIR", env = "ROTA_DATA")]
     pub data: Option<PathBuf>,
+    /// The PostgreSQL database that is the store, `postgres://user:password@host/name`; several servers can share it.
+    /// Without it the store is SQLite, in the data folder.
+    #[arg(long, value_name = "URL", env = "ROTA_DATABASE", hide_env_values = true)]
+    pub database: Option<DatabaseUrl>,
     /// What this server does, if not everything: some of `api`, `scheduler`, `runner`, `webhooks`.
     #[arg(long, value_name = "ROLE,…", env = "ROTA_ROLES", value_delimiter = ',')]
     pub roles: Vec<Role>,
@@ -159,6 +163,9 @@ pub struct StoreArgs {
     /// The data folder of the server.
     #[arg(long, value_name = "DIR", default_value = "rota-data", env = "ROTA_DATA")]
     pub data: PathBuf,
+    /// The PostgreSQL database of the server, when it has one.
+    #[arg(long, value_name = "URL", env = "ROTA_DATABASE", hide_env_values = true)]
+    pub database: Option<DatabaseUrl>,
     /// Write JSON.
     #[arg(long)]
     pub json: bool,

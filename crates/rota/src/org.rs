@@ -14,7 +14,7 @@ pub async fn run(args: OrgArgs) -> Result<ExitCode> {
         OrgCommand::Disable { store } => (store, organization::disable),
         OrgCommand::Enable { store } => (store, organization::enable),
     };
-    let (db, _) = open_store(&store.data)?;
+    let (db, _) = open_store(&store.data, store.database.as_ref()).await?;
     let (id, disabled_at) = db
         .write(move |tx| {
             let id = organization::id(tx)?;

@@ -36,6 +36,9 @@ fn configure(args: ServeArgs) -> Result<Config> {
     if let Some(listen) = args.listen {
         config.listen = listen;
     }
+    if args.database.is_some() {
+        config.database = args.database;
+    }
     if !args.roles.is_empty() {
         config.roles = args.roles.into_iter().collect();
     }

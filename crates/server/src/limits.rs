@@ -57,6 +57,25 @@ pub const STATEMENT_CACHE: usize = 256;
 /// How long a statement waits for another process that writes.
 pub const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Connections to PostgreSQL that write at the same time. A server has [`READ_CONNECTIONS`] and two more beside them.
+pub const POSTGRES_WRITERS: usize = 4;
+/// Most writes in one commit of PostgreSQL.
+pub const POSTGRES_WRITE_BATCH: usize = 16;
+/// How long opening a connection to the database may take.
+pub const DATABASE_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the database may leave data unacknowledged before a connection counts as lost.
+pub const DATABASE_SILENCE: Duration = Duration::from_secs(30);
+/// Tries of a transaction that loses its connection or meets another one, the first included.
+pub const DATABASE_TRIES: u32 = 7;
+/// The pause before the second try; it doubles with each further one. Together they outlast a restart of the database.
+pub const DATABASE_RETRY_FIRST: Duration = Duration::from_millis(50);
+/// Hints for other servers that may wait to be sent; more are left out.
+pub const HINT_QUEUE: usize = 10_000;
+/// Most hints in one notification, which can carry 8,000 bytes.
+pub const HINTS_AT_ONCE: usize = 150;
+/// The pause between two notifications of a server.
+pub const HINT_EVERY: Duration = Duration::from_millis(10);
+
 /// Deployments that are due, read from the store at a time.
 pub const DUE_BATCH: i64 = 1000;
 /// Fires under way at the same time: one group of writes that is being committed, and the next that waits.
@@ -64,6 +83,8 @@ pub const FIRES_IN_FLIGHT: usize = 2 * WRITE_BATCH;
 /// How long the scheduler sleeps at most, in microseconds. It wakes at whole multiples of it.
 pub const SCHEDULER_POLL_MICROS: i64 = 1_000_000;
 
+/// How often an open stream looks for what no other server has told of.
+pub const STREAM_POLL: Duration = Duration::from_secs(5);
 /// How often an open stream sends a ping.
 pub const PING_EVERY: Duration = Duration::from_secs(15);
 /// Most events read from the store at a time for a stream.
@@ -73,7 +94,9 @@ pub const DELTA_QUEUE: usize = 1024;
 
 /// How long a runner owns a session without renewing.
 pub const LEASE_MICROS: i64 = 30_000_000;
-/// How often a runner renews its leases.
+/// How long sessions wait for a server that has their files and does not answer; then they go on elsewhere, without them.
+pub const HOME_MICROS: i64 = 60_000_000;
+/// How often a runner renews its leases and says that it is alive.
 pub const LEASE_RENEW_EVERY: Duration = Duration::from_secs(10);
 /// How long a runner sleeps when nothing wakes it.
 pub const RUNNER_POLL: Duration = Duration::from_millis(500);
@@ -91,6 +114,8 @@ pub const MODEL_RETRY_FIRST_MICROS: i64 = 1_000_000;
 pub const MODEL_RETRY_MAX_MICROS: i64 = 60_000_000;
 /// How long a sandbox stays up after its session's last call.
 pub const SANDBOX_IDLE: Duration = Duration::from_mins(10);
+/// How often files of sessions that are gone, or have moved to another server, are looked for.
+pub const ORPHANS_EVERY: Duration = Duration::from_mins(10);
 /// Deleted sessions whose files wait to be removed; those of more are removed at the next start.
 pub const MAX_DELETIONS: usize = 10_000;
 /// Sandboxes that stay up while their sessions rest; of more, those that rested longest are ended.

@@ -12,6 +12,7 @@ mod bodies;
 mod client;
 mod closed;
 mod contract;
+mod database;
 mod deployments;
 mod environments;
 mod errors;

@@ -11,7 +11,7 @@ use rota_server::{
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
 
-use crate::client::Api;
+use crate::{client::Api, database::Database};
 
 /// When the fixed clock of a test starts: a Monday morning.
 pub const START: &str = "2026-03-02T08:00:00Z";
@@ -29,6 +29,8 @@ pub struct Rota {
     pub server: Server,
     config: Config,
     folder: TempDir,
+    // After the server, which uses it.
+    database: Option<Database>,
 }
 
 impl Rota {
@@ -58,22 +60,24 @@ impl Rota {
             Config { data: folder.path().to_owned(), listen: "127.0.0.1:0".to_owned(), ..Config::default() };
         config.roles = [Role::Api, Role::Runner, Role::Webhooks].into_iter().collect();
         config.sandbox.init_program = Some(env!("CARGO_BIN_EXE_rota").into());
+        let database = Database::create();
+        config.database = database.as_ref().map(Database::url);
         configure(&mut config);
         let clock = Clock::fixed(START.parse::<Time>().unwrap());
         let server = rota_server::serve(config.clone(), clock.clone()).await.unwrap();
         let key = server.first_key.as_ref().unwrap().key.clone();
         let api = Api::new(server.address, key, clock.clone());
-        Self { api, clock, server, config, folder }
+        Self { api, clock, server, config, folder, database }
     }
 
     /// Stops the server and starts another one over the same folder, configured anew by `configure`.
     pub async fn restart_with(self, configure: impl FnOnce(&mut Config)) -> Self {
-        let Self { api, clock, server, mut config, folder } = self;
+        let Self { api, clock, server, mut config, folder, database } = self;
         server.stop().await;
         configure(&mut config);
         let server = rota_server::serve(config.clone(), clock.clone()).await.unwrap();
         let api = api.at(server.address);
-        Self { api, clock, server, config, folder }
+        Self { api, clock, server, config, folder, database }
     }
 
     /// Stops the server and starts another one over the same folder.

@@ -1,4 +1,4 @@
-//! What differs between databases: the only module that knows which one it is.
+//! What differs between databases.
 
 /// Settings of every SQLite connection. `synchronous=FULL`: an answered write survives a power cut. A checkpoint at 3,000
 /// pages (12 MB): more often costs a busy store a tenth of its rate, less often makes its stalls longer.
@@ -11,12 +11,55 @@ pub(super) const SQLITE_PRAGMAS: &str = "
     PRAGMA wal_autocheckpoint = 3000;
 ";
 
+/// Settings of every PostgreSQL connection. A server that is stopped in the middle of a transaction loses it, and with it
+/// the rows that it holds; nobody waits for a row without end.
+pub(super) const POSTGRES_SETTINGS: &str = "
+    SET idle_in_transaction_session_timeout = '10s';
+    SET lock_timeout = '10s';
+    SET statement_timeout = '60s';
+";
+
+/// Begins a transaction of PostgreSQL that writes.
+pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
+
+/// Begins one that is shared by several closures. Two of them may hold rows that the other waits for: they give up soon,
+/// long before the database looks for such a thing (after a second), and their closures run one by one.
+pub(super) const BEGIN_GROUP: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '50ms'";
+
+/// Begins one that only reads, on a snapshot.
+pub(super) const BEGIN_READ: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+
+/// Takes the schema of a PostgreSQL database for this transaction, and makes the table of its version. The number stands
+/// for nothing else.
+pub(super) const LOCK_SCHEMA: &str = "
+    SELECT pg_advisory_xact_lock(7420);
+    CREATE TABLE IF NOT EXISTS schema_version (version BIGINT NOT NULL);
+";
+
+/// See [`super::Tx::skip_locked`].
+pub(super) const SKIP_LOCKED: &str = " FOR UPDATE SKIP LOCKED";
+
+/// See [`super::Tx::lock`].
+pub(super) fn lock(rows: &str) -> String {
+    format!("SELECT 1 FROM {rows} FOR UPDATE")
+}
+
+/// See [`super::Tx::lock_table`].
+pub(super) fn lock_table(table: &str) -> String {
+    format!("LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE")
+}
+
 /// Statements are written with `$1`; SQLite numbers such names by their first appearance, but `?1` by its number.
 pub(super) fn placeholders(sql: &str) -> String {
     sql.replace('$', "?")
 }
 
 /// The schema is written with PostgreSQL's types; a STRICT table of SQLite knows others.
-pub(super) fn ddl(sql: &str) -> String {
+pub(super) fn sqlite_ddl(sql: &str) -> String {
     sql.replace("BIGINT", "INTEGER").replace("BYTEA", "BLOB").replace("\n);", "\n) STRICT;")
+}
+
+/// Texts are compared by their bytes, as SQLite does: ids sort by their time in no other order.
+pub(super) fn postgres_ddl(sql: &str) -> String {
+    sql.replace(" TEXT", " TEXT COLLATE \"C\"")
 }

@@ -2,11 +2,11 @@
 
 use rusqlite::{Connection, TransactionBehavior};
 
-use super::dialect;
+use super::{dialect, postgres::Session, value::Val};
 use crate::error::{Error, Result};
 
 /// Every migration in order; the n-th brings the store to version n.
-const MIGRATIONS: [&str; 5] = [
+const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0001_core.sql"),
     include_str!("migrations/0002_schedule.sql"),
     include_str!("migrations/0003_policy.sql"),
@@ -14,24 +14,46 @@ const MIGRATIONS: [&str; 5] = [
     include_str!("migrations/0005_webhooks.sql"),
 ];
 
-/// Brings the store to this program's version.
+/// Brings a store in SQLite to this program's version.
 ///
 /// # Errors
 /// When the store is newer than this program, or a statement fails; then nothing is changed.
-pub(super) fn run(connection: &mut Connection) -> Result<()> {
+pub(super) fn sqlite(connection: &mut Connection) -> Result<()> {
     let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let version: usize = tx.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0))? as usize;
-    if version > MIGRATIONS.len() {
-        return Err(Error::internal(format!(
-            "the store has version {version} and this program knows only up to {}; use the newer program",
-            MIGRATIONS.len()
-        )));
-    }
-    for migration in &MIGRATIONS[version..] {
-        tx.execute_batch(&dialect::ddl(migration))?;
+    let version = tx.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    for migration in missing(version)? {
+        tx.execute_batch(&dialect::sqlite_ddl(migration))?;
     }
     tx.pragma_update(None, "user_version", MIGRATIONS.len() as i64)?;
     Ok(tx.commit()?)
+}
+
+/// The same in PostgreSQL. Of several servers that start at once one does it and the others wait for it.
+///
+/// # Errors
+/// The same.
+pub(super) fn postgres(session: &mut Session) -> Result<()> {
+    session.begin(dialect::BEGIN);
+    session.batch(dialect::LOCK_SCHEMA)?;
+    let stored = session.query("SELECT version FROM schema_version", &[])?;
+    let version = stored.first().map(|row| row.try_get(0)).transpose()?;
+    for migration in missing(version.unwrap_or(0))? {
+        session.batch(&dialect::postgres_ddl(migration))?;
+    }
+    let number = MIGRATIONS.len() as i64;
+    session.execute("DELETE FROM schema_version", &[])?;
+    session.execute("INSERT INTO schema_version (version) VALUES ($1)", &[Val::Int(number)])?;
+    session.commit().map_err(|(_, error)| error)
+}
+
+/// What a store of this version has not seen yet.
+fn missing(version: i64) -> Result<&'static [&'static str]> {
+    let known = MIGRATIONS.len();
+    MIGRATIONS.get(version as usize..).ok_or_else(|| {
+        Error::internal(format!(
+            "the store has version {version} and this program knows only up to {known}; use the newer program"
+        ))
+    })
 }
 
 #[cfg(test)]
@@ -41,9 +63,9 @@ mod tests {
     #[test]
     fn migrating_twice_changes_nothing_and_a_newer_store_is_refused() {
         let mut connection = Connection::open_in_memory().unwrap();
-        run(&mut connection).unwrap();
-        run(&mut connection).unwrap();
+        sqlite(&mut connection).unwrap();
+        sqlite(&mut connection).unwrap();
         connection.pragma_update(None, "user_version", 99).unwrap();
-        assert!(run(&mut connection).unwrap_err().to_string().contains("newer"));
+        assert!(sqlite(&mut connection).unwrap_err().to_string().contains("newer"));
     }
 }

@@ -1,6 +1,6 @@
 //! Builds the SELECT of a list: fixed conditions, filters that were asked for, and a page.
 
-use super::{Row, Tx, Val};
+use super::{Row, Tx, Val, value::Owned};
 use crate::{
     error::Result,
     page::{Order, Paging},
@@ -9,18 +9,13 @@ use crate::{
 /// A SELECT that grows by the filters that a caller asked for.
 pub struct Select {
     sql: String,
-    params: Vec<Param>,
-}
-
-enum Param {
-    Int(i64),
-    Text(String),
+    params: Vec<Owned>,
 }
 
 impl Select {
     /// A SELECT up to and with its first condition; `owner`, mostly a workspace, is `$1`.
     pub fn new(sql: &str, owner: impl AsRef<str>) -> Self {
-        Self { sql: sql.to_owned(), params: vec![Param::Text(owner.as_ref().to_owned())] }
+        Self { sql: sql.to_owned(), params: vec![Owned::Text(owner.as_ref().to_owned())] }
     }
 
     /// A SELECT up to and with its first condition, which has no parameter: over every workspace.
@@ -39,14 +34,14 @@ impl Select {
     /// Adds `condition`, which ends before its parameter: `"agent_id ="`.
     pub fn text(&mut self, condition: &str, value: Option<impl AsRef<str>>) {
         if let Some(value) = value {
-            self.push(condition, Param::Text(value.as_ref().to_owned()));
+            self.push(condition, Owned::Text(value.as_ref().to_owned()));
         }
     }
 
     /// Adds `condition`, which ends before its parameter: `"agent_version ="`.
     pub fn int(&mut self, condition: &str, value: Option<i64>) {
         if let Some(value) = value {
-            self.push(condition, Param::Int(value));
+            self.push(condition, Owned::Int(value));
         }
     }
 
@@ -58,10 +53,10 @@ impl Select {
         let first = self.params.len() + 1;
         let places: Vec<String> = (first..first + values.len()).map(|i| format!("${i}")).collect();
         self.sql += &format!(" AND {column} IN ({})", places.join(", "));
-        self.params.extend(values.iter().map(|value| Param::Text((*value).to_owned())));
+        self.params.extend(values.iter().map(|value| Owned::Text((*value).to_owned())));
     }
 
-    fn push(&mut self, condition: &str, param: Param) {
+    fn push(&mut self, condition: &str, param: Owned) {
         self.params.push(param);
         self.sql += &format!(" AND {condition} ${}", self.params.len());
     }
@@ -91,7 +86,7 @@ impl Select {
             Order::Asc => (">", "ASC"),
             Order::Desc => ("<", "DESC"),
         };
-        let mut params: Vec<Val<'_>> = self.params.iter().map(Param::val).collect();
+        let mut params: Vec<Val<'_>> = self.params.iter().map(Owned::val).collect();
         let mut sql = self.sql.clone();
         if let Some(after) = after {
             params.push(after);
@@ -100,14 +95,5 @@ impl Select {
         params.push(Val::Int(limit));
         sql += &format!(" ORDER BY {key} {direction} LIMIT ${}", params.len());
         tx.all(&sql, &params, map)
-    }
-}
-
-impl Param {
-    fn val(&self) -> Val<'_> {
-        match self {
-            Self::Int(number) => Val::Int(*number),
-            Self::Text(text) => Val::Text(text),
-        }
     }
 }

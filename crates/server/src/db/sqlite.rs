@@ -3,45 +3,24 @@
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    thread::JoinHandle,
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use rota_api::Time;
 use rusqlite::{Connection, OpenFlags, config::DbConfig};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::mpsc;
 
-use super::{Notice, Publish, Row, Tx, Val, dialect, migrate};
+use super::{Db, Notice, Publish, Row, Store, Tx, Val, Writer, dialect, job::Job, migrate};
 use crate::{
     clock::Clock,
     error::{Error, Result},
     limits,
 };
 
-/// A store. Cheap to clone.
-#[derive(Clone)]
-pub struct Db {
-    queue: mpsc::Sender<Box<dyn Job>>,
-    shared: Arc<Shared>,
-}
-
-struct Shared {
-    clock: Clock,
-    readers: Mutex<Vec<Connection>>,
-    reading: Arc<Semaphore>,
+/// The connections that only read.
+pub(super) struct Readers {
+    // One for each permit of `Db::read`.
+    idle: Mutex<Vec<Connection>>,
     lookup: Mutex<Connection>,
-}
-
-/// Ends when every [`Db`] of its store is dropped and what was queued is committed.
-pub struct Writer(JoinHandle<()>);
-
-impl Writer {
-    /// Waits until the writer has ended.
-    pub fn join(self) {
-        if self.0.join().is_err() {
-            tracing::error!("the writer thread panicked");
-        }
-    }
 }
 
 impl Db {
@@ -50,67 +29,35 @@ impl Db {
     pub fn open(folder: &Path, clock: Clock, publish: Publish) -> Result<(Self, Writer)> {
         let path = folder.join("rota.db");
         let mut writer = connect(&path, OpenFlags::default())?;
-        migrate::run(&mut writer)?;
-        let readers = (0..limits::READ_CONNECTIONS).map(|_| connect(&path, read_only())).collect::<Result<_>>()?;
+        migrate::sqlite(&mut writer)?;
+        let idle = (0..limits::READ_CONNECTIONS).map(|_| connect(&path, read_only())).collect::<Result<_>>()?;
+        let readers = Readers { idle: Mutex::new(idle), lookup: Mutex::new(connect(&path, read_only())?) };
         let (queue, waiting) = mpsc::channel(limits::WRITE_QUEUE);
-        let shared = Arc::new(Shared {
-            clock: clock.clone(),
-            readers: Mutex::new(readers),
-            reading: Arc::new(Semaphore::new(limits::READ_CONNECTIONS)),
-            lookup: Mutex::new(connect(&path, read_only())?),
-        });
         let thread = std::thread::Builder::new().name("rota-writer".to_owned());
-        let handle = thread.spawn(move || write_loop(&writer, waiting, &clock, &publish)).map_err(Error::internal)?;
-        Ok((Self { queue, shared }, Writer(handle)))
+        let time = clock.clone();
+        let thread = thread.spawn(move || write_loop(&writer, waiting, &time, &publish)).map_err(Error::internal)?;
+        Ok((Self::new(queue, clock, Store::Sqlite(readers.into())), Writer(vec![thread])))
+    }
+}
+
+impl Readers {
+    /// Runs `f` on a snapshot.
+    pub(super) fn read<T>(&self, clock: &Clock, f: &impl Fn(&mut Tx<'_>) -> Result<T>) -> Result<T> {
+        let connection = lock(&self.idle).pop().expect("a permit stands for a connection");
+        let result = catch_unwind(AssertUnwindSafe(|| snapshot(&connection, clock, f)));
+        lock(&self.idle).push(connection);
+        result.unwrap_or_else(|_| Err(Error::internal("a read panicked")))
     }
 
-    /// Runs `f` in a transaction and returns once it is durable. When `f` fails or panics, nothing of it remains.
-    pub async fn write<T, F>(&self, f: F) -> Result<T>
-    where
-        F: Fn(&mut Tx<'_>) -> Result<T> + Send + 'static,
-        T: Send + 'static,
-    {
-        let (answer, answered) = oneshot::channel();
-        let job = Box::new(Write { f, outcome: None, answer });
-        self.queue.send(job).await.map_err(|_| Error::Stopping)?;
-        answered.await.map_err(|_| Error::Stopping)?
-    }
-
-    /// Runs `f` on a snapshot, on a thread for blocking work.
-    pub async fn read<T, F>(&self, f: F) -> Result<T>
-    where
-        F: Fn(&mut Tx<'_>) -> Result<T> + Send + 'static,
-        T: Send + 'static,
-    {
-        let permit = self.shared.reading.clone().acquire_owned().await.expect("the semaphore is never closed");
-        let shared = self.shared.clone();
-        let reading = tokio::task::spawn_blocking(move || {
-            let connection = lock(&shared.readers).pop().expect("a permit stands for a connection");
-            let result = catch_unwind(AssertUnwindSafe(|| snapshot(&connection, &shared.clock, &f)));
-            lock(&shared.readers).push(connection);
-            // Not before: a caller that gives up leaves the read running, and the connection with it.
-            drop(permit);
-            result.unwrap_or_else(|_| Err(Error::internal("a read panicked")))
-        });
-        reading.await.map_err(|_| Error::Stopping)?
-    }
-
-    /// Runs one statement that reads one indexed row, and maps it: cheaper than [`Db::read`], for what every request
-    /// and every turn of a worker asks. `None` when there is no row.
-    #[allow(clippy::unused_async, reason = "a database that is another process answers later")]
-    pub async fn lookup<T>(
+    /// The first row of a statement, on the calling thread: it takes microseconds.
+    pub(super) fn lookup<T>(
         &self,
+        clock: &Clock,
         sql: &str,
         params: &[Val<'_>],
         map: impl Fn(&Row<'_>) -> Result<T>,
     ) -> Result<Option<T>> {
-        let connection = lock(&self.shared.lookup);
-        Tx::new(&connection, &self.shared.clock).one(sql, params, map)
-    }
-
-    /// The time, as a transaction that begins now sees it.
-    pub fn now(&self) -> Time {
-        self.shared.clock.now()
+        Tx::sqlite(&lock(&self.lookup), clock).one(sql, params, map)
     }
 }
 
@@ -136,7 +83,7 @@ fn connect(path: &PathBuf, flags: OpenFlags) -> Result<Connection> {
 /// All statements of `f` see the same state.
 fn snapshot<T>(connection: &Connection, clock: &Clock, f: &impl Fn(&mut Tx<'_>) -> Result<T>) -> Result<T> {
     run(connection, "BEGIN")?;
-    let result = f(&mut Tx::new(connection, clock));
+    let result = f(&mut Tx::sqlite(connection, clock));
     run(connection, "COMMIT")?;
     result
 }
@@ -144,38 +91,6 @@ fn snapshot<T>(connection: &Connection, clock: &Clock, f: &impl Fn(&mut Tx<'_>) 
 fn run(connection: &Connection, sql: &str) -> Result<()> {
     connection.prepare_cached(sql)?.execute([])?;
     Ok(())
-}
-
-/// A write that waits for its turn.
-trait Job: Send {
-    /// Runs the closure. Whether it succeeded; then its notices are in `tx`.
-    fn run(&mut self, tx: &mut Tx<'_>) -> bool;
-    /// Answers the caller after the commit, or with the error that prevented it.
-    fn answer(self: Box<Self>, committed: Result<()>);
-}
-
-struct Write<T, F> {
-    f: F,
-    outcome: Option<Result<T>>,
-    answer: oneshot::Sender<Result<T>>,
-}
-
-impl<T: Send, F: Fn(&mut Tx<'_>) -> Result<T> + Send> Job for Write<T, F> {
-    fn run(&mut self, tx: &mut Tx<'_>) -> bool {
-        let result = catch_unwind(AssertUnwindSafe(|| (self.f)(tx)));
-        let outcome = self.outcome.insert(result.unwrap_or_else(|_| Err(Error::internal("a write panicked"))));
-        outcome.is_ok()
-    }
-
-    fn answer(self: Box<Self>, committed: Result<()>) {
-        let outcome = match (committed, self.outcome) {
-            (Ok(()), Some(outcome)) => outcome,
-            (Err(error), _) => Err(error),
-            (Ok(()), None) => Err(Error::internal("a write was not run")),
-        };
-        // A caller that has gone away does not want the answer; its write counts all the same.
-        drop(self.answer.send(outcome));
-    }
 }
 
 fn write_loop(connection: &Connection, mut waiting: mpsc::Receiver<Box<dyn Job>>, clock: &Clock, publish: &Publish) {
@@ -224,7 +139,7 @@ fn run_together(connection: &Connection, clock: &Clock, group: &mut [Box<dyn Job
     let mut notices = Vec::new();
     for job in group {
         let changes = connection.total_changes();
-        let mut tx = Tx::new(connection, clock);
+        let mut tx = Tx::sqlite(connection, clock);
         if job.run(&mut tx) {
             notices.append(&mut tx.notices);
         } else if connection.total_changes() != changes || connection.is_autocommit() {
@@ -240,7 +155,7 @@ fn run_apart(connection: &Connection, clock: &Clock, group: &mut [Box<dyn Job>])
     let mut notices = Vec::new();
     for job in group {
         run(connection, "SAVEPOINT job")?;
-        let mut tx = Tx::new(connection, clock);
+        let mut tx = Tx::sqlite(connection, clock);
         if job.run(&mut tx) {
             notices.append(&mut tx.notices);
         } else {
@@ -269,7 +184,7 @@ fn end_if_the_disk_failed(error: &Error) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc as std_mpsc;
+    use std::sync::{Arc, mpsc as std_mpsc};
 
     use super::*;
     use crate::db::vals;

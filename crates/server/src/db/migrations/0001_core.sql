@@ -123,7 +123,8 @@ CREATE INDEX idempotency_keys_age ON idempotency_keys (created_at);
 
 -- agent is NULL while the session runs its agent's version as it is. next_seq numbers the session's log, next_input what waits. runnable_at
 -- is when a runner should take the session up; NULL when there is nothing to do. waiting_on lists the events that the
--- client must answer before the session goes on.
+-- client must answer before the session goes on. home is the server that has the files of the session's sandbox; NULL while
+-- it has none.
 CREATE TABLE sessions (
     id TEXT NOT NULL,
     workspace_id TEXT NOT NULL,
@@ -148,6 +149,7 @@ CREATE TABLE sessions (
     lease_owner TEXT,
     lease_epoch BIGINT NOT NULL,
     lease_expires_at BIGINT,
+    home TEXT,
     created_at BIGINT NOT NULL,
     updated_at BIGINT NOT NULL,
     archived_at BIGINT,
@@ -174,4 +176,10 @@ CREATE TABLE session_inputs (
     type TEXT NOT NULL,
     body TEXT NOT NULL,
     UNIQUE (session_id, place)
+);
+
+-- The servers that run sessions. Until alive_until, sessions stay with the one that has their files.
+CREATE TABLE nodes (
+    id TEXT NOT NULL UNIQUE,
+    alive_until BIGINT NOT NULL
 );

@@ -1,0 +1,57 @@
+//! The store of a test: SQLite in its folder, or a database of its own on the server that `ROTA_TEST_DATABASE` names.
+
+use std::{
+    sync::atomic::{AtomicU32, Ordering},
+    thread,
+};
+
+use rota_server::config::DatabaseUrl;
+use tokio_postgres::NoTls;
+
+/// The variable that names a PostgreSQL server, without a database: `tests/with-postgres` sets it.
+const SERVER: &str = "ROTA_TEST_DATABASE";
+
+/// A database that is dropped with this.
+pub struct Database {
+    server: String,
+    name: String,
+}
+
+impl Database {
+    /// An empty database. `None` when tests run on SQLite.
+    pub fn create() -> Option<Self> {
+        static CREATED: AtomicU32 = AtomicU32::new(0);
+        let server = std::env::var(SERVER).ok()?;
+        let name = format!("rota_{}_{}", std::process::id(), CREATED.fetch_add(1, Ordering::Relaxed));
+        let database = Self { server, name };
+        database.administer(format!("CREATE DATABASE {}", database.name));
+        Some(database)
+    }
+
+    /// Where it is.
+    pub fn url(&self) -> DatabaseUrl {
+        DatabaseUrl(format!("{}/{}", self.server, self.name))
+    }
+
+    /// Runs a statement, on a thread of its own: a drop cannot wait in the runtime of a test.
+    fn administer(&self, sql: String) {
+        let url = format!("{}/postgres", self.server);
+        let running = thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let (client, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
+                tokio::select! {
+                    ran = client.batch_execute(&sql) => ran.unwrap(),
+                    lost = connection => panic!("{lost:?}"),
+                }
+            });
+        });
+        running.join().unwrap();
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        self.administer(format!("DROP DATABASE {} WITH (FORCE)", self.name));
+    }
+}

@@ -1,0 +1,49 @@
+//! A write that waits for its turn: a closure, and who waits for its answer.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use tokio::sync::oneshot;
+
+use super::Tx;
+use crate::error::{Error, Result};
+
+/// A closure to run in a transaction, as often as it takes until one is committed.
+pub(super) trait Job: Send {
+    /// Runs the closure. Whether it succeeded; then its notices are in `tx`.
+    fn run(&mut self, tx: &mut Tx<'_>) -> bool;
+    /// Answers the caller after the commit, or with the error that prevented it.
+    fn answer(self: Box<Self>, committed: Result<()>);
+}
+
+/// A job of which `T` is the answer.
+pub(super) struct Write<T, F> {
+    f: F,
+    outcome: Option<Result<T>>,
+    answer: oneshot::Sender<Result<T>>,
+}
+
+impl<T, F> Write<T, F> {
+    /// A job that runs `f`, and where its answer will be.
+    pub(super) fn new(f: F) -> (Self, oneshot::Receiver<Result<T>>) {
+        let (answer, answered) = oneshot::channel();
+        (Self { f, outcome: None, answer }, answered)
+    }
+}
+
+impl<T: Send, F: Fn(&mut Tx<'_>) -> Result<T> + Send> Job for Write<T, F> {
+    fn run(&mut self, tx: &mut Tx<'_>) -> bool {
+        let result = catch_unwind(AssertUnwindSafe(|| (self.f)(tx)));
+        let outcome = self.outcome.insert(result.unwrap_or_else(|_| Err(Error::internal("a write panicked"))));
+        outcome.is_ok()
+    }
+
+    fn answer(self: Box<Self>, committed: Result<()>) {
+        let outcome = match (committed, self.outcome) {
+            (Ok(()), Some(outcome)) => outcome,
+            (Err(error), _) => Err(error),
+            (Ok(()), None) => Err(Error::internal("a write was not run")),
+        };
+        // A caller that has gone away does not want the answer; its write counts all the same.
+        drop(self.answer.send(outcome));
+    }
+}

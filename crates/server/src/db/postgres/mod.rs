@@ -1,0 +1,59 @@
+//! PostgreSQL: a few writers that each commit in groups, a pool of connections that only read, one for look-ups, and one
+//! on which servers tell each other what has changed.
+
+mod connect;
+mod hints;
+mod lookup;
+mod parameters;
+mod reader;
+mod session;
+mod writer;
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::{Mutex, mpsc};
+
+use super::{Db, Notice, Publish, Store, Writer, job::Job, migrate};
+use crate::{
+    clock::Clock,
+    config::DatabaseUrl,
+    error::{Error, Result},
+    limits,
+};
+
+use connect::Connector;
+pub(super) use lookup::Lookups;
+pub(super) use reader::Readers;
+pub use session::Session;
+
+impl Db {
+    /// Opens the store in a PostgreSQL database and brings its schema up to date. Every notice of a committed
+    /// transaction, of this server or of another one on the same database, goes to `publish`.
+    ///
+    /// # Errors
+    /// When the database cannot be reached, or is newer than this program.
+    pub async fn open_postgres(url: &DatabaseUrl, clock: Clock, publish: Publish) -> Result<(Self, Writer)> {
+        let connector = Connector::new(&url.0)?;
+        let migrating = connector.clone();
+        let migrated = tokio::task::spawn_blocking(move || migrate::postgres(&mut Session::open(&migrating)?));
+        migrated.await.map_err(Error::internal)??;
+        let publish: Arc<dyn Fn(&Notice) + Send + Sync> = publish.into();
+        let hints = hints::start(connector.clone(), publish.clone())?;
+        let (queue, waiting) = mpsc::channel::<Box<dyn Job>>(limits::WRITE_QUEUE);
+        let waiting = Arc::new(Mutex::new(waiting));
+        let threads = (0..limits::POSTGRES_WRITERS).map(|_| {
+            let writer = writer::Writer::new(connector.clone(), clock.clone(), publish.clone(), hints.clone());
+            let waiting = waiting.clone();
+            let thread = std::thread::Builder::new().name("rota-writer".to_owned());
+            thread.spawn(move || writer.run(&waiting)).map_err(Error::internal)
+        });
+        let threads = threads.collect::<Result<_>>()?;
+        let store = Store::Postgres(Readers::new(connector.clone()).into(), Lookups::new(connector).into());
+        Ok((Self::new(queue, clock, store), Writer(threads)))
+    }
+}
+
+/// How long to wait after the `tries`-th try.
+fn pause(tries: u32) -> Duration {
+    limits::DATABASE_RETRY_FIRST * 2_u32.pow(tries - 1)
+}

@@ -1,0 +1,130 @@
+//! A transaction, as a closure sees it.
+
+use rota_api::Time;
+
+use super::{
+    Notice, dialect,
+    postgres::Session,
+    value::{Row, Val},
+};
+use crate::{clock::Clock, error::Result};
+
+/// A transaction, as a closure sees it.
+pub struct Tx<'c> {
+    connection: Connection<'c>,
+    now: Time,
+    pub(super) notices: Vec<Notice>,
+}
+
+enum Connection<'c> {
+    Sqlite(&'c rusqlite::Connection),
+    Postgres(&'c mut Session),
+}
+
+impl<'c> Tx<'c> {
+    pub(super) fn sqlite(connection: &'c rusqlite::Connection, clock: &Clock) -> Self {
+        Self { connection: Connection::Sqlite(connection), now: clock.now(), notices: Vec::new() }
+    }
+
+    pub(super) fn postgres(session: &'c mut Session, clock: &Clock) -> Self {
+        Self { connection: Connection::Postgres(session), now: clock.now(), notices: Vec::new() }
+    }
+
+    /// The time of this transaction: one for all that it writes.
+    pub fn now(&self) -> Time {
+        self.now
+    }
+
+    /// Says something to the rest of the server when, and only when, this transaction has become durable.
+    pub fn after_commit(&mut self, notice: Notice) {
+        if !self.notices.contains(&notice) {
+            self.notices.push(notice);
+        }
+    }
+
+    /// Keeps rows from being changed by other transactions until this one ends: what is read after it stays true. To be
+    /// called before whatever is read to decide what to write.
+    ///
+    /// `rows` is a table and a condition: `"agents WHERE workspace_id = $1 AND id = $2"`. SQLite has one writer, which
+    /// is lock enough.
+    pub fn lock(&mut self, rows: &str, params: &[Val<'_>]) -> Result<()> {
+        match &mut self.connection {
+            Connection::Sqlite(_) => Ok(()),
+            Connection::Postgres(session) => session.send(&dialect::lock(rows), params),
+        }
+    }
+
+    /// Keeps other transactions from changing anything in a table until this one ends: for what must be there once and
+    /// has no row yet that could be locked.
+    pub fn lock_table(&mut self, table: &str) -> Result<()> {
+        match &mut self.connection {
+            Connection::Sqlite(_) => Ok(()),
+            Connection::Postgres(session) => session.send(&dialect::lock_table(table), &[]),
+        }
+    }
+
+    /// What ends a sub-select that takes rows for itself, so that two servers do not take the same ones: rows that
+    /// another transaction holds are left out, and the others are held until this one ends.
+    pub fn skip_locked(&self) -> &'static str {
+        match &self.connection {
+            Connection::Sqlite(_) => "",
+            Connection::Postgres(_) => dialect::SKIP_LOCKED,
+        }
+    }
+
+    /// Runs a statement that returns no rows. Returns how many rows it touched.
+    pub fn execute(&mut self, sql: &str, params: &[Val<'_>]) -> Result<usize> {
+        match &mut self.connection {
+            Connection::Sqlite(connection) => {
+                let mut statement = connection.prepare_cached(&dialect::placeholders(sql))?;
+                Ok(statement.execute(rusqlite::params_from_iter(params))?)
+            }
+            Connection::Postgres(session) => session.execute(sql, params),
+        }
+    }
+
+    /// Runs a statement whose count nobody needs, without waiting for the database to answer: where that is another
+    /// process, several statements then cost one round trip. An error shows with a later statement or the commit, and
+    /// undoes the transaction all the same.
+    pub fn send(&mut self, sql: &str, params: &[Val<'_>]) -> Result<()> {
+        match &mut self.connection {
+            Connection::Sqlite(_) => self.execute(sql, params).map(drop),
+            Connection::Postgres(session) => session.send(sql, params),
+        }
+    }
+
+    /// Runs a statement and maps its first row. `None` when there is none.
+    pub fn one<T>(&mut self, sql: &str, params: &[Val<'_>], map: impl Fn(&Row<'_>) -> Result<T>) -> Result<Option<T>> {
+        match &mut self.connection {
+            Connection::Sqlite(connection) => {
+                let mut statement = connection.prepare_cached(&dialect::placeholders(sql))?;
+                let mut rows = statement.query(rusqlite::params_from_iter(params))?;
+                let mapped = rows.next()?.map(|row| map(&Row::sqlite(row))).transpose()?;
+                // A statement that changes rows must run to its end, or only its first row is changed.
+                while rows.next()?.is_some() {}
+                Ok(mapped)
+            }
+            Connection::Postgres(session) => {
+                session.query(sql, params)?.first().map(|row| map(&Row::postgres(row))).transpose()
+            }
+        }
+    }
+
+    /// Runs a statement and maps all its rows.
+    pub fn all<T>(&mut self, sql: &str, params: &[Val<'_>], map: impl Fn(&Row<'_>) -> Result<T>) -> Result<Vec<T>> {
+        match &mut self.connection {
+            Connection::Sqlite(connection) => {
+                let mut statement = connection.prepare_cached(&dialect::placeholders(sql))?;
+                let mut rows = statement.query(rusqlite::params_from_iter(params))?;
+                let mut mapped = Vec::new();
+                while let Some(row) = rows.next()? {
+                    mapped.push(map(&Row::sqlite(row))?);
+                }
+                Ok(mapped)
+            }
+            Connection::Postgres(session) => {
+                session.query(sql, params)?.iter().map(|row| map(&Row::postgres(row))).collect()
+            }
+        }
+    }
+}
