@@ -32,7 +32,7 @@ pub struct Inner {
     pub metrics: PrometheusHandle,
     /// The organization's id, as it stands in every response.
     pub organization_header: HeaderValue,
-    /// The name under which this process holds leases; another one after each start.
+    /// The name of this server among those on the same store; it stays with the data folder.
     pub node: String,
     /// What runs beside requests.
     pub tasks: TaskTracker,

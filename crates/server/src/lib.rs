@@ -38,7 +38,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     app::{App, Inner},
     clock::Clock,
-    config::{Config, Role},
+    config::{Config, DatabaseUrl, Role},
     db::{Db, Writer},
     engine::Sandboxes,
     error::{Error, Result},
@@ -75,11 +75,19 @@ pub async fn serve(config: Config, clock: Clock) -> Result<Server> {
         let hub = hub.clone();
         Box::new(move |notice: &db::Notice| hub.publish(notice))
     };
-    let (db, writer) = Db::open(&config.data, clock.clone(), publish)?;
-    let (organization, first_key) = db.write(|tx| Ok((organization::id(tx)?, api_keys::first_key(tx)?))).await?;
-    db.write(|tx| {
-        engine::release_all(tx)?;
-        webhooks::release_all(tx)
+    let (db, writer) = open(&config, clock.clone(), publish).await?;
+    let (organization, first_key) = db
+        .write(|tx| {
+            tx.lock_table("organization")?;
+            Ok((organization::id(tx)?, api_keys::first_key(tx)?))
+        })
+        .await?;
+    let node = node(&config.data)?;
+    let (own, alone) = (node.clone(), config.database.is_none());
+    db.write(move |tx| {
+        engine::release_all_of(tx, &own)?;
+        // Claims of other servers run out by themselves.
+        if alone { webhooks::release_all(tx) } else { Ok(()) }
     })
     .await?;
     let sandboxes = Sandboxes::new(Embedded::new(sandbox_config(&config)).map_err(Error::internal)?);
@@ -89,7 +97,7 @@ pub async fn serve(config: Config, clock: Clock) -> Result<Server> {
     let address = listener.local_addr().map_err(Error::internal)?;
     let app = App::new(Inner {
         organization_header: HeaderValue::from_str(&organization).map_err(Error::internal)?,
-        node: format!("{}-{}", std::process::id(), clock.now().micros()),
+        node,
         metrics: telemetry::metrics(),
         tasks: TaskTracker::new(),
         stop: CancellationToken::new(),
@@ -100,11 +108,11 @@ pub async fn serve(config: Config, clock: Clock) -> Result<Server> {
         offer,
         sandboxes,
     });
+    if app.config.roles.has(Role::Scheduler) {
+        app.spawn(scheduler::tick::run(app.clone()));
+    }
     if app.config.roles.has(Role::Runner) {
         app.spawn(tidy_up(app.clone()));
-        if app.config.roles.has(Role::Scheduler) {
-            app.spawn(scheduler::tick::run(app.clone()));
-        }
         app.spawn(engine::run(app.clone()));
     }
     if app.config.roles.has(Role::Webhooks) {
@@ -114,15 +122,23 @@ pub async fn serve(config: Config, clock: Clock) -> Result<Server> {
     Ok(Server { address, first_key, app, writer, _lock: lock })
 }
 
-/// Opens the store of a data folder beside a server that may be using it: for the command line.
+async fn open(config: &Config, clock: Clock, publish: db::Publish) -> Result<(Db, Writer)> {
+    match &config.database {
+        Some(url) => Db::open_postgres(url, clock, publish).await,
+        None => Db::open(&config.data, clock, publish),
+    }
+}
+
+/// Opens a store beside the servers that may be using it: for the command line.
 ///
 /// # Errors
-/// When there is no such folder, or the store cannot be opened.
-pub fn open_store(data: &Path) -> Result<(Db, Writer)> {
-    if !data.is_dir() {
+/// When the store is in a data folder that does not exist, or cannot be opened.
+pub async fn open_store(data: &Path, database: Option<&DatabaseUrl>) -> Result<(Db, Writer)> {
+    if database.is_none() && !data.is_dir() {
         return Err(Error::invalid(format_args!("{} is not a folder; `rota serve --data` makes it", data.display())));
     }
-    Db::open(data, Clock::System, Box::new(|_| {}))
+    let config = Config { data: data.to_owned(), database: database.cloned(), ..Config::default() };
+    open(&config, Clock::System, Box::new(|_| {})).await
 }
 
 impl Server {
@@ -164,6 +180,21 @@ async fn lock(data: &Path) -> Result<File> {
     Err(Error::invalid(format_args!("another server is using the data folder {}", data.display())))
 }
 
+/// The name of the server with this data folder, made with the folder: sessions whose files are in it are this server's.
+fn node(data: &Path) -> Result<String> {
+    let path = data.join("node");
+    let cannot = |error| Error::internal(format!("cannot use {}: {error}", path.display()));
+    match fs::read_to_string(&path) {
+        Ok(name) if !name.is_empty() => Ok(name.trim().to_owned()),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(cannot(error)),
+        _ => {
+            let name = random::uuid()?;
+            fs::write(&path, format!("{name}\n")).map_err(cannot)?;
+            Ok(name)
+        }
+    }
+}
+
 /// Nobody but the owner reads the store.
 fn private(folder: &Path) -> std::io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
@@ -184,22 +215,26 @@ fn sandbox_config(config: &Config) -> rota_sandbox::Config {
     sandbox
 }
 
-/// Ends what an earlier process left running, and deletes the files of sessions that are gone: once at the start, then
-/// whenever a session is deleted.
+/// Ends what an earlier process left running, and deletes the files of sessions that are gone or have moved to another
+/// server: all of them at the start and then from time to time, one when its session is deleted.
 async fn tidy_up(app: App) {
     if let Err(error) = app.sandboxes.backend().sweep().await {
         tracing::error!(%error, "sandboxes of an earlier run could not be ended");
     }
-    if let Err(error) = remove_orphans(&app).await {
-        tracing::error!(%error, "files of deleted sessions could not be looked for");
-    }
+    let mut orphans = tokio::time::interval(limits::ORPHANS_EVERY);
     loop {
-        let deleted = tokio::select! {
-            deleted = app.hub.deleted() => deleted,
+        tokio::select! {
+            deleted = app.hub.deleted() => {
+                for session in deleted {
+                    app.sandboxes.remove(session.as_ref()).await;
+                }
+            }
+            _ = orphans.tick() => {
+                if let Err(error) = remove_orphans(&app).await {
+                    tracing::error!(%error, "files of sessions that are gone could not be looked for");
+                }
+            }
             () = app.stopping() => return,
-        };
-        for session in deleted {
-            app.sandboxes.remove(session.as_ref()).await;
         }
     }
 }
@@ -208,9 +243,9 @@ async fn remove_orphans(app: &App) -> Result<()> {
     let Ok(folders) = fs::read_dir(app.sandboxes.backend().sessions_dir()) else { return Ok(()) };
     let names: Vec<String> = folders.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
     for name in names {
-        let id = name.clone();
-        let known = app.db.read(move |tx| resources::sessions::exists(tx, &id)).await?;
-        if !known {
+        let (id, node) = (name.clone(), app.node.clone());
+        let lives_here = app.db.read(move |tx| resources::sessions::lives_on(tx, &id, &node)).await?;
+        if !lives_here {
             app.sandboxes.remove(&name).await;
         }
     }

@@ -17,6 +17,14 @@ pub async fn run(app: App) {
     if app.config.engine.concurrency == 0 {
         return;
     }
+    // Before the first session is taken up: its files will be here.
+    while let Err(error) = say_alive(&app).await {
+        tracing::error!(%error, "this server could not say that it is alive; it tries again before it runs sessions");
+        tokio::select! {
+            () = sleep(limits::RUNNER_POLL) => {}
+            () = app.stopping() => return,
+        }
+    }
     app.spawn(renew(app.clone()));
     app.spawn(tidy(app.clone()));
     loop {
@@ -51,11 +59,11 @@ pub async fn run(app: App) {
 }
 
 async fn claim(app: &App, count: i64) -> Result<Vec<Lease>> {
-    if app.is_stopping() || !lease::is_due(&app.db).await? {
+    if app.is_stopping() || !lease::is_due(&app.db, &app.node).await? {
         return Ok(Vec::new());
     }
-    let owner = app.node.clone();
-    app.db.write(move |tx| lease::claim(tx, &owner, count)).await
+    let node = app.node.clone();
+    app.db.write(move |tx| lease::claim(tx, &node, count)).await
 }
 
 async fn renew(app: App) {
@@ -64,11 +72,18 @@ async fn renew(app: App) {
             () = sleep(limits::LEASE_RENEW_EVERY) => {}
             () = app.stopping() => return,
         }
-        let owner = app.node.clone();
-        if let Err(error) = app.db.write(move |tx| lease::renew(tx, &owner)).await {
+        if let Err(error) = say_alive(&app).await {
             tracing::error!(%error, "the leases of this server could not be renewed");
         }
+        if let Err(error) = app.db.write(lease::forget_gone).await {
+            tracing::error!(%error, "servers that are gone could not be forgotten");
+        }
     }
+}
+
+async fn say_alive(app: &App) -> Result<()> {
+    let node = app.node.clone();
+    app.db.write(move |tx| lease::renew(tx, &node)).await
 }
 
 async fn tidy(app: App) {
@@ -87,7 +102,10 @@ async fn drive(app: &App, lease: Lease) {
     };
     match left {
         Ok(()) => {}
-        Err(Left::Lost) => tracing::info!(session_id = %lease.session, "another runner has the session"),
+        Err(Left::Lost) => {
+            tracing::info!(session_id = %lease.session, "another runner has the session");
+            end_sandbox(app, &lease).await;
+        }
         Err(Left::Failed(error)) => {
             tracing::error!(session_id = %lease.session, %error, "a session could not be run on; it is taken up again");
             sleep(Duration::from_secs(1)).await;
@@ -96,5 +114,15 @@ async fn drive(app: &App, lease: Lease) {
     // Does nothing when the session has come to rest, or is another runner's.
     if let Err(error) = app.db.write(move |tx| lease::release(tx, &lease)).await {
         tracing::debug!(%error, "a lease was not released; it ends by itself");
+    }
+}
+
+/// What a session left running here ends when another server has it.
+async fn end_sandbox(app: &App, lease: &Lease) {
+    let (lost, node) = (lease.clone(), app.node.clone());
+    match app.db.read(move |tx| lease::is_elsewhere(tx, &lost, &node)).await {
+        Ok(true) => app.sandboxes.backend().stop(lease.session.as_ref()).await,
+        Ok(false) => {}
+        Err(error) => tracing::error!(session_id = %lease.session, %error, "a lost session's sandbox may still run"),
     }
 }

@@ -14,5 +14,5 @@ mod step;
 mod tools;
 
 pub use drive::run;
-pub use lease::release_all;
+pub use lease::release_all_of;
 pub use sandboxes::Sandboxes;

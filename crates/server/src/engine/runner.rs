@@ -42,6 +42,19 @@ pub(super) struct Runner<'a> {
     pub(super) watcher: Watcher,
     /// Whether a runner before this one ended in the middle of the turn.
     recovering: bool,
+    /// Where the session's files are.
+    files: Files,
+}
+
+/// Where the files of a session are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Files {
+    /// No sandbox was opened yet.
+    Nowhere,
+    /// On this server.
+    Here,
+    /// On a server that is gone.
+    Lost,
 }
 
 impl<'a> Runner<'a> {
@@ -50,7 +63,12 @@ impl<'a> Runner<'a> {
         let (agent, self_hosted) = app.db.read(move |tx| load(tx, &inner)).await?;
         let watcher = app.hub.watch(&lease.session);
         let state = State::default();
-        let mut runner = Self { app, lease, agent, self_hosted, state, watcher, recovering: false };
+        let files = match &lease.home {
+            None => Files::Nowhere,
+            Some(home) if *home == app.node => Files::Here,
+            Some(_) => Files::Lost,
+        };
+        let mut runner = Self { app, lease, agent, self_hosted, state, watcher, recovering: false, files };
         let mut beside = runner.catch_up().await?;
         runner.recovering = runner.state.running;
         loop {
@@ -96,8 +114,12 @@ impl<'a> Runner<'a> {
             }
             Action::Close(calls) => {
                 let mut work = self.begin();
+                let moved = self.files == Files::Lost;
+                if moved && calls.iter().any(|(_, closing)| matches!(closing, Closing::Unknown)) {
+                    self.settle(&mut work);
+                }
                 for (id, closing) in calls {
-                    let body = closing_result(&id, closing);
+                    let body = closing_result(&id, closing, moved);
                     work.events.push(self.event(body));
                 }
                 self.perform(work).await
@@ -174,6 +196,18 @@ impl<'a> Runner<'a> {
             Err(problem) => return self.record(tools::result(&call, &problem, true)).await,
             Ok(Some(tool)) => tool,
         };
+        if self.files != Files::Here {
+            let mut work = Step::default();
+            if self.files == Files::Lost {
+                work.events.push(self.event(tools::result(&call, MOVED, true)));
+            }
+            self.settle(&mut work);
+            let told = !work.events.is_empty();
+            self.perform(work).await?;
+            if told {
+                return Ok(false);
+            }
+        }
         let ran = tokio::select! {
             ran = self.app.sandboxes.call(&self.lease.session, call.id.as_ref(), &tool) => Some(ran),
             () = interrupted(self.app, self.lease, &mut self.watcher) => None,
@@ -196,6 +230,12 @@ impl<'a> Runner<'a> {
                 self.die(SessionErrorType::UnknownError, error.to_string(), closed).await
             }
         }
+    }
+
+    /// Notes with a step that the session's files are here from now on.
+    fn settle(&mut self, work: &mut Step) {
+        work.home = Some(self.app.node.clone());
+        self.files = Files::Here;
     }
 
     async fn record(&self, body: EventBody) -> Result<bool, Left> {
@@ -267,10 +307,19 @@ pub(super) fn request_end(start: &EventId, is_error: bool, usage: Usage) -> Even
     }
 }
 
-fn closing_result(id: &EventId, closing: Closing) -> EventBody {
+/// What the agent reads instead of the result of its first call after a move.
+const MOVED: &str = "This call was not run. The session has moved to another server because the one that ran it is gone, and \
+    with it all files and processes: the sandbox is empty now. Set up again what you need.";
+
+fn closing_result(id: &EventId, closing: Closing, moved: bool) -> EventBody {
     let text = match closing {
         Closing::Denied(Some(message)) => format!("The user denied this call: {message}"),
         Closing::Denied(None) => "The user denied this call.".to_owned(),
+        Closing::Unknown if moved => {
+            "The server that ran this call is gone. Whether the call did anything outside the sandbox is unknown. The session \
+            has moved to another server; all files and processes are lost, and the sandbox is empty now."
+                .to_owned()
+        }
         Closing::Unknown => {
             "The server was restarted while this call may have been running. Whether it did anything is \
             unknown: look before you try again. Files are kept; processes and shell variables are gone."

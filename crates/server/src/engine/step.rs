@@ -59,6 +59,8 @@ pub(super) struct Step {
     pub(super) waiting: Option<Vec<Waiting>>,
     /// Sets the status to running after a pause.
     pub(super) resume: bool,
+    /// The server that has the session's files from now on, where that changes.
+    pub(super) home: Option<String>,
     /// The totals of the session, where they change.
     pub(super) usage: Option<SessionUsage>,
     /// Ends the turn, unless there is something to do by then.
@@ -109,11 +111,14 @@ fn write(tx: &mut Tx<'_>, lease: &Lease, usage: SessionUsage, work: &Step) -> Re
         sessions::set_waiting(tx, workspace, session, waiting)?;
     }
     if work.resume {
-        tx.execute(
+        tx.send(
             "UPDATE sessions SET status = 'running', running_since = coalesce(running_since, $3)
              WHERE workspace_id = $1 AND id = $2",
             vals![workspace, session, tx.now()],
         )?;
+    }
+    if let Some(home) = &work.home {
+        lease::settle(tx, lease, home)?;
     }
     let usage = work.usage.unwrap_or(usage);
     if work.usage.is_some() {
@@ -130,22 +135,20 @@ fn write(tx: &mut Tx<'_>, lease: &Lease, usage: SessionUsage, work: &Step) -> Re
 }
 
 fn set_usage(tx: &mut Tx<'_>, lease: &Lease, usage: SessionUsage) -> Result<()> {
-    tx.execute(
+    tx.send(
         "UPDATE sessions SET usage = $3 WHERE workspace_id = $1 AND id = $2",
         vals![&lease.workspace, &lease.session, &serde_json::to_string(&usage)?],
-    )?;
-    Ok(())
+    )
 }
 
 /// Gives the session back until a retry is due.
 fn pause(tx: &mut Tx<'_>, lease: &Lease, micros: i64) -> Result<()> {
-    tx.execute(
+    tx.send(
         "UPDATE sessions SET status = 'rescheduling', runnable_at = $3, lease_owner = NULL, lease_expires_at = NULL,
              active_micros = active_micros + coalesce($4 - running_since, 0), running_since = NULL
          WHERE workspace_id = $1 AND id = $2",
         vals![&lease.workspace, &lease.session, tx.now().plus_micros(micros), tx.now()],
-    )?;
-    Ok(())
+    )
 }
 
 /// Brings the session to rest, unless the client has sent something in the meantime that changes what comes next.

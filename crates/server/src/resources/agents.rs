@@ -191,6 +191,11 @@ fn insert_version(tx: &mut Tx<'_>, id: &AgentId, version: i64, config: &AgentCon
     Ok(())
 }
 
+/// Keeps the agent `id` from being changed or archived until this transaction ends.
+pub fn lock(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<()> {
+    tx.lock("agents WHERE workspace_id = $1 AND id = $2", vals![workspace, id])
+}
+
 fn version_config(tx: &mut Tx<'_>, agent: &AgentReference) -> Result<AgentConfig> {
     let sql = "SELECT config FROM agent_versions WHERE agent_id = $1 AND version = $2";
     tx.one(sql, vals![&agent.id, agent.version], |row| row.json(0))?.ok_or_else(|| Error::reference("agent"))
@@ -213,6 +218,7 @@ fn find(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, version: Option<i64>
 }
 
 fn set(tx: &mut Tx<'_>, offer: &Offer, workspace: &WorkspaceId, id: &str, body: &Body) -> Result<Agent> {
+    lock(tx, workspace, id)?;
     let stored = get(tx, workspace, id, None)?;
     if stored.archived_at.is_some() {
         return Err(archived());

@@ -70,6 +70,7 @@ pub struct Deleted {
 }
 
 fn insert(tx: &mut Tx<'_>, workspace: &WorkspaceId, fields: &EnvironmentFields) -> Result<Environment> {
+    lock_names(tx, workspace)?;
     let now = tx.now();
     let id = EnvironmentId::new(now);
     let inserted = tx.execute(
@@ -92,6 +93,11 @@ fn insert(tx: &mut Tx<'_>, workspace: &WorkspaceId, fields: &EnvironmentFields) 
     get(tx, workspace, id.as_ref())
 }
 
+/// Whoever takes a name does it alone in the workspace.
+fn lock_names(tx: &mut Tx<'_>, workspace: &WorkspaceId) -> Result<()> {
+    tx.lock("workspaces WHERE id = $1", vals![workspace])
+}
+
 fn name_taken(name: &str) -> Error {
     Error::Conflict(format!("An environment named \"{name}\" already exists in this workspace."))
 }
@@ -106,6 +112,8 @@ pub fn get(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Environ
 }
 
 fn set(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, body: &Body) -> Result<Environment> {
+    lock_names(tx, workspace)?;
+    tx.lock("environments WHERE workspace_id = $1 AND id = $2", vals![workspace, id])?;
     let stored = get(tx, workspace, id)?;
     if stored.archived_at.is_some() {
         return Err(Error::Rejected {

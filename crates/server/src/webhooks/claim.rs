@@ -58,10 +58,11 @@ pub(super) fn claim(tx: &mut Tx<'_>, endpoint: &WebhookEndpointId, count: i64, u
         return Ok(Vec::new());
     };
     let sql = format!(
-        "UPDATE webhook_deliveries SET due_at = $3, claimed_at = $2, attempted_at = $2, attempts = attempts + 1
-         WHERE endpoint_id = $1 AND event_id IN (
+        "WITH due AS MATERIALIZED (
              SELECT event_id FROM webhook_deliveries WHERE endpoint_id = $1 AND due_at <= $2
-             ORDER BY due_at LIMIT $4 {})
+             ORDER BY due_at LIMIT $4{})
+         UPDATE webhook_deliveries SET due_at = $3, claimed_at = $2, attempted_at = $2, attempts = attempts + 1
+         WHERE endpoint_id = $1 AND event_id IN (SELECT event_id FROM due)
          RETURNING event_id, attempts, attempts - replayed_after, payload",
         tx.skip_locked()
     );

@@ -60,8 +60,9 @@ pub fn fire(
     trigger: Trigger<'_>,
 ) -> Result<DeploymentRun> {
     let target = Target::find(tx, workspace, id)?.ok_or_else(|| Error::not_found("Deployment", id))?;
+    let run_id = RunId::new(tx.now());
     let earlier = match trigger {
-        Trigger::Manual { key: Some(key) } => remembered(tx, workspace, id, key)?,
+        Trigger::Manual { key: Some(key) } => claim_key(tx, workspace, id, key, &run_id)?,
         Trigger::Manual { key: None } => None,
         Trigger::Schedule { scheduled_at } => deployment_runs::of_occurrence(tx, workspace, id, scheduled_at)?,
     };
@@ -75,11 +76,7 @@ pub fn fire(
         Ok(()) => Ok(start(tx, workspace, &target)?),
         Err(error) => Err(error),
     };
-    let run = record(tx, workspace, target.id, target.agent, trigger, started)?;
-    if let Trigger::Manual { key: Some(key) } = trigger {
-        remember(tx, id, key, &run.id)?;
-    }
-    Ok(run)
+    record(tx, workspace, run_id, target.id, target.agent, trigger, started)
 }
 
 /// Records that the occurrence `scheduled_at` failed for a reason that has no type of its own, and pauses the deployment.
@@ -94,7 +91,7 @@ pub(super) fn fail(
         return Ok(run);
     }
     let trigger = Trigger::Schedule { scheduled_at };
-    record(tx, workspace, id.clone(), agent.clone(), trigger, Err(unknown_error()))
+    record(tx, workspace, RunId::new(tx.now()), id.clone(), agent.clone(), trigger, Err(unknown_error()))
 }
 
 /// What a client is told of a failure that has no type of its own.
@@ -204,6 +201,7 @@ fn start(tx: &mut Tx<'_>, workspace: &WorkspaceId, target: &Target) -> Result<Se
 fn record(
     tx: &mut Tx<'_>,
     workspace: &WorkspaceId,
+    id: RunId,
     deployment_id: DeploymentId,
     agent: AgentReference,
     trigger: Trigger<'_>,
@@ -215,7 +213,7 @@ fn record(
     };
     let now = tx.now();
     let run = DeploymentRun {
-        id: RunId::new(now),
+        id,
         r#type: "deployment_run",
         deployment_id,
         agent,
@@ -256,27 +254,32 @@ fn settle(tx: &mut Tx<'_>, workspace: &WorkspaceId, run: &DeploymentRun) -> Resu
     Ok(())
 }
 
-/// The run that a caller's key stands for, while the key is remembered.
-fn remembered(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, key: &str) -> Result<Option<DeploymentRun>> {
-    let since = tx.now().plus_micros(-IDEMPOTENCY_MICROS);
-    let sql = "SELECT run_id FROM idempotency_keys WHERE deployment_id = $1 AND key = $2 AND created_at > $3";
-    match tx.one(sql, vals![id, key, since], |row| row.text(0))? {
-        Some(run) => deployment_runs::get(tx, workspace, &run).map(Some),
-        None => Ok(None),
-    }
-}
-
-fn remember(tx: &mut Tx<'_>, id: &str, key: &str, run: &RunId) -> Result<()> {
+/// The run that a caller's key stands for, while the key is remembered. Otherwise the key stands for `run` from now on, and
+/// whoever comes with the same key at the same moment waits here.
+fn claim_key(
+    tx: &mut Tx<'_>,
+    workspace: &WorkspaceId,
+    id: &str,
+    key: &str,
+    run: &RunId,
+) -> Result<Option<DeploymentRun>> {
     let now = tx.now();
-    tx.execute(
+    let forgotten = now.plus_micros(-IDEMPOTENCY_MICROS);
+    let claimed = tx.execute(
         "INSERT INTO idempotency_keys (deployment_id, key, run_id, created_at) VALUES ($1, $2, $3, $4)
-         ON CONFLICT (deployment_id, key) DO UPDATE SET run_id = $3, created_at = $4",
-        vals![id, key, run, now],
+         ON CONFLICT (deployment_id, key) DO UPDATE SET run_id = $3, created_at = $4
+             WHERE idempotency_keys.created_at <= $5",
+        vals![id, key, run, now, forgotten],
     )?;
-    tx.execute(
+    if claimed == 0 {
+        let sql = "SELECT run_id FROM idempotency_keys WHERE deployment_id = $1 AND key = $2";
+        let earlier = tx.one(sql, vals![id, key], |row| row.text(0))?;
+        return earlier.map(|earlier| deployment_runs::get(tx, workspace, &earlier)).transpose();
+    }
+    tx.send(
         "DELETE FROM idempotency_keys WHERE (deployment_id, key) IN (
              SELECT deployment_id, key FROM idempotency_keys WHERE created_at <= $1 ORDER BY created_at LIMIT $2)",
-        vals![now.plus_micros(-IDEMPOTENCY_MICROS), IDEMPOTENCY_PURGE],
+        vals![forgotten, IDEMPOTENCY_PURGE],
     )?;
-    Ok(())
+    Ok(None)
 }

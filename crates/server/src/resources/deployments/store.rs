@@ -38,11 +38,12 @@ pub fn get(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Deploym
     found.ok_or_else(|| Error::not_found("Deployment", id))
 }
 
-/// The same, when it can be changed.
+/// The same, to be changed in this transaction.
 ///
 /// # Errors
 /// 404 when there is none; 400 when it is archived.
 pub(super) fn get_open(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Deployment> {
+    tx.lock("deployments WHERE workspace_id = $1 AND id = $2", vals![workspace, id])?;
     let deployment = get(tx, workspace, id)?;
     if deployment.archived_at.is_some() { Err(archived()) } else { Ok(deployment) }
 }

@@ -2,6 +2,7 @@
 
 use rota_api::{
     Time,
+    agent::AgentChoice,
     decode::Patch,
     deployment::{Deployment, DeploymentFields, ScheduleFields, UpdateDeployment},
     environment::EnvironmentConfig,
@@ -22,6 +23,7 @@ use crate::{
 };
 
 pub(super) fn insert(tx: &mut Tx<'_>, workspace: &WorkspaceId, fields: &DeploymentFields) -> Result<Deployment> {
+    lock_agent(tx, workspace, &fields.agent)?;
     let (agent, _) = agents::referenced(tx, workspace, &fields.agent)?;
     let (environment_id, environment) = environments::referenced(tx, workspace, &fields.environment_id)?;
     sessions::check_vaults(&fields.vault_ids)?;
@@ -64,6 +66,9 @@ pub(super) fn update(
     id: &str,
     update: &UpdateDeployment,
 ) -> Result<Deployment> {
+    if let Some(choice) = &update.agent {
+        lock_agent(tx, workspace, choice)?;
+    }
     let stored = store::get_open(tx, workspace, id)?;
     let metadata: Metadata = serde_json::from_str(stored.metadata.get())?;
     let metadata = serde_json::to_string(&update.metadata.over(&metadata)?)?;
@@ -129,6 +134,14 @@ fn text<T: Serialize>(sent: Option<&Vec<T>>, stored: &RawValue) -> Result<String
         Some(values) => serde_json::to_string(values)?,
         None => stored.get().to_owned(),
     })
+}
+
+/// An agent that is archived at the same time takes its deployments with it, this one too.
+fn lock_agent(tx: &mut Tx<'_>, workspace: &WorkspaceId, choice: &AgentChoice) -> Result<()> {
+    match choice {
+        AgentChoice::Latest(id) | AgentChoice::Pinned(id, _) => agents::lock(tx, workspace, id),
+        AgentChoice::Itself => Ok(()),
+    }
 }
 
 fn check_schedule(schedule: Option<&ScheduleFields>, now: Time) -> Result<()> {

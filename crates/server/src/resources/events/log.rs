@@ -117,11 +117,10 @@ pub(super) fn insert(
     body: &str,
     hidden: Option<&str>,
 ) -> Result<()> {
-    tx.execute(
+    tx.send(
         "INSERT INTO session_events (session_id, seq, type, body, hidden, processed_at) VALUES ($1, $2, $3, $4, $5, $6)",
         vals![session, seq, tag, body, hidden, tx.now()],
-    )?;
-    Ok(())
+    )
 }
 
 /// The text of an event as clients see it.
@@ -192,6 +191,5 @@ pub fn take_up(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &SessionId, in
         .map(|Input { event: Event { id, body }, .. }| NewEvent { id: id.clone(), body: body.clone(), hidden: None })
         .collect();
     append_new(tx, workspace, session, &events)?;
-    tx.execute("DELETE FROM session_inputs WHERE session_id = $1 AND place <= $2", vals![session, last.place])?;
-    Ok(())
+    tx.send("DELETE FROM session_inputs WHERE session_id = $1 AND place <= $2", vals![session, last.place])
 }

@@ -29,6 +29,7 @@ pub(super) fn send(
     id: &str,
     events: &[EventBody],
 ) -> Result<Vec<Box<RawValue>>> {
+    sessions::lock(tx, workspace, id)?;
     let session = sessions::control(tx, workspace, id)?;
     if session.status == Status::Terminated {
         return Err(Error::invalid(format_args!("Session {id} is terminated and accepts no events.")));

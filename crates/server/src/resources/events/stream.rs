@@ -3,7 +3,7 @@
 //! Frames of the log carry `id:`, the event's place in it; a client that comes back with `Last-Event-ID` misses nothing.
 //! What waits to be taken up is shown once as it comes in and again, processed, when it enters the log.
 
-use std::convert::Infallible;
+use std::{convert::Infallible, time::Duration};
 
 use axum::{body::Body, extract::State, response::Response};
 use bytes::Bytes;
@@ -25,7 +25,7 @@ use crate::{
     db::{Tx, vals},
     error::{Error, Result},
     hub::{Change, Delta, Watcher},
-    limits::{PING_EVERY, STREAM_BATCH},
+    limits::{PING_EVERY, STREAM_BATCH, STREAM_POLL},
     request::{Caller, Path, Query},
 };
 
@@ -46,19 +46,20 @@ pub async fn open(
     query.finish()?;
     let resume = last_event_id(&headers)?;
     let watcher = app.hub.watch(&SessionId::trusted(id.clone()));
+    let workspace = caller.workspace.clone();
     let from = app.db.read(move |tx| start(tx, &caller.workspace, &id)).await?;
     let seq = resume.map_or(from.seq, |seq| seq.min(from.seq));
-    let mut ping = interval_at(tokio::time::Instant::now() + PING_EVERY, PING_EVERY);
-    ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let open = Open {
         app,
         watcher,
+        workspace,
         session: from.session,
         seq,
         input: from.input,
         deltas,
         lagging: false,
-        ping,
+        ping: every(PING_EVERY),
+        poll: every(STREAM_POLL),
         first: true,
         ended: false,
     };
@@ -71,6 +72,12 @@ pub async fn open(
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     Ok(response)
+}
+
+fn every(period: Duration) -> Interval {
+    let mut interval = interval_at(tokio::time::Instant::now() + period, period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
 }
 
 fn last_event_id(headers: &HeaderMap) -> Result<Option<i64>> {
@@ -100,6 +107,7 @@ fn start(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Start> {
 struct Open {
     app: App,
     watcher: Watcher,
+    workspace: WorkspaceId,
     session: SessionId,
     /// The last event of the log that was sent.
     seq: i64,
@@ -109,6 +117,7 @@ struct Open {
     /// Whether deltas were missed: what is sent of an event is a prefix of it, so the rest is left out.
     lagging: bool,
     ping: Interval,
+    poll: Interval,
     first: bool,
     ended: bool,
 }
@@ -139,12 +148,25 @@ impl Open {
                     frames.extend(self.read().await.ok()?);
                     frames
                 }
+                _ = self.poll.tick() => match self.has_news().await.ok()? {
+                    None => return self.deleted(),
+                    Some(false) => Vec::new(),
+                    Some(true) => self.read().await.ok()?,
+                },
                 _ = self.ping.tick() => b"event: ping\ndata: {\"type\": \"ping\"}\n\n".to_vec(),
             };
             if !frames.is_empty() {
                 return Some(Bytes::from(frames));
             }
         }
+    }
+
+    /// Whether the store has something beyond what was sent; `None` when the session is gone.
+    async fn has_news(&self) -> Result<Option<bool>> {
+        let sql = "SELECT next_seq, next_input FROM sessions WHERE workspace_id = $1 AND id = $2";
+        let (seq, input) = (self.seq, self.input);
+        let params = vals![&self.workspace, &self.session];
+        self.app.db.lookup(sql, params, |row| Ok(row.int(0)? > seq + 1 || row.int(1)? > input + 1)).await
     }
 
     /// Everything that the store has beyond what was sent.

@@ -19,8 +19,8 @@ use crate::{
 };
 
 pub use store::{
-    Control, NewSession, Waiting, WaitingFor, add_outcomes, control, exists, find, get, insert, is_rate_limited,
-    new_outcome, set_waiting,
+    Control, NewSession, Waiting, WaitingFor, add_outcomes, control, find, get, insert, is_rate_limited, lives_on,
+    lock, new_outcome, set_waiting,
 };
 pub use write::{check_budget, check_mountable, check_vaults, self_hosted_resources};
 

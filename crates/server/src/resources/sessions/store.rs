@@ -140,6 +140,11 @@ pub enum WaitingFor {
     ToolResult,
 }
 
+/// Keeps the session `id` from being changed until this transaction ends.
+pub fn lock(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<()> {
+    tx.lock("sessions WHERE workspace_id = $1 AND id = $2", vals![workspace, id])
+}
+
 /// The state of the session `id`.
 ///
 /// # Errors
@@ -164,11 +169,10 @@ pub fn control(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Con
 /// Sets what the client must answer before the session goes on.
 pub fn set_waiting(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &SessionId, waiting: &[Waiting]) -> Result<()> {
     let text = (!waiting.is_empty()).then(|| serde_json::to_string(waiting)).transpose()?;
-    tx.execute(
+    tx.send(
         "UPDATE sessions SET waiting_on = $3 WHERE workspace_id = $1 AND id = $2",
         vals![workspace, id, text.as_deref()],
-    )?;
-    Ok(())
+    )
 }
 
 /// What a new session is made of. The texts are JSON.
@@ -207,7 +211,7 @@ pub fn insert(tx: &mut Tx<'_>, new: &NewSession<'_>) -> Result<SessionId> {
         outcomes.extend(log::insert_initial(tx, &id, seq, event)?);
     }
     let outcomes = if outcomes.is_empty() { "[]".to_owned() } else { serde_json::to_string(&outcomes)? };
-    tx.execute(
+    tx.send(
         "INSERT INTO sessions (id, workspace_id, agent_id, agent_version, agent, environment_id, deployment_id, title,
              metadata, resources, vault_ids, outcomes, status, active_micros, running_since, next_seq, next_input, runnable_at,
              lease_epoch, created_at, updated_at)
@@ -277,13 +281,16 @@ pub fn is_rate_limited(tx: &mut Tx<'_>, workspace: &WorkspaceId, limit: u32) -> 
     if limit == 0 {
         return Ok(false);
     }
+    tx.lock("workspaces WHERE id = $1", vals![workspace])?;
     let sql = "SELECT created_at FROM sessions WHERE workspace_id = $1 ORDER BY id DESC LIMIT 1 OFFSET $2";
     let nth = tx.one(sql, vals![workspace, i64::from(limit) - 1], |row| row.time(0))?;
     Ok(nth.is_some_and(|at| tx.now().seconds_since(at) < 60.0))
 }
 
-/// Whether any workspace has a session `id`: for the folders of sandboxes, which know no workspace.
-pub fn exists(tx: &mut Tx<'_>, id: &str) -> Result<bool> {
-    let sql = "SELECT 1 FROM workspaces w CROSS JOIN sessions s WHERE s.workspace_id = w.id AND s.id = $1 LIMIT 1";
-    Ok(tx.one(sql, vals![id], |_| Ok(()))?.is_some())
+/// Whether any workspace has a session `id` whose files are with `node`: for the folders of sandboxes, which know no
+/// workspace.
+pub fn lives_on(tx: &mut Tx<'_>, id: &str, node: &str) -> Result<bool> {
+    let sql = "SELECT 1 FROM workspaces w CROSS JOIN sessions s
+        WHERE s.workspace_id = w.id AND s.id = $1 AND coalesce(s.home, $2) = $2 LIMIT 1";
+    Ok(tx.one(sql, vals![id, node], |_| Ok(()))?.is_some())
 }

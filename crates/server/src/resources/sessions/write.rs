@@ -11,7 +11,7 @@ use rota_api::{
 };
 use serde_json::Value;
 
-use super::{Deleted, NewSession, control, egress, get, insert, is_rate_limited};
+use super::{Deleted, NewSession, control, egress, get, insert, is_rate_limited, lock};
 use crate::{
     db::{Notice, Tx, vals},
     error::{Error, Result},
@@ -130,6 +130,7 @@ pub fn self_hosted_resources(id: &EnvironmentId) -> Error {
 }
 
 pub(super) fn update(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, update: &UpdateSession) -> Result<Session> {
+    lock(tx, workspace, id)?;
     let stored = get(tx, workspace, id)?;
     let metadata: Metadata = serde_json::from_str(stored.metadata.get())?;
     if stored.status == Status::Terminated {
@@ -189,6 +190,7 @@ fn with_tools(tx: &mut Tx<'_>, workspace: &WorkspaceId, stored: &Session, update
 
 /// Ends a session for good; its history stays readable.
 pub(super) fn archive(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Session> {
+    lock(tx, workspace, id)?;
     let session = control(tx, workspace, id)?;
     if session.archived_at.is_none() {
         check_at_rest(&session, "archived")?;
@@ -208,6 +210,7 @@ pub(super) fn archive(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Res
 
 /// Removes a session with its events. Its sandbox goes after the commit, or at the next start of the server.
 pub(super) fn delete(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Deleted> {
+    lock(tx, workspace, id)?;
     let session = control(tx, workspace, id)?;
     check_at_rest(&session, "deleted")?;
     for table in ["session_events", "session_inputs"] {
