@@ -169,6 +169,43 @@ async fn pages_and_filters_hold_what_the_whole_list_holds() {
 }
 
 #[tokio::test]
+async fn a_schedule_that_was_changed_often_is_listed_whole() {
+    let rota = Rota::without_engine().await;
+    let api = &rota.api;
+    let made = Parts::new(api).await.deployment(api, every("*/5 * * * *")).await;
+    at(&rota, "02T08:05:00").await;
+    // More changes than a page looks at, some of them between two occurrences.
+    for change in 0..110 {
+        rota.set_time(&format!("2026-03-02T{:02}:{:02}:30Z", 9 + change / 60, change % 60));
+        api.call(&format!("{}/pause", path(&made))).await;
+        api.call(&format!("{}/unpause", path(&made))).await;
+    }
+    at(&rota, "02T10:50:10").await;
+    let whole = api.all(&audit_path(&made), 1000).await;
+    assert_eq!(whole.len(), 34);
+    assert_eq!(whole.iter().filter(|occurrence| occurrence["outcome"] == "ran").count(), 2);
+    assert!(whole.iter().all(|occurrence| occurrence["outcome"] != "unaccounted"));
+    assert_eq!(api.all(&audit_path(&made), 10).await, whole);
+}
+
+#[tokio::test]
+async fn after_the_clock_was_set_back_each_occurrence_is_told_once() {
+    let rota = Rota::without_engine().await;
+    let api = &rota.api;
+    let made = Parts::new(api).await.deployment(api, every("0 * * * *")).await;
+    at(&rota, "02T09:00:00").await;
+    at(&rota, "02T13:30:00").await;
+    rota.set_time("2026-03-02T10:30:00Z");
+    api.call(&format!("{}/pause", path(&made))).await;
+    api.call(&format!("{}/unpause", path(&made))).await;
+    at(&rota, "02T11:00:00").await;
+    at(&rota, "02T13:45:00").await;
+    let expected =
+        ["02T09:00 ran", "02T10:00 skipped missed", "02T11:00 ran", "02T12:00 skipped missed", "02T13:00 ran"];
+    assert_eq!(audit(api, &made, "").await, expected);
+}
+
+#[tokio::test]
 async fn an_audit_is_asked_for_strictly() {
     let rota = Rota::without_engine().await;
     let api = &rota.api;
@@ -238,6 +275,9 @@ async fn a_year_of_minutes_is_accounted_for_in_a_few_rows() {
             None => break,
         }
     }
+    let first_week = "outcome=ran&from=2026-03-02T00:00:00Z&to=2026-03-09T00:00:00Z";
+    let ran = api.all(&format!("{}?{first_week}", audit_path(&made)), 1000).await;
+    assert_eq!(ran.len(), 30, "a filter goes on where it has found nothing");
     let (year, paused) = (365 * 24 * 60, 183 * 24 * 60);
     let key = |outcome: &str, reason: &str| (outcome.to_owned(), reason.to_owned());
     let expected = BTreeMap::from([
