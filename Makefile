@@ -6,8 +6,9 @@
 demo:
 	cargo run --quiet -p rota -- demo
 
-# Everything: what `check` does, the crash test, and the official SDKs against the real binary.
+# Everything: what `check` does, the same tests on PostgreSQL, and the official SDKs against the real binary.
 test: check
+	tests/with-postgres cargo test -p rota --tests || [ $$? = 77 ]
 	tests/sdk/run
 
 # Before each commit: format, lints, and every Rust test.

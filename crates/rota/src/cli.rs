@@ -25,6 +25,8 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Make, list and revoke API keys. Works while the server runs.
     Keys(KeysArgs),
+    /// Move a store to another database.
+    Migrate(MigrateArgs),
     /// Show the organization, and switch all its workspaces off and on. Works while the server runs.
     Org(OrgArgs),
 }
@@ -92,6 +94,25 @@ pub struct DoctorArgs {
     /// Write one JSON array.
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct MigrateArgs {
+    #[command(subcommand)]
+    pub command: MigrateCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum MigrateCommand {
+    /// Copy the store of a data folder into an empty PostgreSQL database. The server must be stopped.
+    SqliteToPostgres {
+        /// The data folder of the server.
+        #[arg(long, value_name = "DIR", env = "ROTA_DATA")]
+        data: PathBuf,
+        /// The database, `postgres://user:password@host/name`.
+        #[arg(long, value_name = "URL", env = "ROTA_DATABASE", hide_env_values = true)]
+        database: DatabaseUrl,
+    },
 }
 
 #[derive(Debug, Args)]

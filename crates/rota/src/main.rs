@@ -4,6 +4,7 @@ mod cli;
 mod demo;
 mod doctor;
 mod keys;
+mod migrate;
 mod org;
 mod serve;
 
@@ -34,6 +35,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             Command::Demo(args) => demo::run(args).await,
             Command::Doctor(args) => doctor::run(&args),
             Command::Keys(args) => keys::run(args).await,
+            Command::Migrate(args) => migrate::run(args).await,
             Command::Org(args) => org::run(args).await,
         }
     })

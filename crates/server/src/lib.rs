@@ -141,6 +141,20 @@ pub async fn open_store(data: &Path, database: Option<&DatabaseUrl>) -> Result<(
     open(&config, Clock::System, Box::new(|_| {})).await
 }
 
+/// Copies the store of a data folder into an empty PostgreSQL database: for the command line.
+///
+/// # Errors
+/// When there is no such store, a server is using it, or the database is not empty; then nothing is copied.
+pub async fn copy_to_postgres(data: &Path, url: &DatabaseUrl) -> Result<Vec<db::Copied>> {
+    if !data.join("rota.db").is_file() {
+        return Err(Error::invalid(format_args!("{} has no store", data.display())));
+    }
+    let _lock = lock(data).await?;
+    let (data, url) = (data.to_owned(), url.clone());
+    let copying = tokio::task::spawn_blocking(move || db::sqlite_to_postgres(&data, &url));
+    copying.await.map_err(Error::internal)?
+}
+
 impl Server {
     /// Stops: no new requests, a while for those under way, then everything ends. What was answered is in the store.
     pub async fn stop(self) {

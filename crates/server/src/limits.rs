@@ -83,6 +83,9 @@ pub const FIRES_IN_FLIGHT: usize = 2 * WRITE_BATCH;
 /// How long the scheduler sleeps at most, in microseconds. It wakes at whole multiples of it.
 pub const SCHEDULER_POLL_MICROS: i64 = 1_000_000;
 
+/// Rows that are on their way when a store is copied.
+pub const COPY_BATCH: u64 = 1000;
+
 /// How often an open stream looks for what no other server has told of.
 pub const STREAM_POLL: Duration = Duration::from_secs(5);
 /// How often an open stream sends a ping.

@@ -33,21 +33,29 @@ impl Database {
         DatabaseUrl(format!("{}/{}", self.server, self.name))
     }
 
-    /// Runs a statement, on a thread of its own: a drop cannot wait in the runtime of a test.
-    fn administer(&self, sql: String) {
-        let url = format!("{}/postgres", self.server);
-        let running = thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async {
-                let (client, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
-                tokio::select! {
-                    ran = client.batch_execute(&sql) => ran.unwrap(),
-                    lost = connection => panic!("{lost:?}"),
-                }
-            });
-        });
-        running.join().unwrap();
+    /// Runs statements in the database, beside the servers that use it.
+    pub fn run(&self, sql: &str) {
+        run(self.url().0, sql.to_owned());
     }
+
+    fn administer(&self, sql: String) {
+        run(format!("{}/postgres", self.server), sql);
+    }
+}
+
+/// Runs statements on a thread of their own: a drop cannot wait in the runtime of a test.
+fn run(url: String, sql: String) {
+    let running = thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (client, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
+            tokio::select! {
+                ran = client.batch_execute(&sql) => ran.unwrap(),
+                lost = connection => panic!("{lost:?}"),
+            }
+        });
+    });
+    running.join().unwrap();
 }
 
 impl Drop for Database {

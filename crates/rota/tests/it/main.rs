@@ -18,10 +18,15 @@ mod environments;
 mod errors;
 mod given;
 mod leases;
+mod migration;
 mod models;
+mod nodes;
 mod occurrences;
 mod policies;
 mod preview;
+#[path = "../process/mod.rs"]
+#[allow(dead_code, reason = "shared with other test binaries")]
+mod process;
 mod receiver;
 mod request;
 mod restarts;
@@ -33,6 +38,7 @@ mod schedules;
 mod server;
 mod sessions;
 mod simulation;
+mod store;
 mod stream;
 mod streams;
 mod turns;

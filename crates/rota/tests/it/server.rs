@@ -1,6 +1,6 @@
 //! A server for one test.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use rota_api::Time;
 use rota_server::{
@@ -30,7 +30,7 @@ pub struct Rota {
     config: Config,
     folder: TempDir,
     // After the server, which uses it.
-    database: Option<Database>,
+    database: Option<Arc<Database>>,
 }
 
 impl Rota {
@@ -60,8 +60,8 @@ impl Rota {
             Config { data: folder.path().to_owned(), listen: "127.0.0.1:0".to_owned(), ..Config::default() };
         config.roles = [Role::Api, Role::Runner, Role::Webhooks].into_iter().collect();
         config.sandbox.init_program = Some(env!("CARGO_BIN_EXE_rota").into());
-        let database = Database::create();
-        config.database = database.as_ref().map(Database::url);
+        let database = Database::create().map(Arc::new);
+        config.database = database.as_ref().map(|database| database.url());
         configure(&mut config);
         let clock = Clock::fixed(START.parse::<Time>().unwrap());
         let server = rota_server::serve(config.clone(), clock.clone()).await.unwrap();
@@ -70,10 +70,34 @@ impl Rota {
         Self { api, clock, server, config, folder, database }
     }
 
+    /// Another server on the same database and at the same time, with a folder of its own. `None` on SQLite, which has one
+    /// server.
+    pub async fn beside(&self, configure: impl FnOnce(&mut Config)) -> Option<Self> {
+        let database = self.database.clone()?;
+        let folder = TempDir::new().unwrap();
+        let mut config = Config { data: folder.path().to_owned(), ..self.config.clone() };
+        configure(&mut config);
+        let clock = self.clock.clone();
+        let server = rota_server::serve(config.clone(), clock.clone()).await.unwrap();
+        let api = self.api.clone().at(server.address);
+        Some(Self { api, clock, server, config, folder, database: Some(database) })
+    }
+
+    /// The database of the server. `None` on SQLite.
+    pub fn database(&self) -> Option<&Database> {
+        self.database.as_deref()
+    }
+
     /// Stops the server and starts another one over the same folder, configured anew by `configure`.
     pub async fn restart_with(self, configure: impl FnOnce(&mut Config)) -> Self {
+        self.restart_after(async {}, configure).await
+    }
+
+    /// The same, with something to do while no server runs.
+    pub async fn restart_after(self, meanwhile: impl Future<Output = ()>, configure: impl FnOnce(&mut Config)) -> Self {
         let Self { api, clock, server, mut config, folder, database } = self;
         server.stop().await;
+        meanwhile.await;
         configure(&mut config);
         let server = rota_server::serve(config.clone(), clock.clone()).await.unwrap();
         let api = api.at(server.address);

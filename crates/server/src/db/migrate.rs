@@ -46,6 +46,18 @@ pub(super) fn postgres(session: &mut Session) -> Result<()> {
     session.commit().map_err(|(_, error)| error)
 }
 
+/// That a store in SQLite is of this program's version.
+///
+/// # Errors
+/// When it is of another one; the message says what to do.
+pub(super) fn check_current(connection: &Connection) -> Result<()> {
+    let version = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    if missing(version)?.is_empty() {
+        return Ok(());
+    }
+    Err(Error::invalid("the store is of an older version; start the server of this version once, which updates it"))
+}
+
 /// What a store of this version has not seen yet.
 fn missing(version: i64) -> Result<&'static [&'static str]> {
     let known = MIGRATIONS.len();

@@ -12,6 +12,7 @@
 //! On PostgreSQL several transactions run at the same time: a closure that reads what it then writes calls [`Tx::lock`]
 //! first, and one that may meet a row that is there already says `ON CONFLICT` and looks at the count.
 
+mod copy;
 mod dialect;
 mod job;
 mod migrate;
@@ -35,6 +36,8 @@ use crate::{
     limits,
 };
 
+pub use copy::Copied;
+pub(crate) use copy::sqlite_to_postgres;
 use job::{Job, Write};
 pub use select::Select;
 pub use tx::Tx;

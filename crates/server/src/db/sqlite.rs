@@ -61,6 +61,11 @@ impl Readers {
     }
 }
 
+/// A connection to the store in `folder` that only reads.
+pub(super) fn open_to_read(folder: &Path) -> Result<Connection> {
+    connect(&folder.join("rota.db"), read_only())
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

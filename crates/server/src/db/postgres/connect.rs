@@ -29,7 +29,7 @@ impl Connector {
     ///
     /// # Errors
     /// When it is not the URL of a database.
-    pub(super) fn new(url: &str) -> Result<Self> {
+    pub(crate) fn new(url: &str) -> Result<Self> {
         let mut config: Config = url.parse().map_err(|error| {
             Error::invalid(format_args!("database: not a URL such as postgres://user:password@host:port/name: {error}"))
         })?;

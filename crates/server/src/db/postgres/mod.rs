@@ -21,7 +21,7 @@ use crate::{
     limits,
 };
 
-use connect::Connector;
+pub(crate) use connect::Connector;
 pub(super) use lookup::Lookups;
 pub(super) use reader::Readers;
 pub use session::Session;

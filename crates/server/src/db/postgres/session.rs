@@ -169,6 +169,11 @@ impl Session {
         Ok(())
     }
 
+    /// Waits for the answers to all that was sent.
+    pub(crate) fn settle(&mut self) -> Result<()> {
+        self.wait(async { Ok(()) })
+    }
+
     /// Whether a statement of this transaction may have changed something, since the last time this was asked.
     pub(super) fn take_wrote(&mut self) -> bool {
         std::mem::take(&mut self.wrote)
