@@ -7,6 +7,7 @@ mod fires;
 mod http;
 mod machine;
 mod past;
+mod postgres;
 mod run_now;
 mod server;
 mod sessions;
@@ -41,6 +42,8 @@ struct Cli {
 enum What {
     /// Starting deployments on demand, beside the disk and the bare store.
     RunNow,
+    /// The same on PostgreSQL, beside `pgbench`. Needs `tests/with-postgres --durable`.
+    Postgres,
     /// Sessions that work in sandboxes.
     Sessions,
     /// Fires on schedule, also on a store with a long past, and lists of runs there.
@@ -85,6 +88,9 @@ async fn main() -> Result<()> {
     }
     if matches!(what, None | Some(What::RunNow)) {
         run_now::measure(&settings).await?;
+    }
+    if matches!(what, None | Some(What::Postgres)) {
+        postgres::measure(&settings).await?;
     }
     if matches!(what, None | Some(What::Sessions)) {
         sessions::measure(&settings).await?;

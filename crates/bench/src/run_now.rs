@@ -25,11 +25,11 @@ use crate::{
     server::Server,
 };
 
-const DEPLOYMENTS: usize = 100;
+pub const DEPLOYMENTS: usize = 100;
 /// Runs that the bare store commits at a time when it is compared with many clients.
 const GROUP: usize = 64;
 /// What each session is sent.
-const MESSAGE: &str = "Nightly report.\n\n```bash\nuname -a\n```\n";
+pub const MESSAGE: &str = "Nightly report.\n\n```bash\nuname -a\n```\n";
 /// How long a subject is measured before the next one's turn.
 const SLICE: Duration = Duration::from_secs(1);
 /// Slices of a round that are measured again because others used the machine.

@@ -28,6 +28,7 @@ pub struct Server {
     rota: PathBuf,
     data: PathBuf,
     concurrency: usize,
+    database: Option<String>,
     child: Child,
     /// How long the start took until it was ready.
     pub started_in: Duration,
@@ -36,11 +37,17 @@ pub struct Server {
 impl Server {
     /// Starts a server that runs at most `concurrency` sessions at a time, on a new store in `data`.
     pub async fn start(rota: &Path, data: &Path, concurrency: usize) -> Result<Self> {
+        Self::start_on(rota, data, concurrency, None).await
+    }
+
+    /// The same with its store in a PostgreSQL database, where there is one.
+    pub async fn start_on(rota: &Path, data: &Path, concurrency: usize, database: Option<&str>) -> Result<Self> {
         std::fs::create_dir_all(data)?;
-        let key = create_key(rota, data)?;
+        let key = create_key(rota, data, database)?;
         let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-        let (child, started_in) = spawn(rota, data, address, concurrency).await?;
-        Ok(Self { address, key, rota: rota.to_owned(), data: data.to_owned(), concurrency, child, started_in })
+        let (child, started_in) = spawn(rota, data, address, concurrency, database).await?;
+        let (rota, data, database) = (rota.to_owned(), data.to_owned(), database.map(str::to_owned));
+        Ok(Self { address, key, rota, data, concurrency, database, child, started_in })
     }
 
     /// Kills the server in whatever it is doing and starts it again.
@@ -58,7 +65,8 @@ impl Server {
 
     /// Starts it after [`Server::kill`].
     pub async fn start_again(&mut self) -> Result<()> {
-        (self.child, self.started_in) = spawn(&self.rota, &self.data, self.address, self.concurrency).await?;
+        (self.child, self.started_in) =
+            spawn(&self.rota, &self.data, self.address, self.concurrency, self.database.as_deref()).await?;
         Ok(())
     }
 
@@ -132,11 +140,18 @@ pub fn user_message(text: &str) -> Value {
     json!({"type": "user.message", "content": [{"type": "text", "text": text}]})
 }
 
-async fn spawn(rota: &Path, data: &Path, address: SocketAddr, concurrency: usize) -> Result<(Child, Duration)> {
+async fn spawn(
+    rota: &Path,
+    data: &Path,
+    address: SocketAddr,
+    concurrency: usize,
+    database: Option<&str>,
+) -> Result<(Child, Duration)> {
     let begin = Instant::now();
     let mut command = Command::new(rota);
     command.arg("serve").arg("--data").arg(data).args(["--listen", &address.to_string(), "--log", "error"]);
     command.args(["--concurrency", &concurrency.to_string()]);
+    command.args(database.iter().flat_map(|url| ["--database", url]));
     let mut child = command.stdout(Stdio::null()).spawn().with_context(|| format!("starting {}", rota.display()))?;
     let ask = request("GET", "/readyz", "", "");
     loop {
@@ -156,8 +171,11 @@ async fn spawn(rota: &Path, data: &Path, address: SocketAddr, concurrency: usize
     }
 }
 
-fn create_key(rota: &Path, data: &Path) -> Result<String> {
-    let output = Command::new(rota).args(["keys", "create", "--json", "--data"]).arg(data).output()?;
+fn create_key(rota: &Path, data: &Path, database: Option<&str>) -> Result<String> {
+    let mut command = Command::new(rota);
+    command.args(["keys", "create", "--json", "--data"]).arg(data);
+    command.args(database.iter().flat_map(|url| ["--database", url]));
+    let output = command.output()?;
     let created: Value = serde_json::from_slice(&output.stdout)
         .with_context(|| format!("`rota keys create` says: {}", String::from_utf8_lossy(&output.stderr)))?;
     Ok(created["key"].as_str().context("a key was made")?.to_owned())
