@@ -329,6 +329,23 @@ async fn a_delivery_that_a_server_leaves_under_way_is_sent_again() {
 }
 
 #[tokio::test]
+async fn servers_on_one_store_share_deliveries_and_send_each_once() {
+    let one = Rota::receiving(quiet).await;
+    let Some(two) = one.beside(|_| {}).await else { return };
+    let mut receiver = Receiver::start().await;
+    let made = endpoint(&one.api, &receiver, CREATED).await;
+    for number in 0..30 {
+        environment(&one.api, &format!("one {number}")).await;
+        environment(&two.api, &format!("two {number}")).await;
+    }
+    for _ in 0..60 {
+        let event = receiver.next().await.id;
+        assert_eq!(delivery(&one.api, &made, &event, is("delivered")).await["attempts"], 1);
+    }
+    assert!(receiver.so_far().is_empty());
+}
+
+#[tokio::test]
 async fn an_endpoint_whose_deliveries_all_fail_for_an_hour_is_disabled() {
     let rota = Rota::receiving(|config| {
         quiet(config);
