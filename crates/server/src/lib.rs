@@ -2,6 +2,7 @@
 
 pub mod app;
 pub mod clock;
+pub mod closed;
 pub mod config;
 pub mod db;
 pub mod egress;

@@ -12,11 +12,12 @@ use super::{
     drafts::Drafts,
     fold::State,
     permission::{self, Verdict},
-    runner::{Closed, Runner, closed, interrupted, request_end},
+    runner::{Runner, closed, interrupted, request_end},
     step::{Beside, Left, Rest, Step},
     tools,
 };
 use crate::{
+    closed::Closed,
     error::Result,
     limits,
     model::{Block, Delta, ModelError, ModelReply, ModelRequest, Stop, Usage, offer::Offered},

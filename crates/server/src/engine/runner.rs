@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     app::App,
+    closed::Closed,
     db::{Row, Tx, vals},
     error::{Error, Result},
     hub::Watcher,
@@ -271,25 +272,10 @@ impl<'a> Runner<'a> {
     }
 }
 
-/// Why no request to a model is made.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Closed {
-    /// For good.
-    WorkspaceArchived,
-    /// Until the operator enables it again.
-    OrganizationDisabled,
-}
-
 /// Whether the workspace of a session is closed.
 pub(super) async fn closed(app: &App, lease: &Lease) -> Result<Option<Closed>> {
     let sql = "SELECT w.archived_at, o.disabled_at FROM workspaces w LEFT JOIN organization o ON TRUE WHERE w.id = $1";
-    let read = |row: &Row<'_>| {
-        Ok(match (row.opt_time(0)?, row.opt_time(1)?) {
-            (Some(_), _) => Some(Closed::WorkspaceArchived),
-            (None, Some(_)) => Some(Closed::OrganizationDisabled),
-            (None, None) => None,
-        })
-    };
+    let read = |row: &Row<'_>| Ok(Closed::of(row.opt_time(0)?, row.opt_time(1)?));
     Ok(app.db.lookup(sql, vals![&lease.workspace], read).await?.flatten())
 }
 

@@ -9,6 +9,7 @@ use rota_api::id::{ApiKeyId, WorkspaceId};
 use sha2::{Digest, Sha256};
 
 use crate::{
+    closed::Closed,
     db::{Db, vals},
     error::{Error, Result},
 };
@@ -44,13 +45,6 @@ pub struct Admission {
     workspace: Option<WorkspaceId>,
     /// Why nothing may be changed in the workspace.
     closed: Option<Closed>,
-}
-
-/// Why nothing may be changed in a workspace.
-#[derive(Debug, Clone, Copy)]
-enum Closed {
-    WorkspaceArchived,
-    OrganizationDisabled,
 }
 
 impl From<Closed> for Error {
@@ -144,11 +138,7 @@ pub async fn authenticate(db: &Db, headers: &HeaderMap) -> Result<Admission> {
             |row| {
                 let expired = row.opt_time(3)?.is_some_and(|at| at <= now);
                 let counts = row.text(2)? == "active" && !expired;
-                let closed = match (row.opt_time(6)?, row.opt_time(5)?) {
-                    (Some(_), _) => Some(Closed::OrganizationDisabled),
-                    (None, Some(_)) => Some(Closed::WorkspaceArchived),
-                    (None, None) => None,
-                };
+                let closed = Closed::of(row.opt_time(5)?, row.opt_time(6)?);
                 let is_administrator = row.opt_text(1)?.is_none();
                 Ok((counts, Admission { key: row.id(0)?, is_administrator, workspace: row.opt_id(4)?, closed }))
             },

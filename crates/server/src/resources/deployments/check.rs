@@ -11,10 +11,29 @@ use serde::Deserialize;
 
 use super::run::{FirePolicy, Target};
 use crate::{
+    closed::Closed,
     db::{Tx, vals},
-    error::Result,
+    error::{Error, Result},
     resources::sessions::{self, egress},
 };
+
+/// Why a session is not started.
+enum Obstacle {
+    /// The run records this.
+    Recorded(RunError),
+    /// Nothing is recorded.
+    Fault(Error),
+}
+
+impl From<Error> for Obstacle {
+    fn from(error: Error) -> Self {
+        Self::Fault(error)
+    }
+}
+
+fn fails(r#type: RunErrorType, message: impl Into<String>) -> Result<(), Obstacle> {
+    Err(Obstacle::Recorded(RunError { r#type, message: message.into() }))
+}
 
 /// Whether a session can be started. The inner error is what the run records.
 pub(super) fn check(
@@ -23,65 +42,72 @@ pub(super) fn check(
     workspace: &WorkspaceId,
     target: &Target,
 ) -> Result<Result<(), RunError>> {
-    let fails = |r#type, message| Ok(Err(RunError { r#type, message }));
-    if let Some(closed) = target.closed {
-        let message = match closed {
-            RunErrorType::OrganizationDisabled => "the organization is disabled".to_owned(),
-            _ => format!("workspace `{workspace}` is archived"),
-        };
-        return fails(closed, message);
+    match look(tx, policy, workspace, target) {
+        Ok(()) => Ok(Ok(())),
+        Err(Obstacle::Recorded(error)) => Ok(Err(error)),
+        Err(Obstacle::Fault(error)) => Err(error),
     }
-    let archived_agent = if target.agent_archived {
-        Some(&target.agent)
-    } else {
-        archived_member(tx, workspace, target.roster.as_deref().unwrap_or_default())?
-    };
-    if let Some(agent) = archived_agent {
-        return fails(RunErrorType::AgentArchived, format!("agent `{}` is archived", agent.id));
+}
+
+fn look(tx: &mut Tx<'_>, policy: &FirePolicy, workspace: &WorkspaceId, target: &Target) -> Result<(), Obstacle> {
+    match target.closed {
+        Some(Closed::OrganizationDisabled) => {
+            fails(RunErrorType::OrganizationDisabled, "the organization is disabled")?;
+        }
+        Some(Closed::WorkspaceArchived) => {
+            fails(RunErrorType::WorkspaceArchived, format!("workspace `{workspace}` is archived"))?;
+        }
+        None => {}
     }
-    let environment_id = &target.environment_id;
-    let environment = match &target.environment {
-        None => {
-            let message = format!("environment `{environment_id}` no longer exists");
-            return fails(RunErrorType::EnvironmentNotFound, message);
-        }
-        Some((true, _)) => {
-            return fails(RunErrorType::EnvironmentArchived, format!("environment `{environment_id}` is archived"));
-        }
-        Some((false, environment)) => environment,
-    };
-    if target.resources != "[]" || !is_open(environment)? {
-        let environment: EnvironmentConfig = serde_json::from_str(environment)?;
-        if let Some((r#type, message)) = missing_resource(target, &environment)? {
-            return fails(r#type, message);
-        }
-        if let Some(message) = egress::blocked_version(tx, environment_id, &environment, &target.agent)? {
-            return fails(RunErrorType::McpEgressBlocked, message);
-        }
-    }
+    check_agents(tx, workspace, target)?;
+    check_environment(tx, target)?;
     if let Err(error) = policy.offer.check("agent.model", &target.model) {
-        return fails(RunErrorType::SessionCreationRejected, format!("session creation rejected: {error}"));
+        fails(RunErrorType::SessionCreationRejected, format!("session creation rejected: {error}"))?;
     }
     if sessions::is_rate_limited(tx, workspace, policy.sessions_per_minute)? {
         let limit = policy.sessions_per_minute;
         let message = format!("the workspace has created {limit} sessions within a minute, which is its limit");
-        return fails(RunErrorType::SessionRateLimited, message);
+        fails(RunErrorType::SessionRateLimited, message)?;
     }
-    Ok(Ok(()))
+    Ok(())
 }
 
-fn archived_member<'a>(
-    tx: &mut Tx<'_>,
-    workspace: &WorkspaceId,
-    roster: &'a [AgentReference],
-) -> Result<Option<&'a AgentReference>> {
-    for agent in roster {
+/// The deployment's own agent and those of its roster.
+fn check_agents(tx: &mut Tx<'_>, workspace: &WorkspaceId, target: &Target) -> Result<(), Obstacle> {
+    let archived =
+        |agent: &AgentReference| fails(RunErrorType::AgentArchived, format!("agent `{}` is archived", agent.id));
+    if target.agent_archived {
+        archived(&target.agent)?;
+    }
+    for agent in target.roster.iter().flatten() {
         let sql = "SELECT 1 FROM agents WHERE workspace_id = $1 AND id = $2 AND archived_at IS NULL";
         if tx.one(sql, vals![workspace, &agent.id], |_| Ok(()))?.is_none() {
-            return Ok(Some(agent));
+            archived(agent)?;
         }
     }
-    Ok(None)
+    Ok(())
+}
+
+/// The environment, what is to be mounted there, and whom its network keeps the agents from.
+fn check_environment(tx: &mut Tx<'_>, target: &Target) -> Result<(), Obstacle> {
+    let id = &target.environment_id;
+    let Some((archived, environment)) = &target.environment else {
+        return fails(RunErrorType::EnvironmentNotFound, format!("environment `{id}` no longer exists"));
+    };
+    if *archived {
+        return fails(RunErrorType::EnvironmentArchived, format!("environment `{id}` is archived"));
+    }
+    if target.resources == "[]" && is_open(environment)? {
+        return Ok(());
+    }
+    let environment: EnvironmentConfig = serde_json::from_str(environment).map_err(Error::from)?;
+    if let Some((r#type, message)) = missing_resource(target, &environment)? {
+        return fails(r#type, message);
+    }
+    match egress::blocked_version(tx, id, &environment, &target.agent)? {
+        Some(message) => fails(RunErrorType::McpEgressBlocked, message),
+        None => Ok(()),
+    }
 }
 
 /// Whether an environment keeps nothing out that an agent may name: most are so, and need not be read whole.

@@ -10,6 +10,7 @@ use rota_api::{
 
 use super::{active, check::check, store};
 use crate::{
+    closed::Closed,
     db::{Row, Tx, vals},
     error::{Error, Result},
     limits::{IDEMPOTENCY_MICROS, IDEMPOTENCY_PURGE},
@@ -119,7 +120,7 @@ pub(super) struct Target {
     id: DeploymentId,
     name: String,
     /// Why nothing starts in the workspace at all.
-    pub(super) closed: Option<RunErrorType>,
+    pub(super) closed: Option<Closed>,
     pub(super) agent: AgentReference,
     pub(super) agent_archived: bool,
     pub(super) model: String,
@@ -156,11 +157,7 @@ impl Target {
         Ok(Self {
             id: row.id(0)?,
             name: row.text(1)?,
-            closed: match (row.opt_time(15)?, row.opt_time(14)?) {
-                (Some(_), _) => Some(RunErrorType::OrganizationDisabled),
-                (None, Some(_)) => Some(RunErrorType::WorkspaceArchived),
-                (None, None) => None,
-            },
+            closed: Closed::of(row.opt_time(14)?, row.opt_time(15)?),
             agent: AgentReference::new(row.id(2)?, row.int(3)?),
             agent_archived: row.opt_time(4)?.is_some(),
             model: row.text(5)?,
