@@ -358,11 +358,36 @@ async fn a_disabled_organization_refuses_workspaces_and_shows_itself_to_administ
 }
 
 #[tokio::test]
+async fn what_ends_a_key_counts_on_every_server_at_once() {
+    let rota = Rota::without_engine().await;
+    let Some(other) = rota.beside(|_| {}).await else { return };
+    let administrator = rota.administrator().await;
+    let (here, key) = key_of(&rota, "Team", None).await;
+    let there = other.api.with_key(here.key.clone());
+    there.get("/v1/agents").await;
+    for (status, refused) in [("inactive", true), ("active", false)] {
+        administrator.post(&format!("{KEYS}/{key}"), json!({ "status": status })).await;
+        let answer = there.send(reqwest::Method::GET, "/v1/agents", None).await;
+        assert_eq!(answer.status == 401, refused, "{status}");
+    }
+    rota.server.app().db.write(organization::disable).await.unwrap();
+    assert_eq!(there.get_refused("/v1/agents").await.status, 403);
+    rota.server.app().db.write(organization::enable).await.unwrap();
+    there.get("/v1/agents").await;
+    let workspace = administrator.get(&format!("{KEYS}/{key}")).await["scope"]["workspace_id"].clone();
+    administrator.call(&format!("{WORKSPACES}/{}/archive", workspace.as_str().unwrap())).await;
+    assert_eq!(there.get_refused("/v1/agents").await, unauthenticated());
+}
+
+#[tokio::test]
 async fn the_command_line_makes_keys_and_switches_the_organization_while_the_server_runs() {
     let rota = Rota::without_engine().await;
     let command = async |arguments: &[&str]| -> Value {
         let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_rota"));
         command.args(arguments).arg("--json").arg("--data").arg(&rota.server.app().config.data);
+        if let Some(database) = rota.database() {
+            command.arg("--database").arg(database.url().0);
+        }
         let output = command.output().await.unwrap();
         assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
         serde_json::from_slice(&output.stdout).unwrap()
