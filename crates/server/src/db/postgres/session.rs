@@ -88,7 +88,10 @@ impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
         match failure.as_db_error() {
             Some(told) => Self::Database(format!("{} ({})", told.message(), told.code().code()).into()),
-            None if failure.is_closed() || is_io(&failure) => Self::Database(failure.into()),
+            None if failure.is_closed() || is_io(&failure) => {
+                let cause = std::error::Error::source(&failure).map(|cause| format!(": {cause}"));
+                Self::Database(format!("{failure}{}", cause.unwrap_or_default()).into())
+            }
             None => Self::internal(failure),
         }
     }
@@ -110,7 +113,6 @@ impl Session {
 
     /// Begins a transaction with the statements `begin`, which go out with the first statement after it.
     pub(crate) fn begin(&mut self, begin: &'static str) {
-        self.wrote = false;
         self.fault = None;
         let client = self.client.clone();
         self.push(async move { client.batch_execute(begin).await });

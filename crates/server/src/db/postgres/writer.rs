@@ -105,6 +105,7 @@ impl Writer {
         session.begin(if group.len() > 1 { dialect::BEGIN_GROUP } else { dialect::BEGIN });
         let mut notices = Vec::new();
         for job in group {
+            session.take_wrote();
             let mut tx = Tx::postgres(session, &self.clock);
             let succeeded = job.run(&mut tx);
             let mut said = tx.notices;

@@ -41,14 +41,13 @@ pub(super) fn oldest(tx: &mut Tx<'_>, deployment: &DeploymentId, count: u32) -> 
 
 /// Counts a session that goes to work, when its deployment asks.
 pub fn enter(tx: &mut Tx<'_>, workspace: &WorkspaceId, deployment: &DeploymentId, session: &SessionId) -> Result<()> {
-    tx.execute(
+    tx.send(
         "INSERT INTO deployment_active (session_id, deployment_id)
          SELECT $3, id FROM deployments
          WHERE workspace_id = $1 AND id = $2 AND (overlap IS NOT NULL OR max_concurrent_sessions IS NOT NULL)
          ON CONFLICT (session_id) DO NOTHING",
         vals![workspace, deployment, session],
-    )?;
-    Ok(())
+    )
 }
 
 /// No longer counts a session that comes to rest. An occurrence that waits for its place is looked at next.
