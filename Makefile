@@ -8,7 +8,7 @@ demo:
 
 # Everything: what `check` does, the same tests on PostgreSQL, and the official SDKs against the real binary.
 test: check
-	tests/with-postgres cargo test -p rota --tests || [ $$? = 77 ]
+	tests/with-postgres cargo test -p rota --test it || [ $$? = 77 ]
 	tests/sdk/run
 
 # Before each commit: format, lints, and every Rust test.
