@@ -40,7 +40,7 @@ pub struct Session {
     pub title: Option<String>,
     /// Free pairs.
     pub metadata: Box<RawValue>,
-    /// The most it may spend. No model of this server has a list price yet, so it is always null.
+    /// The most it may spend. None is enforced, so it is always null.
     pub budget: Option<Value>,
     /// What is mounted.
     pub resources: Box<RawValue>,

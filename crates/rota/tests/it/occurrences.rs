@@ -104,11 +104,7 @@ async fn each_occurrence_is_told_with_its_run_or_its_reason() {
 
 #[tokio::test]
 async fn what_is_not_decided_on_says_what_it_waits_for() {
-    let rota = Rota::with(|config| {
-        config.engine.concurrency = 0;
-        config.rate.sessions_per_minute = 1;
-    })
-    .await;
+    let rota = Rota::one_session_a_minute().await;
     let api = &rota.api;
     let parts = Parts::new(api).await;
     let range = "from=2026-03-02T09:00:00Z&to=2026-03-02T11:00:00.000001Z";

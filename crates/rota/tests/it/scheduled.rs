@@ -106,11 +106,7 @@ async fn a_failed_scheduled_fire_pauses_with_its_reason_and_a_failed_run_by_hand
 
 #[tokio::test]
 async fn only_errors_that_a_later_fire_cannot_outlive_pause() {
-    let rota = Rota::with(|config| {
-        config.engine.concurrency = 0;
-        config.rate.sessions_per_minute = 1;
-    })
-    .await;
+    let rota = Rota::one_session_a_minute().await;
     let api = &rota.api;
     let parts = Parts::new(api).await;
     let mounting = |resource: Value| crate::given::over(nine_o_clock(), &json!({"resources": [resource]}));

@@ -44,6 +44,15 @@ impl Rota {
         Self::with(|config| config.engine.concurrency = 0).await
     }
 
+    /// The same, and a workspace creates at most one session a minute.
+    pub async fn one_session_a_minute() -> Self {
+        Self::with(|config| {
+            config.engine.concurrency = 0;
+            config.rate.sessions_per_minute = 1;
+        })
+        .await
+    }
+
     /// A server that sends webhooks also to the machine that it runs on, configured by `configure`.
     pub async fn receiving(configure: impl FnOnce(&mut Config)) -> Self {
         Self::with(|config| {

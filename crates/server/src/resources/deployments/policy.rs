@@ -79,7 +79,6 @@ pub(super) fn from_row(row: &Row<'_>, first: usize) -> Result<Policy> {
 }
 
 fn write(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, update: &UpdatePolicy) -> Result<(DeploymentId, Policy)> {
-    tx.lock("deployments WHERE workspace_id = $1 AND id = $2", vals![workspace, id])?;
     store::get_open(tx, workspace, id)?;
     let (id, stored) = read(tx, workspace, id)?;
     let policy = Policy {

@@ -92,7 +92,7 @@ pub fn check_vaults(vaults: &[String]) -> Result<()> {
     if vaults.is_empty() { Ok(()) } else { Err(Error::reference("vault")) }
 }
 
-/// A spend ceiling needs list prices, and no model of this server has any.
+/// A spend ceiling is not enforced, also where the model has a price; so it is refused.
 pub fn check_budget(budget: Option<&Value>) -> Result<()> {
     if budget.is_none() {
         return Ok(());
