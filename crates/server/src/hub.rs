@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use rota_api::id::SessionId;
+use rota_api::id::{EventId, SessionId};
 use tokio::sync::{Notify, broadcast, watch};
 
 use crate::{db::Notice, limits};
@@ -23,7 +23,9 @@ pub enum Change {
 /// A frame that is only for streams that are open now: it is in no store.
 #[derive(Debug, Clone)]
 pub struct Delta {
-    /// The type of the event that is being produced.
+    /// The event that is being produced.
+    pub event: EventId,
+    /// Its type.
     pub of: &'static str,
     /// The name of the frame.
     pub name: &'static str,

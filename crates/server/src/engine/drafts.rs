@@ -26,6 +26,7 @@ impl<'a> Drafts<'a> {
             Delta::TextStart => {
                 let id = EventId::new(self.app.clock.now());
                 self.send(
+                    &id,
                     "agent.message",
                     "event_start",
                     &json!({"type": "event_start", "event": {"id": id, "type": "agent.message"}}),
@@ -37,20 +38,21 @@ impl<'a> Drafts<'a> {
                 so_far.push_str(&text);
                 let delta = json!({"type": "content_delta", "index": 0, "content": {"type": "text", "text": text}});
                 let frame = json!({"type": "event_delta", "event_id": id, "delta": delta});
-                self.send("agent.message", "event_delta", &frame);
+                let id = id.clone();
+                self.send(&id, "agent.message", "event_delta", &frame);
             }
             Delta::ThinkingStart => {
                 let id = EventId::new(self.app.clock.now());
                 let frame = json!({"type": "event_start", "event": {"id": id, "type": "agent.thinking"}});
-                self.send("agent.thinking", "event_start", &frame);
+                self.send(&id, "agent.thinking", "event_start", &frame);
                 self.thinking.push_back(id);
             }
         }
     }
 
-    fn send(&self, of: &'static str, name: &'static str, frame: &serde_json::Value) {
-        let json = frame.to_string().into();
-        self.app.hub.send_delta(&self.lease.session, hub::Delta { of, name, json });
+    fn send(&self, event: &EventId, of: &'static str, name: &'static str, frame: &serde_json::Value) {
+        let delta = hub::Delta { event: event.clone(), of, name, json: frame.to_string().into() };
+        self.app.hub.send_delta(&self.lease.session, delta);
     }
 
     /// The id under which a message was shown while it was produced. Blank texts are in no reply.

@@ -3,7 +3,7 @@
 //! Frames of the log carry `id:`, the event's place in it; a client that comes back with `Last-Event-ID` misses nothing.
 //! What waits to be taken up is shown once as it comes in and again, processed, when it enters the log.
 
-use std::{convert::Infallible, time::Duration};
+use std::{collections::VecDeque, convert::Infallible, time::Duration};
 
 use axum::{body::Body, extract::State, response::Response};
 use bytes::Bytes;
@@ -31,6 +31,8 @@ use crate::{
 
 /// Types whose production can be watched.
 const DELTAS: [&str; 2] = ["agent.message", "agent.thinking"];
+/// Says that the stream is alive.
+const PING: &[u8] = b"event: ping\ndata: {\"type\": \"ping\"}\n\n";
 /// Most `event_deltas` of one request.
 const MAX_DELTAS: usize = 100;
 
@@ -57,6 +59,7 @@ pub async fn open(
         seq,
         input: from.input,
         deltas,
+        held: VecDeque::new(),
         lagging: false,
         ping: every(PING_EVERY),
         poll: every(STREAM_POLL),
@@ -114,6 +117,9 @@ struct Open {
     /// The last input that was sent while it waited.
     input: i64,
     deltas: Vec<&'static str>,
+    /// Deltas that have come and were not sent: each goes after the events of the log that were there before it, and before
+    /// its own.
+    held: VecDeque<Delta>,
     /// Whether deltas were missed: what is sent of an event is a prefix of it, so the rest is left out.
     lagging: bool,
     ping: Interval,
@@ -127,34 +133,42 @@ impl Open {
     async fn next(&mut self) -> Option<Bytes> {
         if std::mem::take(&mut self.first) {
             // A comment opens the stream: clients see their request answered before anything happens.
-            let missed = self.read().await.ok()?;
-            return Some(Bytes::from([b": open\n\n", missed.as_slice()].concat()));
+            let mut frames = b": open\n\n".to_vec();
+            self.read(&mut frames).await.ok()?;
+            return Some(Bytes::from(frames));
         }
         if self.ended {
             return None;
         }
         loop {
-            let frames = tokio::select! {
-                biased;
-                () = self.app.stopping() => return None,
-                delta = self.watcher.deltas.recv(), if !self.deltas.is_empty() => self.delta(delta),
-                changed = self.watcher.changes.changed() => {
-                    changed.ok()?;
-                    let deleted = *self.watcher.changes.borrow_and_update() == Change::Deleted;
-                    if deleted {
-                        return self.deleted();
+            let mut read = false;
+            if self.held.is_empty() {
+                tokio::select! {
+                    biased;
+                    () = self.app.stopping() => return None,
+                    delta = self.watcher.deltas.recv(), if !self.deltas.is_empty() => self.hold(delta),
+                    changed = self.watcher.changes.changed() => {
+                        changed.ok()?;
+                        read = true;
                     }
-                    let mut frames = self.waiting_deltas();
-                    frames.extend(self.read().await.ok()?);
-                    frames
+                    _ = self.poll.tick() => match self.has_news().await.ok()? {
+                        None => return self.deleted(),
+                        Some(news) => read = news,
+                    },
+                    _ = self.ping.tick() => return Some(Bytes::from_static(PING)),
                 }
-                _ = self.poll.tick() => match self.has_news().await.ok()? {
-                    None => return self.deleted(),
-                    Some(false) => Vec::new(),
-                    Some(true) => self.read().await.ok()?,
-                },
-                _ = self.ping.tick() => b"event: ping\ndata: {\"type\": \"ping\"}\n\n".to_vec(),
-            };
+            }
+            self.hold_waiting();
+            let mut early = self.held.len();
+            let mut frames = Vec::new();
+            // Asked after the deltas were taken in: the request that they come of had been told by then.
+            if read || self.watcher.changes.has_changed().ok()? {
+                if *self.watcher.changes.borrow_and_update() == Change::Deleted {
+                    return self.deleted();
+                }
+                early = early.saturating_sub(self.read(&mut frames).await.ok()?);
+            }
+            self.release(early, &mut frames);
             if !frames.is_empty() {
                 return Some(Bytes::from(frames));
             }
@@ -169,55 +183,69 @@ impl Open {
         self.app.db.lookup(sql, params, |row| Ok(row.int(0)? > seq + 1 || row.int(1)? > input + 1)).await
     }
 
-    /// Everything that the store has beyond what was sent.
-    async fn read(&mut self) -> Result<Vec<u8>> {
-        let mut frames = Vec::new();
+    /// Writes everything that the store has beyond what was sent, each event after its deltas. Returns how many of these
+    /// there were.
+    async fn read(&mut self, frames: &mut Vec<u8>) -> Result<usize> {
+        let mut released = 0;
         loop {
             let (session, seq, input) = (self.session.clone(), self.seq, self.input);
             let news = self.app.db.read(move |tx| news(tx, &session, seq, input)).await?;
             let more = news.log.len() as i64 == STREAM_BATCH;
+            // An event is committed after the last of its deltas.
+            self.hold_waiting();
             for waiting in news.waiting {
                 self.input = waiting.place;
-                frame(&mut frames, &waiting.tag, None, &with_processed_at(&waiting.body, None));
+                frame(frames, &waiting.tag, None, &with_processed_at(&waiting.body, None));
             }
             for logged in news.log {
                 self.seq = logged.place;
-                frame(
-                    &mut frames,
-                    &logged.tag,
-                    Some(logged.place),
-                    &with_processed_at(&logged.body, logged.processed_at),
-                );
+                let own = self.count_until(&logged)?;
+                self.release(own, frames);
+                released += own;
+                frame(frames, &logged.tag, Some(logged.place), &with_processed_at(&logged.body, logged.processed_at));
             }
             if !more {
-                return Ok(frames);
+                return Ok(released);
             }
         }
     }
 
-    fn waiting_deltas(&mut self) -> Vec<u8> {
-        let mut frames = Vec::new();
-        loop {
+    /// How many of the deltas that are held go before an event of the log: its own, and those before them.
+    fn count_until(&self, logged: &Item) -> Result<usize> {
+        if !self.held.iter().any(|delta| delta.of == logged.tag) {
+            return Ok(0);
+        }
+        let event: Event = serde_json::from_str(&logged.body)?;
+        Ok(self.held.iter().rposition(|delta| delta.event == event.id).map_or(0, |last| last + 1))
+    }
+
+    fn release(&mut self, count: usize, frames: &mut Vec<u8>) {
+        for delta in self.held.drain(..count) {
+            frame(frames, delta.name, None, &delta.json);
+        }
+    }
+
+    /// Takes in the deltas that have been sent by now.
+    fn hold_waiting(&mut self) {
+        while !self.deltas.is_empty() {
             match self.watcher.deltas.try_recv() {
-                Ok(delta) => frames.extend(self.delta(Ok(delta))),
-                Err(TryRecvError::Lagged(missed)) => frames.extend(self.delta(Err(RecvError::Lagged(missed)))),
-                Err(TryRecvError::Empty | TryRecvError::Closed) => return frames,
+                Ok(delta) => self.hold(Ok(delta)),
+                Err(TryRecvError::Lagged(missed)) => self.hold(Err(RecvError::Lagged(missed))),
+                Err(TryRecvError::Empty | TryRecvError::Closed) => return,
             }
         }
     }
 
-    fn delta(&mut self, received: Result<Delta, RecvError>) -> Vec<u8> {
-        let mut frames = Vec::new();
+    fn hold(&mut self, received: Result<Delta, RecvError>) {
         match received {
-            Ok(Delta { of, name, json }) => {
-                self.lagging &= name != "event_start";
-                if !self.lagging && self.deltas.contains(&of) {
-                    frame(&mut frames, name, None, &json);
+            Ok(delta) => {
+                self.lagging &= delta.name != "event_start";
+                if !self.lagging && self.deltas.contains(&delta.of) {
+                    self.held.push_back(delta);
                 }
             }
             Err(_) => self.lagging = true,
         }
-        frames
     }
 
     fn deleted(&mut self) -> Option<Bytes> {
