@@ -14,7 +14,7 @@ use rota_api::{
 use super::pending::Pending;
 use crate::{
     db::{Row, Tx, vals},
-    error::Result,
+    error::{Error, Result},
     scheduler::{
         cron::Cron,
         settle::{self, Effects, Skip, SkipReason, State},
@@ -47,19 +47,22 @@ impl Standing {
     }
 }
 
-/// Runs `change`, which may alter the schedule or the state of the deployment `id`, and records what that means for its
-/// occurrences: those that were due and have not fired are skipped, and the new schedule counts from now.
+/// Locks the deployment `id` and runs `change`, which is told its state and may alter that or the schedule. Records what
+/// the change means for its occurrences: those that were due and have not fired are skipped, and the new schedule counts
+/// from now.
+///
+/// # Errors
+/// 404 when there is none; those of `change`.
 pub(super) fn changing<T>(
     tx: &mut Tx<'_>,
     workspace: &WorkspaceId,
     id: &str,
-    change: impl FnOnce(&mut Tx<'_>) -> Result<T>,
+    change: impl FnOnce(&mut Tx<'_>, State) -> Result<T>,
 ) -> Result<T> {
     tx.lock("deployments WHERE workspace_id = $1 AND id = $2", vals![workspace, id])?;
     let before = stored(tx, workspace, id)?;
-    let value = change(tx)?;
-    let after = stored(tx, workspace, id)?;
-    let (Some(before), Some(Stored { standing: after, .. })) = (before, after) else { return Ok(value) };
+    let value = change(tx, before.standing.state)?;
+    let Stored { standing: after, .. } = stored(tx, workspace, id)?;
     let Stored { standing: before, settled_at, pending } = before;
     if before != after {
         let (old, new) = (before.cron(), after.cron());
@@ -78,7 +81,7 @@ pub(super) fn changing<T>(
 
 /// Begins the record of a deployment that was just created.
 pub(super) fn begin(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &DeploymentId) -> Result<()> {
-    let Some(Stored { standing, .. }) = stored(tx, workspace, id.as_ref())? else { return Ok(()) };
+    let Stored { standing, .. } = stored(tx, workspace, id.as_ref())?;
     if standing.schedule.is_none() {
         return Ok(());
     }
@@ -96,8 +99,8 @@ struct Stored {
     pending: Option<Pending>,
 }
 
-fn stored(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Option<Stored>> {
-    tx.one(
+fn stored(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Stored> {
+    let found = tx.one(
         "SELECT cron, timezone, paused_reason, archived_at, settled_at, pending FROM deployments
          WHERE workspace_id = $1 AND id = $2",
         vals![workspace, id],
@@ -108,7 +111,8 @@ fn stored(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Option<S
                 pending: row.opt_text(5)?.map(|pending| serde_json::from_str(&pending)).transpose()?,
             })
         },
-    )
+    )?;
+    found.ok_or_else(|| Error::not_found("Deployment", id))
 }
 
 /// Carries out all of `effects` but the fire, and forgets what was pending. `settled_at` is up to where occurrences were

@@ -16,6 +16,7 @@ use crate::{
     scheduler::{
         cron::Cron,
         schedule::{UPCOMING_MAX, upcoming},
+        settle::State,
     },
 };
 
@@ -38,7 +39,7 @@ pub fn get(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Deploym
     found.ok_or_else(|| Error::not_found("Deployment", id))
 }
 
-/// The same, to be changed in this transaction.
+/// The same, to be changed in this transaction by what leaves its schedule and its state alone.
 ///
 /// # Errors
 /// 404 when there is none; 400 when it is archived.
@@ -54,15 +55,18 @@ pub(super) fn archived() -> Error {
 
 /// Archives it, unless it is archived already.
 pub(super) fn archive(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Deployment> {
-    let archived = schedule::changing(tx, workspace, id, |tx| {
-        let now = tx.now();
-        tx.execute(
+    let archives = schedule::changing(tx, workspace, id, |tx, state| {
+        if state == State::Archived {
+            return Ok(false);
+        }
+        tx.send(
             "UPDATE deployments SET archived_at = $3, updated_at = $3, paused_reason = NULL
-             WHERE workspace_id = $1 AND id = $2 AND archived_at IS NULL",
-            vals![workspace, id, now],
-        )
+             WHERE workspace_id = $1 AND id = $2",
+            vals![workspace, id, tx.now()],
+        )?;
+        Ok(true)
     })?;
-    if archived > 0 {
+    if archives {
         webhook_outbox::emit(tx, workspace, [EventType::DeploymentArchived], id)?;
     }
     get(tx, workspace, id)
@@ -77,37 +81,45 @@ pub fn archive_all_of(tx: &mut Tx<'_>, workspace: &WorkspaceId, agent: &AgentId)
     Ok(())
 }
 
-/// Pauses by hand. A deployment that is paused already keeps its reason.
 pub(super) fn pause(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Deployment> {
-    if get_open(tx, workspace, id)?.paused_reason.is_none() {
-        set_paused(tx, workspace, id, Some(PausedReason::Manual))?;
-    }
+    set_paused(tx, workspace, id, Some(PausedReason::Manual))?;
     get(tx, workspace, id)
 }
 
 pub(super) fn unpause(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Deployment> {
-    if get_open(tx, workspace, id)?.paused_reason.is_some() {
-        set_paused(tx, workspace, id, None)?;
-    }
+    set_paused(tx, workspace, id, None)?;
     get(tx, workspace, id)
 }
 
+/// Pauses for `reason`, or unpauses when there is none. A deployment that is paused already keeps its reason.
+///
+/// # Errors
+/// 404 when there is none; 400 when it is archived.
 pub(super) fn set_paused(
     tx: &mut Tx<'_>,
     workspace: &WorkspaceId,
     id: &str,
     reason: Option<PausedReason>,
 ) -> Result<()> {
-    let now = tx.now();
-    let event = if reason.is_some() { EventType::DeploymentPaused } else { EventType::DeploymentUnpaused };
+    let (wanted, event) = match reason {
+        Some(_) => (State::Paused, EventType::DeploymentPaused),
+        None => (State::Active, EventType::DeploymentUnpaused),
+    };
     let reason = reason.map(|reason| serde_json::to_string(&reason)).transpose()?;
-    schedule::changing(tx, workspace, id, |tx| {
-        tx.execute(
+    let changes = schedule::changing(tx, workspace, id, |tx, state| {
+        if state == State::Archived {
+            return Err(archived());
+        }
+        if state == wanted {
+            return Ok(false);
+        }
+        tx.send(
             "UPDATE deployments SET paused_reason = $3, updated_at = $4 WHERE workspace_id = $1 AND id = $2",
-            vals![workspace, id, reason.as_deref(), now],
-        )
+            vals![workspace, id, reason.as_deref(), tx.now()],
+        )?;
+        Ok(true)
     })?;
-    webhook_outbox::emit(tx, workspace, [event], id)
+    if changes { webhook_outbox::emit(tx, workspace, [event], id) } else { Ok(()) }
 }
 
 /// Maps a row of [`SELECT`]. What comes next is told as of `now`.

@@ -19,7 +19,7 @@ use crate::{
     db::{Tx, vals},
     error::{Error, Result},
     resources::{agents, environments, sessions, webhook_outbox},
-    scheduler::cron::Cron,
+    scheduler::{cron::Cron, settle::State},
 };
 
 pub(super) fn insert(tx: &mut Tx<'_>, workspace: &WorkspaceId, fields: &DeploymentFields) -> Result<Deployment> {
@@ -58,8 +58,6 @@ pub(super) fn insert(tx: &mut Tx<'_>, workspace: &WorkspaceId, fields: &Deployme
     store::get(tx, workspace, id.as_ref())
 }
 
-/// What an update leaves out is kept, and is not checked again: a deployment whose environment is gone can be renamed,
-/// and one that moves to another environment is not checked for what it mounts.
 pub(super) fn update(
     tx: &mut Tx<'_>,
     workspace: &WorkspaceId,
@@ -69,7 +67,18 @@ pub(super) fn update(
     if let Some(choice) = &update.agent {
         lock_agent(tx, workspace, choice)?;
     }
-    let stored = store::get_open(tx, workspace, id)?;
+    schedule::changing(tx, workspace, id, |tx, state| match state {
+        State::Archived => Err(store::archived()),
+        State::Active | State::Paused => set(tx, workspace, id, update),
+    })?;
+    webhook_outbox::emit(tx, workspace, [EventType::DeploymentUpdated], id)?;
+    store::get(tx, workspace, id)
+}
+
+/// What an update leaves out is kept, and is not checked again: a deployment whose environment is gone can be renamed,
+/// and one that moves to another environment is not checked for what it mounts.
+fn set(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, update: &UpdateDeployment) -> Result<()> {
+    let stored = store::get(tx, workspace, id)?;
     let metadata: Metadata = serde_json::from_str(stored.metadata.get())?;
     let metadata = serde_json::to_string(&update.metadata.over(&metadata)?)?;
     let agent = match &update.agent {
@@ -99,33 +108,28 @@ pub(super) fn update(
     let resources = text(update.resources.as_ref(), &stored.resources)?;
     let vault_ids = text(update.vault_ids.as_ref(), &stored.vault_ids)?;
     let description = update.description.clone().over(stored.description);
-    let now = tx.now();
-    schedule::changing(tx, workspace, id, |tx| {
-        tx.execute(
-            "UPDATE deployments SET name = $3, description = $4, agent_id = $5, agent_version = $6,
-                 environment_id = $7, initial_events = $8, resources = $9, vault_ids = $10, metadata = $11, cron = $12,
-                 timezone = $13, updated_at = $14
-             WHERE workspace_id = $1 AND id = $2",
-            vals![
-                workspace,
-                id,
-                update.name.as_ref().unwrap_or(&stored.name),
-                description.as_deref(),
-                &agent.id,
-                agent.version,
-                &environment_id,
-                &initial_events,
-                &resources,
-                &vault_ids,
-                &metadata,
-                schedule.as_ref().map(|s| s.expression.as_str()),
-                schedule.as_ref().map(|s| s.timezone.as_str()),
-                now
-            ],
-        )
-    })?;
-    webhook_outbox::emit(tx, workspace, [EventType::DeploymentUpdated], id)?;
-    store::get(tx, workspace, id)
+    tx.send(
+        "UPDATE deployments SET name = $3, description = $4, agent_id = $5, agent_version = $6, environment_id = $7,
+             initial_events = $8, resources = $9, vault_ids = $10, metadata = $11, cron = $12, timezone = $13,
+             updated_at = $14
+         WHERE workspace_id = $1 AND id = $2",
+        vals![
+            workspace,
+            id,
+            update.name.as_ref().unwrap_or(&stored.name),
+            description.as_deref(),
+            &agent.id,
+            agent.version,
+            &environment_id,
+            &initial_events,
+            &resources,
+            &vault_ids,
+            &metadata,
+            schedule.as_ref().map(|s| s.expression.as_str()),
+            schedule.as_ref().map(|s| s.timezone.as_str()),
+            tx.now()
+        ],
+    )
 }
 
 /// What was sent as JSON, or what is stored.
