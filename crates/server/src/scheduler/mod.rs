@@ -2,6 +2,7 @@
 
 pub mod cron;
 pub mod occurrences;
+pub mod pending;
 pub mod policy;
 pub mod preview;
 pub mod schedule;
