@@ -70,6 +70,17 @@ impl<T> Patch<T> {
     }
 }
 
+impl Patch<Node<'_>> {
+    /// The same with the value that was sent read by `read`.
+    pub fn read<T>(self, read: impl FnOnce(&Node<'_>) -> Decoded<T>) -> Decoded<Patch<T>> {
+        Ok(match self {
+            Self::Keep => Patch::Keep,
+            Self::Clear => Patch::Clear,
+            Self::Set(node) => Patch::Set(read(&node)?),
+        })
+    }
+}
+
 /// Reads a whole request body, which must be an object.
 pub fn body<'a, T>(value: &'a Value, read: impl FnOnce(&mut Object<'a>) -> Decoded<T>) -> Decoded<T> {
     Node { path: String::new(), value }.object(read)

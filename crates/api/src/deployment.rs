@@ -140,7 +140,7 @@ impl DeploymentFields {
     pub fn read(o: &mut Object<'_>) -> Decoded<Self> {
         Ok(Self {
             name: o.required("name")?.text(1, MAX_NAME)?,
-            description: agent::text_or_none(o.optional("description"), MAX_DESCRIPTION)?,
+            description: agent::optional_text(o.optional("description"), MAX_DESCRIPTION)?,
             agent: agent::read_choice(&o.required("agent")?, false)?,
             environment_id: o.required("environment_id")?.text(1, 128)?,
             initial_events: event::read_deployment_events(&o.required("initial_events")?)?,
@@ -183,26 +183,14 @@ impl UpdateDeployment {
     pub fn read(o: &mut Object<'_>) -> Decoded<Self> {
         Ok(Self {
             name: o.settable("name")?.map(|n| n.text(1, MAX_NAME)).transpose()?,
-            description: match o.patch("description") {
-                Patch::Keep => Patch::Keep,
-                Patch::Clear => Patch::Clear,
-                Patch::Set(n) => agent::text_or_none(Some(n), MAX_DESCRIPTION)?.map_or(Patch::Clear, Patch::Set),
-            },
+            description: agent::text_patch(o.patch("description"), MAX_DESCRIPTION)?,
             agent: o.settable("agent")?.map(|n| agent::read_choice(&n, false)).transpose()?,
             environment_id: o.settable("environment_id")?.map(|n| n.text(1, 128)).transpose()?,
             initial_events: o.settable("initial_events")?.map(|n| event::read_deployment_events(&n)).transpose()?,
             resources: cleared_list(o.patch("resources"), |n| session::read_resources(Some(n)))?,
             vault_ids: cleared_list(o.patch("vault_ids"), |n| session::read_vault_ids(Some(n)))?,
-            schedule: match o.patch("schedule") {
-                Patch::Keep => Patch::Keep,
-                Patch::Clear => Patch::Clear,
-                Patch::Set(n) => Patch::Set(read_schedule(&n)?),
-            },
-            budget: match o.patch("budget") {
-                Patch::Keep => Patch::Keep,
-                Patch::Clear => Patch::Clear,
-                Patch::Set(n) => Patch::Set(session::read_budget(&n)?),
-            },
+            schedule: o.patch("schedule").read(read_schedule)?,
+            budget: o.patch("budget").read(session::read_budget)?,
             metadata: Changes::read(o.patch("metadata"))?,
         })
     }

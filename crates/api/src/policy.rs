@@ -191,29 +191,21 @@ impl UpdatePolicy {
     /// Reads the body of an update request.
     pub fn read(o: &mut Object<'_>) -> Decoded<Self> {
         Ok(Self {
-            overlap: read(o.patch("overlap"), |node| {
+            overlap: o.patch("overlap").read(|node| {
                 let text = node.string()?;
                 Overlap::from_name(text).ok_or_else(|| node.not_a_value(text))
             })?,
-            max_concurrent_sessions: read(o.patch("max_concurrent_sessions"), |node| {
-                whole(node, 1, MAX_CONCURRENT_SESSIONS)
-            })?,
-            retry: read(o.patch("retry"), read_retry)?,
-            catch_up_seconds: read(o.patch("catch_up_seconds"), |node| whole(node, 0, MAX_CATCH_UP_SECONDS))?,
-            jitter: read(o.patch("jitter"), |node| match node.value() {
+            max_concurrent_sessions: o
+                .patch("max_concurrent_sessions")
+                .read(|node| whole(node, 1, MAX_CONCURRENT_SESSIONS))?,
+            retry: o.patch("retry").read(read_retry)?,
+            catch_up_seconds: o.patch("catch_up_seconds").read(|node| whole(node, 0, MAX_CATCH_UP_SECONDS))?,
+            jitter: o.patch("jitter").read(|node| match node.value() {
                 Value::String(name) => Jitter::from_name(name).ok_or_else(|| node.not_a_value(name)),
                 _ => whole(node, 1, MAX_JITTER_SECONDS).map(Jitter::Seconds),
             })?,
         })
     }
-}
-
-fn read<T>(patch: Patch<Node<'_>>, value: impl FnOnce(&Node<'_>) -> Decoded<T>) -> Decoded<Patch<T>> {
-    Ok(match patch {
-        Patch::Keep => Patch::Keep,
-        Patch::Clear => Patch::Clear,
-        Patch::Set(node) => Patch::Set(value(&node)?),
-    })
 }
 
 /// A whole number in a range that a `u32` holds.

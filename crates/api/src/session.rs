@@ -240,7 +240,7 @@ fn read_agent(node: &Node<'_>) -> Decoded<(AgentChoice, Overrides)> {
             system: match o.patch("system") {
                 Patch::Keep => None,
                 Patch::Clear => Some(None),
-                Patch::Set(n) => Some(agent::text_or_none(Some(n), agent::MAX_SYSTEM)?),
+                Patch::Set(n) => Some(agent::text_or_none(&n, agent::MAX_SYSTEM)?),
             },
             tools: replaced(o.patch("tools"), agent::read_tools)?,
             mcp_servers: replaced(o.patch("mcp_servers"), agent::read_mcp_servers)?,
@@ -289,19 +289,11 @@ impl UpdateSession {
             })?,
         };
         Ok(Self {
-            title: match o.patch("title") {
-                Patch::Keep => Patch::Keep,
-                Patch::Clear => Patch::Clear,
-                Patch::Set(n) => Patch::Set(n.text(0, MAX_TITLE)?),
-            },
+            title: o.patch("title").read(|n| n.text(0, MAX_TITLE))?,
             metadata: Changes::read(o.patch("metadata"))?,
             tools,
             mcp_servers,
-            budget: match o.patch("budget") {
-                Patch::Keep => Patch::Keep,
-                Patch::Clear => Patch::Clear,
-                Patch::Set(n) => Patch::Set(read_budget(&n)?),
-            },
+            budget: o.patch("budget").read(read_budget)?,
         })
     }
 }

@@ -14,8 +14,8 @@ use crate::{
 };
 
 pub use multiagent::{
-    Advisor, AgentChoice, MAX_ROSTER, Multiagent, Nothing, Predefined, RosterEntry, SessionMultiagent, Switch,
-    read_choice,
+    Advisor, AgentChoice, MAX_ROSTER, Multiagent, MultiagentFields, Nothing, Predefined, RosterEntry,
+    SessionMultiagent, Switch, read_choice,
 };
 pub use request::{CreateAgent, UpdateAgent, read_model, read_skills};
 pub use tools::{
@@ -206,17 +206,21 @@ pub struct Skill {
     pub version: String,
 }
 
-/// A text that is cleared by null or by an empty text.
-pub fn text_patch(patch: Patch<Node<'_>>, most: usize, stored: Option<&String>) -> Decoded<Option<String>> {
-    Ok(match patch {
-        Patch::Keep => stored.cloned(),
-        Patch::Clear => None,
-        Patch::Set(node) => text_or_none(Some(node), most)?,
+/// A text of an update that is cleared by null or by an empty text.
+pub fn text_patch(patch: Patch<Node<'_>>, most: usize) -> Decoded<Patch<String>> {
+    Ok(match patch.read(|node| text_or_none(node, most))? {
+        Patch::Keep => Patch::Keep,
+        Patch::Clear | Patch::Set(None) => Patch::Clear,
+        Patch::Set(Some(text)) => Patch::Set(text),
     })
 }
 
-/// An optional text; an empty one is none.
-pub fn text_or_none(node: Option<Node<'_>>, most: usize) -> Decoded<Option<String>> {
-    let text = node.map(|n| n.text(0, most)).transpose()?;
-    Ok(text.filter(|text| !text.is_empty()))
+/// A text that may be left out; an empty one is none.
+pub fn optional_text(node: Option<Node<'_>>, most: usize) -> Decoded<Option<String>> {
+    node.map_or(Ok(None), |node| text_or_none(&node, most))
+}
+
+/// A text; an empty one is none.
+pub fn text_or_none(node: &Node<'_>, most: usize) -> Decoded<Option<String>> {
+    Ok(Some(node.text(0, most)?).filter(|text| !text.is_empty()))
 }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{AgentReference, MAX_NAME, ThreadAgent};
-use crate::decode::{Decoded, Node, Patch};
+use crate::decode::{Decoded, Invalid, Node, Patch};
 
 /// Most agents in a roster.
 pub const MAX_ROSTER: usize = 20;
@@ -147,48 +147,126 @@ pub enum AgentChoice {
     Itself,
 }
 
-pub(super) fn read_multiagent(node: &Node<'_>, stored: Option<&Multiagent>) -> Decoded<Multiagent<AgentChoice>> {
-    let tag = node.tag()?;
-    node.object(|o| {
-        o.tagged();
-        match tag {
-            "coordinator" => {
-                let agents = o.required("agents")?.items(1, MAX_ROSTER, |n| {
-                    if n.value().is_object() && n.tag()? == "advisor" {
-                        let model = n.object(|o| {
-                            o.tagged();
-                            o.required("model")?.text(1, MAX_NAME)
-                        })?;
-                        return Ok(RosterEntry::Advisor { r#type: "advisor".to_owned(), model });
-                    }
-                    read_choice(n, true).map(RosterEntry::Agent)
-                })?;
-                Ok(Multiagent::Coordinator { agents })
+/// What a body says about a roster. What it leaves out of members is kept, where an update has something to keep.
+#[derive(Debug, Clone, PartialEq)]
+pub enum MultiagentFields {
+    /// A roster that the agent coordinates.
+    Coordinator {
+        /// 1 to [`MAX_ROSTER`] entries.
+        agents: Vec<RosterEntry<AgentChoice>>,
+    },
+    /// Subagents, workflows and an advisor.
+    Members {
+        /// Null turns it off.
+        advisor: Patch<Switch<Advisor>>,
+        /// Null is the default.
+        subagents: Patch<Switch<PredefinedFields>>,
+        /// Null is the default.
+        workflows: Patch<Switch<PredefinedFields>>,
+    },
+}
+
+/// What a body says about a member of [`MultiagentFields::Members`] that is on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PredefinedFields {
+    inline_agents: Patch<Switch<Nothing>>,
+    predefined_agents: Patch<Vec<AgentChoice>>,
+}
+
+impl MultiagentFields {
+    pub(super) fn read(node: &Node<'_>) -> Decoded<Self> {
+        let tag = node.tag()?;
+        node.object(|o| {
+            o.tagged();
+            match tag {
+                "coordinator" => {
+                    Ok(Self::Coordinator { agents: o.required("agents")?.items(1, MAX_ROSTER, read_entry)? })
+                }
+                "multiagent_20261001" => Ok(Self::Members {
+                    advisor: o.patch("advisor").read(read_advisor)?,
+                    subagents: o.patch("subagents").read(read_predefined)?,
+                    workflows: o.patch("workflows").read(read_predefined)?,
+                }),
+                other => Err(node.wrong_tag(other)),
             }
-            "multiagent_20261001" => {
-                let kept = match stored {
+        })
+    }
+
+    /// The roster that `stored` becomes.
+    ///
+    /// # Errors
+    /// When a member that is on would have nobody to start.
+    pub fn over(&self, stored: Option<&Multiagent>) -> Decoded<Multiagent<AgentChoice>> {
+        match self {
+            Self::Coordinator { agents } => Ok(Multiagent::Coordinator { agents: agents.clone() }),
+            Self::Members { advisor, subagents, workflows } => {
+                let (kept_advisor, kept_subagents, kept_workflows) = match stored {
                     Some(Multiagent::Members { advisor, subagents, workflows }) => {
-                        Some((advisor, pinned(subagents), pinned(workflows)))
+                        (advisor.clone(), pinned(subagents), pinned(workflows))
                     }
-                    _ => None,
+                    _ => (
+                        Switch::Disabled {},
+                        Switch::Enabled(Predefined::default()),
+                        Switch::Enabled(Predefined::default()),
+                    ),
                 };
-                let advisor = match (o.patch("advisor"), &kept) {
-                    (Patch::Set(n), _) => read_advisor(&n)?,
-                    (Patch::Keep, Some((advisor, ..))) => (*advisor).clone(),
-                    _ => Switch::Disabled {},
-                };
-                let subagents = read_predefined(o.patch("subagents"), kept.as_ref().map(|k| &k.1))?;
-                let workflows = read_predefined(o.patch("workflows"), kept.as_ref().map(|k| &k.2))?;
-                Ok(Multiagent::Members { advisor, subagents, workflows })
+                Ok(Multiagent::Members {
+                    advisor: advisor.clone().over_or(kept_advisor, Switch::Disabled {}),
+                    subagents: members_over("subagents", subagents, kept_subagents)?,
+                    workflows: members_over("workflows", workflows, kept_workflows)?,
+                })
             }
-            other => Err(node.wrong_tag(other)),
         }
-    })
+    }
+}
+
+/// On, with inline agents and no others.
+impl<R> Default for Predefined<R> {
+    fn default() -> Self {
+        Self { inline_agents: Switch::Enabled(Nothing {}), predefined_agents: Vec::new() }
+    }
+}
+
+fn members_over(
+    name: &str,
+    sent: &Patch<Switch<PredefinedFields>>,
+    kept: Switch<Predefined<AgentChoice>>,
+) -> Decoded<Switch<Predefined<AgentChoice>>> {
+    let PredefinedFields { inline_agents, predefined_agents } = match sent {
+        Patch::Keep => return Ok(kept),
+        Patch::Clear => return Ok(Switch::Enabled(Predefined::default())),
+        Patch::Set(Switch::Disabled {}) => return Ok(Switch::Disabled {}),
+        Patch::Set(Switch::Enabled(fields)) => fields.clone(),
+    };
+    let base = match kept {
+        Switch::Enabled(predefined) => predefined,
+        Switch::Disabled {} => Predefined::default(),
+    };
+    let inline_agents = inline_agents.over_or(base.inline_agents, Switch::Enabled(Nothing {}));
+    let predefined_agents = predefined_agents.over_or(base.predefined_agents, Vec::new());
+    if predefined_agents.is_empty() && inline_agents == (Switch::Disabled {}) {
+        return Err(Invalid::field(
+            &format!("multiagent.{name}.predefined_agents"),
+            "must name at least one agent when inline_agents is disabled",
+        ));
+    }
+    Ok(Switch::Enabled(Predefined { inline_agents, predefined_agents }))
 }
 
 fn pinned(stored: &Switch<Predefined<AgentReference>>) -> Switch<Predefined<AgentChoice>> {
     let pin = |r: &AgentReference| Ok::<_, ()>(AgentChoice::Pinned(r.id.to_string(), r.version));
     map_predefined(stored, &mut { pin }).expect("pinning cannot fail")
+}
+
+fn read_entry(node: &Node<'_>) -> Decoded<RosterEntry<AgentChoice>> {
+    if node.value().is_object() && node.tag()? == "advisor" {
+        let model = node.object(|o| {
+            o.tagged();
+            o.required("model")?.text(1, MAX_NAME)
+        })?;
+        return Ok(RosterEntry::Advisor { r#type: "advisor".to_owned(), model });
+    }
+    read_choice(node, true).map(RosterEntry::Agent)
 }
 
 fn read_advisor(node: &Node<'_>) -> Decoded<Switch<Advisor>> {
@@ -203,44 +281,18 @@ fn read_advisor(node: &Node<'_>) -> Decoded<Switch<Advisor>> {
     })
 }
 
-/// A member that is absent keeps what is stored; what is stored nowhere is enabled, with inline agents and no others.
-fn read_predefined(
-    patch: Patch<Node<'_>>,
-    stored: Option<&Switch<Predefined<AgentChoice>>>,
-) -> Decoded<Switch<Predefined<AgentChoice>>> {
-    let default = || Predefined { inline_agents: Switch::Enabled(Nothing {}), predefined_agents: Vec::new() };
-    let node = match patch {
-        Patch::Keep => return Ok(stored.cloned().unwrap_or_else(|| Switch::Enabled(default()))),
-        Patch::Clear => return Ok(Switch::Enabled(default())),
-        Patch::Set(node) => node,
-    };
+fn read_predefined(node: &Node<'_>) -> Decoded<Switch<PredefinedFields>> {
     let tag = node.tag()?;
     node.object(|o| {
         o.tagged();
         match tag {
             "disabled" => Ok(Switch::Disabled {}),
-            "enabled" => {
-                let base = match stored {
-                    Some(Switch::Enabled(predefined)) => predefined.clone(),
-                    _ => default(),
-                };
-                let inline_agents = match o.patch("inline_agents") {
-                    Patch::Keep => base.inline_agents,
-                    Patch::Clear => Switch::Enabled(Nothing {}),
-                    Patch::Set(n) => read_switch(&n)?,
-                };
-                let predefined_agents = match o.patch("predefined_agents") {
-                    Patch::Keep => base.predefined_agents,
-                    Patch::Clear => Vec::new(),
-                    Patch::Set(n) => n.items(0, MAX_ROSTER, |n| read_choice(n, true))?,
-                };
-                if predefined_agents.is_empty() && inline_agents == (Switch::Disabled {}) {
-                    return Err(
-                        o.invalid("predefined_agents", "must name at least one agent when inline_agents is disabled")
-                    );
-                }
-                Ok(Switch::Enabled(Predefined { inline_agents, predefined_agents }))
-            }
+            "enabled" => Ok(Switch::Enabled(PredefinedFields {
+                inline_agents: o.patch("inline_agents").read(read_switch)?,
+                predefined_agents: o
+                    .patch("predefined_agents")
+                    .read(|n| n.items(0, MAX_ROSTER, |n| read_choice(n, true)))?,
+            })),
             other => Err(node.wrong_tag(other)),
         }
     })

@@ -1,9 +1,9 @@
 //! Reading the bodies of create and update requests.
 
 use super::{
-    AgentChoice, AgentConfig, Effort, ExecutionIdentity, MAX_DESCRIPTION, MAX_NAME, MAX_SKILLS, MAX_SYSTEM,
-    ModelConfig, Multiagent, Skill, check_tool_references, multiagent::read_multiagent, read_mcp_servers, read_tools,
-    text_or_none, text_patch,
+    AgentChoice, AgentConfig, Effort, ExecutionIdentity, MAX_DESCRIPTION, MAX_NAME, MAX_SKILLS, MAX_SYSTEM, McpServer,
+    ModelConfig, Multiagent, MultiagentFields, Skill, Tool, check_tool_references, optional_text, read_mcp_servers,
+    read_tools, text_patch,
 };
 use crate::{
     decode::{Decoded, Node, Object, Patch},
@@ -24,84 +24,97 @@ impl CreateAgent {
     pub fn read(o: &mut Object<'_>) -> Decoded<Self> {
         let config = AgentConfig {
             name: o.required("name")?.text(1, MAX_NAME)?,
-            description: text_or_none(o.optional("description"), MAX_DESCRIPTION)?,
-            system: text_or_none(o.optional("system"), MAX_SYSTEM)?,
+            description: optional_text(o.optional("description"), MAX_DESCRIPTION)?,
+            system: optional_text(o.optional("system"), MAX_SYSTEM)?,
             model: read_model(&o.required("model")?)?,
             tools: o.optional("tools").map(|n| read_tools(&n)).transpose()?.unwrap_or_default(),
             mcp_servers: o.optional("mcp_servers").map(|n| read_mcp_servers(&n)).transpose()?.unwrap_or_default(),
             skills: o.optional("skills").map(|n| read_skills(&n)).transpose()?.unwrap_or_default(),
             multiagent: None,
-            execution_identity: read_identity(o.optional("execution_identity"))?,
+            execution_identity: o
+                .optional("execution_identity")
+                .map_or(Ok(ExecutionIdentity::ServiceAccount), |n| read_identity(&n))?,
             metadata: metadata::create(o.optional("metadata"))?,
         };
         check_tool_references("", &config.tools, &config.mcp_servers)?;
-        let multiagent = o.optional("multiagent").map(|n| read_multiagent(&n, None)).transpose()?;
+        let multiagent = o.optional("multiagent").map(|n| MultiagentFields::read(&n)?.over(None)).transpose()?;
         Ok(Self { config, multiagent })
     }
 }
 
-/// An update of an agent, applied to the stored version.
+/// An update request. `None` keeps what is stored.
 #[derive(Debug)]
 pub struct UpdateAgent {
     /// The version that the caller has seen, where it named one.
     pub version: Option<i64>,
-    /// The resulting configuration; its roster is still the stored one.
-    pub config: AgentConfig,
-    /// What the caller says about the roster.
-    pub multiagent: Patch<Multiagent<AgentChoice>>,
+    /// A new name.
+    pub name: Option<String>,
+    /// The description; null or an empty text clears it.
+    pub description: Patch<String>,
+    /// The system prompt; null or an empty text clears it.
+    pub system: Patch<String>,
+    /// Another model; without `effort` the stored level is kept.
+    pub model: Option<ModelConfig>,
+    /// Other tools; null is none.
+    pub tools: Patch<Vec<Tool>>,
+    /// Other MCP servers; null is none.
+    pub mcp_servers: Patch<Vec<McpServer>>,
+    /// Other skills; null is none.
+    pub skills: Patch<Vec<Skill>>,
+    /// Another identity; null is the workspace's own.
+    pub execution_identity: Patch<ExecutionIdentity>,
+    /// Pairs to set and to delete.
+    pub metadata: Changes,
+    /// The roster; null clears it.
+    pub multiagent: Patch<MultiagentFields>,
 }
 
 impl UpdateAgent {
-    /// Reads the body of an update request over the `stored` configuration.
-    pub fn read(o: &mut Object<'_>, stored: &AgentConfig) -> Decoded<Self> {
-        let version = o.settable("version")?.map(|n| n.integer(1, i64::MAX)).transpose()?;
+    /// Reads the body of an update request.
+    pub fn read(o: &mut Object<'_>) -> Decoded<Self> {
+        Ok(Self {
+            version: o.settable("version")?.map(|n| n.integer(1, i64::MAX)).transpose()?,
+            name: o.settable("name")?.map(|n| n.text(1, MAX_NAME)).transpose()?,
+            description: text_patch(o.patch("description"), MAX_DESCRIPTION)?,
+            system: text_patch(o.patch("system"), MAX_SYSTEM)?,
+            model: o.settable("model")?.map(|n| read_model(&n)).transpose()?,
+            tools: o.patch("tools").read(read_tools)?,
+            mcp_servers: o.patch("mcp_servers").read(read_mcp_servers)?,
+            skills: o.patch("skills").read(read_skills)?,
+            execution_identity: o.patch("execution_identity").read(read_identity)?,
+            metadata: Changes::read(o.patch("metadata"))?,
+            multiagent: o.patch("multiagent").read(MultiagentFields::read)?,
+        })
+    }
+
+    /// The configuration that `stored` becomes; its roster is still the stored one.
+    ///
+    /// # Errors
+    /// When what is kept and what is new do not go together.
+    pub fn over(&self, stored: &AgentConfig) -> Decoded<AgentConfig> {
         let config = AgentConfig {
-            name: match o.settable("name")? {
-                Some(node) => node.text(1, MAX_NAME)?,
-                None => stored.name.clone(),
-            },
-            description: text_patch(o.patch("description"), MAX_DESCRIPTION, stored.description.as_ref())?,
-            system: text_patch(o.patch("system"), MAX_SYSTEM, stored.system.as_ref())?,
-            model: match o.settable("model")? {
-                Some(node) => model_over(read_model(&node)?, &stored.model),
-                None => stored.model.clone(),
-            },
-            tools: list_patch(o.patch("tools"), read_tools, &stored.tools)?,
-            mcp_servers: list_patch(o.patch("mcp_servers"), read_mcp_servers, &stored.mcp_servers)?,
-            skills: list_patch(o.patch("skills"), read_skills, &stored.skills)?,
+            name: self.name.as_ref().unwrap_or(&stored.name).clone(),
+            description: self.description.clone().over(stored.description.clone()),
+            system: self.system.clone().over(stored.system.clone()),
+            model: self.model.as_ref().map_or_else(|| stored.model.clone(), |sent| model_over(sent, &stored.model)),
+            tools: self.tools.clone().over_or(stored.tools.clone(), Vec::new()),
+            mcp_servers: self.mcp_servers.clone().over_or(stored.mcp_servers.clone(), Vec::new()),
+            skills: self.skills.clone().over_or(stored.skills.clone(), Vec::new()),
             multiagent: stored.multiagent.clone(),
-            execution_identity: match o.patch("execution_identity") {
-                Patch::Keep => stored.execution_identity.clone(),
-                Patch::Clear => read_identity(None)?,
-                Patch::Set(node) => read_identity(Some(node))?,
-            },
-            metadata: Changes::read(o.patch("metadata"))?.over(&stored.metadata)?,
+            execution_identity: self
+                .execution_identity
+                .clone()
+                .over_or(stored.execution_identity.clone(), ExecutionIdentity::ServiceAccount),
+            metadata: self.metadata.over(&stored.metadata)?,
         };
         check_tool_references("", &config.tools, &config.mcp_servers)?;
-        let multiagent = match o.patch("multiagent") {
-            Patch::Keep => Patch::Keep,
-            Patch::Clear => Patch::Clear,
-            Patch::Set(node) => Patch::Set(read_multiagent(&node, stored.multiagent.as_ref())?),
-        };
-        Ok(Self { version, config, multiagent })
+        Ok(config)
     }
 }
 
 /// An update without `effort` keeps the stored level; everything else of the model is replaced.
-fn model_over(sent: ModelConfig, stored: &ModelConfig) -> ModelConfig {
-    ModelConfig { effort: sent.effort.or_else(|| stored.effort.clone()), ..sent }
-}
-
-fn list_patch<T: Clone>(
-    patch: Patch<Node<'_>>,
-    read: impl Fn(&Node<'_>) -> Decoded<Vec<T>>,
-    stored: &[T],
-) -> Decoded<Vec<T>> {
-    match patch {
-        Patch::Keep => Ok(stored.to_vec()),
-        Patch::Clear => Ok(Vec::new()),
-        Patch::Set(node) => read(&node),
-    }
+fn model_over(sent: &ModelConfig, stored: &ModelConfig) -> ModelConfig {
+    ModelConfig { effort: sent.effort.as_ref().or(stored.effort.as_ref()).cloned(), ..sent.clone() }
 }
 
 const EFFORTS: [&str; 5] = ["low", "medium", "high", "xhigh", "max"];
@@ -138,8 +151,7 @@ fn read_effort(node: &Node<'_>) -> Decoded<Effort> {
     Ok(Effort { level: level.to_owned() })
 }
 
-fn read_identity(node: Option<Node<'_>>) -> Decoded<ExecutionIdentity> {
-    let Some(node) = node else { return Ok(ExecutionIdentity::ServiceAccount) };
+fn read_identity(node: &Node<'_>) -> Decoded<ExecutionIdentity> {
     let tag = node.tag()?;
     node.object(|o| {
         o.tagged();

@@ -462,3 +462,19 @@ async fn an_id_that_is_no_text_is_not_found() {
         assert_eq!(rota.api.get_refused(path).await.status, 404, "{path}");
     }
 }
+
+#[tokio::test]
+async fn a_wrong_body_is_refused_before_anything_is_looked_up() {
+    let rota = Rota::without_engine().await;
+    for path in [
+        "/v1/agents/agent_nobody",
+        "/v1/environments/env_nowhere",
+        "/v1/deployments/depl_none",
+        "/v1/sessions/sesn_none",
+        "/rota/v1/deployments/depl_none/policy",
+        "/rota/v1/webhook_endpoints/whe_none",
+    ] {
+        let refusal = rota.api.post_refused(path, json!({"colour": "red"})).await;
+        assert_eq!(refusal, invalid("colour: Extra inputs are not permitted"), "{path}");
+    }
+}

@@ -14,8 +14,8 @@ use crate::{
 pub struct Body(Value);
 
 impl Body {
-    /// Reads the body strictly: see [`rota_api::decode`].
-    pub fn read<T>(&self, read: impl FnOnce(&mut Object<'_>) -> Decoded<T>) -> Result<T> {
+    /// Reads the body strictly: see [`rota_api::decode`]. It is read once, before the store is asked for anything.
+    pub fn read<T>(self, read: impl FnOnce(&mut Object<'_>) -> Decoded<T>) -> Result<T> {
         Ok(decode::body(&self.0, read)?)
     }
 }

@@ -43,8 +43,9 @@ pub async fn retrieve(
 
 /// `POST /v1/agents/{agent_id}`.
 pub async fn update(State(app): State<App>, caller: Caller, Path(id): Path<String>, body: Body) -> Result<Json<Agent>> {
+    let update = body.read(UpdateAgent::read)?;
     let offer = app.offer.clone();
-    app.db.write(move |tx| set(tx, &offer, &caller.workspace, &id, &body)).await.map(Json)
+    app.db.write(move |tx| set(tx, &offer, &caller.workspace, &id, &update)).await.map(Json)
 }
 
 /// `GET /v1/agents`.
@@ -217,28 +218,29 @@ fn find(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, version: Option<i64>
     tx.one(&sql, vals![workspace, id, version], from_row)
 }
 
-fn set(tx: &mut Tx<'_>, offer: &Offer, workspace: &WorkspaceId, id: &str, body: &Body) -> Result<Agent> {
+fn set(tx: &mut Tx<'_>, offer: &Offer, workspace: &WorkspaceId, id: &str, update: &UpdateAgent) -> Result<Agent> {
     lock(tx, workspace, id)?;
     let stored = get(tx, workspace, id, None)?;
     if stored.archived_at.is_some() {
         return Err(archived());
     }
-    let UpdateAgent { version, mut config, multiagent } = body.read(|o| UpdateAgent::read(o, &stored.config))?;
-    if let Some(seen) = version
+    if let Some(seen) = update.version
         && seen != stored.version
     {
         let latest = stored.version;
         return Err(Error::Conflict(format!("Agent `{id}` has version {latest} by now, not {seen}: read it again.")));
     }
     let (id, next) = (stored.id.clone(), stored.version + 1);
-    match &multiagent {
+    let mut config = update.over(&stored.config)?;
+    match &update.multiagent {
         Patch::Keep => {}
         Patch::Clear => config.multiagent = None,
         // A roster that names the agent itself means the version that carries it; only another change makes a new one.
-        Patch::Set(roster) => {
-            config.multiagent = Some(resolve(tx, workspace, roster, &id, stored.version)?);
+        Patch::Set(fields) => {
+            let roster = fields.over(stored.config.multiagent.as_ref())?;
+            config.multiagent = Some(resolve(tx, workspace, &roster, &id, stored.version)?);
             if config != stored.config {
-                config.multiagent = Some(resolve(tx, workspace, roster, &id, next)?);
+                config.multiagent = Some(resolve(tx, workspace, &roster, &id, next)?);
             }
         }
     }

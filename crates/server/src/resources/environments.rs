@@ -2,7 +2,7 @@
 
 use axum::extract::State;
 use rota_api::{
-    environment::{Environment, EnvironmentConfig, EnvironmentFields},
+    environment::{Environment, EnvironmentConfig, EnvironmentFields, UpdateEnvironment},
     id::{EnvironmentId, Id, WorkspaceId},
     webhook::EventType,
 };
@@ -35,7 +35,8 @@ pub async fn update(
     Path(id): Path<String>,
     body: Body,
 ) -> Result<Json<Environment>> {
-    app.db.write(move |tx| set(tx, &caller.workspace, &id, &body)).await.map(Json)
+    let update = body.read(UpdateEnvironment::read)?;
+    app.db.write(move |tx| set(tx, &caller.workspace, &id, &update)).await.map(Json)
 }
 
 /// `GET /v1/environments`.
@@ -111,7 +112,7 @@ pub fn get(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Environ
     found.ok_or_else(|| Error::not_found("Environment", id))
 }
 
-fn set(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, body: &Body) -> Result<Environment> {
+fn set(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, update: &UpdateEnvironment) -> Result<Environment> {
     lock_names(tx, workspace)?;
     tx.lock("environments WHERE workspace_id = $1 AND id = $2", vals![workspace, id])?;
     let stored = get(tx, workspace, id)?;
@@ -123,7 +124,7 @@ fn set(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, body: &Body) -> Resul
     }
     let Environment { name, description, config, metadata, .. } = stored;
     let stored = EnvironmentFields { name, description, config, metadata };
-    let fields = body.read(|o| EnvironmentFields::read_update(o, &stored))?;
+    let fields = update.over(&stored)?;
     if fields.name != stored.name && name_exists(tx, workspace, &fields.name)? {
         return Err(name_taken(&fields.name));
     }

@@ -4,7 +4,7 @@ pub mod deliveries;
 mod store;
 
 use axum::extract::State;
-use rota_api::webhook::{EndpointFields, NewWebhookEndpoint, SigningSecret, WebhookEndpoint};
+use rota_api::webhook::{EndpointFields, NewWebhookEndpoint, SigningSecret, UpdateEndpoint, WebhookEndpoint};
 use serde::Serialize;
 
 use crate::{
@@ -41,8 +41,11 @@ pub async fn update(
     Path(id): Path<String>,
     body: Body,
 ) -> Result<Json<WebhookEndpoint>> {
-    let allow_private = app.config.webhooks.allow_private;
-    app.db.write(move |tx| store::update(tx, allow_private, &caller.workspace, &id, &body)).await.map(Json)
+    let update = body.read(UpdateEndpoint::read)?;
+    if let Some(url) = &update.url {
+        check_url(&app, url)?;
+    }
+    app.db.write(move |tx| store::update(tx, &caller.workspace, &id, &update)).await.map(Json)
 }
 
 /// `GET /rota/v1/webhook_endpoints`.

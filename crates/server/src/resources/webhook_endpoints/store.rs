@@ -11,10 +11,8 @@ use rota_api::{
 use super::{Deleted, deliveries};
 use crate::{
     db::{Row, Tx, vals},
-    egress,
     error::{Error, Result},
     limits::{MAX_WEBHOOK_ENDPOINTS, WEBHOOK_DISABLE_FAILURES, WEBHOOK_DISABLE_MICROS},
-    request::Body,
 };
 
 /// What a signing secret begins with (Standard Webhooks).
@@ -100,28 +98,23 @@ pub(super) fn all(tx: &mut Tx<'_>, workspace: &WorkspaceId) -> Result<Vec<Webhoo
 
 pub(super) fn update(
     tx: &mut Tx<'_>,
-    allow_private: bool,
     workspace: &WorkspaceId,
     id: &str,
-    body: &Body,
+    update: &UpdateEndpoint,
 ) -> Result<WebhookEndpoint> {
     tx.lock("webhook_endpoints WHERE workspace_id = $1 AND id = $2", vals![workspace, id])?;
     let stored = get(tx, workspace, id)?;
-    let update = body.read(UpdateEndpoint::read)?;
-    if let Some(url) = &update.url {
-        egress::url(url, allow_private).map_err(|error| Error::invalid(format_args!("url: {error}")))?;
-    }
-    let events = update.enabled_events.unwrap_or(stored.enabled_events);
+    let events = update.enabled_events.as_ref().unwrap_or(&stored.enabled_events);
     tx.execute(
         "UPDATE webhook_endpoints SET name = $3, description = $4, url = $5, enabled_events = $6, updated_at = $7
          WHERE workspace_id = $1 AND id = $2",
         vals![
             workspace,
             id,
-            &update.name.unwrap_or(stored.name),
-            &update.description.unwrap_or(stored.description),
-            &update.url.unwrap_or(stored.url),
-            &serde_json::to_string(&events)?,
+            update.name.as_ref().unwrap_or(&stored.name),
+            update.description.as_ref().unwrap_or(&stored.description),
+            update.url.as_ref().unwrap_or(&stored.url),
+            &serde_json::to_string(events)?,
             tx.now()
         ],
     )?;
@@ -131,7 +124,7 @@ pub(super) fn update(
         (EndpointState::Enabled, EndpointState::Disabled) => disable(tx, workspace, id, "")?,
         (before, EndpointState::Enabled) => {
             unsubscribe(tx, workspace, id)?;
-            subscribe(tx, workspace, id, &events)?;
+            subscribe(tx, workspace, id, events)?;
             if before == EndpointState::Disabled {
                 enable(tx, workspace, id)?;
             }
