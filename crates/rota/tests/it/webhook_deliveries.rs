@@ -10,38 +10,106 @@ use tokio::time::{sleep, timeout};
 use crate::{
     client::{Api, ENDPOINTS, invalid, not_found},
     given::{environment, id},
-    receiver::{Receiver, Reply},
+    receiver::{Delivery, Receiver, Reply},
     server::{PATIENCE, Rota},
     webhook_events::endpoint,
 };
 
+/// A server that runs no sessions, and an endpoint that is told of each environment that is created.
+struct Subscribed {
+    rota: Rota,
+    receiver: Receiver,
+    /// The endpoint, as its creation was answered.
+    endpoint: Value,
+}
+
+impl Subscribed {
+    async fn start() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    /// A server that is configured by `configure`.
+    async fn with(configure: impl FnOnce(&mut Config)) -> Self {
+        let rota = Rota::receiving(|config| {
+            config.engine.concurrency = 0;
+            configure(config);
+        })
+        .await;
+        let receiver = Receiver::start().await;
+        let endpoint = endpoint(&rota.api, &receiver, CREATED).await;
+        Self { rota, receiver, endpoint }
+    }
+
+    /// Restarts the server, configured anew by `configure`.
+    async fn restart_with(self, configure: impl FnOnce(&mut Config)) -> Self {
+        Self { rota: self.rota.restart_with(configure).await, ..self }
+    }
+
+    /// Creates an environment.
+    async fn create(&self, name: &str) -> Value {
+        environment(&self.rota.api, name).await
+    }
+
+    /// Creates an environment and waits for the first attempt to tell of it.
+    async fn attempt(&mut self, name: &str) -> Delivery {
+        self.create(name).await;
+        self.receiver.next().await
+    }
+
+    fn path(&self) -> String {
+        format!("{ENDPOINTS}/{}", id(&self.endpoint))
+    }
+
+    fn deliveries(&self) -> String {
+        format!("{}/deliveries", self.path())
+    }
+
+    fn replay(&self, event: &str) -> String {
+        format!("{}/{event}/replay", self.deliveries())
+    }
+
+    async fn update(&self, changes: Value) -> Value {
+        self.rota.api.post(&self.path(), changes).await
+    }
+
+    async fn is_enabled(&self) -> bool {
+        self.rota.api.get(&self.path()).await["state"] == "enabled"
+    }
+
+    /// The delivery of an event, once it is as `wanted` says.
+    async fn delivery(&self, event: &Delivery, wanted: impl Fn(&Value) -> bool) -> Value {
+        becomes(&self.rota.api, &format!("{}/{}", self.deliveries(), event.id), wanted).await
+    }
+
+    /// Why the endpoint is disabled, once it is.
+    async fn disabled_reason(&self) -> String {
+        disabled_reason(&self.rota.api, &self.endpoint).await
+    }
+}
+
 const CREATED: Option<&[&str]> = Some(&["environment.created"]);
 
-fn quiet(config: &mut Config) {
-    config.engine.concurrency = 0;
-}
-
-fn path(endpoint: &Value) -> String {
-    format!("{ENDPOINTS}/{}", id(endpoint))
-}
-
-/// The delivery `event` to an endpoint, once it is as `wanted` says.
-async fn delivery(api: &Api, endpoint: &Value, event: &str, wanted: impl Fn(&Value) -> bool) -> Value {
-    let path = format!("{}/deliveries/{event}", path(endpoint));
+/// What is at `path`, once it is as `wanted` says.
+async fn becomes(api: &Api, path: &str, wanted: impl Fn(&Value) -> bool) -> Value {
     let looking = async {
         loop {
-            let delivery = api.get(&path).await;
-            if wanted(&delivery) {
-                return delivery;
+            let found = api.get(path).await;
+            if wanted(&found) {
+                return found;
             }
             sleep(Duration::from_millis(10)).await;
         }
     };
-    timeout(PATIENCE, looking).await.expect("the delivery does not become so")
+    timeout(PATIENCE, looking).await.unwrap_or_else(|_| panic!("{path} does not become so"))
+}
+
+async fn disabled_reason(api: &Api, endpoint: &Value) -> String {
+    let disabled = becomes(api, &format!("{ENDPOINTS}/{}", id(endpoint)), is("disabled")).await;
+    disabled["disabled_reason"].as_str().unwrap().to_owned()
 }
 
 fn is(state: &'static str) -> impl Fn(&Value) -> bool {
-    move |delivery| delivery["state"] == state
+    move |found| found["state"] == state
 }
 
 /// Whether an attempt has ended and another will follow.
@@ -49,38 +117,20 @@ fn waits(delivery: &Value) -> bool {
     delivery["state"] == "pending" && delivery["next_attempt_at"].is_string()
 }
 
-/// An endpoint, once it is disabled.
-async fn disabled(api: &Api, endpoint: &Value) -> Value {
-    let path = path(endpoint);
-    let looking = async {
-        loop {
-            let endpoint = api.get(&path).await;
-            if endpoint["state"] == "disabled" {
-                return endpoint;
-            }
-            sleep(Duration::from_millis(10)).await;
-        }
-    };
-    timeout(PATIENCE, looking).await.expect("the endpoint is not disabled")
-}
-
 #[tokio::test]
 async fn a_delivery_is_signed_with_the_secret_of_now_and_recorded() {
-    let rota = Rota::receiving(quiet).await;
-    let api = &rota.api;
-    let mut receiver = Receiver::start().await;
-    let made = endpoint(api, &receiver, CREATED).await;
-    let secret = made["signing_secret"].as_str().unwrap();
-    let e = environment(api, "a").await;
-    let first = receiver.next().await;
-    assert!(first.is_signed_with(secret));
-    assert_eq!(first.timestamp(), rota.clock.now().micros() / 1_000_000);
+    let mut told = Subscribed::start().await;
+    let secret = told.endpoint["signing_secret"].as_str().unwrap().to_owned();
+    let e = told.create("a").await;
+    let first = told.receiver.next().await;
+    assert!(first.is_signed_with(&secret));
+    assert_eq!(first.timestamp(), told.rota.clock.now().micros() / 1_000_000);
     assert_eq!(first.event["created_at"], e["created_at"]);
-    let recorded = delivery(api, &made, &first.id, is("delivered")).await;
+    let recorded = told.delivery(&first, is("delivered")).await;
     let expected = json!({
         "id": first.id,
         "type": "webhook_delivery",
-        "webhook_endpoint_id": made["id"],
+        "webhook_endpoint_id": told.endpoint["id"],
         "state": "delivered",
         "attempts": 1,
         "last_attempt_at": recorded["last_attempt_at"],
@@ -92,23 +142,18 @@ async fn a_delivery_is_signed_with_the_secret_of_now_and_recorded() {
         "created_at": first.event["created_at"],
     });
     assert_eq!(recorded, expected);
-    let new = api.call(&format!("{}/regenerate_signing_secret", path(&made))).await;
-    environment(api, "b").await;
-    let second = receiver.next().await;
-    assert!(second.is_signed_with(new["signing_secret"].as_str().unwrap()) && !second.is_signed_with(secret));
+    let new = told.rota.api.call(&format!("{}/regenerate_signing_secret", told.path())).await;
+    let second = told.attempt("b").await;
+    assert!(second.is_signed_with(new["signing_secret"].as_str().unwrap()) && !second.is_signed_with(&secret));
 }
 
 #[tokio::test]
 async fn what_fails_is_sent_again_under_the_same_id_until_the_receiver_is_back() {
-    let rota = Rota::receiving(quiet).await;
-    let api = &rota.api;
-    let mut receiver = Receiver::start().await;
-    let made = endpoint(api, &receiver, CREATED).await;
-    receiver.replies(Reply::Status(503, "under\u{0} repair"));
-    environment(api, "a").await;
-    let first = receiver.next().await;
+    let mut told = Subscribed::start().await;
+    told.receiver.replies(Reply::Status(503, "under\u{0} repair"));
+    let first = told.attempt("a").await;
     for attempt in 1..=3 {
-        let failed = delivery(api, &made, &first.id, waits).await;
+        let failed = told.delivery(&first, waits).await;
         assert_eq!(failed["attempts"], attempt);
         assert_eq!(failed["error"], "the endpoint answered 503 Service Unavailable");
         assert_eq!((&failed["response_status"], &failed["response_excerpt"]), (&json!(503), &json!("under  repair")));
@@ -117,305 +162,227 @@ async fn what_fails_is_sent_again_under_the_same_id_until_the_receiver_is_back()
         let longest = f64::from(5 << attempt);
         assert!((longest / 2.0..=longest + 1.0).contains(&pause), "{pause} s after attempt {attempt}");
         if attempt == 3 {
-            receiver.replies(Reply::Status(204, ""));
+            told.receiver.replies(Reply::Status(204, ""));
         }
-        rota.advance_seconds(120);
-        let again = receiver.next().await;
+        told.rota.advance_seconds(120);
+        let again = told.receiver.next().await;
         assert_eq!((&again.id, &again.event), (&first.id, &first.event));
     }
-    let done = delivery(api, &made, &first.id, is("delivered")).await;
+    let done = told.delivery(&first, is("delivered")).await;
     assert_eq!((&done["attempts"], &done["response_status"], &done["error"]), (&json!(4), &json!(204), &Value::Null));
 }
 
 #[tokio::test]
 async fn a_delivery_that_failed_for_good_is_listed_and_can_be_replayed() {
-    let rota = Rota::receiving(|config| {
-        quiet(config);
-        config.webhooks.attempts = 2;
-    })
-    .await;
-    let api = &rota.api;
-    let mut receiver = Receiver::start().await;
-    let made = endpoint(api, &receiver, CREATED).await;
-    environment(api, "a").await;
-    let fine = receiver.next().await;
-    delivery(api, &made, &fine.id, is("delivered")).await;
-    receiver.replies(Reply::Status(500, ""));
-    environment(api, "b").await;
-    let lost = receiver.next().await;
-    delivery(api, &made, &lost.id, waits).await;
-    rota.advance_seconds(10);
-    assert_eq!(receiver.next().await.id, lost.id);
-    let failed = delivery(api, &made, &lost.id, is("failed")).await;
+    let mut told = Subscribed::with(|config| config.webhooks.attempts = 2).await;
+    let fine = told.attempt("a").await;
+    told.delivery(&fine, is("delivered")).await;
+    told.receiver.replies(Reply::Status(500, ""));
+    let lost = told.attempt("b").await;
+    told.delivery(&lost, waits).await;
+    told.rota.advance_seconds(10);
+    assert_eq!(told.receiver.next().await.id, lost.id);
+    let failed = told.delivery(&lost, is("failed")).await;
     assert_eq!((&failed["attempts"], &failed["next_attempt_at"]), (&json!(2), &Value::Null));
 
-    let list = format!("{}/deliveries", path(&made));
+    let list = told.deliveries();
     let ids = async |query: &str| -> Vec<String> {
-        api.all(&format!("{list}{query}"), 1).await.iter().map(|delivery| id(delivery).to_owned()).collect()
+        told.rota.api.all(&format!("{list}{query}"), 1).await.iter().map(|delivery| id(delivery).to_owned()).collect()
     };
     assert_eq!(ids("").await, [&*lost.id, &*fine.id]);
     assert_eq!(ids("?state=failed").await, [&*lost.id]);
     assert_eq!(ids("?state=delivered").await, [&*fine.id]);
     assert_eq!(ids("?state=pending").await, [""; 0]);
-    let refused = api.get_refused(&format!("{list}?state=lost")).await;
+    let refused = told.rota.api.get_refused(&format!("{list}?state=lost")).await;
     assert_eq!(refused, invalid("state: \"lost\" is not a valid value"));
 
-    receiver.replies(Reply::Status(200, ""));
+    told.receiver.replies(Reply::Status(200, ""));
     for event in [&lost, &fine] {
-        let replayed = api.call(&format!("{list}/{}/replay", event.id)).await;
+        let replayed = told.rota.api.call(&told.replay(&event.id)).await;
         assert_eq!(replayed["state"], "pending");
-        let again = receiver.next().await;
+        let again = told.receiver.next().await;
         assert_eq!((&again.id, &again.event), (&event.id, &event.event));
-        delivery(api, &made, &event.id, is("delivered")).await;
+        told.delivery(event, is("delivered")).await;
     }
-    let refused = api.call_refused(&format!("{list}/whe_none/replay")).await;
+    let refused = told.rota.api.call_refused(&told.replay("whe_none")).await;
     assert_eq!(refused, not_found("Webhook delivery `whe_none` not found."));
 }
 
 #[tokio::test]
 async fn a_replay_has_all_its_attempts_again() {
-    let rota = Rota::receiving(|config| {
-        quiet(config);
-        config.webhooks.attempts = 1;
-    })
-    .await;
-    let api = &rota.api;
-    let mut receiver = Receiver::start().await;
-    let made = endpoint(api, &receiver, CREATED).await;
-    receiver.replies(Reply::Status(500, ""));
-    environment(api, "a").await;
-    let lost = receiver.next().await;
-    delivery(api, &made, &lost.id, is("failed")).await;
-    let rota = rota.restart_with(|config| config.webhooks.attempts = 2).await;
-    let api = &rota.api;
-    api.call(&format!("{}/deliveries/{}/replay", path(&made), lost.id)).await;
-    receiver.next().await;
-    assert_eq!(delivery(api, &made, &lost.id, waits).await["attempts"], 2);
+    let mut told = Subscribed::with(|config| config.webhooks.attempts = 1).await;
+    told.receiver.replies(Reply::Status(500, ""));
+    let lost = told.attempt("a").await;
+    told.delivery(&lost, is("failed")).await;
+    let mut told = told.restart_with(|config| config.webhooks.attempts = 2).await;
+    told.rota.api.call(&told.replay(&lost.id)).await;
+    told.receiver.next().await;
+    assert_eq!(told.delivery(&lost, waits).await["attempts"], 2);
 }
 
 #[tokio::test]
 async fn a_redirect_is_not_followed_and_disables_at_once_until_the_url_is_set() {
-    let rota = Rota::receiving(quiet).await;
-    let api = &rota.api;
-    let (mut old, mut new) = (Receiver::start().await, Receiver::start().await);
-    let made = endpoint(api, &old, CREATED).await;
-    old.replies(Reply::Redirect(new.url.clone()));
-    environment(api, "a").await;
-    let moved = old.next().await;
-    let endpoint = disabled(api, &made).await;
+    let mut told = Subscribed::start().await;
+    let mut new = Receiver::start().await;
+    told.receiver.replies(Reply::Redirect(new.url.clone()));
+    let moved = told.attempt("a").await;
     let reason = "url: it answered 302 Found, and redirects are not followed; set the URL that it leads to";
-    assert_eq!(endpoint["disabled_reason"], reason);
-    let parked = delivery(api, &made, &moved.id, |delivery| delivery["error"] == reason).await;
+    assert_eq!(told.disabled_reason().await, reason);
+    let parked = told.delivery(&moved, |delivery| delivery["error"] == reason).await;
     assert_eq!((&parked["state"], &parked["next_attempt_at"]), (&json!("pending"), &Value::Null));
-    let replay = format!("{}/deliveries/{}/replay", path(&made), moved.id);
     let refused = format!(
         "Webhook endpoint `{}` is disabled: enable it first. What is pending is then sent by itself.",
-        id(&made)
+        id(&told.endpoint)
     );
-    assert_eq!(api.call_refused(&replay).await, invalid(refused));
-    environment(api, "while disabled").await;
-    rota.advance_seconds(3600);
+    assert_eq!(told.rota.api.call_refused(&told.replay(&moved.id)).await, invalid(refused));
+    told.create("while disabled").await;
+    told.rota.advance_seconds(3600);
 
-    let mended = api.post(&path(&made), json!({"url": new.url, "state": "enabled"})).await;
+    let mended = told.update(json!({"url": new.url, "state": "enabled"})).await;
     assert_eq!((&mended["state"], &mended["disabled_reason"]), (&json!("enabled"), &json!("")));
     assert_eq!(new.next().await.id, moved.id);
-    delivery(api, &made, &moved.id, is("delivered")).await;
-    assert!(new.so_far().is_empty() && old.so_far().is_empty());
+    told.delivery(&moved, is("delivered")).await;
+    assert!(new.so_far().is_empty() && told.receiver.so_far().is_empty());
 }
 
 #[tokio::test]
 async fn what_was_stopped_has_all_its_attempts_again() {
-    let rota = Rota::receiving(|config| {
-        quiet(config);
-        config.webhooks.attempts = 2;
-    })
-    .await;
-    let api = &rota.api;
-    let mut receiver = Receiver::start().await;
-    let made = endpoint(api, &receiver, CREATED).await;
-    receiver.replies(Reply::Status(500, ""));
-    environment(api, "a").await;
-    let stopped = receiver.next().await;
-    delivery(api, &made, &stopped.id, waits).await;
-    receiver.replies(Reply::Redirect("http://127.0.0.1:1/".to_owned()));
-    rota.advance_seconds(10);
-    receiver.next().await;
-    disabled(api, &made).await;
-    receiver.replies(Reply::Status(500, ""));
-    api.post(&path(&made), json!({"state": "enabled"})).await;
-    receiver.next().await;
-    assert_eq!(delivery(api, &made, &stopped.id, waits).await["attempts"], 3);
+    let mut told = Subscribed::with(|config| config.webhooks.attempts = 2).await;
+    told.receiver.replies(Reply::Status(500, ""));
+    let stopped = told.attempt("a").await;
+    told.delivery(&stopped, waits).await;
+    told.receiver.replies(Reply::Redirect("http://127.0.0.1:1/".to_owned()));
+    told.rota.advance_seconds(10);
+    told.receiver.next().await;
+    told.disabled_reason().await;
+    told.receiver.replies(Reply::Status(500, ""));
+    told.update(json!({"state": "enabled"})).await;
+    told.receiver.next().await;
+    assert_eq!(told.delivery(&stopped, waits).await["attempts"], 3);
 }
 
 #[tokio::test]
 async fn a_name_of_a_private_address_disables_at_once() {
     let rota = Rota::without_engine().await;
-    let api = &rota.api;
     let body = json!({"url": "https://localhost:1/", "enabled_events": ["environment.created"]});
-    let made = api.post(ENDPOINTS, body).await;
-    environment(api, "a").await;
-    let reason = disabled(api, &made).await["disabled_reason"].as_str().unwrap().to_owned();
+    let made = rota.api.post(ENDPOINTS, body).await;
+    environment(&rota.api, "a").await;
+    let reason = disabled_reason(&rota.api, &made).await;
     assert!(reason.starts_with("url: localhost resolves to "), "{reason}");
     assert!(reason.ends_with(", a private address, which this server does not send to"), "{reason}");
 }
 
 #[tokio::test]
 async fn a_url_that_is_no_longer_allowed_is_not_called() {
-    let rota = Rota::receiving(quiet).await;
-    let mut receiver = Receiver::start().await;
-    let made = endpoint(&rota.api, &receiver, CREATED).await;
-    let rota = rota.restart_with(|config| config.webhooks.allow_private = false).await;
-    environment(&rota.api, "a").await;
-    assert_eq!(disabled(&rota.api, &made).await["disabled_reason"], "url: must be an absolute https URL");
-    assert!(receiver.so_far().is_empty());
+    let told = Subscribed::start().await;
+    let mut told = told.restart_with(|config| config.webhooks.allow_private = false).await;
+    told.create("a").await;
+    assert_eq!(told.disabled_reason().await, "url: must be an absolute https URL");
+    assert!(told.receiver.so_far().is_empty());
 }
 
 #[tokio::test]
 async fn a_receiver_that_does_not_answer_is_given_up_on() {
-    let rota = Rota::receiving(|config| {
-        quiet(config);
-        config.webhooks.timeout_seconds = 1;
-    })
-    .await;
-    let mut receiver = Receiver::start().await;
-    let made = endpoint(&rota.api, &receiver, CREATED).await;
-    receiver.replies(Reply::Silence);
-    environment(&rota.api, "a").await;
-    let late = receiver.next().await;
-    let failed = delivery(&rota.api, &made, &late.id, waits).await;
+    let mut told = Subscribed::with(|config| config.webhooks.timeout_seconds = 1).await;
+    told.receiver.replies(Reply::Silence);
+    let late = told.attempt("a").await;
+    let failed = told.delivery(&late, waits).await;
     assert_eq!((&failed["error"], &failed["response_status"]), (&json!("no answer within 1 s"), &Value::Null));
 }
 
 #[tokio::test]
 async fn a_receiver_that_does_not_answer_holds_up_no_other() {
-    let rota = Rota::receiving(|config| {
-        quiet(config);
-        config.webhooks.timeout_seconds = 60;
-    })
-    .await;
-    let (mut slow, mut fast) = (Receiver::start().await, Receiver::start().await);
-    slow.replies(Reply::Silence);
-    endpoint(&rota.api, &slow, CREATED).await;
-    endpoint(&rota.api, &fast, CREATED).await;
+    let mut slow = Subscribed::with(|config| config.webhooks.timeout_seconds = 60).await;
+    slow.receiver.replies(Reply::Silence);
+    let mut fast = Receiver::start().await;
+    endpoint(&slow.rota.api, &fast, CREATED).await;
     // More than a server sends at the same time.
     for number in 0..80 {
-        environment(&rota.api, &number.to_string()).await;
+        slow.create(&number.to_string()).await;
     }
     for _ in 0..80 {
         fast.next().await;
     }
-    assert_eq!(slow.so_far().len(), 4);
+    assert_eq!(slow.receiver.so_far().len(), 4);
 }
 
 #[tokio::test]
 async fn a_delivery_that_a_server_leaves_under_way_is_sent_again() {
-    let rota = Rota::receiving(|config| {
-        quiet(config);
-        config.webhooks.timeout_seconds = 60;
-    })
-    .await;
-    let mut receiver = Receiver::start().await;
-    let made = endpoint(&rota.api, &receiver, CREATED).await;
-    receiver.replies(Reply::Silence);
-    environment(&rota.api, "a").await;
-    let cut = receiver.next().await;
-    let rota = rota.restart().await;
-    assert_eq!(receiver.next().await.id, cut.id, "a server that stops gives it back");
+    let mut told = Subscribed::with(|config| config.webhooks.timeout_seconds = 60).await;
+    told.receiver.replies(Reply::Silence);
+    let cut = told.attempt("a").await;
+    let mut told = told.restart_with(|_| {}).await;
+    assert_eq!(told.receiver.next().await.id, cut.id, "a server that stops gives it back");
     // As if that server were gone: its claim runs out.
-    receiver.replies(Reply::Status(200, ""));
-    rota.advance_seconds(76);
-    assert_eq!(receiver.next().await.id, cut.id);
-    assert_eq!(delivery(&rota.api, &made, &cut.id, is("delivered")).await["attempts"], 3);
+    told.receiver.replies(Reply::Status(200, ""));
+    told.rota.advance_seconds(76);
+    assert_eq!(told.receiver.next().await.id, cut.id);
+    assert_eq!(told.delivery(&cut, is("delivered")).await["attempts"], 3);
 }
 
 #[tokio::test]
 async fn servers_on_one_store_share_deliveries_and_send_each_once() {
-    let one = Rota::receiving(quiet).await;
-    let Some(two) = one.beside(|_| {}).await else { return };
-    let mut receiver = Receiver::start().await;
-    let made = endpoint(&one.api, &receiver, CREATED).await;
+    let mut told = Subscribed::start().await;
+    let Some(other) = told.rota.beside(|_| {}).await else { return };
     for number in 0..30 {
-        environment(&one.api, &format!("one {number}")).await;
-        environment(&two.api, &format!("two {number}")).await;
+        told.create(&format!("one {number}")).await;
+        environment(&other.api, &format!("two {number}")).await;
     }
     for _ in 0..60 {
-        let event = receiver.next().await.id;
-        assert_eq!(delivery(&one.api, &made, &event, is("delivered")).await["attempts"], 1);
+        let event = told.receiver.next().await;
+        assert_eq!(told.delivery(&event, is("delivered")).await["attempts"], 1);
     }
-    assert!(receiver.so_far().is_empty());
+    assert!(told.receiver.so_far().is_empty());
 }
 
 #[tokio::test]
 async fn an_endpoint_whose_deliveries_all_fail_for_an_hour_is_disabled() {
-    let rota = Rota::receiving(|config| {
-        quiet(config);
-        config.webhooks.attempts = 1;
-    })
-    .await;
-    let api = &rota.api;
-    let mut receiver = Receiver::start().await;
-    let made = endpoint(api, &receiver, CREATED).await;
-    receiver.replies(Reply::Status(500, ""));
-    let fail = async |receiver: &mut Receiver, name: String| {
-        environment(api, &name).await;
-        let lost = receiver.next().await;
-        delivery(api, &made, &lost.id, is("failed")).await;
+    let mut told = Subscribed::with(|config| config.webhooks.attempts = 1).await;
+    told.receiver.replies(Reply::Status(500, ""));
+    let fail = async |told: &mut Subscribed, name: String| {
+        let lost = told.attempt(&name).await;
+        told.delivery(&lost, is("failed")).await;
     };
     for number in 0..12 {
-        fail(&mut receiver, format!("at once {number}")).await;
+        fail(&mut told, format!("at once {number}")).await;
     }
-    assert_eq!(api.get(&path(&made)).await["state"], "enabled", "many, but within a moment");
-    rota.advance_seconds(3600);
-    receiver.replies(Reply::Status(200, ""));
-    environment(api, "one is accepted").await;
-    let accepted = receiver.next().await;
-    delivery(api, &made, &accepted.id, is("delivered")).await;
-    receiver.replies(Reply::Status(500, ""));
+    assert!(told.is_enabled().await, "many, but within a moment");
+    told.rota.advance_seconds(3600);
+    told.receiver.replies(Reply::Status(200, ""));
+    let accepted = told.attempt("one is accepted").await;
+    told.delivery(&accepted, is("delivered")).await;
+    told.receiver.replies(Reply::Status(500, ""));
     for number in 0..9 {
-        rota.advance_seconds(1200);
-        fail(&mut receiver, format!("slowly {number}")).await;
+        told.rota.advance_seconds(1200);
+        fail(&mut told, format!("slowly {number}")).await;
     }
-    assert_eq!(api.get(&path(&made)).await["state"], "enabled", "long, but not many in a row");
-    fail(&mut receiver, "the tenth".to_owned()).await;
+    assert!(told.is_enabled().await, "long, but not many in a row");
+    fail(&mut told, "the tenth".to_owned()).await;
     let reason = "Deliveries have failed for too long. The last: the endpoint answered 500 Internal Server Error";
-    assert_eq!(disabled(api, &made).await["disabled_reason"], reason);
+    assert_eq!(told.disabled_reason().await, reason);
 }
 
 #[tokio::test]
 async fn a_delivery_is_kept_for_30_days() {
-    let rota = Rota::receiving(quiet).await;
-    let mut receiver = Receiver::start().await;
-    let made = endpoint(&rota.api, &receiver, CREATED).await;
-    environment(&rota.api, "a").await;
-    let old = receiver.next().await;
-    delivery(&rota.api, &made, &old.id, is("delivered")).await;
-    rota.advance_seconds(29 * 86_400);
-    environment(&rota.api, "b").await;
-    let young = receiver.next().await;
-    delivery(&rota.api, &made, &young.id, is("delivered")).await;
-    rota.advance_seconds(86_400);
-    let rota = rota.restart().await;
-    let list = format!("{}/deliveries", path(&made));
-    let purged = async {
-        while rota.api.all(&list, 10).await.len() > 1 {
-            sleep(Duration::from_millis(10)).await;
-        }
-    };
-    timeout(PATIENCE, purged).await.expect("nothing is removed");
-    assert_eq!(id(&rota.api.all(&list, 10).await[0]), young.id);
+    let mut told = Subscribed::start().await;
+    let old = told.attempt("a").await;
+    told.delivery(&old, is("delivered")).await;
+    told.rota.advance_seconds(29 * 86_400);
+    let young = told.attempt("b").await;
+    told.delivery(&young, is("delivered")).await;
+    told.rota.advance_seconds(86_400);
+    let told = told.restart_with(|_| {}).await;
+    let kept = becomes(&told.rota.api, &told.deliveries(), |list| list["data"].as_array().unwrap().len() == 1).await;
+    assert_eq!(id(&kept["data"][0]), young.id);
 }
 
 #[tokio::test]
 async fn only_a_server_of_the_role_sends() {
-    let rota = Rota::receiving(|config| config.roles = [Role::Api].into_iter().collect()).await;
-    let mut receiver = Receiver::start().await;
-    let made = endpoint(&rota.api, &receiver, CREATED).await;
-    environment(&rota.api, "a").await;
-    let list = format!("{}/deliveries?state=pending", path(&made));
-    let pending = rota.api.all(&list, 10).await;
-    let rota = rota.restart_with(|config| config.roles = [Role::Webhooks].into_iter().collect()).await;
-    let sent = receiver.next().await;
+    let told = Subscribed::with(|config| config.roles = [Role::Api].into_iter().collect()).await;
+    told.create("a").await;
+    let pending = told.rota.api.all(&format!("{}?state=pending", told.deliveries()), 10).await;
+    let mut told = told.restart_with(|config| config.roles = [Role::Webhooks].into_iter().collect()).await;
+    let sent = told.receiver.next().await;
     assert_eq!((&*sent.id, pending.len()), (id(&pending[0]), 1));
     assert_eq!(pending[0]["attempts"], 0);
-    drop(rota);
 }
