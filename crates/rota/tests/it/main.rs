@@ -46,3 +46,4 @@ mod upstream;
 mod webhook_deliveries;
 mod webhook_endpoints;
 mod webhook_events;
+mod webhook_tls;

@@ -7,14 +7,20 @@ use std::{
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use ring::hmac;
+use rustls::{
+    ServerConfig,
+    crypto::ring as cryptography,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+};
 use serde_json::Value;
 use tokio::{
-    io::AsyncWriteExt,
-    net::{TcpListener, TcpStream},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
+    net::TcpListener,
     sync::mpsc,
     task::JoinSet,
     time::timeout,
 };
+use tokio_rustls::TlsAcceptor;
 
 use crate::{contract::MANAGED_AGENTS, request::read_request, server::PATIENCE};
 
@@ -55,10 +61,21 @@ impl Receiver {
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/hooks", listener.local_addr().unwrap());
+        Self::serving(listener, url, None)
+    }
+
+    /// A receiver that accepts everything over TLS, as `localhost`, with a certificate that no machine trusts: [`CERTIFICATE`].
+    pub async fn over_tls() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("https://localhost:{}/hooks", listener.local_addr().unwrap().port());
+        Self::serving(listener, url, Some(TlsAcceptor::from(tls())))
+    }
+
+    fn serving(listener: TcpListener, url: String, tls: Option<TlsAcceptor>) -> Self {
         let reply = Arc::new(Mutex::new(Reply::Status(200, "")));
         let (tell, arrived) = mpsc::unbounded_channel();
         let mut serving = JoinSet::new();
-        serving.spawn(serve(listener, reply.clone(), tell));
+        serving.spawn(serve(listener, tls, reply.clone(), tell));
         Self { url, reply, arrived, _serving: serving }
     }
 
@@ -103,16 +120,47 @@ impl Delivery {
     }
 }
 
-async fn serve(listener: TcpListener, reply: Arc<Mutex<Reply>>, tell: mpsc::UnboundedSender<Delivery>) {
+/// The certificate of receivers over TLS, which has signed itself.
+pub const CERTIFICATE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/tls/certificate.pem");
+
+fn tls() -> Arc<ServerConfig> {
+    let certificate = CertificateDer::from_pem_file(CERTIFICATE).unwrap();
+    let key = PrivateKeyDer::from_pem_slice(include_bytes!("tls/key.pem")).unwrap();
+    let config = ServerConfig::builder_with_provider(Arc::new(cryptography::default_provider()));
+    let config = config.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+    Arc::new(config.with_single_cert(vec![certificate], key).unwrap())
+}
+
+async fn serve(
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    reply: Arc<Mutex<Reply>>,
+    tell: mpsc::UnboundedSender<Delivery>,
+) {
     let mut connections = JoinSet::new();
     loop {
         let (connection, _) = listener.accept().await.unwrap();
-        connections.spawn(answer(connection, reply.clone(), tell.clone()));
+        let (tls, reply, tell) = (tls.clone(), reply.clone(), tell.clone());
+        connections.spawn(async move {
+            match tls {
+                None => answer(connection, reply, tell).await,
+                Some(tls) => {
+                    // A client that does not trust the certificate ends the handshake.
+                    if let Ok(connection) = tls.accept(connection).await {
+                        answer(connection, reply, tell).await;
+                    }
+                }
+            }
+        });
     }
 }
 
 /// Serves one connection, request by request. A request is answered as the receiver replies when it arrives.
-async fn answer(mut connection: TcpStream, reply: Arc<Mutex<Reply>>, tell: mpsc::UnboundedSender<Delivery>) {
+async fn answer(
+    mut connection: impl AsyncRead + AsyncWrite + Unpin,
+    reply: Arc<Mutex<Reply>>,
+    tell: mpsc::UnboundedSender<Delivery>,
+) {
     while let Some(request) = read_request(&mut connection).await {
         let reply = reply.lock().unwrap().clone();
         drop(tell.send(delivery(&request.headers, request.body)));

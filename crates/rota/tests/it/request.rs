@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use tokio::{io::AsyncReadExt, net::TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// A request as it arrived.
 pub struct Request {
@@ -13,7 +13,7 @@ pub struct Request {
 }
 
 /// The next request of a connection; `None` when the client hangs up.
-pub async fn read_request(connection: &mut TcpStream) -> Option<Request> {
+pub async fn read_request(connection: &mut (impl AsyncRead + Unpin)) -> Option<Request> {
     let mut bytes = Vec::new();
     loop {
         if let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {

@@ -19,6 +19,8 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 pub struct Server {
     pub data: PathBuf,
     pub address: SocketAddr,
+    /// The authorities whose certificates it trusts; those of the machine if there are none.
+    pub authorities: Option<PathBuf>,
     options: Vec<String>,
     child: Option<Child>,
 }
@@ -28,7 +30,7 @@ impl Server {
     pub fn new(data: &Path, options: &[&str]) -> Self {
         let address = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
         let options = options.iter().map(|&option| option.to_owned()).collect();
-        Self { data: data.to_owned(), address, options, child: None }
+        Self { data: data.to_owned(), address, authorities: None, options, child: None }
     }
 
     /// Starts it. Returns how long it took until it was ready.
@@ -37,6 +39,7 @@ impl Server {
         let mut command = rota();
         command.arg("serve").arg("--data").arg(&self.data).args(["--listen", &self.address.to_string()]);
         command.args(&self.options).args(["--log", "error"]).stdout(Stdio::null());
+        command.envs(self.authorities.as_ref().map(|file| ("SSL_CERT_FILE", file)));
         let child = self.child.insert(command.spawn().expect("the server starts"));
         let http = http();
         let url = format!("http://{}/readyz", self.address);
