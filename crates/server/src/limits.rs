@@ -103,6 +103,11 @@ pub const HOME_MICROS: i64 = 60_000_000;
 pub const LEASE_RENEW_EVERY: Duration = Duration::from_secs(10);
 /// How long a runner sleeps when nothing wakes it.
 pub const RUNNER_POLL: Duration = Duration::from_millis(500);
+/// How often a session is run on, the first time included, when that fails for another reason than the database: as when
+/// what is stored of it cannot be read. Then it ends for good.
+pub const SESSION_TRIES: u32 = 3;
+/// The pause before the second such try; it doubles with each further one. Also the pause after the database has failed.
+pub const SESSION_RETRY_FIRST: Duration = Duration::from_millis(500);
 /// Events that a session may have; a session that reaches it ends its turn with an error.
 pub const MAX_SESSION_EVENTS: i64 = 50_000;
 /// Requests to the model in one turn.

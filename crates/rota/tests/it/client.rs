@@ -1,13 +1,15 @@
 //! A client that believes nothing: what does not fit the contract ends the test.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use reqwest::{Client, Method, RequestBuilder, StatusCode, header::HeaderMap};
 use rota_server::{clock::Clock, tls};
 use serde_json::{Value, json};
+use tokio::time::{sleep, timeout};
 
 use crate::{
     contract::{ADMINISTRATION, GENERAL, MANAGED_AGENTS},
+    server::PATIENCE,
     stream::Stream,
 };
 
@@ -160,6 +162,20 @@ impl Api {
                 None => return rows,
             }
         }
+    }
+
+    /// What is at `path`, once it is as `wanted` says.
+    pub async fn once(&self, path: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let looking = async {
+            loop {
+                let found = self.get(path).await;
+                if wanted(&found) {
+                    return found;
+                }
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(PATIENCE, looking).await.unwrap_or_else(|_| panic!("{path} does not become so"))
     }
 
     /// Opens the stream of a session, from now on.

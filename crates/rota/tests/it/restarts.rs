@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use rota_server::clock::Clock;
+use rota_server::{clock::Clock, db::Tx};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::time::sleep;
@@ -226,4 +226,29 @@ async fn files_and_history_outlive_sigkill_and_a_call_that_was_running_is_not_ru
 fn workspace_file(data: &Path, session: &str, name: &str) -> PathBuf {
     let backend = rota_sandbox::Embedded::new(rota_sandbox::Config::new(data)).unwrap();
     backend.session_dir(session).unwrap().join("workspace").join(name)
+}
+
+#[tokio::test]
+async fn a_session_that_cannot_be_read_any_more_ends_with_an_error_that_says_so() {
+    for damage in ["UPDATE session_events SET body = '{' WHERE seq = 1", "UPDATE session_inputs SET body = '{'"] {
+        let rota = Rota::without_engine().await;
+        let session = Parts::new(&rota.api).await.session_with(&rota.api, message("hello")).await;
+        rota.api.events(id(&session), json!([message("are you there?")])).await;
+        let damaged = rota.server.app().db.write(move |tx: &mut Tx<'_>| tx.execute(damage, &[])).await;
+        assert_eq!(damaged.unwrap(), 1, "{damage}");
+        let rota = rota.restart_with(|config| config.engine.concurrency = 1).await;
+        let path = format!("/v1/sessions/{}", id(&session));
+        rota.api.once(&path, |session| session["status"] == "terminated").await;
+        let told = rota.api.get(&format!("{path}/events?types=session.error&types=session.status_terminated")).await;
+        let told = told["data"].as_array().unwrap();
+        assert_eq!(kinds(told), ["session.error", "session.status_terminated"], "{damage}");
+        let error = &told[0]["error"];
+        assert_eq!((&error["type"], &error["retry_status"]["type"]), (&json!("unknown_error"), &json!("terminal")));
+
+        // The one place for a session is free again.
+        let next =
+            Parts { agent: agent(&rota.api, json!({})).await, environment: environment(&rota.api, "other").await };
+        let next = next.session_with(&rota.api, message("hello")).await;
+        rota.api.stream_from(id(&next), 0).await.turn().await;
+    }
 }

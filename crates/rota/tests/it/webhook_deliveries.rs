@@ -1,17 +1,14 @@
 //! Deliveries: signatures, retries, endpoints that are slow, wrong or gone, replays, and servers that end midway.
 
-use std::time::Duration;
-
 use rota_api::Time;
 use rota_server::config::{Config, Role};
 use serde_json::{Value, json};
-use tokio::time::{sleep, timeout};
 
 use crate::{
     client::{Api, ENDPOINTS, invalid, not_found},
     given::{environment, id},
     receiver::{Delivery, Receiver, Reply},
-    server::{PATIENCE, Rota},
+    server::Rota,
     webhook_events::endpoint,
 };
 
@@ -78,7 +75,7 @@ impl Subscribed {
 
     /// The delivery of an event, once it is as `wanted` says.
     async fn delivery(&self, event: &Delivery, wanted: impl Fn(&Value) -> bool) -> Value {
-        becomes(&self.rota.api, &format!("{}/{}", self.deliveries(), event.id), wanted).await
+        self.rota.api.once(&format!("{}/{}", self.deliveries(), event.id), wanted).await
     }
 
     /// Why the endpoint is disabled, once it is.
@@ -89,22 +86,8 @@ impl Subscribed {
 
 const CREATED: Option<&[&str]> = Some(&["environment.created"]);
 
-/// What is at `path`, once it is as `wanted` says.
-async fn becomes(api: &Api, path: &str, wanted: impl Fn(&Value) -> bool) -> Value {
-    let looking = async {
-        loop {
-            let found = api.get(path).await;
-            if wanted(&found) {
-                return found;
-            }
-            sleep(Duration::from_millis(10)).await;
-        }
-    };
-    timeout(PATIENCE, looking).await.unwrap_or_else(|_| panic!("{path} does not become so"))
-}
-
 async fn disabled_reason(api: &Api, endpoint: &Value) -> String {
-    let disabled = becomes(api, &format!("{ENDPOINTS}/{}", id(endpoint)), is("disabled")).await;
+    let disabled = api.once(&format!("{ENDPOINTS}/{}", id(endpoint)), is("disabled")).await;
     disabled["disabled_reason"].as_str().unwrap().to_owned()
 }
 
@@ -372,7 +355,7 @@ async fn a_delivery_is_kept_for_30_days() {
     told.delivery(&young, is("delivered")).await;
     told.rota.advance_seconds(86_400);
     let told = told.restart_with(|_| {}).await;
-    let kept = becomes(&told.rota.api, &told.deliveries(), |list| list["data"].as_array().unwrap().len() == 1).await;
+    let kept = told.rota.api.once(&told.deliveries(), |list| list["data"].as_array().unwrap().len() == 1).await;
     assert_eq!(id(&kept["data"][0]), young.id);
 }
 

@@ -1,15 +1,19 @@
 //! Takes sessions up and hands each to a runner.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use tokio::{sync::Semaphore, time::sleep};
 
 use super::{
     lease::{self, Lease},
     runner::Runner,
-    step::Left,
+    step::{self, Left},
 };
-use crate::{app::App, error::Result, limits};
+use crate::{
+    app::App,
+    error::{Error, Result},
+    limits,
+};
 
 /// Runs sessions until the server stops.
 pub async fn run(app: App) {
@@ -97,7 +101,7 @@ async fn tidy(app: App) {
 
 async fn drive(app: &App, lease: Lease) {
     let left = tokio::select! {
-        left = Runner::load_and_run(app, &lease) => left,
+        left = run_on(app, &lease) => left,
         () = app.stopping() => Ok(()),
     };
     match left {
@@ -108,13 +112,33 @@ async fn drive(app: &App, lease: Lease) {
         }
         Err(Left::Failed(error)) => {
             tracing::error!(session_id = %lease.session, %error, "a session could not be run on; it is taken up again");
-            sleep(Duration::from_secs(1)).await;
+            sleep(limits::SESSION_RETRY_FIRST).await;
         }
     }
     // Does nothing when the session has come to rest, or is another runner's.
     if let Err(error) = app.db.write(move |tx| lease::release(tx, &lease)).await {
         tracing::debug!(%error, "a lease was not released; it ends by itself");
     }
+}
+
+/// Runs a session until it comes to rest. Where that fails, and not because the database does, it is tried a few times:
+/// nothing says that the next one would go better, so then the session ends.
+async fn run_on(app: &App, lease: &Lease) -> Result<(), Left> {
+    let mut pause = limits::SESSION_RETRY_FIRST;
+    for tries in 1.. {
+        let error = match Runner::load_and_run(app, lease).await {
+            Err(Left::Failed(error)) if !matches!(error, Error::Database(_) | Error::Stopping) => error,
+            left => return left,
+        };
+        if tries == limits::SESSION_TRIES {
+            let (workspace, session) = (&lease.workspace, &lease.session);
+            tracing::error!(workspace_id = %workspace, session_id = %session, %error, "a session is ended: it cannot be run on");
+            break;
+        }
+        sleep(pause).await;
+        pause *= 2;
+    }
+    step::abandon(app, lease).await
 }
 
 /// What a session left running here ends when another server has it.

@@ -247,11 +247,7 @@ impl<'a> Runner<'a> {
     /// Ends the session for good.
     pub(super) async fn terminate(&self, message: &str) -> Result<bool, Left> {
         let mut work = if self.state.running { self.begin() } else { Step::default() };
-        let retry_status = RetryStatus::Terminal;
-        let error = SessionError { r#type: SessionErrorType::UnknownError, message: message.to_owned(), retry_status };
-        work.events.push(self.event(EventBody::SessionError { error }));
-        work.waiting = Some(Vec::new());
-        work.rest = Some(Rest::Terminated);
+        work.terminate(self.app.clock.now(), message);
         self.perform(work).await
     }
 

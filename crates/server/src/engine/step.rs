@@ -1,7 +1,8 @@
 //! The transactions of a runner. Each begins by asking whether the lease still holds; one that lost it writes nothing.
 
 use rota_api::{
-    event::{EventBody, StopDetails, StopReason},
+    Time,
+    event::{EventBody, RetryStatus, SessionError, SessionErrorType, StopDetails, StopReason},
     id::{DeploymentId, EventId},
     session::{SessionUsage, Status},
 };
@@ -82,6 +83,17 @@ pub(super) enum Rest {
     Terminated,
 }
 
+impl Step {
+    /// Ends the session for good, and says why.
+    pub(super) fn terminate(&mut self, now: Time, message: &str) {
+        let retry_status = RetryStatus::Terminal;
+        let error = SessionError { r#type: SessionErrorType::UnknownError, message: message.to_owned(), retry_status };
+        self.events.push(NewEvent::new(now, EventBody::SessionError { error }));
+        self.waiting = Some(Vec::new());
+        self.rest = Some(Rest::Terminated);
+    }
+}
+
 /// What the store says beside the log.
 #[derive(Debug)]
 pub(super) struct Beside {
@@ -99,6 +111,25 @@ pub(super) async fn perform(app: &App, lease: &Lease, state: &State, work: Step)
     let usage = state.session_usage(0.0);
     let inner = lease.clone();
     step(app, lease, move |tx| write(tx, &inner, usage, &work)).await
+}
+
+/// Ends a session for good whose log cannot be folded: what was used is what the session says. Inputs that wait and cannot
+/// be read go with it.
+pub(super) async fn abandon(app: &App, lease: &Lease) -> Result<(), Left> {
+    let mut work = Step::default();
+    work.terminate(
+        app.clock.now(),
+        "the session cannot be run on because of a fault of the server, whose log says more; create another one",
+    );
+    let inner = lease.clone();
+    step(app, lease, move |tx| {
+        let usage = sessions::usage(tx, &inner.workspace, &inner.session)?;
+        if let Err(Error::Internal(_)) = log::queued(tx, &inner.session) {
+            log::forget_queued(tx, &inner.session)?;
+        }
+        write(tx, &inner, usage, &work).map(drop)
+    })
+    .await
 }
 
 fn write(tx: &mut Tx<'_>, lease: &Lease, usage: SessionUsage, work: &Step) -> Result<bool> {

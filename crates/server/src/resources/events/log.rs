@@ -193,3 +193,8 @@ pub fn take_up(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &SessionId, in
     append_new(tx, workspace, session, &events)?;
     tx.send("DELETE FROM session_inputs WHERE session_id = $1 AND place <= $2", vals![session, last.place])
 }
+
+/// Drops what waits to be taken up.
+pub fn forget_queued(tx: &mut Tx<'_>, session: &SessionId) -> Result<()> {
+    tx.send("DELETE FROM session_inputs WHERE session_id = $1", vals![session])
+}

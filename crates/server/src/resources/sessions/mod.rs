@@ -20,7 +20,7 @@ use crate::{
 
 pub use store::{
     Control, NewSession, Waiting, WaitingFor, add_outcomes, control, find, get, insert, is_rate_limited, lives_on,
-    lock, new_outcome, set_waiting,
+    lock, new_outcome, set_waiting, usage,
 };
 pub use write::{check_budget, check_mountable, check_vaults, self_hosted_resources};
 

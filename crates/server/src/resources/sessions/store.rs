@@ -166,6 +166,13 @@ pub fn control(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Con
     found.ok_or_else(|| Error::not_found("Session", id))
 }
 
+/// The totals of a session as they were last stored; nothing where they cannot be read.
+pub fn usage(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &SessionId) -> Result<SessionUsage> {
+    let sql = "SELECT usage FROM sessions WHERE workspace_id = $1 AND id = $2";
+    let stored = tx.one(sql, vals![workspace, id], |row| row.opt_text(0))?.flatten();
+    Ok(stored.and_then(|usage| serde_json::from_str(&usage).ok()).unwrap_or_default())
+}
+
 /// Sets what the client must answer before the session goes on.
 pub fn set_waiting(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &SessionId, waiting: &[Waiting]) -> Result<()> {
     let text = (!waiting.is_empty()).then(|| serde_json::to_string(waiting)).transpose()?;
