@@ -20,6 +20,7 @@ mod given;
 mod leases;
 mod migration;
 mod models;
+mod node_policies;
 mod nodes;
 mod occurrences;
 mod policies;

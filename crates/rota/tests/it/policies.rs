@@ -15,7 +15,7 @@ fn policy_path(deployment: &Value) -> String {
     format!("/rota/v1/deployments/{}/policy", id(deployment))
 }
 
-async fn set_policy(api: &Api, deployment: &Value, policy: Value) -> Value {
+pub async fn set_policy(api: &Api, deployment: &Value, policy: Value) -> Value {
     api.post(&policy_path(deployment), policy).await
 }
 
@@ -32,7 +32,7 @@ async fn deployment_of(parts: &Parts, rota: &Rota, expression: &str, policy: Val
 }
 
 /// The sessions of a deployment, oldest first, each with its status.
-async fn sessions(api: &Api, deployment: &Value) -> Vec<(String, String)> {
+pub async fn sessions(api: &Api, deployment: &Value) -> Vec<(String, String)> {
     let mut sessions = api.all(&format!("/v1/sessions?deployment_id={}", id(deployment)), 100).await;
     sessions.reverse();
     sessions.iter().map(|s| (id(s).to_owned(), s["status"].as_str().unwrap().to_owned())).collect()
@@ -202,7 +202,7 @@ async fn a_session_that_waits_for_a_human_is_not_at_work() {
 }
 
 #[tokio::test]
-async fn sessions_that_were_at_work_when_the_policy_was_set_count() {
+pub async fn sessions_that_were_at_work_when_the_policy_was_set_count() {
     let rota = Rota::without_engine().await;
     let made = deployment(&rota, "* * * * *", json!({})).await;
     for minute in 1..=3 {

@@ -219,7 +219,7 @@ fn end(tx: &mut Tx<'_>, lease: &Lease, usage: SessionUsage, rest: &Rest) -> Resu
     )?;
     let (active_micros, deployment) = rested.unwrap_or_default();
     if let Some(deployment) = deployment {
-        deployments::active::leave(tx, workspace, &deployment, session)?;
+        deployments::active::leave(tx, workspace, &deployment)?;
     }
     let usage = SessionUsage { active_seconds: active_micros as f64 / 1e6, ..usage };
     log::append(tx, workspace, session, &[EventBody::Usage { usage }, last])?;

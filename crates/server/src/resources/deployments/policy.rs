@@ -108,10 +108,9 @@ fn write(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, update: &UpdatePoli
             tx.now()
         ],
     )?;
-    match (stored.counts_sessions(), policy.counts_sessions()) {
-        (false, true) => active::begin(tx, &id)?,
-        (true, false) => active::end(tx, &id)?,
-        _ => {}
+    // A session that comes to rest meanwhile would still see the old policy, and wake nobody.
+    if policy.overlap == Some(Overlap::QueueOne) && stored.overlap != policy.overlap {
+        active::hold(tx, &id)?;
     }
     Ok((id, policy))
 }

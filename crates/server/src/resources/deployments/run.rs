@@ -8,7 +8,7 @@ use rota_api::{
     webhook::EventType,
 };
 
-use super::{active, check::check, store};
+use super::{check::check, store};
 use crate::{
     closed::Closed,
     db::{Row, Tx, vals},
@@ -132,7 +132,6 @@ pub(super) struct Target {
     pub(super) resources: String,
     vault_ids: String,
     archived: bool,
-    counts_sessions: bool,
 }
 
 impl Target {
@@ -140,7 +139,7 @@ impl Target {
         tx.one(
             "SELECT d.id, d.name, d.agent_id, d.agent_version, a.archived_at, v.model, v.roster, d.environment_id,
                  e.config, e.archived_at, d.initial_events, d.resources, d.vault_ids, d.archived_at, w.archived_at,
-                 (SELECT disabled_at FROM organization), d.overlap, d.max_concurrent_sessions
+                 (SELECT disabled_at FROM organization)
              FROM deployments d
              JOIN workspaces w ON w.id = d.workspace_id
              JOIN agents a ON a.workspace_id = d.workspace_id AND a.id = d.agent_id
@@ -168,13 +167,12 @@ impl Target {
             resources: row.text(11)?,
             vault_ids: row.text(12)?,
             archived: row.opt_time(13)?.is_some(),
-            counts_sessions: row.opt_text(16)?.is_some() || row.opt_int(17)?.is_some(),
         })
     }
 }
 
 fn start(tx: &mut Tx<'_>, workspace: &WorkspaceId, target: &Target) -> Result<SessionId> {
-    let session = sessions::insert(
+    sessions::insert(
         tx,
         &sessions::NewSession {
             workspace,
@@ -188,11 +186,7 @@ fn start(tx: &mut Tx<'_>, workspace: &WorkspaceId, target: &Target) -> Result<Se
             vault_ids: &target.vault_ids,
             initial_events: &target.initial_events,
         },
-    )?;
-    if target.counts_sessions {
-        active::enter(tx, workspace, &target.id, &session)?;
-    }
-    Ok(session)
+    )
 }
 
 fn record(

@@ -5,7 +5,7 @@
 
 use rota_api::{
     event::{Event, EventBody, StopReason},
-    id::{DeploymentId, EventId, Id, SessionId, WorkspaceId},
+    id::{EventId, Id, SessionId, WorkspaceId},
     session::Status,
 };
 use serde_json::{json, value::RawValue};
@@ -16,10 +16,7 @@ use crate::{
     error::{Error, Result},
     limits::MAX_QUEUED_INPUTS,
     model::INTERRUPTED,
-    resources::{
-        deployments::active,
-        sessions::{self, Control, Waiting, WaitingFor},
-    },
+    resources::sessions::{self, Control, Waiting, WaitingFor},
 };
 
 /// Takes in `events`, all or none. Returns them as they were recorded.
@@ -165,15 +162,11 @@ pub fn interrupted_result(tool_use_id: &EventId) -> EventBody {
 
 fn begin(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &Control) -> Result<()> {
     let now = tx.now();
-    let deployment: Option<Option<DeploymentId>> = tx.one(
+    tx.send(
         "UPDATE sessions SET status = 'running', running_since = $3, runnable_at = $3
-         WHERE workspace_id = $1 AND id = $2 RETURNING deployment_id",
+         WHERE workspace_id = $1 AND id = $2",
         vals![workspace, &session.id, now],
-        |row| row.opt_id(0),
     )?;
-    if let Some(deployment) = deployment.flatten() {
-        active::enter(tx, workspace, &deployment, &session.id)?;
-    }
     tx.after_commit(Notice::SessionRunnable);
     Ok(())
 }
