@@ -1,18 +1,32 @@
 //! Policies of deployments on two servers with one database. On SQLite, which has one server, there is nothing to test here.
 
-use std::{path::PathBuf, sync::mpsc, time::Duration};
+use std::{
+    cell::Cell,
+    path::PathBuf,
+    sync::{Mutex, mpsc},
+    time::Duration,
+};
 
+use rota_api::id::{DeploymentId, Id, SessionId};
 use rota_server::{
     config::Role,
-    db::Tx,
-    resources::deployments::due::{self, Settled},
+    db::{Tx, Val},
+    error::Result,
+    resources::deployments::{
+        active,
+        due::{self, Settled},
+    },
 };
 use serde_json::{Value, json};
-use tokio::time::{sleep, timeout};
+use tokio::{
+    task::{JoinSet, spawn_blocking},
+    time::{sleep, timeout},
+};
 
 use crate::{
     client::Api,
     given::{Parts, id, message, over, script},
+    occurrences::audit,
     policies::{sessions, set_policy},
     schedules::{at, every, fired, range, runs, skipped},
     server::{PATIENCE, Rota, appears},
@@ -93,43 +107,43 @@ async fn a_fire_on_one_server_interrupts_the_session_that_works_on_the_other() {
     assert_eq!(statuses, ["idle", "running"]);
 }
 
-#[tokio::test]
-async fn a_place_that_becomes_free_while_an_occurrence_is_being_queued_is_not_overlooked() {
-    let Some((runner, scheduler)) = runner_and_scheduler().await else { return };
-    let made = slow(&scheduler, &Parts::new(&scheduler.api).await, json!({"overlap": "queue_one"})).await;
-    at(&scheduler, "02T08:10:00").await;
-    let (session, go) = nth_at_work(&runner, &made, 1).await;
+/// A write that has run and is not committed before a test says so.
+struct Held<T> {
+    commit: mpsc::Sender<()>,
+    written: JoinSet<Result<T>>,
+}
 
-    // The other server has counted the session and not committed yet when it comes to rest.
-    scheduler.set_time("2026-03-02T08:20:00Z");
-    let (counted, has_counted) = mpsc::channel();
-    let (commit, may_commit) = mpsc::channel::<()>();
-    let may_commit = std::sync::Mutex::new(may_commit);
-    let policy = scheduler.server.app().fire_policy();
-    let queue = move |tx: &mut Tx<'_>| {
-        let due = due::list(tx, None, 1)?.pop().unwrap();
-        let report = due::settle(tx, &policy, &due)?;
-        counted.send(()).unwrap();
-        may_commit.lock().unwrap().recv_timeout(PATIENCE).unwrap();
-        Ok(report.settled)
-    };
-    let db = scheduler.server.app().db.clone();
-    let queueing = tokio::spawn(async move { db.write(queue).await });
-    let has_counted = tokio::task::spawn_blocking(move || has_counted.recv_timeout(PATIENCE));
-    has_counted.await.unwrap().unwrap();
-    std::fs::write(&go, "").unwrap();
-    let rests = async {
-        while !is_waited_for(&scheduler).await && !rests(&scheduler.api, &session).await {
-            sleep(Duration::from_millis(5)).await;
-        }
-    };
-    timeout(PATIENCE, rests).await.expect("the session comes to rest, or waits to");
-    commit.send(()).unwrap();
-    assert!(matches!(queueing.await.unwrap().unwrap(), Settled::Waits));
+impl<T: Send + 'static> Held<T> {
+    async fn new(rota: &Rota, write: impl Fn(&mut Tx<'_>) -> Result<T> + Send + 'static) -> Self {
+        let (ran, has_run) = mpsc::channel();
+        let (commit, may_commit) = mpsc::channel();
+        let may_commit = Mutex::new(may_commit);
+        let held = move |tx: &mut Tx<'_>| {
+            let value = write(tx)?;
+            // Waits until what was only sent has run, too.
+            tx.one("SELECT 1", &[], |_| Ok(()))?;
+            ran.send(()).unwrap();
+            may_commit.lock().unwrap().recv_timeout(PATIENCE).unwrap();
+            Ok(value)
+        };
+        let db = rota.server.app().db.clone();
+        let mut written = JoinSet::new();
+        written.spawn(async move { db.write(held).await });
+        spawn_blocking(move || has_run.recv_timeout(PATIENCE)).await.unwrap().unwrap();
+        Self { commit, written }
+    }
 
-    scheduler.api.stream_from(&session, 0).await.turn().await;
-    at(&scheduler, "02T08:20:01").await;
-    assert_eq!(fired(&scheduler.api, &made).await, ["02T08:10:00", "02T08:20:00"]);
+    /// Commits once another transaction waits for this one, or `other` is true: then none has to.
+    async fn commit_when_waited_for_or(mut self, rota: &Rota, other: impl AsyncFn() -> bool) -> T {
+        let waiting = async {
+            while !is_waited_for(rota).await && !other().await {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(PATIENCE, waiting).await.expect("something happens meanwhile");
+        self.commit.send(()).unwrap();
+        self.written.join_next().await.unwrap().unwrap().unwrap()
+    }
 }
 
 /// Whether a transaction waits for the rows of another one.
@@ -138,6 +152,158 @@ async fn is_waited_for(rota: &Rota) -> bool {
     rota.server.app().db.lookup(sql, &[], |_| Ok(())).await.unwrap().is_some()
 }
 
-async fn rests(api: &Api, session: &str) -> bool {
-    api.get(&format!("/v1/sessions/{session}")).await["status"] == "idle"
+#[tokio::test]
+async fn a_place_that_becomes_free_while_an_occurrence_is_being_queued_is_not_overlooked() {
+    let Some((runner, scheduler)) = runner_and_scheduler().await else { return };
+    let made = slow(&scheduler, &Parts::new(&scheduler.api).await, json!({"overlap": "queue_one"})).await;
+    at(&scheduler, "02T08:10:00").await;
+    let (session, go) = nth_at_work(&runner, &made, 1).await;
+    scheduler.set_time("2026-03-02T08:20:00Z");
+    let policy = scheduler.server.app().fire_policy();
+    let queueing = Held::new(&scheduler, move |tx| {
+        let due = due::list(tx, None, 1)?.pop().unwrap();
+        due::settle(tx, &policy, &due).map(|report| report.settled)
+    });
+    let queueing = queueing.await;
+    std::fs::write(&go, "").unwrap();
+    let path = format!("/v1/sessions/{session}");
+    let rests = async || scheduler.api.get(&path).await["status"] == "idle";
+    let settled = queueing.commit_when_waited_for_or(&scheduler, rests).await;
+    assert!(matches!(settled, Settled::Waits), "the session was at work when it was counted");
+    scheduler.api.stream_from(&session, 0).await.turn().await;
+    at(&scheduler, "02T08:20:01").await;
+    assert_eq!(fired(&scheduler.api, &made).await, ["02T08:10:00", "02T08:20:00"]);
+}
+
+#[tokio::test]
+async fn a_place_that_becomes_free_while_a_queue_is_being_set_up_is_not_overlooked() {
+    let one = Rota::without_engine().await;
+    let Some(two) = one.beside(|_| {}).await else { return };
+    let made = slow(&one, &Parts::new(&one.api).await, json!({"overlap": "skip"})).await;
+    at(&one, "02T08:10:00").await;
+    let session = SessionId::trusted(sessions(&one.api, &made).await[0].0.clone());
+    let (workspace, deployment) =
+        (one.server.first_key.as_ref().unwrap().workspace_id.clone(), DeploymentId::trusted(id(&made).to_owned()));
+    // As a runner does it.
+    let resting = Held::new(&one, move |tx| {
+        tx.execute(
+            "UPDATE sessions SET status = 'idle', runnable_at = NULL WHERE id = $1",
+            &[Val::Text(session.as_ref())],
+        )?;
+        active::leave(tx, &workspace, &deployment)
+    });
+    let resting = resting.await;
+    let is_queued = Cell::new(false);
+    let queue = async {
+        set_policy(&two.api, &made, json!({"overlap": "queue_one"})).await;
+        at(&two, "02T08:20:00").await;
+        is_queued.set(true);
+    };
+    tokio::join!(queue, resting.commit_when_waited_for_or(&one, async || is_queued.get()));
+    at(&two, "02T08:20:01").await;
+    assert_eq!(fired(&one.api, &made).await, ["02T08:10:00", "02T08:20:00"]);
+}
+
+/// Lets both schedulers look at the same moment, each twice.
+async fn both_at(one: &Rota, two: &Rota, time: &str) {
+    one.set_time(&format!("2026-03-{time}Z"));
+    tokio::join!(one.tick(), two.tick(), one.tick(), two.tick());
+}
+
+/// A deployment for each of `policies` that fires every minute.
+async fn every_minute(rota: &Rota, policies: &[Value]) -> Vec<Value> {
+    let parts = Parts::new(&rota.api).await;
+    let mut deployments = Vec::new();
+    for policy in policies {
+        let body = over(every("* * * * *"), &json!({"initial_events": [message("hi")]}));
+        let made = parts.deployment(&rota.api, body).await;
+        set_policy(&rota.api, &made, policy.clone()).await;
+        deployments.push(made);
+    }
+    deployments
+}
+
+#[tokio::test]
+async fn two_schedulers_that_look_at_the_same_moment_do_what_one_would() {
+    let one = Rota::without_engine().await;
+    let Some(two) = one.beside(|_| {}).await else { return };
+    let policies = [
+        json!({}),
+        json!({"overlap": "skip"}),
+        json!({"max_concurrent_sessions": 3}),
+        json!({"overlap": "queue_one", "max_concurrent_sessions": 2}),
+        json!({"overlap": "cancel_previous"}),
+    ];
+    let made = every_minute(&one, &policies).await;
+    for minute in 1..=20 {
+        both_at(&one, &two, &format!("02T08:{minute:02}:00")).await;
+    }
+    let skips = |first: &str, last: &str, reason| vec![range(first, last, reason)];
+    let expected = [
+        (20, vec![]),
+        (1, skips("02T08:02:00", "02T08:20:00", "overlap")),
+        (3, skips("02T08:04:00", "02T08:20:00", "concurrency")),
+        (2, skips("02T08:03:00", "02T08:19:00", "overlap")),
+        (20, vec![]),
+    ];
+    for ((made, policy), (count, passed_over)) in made.iter().zip(&policies).zip(expected) {
+        assert_eq!(fired(&one.api, made).await.len(), count, "{policy}");
+        assert_eq!(sessions(&one.api, made).await.len(), count, "{policy}");
+        assert_eq!(skipped(&one, made).await, passed_over, "{policy}");
+    }
+    let mut interrupts = Vec::new();
+    for (session, _) in sessions(&one.api, &made[4]).await {
+        let events = one.api.all(&format!("/v1/sessions/{session}/events"), 100).await;
+        interrupts.push(events.iter().filter(|event| event["type"] == "user.interrupt").count());
+    }
+    assert_eq!(interrupts, [&[1; 19][..], &[0]].concat());
+}
+
+#[tokio::test]
+async fn while_two_servers_fire_and_run_no_more_sessions_work_than_may_and_no_occurrence_is_lost() {
+    let one = Rota::start().await;
+    let Some(two) = one.beside(|_| {}).await else { return };
+    let limits = [1, 1, 2];
+    let policies = [json!({"overlap": "skip"}), json!({"overlap": "queue_one"}), json!({"max_concurrent_sessions": 2})];
+    let made = every_minute(&one, &policies).await;
+    for minute in 1..=30 {
+        both_at(&one, &two, &format!("02T08:{minute:02}:00")).await;
+        for (made, most) in made.iter().zip(limits) {
+            let statuses = sessions(&two.api, made).await;
+            let at_work = statuses.iter().filter(|(_, status)| status == "running").count();
+            assert!(at_work <= most, "{statuses:?}");
+        }
+    }
+    for made in &made {
+        for (session, _) in sessions(&two.api, made).await {
+            two.api.stream_from(&session, 0).await.turn().await;
+        }
+    }
+    // What waited has room now.
+    both_at(&one, &two, "02T08:30:30").await;
+    for (made, policy) in made.iter().zip(&policies) {
+        let fired = fired(&one.api, made).await;
+        assert_eq!(sessions(&one.api, made).await.len(), fired.len(), "{policy}");
+        let told = audit(&one.api, made, "").await;
+        let runs = told.iter().filter(|occurrence| occurrence.ends_with("ran")).count();
+        assert_eq!((told.len(), runs), (30, fired.len()), "{policy}: {told:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_attempt_that_failed_on_one_server_is_repeated_by_whichever_comes_next() {
+    let one = Rota::one_session_a_minute().await;
+    let Some(two) = one.beside(|_| {}).await else { return };
+    let parts = Parts::new(&one.api).await;
+    let made = parts.deployment(&one.api, every("0 * * * *")).await;
+    let retry = json!({"max_attempts": 3, "initial_backoff_seconds": 20, "multiplier": 1});
+    set_policy(&one.api, &made, json!({ "retry": retry })).await;
+    one.set_time("2026-03-02T08:59:35Z");
+    parts.session(&one.api, json!({})).await;
+    for (time, count) in [("02T09:00:00", 0), ("02T09:00:20", 0), ("02T09:00:40", 1), ("02T09:01:00", 1)] {
+        both_at(&one, &two, time).await;
+        assert_eq!(runs(&two.api, &made).await.len(), count, "{time}");
+    }
+    assert_eq!(runs(&two.api, &made).await[0]["error"], Value::Null);
+    assert_eq!(sessions(&two.api, &made).await.len(), 1);
 }

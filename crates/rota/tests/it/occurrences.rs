@@ -17,7 +17,7 @@ fn audit_path(deployment: &Value) -> String {
 }
 
 /// The occurrences of a range, oldest first, each as `02T09:00 skipped missed`.
-async fn audit(api: &Api, deployment: &Value, range: &str) -> Vec<String> {
+pub async fn audit(api: &Api, deployment: &Value, range: &str) -> Vec<String> {
     let mut occurrences = api.all(&format!("{}?{range}", audit_path(deployment)), 1000).await;
     occurrences.reverse();
     occurrences.iter().map(shown).collect()
