@@ -29,6 +29,7 @@ mod preview;
 #[allow(dead_code, reason = "shared with other test binaries")]
 mod process;
 mod receiver;
+mod replies;
 mod request;
 mod restarts;
 mod routes;

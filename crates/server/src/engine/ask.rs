@@ -84,42 +84,50 @@ impl Runner<'_> {
         })
     }
 
-    /// The step that a reply makes: what the agent said, then its calls, then perhaps rest.
+    /// The step that a reply makes: what the agent said and called, in the order of its blocks, then perhaps rest.
     fn replied(&self, reply: ModelReply, start: &EventId, mut drafts: Drafts<'_>) -> Step {
         let mut work = Step::default();
-        let mut calls = Vec::new();
         let mut waiting = Vec::new();
+        let mut answers = Vec::new();
+        let calls = reply.content.iter().any(|block| matches!(block, Block::ToolUse { .. }));
+        let mut shown = 0;
         for block in reply.content {
             match block {
                 Block::Text { text } => {
                     let body = EventBody::AgentMessage { content: vec![json!({"type": "text", "text": text})] };
                     let id = drafts.message(&text).unwrap_or_else(|| EventId::new(self.app.clock.now()));
                     work.events.push(NewEvent { id, body, hidden: None });
+                    shown = work.events.len();
                 }
                 Block::Verbatim(raw) => {
                     let id = drafts.thinking().unwrap_or_else(|| EventId::new(self.app.clock.now()));
                     let hidden = Some(raw.get().to_owned());
                     work.events.push(NewEvent { id, body: EventBody::AgentThinking {}, hidden });
+                    shown = work.events.len();
                 }
-                Block::ToolUse { name, input, .. } => self.called(name, &input, &mut calls, &mut waiting),
+                Block::ToolUse { name, input, .. } => {
+                    let event = self.called(name, &input, &mut waiting, &mut answers);
+                    work.events.push(event);
+                }
                 Block::ToolResult { .. } => {}
             }
         }
-        work.events.push(NewEvent {
+        let end = NewEvent {
             hidden: serde_json::to_string(&reply.usage).ok(),
             ..self.event(request_end(start, false, reply.usage))
-        });
-        let none = calls.is_empty();
+        };
+        // To a stream that was shown events in the making, the end of the request says that those without a whole event
+        // will have none: so it comes after the last of them, and before the calls that follow.
+        work.events.insert(shown, end);
         // A model wants the answers to all calls of a reply after the last of them, also where one is answered at once.
-        calls.sort_by_key(|event| matches!(event.body, EventBody::AgentToolResult { .. }));
-        work.events.append(&mut calls);
+        work.events.append(&mut answers);
         if !waiting.is_empty() {
             work.waiting = Some(waiting);
         }
         let mut totals = State { usage: self.state.usage, ..State::default() };
         totals.add(reply.usage);
         work.usage = Some(totals.session_usage(0.0));
-        if none {
+        if !calls {
             work.rest = Some(match reply.stop {
                 Stop::Refusal => Rest::Over(StopReason::Refusal, Some(refusal())),
                 Stop::EndTurn | Stop::ToolUse | Stop::MaxTokens => Rest::Over(StopReason::EndTurn, None),
@@ -128,14 +136,21 @@ impl Runner<'_> {
         work
     }
 
-    fn called(&self, name: String, input: &RawValue, calls: &mut Vec<NewEvent>, waiting: &mut Vec<Waiting>) {
+    /// The event of a call. Adds to what waits for the client, and to what is answered at once.
+    fn called(
+        &self,
+        name: String,
+        input: &RawValue,
+        waiting: &mut Vec<Waiting>,
+        answers: &mut Vec<NewEvent>,
+    ) -> NewEvent {
         let input = serde_json::from_str(input.get()).unwrap_or_default();
         let wait = |event: &NewEvent, for_| Waiting { id: event.id.clone(), for_ };
         match permission::judge(&self.agent.tools, &name) {
             Verdict::Custom => {
                 let event = self.event(EventBody::AgentCustomToolUse { name, input });
                 waiting.push(wait(&event, WaitingFor::CustomToolResult));
-                calls.push(event);
+                event
             }
             Verdict::BuiltIn(permission, evaluation) => {
                 let evaluation = Some(evaluation);
@@ -146,7 +161,7 @@ impl Runner<'_> {
                     _ if self.self_hosted => waiting.push(wait(&event, WaitingFor::ToolResult)),
                     _ => {}
                 }
-                calls.push(event);
+                event
             }
             Verdict::Unknown => {
                 let text = format!("The agent has no tool named \"{name}\".");
@@ -155,8 +170,8 @@ impl Runner<'_> {
                 let event = self.event(body);
                 let content = vec![json!({"type": "text", "text": text})];
                 let tool_use_id = event.id.clone();
-                calls.push(event);
-                calls.push(self.event(EventBody::AgentToolResult { tool_use_id, content, is_error: true }));
+                answers.push(self.event(EventBody::AgentToolResult { tool_use_id, content, is_error: true }));
+                event
             }
         }
     }
