@@ -5,7 +5,7 @@ use rota_api::{
     id::{self, WebhookEndpointId, WebhookEventId, WorkspaceId},
 };
 
-use super::send::Outcome;
+use super::{next::Next, send::Answer};
 use crate::{
     db::{Tx, vals},
     error::Result,
@@ -80,21 +80,16 @@ pub(super) fn claim(tx: &mut Tx<'_>, endpoint: &WebhookEndpointId, count: i64, u
     })
 }
 
-/// Writes down how an attempt ended; `retry_at` is when the next one is due, where there is one. Whether the endpoint
-/// was disabled, and why.
+/// Writes down what was answered to an attempt, and what becomes of the delivery `next`. Whether the endpoint was
+/// disabled, and why.
 ///
 /// It writes nothing when the claim has run out and another attempt was made: that one speaks for the delivery.
-pub(super) fn record(
-    tx: &mut Tx<'_>,
-    claim: &Claim,
-    outcome: &Outcome,
-    retry_at: Option<Time>,
-) -> Result<Option<String>> {
-    let (state, due_at, answer) = match outcome {
-        Outcome::Accepted(answer) => ("delivered", None, answer),
-        Outcome::Failed(answer) if retry_at.is_some() => ("pending", retry_at, answer),
-        Outcome::Failed(answer) => ("failed", None, answer),
-        Outcome::Refused(answer) => ("pending", None, answer),
+pub(super) fn record(tx: &mut Tx<'_>, claim: &Claim, answer: &Answer, next: Next) -> Result<Option<String>> {
+    let (state, due_at) = match next {
+        Next::Delivered => ("delivered", None),
+        Next::Again { pause_micros } => ("pending", Some(tx.now().plus_micros(pause_micros))),
+        Next::GivenUp => ("failed", None),
+        Next::Parked => ("pending", None),
     };
     // Before the delivery, in the order in which an endpoint is changed too.
     tx.lock("webhook_endpoints WHERE id = $1", vals![&claim.endpoint])?;
@@ -119,16 +114,16 @@ pub(super) fn record(
         return Ok(None);
     }
     let error = answer.error.as_deref().unwrap_or_default();
-    let reason = match outcome {
-        Outcome::Accepted(_) => {
+    let reason = match next {
+        Next::Delivered => {
             webhook_endpoints::record_success(tx, &claim.endpoint)?;
             None
         }
-        Outcome::Refused(_) => Some(error.to_owned()),
-        Outcome::Failed(_) if state == "failed" && webhook_endpoints::record_failure(tx, &claim.endpoint)? => {
+        Next::Parked => Some(error.to_owned()),
+        Next::GivenUp if webhook_endpoints::record_failure(tx, &claim.endpoint)? => {
             Some(format!("Deliveries have failed for too long. The last: {error}"))
         }
-        Outcome::Failed(_) => None,
+        Next::GivenUp | Next::Again { .. } => None,
     };
     if let Some(reason) = &reason {
         webhook_endpoints::disable(tx, &claim.workspace, claim.endpoint.as_ref(), reason)?;

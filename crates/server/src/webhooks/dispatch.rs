@@ -10,8 +10,8 @@ use tokio::{
 };
 
 use super::{
-    backoff::pause_micros,
     claim::{self, Claim},
+    next::{Ended, claim_micros, next},
     send::{self, Outcome},
 };
 use crate::{app::App, db::Tx, error::Result, limits};
@@ -65,8 +65,7 @@ impl Dispatcher {
         let shares = share(waiting, &self.busy, free);
         let Some((last, _)) = shares.last() else { return Ok(()) };
         self.last = last.to_string();
-        let config = &self.app.config.webhooks;
-        let lasts = i64::from(config.timeout_seconds) * 1_000_000 + limits::WEBHOOK_CLAIM_MARGIN_MICROS;
+        let lasts = claim_micros(self.app.config.webhooks.timeout_seconds);
         let shares = Arc::new(shares);
         let claims = self
             .app
@@ -148,21 +147,20 @@ async fn deliver(app: App, client: Client, claim: Claim) -> WebhookEndpointId {
 
 async fn send_and_record(app: &App, client: &Client, claim: Claim) -> Result<()> {
     let config = &app.config.webhooks;
-    let outcome = send::attempt(client, config, &claim, app.clock.now()).await?;
+    let Outcome { ended, answer } = send::attempt(client, config, &claim, app.clock.now()).await?;
     let (endpoint, event, attempt) = (claim.endpoint.clone(), claim.event.clone(), claim.attempt);
-    let retry_at =
-        (attempt < i64::from(config.attempts)).then(|| app.clock.now().plus_micros(pause_micros(attempt, random())));
-    let (name, error) = match &outcome {
-        Outcome::Accepted(_) => ("accepted", None),
-        Outcome::Failed(answer) => ("failed", answer.error.clone()),
-        Outcome::Refused(answer) => ("refused", answer.error.clone()),
+    let next = next(ended, attempt, config.attempts, random());
+    let name = match ended {
+        Ended::Accepted => "accepted",
+        Ended::Failed => "failed",
+        Ended::Refused => "refused",
     };
     metrics::counter!("rota_webhook_attempts_total", "outcome" => name).increment(1);
-    if let Some(error) = error {
+    if let Some(error) = &answer.error {
         tracing::info!(webhook_endpoint_id = %endpoint, webhook_event_id = %event, attempt, error,
             "a webhook was not accepted");
     }
-    let disabled = app.db.write(move |tx| claim::record(tx, &claim, &outcome, retry_at)).await?;
+    let disabled = app.db.write(move |tx| claim::record(tx, &claim, &answer, next)).await?;
     if let Some(reason) = disabled {
         tracing::warn!(webhook_endpoint_id = %endpoint, reason, "a webhook endpoint was disabled");
     }

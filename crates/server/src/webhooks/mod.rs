@@ -4,9 +4,9 @@
 //! A delivery is claimed before it is sent and recorded after. A server that ends in between leaves a claim that runs
 //! out, and the event is sent again under the same id: at least once, never silently not at all.
 
-mod backoff;
 mod claim;
 mod dispatch;
+pub mod next;
 mod send;
 mod sign;
 

@@ -5,7 +5,7 @@ use std::{error::Error as _, time::Duration};
 use reqwest::{Client, Response, header::CONTENT_TYPE};
 use rota_api::Time;
 
-use super::{claim::Claim, sign::signature};
+use super::{claim::Claim, next::Ended, sign::signature};
 use crate::{
     config::WebhooksConfig,
     egress::{self, PrivateAddress},
@@ -16,13 +16,9 @@ use crate::{
 
 /// How an attempt ended.
 #[derive(Debug)]
-pub(super) enum Outcome {
-    /// With a success: the delivery is done.
-    Accepted(Answer),
-    /// With something that may pass: another attempt is made, if there is one left.
-    Failed(Answer),
-    /// With something that does not pass by itself: the endpoint is disabled.
-    Refused(Answer),
+pub(super) struct Outcome {
+    pub(super) ended: Ended,
+    pub(super) answer: Answer,
 }
 
 /// What is kept of an answer.
@@ -39,6 +35,10 @@ pub(super) struct Answer {
 impl Answer {
     fn none(error: String) -> Self {
         Self { error: Some(error), ..Self::default() }
+    }
+
+    fn so(self, ended: Ended) -> Outcome {
+        Outcome { ended, answer: self }
     }
 }
 
@@ -61,7 +61,7 @@ pub(super) async fn attempt(client: &Client, config: &WebhooksConfig, claim: &Cl
     // What the configuration allows may have changed since the endpoint was created.
     let url = match egress::url(&claim.url, config.allow_private) {
         Ok(url) => url,
-        Err(error) => return Ok(Outcome::Refused(Answer::none(format!("url: {error}")))),
+        Err(error) => return Ok(Answer::none(format!("url: {error}")).so(Ended::Refused)),
     };
     let sent = client
         .post(url)
@@ -88,12 +88,12 @@ async fn judge(response: Response) -> Outcome {
         error,
     };
     if status.is_success() {
-        Outcome::Accepted(answer(None))
+        answer(None).so(Ended::Accepted)
     } else if status.is_redirection() {
         let error = format!("url: it answered {status}, and redirects are not followed; set the URL that it leads to");
-        Outcome::Refused(answer(Some(error)))
+        answer(Some(error)).so(Ended::Refused)
     } else {
-        Outcome::Failed(answer(Some(format!("the endpoint answered {status}"))))
+        answer(Some(format!("the endpoint answered {status}"))).so(Ended::Failed)
     }
 }
 
@@ -112,10 +112,10 @@ async fn excerpt(mut response: Response) -> Option<String> {
 
 fn unanswered(error: reqwest::Error, timeout_seconds: u32) -> Outcome {
     if let Some(private) = PrivateAddress::of(&error) {
-        return Outcome::Refused(Answer::none(format!("url: {private}")));
+        return Answer::none(format!("url: {private}")).so(Ended::Refused);
     }
     if error.is_timeout() {
-        return Outcome::Failed(Answer::none(format!("no answer within {timeout_seconds} s")));
+        return Answer::none(format!("no answer within {timeout_seconds} s")).so(Ended::Failed);
     }
     // The URL may hold what only its owner should see.
     let error = error.without_url();
@@ -125,5 +125,5 @@ fn unanswered(error: reqwest::Error, timeout_seconds: u32) -> Outcome {
         causes += &format!(": {error}");
         cause = error.source();
     }
-    Outcome::Failed(Answer::none(causes))
+    Answer::none(causes).so(Ended::Failed)
 }

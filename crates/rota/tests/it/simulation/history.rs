@@ -28,19 +28,37 @@ pub struct Skip {
 pub struct Run {
     pub occurrence: Timestamp,
     pub created_at: Timestamp,
+    /// How the deployment kept its times, or may have.
+    pub timings: Vec<Timing>,
+    /// Whether its occurrence was pending before, or may have been.
+    pub was_pending: bool,
+}
+
+/// The occurrence that is not decided on.
+#[derive(Debug)]
+pub struct Waiting {
+    pub occurrence: Timestamp,
+    /// When the next attempt is due; `None` while it waits for a place.
+    pub retry_at: Option<Timestamp>,
+    /// When the scheduler looks next.
+    pub next_fire_at: Option<Timestamp>,
+    /// Whether there is a place.
+    pub has_place: bool,
 }
 
 /// Everything that has happened to a deployment.
 pub struct History {
     pub id: String,
-    pub timing: Timing,
     /// In the order in which they were written.
     pub spans: Vec<Span>,
     /// In the order in which they were begun.
     pub skips: Vec<Skip>,
     pub runs: Vec<Run>,
+    pub pending: Option<Waiting>,
     /// Every occurrence up to here must be accounted for.
     pub until: Timestamp,
+    /// The latest time that any transaction saw.
+    pub latest: Timestamp,
     /// Whether a transaction saw an earlier time than one before it.
     pub clock_went_back: bool,
 }
@@ -51,6 +69,7 @@ impl History {
         self.no_occurrence_runs_twice()?;
         self.every_occurrence_is_accounted_for()?;
         self.runs_are_of_the_schedule_and_in_time()?;
+        self.what_is_pending_waits_for_something()?;
         if self.clock_went_back { Ok(()) } else { self.nothing_is_accounted_for_twice() }
     }
 
@@ -63,14 +82,15 @@ impl History {
     }
 
     fn every_occurrence_is_accounted_for(&self) -> Result<(), String> {
-        let runs: BTreeSet<_> = self.runs.iter().map(|run| run.occurrence).collect();
+        let pending = self.pending.iter().map(|pending| pending.occurrence);
+        let decided: BTreeSet<_> = self.runs.iter().map(|run| run.occurrence).chain(pending).collect();
         let mut until = self.until;
         // A span ends where any later one begins: after the clock was set back, that may be before its own beginning.
         for span in self.spans.iter().rev() {
             if let (Some(cron), State::Active) = (&span.cron, span.state) {
                 let mut at = span.since;
                 while let Some(next) = cron.next(at).filter(|next| *next <= until) {
-                    if !runs.contains(&next) && !self.skips.iter().any(|skip| skip.covers(next)) {
+                    if !decided.contains(&next) && !self.skips.iter().any(|skip| skip.covers(next)) {
                         return Err(format!("{next} has neither a run nor a reason"));
                     }
                     at = next;
@@ -86,24 +106,52 @@ impl History {
             let at = run.occurrence;
             let crons =
                 self.spans.iter().filter(|span| span.state == State::Active).filter_map(|span| span.cron.as_ref());
-            let delays: Vec<_> =
-                crons.filter(|cron| occurs(cron, at)).map(|cron| self.timing.delay(&self.id, cron, at)).collect();
-            let overdue: Vec<_> = delays.iter().map(|delay| run.created_at.duration_since(at) - *delay).collect();
-            let most = self.timing.catch_up.max(ON_TIME);
-            if !overdue.iter().any(|overdue| (SignedDuration::ZERO..=most).contains(overdue)) {
-                return Err(format!("{at} ran at {}: overdue by {overdue:?}", run.created_at));
+            let crons: Vec<_> = crons.filter(|cron| occurs(cron, at)).collect();
+            let is_in_time = |timing| crons.iter().any(|cron| self.is_in_time(run, cron, timing));
+            if !run.timings.iter().any(is_in_time) {
+                return Err(format!("{at} ran at {}, by {:?}", run.created_at, run.timings));
             }
         }
         Ok(())
+    }
+
+    fn is_in_time(&self, run: &Run, cron: &Cron, timing: &Timing) -> bool {
+        let due = |at| at + timing.delay(&self.id, cron, at);
+        let at = run.occurrence;
+        let overdue = run.created_at.duration_since(due(at));
+        let in_time = (SignedDuration::ZERO..=timing.catch_up.max(ON_TIME)).contains(&overdue);
+        let before_the_next = || cron.next(at).is_none_or(|next| run.created_at < due(next));
+        in_time || run.was_pending && (self.clock_went_back || run.created_at >= at) && before_the_next()
+    }
+
+    fn what_is_pending_waits_for_something(&self) -> Result<(), String> {
+        let Some(pending) = &self.pending else { return Ok(()) };
+        let is_active = self.spans.last().is_some_and(|span| span.state == State::Active && span.cron.is_some());
+        let looks_by = |time| pending.next_fire_at.is_some_and(|next| next <= time);
+        let waits = match pending.retry_at {
+            Some(retry_at) => looks_by(retry_at),
+            None => pending.next_fire_at.is_some() && (!pending.has_place || looks_by(self.latest)),
+        };
+        // A server whose clock is wrong frees a place at a time when the others do not look.
+        if is_active && (waits || self.clock_went_back) {
+            Ok(())
+        } else {
+            Err(format!("{pending:?} waits for nothing"))
+        }
     }
 
     fn nothing_is_accounted_for_twice(&self) -> Result<(), String> {
         if let Some(pair) = self.skips.windows(2).find(|pair| pair[0].last >= pair[1].first) {
             return Err(format!("{pair:?} overlap"));
         }
-        match self.runs.iter().find(|run| self.skips.iter().any(|skip| skip.covers(run.occurrence))) {
-            Some(run) => Err(format!("{} has a run and a reason for having none", run.occurrence)),
-            None => Ok(()),
+        let is_skipped = |at| self.skips.iter().any(|skip| skip.covers(at));
+        if let Some(run) = self.runs.iter().find(|run| is_skipped(run.occurrence)) {
+            return Err(format!("{} has a run and a reason for having none", run.occurrence));
+        }
+        let is_decided = |at| is_skipped(at) || self.runs.iter().any(|run| run.occurrence == at);
+        match &self.pending {
+            Some(pending) if is_decided(pending.occurrence) => Err(format!("{pending:?} is decided on")),
+            _ => Ok(()),
         }
     }
 }

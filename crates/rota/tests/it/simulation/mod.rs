@@ -1,23 +1,30 @@
-//! The scheduler's decisions, played through: two servers over one store, processes that die between any two effects,
-//! clocks that are set, edits, pauses and failures. Each seed is another story.
+//! The server's decisions, played through: two servers over one store, processes that die between any two effects, clocks
+//! that are set, edits, pauses, policies, sessions that come and go, starts that fail, and webhooks that do not arrive. Each
+//! seed is another story.
 //!
 //! `ROTA_SIMULATION_SEED=7 cargo test -p rota --test it simulation` plays one again; `ROTA_SIMULATION_SEEDS` says how many
 //! are played.
 
+mod dice;
 mod history;
 mod model;
+mod outbox;
+mod policies;
 mod real;
 
-use std::ops::Range;
+use std::{mem, ops::Range};
 
 use jiff::{SignedDuration, Timestamp};
-use rota_api::policy::Jitter;
+use rota_api::{deployment::RunErrorType, policy::Jitter};
 use rota_server::scheduler::{
     cron::Cron,
     settle::{State, Timing},
 };
 
-use model::{Crashed, Deployment, Fate};
+use dice::Dice;
+use model::{Attempt, Deployment, Fate, Rules, Undone};
+use outbox::{Claim, Outbox};
+use policies::Decision;
 
 /// Stories that are played unless `ROTA_SIMULATION_SEEDS` says otherwise.
 const SEEDS: u64 = 10_000;
@@ -36,63 +43,27 @@ pub const SCHEDULES: [(&str, &str); 8] = [
     ("59 23 * * *", "Antarctica/Troll"),
 ];
 
-/// Random numbers that depend only on the seed (SplitMix64).
-pub struct Dice(u64);
-
-impl Dice {
-    pub fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// One of the range, which is not empty.
-    pub fn within(&mut self, range: Range<i64>) -> i64 {
-        range.start + (self.next() % (range.end - range.start) as u64) as i64
-    }
-
-    pub fn one_of<T: Copy>(&mut self, choices: &[T]) -> T {
-        choices[self.within(0..choices.len() as i64) as usize]
-    }
-
-    /// True in `percent` of 100 cases.
-    pub fn chance(&mut self, percent: i64) -> bool {
-        self.within(0..100) < percent
-    }
-
-    /// A while in seconds: mostly a short one.
-    pub fn seconds(&mut self) -> i64 {
-        match self.within(0..20) {
-            0..=9 => self.within(0..90),
-            10..=16 => self.within(60..1200),
-            17..=18 => self.within(1200..10_000),
-            _ => self.within(10_000..100_000),
-        }
-    }
-}
-
-/// A server: how far its clock is from the time, and what it found to be due when it last looked.
+/// A server: how far its clock is from the time, and what it has in hand.
 #[derive(Default)]
 struct Node {
     offset: i64,
+    /// What it found to be due when it last looked.
     due: Vec<usize>,
+    /// Whose start broke, which is not recorded yet.
+    broken: Vec<usize>,
+    /// The webhooks that it is sending.
+    sending: Vec<Claim>,
 }
 
 struct Story {
     dice: Dice,
-    crons: Vec<Cron>,
-    timing: Timing,
+    rules: Rules,
     time: Timestamp,
     nodes: [Node; 2],
     deployments: Vec<Deployment>,
     /// Changes that a client was told are done, for each deployment.
     acknowledged: Vec<usize>,
+    outbox: Outbox,
     /// Nothing but crashes goes wrong, and a server looks every few seconds.
     calm: bool,
 }
@@ -116,13 +87,14 @@ impl Story {
         let starts = ["2026-03-08T05:00:00Z", "2026-04-04T14:00:00Z", "2026-10-25T00:30:00Z", "2026-11-01T04:30:00Z"];
         let jitter = dice.one_of(&[Jitter::Off, Jitter::Hosted]);
         let catch_up = SignedDuration::from_secs(dice.one_of(&[0, 60, 3600, 86_400]));
+        let crons = SCHEDULES.iter().map(|(expression, zone)| Cron::parse(expression, zone).unwrap()).collect();
         Self {
-            crons: SCHEDULES.iter().map(|(expression, zone)| Cron::parse(expression, zone).unwrap()).collect(),
-            timing: Timing { jitter, catch_up },
+            rules: Rules { crons, timing: Timing { jitter, catch_up } },
             time: dice.one_of(&starts).parse().unwrap(),
             nodes: [Node::default(), Node::default()],
             deployments: Vec::new(),
             acknowledged: Vec::new(),
+            outbox: Outbox::new(&mut dice),
             calm: dice.chance(20),
             dice,
         }
@@ -134,11 +106,11 @@ impl Story {
 
     fn step(&mut self) {
         let node = self.dice.one_of(&[0, 1]);
-        match self.dice.within(0..20) {
+        match self.dice.within(0..30) {
             0..=4 if self.calm => {
                 self.time += SignedDuration::from_secs(self.dice.within(1..25));
                 self.look(node);
-                while !self.nodes[node].due.is_empty() {
+                while !self.nodes[node].is_done() {
                     self.settle(node);
                 }
             }
@@ -149,71 +121,94 @@ impl Story {
             }
             5..=8 => self.look(node),
             9..=16 => self.settle(node),
-            17 => self.create_or_deliver(node),
-            _ => self.change(node),
+            17..=19 => self.change(node),
+            20..=21 => self.change_policy(node),
+            22..=24 => self.move_sessions(node),
+            25 => {
+                let now = self.now(node).into();
+                self.outbox.change(&mut self.dice, now);
+            }
+            _ => self.deliver(node),
         }
     }
 
     fn create(&mut self, node: usize) {
         let (id, cron) = (format!("depl_{}", self.dice.next()), self.any_cron());
-        self.deployments.push(Deployment::create(id, &self.crons, cron, self.now(node)));
+        self.deployments.push(Deployment::create(id, &self.rules, cron, self.now(node)));
         self.acknowledged.push(0);
     }
 
     /// One of the schedules, or none.
     fn any_cron(&mut self) -> Option<usize> {
-        usize::try_from(self.dice.within(-1..self.crons.len() as i64)).ok()
+        usize::try_from(self.dice.within(-1..self.rules.crons.len() as i64)).ok()
     }
 
-    fn create_or_deliver(&mut self, node: usize) {
-        if self.deployments.len() < 3 {
-            self.create(node);
-            return;
-        }
-        let dies = self.dice.chance(30);
-        for delivery in self.deployments.iter_mut().flat_map(|deployment| &mut deployment.outbox) {
-            if !delivery.marked {
-                delivery.sent += 1;
-                // A server that dies now sends it once more.
-                delivery.marked = !dies;
-            }
-        }
+    fn any_deployment(&mut self) -> usize {
+        self.dice.place(self.deployments.len()).expect("a story begins with one")
     }
 
     fn look(&mut self, node: usize) {
         let now = self.now(node);
-        let is_due = |deployment: &Deployment| deployment.row.next_fire_at.is_some_and(|at| at <= now);
-        self.nodes[node].due = (0..self.deployments.len()).filter(|i| is_due(&self.deployments[*i])).collect();
+        self.nodes[node].due = (0..self.deployments.len()).filter(|i| self.deployments[*i].is_due(now)).collect();
     }
 
     /// Settles one of what the server found to be due, which another may have settled since.
     fn settle(&mut self, node: usize) {
-        let Some(due) = self.nodes[node].due.pop() else { return };
-        let (fate, fails, now) = (self.fate(), self.dice.chance(5), self.now(node));
-        let outcome = self.deployments[due].settle(&self.crons, &self.timing, now, fate, fails);
-        if outcome.is_err() || self.dice.chance(3) {
-            self.restart(node);
+        let (due, attempt) = match self.nodes[node].broken.pop() {
+            Some(broken) => (broken, Attempt::Broke),
+            None => match self.nodes[node].due.pop() {
+                Some(due) => (due, self.attempt()),
+                None => return,
+            },
+        };
+        match self.settle_one(due, node, attempt) {
+            Err(Undone::Broke) => self.nodes[node].broken.push(due),
+            Err(Undone::Died) => self.restart(node),
+            Ok(()) if self.dice.chance(3) => self.restart(node),
+            Ok(()) => {}
+        }
+    }
+
+    fn settle_one(&mut self, which: usize, node: usize, attempt: Attempt) -> Result<(), Undone> {
+        let (fate, now) = (self.fate(), self.now(node));
+        self.deployments[which].settle(&self.rules, now, fate, attempt)?;
+        for _ in 0..mem::take(&mut self.deployments[which].events) {
+            self.outbox.emit(&mut self.dice, now.into());
+        }
+        Ok(())
+    }
+
+    fn attempt(&mut self) -> Attempt {
+        match self.dice.within(0..100) {
+            0..=3 => Attempt::Fails(RunErrorType::EnvironmentArchived),
+            4..=5 => Attempt::Fails(RunErrorType::SessionCreationRejected),
+            6..=15 if !self.calm => Attempt::Fails(RunErrorType::SessionRateLimited),
+            16..=20 if !self.calm => Attempt::Breaks,
+            _ => Attempt::Succeeds,
         }
     }
 
     fn fate(&mut self) -> Fate {
         let dies = self.dice.chance(20);
-        Fate(dies.then(|| self.dice.within(0..8) as u32))
+        Fate(dies.then(|| self.dice.within(0..10) as u32))
     }
 
     fn restart(&mut self, node: usize) {
-        self.nodes[node].due.clear();
+        self.nodes[node] = Node { offset: self.nodes[node].offset, ..Node::default() };
         if self.calm {
             self.look(node);
         }
     }
 
     fn change(&mut self, node: usize) {
-        let which = self.dice.within(0..self.deployments.len() as i64) as usize;
-        let (fate, now) = (self.fate(), self.now(node));
+        if self.deployments.len() < 3 && self.dice.chance(30) {
+            self.create(node);
+            return;
+        }
+        let (which, fate, now) = (self.any_deployment(), self.fate(), self.now(node));
         let cron = self.any_cron();
         let what = self.dice.within(0..60);
-        let outcome = self.deployments[which].change(&self.crons, now, fate, |row| match what {
+        let outcome = self.deployments[which].change(&self.rules, now, fate, |row| match what {
             0..=24 => row.cron = cron,
             25..=34 => row.state = State::Paused,
             35..=58 => row.state = State::Active,
@@ -221,7 +216,47 @@ impl Story {
         });
         match outcome {
             Ok(()) => self.acknowledged[which] = self.deployments[which].changes(),
-            Err(Crashed) => self.restart(node),
+            Err(_) => self.restart(node),
+        }
+    }
+
+    fn change_policy(&mut self, node: usize) {
+        let (which, fate, now) = (self.any_deployment(), self.fate(), self.now(node));
+        let mut policy = self.deployments[which].row.policy;
+        policies::change(&mut policy, &mut self.dice, self.calm);
+        if self.deployments[which].set_policy(&self.rules, now, fate, policy).is_err() {
+            self.restart(node);
+        }
+    }
+
+    /// A session of a deployment comes to rest, or one goes to work by hand.
+    fn move_sessions(&mut self, node: usize) {
+        let (which, fate, now) = (self.any_deployment(), self.fate(), self.now(node));
+        let deployment = &mut self.deployments[which];
+        let at_work = deployment.row.at_work.len();
+        let outcome = match self.dice.place(at_work) {
+            Some(session) if self.dice.chance(90) => deployment.come_to_rest(&self.rules, now, fate, session),
+            _ => deployment.go_to_work(&self.rules, now, fate),
+        };
+        if outcome.is_err() {
+            self.restart(node);
+        }
+    }
+
+    /// Takes up what is due, and goes on with what is being sent.
+    fn deliver(&mut self, node: usize) {
+        let now = self.now(node).into();
+        if self.dice.chance(50) {
+            let claims = self.outbox.claim(&mut self.dice, now);
+            self.nodes[node].sending.extend(claims);
+        }
+        let mut sending = mem::take(&mut self.nodes[node].sending);
+        sending.retain_mut(|claim| !self.outbox.proceed(claim, &mut self.dice, now));
+        match self.dice.within(0..10) {
+            // It dies, and these claims run out.
+            0 => self.restart(node),
+            1 => self.outbox.release(&sending, now),
+            _ => self.nodes[node].sending = sending,
         }
     }
 
@@ -232,38 +267,73 @@ impl Story {
             if deployment.changes() < *acknowledged {
                 return wrong("a change that was acknowledged is gone".to_owned());
             }
-            if deployment.outbox.len() != deployment.runs.len() {
-                return wrong("a run has no notice, or a notice no run".to_owned());
-            }
-            deployment.history(&self.crons, self.timing, until).check().or_else(wrong)?;
+            deployment.history(&self.rules, until).check().or_else(wrong)?;
+            deployment.decisions.iter().try_for_each(Decision::check).or_else(wrong)?;
             if self.calm && deployment.skips.iter().any(|skip| skip.reason == "missed") {
                 return wrong(format!("something was missed: {:?}", deployment.skips));
             }
         }
-        Ok(())
+        let runs: usize = self.deployments.iter().map(|deployment| deployment.runs.len()).sum();
+        if self.outbox.events() != 2 * runs {
+            return Err(format!("{runs} runs have {} events", self.outbox.events()));
+        }
+        self.outbox.check()
     }
 
-    /// The clocks are right again and time goes on: then all that has come is accounted for, and nothing waits.
+    /// The clocks are right again and time goes on: then all that has come is accounted for, and what waits waits for
+    /// something that comes.
     fn end(mut self) -> Result<(), String> {
         self.nodes = [Node::default(), Node::default()];
         self.time += SignedDuration::from_secs(self.dice.within(0..if self.calm { 20 } else { 4000 }));
-        let now = self.time;
-        for deployment in &mut self.deployments {
-            deployment.settle(&self.crons, &self.timing, now, Fate(None), false).expect("it lives");
-            if let Some(at) = deployment.row.next_fire_at.filter(|at| *at <= now) {
-                return Err(format!("{} still waits at {now} for {at}", deployment.id));
-            }
-            for delivery in deployment.outbox.iter_mut().filter(|delivery| !delivery.marked) {
-                delivery.sent += 1;
-            }
-            if deployment.outbox.iter().any(|delivery| delivery.sent == 0) {
-                return Err(format!("{}: a notice was never sent", deployment.id));
-            }
+        for which in 0..self.deployments.len() {
+            self.settle_until_nothing_is_due(which)?;
         }
         // The last occurrences may still be delayed.
-        let delay =
-            if self.timing.jitter == Jitter::Hosted { SignedDuration::from_mins(9) } else { SignedDuration::ZERO };
-        self.check(now - delay)
+        self.check(self.time - SignedDuration::from_mins(9))?;
+        for which in 0..self.deployments.len() {
+            self.end_what_is_pending(which)?;
+        }
+        while let Some(due) = self.outbox.next_due() {
+            self.time = self.time.max(due.timestamp());
+            self.deliver(0);
+        }
+        self.check(Timestamp::MIN)
+    }
+
+    fn settle_until_nothing_is_due(&mut self, which: usize) -> Result<(), String> {
+        let now = self.time;
+        self.deployments[which].settle(&self.rules, now, Fate(None), Attempt::Succeeds).expect("it lives");
+        for _ in 0..mem::take(&mut self.deployments[which].events) {
+            self.outbox.emit(&mut self.dice, now.into());
+        }
+        let deployment = &self.deployments[which];
+        if deployment.is_due(now) { Err(format!("{} is still due at {now}", deployment.id)) } else { Ok(()) }
+    }
+
+    /// A place is free and time goes on: then nothing is pending any more.
+    fn end_what_is_pending(&mut self, which: usize) -> Result<(), String> {
+        while !self.deployments[which].row.at_work.is_empty() {
+            self.deployments[which].come_to_rest(&self.rules, self.time, Fate(None), 0).expect("it lives");
+        }
+        self.settle_until_nothing_is_due(which)?;
+        if let Some(retry_at) = self.deployments[which].row.pending.as_ref().and_then(|pending| pending.retry_at) {
+            self.time = self.time.max(retry_at.timestamp());
+            self.settle_until_nothing_is_due(which)?;
+        }
+        let deployment = &self.deployments[which];
+        match &deployment.row.pending {
+            // A server whose clock was wrong has freed a place at a time when no other looks.
+            Some(pending) if !deployment.saw_a_wrong_clock(self.time) => {
+                Err(format!("{}: {pending:?} is left", deployment.id))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Node {
+    fn is_done(&self) -> bool {
+        self.due.is_empty() && self.broken.is_empty()
     }
 }
 

@@ -1,25 +1,40 @@
 //! A model of the store: what it keeps of a deployment, and transactions that happen as a whole or not at all.
 
 use jiff::Timestamp;
+use rota_api::{
+    Time,
+    deployment::{RunError, RunErrorType},
+    policy::Overlap,
+};
 use rota_server::scheduler::{
     cron::Cron,
-    settle::{self, Effects, Standing, State, Timing},
+    pending::{self, Pending, Step},
+    policy::{Policy, Verdict},
+    settle::{self, Effects, SkipReason, Standing, State, Timing},
 };
 
-use super::history::{History, Run, Skip, Span};
+use super::{
+    history::{self, History, Skip, Span, Waiting},
+    policies::{self, Decision, What},
+};
 
-/// The process died before the transaction was committed.
-#[derive(Debug)]
-pub struct Crashed;
+/// Why a transaction was not committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Undone {
+    /// The process died.
+    Died,
+    /// A session could not be started, for a reason that has no type of its own.
+    Broke,
+}
 
 /// When the process dies: after this many effects, if ever.
 #[derive(Debug, Clone, Copy)]
 pub struct Fate(pub Option<u32>);
 
 impl Fate {
-    fn next(&mut self) -> Result<(), Crashed> {
+    fn next(&mut self) -> Result<(), Undone> {
         match &mut self.0 {
-            Some(0) => Err(Crashed),
+            Some(0) => Err(Undone::Died),
             Some(left) => {
                 *left -= 1;
                 Ok(())
@@ -29,157 +44,346 @@ impl Fate {
     }
 }
 
+/// How an attempt to start a session ends, if one is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attempt {
+    Succeeds,
+    Fails(RunErrorType),
+    /// For a reason that has no type: what was written is undone.
+    Breaks,
+    /// None is made: one broke, and that is recorded.
+    Broke,
+}
+
+/// What holds for all deployments.
+pub struct Rules {
+    /// The schedules, to which rows refer by their places.
+    pub crons: Vec<Cron>,
+    /// How the servers keep times.
+    pub timing: Timing,
+}
+
 /// What the store keeps of a deployment.
 pub struct Deployment {
     pub id: String,
     pub row: Row,
-    spans: Vec<(Timestamp, Option<usize>, State)>,
     pub skips: Vec<Skip>,
-    pub runs: Vec<(Timestamp, Timestamp)>,
-    /// One for each run: how often it was delivered, and whether the store knows.
-    pub outbox: Vec<Delivery>,
+    pub runs: Vec<Run>,
+    pub decisions: Vec<Decision>,
+    /// Events that were written and that the outbox has not been told of.
+    pub events: usize,
+    spans: Vec<(Timestamp, Option<usize>, State)>,
     last_seen: Timestamp,
+    latest: Timestamp,
     clock_went_back: bool,
 }
 
-/// A notice of a run that waits to be delivered.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Delivery {
-    pub sent: u32,
-    pub marked: bool,
-}
-
-/// The row of a deployment. The schedule is an index into the expressions of the simulation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The row of a deployment, with its sessions.
+#[derive(Debug, Clone)]
 pub struct Row {
     pub cron: Option<usize>,
     pub state: State,
+    pub policy: Policy,
+    pub pending: Option<Pending>,
     pub settled_at: Timestamp,
     pub next_fire_at: Option<Timestamp>,
+    /// The sessions at work, those first that work longest.
+    pub at_work: Vec<Session>,
+}
+
+/// A session at work.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Session {
+    pub interrupted: bool,
+}
+
+/// A scheduled run.
+pub struct Run {
+    pub occurrence: Timestamp,
+    pub created_at: Timestamp,
+    pub policy: Policy,
+    pub was_pending: bool,
 }
 
 /// What a transaction adds beside the row.
 enum Effect {
-    Skip { after: Timestamp, skip: settle::Skip },
+    Skip {
+        after: Timestamp,
+        skip: settle::Skip,
+    },
     Span(Timestamp, Option<usize>, State),
-    Run { occurrence: Timestamp, now: Timestamp },
-    Notice,
+    Run(Run),
+    /// That a run was started, or that it has ended.
+    Event,
+    Decision(Decision),
 }
 
 struct Tx<'a> {
-    crons: &'a [Cron],
+    rules: &'a Rules,
     now: Timestamp,
     row: Row,
+    /// When the occurrence after the one to decide on is due.
+    next: Option<Timestamp>,
     effects: Vec<Effect>,
     fate: Fate,
 }
 
-impl Tx<'_> {
-    fn add(&mut self, effect: Effect) -> Result<(), Crashed> {
+impl<'a> Tx<'a> {
+    fn new(rules: &'a Rules, row: &Row, now: Timestamp, fate: Fate) -> Self {
+        Self { rules, now, row: row.clone(), next: None, effects: Vec::new(), fate }
+    }
+
+    fn add(&mut self, effect: Effect) -> Result<(), Undone> {
         self.fate.next()?;
         self.effects.push(effect);
         Ok(())
     }
 
-    fn write(&mut self, effects: &Effects) -> Result<(), Crashed> {
+    fn write(&mut self, effects: &Effects) -> Result<(), Undone> {
         if let Some(skip) = &effects.skip {
             self.add(Effect::Skip { after: self.row.settled_at, skip: skip.clone() })?;
         }
         self.fate.next()?;
         self.row.settled_at = effects.settled_at;
         self.row.next_fire_at = effects.next_fire_at;
+        self.row.pending = None;
         Ok(())
     }
 
-    fn change(&mut self, change: impl FnOnce(&mut Row)) -> Result<(), Crashed> {
-        let before = self.row;
+    fn pass_over(&mut self, pending: &Pending, reason: SkipReason) -> Result<(), Undone> {
+        let at = pending.scheduled_at.timestamp();
+        self.add(Effect::Skip { after: pending.after.timestamp(), skip: settle::Skip { occurrences: at..=at, reason } })
+    }
+
+    fn hold(&mut self, pending: Pending, next: Option<Time>) -> Result<(), Undone> {
+        self.fate.next()?;
+        self.row.next_fire_at = pending.look_at(next).map(Time::timestamp);
+        self.row.pending = Some(pending);
+        Ok(())
+    }
+
+    fn change(&mut self, change: impl FnOnce(&mut Row)) -> Result<(), Undone> {
+        let before = self.row.clone();
         self.fate.next()?;
         change(&mut self.row);
-        let after = self.row;
-        if (before.state, before.cron) == (after.state, after.cron) {
+        let (cron, state) = (self.row.cron, self.row.state);
+        if (before.state, before.cron) == (state, cron) {
             return Ok(());
         }
-        let standing = |row: Row| Standing { state: row.state, cron: row.cron.map(|cron| &self.crons[cron]) };
-        let effects = settle::change(standing(before), standing(after), before.settled_at, self.now);
-        self.write(&effects)?;
-        self.add(Effect::Span(self.now, after.cron, after.state))
+        if let Some(pending) = &before.pending {
+            self.pass_over(pending, settle::ended_by(state))?;
+        }
+        let standing = |state, cron: Option<usize>| Standing { state, cron: cron.map(|cron| &self.rules.crons[cron]) };
+        let (from, to) = (standing(before.state, before.cron), standing(state, cron));
+        self.write(&settle::change(from, to, before.settled_at, self.now))?;
+        self.add(Effect::Span(self.now, cron, state))
+    }
+
+    /// Starts a session, and interrupts those that work longest.
+    fn start(&mut self, interrupts: u32) -> Result<(), Undone> {
+        self.fate.next()?;
+        self.row.at_work.push(Session::default());
+        for session in &mut self.row.at_work[..interrupts as usize] {
+            self.fate.next()?;
+            session.interrupted = true;
+        }
+        Ok(())
     }
 }
 
 impl Deployment {
     /// A deployment that is created at `now`.
-    pub fn create(id: String, crons: &[Cron], cron: Option<usize>, now: Timestamp) -> Self {
-        let row = Row { cron: None, state: State::Active, settled_at: now, next_fire_at: None };
+    pub fn create(id: String, rules: &Rules, cron: Option<usize>, now: Timestamp) -> Self {
+        let row = Row {
+            cron: None,
+            state: State::Active,
+            policy: Policy::default(),
+            pending: None,
+            settled_at: now,
+            next_fire_at: None,
+            at_work: Vec::new(),
+        };
         let mut deployment = Self {
             id,
             row,
-            spans: Vec::new(),
             skips: Vec::new(),
             runs: Vec::new(),
-            outbox: Vec::new(),
+            decisions: Vec::new(),
+            events: 0,
+            spans: Vec::new(),
             last_seen: now,
+            latest: now,
             clock_went_back: false,
         };
-        deployment.change(crons, now, Fate(None), |row| row.cron = cron).expect("it lives");
+        deployment.change(rules, now, Fate(None), |row| row.cron = cron).expect("it lives");
         deployment
     }
 
     /// Changes the schedule or the state, as a client asks.
     pub fn change(
         &mut self,
-        crons: &[Cron],
+        rules: &Rules,
         now: Timestamp,
         fate: Fate,
         change: impl FnOnce(&mut Row),
-    ) -> Result<(), Crashed> {
+    ) -> Result<(), Undone> {
         if self.row.state == State::Archived {
             return Ok(());
         }
-        let mut tx = Tx { crons, now, row: self.row, effects: Vec::new(), fate };
+        let mut tx = Tx::new(rules, &self.row, now, fate);
         tx.change(change)?;
         self.commit(tx)
     }
 
-    /// Fires it if it is due. `fails`: with an error that pauses.
-    pub fn settle(
-        &mut self,
-        crons: &[Cron],
-        timing: &Timing,
-        now: Timestamp,
-        fate: Fate,
-        fails: bool,
-    ) -> Result<(), Crashed> {
-        let Some(cron) = self.row.cron.filter(|_| self.row.next_fire_at.is_some_and(|at| at <= now)) else {
+    /// Changes the policy, as a client asks.
+    pub fn set_policy(&mut self, rules: &Rules, now: Timestamp, fate: Fate, policy: Policy) -> Result<(), Undone> {
+        if self.row.state == State::Archived || self.row.policy == policy {
             return Ok(());
-        };
-        let mut tx = Tx { crons, now, row: self.row, effects: Vec::new(), fate };
-        let effects = settle::due(&self.id, &crons[cron], timing, self.row.settled_at, now);
-        tx.write(&effects)?;
-        if let Some(occurrence) = effects.fire
-            && !self.runs.iter().any(|run| run.0 == occurrence)
-        {
-            tx.add(Effect::Run { occurrence, now })?;
-            tx.add(Effect::Notice)?;
-            if fails {
-                tx.change(|row| row.state = State::Paused)?;
-            }
+        }
+        let mut tx = Tx::new(rules, &self.row, now, fate);
+        tx.fate.next()?;
+        tx.row.policy = policy;
+        tx.row.next_fire_at = tx.row.next_fire_at.map(|at| at.min(now));
+        self.commit(tx)
+    }
+
+    /// A session goes to work that the schedule did not start.
+    pub fn go_to_work(&mut self, rules: &Rules, now: Timestamp, fate: Fate) -> Result<(), Undone> {
+        let mut tx = Tx::new(rules, &self.row, now, fate);
+        tx.start(0)?;
+        self.commit(tx)
+    }
+
+    /// The session at this place of those at work comes to rest.
+    pub fn come_to_rest(&mut self, rules: &Rules, now: Timestamp, fate: Fate, session: usize) -> Result<(), Undone> {
+        let mut tx = Tx::new(rules, &self.row, now, fate);
+        tx.fate.next()?;
+        tx.row.at_work.remove(session);
+        tx.fate.next()?;
+        if tx.row.policy.overlap == Some(Overlap::QueueOne) {
+            tx.row.next_fire_at = tx.row.next_fire_at.map(|at| at.min(now));
         }
         self.commit(tx)
     }
 
-    fn commit(&mut self, mut tx: Tx<'_>) -> Result<(), Crashed> {
+    /// Settles it if it is due.
+    pub fn settle(&mut self, rules: &Rules, now: Timestamp, fate: Fate, attempt: Attempt) -> Result<(), Undone> {
+        let Some(cron) = self.row.cron.filter(|_| self.is_due(now)) else { return Ok(()) };
+        let timing = self.row.policy.timing(rules.timing);
+        let mut tx = Tx::new(rules, &self.row, now, fate);
+        let settled_at = tx.row.settled_at;
+        let effects = settle::due(&self.id, &rules.crons[cron], &timing, settled_at, now);
+        let found = pending::find(tx.row.pending.take(), &effects, settled_at);
+        if let Some((pending, reason)) = found.overtaken {
+            tx.pass_over(&pending, reason)?;
+        }
+        tx.write(&effects)?;
+        if let Some(occurrence) = &found.occurrence {
+            tx.next = self.next_due(rules, &tx.row);
+            self.decide(&mut tx, occurrence, attempt)?;
+        }
+        self.commit(tx)
+    }
+
+    /// Whether the scheduler must look at it.
+    pub fn is_due(&self, now: Timestamp) -> bool {
+        self.row.next_fire_at.is_some_and(|at| at <= now)
+    }
+
+    fn next_due(&self, rules: &Rules, row: &Row) -> Option<Timestamp> {
+        let cron = &rules.crons[row.cron?];
+        let next = cron.next(row.settled_at)?;
+        Some(next + policies::timing(&row.policy, rules.timing).delay(&self.id, cron, next))
+    }
+
+    fn decide(&self, tx: &mut Tx<'_>, occurrence: &Pending, attempt: Attempt) -> Result<(), Undone> {
+        let verdict = match attempt {
+            Attempt::Broke => Verdict::Fires,
+            _ => tx.row.policy.verdict(tx.row.at_work.len() as u32),
+        };
+        let next = tx.row.next_fire_at.map(Time::from);
+        match occurrence.step(tx.now.into(), || Ok(verdict))? {
+            Step::Start(interrupts) => self.attempt(tx, occurrence, attempt, interrupts),
+            Step::PassOver(reason) => {
+                tx.pass_over(occurrence, reason)?;
+                self.decided(tx, occurrence, What::Skipped(reason))
+            }
+            Step::Hold(pending) => {
+                if pending.retry_at.is_none() {
+                    self.decided(tx, &pending, What::Waits)?;
+                }
+                tx.hold(pending, next)
+            }
+        }
+    }
+
+    fn attempt(&self, tx: &mut Tx<'_>, occurrence: &Pending, attempt: Attempt, interrupts: u32) -> Result<(), Undone> {
+        let error = match attempt {
+            Attempt::Succeeds => None,
+            Attempt::Fails(error) => Some(error),
+            Attempt::Breaks => return Err(Undone::Broke),
+            Attempt::Broke => Some(RunErrorType::Unknown),
+        };
+        let (policy, next) = (tx.row.policy, tx.row.next_fire_at.map(Time::from));
+        let again = error.and_then(|error| {
+            let error = RunError { r#type: error, message: String::new() };
+            occurrence.failed(&policy, &self.id, error, tx.now.into(), next)
+        });
+        let at = occurrence.scheduled_at.timestamp();
+        if let (Some(error), Some(again)) = (error, again) {
+            let at = again.retry_at.expect("another attempt has its time").timestamp();
+            self.decided(tx, occurrence, What::Retries { error, at })?;
+            return tx.hold(again, next);
+        }
+        if self.runs.iter().any(|run| run.occurrence == at) {
+            return Ok(());
+        }
+        let was_pending =
+            self.row.pending.as_ref().is_some_and(|pending| pending.scheduled_at == occurrence.scheduled_at);
+        tx.add(Effect::Run(Run { occurrence: at, created_at: tx.now, policy, was_pending }))?;
+        tx.add(Effect::Event)?;
+        tx.add(Effect::Event)?;
+        match error {
+            None => tx.start(interrupts)?,
+            Some(error) if error.pauses() => tx.change(|row| row.state = State::Paused)?,
+            Some(_) => {}
+        }
+        self.decided(tx, occurrence, error.map_or(What::Started, What::Failed))
+    }
+
+    fn decided(&self, tx: &mut Tx<'_>, occurrence: &Pending, what: What) -> Result<(), Undone> {
+        let sessions = &tx.row.at_work;
+        let interrupted = sessions.iter().filter(|session| session.interrupted).count();
+        let were_interrupted = self.row.at_work.iter().filter(|session| session.interrupted).count();
+        let decision = Decision {
+            policy: tx.row.policy,
+            now: tx.now,
+            next: tx.next,
+            at_work: self.row.at_work.len(),
+            undisturbed: sessions.len() - interrupted,
+            interrupted: interrupted - were_interrupted,
+            attempts: occurrence.attempts + 1,
+            state: tx.row.state,
+            what,
+        };
+        tx.add(Effect::Decision(decision))
+    }
+
+    fn commit(&mut self, mut tx: Tx<'_>) -> Result<(), Undone> {
         tx.fate.next()?;
         self.row = tx.row;
         for effect in tx.effects {
             match effect {
                 Effect::Skip { after, skip } => self.skip(after, &skip),
                 Effect::Span(since, cron, state) => self.spans.push((since, cron, state)),
-                Effect::Run { occurrence, now } => self.runs.push((occurrence, now)),
-                Effect::Notice => self.outbox.push(Delivery::default()),
+                Effect::Run(run) => self.runs.push(run),
+                Effect::Event => self.events += 1,
+                Effect::Decision(decision) => self.decisions.push(decision),
             }
         }
         self.clock_went_back |= tx.now < self.last_seen;
         self.last_seen = tx.now;
+        self.latest = self.latest.max(tx.now);
         Ok(())
     }
 
@@ -197,23 +401,43 @@ impl Deployment {
         self.spans.len()
     }
 
+    /// Whether another session may go to work by the policy.
+    pub fn has_place(&self) -> bool {
+        policies::limit(&self.row.policy).is_none_or(|limit| self.row.at_work.len() < limit)
+    }
+
+    /// Whether a transaction has seen a time that is still to come at `now`, or was when another one followed.
+    pub fn saw_a_wrong_clock(&self, now: Timestamp) -> bool {
+        self.clock_went_back || self.latest > now
+    }
+
     /// What has happened, for the invariants.
-    pub fn history(&self, crons: &[Cron], timing: Timing, until: Timestamp) -> History {
+    pub fn history(&self, rules: &Rules, until: Timestamp) -> History {
+        let span = |&(since, cron, state): &(_, Option<usize>, _)| Span {
+            since,
+            cron: cron.map(|cron| rules.crons[cron].clone()),
+            state,
+        };
+        let run = |run: &Run| history::Run {
+            occurrence: run.occurrence,
+            created_at: run.created_at,
+            timings: vec![policies::timing(&run.policy, rules.timing)],
+            was_pending: run.was_pending,
+        };
+        let pending = self.row.pending.as_ref().map(|pending| Waiting {
+            occurrence: pending.scheduled_at.timestamp(),
+            retry_at: pending.retry_at.map(Time::timestamp),
+            next_fire_at: self.row.next_fire_at,
+            has_place: self.has_place(),
+        });
         History {
             id: self.id.clone(),
-            timing,
-            spans: self
-                .spans
-                .iter()
-                .map(|(since, cron, state)| Span {
-                    since: *since,
-                    cron: cron.map(|cron| crons[cron].clone()),
-                    state: *state,
-                })
-                .collect(),
+            spans: self.spans.iter().map(span).collect(),
             skips: self.skips.clone(),
-            runs: self.runs.iter().map(|&(occurrence, created_at)| Run { occurrence, created_at }).collect(),
+            runs: self.runs.iter().map(run).collect(),
+            pending,
             until: until.max(self.row.settled_at),
+            latest: self.latest,
             clock_went_back: self.clock_went_back,
         }
     }

@@ -10,7 +10,8 @@ use rota_server::{
 use serde_json::{Value, json};
 
 use super::{
-    Dice, SCHEDULES,
+    SCHEDULES,
+    dice::Dice,
     history::{History, Run, Skip, Span},
     seeds,
 };
@@ -107,13 +108,15 @@ async fn change(rota: &Rota, deployment: &Value, dice: &mut Dice) {
 async fn history(rota: &Rota, deployment: &Value, now: Timestamp, clock_went_back: bool) -> History {
     let app = rota.server.app();
     let deployment = id(deployment).to_owned();
+    let timing = app.config.scheduler.timing();
     let runs = rota.api.all(&format!("/v1/deployment_runs?deployment_id={deployment}"), 1000).await;
     let time = |text: &Value| text.as_str().unwrap().parse::<Timestamp>().unwrap();
     let run = |run: &Value| Run {
         occurrence: time(&run["trigger_context"]["scheduled_at"]),
         created_at: time(&run["created_at"]),
+        timings: vec![timing],
+        was_pending: false,
     };
-    let timing = app.config.scheduler.timing();
     let delay = if timing.jitter == Jitter::Hosted { SignedDuration::from_mins(9) } else { SignedDuration::ZERO };
     let id = deployment.clone();
     let read = move |tx: &mut Tx<'_>| {
@@ -137,5 +140,5 @@ async fn history(rota: &Rota, deployment: &Value, now: Timestamp, clock_went_bac
     };
     let (spans, skips, settled) = app.db.read(read).await.unwrap();
     let (runs, until) = (runs.iter().map(run).collect(), settled.max(now - delay));
-    History { id, timing, spans, skips, runs, until, clock_went_back }
+    History { id, spans, skips, runs, pending: None, until, latest: now, clock_went_back }
 }

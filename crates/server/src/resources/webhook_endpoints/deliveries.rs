@@ -91,10 +91,10 @@ pub fn park(tx: &mut Tx<'_>, endpoint: &str) -> Result<()> {
     Ok(())
 }
 
-/// Sends what was stopped, with all its attempts.
+/// Sends what was stopped, with all its attempts. One that is under way since before no longer speaks for its delivery.
 pub(super) fn resume(tx: &mut Tx<'_>, endpoint: &str) -> Result<()> {
     tx.execute(
-        "UPDATE webhook_deliveries SET due_at = $2, replayed_after = attempts
+        "UPDATE webhook_deliveries SET due_at = $2, claimed_at = NULL, replayed_after = attempts
          WHERE endpoint_id = $1 AND state = 'pending' AND due_at IS NULL",
         vals![endpoint, tx.now()],
     )?;

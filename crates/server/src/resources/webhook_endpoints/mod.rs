@@ -15,7 +15,7 @@ use crate::{
     request::{Body, Caller, Json, Path, Query},
 };
 
-pub use store::{disable, record_failure, record_success, secret_key};
+pub use store::{disable, has_failed_for_too_long, record_failure, record_success, secret_key};
 
 /// `POST /rota/v1/webhook_endpoints`.
 pub async fn create(State(app): State<App>, caller: Caller, body: Body) -> Result<Json<NewWebhookEndpoint>> {

@@ -2,6 +2,7 @@
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use rota_api::{
+    Time,
     id::{Id, WebhookEndpointId, WorkspaceId},
     webhook::{
         EndpointFields, EndpointState, EventType, NewWebhookEndpoint, SigningSecret, UpdateEndpoint, WebhookEndpoint,
@@ -170,12 +171,15 @@ pub fn record_failure(tx: &mut Tx<'_>, id: &WebhookEndpointId) -> Result<bool> {
         "UPDATE webhook_endpoints SET failures = failures + 1, failing_since = coalesce(failing_since, $2)
          WHERE id = $1 RETURNING failures, failing_since",
         vals![id, now],
-        |row| {
-            let since = row.time(1)?.plus_micros(WEBHOOK_DISABLE_MICROS);
-            Ok(row.int(0)? >= WEBHOOK_DISABLE_FAILURES && since <= now)
-        },
+        |row| Ok(has_failed_for_too_long(row.int(0)?, row.time(1)?, now)),
     )?;
     Ok(sustained.unwrap_or(false))
+}
+
+/// Whether an endpoint is to be disabled at `now` after `failures` deliveries in a row that failed for good, the first of
+/// them at `since`.
+pub fn has_failed_for_too_long(failures: i64, since: Time, now: Time) -> bool {
+    failures >= WEBHOOK_DISABLE_FAILURES && since.plus_micros(WEBHOOK_DISABLE_MICROS) <= now
 }
 
 /// Removes an endpoint. What was not delivered is not sent any more; the record of what was goes with its age.
