@@ -1,7 +1,10 @@
 //! Deliveries: signatures, retries, endpoints that are slow, wrong or gone, replays, and servers that end midway.
 
 use rota_api::Time;
-use rota_server::config::{Config, Role};
+use rota_server::{
+    config::{Config, Role},
+    limits::WEBHOOK_SENDS_PER_ENDPOINT,
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -242,6 +245,28 @@ async fn what_was_stopped_has_all_its_attempts_again() {
     told.update(json!({"state": "enabled"})).await;
     told.receiver.next().await;
     assert_eq!(told.delivery(&stopped, waits).await["attempts"], 3);
+}
+
+#[tokio::test]
+async fn an_attempt_from_before_an_endpoint_was_disabled_does_not_speak_for_what_is_sent_since() {
+    let mut told = Subscribed::with(|config| {
+        config.webhooks.timeout_seconds = 60;
+        config.webhooks.attempts = 1;
+    })
+    .await;
+    told.receiver.replies(Reply::Silence);
+    // They have all the places of the endpoint.
+    let mut under_way = Vec::new();
+    for number in 0..WEBHOOK_SENDS_PER_ENDPOINT {
+        under_way.push(told.attempt(&format!("slow {number}")).await);
+    }
+    told.update(json!({"state": "disabled"})).await;
+    told.update(json!({"state": "enabled"})).await;
+    // Nobody listens any more, so that all attempts end.
+    told.receiver = Receiver::start().await;
+    for event in &under_way {
+        assert_eq!(told.delivery(event, is("failed")).await["attempts"], 2);
+    }
 }
 
 #[tokio::test]
