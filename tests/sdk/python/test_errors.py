@@ -153,7 +153,7 @@ def test_a_stale_version_is_409_and_not_worth_a_retry(client: Client, agent: Any
 
 
 @needs("budgets")
-def test_a_budget_on_a_model_without_a_price_is_400_with_a_code(client: Client, agent: Any, environment: Any) -> None:
+def test_a_budget_is_400_with_a_code(client: Client, agent: Any, environment: Any) -> None:
     budget = {"type": "limit", "max_list_cost": {"amount": "125", "currency": "USD"}}
     with pytest.raises(anthropic.BadRequestError) as failure:
         client.beta.sessions.create(agent=agent.id, environment_id=environment.id, budget=budget)

@@ -8,6 +8,10 @@ use crate::{
     server::Rota,
 };
 
+/// What whoever sets a budget is told.
+pub const NO_BUDGETS: &str = "budget: this server does not limit what is spent; leave the budget out, and see in \
+    usage.list_cost of a session what it has cost, where its model has a price";
+
 fn path(deployment: &Value) -> String {
     format!("/v1/deployments/{}", id(deployment))
 }
@@ -70,7 +74,7 @@ async fn what_a_deployment_refers_to_is_checked_when_it_is_written() {
         (json!({"environment_id": id(&closed)}), no_environment),
         (json!({"vault_ids": ["vlt_x"]}), not_found("Referenced vault not found or not accessible.")),
         (json!({"environment_id": id(&mine), "resources": [file]}), self_hosted),
-        (json!({"budget": budget}), invalid("budget: the agent's model has no list price on this server")),
+        (json!({"budget": budget}), invalid(NO_BUDGETS)),
     ];
     let kept = parts.deployment(api, json!({})).await;
     for (changes, refused) in &cases {

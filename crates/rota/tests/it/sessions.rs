@@ -1,11 +1,13 @@
 //! Sessions: creating, changing, listing, ending.
 
 use reqwest::Method;
+use rota_server::config::{ModelConfig, PriceConfig, Provider};
 use serde_json::{Value, json};
 
 use crate::{
     client::{Api, Refusal, invalid, not_found},
-    given::{Parts, agent, environment, id, message, over, toolset},
+    deployments::NO_BUDGETS,
+    given::{Parts, agent, environment, id, message, model, over, toolset},
     server::Rota,
 };
 
@@ -129,11 +131,33 @@ async fn what_a_session_refers_to_must_be_there() {
         let body = parts.session_body(&changes);
         assert_eq!(api.post_refused("/v1/sessions", body).await, refused, "{changes}");
     }
-    let budget = json!({"type": "limit", "max_list_cost": {"amount": "125", "currency": "USD"}});
-    let body = parts.session_body(&json!({ "budget": budget }));
-    let answer = api.send(Method::POST, "/v1/sessions", Some(&body)).await;
-    assert_eq!(answer.body["error"]["details"]["error_code"], "model_not_budgetable");
     assert_eq!(api.get("/v1/sessions").await["data"], json!([]));
+}
+
+#[tokio::test]
+async fn a_budget_is_refused_whether_the_model_has_a_price_or_not() {
+    let price = |dollars| PriceConfig {
+        input: dollars,
+        output: dollars,
+        cache_read: None,
+        cache_write_5m: None,
+        cache_write_1h: None,
+    };
+    let priced = ModelConfig { price: Some(price(5.0)), ..model("priced", Provider::Playbook) };
+    let rota = Rota::with(|config| {
+        config.engine.concurrency = 0;
+        config.models = vec![priced, model("unpriced", Provider::Playbook)];
+    })
+    .await;
+    let budget = json!({"type": "limit", "max_list_cost": {"amount": "125", "currency": "USD"}});
+    for model in ["priced", "unpriced"] {
+        let agent = agent(&rota.api, json!({ "model": model })).await;
+        let parts = Parts { agent, environment: environment(&rota.api, model).await };
+        let body = parts.session_body(&json!({ "budget": budget }));
+        let answer = rota.api.send(Method::POST, "/v1/sessions", Some(&body)).await;
+        assert_eq!(answer.refusal(), invalid(NO_BUDGETS), "{model}");
+        assert_eq!(answer.body["error"]["details"]["error_code"], "model_not_budgetable");
+    }
 }
 
 #[tokio::test]

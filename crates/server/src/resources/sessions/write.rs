@@ -97,11 +97,11 @@ pub fn check_budget(budget: Option<&Value>) -> Result<()> {
     if budget.is_none() {
         return Ok(());
     }
-    Err(Error::Rejected {
-        code: "model_not_budgetable",
-        message: "budget: the agent's model has no list price on this server".to_owned(),
-    })
+    Err(Error::Rejected { code: "model_not_budgetable", message: NO_BUDGETS.to_owned() })
 }
+
+const NO_BUDGETS: &str = "budget: this server does not limit what is spent; leave the budget out, and see in \
+    usage.list_cost of a session what it has cost, where its model has a price";
 
 /// What this server cannot mount at all.
 pub fn check_mountable(resources: &[Resource]) -> Result<()> {
