@@ -260,7 +260,7 @@ impl Deployment {
         tx.fate.next()?;
         tx.row.at_work.remove(session);
         tx.fate.next()?;
-        if tx.row.policy.overlap == Some(Overlap::QueueOne) {
+        if tx.row.policy.overlap == Some(Overlap::QueueOne) && tx.row.pending.is_some() {
             tx.row.next_fire_at = tx.row.next_fire_at.map(|at| at.min(now));
         }
         self.commit(tx)

@@ -1,0 +1,81 @@
+//! Two receivers of webhooks: one that is always well, and one that fails, moves away and comes back.
+
+use std::collections::HashSet;
+
+use serde_json::{Value, json};
+
+use crate::{
+    client::{Api, ENDPOINTS},
+    given::id,
+    receiver::{Receiver, Reply},
+    simulation::dice::Dice,
+    webhook_events::endpoint,
+};
+
+/// The events of a scheduled run.
+const TYPES: Option<&[&str]> = Some(&["deployment_run.started", "deployment_run.succeeded", "deployment_run.failed"]);
+
+pub struct Receivers {
+    steady: Receiver,
+    moody: Receiver,
+    /// The endpoints of the two.
+    endpoints: [String; 2],
+}
+
+impl Receivers {
+    pub async fn start(api: &Api) -> Self {
+        let (steady, moody) = (Receiver::start().await, Receiver::start().await);
+        let endpoints = [endpoint(api, &steady, TYPES).await, endpoint(api, &moody, TYPES).await];
+        let path = |endpoint: &Value| format!("{ENDPOINTS}/{}", id(endpoint));
+        Self { endpoints: [path(&endpoints[0]), path(&endpoints[1])], steady, moody }
+    }
+
+    /// The moody one changes its mood, or a client disables or enables its endpoint.
+    pub async fn change(&self, api: &Api, dice: &mut Dice) {
+        match dice.within(0..6) {
+            0 => self.moody.replies(Reply::Status(200, "")),
+            1..=2 => self.moody.replies(Reply::Status(500, "")),
+            3 => self.moody.replies(Reply::Redirect("http://127.0.0.1:1/".to_owned())),
+            4 => self.set(api, "disabled").await,
+            _ => self.set(api, "enabled").await,
+        }
+    }
+
+    async fn set(&self, api: &Api, state: &str) {
+        api.post(&self.endpoints[1], json!({ "state": state })).await;
+    }
+
+    /// Both are well again. Then each event of `runs` has arrived at the steady one, and whatever was for the other one
+    /// has arrived or is seen to have failed.
+    pub async fn end(mut self, api: &Api, runs: &[Value]) -> Result<(), String> {
+        self.moody.replies(Reply::Status(200, ""));
+        self.set(api, "disabled").await;
+        self.set(api, "enabled").await;
+        for endpoint in &self.endpoints {
+            let pending = format!("{endpoint}/deliveries?state=pending&limit=1");
+            api.once(&pending, |page| page["data"].as_array().unwrap().is_empty()).await;
+        }
+        let arrived = self.steady.so_far();
+        let arrived: HashSet<_> = arrived.iter().map(|event| (event.about(), event.kind())).collect();
+        for run in runs {
+            let ended = if run["error"].is_null() { "deployment_run.succeeded" } else { "deployment_run.failed" };
+            for kind in ["deployment_run.started", ended] {
+                if !arrived.contains(&(id(run), kind)) {
+                    return Err(format!("nobody was told of {kind} of {run}"));
+                }
+            }
+        }
+        let arrived: HashSet<_> = self.moody.so_far().into_iter().map(|event| event.id).collect();
+        for delivery in api.all(&format!("{}/deliveries", self.endpoints[1]), 100).await {
+            let has_arrived = arrived.contains(id(&delivery));
+            let is_in_sight = delivery["state"] == "failed" && delivery["attempts"].as_i64() >= Some(2);
+            if !has_arrived || delivery["state"] != "delivered" && !is_in_sight {
+                return Err(format!("{delivery:#}, arrived: {has_arrived}"));
+            }
+        }
+        for endpoint in &self.endpoints {
+            api.delete(endpoint).await;
+        }
+        Ok(())
+    }
+}
