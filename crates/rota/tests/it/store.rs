@@ -67,6 +67,26 @@ async fn a_statement_that_the_database_refuses_undoes_its_own_write_only() {
 }
 
 #[tokio::test]
+async fn a_write_that_overlooks_a_refused_statement_is_no_success() {
+    let rota = Rota::without_engine().await;
+    if rota.database().is_none() {
+        // SQLite undoes the statement alone, and the rest may be committed.
+        return;
+    }
+    let db = &rota.server.app().db;
+    let overlooks = |tx: &mut Tx<'_>| {
+        insert(tx, "once")?;
+        drop(insert(tx, "once"));
+        Ok(())
+    };
+    let (a, overlooked, b) =
+        tokio::join!(db.write(|tx| insert(tx, "a")), db.write(overlooks), db.write(|tx| insert(tx, "b")));
+    assert!(a.is_ok() && b.is_ok());
+    assert!(matches!(overlooked, Err(Error::Database(_))), "{overlooked:?}");
+    assert_eq!(names(db).await, ["a", "b"]);
+}
+
+#[tokio::test]
 async fn a_read_cannot_write() {
     let rota = Rota::without_engine().await;
     let db = &rota.server.app().db;

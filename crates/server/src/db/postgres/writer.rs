@@ -119,6 +119,10 @@ impl Writer {
                         Some(Fault::Conflict) => {
                             Stopped::Conflict(Error::Database("rows were held for too long".into()))
                         }
+                        // A closure that goes on after a refusal does not know that nothing of it remains.
+                        Some(Fault::Refused) if succeeded => Stopped::RolledBack(Some(Error::Database(
+                            "a write went on after the database had refused a statement of it".into(),
+                        ))),
                         Some(Fault::Refused) | None => Stopped::RolledBack(None),
                     });
                 }
