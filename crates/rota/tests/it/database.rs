@@ -11,6 +11,12 @@ use tokio_postgres::NoTls;
 /// The variable that names a PostgreSQL server, without a database: `tests/with-postgres` sets it.
 const SERVER: &str = "ROTA_TEST_DATABASE";
 
+/// The host and the port of the server. `None` when tests run on SQLite.
+pub fn address() -> Option<String> {
+    let url = std::env::var(SERVER).ok()?;
+    url.rsplit_once('@').map(|(_, address)| address.to_owned())
+}
+
 /// A database that is dropped with this.
 pub struct Database {
     server: String,

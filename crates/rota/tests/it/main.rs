@@ -13,6 +13,7 @@ mod client;
 mod closed;
 mod contract;
 mod database;
+mod database_outages;
 mod deployments;
 mod environments;
 mod errors;
@@ -28,6 +29,7 @@ mod preview;
 #[path = "../process/mod.rs"]
 #[allow(dead_code, reason = "shared with other test binaries")]
 mod process;
+mod proxy;
 mod receiver;
 mod replies;
 mod request;

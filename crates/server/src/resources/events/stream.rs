@@ -151,9 +151,11 @@ impl Open {
                         changed.ok()?;
                         read = true;
                     }
-                    _ = self.poll.tick() => match self.has_news().await.ok()? {
-                        None => return self.deleted(),
-                        Some(news) => read = news,
+                    _ = self.poll.tick() => match self.has_news().await {
+                        Ok(None) => return self.deleted(),
+                        Ok(Some(news)) => read = news,
+                        // A stream outlives an outage of the store: the next look tells.
+                        Err(_) => {}
                     },
                     _ = self.ping.tick() => return Some(Bytes::from_static(PING)),
                 }
