@@ -225,6 +225,13 @@ pub struct DeploymentRun {
     pub trigger_context: TriggerContext,
 }
 
+impl DeploymentRun {
+    /// `session_created`, or the type of its error.
+    pub fn outcome(&self) -> &'static str {
+        self.error.as_ref().map_or("session_created", |error| error.r#type.as_str())
+    }
+}
+
 /// What started a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]

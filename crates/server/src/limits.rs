@@ -61,6 +61,8 @@ pub const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
 pub const POSTGRES_WRITERS: usize = 4;
 /// Most writes in one commit of PostgreSQL.
 pub const POSTGRES_WRITE_BATCH: usize = 16;
+/// Most rows in one statement of PostgreSQL; a power of two. It takes 65,535 parameters.
+pub const ROWS_AT_ONCE: usize = 64;
 /// How long opening a connection to the database may take.
 pub const DATABASE_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the database may leave data unacknowledged before a connection counts as lost.
@@ -78,8 +80,10 @@ pub const HINT_EVERY: Duration = Duration::from_millis(10);
 
 /// Deployments that are due, read from the store at a time.
 pub const DUE_BATCH: i64 = 1000;
-/// Fires under way at the same time: one group of writes that is being committed, and the next that waits.
-pub const FIRES_IN_FLIGHT: usize = 2 * WRITE_BATCH;
+/// Deployments that are settled in one transaction.
+pub const FIRES_AT_ONCE: usize = 64;
+/// Such transactions under way at the same time: one for each connection of PostgreSQL that writes.
+pub const FIRE_GROUPS_IN_FLIGHT: usize = POSTGRES_WRITERS;
 /// How long the scheduler sleeps at most, in microseconds. It wakes at whole multiples of it.
 pub const SCHEDULER_POLL_MICROS: i64 = 1_000_000;
 

@@ -1,11 +1,6 @@
-//! Fires of the schedule, as the scheduler makes them: in a transaction of its own.
+//! Scheduled fires: what they record, and when they pause.
 
-use rota_api::{Time, deployment::RunErrorType};
-use rota_server::{
-    db::Tx,
-    error::Result,
-    resources::deployments::{Trigger, fire},
-};
+use rota_api::deployment::RunErrorType;
 use serde_json::{Value, json};
 
 use crate::{
@@ -18,16 +13,15 @@ pub fn nine_o_clock() -> Value {
     json!({"schedule": {"type": "cron", "expression": "0 9 * * *", "timezone": "UTC"}})
 }
 
-/// Fires `deployment` for the occurrence `scheduled_at`. The run's id.
-pub async fn fire_at(rota: &Rota, deployment: &Value, scheduled_at: &str) -> Result<String> {
-    let app = rota.server.app();
-    let policy = app.fire_policy();
-    let workspace = rota.server.first_key.as_ref().map(|key| key.workspace_id.clone());
-    let workspace = workspace.expect("the store is new");
-    let deployment = id(deployment).to_owned();
-    let scheduled_at: Time = scheduled_at.parse().unwrap();
-    let write = move |tx: &mut Tx<'_>| fire(tx, &policy, &workspace, &deployment, Trigger::Schedule { scheduled_at });
-    app.db.write(write).await.map(|run| run.id.to_string())
+/// Lets `day` of March come to nine o'clock, and `deployment` fire then. Its run.
+pub async fn fire_on(rota: &Rota, day: u32, deployment: &Value) -> Value {
+    let occurrence = format!("2026-03-{day:02}T09:00:00Z");
+    rota.set_time(&occurrence);
+    rota.tick().await;
+    let list = format!("/v1/deployment_runs?trigger_type=schedule&deployment_id={}", id(deployment));
+    let newest = rota.api.get(&list).await["data"][0].clone();
+    assert_eq!(newest["trigger_context"]["scheduled_at"], occurrence);
+    newest
 }
 
 async fn deployment(api: &Api, deployment: &Value) -> Value {
@@ -39,11 +33,8 @@ async fn a_scheduled_fire_records_its_occurrence_and_when_it_ran() {
     let rota = Rota::without_engine().await;
     let parts = Parts::new(&rota.api).await;
     let made = parts.deployment(&rota.api, nine_o_clock()).await;
-    rota.advance_seconds(3605);
-    let run = fire_at(&rota, &made, "2026-03-02T09:00:00Z").await.unwrap();
-    let run = rota.api.get(&format!("/v1/deployment_runs/{run}")).await;
-    let context = json!({"type": "schedule", "scheduled_at": "2026-03-02T09:00:00Z"});
-    assert_eq!((&run["trigger_context"], &run["error"]), (&context, &Value::Null));
+    let run = fire_on(&rota, 2, &made).await;
+    assert_eq!((&run["trigger_context"]["type"], &run["error"]), (&json!("schedule"), &Value::Null));
     let session = rota.api.get(&format!("/v1/sessions/{}", run["session_id"].as_str().unwrap())).await;
     assert_eq!(session["deployment_id"], made["id"]);
     let after = deployment(&rota.api, &made).await;
@@ -56,21 +47,25 @@ async fn a_scheduled_fire_records_its_occurrence_and_when_it_ran() {
 }
 
 #[tokio::test]
-async fn an_occurrence_runs_once_and_a_second_fire_finds_the_run() {
+async fn an_occurrence_that_comes_again_after_the_clock_was_set_back_does_not_run_again() {
     let rota = Rota::without_engine().await;
     let parts = Parts::new(&rota.api).await;
     let made = parts.deployment(&rota.api, nine_o_clock()).await;
-    let run = fire_at(&rota, &made, "2026-03-02T09:00:00Z").await.unwrap();
+    let path = format!("/v1/deployments/{}", id(&made));
+    fire_on(&rota, 2, &made).await;
     let before = deployment(&rota.api, &made).await;
-    rota.advance_seconds(60);
-    assert_eq!(fire_at(&rota, &made, "2026-03-02T09:00:00Z").await.unwrap(), run);
+    rota.set_time("2026-03-02T08:30:00Z");
+    for expression in ["0 10 * * *", "0 9 * * *"] {
+        let schedule = json!({"type": "cron", "expression": expression, "timezone": "UTC"});
+        rota.api.post(&path, json!({ "schedule": schedule })).await;
+    }
+    let again = fire_on(&rota, 2, &made).await;
     let count = async |path: &str| rota.api.all(path, 100).await.len();
     assert_eq!((count("/v1/deployment_runs").await, count("/v1/sessions").await), (1, 1));
+    assert_eq!(again["created_at"], before["schedule"]["last_run_at"]);
     assert_eq!(deployment(&rota.api, &made).await["schedule"]["last_run_at"], before["schedule"]["last_run_at"]);
-    fire_at(&rota, &made, "2026-03-03T09:00:00Z").await.unwrap();
-    let other = parts.deployment(&rota.api, nine_o_clock()).await;
-    fire_at(&rota, &other, "2026-03-02T09:00:00Z").await.unwrap();
-    assert_eq!(count("/v1/deployment_runs").await, 3);
+    fire_on(&rota, 3, &made).await;
+    assert_eq!(count("/v1/deployment_runs").await, 2);
 }
 
 #[tokio::test]
@@ -84,7 +79,7 @@ async fn a_failed_scheduled_fire_pauses_with_its_reason_and_a_failed_run_by_hand
     assert_eq!(by_hand["error"]["type"], "environment_archived_error");
     assert_eq!(deployment(api, &made).await["status"], "active");
 
-    fire_at(&rota, &made, "2026-03-02T09:00:00Z").await.unwrap();
+    fire_on(&rota, 2, &made).await;
     let paused = deployment(api, &made).await;
     let reason = json!({"type": "error", "error": {"type": "environment_archived_error"}});
     assert_eq!((&paused["status"], &paused["paused_reason"]), (&json!("paused"), &reason));
@@ -100,7 +95,7 @@ async fn a_failed_scheduled_fire_pauses_with_its_reason_and_a_failed_run_by_hand
     assert_eq!(deployment(api, &made).await["status"], "paused", "it does not heal by itself");
     let unpaused = api.call(&format!("/v1/deployments/{}/unpause", id(&made))).await;
     assert_eq!((&unpaused["status"], &unpaused["paused_reason"]), (&json!("active"), &Value::Null));
-    fire_at(&rota, &made, "2026-03-03T09:00:00Z").await.unwrap();
+    fire_on(&rota, 3, &made).await;
     assert!(deployment(api, &made).await["schedule"]["last_run_at"].is_string());
 }
 
@@ -115,11 +110,11 @@ async fn only_errors_that_a_later_fire_cannot_outlive_pause() {
         (mounting(json!({"type": "file", "file_id": "f"})), RunErrorType::FileNotFound),
         (mounting(json!({"type": "memory_store", "memory_store_id": "m"})), RunErrorType::SessionResourceNotFound),
     ];
-    parts.session(api, json!({})).await;
-    for (changes, expected) in rows {
+    for (day, (changes, expected)) in (2..).zip(rows) {
         let made = parts.deployment(api, changes).await;
-        let run = fire_at(&rota, &made, "2026-03-02T09:00:00Z").await.unwrap();
-        let run = api.get(&format!("/v1/deployment_runs/{run}")).await;
+        rota.set_time(&format!("2026-03-{day:02}T08:59:30Z"));
+        parts.session(api, json!({})).await;
+        let run = fire_on(&rota, day, &made).await;
         assert_eq!(run["error"]["type"], expected.as_str());
         let after = deployment(api, &made).await;
         let reason = json!({"type": "error", "error": {"type": expected.as_str()}});

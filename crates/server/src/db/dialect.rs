@@ -37,7 +37,9 @@ pub(super) const LOCK_SCHEMA: &str = "
 ";
 
 /// See [`super::Tx::skip_locked`].
-pub(super) const SKIP_LOCKED: &str = " FOR UPDATE SKIP LOCKED";
+pub(super) fn skip_locked(table: &str) -> String {
+    format!(" FOR UPDATE OF {table} SKIP LOCKED")
+}
 
 /// See [`super::Tx::lock`].
 pub(super) fn lock(rows: &str) -> String {

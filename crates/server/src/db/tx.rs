@@ -63,12 +63,13 @@ impl<'c> Tx<'c> {
         }
     }
 
-    /// What ends a sub-select that takes rows for itself, so that two servers do not take the same ones: rows that
-    /// another transaction holds are left out, and the others are held until this one ends.
-    pub fn skip_locked(&self) -> &'static str {
+    /// What ends a select that takes rows of `table`, or of what it is called there, for itself, so that two servers do
+    /// not take the same ones: rows that another transaction holds are left out, and the others are held until this one
+    /// ends.
+    pub fn skip_locked(&self, table: &str) -> String {
         match &self.connection {
-            Connection::Sqlite(_) => "",
-            Connection::Postgres(_) => dialect::SKIP_LOCKED,
+            Connection::Sqlite(_) => String::new(),
+            Connection::Postgres(_) => dialect::skip_locked(table),
         }
     }
 
@@ -90,6 +91,17 @@ impl<'c> Tx<'c> {
         match &mut self.connection {
             Connection::Sqlite(_) => self.execute(sql, params).map(drop),
             Connection::Postgres(session) => session.send(sql, params),
+        }
+    }
+
+    /// Adds a row: `sql` has one `VALUES (…)` with all its parameters, and what comes of it nobody needs. Rows that are
+    /// added to the same statement one after the other, or in turn with rows of others, may be sent together: a database
+    /// that is another process then has far less to do. Whatever is run next sees them; an error shows there or with the
+    /// commit, and undoes the transaction all the same.
+    pub fn add(&mut self, sql: &str, params: &[Val<'_>]) -> Result<()> {
+        match &mut self.connection {
+            Connection::Sqlite(_) => self.execute(sql, params).map(drop),
+            Connection::Postgres(session) => session.add(sql, params),
         }
     }
 

@@ -40,7 +40,7 @@ pub(super) fn claim(tx: &mut Tx<'_>, node: &str, count: i64) -> Result<Vec<Lease
          WHERE (workspace_id, id) IN (SELECT workspace_id, id FROM due)
          RETURNING workspace_id, id, home, lease_epoch",
         due!(),
-        tx.skip_locked()
+        tx.skip_locked("sessions")
     );
     tx.all(&sql, vals![now, node, count, now.plus_micros(LEASE_MICROS)], |row| {
         Ok(Lease { workspace: row.id(0)?, session: row.id(1)?, home: row.opt_text(2)?, epoch: row.int(3)? })

@@ -88,7 +88,7 @@ pub fn insert(tx: &mut Tx<'_>, workspace: &WorkspaceId, run: &DeploymentRun) -> 
         TriggerContext::Manual => None,
     };
     let error = run.error.as_ref().map(serde_json::to_string).transpose()?;
-    tx.send(
+    tx.add(
         "INSERT INTO deployment_runs
              (id, workspace_id, deployment_id, agent_id, agent_version, session_id, error, scheduled_at, created_at)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",

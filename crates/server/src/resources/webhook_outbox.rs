@@ -1,6 +1,8 @@
 //! The outbox of webhooks: an event is written in the transaction of what it tells of, once for each endpoint of the
 //! workspace that wants it. Where nobody does, that is one look-up of an index and nothing more.
 
+use std::collections::HashMap;
+
 use rota_api::{
     id::{Id, WebhookEndpointId, WebhookEventId, WorkspaceId},
     webhook::{EventType, WebhookEvent},
@@ -19,32 +21,50 @@ pub fn emit<const N: usize>(
     types: [EventType; N],
     id: impl AsRef<str>,
 ) -> Result<()> {
-    let subscriptions = subscriptions(tx, workspace, types)?;
-    if subscriptions.is_empty() {
-        return Ok(());
-    }
-    let organization = organization::id(tx)?;
-    for r#type in types {
-        let wanted = subscriptions.iter().filter(|subscription| subscription.r#type == r#type.as_str());
-        let endpoints: Vec<_> = wanted.map(|subscription| &subscription.endpoint).collect();
-        let event = WebhookEventId::new(tx.now());
-        let payload = WebhookEvent::new(&event, tx.now(), r#type, id.as_ref(), &organization, workspace);
-        insert(tx, workspace, &event, &serde_json::to_string(&payload)?, &endpoints)?;
-    }
-    tx.after_commit(Notice::WebhookDue);
-    Ok(())
+    Outbox::default().emit(tx, workspace, types, id)
 }
 
-struct Subscription {
-    r#type: String,
-    endpoint: WebhookEndpointId,
+/// The outbox for many events of one transaction: who wants them is read once.
+#[derive(Default)]
+pub struct Outbox {
+    wanted: HashMap<WorkspaceId, HashMap<EventType, Vec<WebhookEndpointId>>>,
+    organization: Option<String>,
 }
 
-fn subscriptions<const N: usize>(
+impl Outbox {
+    /// See [`emit`].
+    pub fn emit<const N: usize>(
+        &mut self,
+        tx: &mut Tx<'_>,
+        workspace: &WorkspaceId,
+        types: [EventType; N],
+        id: impl AsRef<str>,
+    ) -> Result<()> {
+        let wanted = self.wanted.entry(workspace.clone()).or_default();
+        if types.iter().any(|r#type| !wanted.contains_key(r#type)) {
+            wanted.extend(subscribed(tx, workspace, types)?);
+        }
+        for r#type in types {
+            let Some(endpoints) = wanted.get(&r#type).filter(|endpoints| !endpoints.is_empty()) else { continue };
+            let organization = match &mut self.organization {
+                Some(organization) => organization,
+                unread => unread.insert(organization::id(tx)?),
+            };
+            let event = WebhookEventId::new(tx.now());
+            let payload = WebhookEvent::new(&event, tx.now(), r#type, id.as_ref(), organization, workspace);
+            insert(tx, workspace, &event, &serde_json::to_string(&payload)?, endpoints)?;
+            tx.after_commit(Notice::WebhookDue);
+        }
+        Ok(())
+    }
+}
+
+/// The endpoints that want each of `types`.
+fn subscribed<const N: usize>(
     tx: &mut Tx<'_>,
     workspace: &WorkspaceId,
     types: [EventType; N],
-) -> Result<Vec<Subscription>> {
+) -> Result<HashMap<EventType, Vec<WebhookEndpointId>>> {
     let places: Vec<String> = (2..N + 2).map(|place| format!("${place}")).collect();
     let sql = format!(
         "SELECT type, endpoint_id FROM webhook_subscriptions WHERE workspace_id = $1 AND type IN ({})",
@@ -52,7 +72,13 @@ fn subscriptions<const N: usize>(
     );
     let mut params = vec![Val::from(workspace)];
     params.extend(types.iter().map(|r#type| Val::from(r#type.as_str())));
-    tx.all(&sql, &params, |row| Ok(Subscription { r#type: row.text(0)?, endpoint: row.id(1)? }))
+    let mut wanted: HashMap<_, Vec<_>> = types.map(|r#type| (r#type, Vec::new())).into();
+    for (name, endpoint) in tx.all(&sql, &params, |row| Ok((row.text(0)?, row.id(1)?)))? {
+        if let Some(r#type) = types.into_iter().find(|r#type| r#type.as_str() == name) {
+            wanted.entry(r#type).or_default().push(endpoint);
+        }
+    }
+    Ok(wanted)
 }
 
 fn insert(
@@ -60,14 +86,14 @@ fn insert(
     workspace: &WorkspaceId,
     event: &WebhookEventId,
     payload: &str,
-    endpoints: &[&WebhookEndpointId],
+    endpoints: &[WebhookEndpointId],
 ) -> Result<()> {
     for endpoint in endpoints {
-        tx.send(
+        tx.add(
             "INSERT INTO webhook_deliveries
                  (event_id, endpoint_id, workspace_id, payload, state, attempts, replayed_after, due_at, created_at)
              VALUES ($1, $2, $3, $4, 'pending', 0, 0, $5, $5)",
-            vals![event, *endpoint, workspace, payload, tx.now()],
+            vals![event, endpoint, workspace, payload, tx.now()],
         )?;
     }
     Ok(())

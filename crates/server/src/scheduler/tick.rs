@@ -6,13 +6,14 @@ use futures_util::{StreamExt, stream};
 use rota_api::deployment::RunError;
 use tokio::time::sleep;
 
+use super::pending::Pending;
 use crate::{
     app::App,
     db::Tx,
     error::{Error, Result},
-    limits::{DUE_BATCH, FIRES_IN_FLIGHT, SCHEDULER_POLL_MICROS},
+    limits::{DUE_BATCH, FIRE_GROUPS_IN_FLIGHT, FIRES_AT_ONCE, SCHEDULER_POLL_MICROS},
     resources::deployments::{
-        FirePolicy,
+        FirePolicy, count_run,
         due::{self, Due, Report, Settled},
     },
 };
@@ -46,8 +47,8 @@ async fn pause(app: &App) -> Duration {
 
 /// Looks once at every deployment that is due, and fires those whose time has come.
 ///
-/// Each has a transaction of its own, and many are under way at the same time: the store commits them in groups, and one
-/// that fails or panics is alone.
+/// A few of them share a transaction, and a few transactions are under way at the same time. Where one cannot be settled,
+/// each of its group is settled alone, so that it keeps no other from its fire.
 ///
 /// # Errors
 /// When the store cannot be read. A deployment that the database failed stays due; its failure is logged.
@@ -58,59 +59,74 @@ pub async fn fire_due(app: &App) -> Result<()> {
         let batch = app.db.read(move |tx| due::list(tx, after.as_ref(), DUE_BATCH)).await?;
         let Some(end) = batch.last() else { return Ok(()) };
         last = Some(end.clone());
-        stream::iter(batch).for_each_concurrent(FIRES_IN_FLIGHT, |due| settle(app, due)).await;
+        let groups = stream::iter(batch.chunks(FIRES_AT_ONCE));
+        groups.for_each_concurrent(FIRE_GROUPS_IN_FLIGHT, |group| settle(app, group)).await;
         if app.is_stopping() {
             return Ok(());
         }
     }
 }
 
-async fn settle(app: &App, due: Due) {
-    let report = match write(app, &due, due::settle).await {
-        Ok(report) => report,
-        Err(Error::Stopping) => return,
-        Err(Error::Database(cause)) => {
-            tracing::error!(deployment_id = %due.id, error = %cause, "the database failed a fire; it is tried again");
-            return;
+async fn settle(app: &App, group: &[Due]) {
+    match write(app, group, due::settle).await {
+        Ok(reports) => reports.iter().for_each(count),
+        Err(Error::Stopping) => {}
+        Err(_) if group.len() > 1 => {
+            let each = stream::iter(group.chunks(1));
+            each.for_each_concurrent(None, |one| Box::pin(settle(app, one))).await;
         }
-        Err(cause) => match write(app, &due, due::settle_failed).await {
-            Ok(report) => {
-                tracing::error!(deployment_id = %due.id, error = %cause, "a fire failed");
-                report
-            }
-            Err(error) => {
-                tracing::error!(deployment_id = %due.id, %cause, %error, "a fire failed, and so did its record");
-                return;
-            }
-        },
-    };
-    count(&due, &report);
+        Err(Error::Database(cause)) => {
+            tracing::error!(deployment_id = of(group), error = %cause, "the database failed a fire; it is tried again");
+        }
+        Err(cause) => settle_failed(app, group, &cause).await,
+    }
 }
 
-async fn write(app: &App, due: &Due, settle: fn(&mut Tx<'_>, &FirePolicy, &Due) -> Result<Report>) -> Result<Report> {
-    let (policy, due) = (app.fire_policy(), due.clone());
-    app.db.write(move |tx| settle(tx, &policy, &due)).await
+/// Records that the only one of `group` could not be settled for `cause`.
+async fn settle_failed(app: &App, group: &[Due], cause: &Error) {
+    match write(app, group, due::settle_failed).await {
+        Ok(reports) => {
+            tracing::error!(deployment_id = of(group), error = %cause, "a fire failed");
+            reports.iter().for_each(count);
+        }
+        Err(error) => {
+            tracing::error!(deployment_id = of(group), %cause, %error, "a fire failed, and so did its record");
+        }
+    }
 }
 
-fn count(due: &Due, report: &Report) {
+fn of(group: &[Due]) -> Option<&str> {
+    group.first().map(|due| due.id.as_ref())
+}
+
+type Settle = fn(&mut Tx<'_>, &FirePolicy, &[Due]) -> Result<Vec<Report>>;
+
+async fn write(app: &App, group: &[Due], settle: Settle) -> Result<Vec<Report>> {
+    let (policy, group) = (app.fire_policy(), group.to_vec());
+    app.db.write(move |tx| settle(tx, &policy, &group)).await
+}
+
+fn count(report: &Report) {
+    let id = &report.id;
     for reason in &report.skipped {
         metrics::counter!("rota_schedule_gaps_total", "reason" => reason.as_str()).increment(1);
     }
     match &report.settled {
-        Settled::NotDue | Settled::Waits => {}
-        Settled::Archived => tracing::info!(deployment_id = %due.id, "archived a deployment whose agent is gone"),
-        Settled::Retries { error, at } => {
+        Settled::Waits(_) => {}
+        Settled::Archived => tracing::info!(deployment_id = %id, "archived a deployment whose agent is gone"),
+        Settled::Retries(Pending { error, retry_at, .. }) => {
             metrics::counter!("rota_scheduled_retries_total").increment(1);
-            let (kind, message) = (error.r#type.as_str(), &error.message);
-            tracing::warn!(deployment_id = %due.id, kind, message, retry_at = %at, "a scheduled session could not be started");
+            let (kind, message) = error.as_ref().map(|error| (error.r#type.as_str(), &error.message)).unzip();
+            let retry_at = retry_at.map(tracing::field::display);
+            tracing::warn!(deployment_id = %id, kind, message, retry_at, "a scheduled session could not be started");
         }
         Settled::Fired { run, due_at } => {
-            let outcome = run.error.as_ref().map_or("session_created", |error| error.r#type.as_str());
-            metrics::counter!("rota_scheduled_fires_total", "outcome" => outcome).increment(1);
+            count_run(run);
+            metrics::counter!("rota_scheduled_fires_total", "outcome" => run.outcome()).increment(1);
             metrics::histogram!("rota_fire_lateness_seconds").record(run.created_at.seconds_since(*due_at));
             if let Some(RunError { r#type, message }) = &run.error {
                 let kind = r#type.as_str();
-                tracing::warn!(deployment_id = %due.id, run_id = %run.id, kind, message, "a scheduled run failed");
+                tracing::warn!(deployment_id = %id, run_id = %run.id, kind, message, "a scheduled run failed");
             }
         }
     }

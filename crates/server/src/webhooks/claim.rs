@@ -64,7 +64,7 @@ pub(super) fn claim(tx: &mut Tx<'_>, endpoint: &WebhookEndpointId, count: i64, u
          UPDATE webhook_deliveries SET due_at = $3, claimed_at = $2, attempted_at = $2, attempts = attempts + 1
          WHERE endpoint_id = $1 AND event_id IN (SELECT event_id FROM due)
          RETURNING event_id, attempts, attempts - replayed_after, payload",
-        tx.skip_locked()
+        tx.skip_locked("webhook_deliveries")
     );
     tx.all(&sql, vals![endpoint, tx.now(), until, count], |row| {
         Ok(Claim {

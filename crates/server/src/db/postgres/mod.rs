@@ -6,6 +6,7 @@ mod hints;
 mod lookup;
 mod parameters;
 mod reader;
+mod rows;
 mod session;
 mod writer;
 

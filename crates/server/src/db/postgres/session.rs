@@ -16,6 +16,7 @@ use super::{
     super::value::{Owned, Val},
     connect::Connector,
     parameters,
+    rows::{Batch, Rows},
 };
 use crate::{
     error::{Error, Result},
@@ -32,6 +33,8 @@ pub struct Session {
     statements: HashMap<String, Prepared>,
     /// Statements that were sent and are not answered yet, in order.
     sent: VecDeque<Sent>,
+    /// Rows that were not sent yet.
+    rows: Rows,
     wrote: bool,
     fault: Option<Fault>,
 }
@@ -106,6 +109,7 @@ impl Session {
             client: Arc::new(client),
             statements: HashMap::new(),
             sent: VecDeque::new(),
+            rows: Rows::default(),
             wrote: false,
             fault: None,
         })
@@ -121,7 +125,7 @@ impl Session {
     /// Makes the transaction durable. After [`Fault::Lost`] nobody knows whether it is.
     pub(crate) fn commit(&mut self) -> Result<(), (Fault, Error)> {
         let client = self.client.clone();
-        let committed = self.wait(async move { client.batch_execute("COMMIT").await });
+        let committed = self.flush().and_then(|()| self.wait(async move { client.batch_execute("COMMIT").await }));
         // Of a transaction in which a statement has failed, the commit is a roll back that succeeds.
         committed.map_err(|error| (self.fault.unwrap_or(Fault::Refused), error))
     }
@@ -131,6 +135,7 @@ impl Session {
         // What was sent may fail; it is undone all the same. Without a connection there is nothing to undo.
         let fault = self.fault;
         self.sent.clear();
+        self.rows = Rows::default();
         let client = self.client.clone();
         let rolled_back = self.wait(async move { client.batch_execute("ROLLBACK").await });
         if rolled_back.is_ok() {
@@ -149,6 +154,7 @@ impl Session {
 
     /// Runs statements without parameters and without rows.
     pub(crate) fn batch(&mut self, statements: &str) -> Result<()> {
+        self.flush()?;
         let (client, text) = (self.client.clone(), statements.to_owned());
         self.wait(async move { client.batch_execute(&text).await })
     }
@@ -171,8 +177,33 @@ impl Session {
         Ok(())
     }
 
+    /// Adds a row to a statement, see [`Tx::add`](super::super::Tx::add).
+    pub(crate) fn add(&mut self, sql: &str, params: &[Val<'_>]) -> Result<()> {
+        parameters::check(params)?;
+        self.wrote = true;
+        self.rows.add(sql, params);
+        Ok(())
+    }
+
+    /// Sends the rows that wait.
+    fn flush(&mut self) -> Result<()> {
+        if self.rows.is_empty() {
+            return Ok(());
+        }
+        let wrote = self.wrote;
+        for Batch { sql, params } in self.rows.take() {
+            let statement = self.prepared(&sql)?;
+            let client = self.client.clone();
+            self.push(async move { client.execute_raw(&statement, params.iter().map(Owned::val)).await.map(drop) });
+        }
+        // Not of whoever runs the next statement: they may be rows of an earlier closure of the group.
+        self.wrote = wrote;
+        Ok(())
+    }
+
     /// Waits for the answers to all that was sent.
     pub(crate) fn settle(&mut self) -> Result<()> {
+        self.flush()?;
         self.wait(async { Ok(()) })
     }
 
@@ -191,7 +222,9 @@ impl Session {
         self.fault == Some(Fault::Lost) || self.client.is_closed()
     }
 
+    /// The statement `sql`, after the rows that were added before it.
     fn prepared(&mut self, sql: &str) -> Result<Statement> {
+        self.flush()?;
         if let Some(prepared) = self.statements.get(sql) {
             self.wrote |= prepared.writes;
             return Ok(prepared.statement.clone());

@@ -1,28 +1,31 @@
 //! What the scheduler asks of the store: which deployments are due, and to settle one of them.
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use rota_api::{
     Time,
     agent::AgentReference,
-    deployment::{DeploymentRun, RunError},
-    id::{DeploymentId, WorkspaceId},
+    deployment::{DeploymentRun, PausedError, PausedReason, TriggerContext},
+    id::{DeploymentId, Id, RunId, WorkspaceId},
+    webhook::EventType,
 };
 
 use super::{
-    FirePolicy, Trigger, active,
-    pending::Pending,
+    FirePolicy, active,
+    check::check,
     policy,
-    run::{self, fire},
+    run::{self, Target},
     schedule, store,
 };
 use crate::{
-    db::{Db, Tx, vals},
+    db::{Db, Row, Tx, vals},
     error::{Error, Result},
-    resources::events,
+    limits::FIRES_AT_ONCE,
+    resources::{deployment_runs, events, webhook_outbox::Outbox},
     scheduler::{
         cron::{Cron, CronError},
+        pending::{self, Pending, Step},
         policy::{Policy, Verdict},
-        settle::{self, Effects, SkipReason, Timing},
+        settle::{self, Effects, Skip, SkipReason, Timing},
     },
 };
 
@@ -54,10 +57,12 @@ pub async fn earliest(db: &Db) -> Result<Option<Time>> {
     db.lookup(sql, &[], |row| row.time(0)).await
 }
 
-/// What [`settle`] did.
+/// What [`settle`] did with a deployment.
 #[derive(Debug)]
 pub struct Report {
-    /// What became of the deployment.
+    /// The deployment.
+    pub id: DeploymentId,
+    /// What became of it.
     pub settled: Settled,
     /// Why occurrences were passed over, a reason for each gap.
     pub skipped: Vec<SkipReason>,
@@ -66,17 +71,10 @@ pub struct Report {
 /// What became of a deployment that was due.
 #[derive(Debug)]
 pub enum Settled {
-    /// It is not due any more: another server has settled it, or it was changed.
-    NotDue,
-    /// No occurrence fires now.
-    Waits,
+    /// No occurrence fires now; one may be pending until it has a place, or its next attempt is due.
+    Waits(Option<Pending>),
     /// The session of an occurrence could not be started, and there will be another attempt.
-    Retries {
-        /// Why not.
-        error: RunError,
-        /// When the next attempt is due.
-        at: Time,
-    },
+    Retries(Pending),
     /// An occurrence fired.
     Fired {
         /// Its run, which may hold an error.
@@ -88,19 +86,20 @@ pub enum Settled {
     Archived,
 }
 
-/// Fires a deployment if an occurrence is due and the deployment's policy lets it, and accounts for those that are passed
-/// over. Does nothing when there is nothing to do, so that several servers may do it at the same time.
+/// Fires each deployment of `group`, a part of a [`list`], if an occurrence is due and the deployment's policy lets it, and
+/// accounts for those that are passed over. One that is not due any more, because another server has settled it or does so
+/// now, or because it was changed, is left out, so that several servers may do this at the same time.
 ///
 /// # Errors
-/// Those of [`fire`], and when the stored schedule cannot be read; then nothing is recorded.
-pub fn settle(tx: &mut Tx<'_>, policy: &FirePolicy, due: &Due) -> Result<Report> {
-    settle_by(tx, policy, due, Attempt::Fire)
+/// When one of the deployments cannot be settled; then nothing is recorded of any.
+pub fn settle(tx: &mut Tx<'_>, policy: &FirePolicy, group: &[Due]) -> Result<Vec<Report>> {
+    settle_by(tx, policy, group, Attempt::Fire)
 }
 
-/// Settles a deployment for which [`settle`] failed for another reason than the database: the occurrence gets a run with an
+/// Settles deployments for which [`settle`] failed for another reason than the database: the occurrence gets a run with an
 /// `unknown_error`, and the deployment is paused; unless its policy says that it is tried again.
-pub fn settle_failed(tx: &mut Tx<'_>, policy: &FirePolicy, due: &Due) -> Result<Report> {
-    settle_by(tx, policy, due, Attempt::Fail)
+pub fn settle_failed(tx: &mut Tx<'_>, policy: &FirePolicy, group: &[Due]) -> Result<Vec<Report>> {
+    settle_by(tx, policy, group, Attempt::Fail)
 }
 
 /// How the session of an occurrence is started.
@@ -111,82 +110,167 @@ enum Attempt {
     Fail,
 }
 
-fn settle_by(tx: &mut Tx<'_>, policy: &FirePolicy, due: &Due, attempt: Attempt) -> Result<Report> {
-    let Due { workspace, id, .. } = due;
-    let Some(scheduled) = Scheduled::find(tx, workspace, id)? else {
-        return Ok(Report { settled: Settled::NotDue, skipped: Vec::new() });
-    };
-    if !scheduled.has_agent {
-        store::archive(tx, workspace, id.as_ref())?;
-        return Ok(Report { settled: Settled::Archived, skipped: Vec::new() });
+fn settle_by(tx: &mut Tx<'_>, policy: &FirePolicy, group: &[Due], attempt: Attempt) -> Result<Vec<Report>> {
+    let mut outbox = Outbox::default();
+    let taken = Scheduled::take(tx, group)?;
+    taken.into_iter().map(|scheduled| scheduled.settle(tx, policy, &mut outbox, attempt)).collect()
+}
+
+/// An active deployment whose time to be looked at has come.
+struct Scheduled {
+    workspace: WorkspaceId,
+    id: DeploymentId,
+    agent: AgentReference,
+    has_agent: bool,
+    target: Result<Target>,
+    cron: Result<Cron, CronError>,
+    settled_at: Time,
+    next_fire_at: Time,
+    policy: Policy,
+    pending: Option<Pending>,
+    /// The latest occurrence that has a run.
+    last_fired: Option<Time>,
+}
+
+impl Scheduled {
+    /// Takes those of `group` whose time has come and that nobody else has taken.
+    fn take(tx: &mut Tx<'_>, group: &[Due]) -> Result<Vec<Self>> {
+        let (Some(first), Some(last)) = (group.first(), group.last()) else { return Ok(Vec::new()) };
+        let sql = format!(
+            "SELECT {}, d.overlap, d.max_concurrent_sessions, d.retry, d.catch_up_seconds, d.jitter, d.workspace_id, a.id, d.cron, d.timezone, d.settled_at,
+                 d.next_fire_at, d.pending,
+                 (SELECT max(r.scheduled_at) FROM deployment_runs r
+                  WHERE r.deployment_id = d.id AND r.scheduled_at IS NOT NULL)
+             FROM {}
+             WHERE d.next_fire_at <= $1 AND (d.next_fire_at, d.id) >= ($2, $3) AND (d.next_fire_at, d.id) <= ($4, $5)
+             ORDER BY d.next_fire_at, d.id LIMIT $6{}",
+            Target::COLUMNS,
+            Target::TABLES,
+            tx.skip_locked("d")
+        );
+        let range = vals![tx.now(), first.since, &first.id, last.since, &last.id, FIRES_AT_ONCE as i64];
+        tx.all(&sql, range, Self::from_row)
     }
-    let timing = scheduled.policy.timing(policy.timing);
-    let effects = scheduled.effects(id, &timing, tx.now());
-    let mut skipped = Vec::new();
-    let pending = scheduled.pending.as_ref();
-    let overtaken = pending.filter(|_| effects.fire.is_some() || effects.skip.is_some());
-    if let Some(pending) = overtaken {
-        pending.pass_over(tx, id.as_ref(), pending.overtaken())?;
-        skipped.push(pending.overtaken());
+
+    fn from_row(row: &Row<'_>) -> Result<Self> {
+        Ok(Self {
+            target: Target::from_row(row),
+            id: row.id(0)?,
+            agent: AgentReference::new(row.id(2)?, row.int(3)?),
+            policy: policy::from_row(row, 16)?,
+            workspace: row.id(21)?,
+            has_agent: row.opt_text(22)?.is_some(),
+            cron: Cron::parse(&row.text(23)?, &row.text(24)?),
+            settled_at: row.time(25)?,
+            next_fire_at: row.time(26)?,
+            pending: row.opt_text(27)?.map(|pending| serde_json::from_str(&pending)).transpose()?,
+            last_fired: row.opt_time(28)?,
+        })
     }
-    schedule::write(tx, workspace, id.as_ref(), scheduled.settled_at.timestamp(), &effects)?;
-    skipped.extend(effects.skip.as_ref().map(|skip| skip.reason));
-    let passed_over = effects.skip.as_ref().map_or(scheduled.settled_at, |skip| (*skip.occurrences.end()).into());
-    let occurrence = match (effects.fire, pending) {
-        (Some(fire), _) => Pending::new(fire.into(), passed_over),
-        (None, Some(pending)) if overtaken.is_none() => pending.clone(),
-        (None, _) => return Ok(Report { settled: Settled::Waits, skipped }),
-    };
-    let look = Look { policy, due, scheduled: &scheduled, timing, next: effects.next_fire_at.map(Time::from) };
-    let settled = look.decide(tx, occurrence, attempt, &mut skipped)?;
-    Ok(Report { settled, skipped })
+
+    fn settle(self, tx: &mut Tx<'_>, policy: &FirePolicy, outbox: &mut Outbox, attempt: Attempt) -> Result<Report> {
+        if !self.has_agent {
+            store::archive(tx, &self.workspace, self.id.as_ref())?;
+            return Ok(Report { id: self.id, settled: Settled::Archived, skipped: Vec::new() });
+        }
+        let timing = self.policy.timing(policy.timing);
+        let effects = self.effects(&timing, tx.now());
+        let mut skipped = Vec::new();
+        let found = pending::find(self.pending.clone(), &effects, self.settled_at.timestamp());
+        if let Some((pending, reason)) = &found.overtaken {
+            schedule::pass_over(tx, self.id.as_ref(), pending, *reason)?;
+            skipped.push(*reason);
+        }
+        if let Some(Skip { occurrences, reason }) = &effects.skip {
+            schedule::skip(tx, self.id.as_ref(), self.settled_at.timestamp(), occurrences, *reason)?;
+            skipped.push(*reason);
+        }
+        let next = effects.next_fire_at.map(Time::from);
+        let look = Look { policy, scheduled: &self, timing, attempt, next };
+        let settled = match found.occurrence {
+            Some(occurrence) => look.decide(tx, occurrence, &mut skipped)?,
+            None => Settled::Waits(None),
+        };
+        self.record(tx, outbox, &settled, effects.settled_at, next)?;
+        Ok(Report { id: self.id, settled, skipped })
+    }
+
+    /// Writes what a look has come to, and what a fire means beyond that: webhooks, and the pause that an error may bring.
+    fn record(
+        &self,
+        tx: &mut Tx<'_>,
+        outbox: &mut Outbox,
+        settled: &Settled,
+        settled_at: Timestamp,
+        next: Option<Time>,
+    ) -> Result<()> {
+        let Self { workspace, id, .. } = self;
+        let (pending, run) = match settled {
+            Settled::Waits(pending) => (pending.as_ref(), None),
+            Settled::Retries(pending) => (Some(pending), None),
+            Settled::Fired { run, .. } => (None, Some(run)),
+            Settled::Archived => (None, None),
+        };
+        let found = schedule::Looked {
+            settled_at,
+            pending,
+            next_fire_at: pending.map_or(next, |pending| pending.look_at(next)),
+            ran_at: run.filter(|run| run.error.is_none()).map(|run| run.created_at),
+        };
+        schedule::looked(tx, workspace, id, &found)?;
+        let Some(run) = run else { return Ok(()) };
+        let ended =
+            if run.error.is_none() { EventType::DeploymentRunSucceeded } else { EventType::DeploymentRunFailed };
+        outbox.emit(tx, workspace, [EventType::DeploymentRunStarted, ended], &run.id)?;
+        match &run.error {
+            Some(error) if error.r#type.pauses() => {
+                let reason = PausedReason::Error { error: PausedError { r#type: error.r#type } };
+                store::set_paused(tx, workspace, id.as_ref(), Some(reason))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn effects(&self, timing: &Timing, now: Time) -> Effects {
+        if let Ok(cron) = &self.cron {
+            return settle::due(self.id.as_ref(), cron, timing, self.settled_at.timestamp(), now.timestamp());
+        }
+        // What cannot be read any more has no occurrence but the one that was found when it could.
+        let next = self.next_fire_at.timestamp();
+        Effects { skip: None, fire: Some(next), settled_at: next, next_fire_at: None }
+    }
 }
 
 /// A look at a deployment that has an occurrence to decide on.
 struct Look<'a> {
     policy: &'a FirePolicy,
-    due: &'a Due,
     scheduled: &'a Scheduled,
     timing: Timing,
+    attempt: Attempt,
     /// When the occurrence after that one is due.
     next: Option<Time>,
 }
 
 impl Look<'_> {
-    fn decide(
-        &self,
-        tx: &mut Tx<'_>,
-        occurrence: Pending,
-        attempt: Attempt,
-        skipped: &mut Vec<SkipReason>,
-    ) -> Result<Settled> {
-        let Due { workspace, id, .. } = self.due;
-        if occurrence.retry_at.is_some_and(|at| at > tx.now()) {
-            occurrence.hold(tx, workspace, id, self.next)?;
-            return Ok(Settled::Waits);
+    fn decide(&self, tx: &mut Tx<'_>, occurrence: Pending, skipped: &mut Vec<SkipReason>) -> Result<Settled> {
+        let Scheduled { workspace, id, .. } = self.scheduled;
+        if self.has_run(tx, &occurrence)? {
+            return Ok(Settled::Waits(None));
         }
-        // What failed for an unknown reason had its place.
-        let verdict = if attempt == Attempt::Fire { self.verdict(tx)? } else { Verdict::Fires };
-        let in_its_way = match verdict {
-            Verdict::Fires => Vec::new(),
-            Verdict::Interrupts(count) => active::oldest(tx, id, count)?,
-            Verdict::Skipped(reason) => {
-                occurrence.pass_over(tx, id.as_ref(), reason)?;
+        let interrupts = match occurrence.step(tx.now(), || self.verdict(tx))? {
+            Step::Hold(pending) => return Ok(Settled::Waits(Some(pending))),
+            Step::PassOver(reason) => {
+                schedule::pass_over(tx, id.as_ref(), &occurrence, reason)?;
                 skipped.push(reason);
-                return Ok(Settled::Waits);
+                return Ok(Settled::Waits(None));
             }
-            Verdict::Waits => {
-                Pending { retry_at: None, ..occurrence }.hold(tx, workspace, id, self.next)?;
-                return Ok(Settled::Waits);
-            }
+            Step::Start(interrupts) => interrupts,
         };
-        if let Some((at, error)) = self.retry(tx, &occurrence, attempt)? {
-            let attempts = occurrence.attempts + 1;
-            let pending = Pending { attempts, retry_at: Some(at), error: Some(error.clone()), ..occurrence };
-            pending.hold(tx, workspace, id, self.next)?;
-            return Ok(Settled::Retries { error, at });
+        if let Some(pending) = self.retry(tx, &occurrence)? {
+            return Ok(Settled::Retries(pending));
         }
-        let run = self.start(tx, &occurrence, attempt)?;
+        let in_its_way = if interrupts > 0 { active::oldest(tx, id, interrupts)? } else { Vec::new() };
+        let run = self.start(tx, &occurrence)?;
         if run.session_id.is_some() {
             for session in in_its_way {
                 events::interrupt(tx, workspace, &session)?;
@@ -195,94 +279,57 @@ impl Look<'_> {
         Ok(Settled::Fired { run, due_at: self.due_at(tx.now(), &occurrence) })
     }
 
-    fn verdict(&self, tx: &mut Tx<'_>) -> Result<Verdict> {
-        let policy = &self.scheduled.policy;
-        if !policy.counts_sessions() {
-            return Ok(Verdict::Fires);
+    /// Whether an occurrence has fired already, as it may have before the clock was set back and the schedule changed.
+    fn has_run(&self, tx: &mut Tx<'_>, occurrence: &Pending) -> Result<bool> {
+        let Scheduled { workspace, id, last_fired, .. } = self.scheduled;
+        if last_fired.is_none_or(|last| occurrence.scheduled_at > last) {
+            return Ok(false);
         }
-        Ok(policy.verdict(active::count(tx, &self.due.id)?))
+        Ok(deployment_runs::of_occurrence(tx, workspace, id.as_ref(), occurrence.scheduled_at)?.is_some())
     }
 
-    /// When to try the occurrence again, and why, if an attempt now would fail and the policy asks for another. One that
-    /// would come after the next occurrence is not made: that one takes its place.
-    fn retry(&self, tx: &mut Tx<'_>, occurrence: &Pending, attempt: Attempt) -> Result<Option<(Time, RunError)>> {
-        let Scheduled { policy, cron: Ok(_), .. } = self.scheduled else { return Ok(None) };
+    fn verdict(&self, tx: &mut Tx<'_>) -> Result<Verdict> {
+        let policy = &self.scheduled.policy;
+        // What failed for an unknown reason had its place.
+        if self.attempt == Attempt::Fail || !policy.counts_sessions() {
+            return Ok(Verdict::Fires);
+        }
+        Ok(policy.verdict(active::count(tx, &self.scheduled.id)?))
+    }
+
+    /// What stays pending if an attempt now would fail and the policy asks for another.
+    fn retry(&self, tx: &mut Tx<'_>, occurrence: &Pending) -> Result<Option<Pending>> {
+        let Scheduled { policy, cron: Ok(_), workspace, id, target, .. } = self.scheduled else { return Ok(None) };
         if policy.retry.is_none() {
             return Ok(None);
         }
-        let Due { workspace, id, .. } = self.due;
-        let error = match attempt {
-            Attempt::Fire => run::obstacle(tx, self.policy, workspace, id.as_ref())?,
-            Attempt::Fail => Some(run::unknown_error()),
+        let error = match (self.attempt, target) {
+            (Attempt::Fire, Ok(target)) => check(tx, self.policy, workspace, target)?.err(),
+            (Attempt::Fire, Err(_)) => None,
+            (Attempt::Fail, _) => Some(run::unknown_error()),
         };
-        let Some(error) = error else { return Ok(None) };
-        let (at, failed) = (occurrence.scheduled_at.timestamp(), occurrence.attempts + 1);
-        let pause = policy.retry_after(id.as_ref(), at, failed, error.r#type);
-        let retry_at = pause.map(|pause| tx.now().plus_micros(pause.as_micros() as i64));
-        Ok(retry_at.filter(|at| self.next.is_none_or(|next| *at < next)).map(|at| (at, error)))
+        Ok(error.and_then(|error| occurrence.failed(policy, id.as_ref(), error, tx.now(), self.next)))
     }
 
-    fn start(&self, tx: &mut Tx<'_>, occurrence: &Pending, attempt: Attempt) -> Result<DeploymentRun> {
-        let Due { workspace, id, .. } = self.due;
-        let scheduled_at = occurrence.scheduled_at;
-        match (attempt, &self.scheduled.cron) {
-            (Attempt::Fire, Ok(_)) => fire(tx, self.policy, workspace, id.as_ref(), Trigger::Schedule { scheduled_at }),
-            (Attempt::Fire, Err(error)) => Err(Error::internal(error.clone())),
-            (Attempt::Fail, _) => run::fail(tx, workspace, id, &self.scheduled.agent, scheduled_at),
+    fn start(&self, tx: &mut Tx<'_>, occurrence: &Pending) -> Result<DeploymentRun> {
+        let Scheduled { workspace, id, agent, target, cron, .. } = self.scheduled;
+        let (run_id, trigger) =
+            (RunId::new(tx.now()), TriggerContext::Schedule { scheduled_at: occurrence.scheduled_at });
+        if self.attempt == Attempt::Fail {
+            return run::record(tx, workspace, run_id, id.clone(), agent.clone(), trigger, Err(run::unknown_error()));
         }
+        cron.as_ref().map_err(|error| Error::internal(error.clone()))?;
+        let target = target.as_ref().map_err(|error| Error::internal(error.to_string()))?;
+        run::start(tx, self.policy, workspace, target, run_id, trigger)
     }
 
     fn due_at(&self, now: Time, occurrence: &Pending) -> Time {
-        if self.scheduled.pending.as_ref().is_some_and(|pending| pending.scheduled_at == occurrence.scheduled_at) {
+        let Scheduled { id, cron, pending, .. } = self.scheduled;
+        if pending.as_ref().is_some_and(|pending| pending.scheduled_at == occurrence.scheduled_at) {
             return occurrence.retry_at.unwrap_or(now);
         }
         let at = occurrence.scheduled_at.timestamp();
-        let cron = self.scheduled.cron.as_ref();
-        let delay = cron.map_or(SignedDuration::ZERO, |cron| self.timing.delay(self.due.id.as_ref(), cron, at));
+        let delay = cron.as_ref().map_or(SignedDuration::ZERO, |cron| self.timing.delay(id.as_ref(), cron, at));
         (at + delay).into()
-    }
-}
-
-/// An active deployment whose time to be looked at has come.
-struct Scheduled {
-    agent: AgentReference,
-    has_agent: bool,
-    cron: Result<Cron, CronError>,
-    settled_at: Time,
-    next_fire_at: Time,
-    policy: Policy,
-    pending: Option<Pending>,
-}
-
-impl Scheduled {
-    /// `None` when its time has not come, as after another server has settled it, or while one does.
-    fn find(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &DeploymentId) -> Result<Option<Self>> {
-        let sql = format!(
-            "SELECT d.agent_id, d.agent_version, d.cron, d.timezone, d.settled_at, d.next_fire_at,
-                 (SELECT a.id FROM agents a WHERE a.workspace_id = d.workspace_id AND a.id = d.agent_id),
-                 d.pending, d.overlap, d.max_concurrent_sessions, d.retry, d.catch_up_seconds, d.jitter
-             FROM deployments d WHERE d.workspace_id = $1 AND d.id = $2 AND d.next_fire_at <= $3{}",
-            tx.skip_locked()
-        );
-        tx.one(&sql, vals![workspace, id, tx.now()], |row| {
-            Ok(Self {
-                agent: AgentReference::new(row.id(0)?, row.int(1)?),
-                cron: Cron::parse(&row.text(2)?, &row.text(3)?),
-                settled_at: row.time(4)?,
-                next_fire_at: row.time(5)?,
-                has_agent: row.opt_text(6)?.is_some(),
-                pending: row.opt_text(7)?.map(|pending| serde_json::from_str(&pending)).transpose()?,
-                policy: policy::from_row(row, 8)?,
-            })
-        })
-    }
-
-    fn effects(&self, id: &DeploymentId, timing: &Timing, now: Time) -> Effects {
-        if let Ok(cron) = &self.cron {
-            return settle::due(id.as_ref(), cron, timing, self.settled_at.timestamp(), now.timestamp());
-        }
-        // What cannot be read any more has no occurrence but the one that was found when it could.
-        let next = self.next_fire_at.timestamp();
-        Effects { skip: None, fire: Some(next), settled_at: next, next_fire_at: None }
     }
 }

@@ -4,7 +4,6 @@ pub mod active;
 mod check;
 pub mod due;
 pub mod occurrences;
-mod pending;
 pub mod policy;
 mod run;
 mod schedule;
@@ -26,7 +25,8 @@ use crate::{
     request::{Body, Caller, Json, Path, Query, Starter, query::CREATED_BETWEEN},
 };
 
-pub use run::{FirePolicy, Trigger, fire};
+pub use run::FirePolicy;
+use run::{ByHand, Fired};
 pub use store::{archive_all_of, get};
 
 /// `POST /v1/deployments`.
@@ -102,12 +102,27 @@ pub async fn run(
     Path(id): Path<String>,
     headers: HeaderMap,
 ) -> Result<Json<DeploymentRun>> {
-    let key = idempotency_key(&headers)?;
-    let policy = app.fire_policy();
-    app.db
-        .write(move |tx| fire(tx, &policy, &caller.workspace, &id, Trigger::Manual { key: key.as_deref() }))
-        .await
-        .map(Json)
+    let by_hand = ByHand { workspace: caller.workspace, id, key: idempotency_key(&headers)? };
+    let (wish, policy) = (by_hand.clone(), app.fire_policy());
+    let fired = match app.db.write(move |tx| wish.fire(tx, &policy)).await {
+        Err(Error::Internal(cause)) => {
+            tracing::error!(deployment_id = by_hand.id, error = %cause, "a run by hand failed");
+            app.db.write(move |tx| by_hand.fail(tx)).await?
+        }
+        fired => fired?,
+    };
+    Ok(Json(match fired {
+        Fired::Earlier(run) => run,
+        Fired::New(run) => {
+            count_run(&run);
+            run
+        }
+    }))
+}
+
+/// Counts a run that was just recorded.
+pub fn count_run(run: &DeploymentRun) {
+    metrics::counter!("rota_deployment_runs_total", "outcome" => run.outcome()).increment(1);
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>> {

@@ -12,7 +12,6 @@ use rota_api::{
     occurrence::{AuditedOccurrence, OccurrenceOutcome as Outcome, OccurrenceReason as Reason},
 };
 
-use super::pending::Pending;
 use crate::{
     app::App,
     db::{Tx, vals},
@@ -24,6 +23,7 @@ use crate::{
     scheduler::{
         cron::Cron,
         occurrences::{Occurrence, Place, Span, walk},
+        pending::Pending,
         settle::State,
     },
 };

@@ -1,11 +1,9 @@
 //! Firing a deployment: the one way in which it starts, for a caller and for the scheduler.
 
 use rota_api::{
-    Time,
     agent::AgentReference,
-    deployment::{DeploymentRun, PausedError, PausedReason, RunError, RunErrorType, TriggerContext},
+    deployment::{DeploymentRun, RunError, RunErrorType, TriggerContext},
     id::{DeploymentId, EnvironmentId, Id, RunId, SessionId, WorkspaceId},
-    webhook::EventType,
 };
 
 use super::{check::check, store};
@@ -15,24 +13,9 @@ use crate::{
     error::{Error, Result},
     limits::{IDEMPOTENCY_MICROS, IDEMPOTENCY_PURGE},
     model::Offer,
-    resources::{deployment_runs, sessions, webhook_outbox},
+    resources::{deployment_runs, sessions},
     scheduler::settle::Timing,
 };
-
-/// What starts a deployment.
-#[derive(Debug, Clone, Copy)]
-pub enum Trigger<'a> {
-    /// A caller, who may repeat the call with the same key.
-    Manual {
-        /// The caller's `Idempotency-Key`.
-        key: Option<&'a str>,
-    },
-    /// The schedule.
-    Schedule {
-        /// When the expression matched, before jitter.
-        scheduled_at: Time,
-    },
-}
 
 /// What the server's configuration says about fires.
 #[derive(Clone)]
@@ -45,74 +28,110 @@ pub struct FirePolicy {
     pub timing: Timing,
 }
 
-/// Starts a session of the deployment `id` and records the run, or records why no session could be started.
-///
-/// Everything is in the one transaction: the session with its snapshot, its first events, the run, and the pause that a
-/// failed scheduled fire may bring. A caller's key that was used in the last 24 hours returns the run of that time, and an
-/// occurrence that has a run returns that one.
-///
-/// # Errors
-/// 404 when there is no such deployment, 400 when it is archived; then nothing is recorded.
-pub fn fire(
+/// A caller's wish to start a deployment.
+#[derive(Clone)]
+pub struct ByHand {
+    /// The workspace of the caller.
+    pub workspace: WorkspaceId,
+    /// The deployment that is named.
+    pub id: String,
+    /// The caller's `Idempotency-Key`: for 24 hours it stands for the run that it led to first.
+    pub key: Option<String>,
+}
+
+/// What became of a fire by hand.
+pub enum Fired {
+    /// It has left a run.
+    New(DeploymentRun),
+    /// The key had been used before, and this is the run of that time.
+    Earlier(DeploymentRun),
+}
+
+impl ByHand {
+    /// Starts a session and records the run, or records why no session could be started.
+    ///
+    /// Everything is in the one transaction: the session with its snapshot, its first events and the run.
+    ///
+    /// # Errors
+    /// 404 when there is no such deployment, 400 when it is archived; then nothing is recorded.
+    pub fn fire(&self, tx: &mut Tx<'_>, policy: &FirePolicy) -> Result<Fired> {
+        let Self { workspace, id, .. } = self;
+        let target = Target::find(tx, workspace, id)?.ok_or_else(|| Error::not_found("Deployment", id))?;
+        let run_id = RunId::new(tx.now());
+        if let Some(run) = self.earlier(tx, &run_id)? {
+            return Ok(Fired::Earlier(run));
+        }
+        if target.archived {
+            return Err(store::archived());
+        }
+        start(tx, policy, workspace, &target, run_id, TriggerContext::Manual).map(Fired::New)
+    }
+
+    /// Records that [`fire`](Self::fire) failed for a reason that has no type of its own.
+    ///
+    /// # Errors
+    /// Those of [`fire`](Self::fire).
+    pub fn fail(&self, tx: &mut Tx<'_>) -> Result<Fired> {
+        let Self { workspace, id, .. } = self;
+        let sql = "SELECT id, agent_id, agent_version FROM deployments
+            WHERE workspace_id = $1 AND id = $2 AND archived_at IS NULL";
+        let found =
+            tx.one(sql, vals![workspace, id], |row| Ok((row.id(0)?, AgentReference::new(row.id(1)?, row.int(2)?))))?;
+        let (deployment, agent) = found.ok_or_else(|| Error::not_found("Deployment", id))?;
+        let run_id = RunId::new(tx.now());
+        if let Some(run) = self.earlier(tx, &run_id)? {
+            return Ok(Fired::Earlier(run));
+        }
+        record(tx, workspace, run_id, deployment, agent, TriggerContext::Manual, Err(unknown_error())).map(Fired::New)
+    }
+
+    /// The run that the key stands for, while it is remembered. Otherwise it stands for `run` from now on, and whoever
+    /// comes with the same key at the same moment waits here.
+    fn earlier(&self, tx: &mut Tx<'_>, run: &RunId) -> Result<Option<DeploymentRun>> {
+        let Self { workspace, id, key: Some(key) } = self else { return Ok(None) };
+        let now = tx.now();
+        let forgotten = now.plus_micros(-IDEMPOTENCY_MICROS);
+        let claimed = tx.execute(
+            "INSERT INTO idempotency_keys (deployment_id, key, run_id, created_at) VALUES ($1, $2, $3, $4)
+             ON CONFLICT (deployment_id, key) DO UPDATE SET run_id = $3, created_at = $4
+                 WHERE idempotency_keys.created_at <= $5",
+            vals![id, key, run, now, forgotten],
+        )?;
+        if claimed == 0 {
+            let sql = "SELECT run_id FROM idempotency_keys WHERE deployment_id = $1 AND key = $2";
+            let earlier = tx.one(sql, vals![id, key], |row| row.text(0))?;
+            return earlier.map(|earlier| deployment_runs::get(tx, workspace, &earlier)).transpose();
+        }
+        tx.send(
+            "DELETE FROM idempotency_keys WHERE (deployment_id, key) IN (
+                 SELECT deployment_id, key FROM idempotency_keys WHERE created_at <= $1 ORDER BY created_at LIMIT $2)",
+            vals![forgotten, IDEMPOTENCY_PURGE],
+        )?;
+        Ok(None)
+    }
+}
+
+/// Starts a session of `target` and records the run, or records why no session could be started: the one way in which a
+/// deployment starts, for a caller and for the scheduler.
+pub(super) fn start(
     tx: &mut Tx<'_>,
     policy: &FirePolicy,
     workspace: &WorkspaceId,
-    id: &str,
-    trigger: Trigger<'_>,
+    target: &Target,
+    run_id: RunId,
+    trigger: TriggerContext,
 ) -> Result<DeploymentRun> {
-    let target = Target::find(tx, workspace, id)?.ok_or_else(|| Error::not_found("Deployment", id))?;
-    let run_id = RunId::new(tx.now());
-    let earlier = match trigger {
-        Trigger::Manual { key: Some(key) } => claim_key(tx, workspace, id, key, &run_id)?,
-        Trigger::Manual { key: None } => None,
-        Trigger::Schedule { scheduled_at } => deployment_runs::of_occurrence(tx, workspace, id, scheduled_at)?,
-    };
-    if let Some(run) = earlier {
-        return Ok(run);
-    }
-    if target.archived {
-        return Err(store::archived());
-    }
-    let started = match check(tx, policy, workspace, &target)? {
-        Ok(()) => Ok(start(tx, workspace, &target)?),
+    let started = match check(tx, policy, workspace, target)? {
+        Ok(()) => Ok(insert_session(tx, workspace, target)?),
         Err(error) => Err(error),
     };
-    record(tx, workspace, run_id, target.id, target.agent, trigger, started)
-}
-
-/// Records that the occurrence `scheduled_at` failed for a reason that has no type of its own, and pauses the deployment.
-pub(super) fn fail(
-    tx: &mut Tx<'_>,
-    workspace: &WorkspaceId,
-    id: &DeploymentId,
-    agent: &AgentReference,
-    scheduled_at: Time,
-) -> Result<DeploymentRun> {
-    if let Some(run) = deployment_runs::of_occurrence(tx, workspace, id.as_ref(), scheduled_at)? {
-        return Ok(run);
-    }
-    let trigger = Trigger::Schedule { scheduled_at };
-    record(tx, workspace, RunId::new(tx.now()), id.clone(), agent.clone(), trigger, Err(unknown_error()))
+    record(tx, workspace, run_id, target.id.clone(), target.agent.clone(), trigger, started)
 }
 
 /// What a client is told of a failure that has no type of its own.
 pub(super) fn unknown_error() -> RunError {
-    let message =
-        "the session could not be created for a reason that is only in the server's log; fix it, then unpause";
+    let message = "the session could not be created for a reason that is only in the server's log";
     RunError { r#type: RunErrorType::Unknown, message: message.to_owned() }
-}
-
-/// Why a fire of the deployment `id` would fail now, when it would.
-pub(super) fn obstacle(
-    tx: &mut Tx<'_>,
-    policy: &FirePolicy,
-    workspace: &WorkspaceId,
-    id: &str,
-) -> Result<Option<RunError>> {
-    match Target::find(tx, workspace, id)? {
-        Some(target) => Ok(check(tx, policy, workspace, &target)?.err()),
-        None => Ok(None),
-    }
 }
 
 /// What a fire reads.
@@ -135,23 +154,27 @@ pub(super) struct Target {
 }
 
 impl Target {
+    /// What [`from_row`](Self::from_row) reads.
+    pub(super) const COLUMNS: &str = "d.id, d.name, d.agent_id, d.agent_version, a.archived_at, v.model, v.roster,
+        d.environment_id, e.config, e.archived_at, d.initial_events, d.resources, d.vault_ids, d.archived_at, w.archived_at,
+        (SELECT disabled_at FROM organization)";
+    /// Where that is; the agent and the environment may be gone.
+    pub(super) const TABLES: &str = "deployments d
+        JOIN workspaces w ON w.id = d.workspace_id
+        LEFT JOIN agents a ON a.workspace_id = d.workspace_id AND a.id = d.agent_id
+        LEFT JOIN agent_versions v ON v.agent_id = d.agent_id AND v.version = d.agent_version
+        LEFT JOIN environments e ON e.workspace_id = d.workspace_id AND e.id = d.environment_id";
+
     fn find(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Option<Self>> {
-        tx.one(
-            "SELECT d.id, d.name, d.agent_id, d.agent_version, a.archived_at, v.model, v.roster, d.environment_id,
-                 e.config, e.archived_at, d.initial_events, d.resources, d.vault_ids, d.archived_at, w.archived_at,
-                 (SELECT disabled_at FROM organization)
-             FROM deployments d
-             JOIN workspaces w ON w.id = d.workspace_id
-             JOIN agents a ON a.workspace_id = d.workspace_id AND a.id = d.agent_id
-             JOIN agent_versions v ON v.agent_id = d.agent_id AND v.version = d.agent_version
-             LEFT JOIN environments e ON e.workspace_id = d.workspace_id AND e.id = d.environment_id
-             WHERE d.workspace_id = $1 AND d.id = $2",
-            vals![workspace, id],
-            Self::from_row,
-        )
+        let sql = format!(
+            "SELECT {} FROM {} WHERE d.workspace_id = $1 AND d.id = $2 AND a.id IS NOT NULL",
+            Self::COLUMNS,
+            Self::TABLES
+        );
+        tx.one(&sql, vals![workspace, id], Self::from_row)
     }
 
-    fn from_row(row: &Row<'_>) -> Result<Self> {
+    pub(super) fn from_row(row: &Row<'_>) -> Result<Self> {
         let environment_archived = row.opt_time(9)?.is_some();
         Ok(Self {
             id: row.id(0)?,
@@ -171,7 +194,7 @@ impl Target {
     }
 }
 
-fn start(tx: &mut Tx<'_>, workspace: &WorkspaceId, target: &Target) -> Result<SessionId> {
+fn insert_session(tx: &mut Tx<'_>, workspace: &WorkspaceId, target: &Target) -> Result<SessionId> {
     sessions::insert(
         tx,
         &sessions::NewSession {
@@ -189,88 +212,30 @@ fn start(tx: &mut Tx<'_>, workspace: &WorkspaceId, target: &Target) -> Result<Se
     )
 }
 
-fn record(
+pub(super) fn record(
     tx: &mut Tx<'_>,
     workspace: &WorkspaceId,
     id: RunId,
     deployment_id: DeploymentId,
     agent: AgentReference,
-    trigger: Trigger<'_>,
+    trigger_context: TriggerContext,
     started: Result<SessionId, RunError>,
 ) -> Result<DeploymentRun> {
     let (session_id, error) = match started {
         Ok(session_id) => (Some(session_id), None),
         Err(error) => (None, Some(error)),
     };
-    let now = tx.now();
+    let created_at = tx.now();
     let run = DeploymentRun {
         id,
         r#type: "deployment_run",
         deployment_id,
         agent,
-        created_at: now,
+        created_at,
         session_id,
         error,
-        trigger_context: match trigger {
-            Trigger::Manual { .. } => TriggerContext::Manual,
-            Trigger::Schedule { scheduled_at } => TriggerContext::Schedule { scheduled_at },
-        },
+        trigger_context,
     };
     deployment_runs::insert(tx, workspace, &run)?;
-    if let Trigger::Schedule { .. } = trigger {
-        settle(tx, workspace, &run)?;
-    }
-    let outcome = run.error.as_ref().map_or("session_created", |error| error.r#type.as_str());
-    metrics::counter!("rota_deployment_runs_total", "outcome" => outcome).increment(1);
     Ok(run)
-}
-
-/// What a scheduled fire tells webhooks, and what it changes of its deployment: when it last ran, or that it is paused.
-fn settle(tx: &mut Tx<'_>, workspace: &WorkspaceId, run: &DeploymentRun) -> Result<()> {
-    let ended = if run.error.is_none() { EventType::DeploymentRunSucceeded } else { EventType::DeploymentRunFailed };
-    webhook_outbox::emit(tx, workspace, [EventType::DeploymentRunStarted, ended], &run.id)?;
-    match &run.error {
-        None => {
-            tx.execute(
-                "UPDATE deployments SET last_run_at = $3 WHERE workspace_id = $1 AND id = $2",
-                vals![workspace, &run.deployment_id, run.created_at],
-            )?;
-        }
-        Some(error) if error.r#type.pauses() => {
-            let reason = PausedReason::Error { error: PausedError { r#type: error.r#type } };
-            store::set_paused(tx, workspace, run.deployment_id.as_ref(), Some(reason))?;
-        }
-        Some(_) => {}
-    }
-    Ok(())
-}
-
-/// The run that a caller's key stands for, while the key is remembered. Otherwise the key stands for `run` from now on, and
-/// whoever comes with the same key at the same moment waits here.
-fn claim_key(
-    tx: &mut Tx<'_>,
-    workspace: &WorkspaceId,
-    id: &str,
-    key: &str,
-    run: &RunId,
-) -> Result<Option<DeploymentRun>> {
-    let now = tx.now();
-    let forgotten = now.plus_micros(-IDEMPOTENCY_MICROS);
-    let claimed = tx.execute(
-        "INSERT INTO idempotency_keys (deployment_id, key, run_id, created_at) VALUES ($1, $2, $3, $4)
-         ON CONFLICT (deployment_id, key) DO UPDATE SET run_id = $3, created_at = $4
-             WHERE idempotency_keys.created_at <= $5",
-        vals![id, key, run, now, forgotten],
-    )?;
-    if claimed == 0 {
-        let sql = "SELECT run_id FROM idempotency_keys WHERE deployment_id = $1 AND key = $2";
-        let earlier = tx.one(sql, vals![id, key], |row| row.text(0))?;
-        return earlier.map(|earlier| deployment_runs::get(tx, workspace, &earlier)).transpose();
-    }
-    tx.send(
-        "DELETE FROM idempotency_keys WHERE (deployment_id, key) IN (
-             SELECT deployment_id, key FROM idempotency_keys WHERE created_at <= $1 ORDER BY created_at LIMIT $2)",
-        vals![forgotten, IDEMPOTENCY_PURGE],
-    )?;
-    Ok(None)
 }

@@ -11,12 +11,12 @@ use rota_api::{
     id::{DeploymentId, WorkspaceId},
 };
 
-use super::pending::Pending;
 use crate::{
     db::{Row, Tx, vals},
     error::{Error, Result},
     scheduler::{
         cron::Cron,
+        pending::Pending,
         settle::{self, Effects, Skip, SkipReason, State},
     },
 };
@@ -71,7 +71,7 @@ pub(super) fn changing<T>(
         let now = tx.now().timestamp();
         let settled_at = settled_at.map_or(now, Time::timestamp);
         if let Some(pending) = pending {
-            pending.pass_over(tx, id, settle::ended_by(after.state))?;
+            pass_over(tx, id, &pending, settle::ended_by(after.state))?;
         }
         write(tx, workspace, id, settled_at, &settle::change(from, to, settled_at, now))?;
         insert_span(tx, id, &after)?;
@@ -134,6 +134,30 @@ pub(super) fn write(
     )
 }
 
+/// What a look at a deployment that is due leaves in its row.
+pub(super) struct Looked<'a> {
+    /// Up to where occurrences are accounted for, or pending.
+    pub(super) settled_at: Timestamp,
+    /// The occurrence that is not decided on.
+    pub(super) pending: Option<&'a Pending>,
+    /// When to look again, if ever.
+    pub(super) next_fire_at: Option<Time>,
+    /// When an occurrence has started a session just now.
+    pub(super) ran_at: Option<Time>,
+}
+
+/// Writes what a look has found.
+pub(super) fn looked(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &DeploymentId, found: &Looked<'_>) -> Result<()> {
+    let pending = found.pending.map(serde_json::to_string).transpose()?;
+    tx.add(
+        "UPDATE deployments SET settled_at = found.column3, next_fire_at = found.column4, pending = found.column5,
+             last_run_at = coalesce(found.column6, last_run_at)
+         FROM (VALUES ($1, $2, CAST($3 AS BIGINT), CAST($4 AS BIGINT), $5, CAST($6 AS BIGINT))) AS found
+         WHERE workspace_id = found.column1 AND id = found.column2",
+        vals![workspace, id, Time::from(found.settled_at), found.next_fire_at, pending.as_deref(), found.ran_at],
+    )
+}
+
 /// Records why `occurrences` do not fire. `settled_at` is the last one before them that is accounted for: where it was
 /// skipped for the same reason, its row grows, so that a year of minutes is one row.
 pub(super) fn skip(
@@ -155,6 +179,12 @@ pub(super) fn skip(
         )?;
     }
     Ok(())
+}
+
+/// Records why the occurrence that was pending never fires.
+pub(super) fn pass_over(tx: &mut Tx<'_>, id: &str, pending: &Pending, reason: SkipReason) -> Result<()> {
+    let occurrence = pending.scheduled_at.timestamp();
+    skip(tx, id, pending.after.timestamp(), &(occurrence..=occurrence), reason)
 }
 
 fn insert_span(tx: &mut Tx<'_>, id: &str, standing: &Standing) -> Result<()> {

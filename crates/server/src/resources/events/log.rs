@@ -117,7 +117,7 @@ pub(super) fn insert(
     body: &str,
     hidden: Option<&str>,
 ) -> Result<()> {
-    tx.send(
+    tx.add(
         "INSERT INTO session_events (session_id, seq, type, body, hidden, processed_at) VALUES ($1, $2, $3, $4, $5, $6)",
         vals![session, seq, tag, body, hidden, tx.now()],
     )

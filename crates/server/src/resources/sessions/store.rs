@@ -218,7 +218,7 @@ pub fn insert(tx: &mut Tx<'_>, new: &NewSession<'_>) -> Result<SessionId> {
         outcomes.extend(log::insert_initial(tx, &id, seq, event)?);
     }
     let outcomes = if outcomes.is_empty() { "[]".to_owned() } else { serde_json::to_string(&outcomes)? };
-    tx.send(
+    tx.add(
         "INSERT INTO sessions (id, workspace_id, agent_id, agent_version, agent, environment_id, deployment_id, title,
              metadata, resources, vault_ids, outcomes, status, active_micros, running_since, next_seq, next_input, runnable_at,
              lease_epoch, created_at, updated_at)
