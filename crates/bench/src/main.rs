@@ -1,6 +1,7 @@
 //! `rota-bench`: Rota's promises of speed, measured on this machine beside the floors that the machine itself sets.
 
 mod bare_store;
+mod database;
 mod disk;
 mod figures;
 mod fires;

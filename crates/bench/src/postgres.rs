@@ -9,17 +9,16 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::Client;
 
 use crate::{
     Settings,
+    database::{Database, connect},
     figures::{median, milliseconds, verdict},
     run_now::{DEPLOYMENTS, MESSAGE, load},
     server::Server,
 };
 
-/// The variable that names the PostgreSQL server, without a database: `tests/with-postgres` sets it.
-const SERVER: &str = "ROTA_TEST_DATABASE";
 const CLIENTS: [usize; 3] = [1, 8, 64];
 /// Threads of `pgbench`: as many as make it no bottleneck on two processors.
 const THREADS: usize = 2;
@@ -47,15 +46,10 @@ impl Figures {
 
 /// Measures, when there is a PostgreSQL server to measure on.
 pub async fn measure(settings: &Settings) -> Result<()> {
-    let Ok(server) = std::env::var(SERVER) else {
-        println!("## Run now, PostgreSQL\n\nSkipped: {SERVER} names no server. `make bench` starts one.\n");
-        return Ok(());
-    };
-    let name = format!("rota_bench_{}", std::process::id());
-    let administrator = connect(&format!("{server}/postgres")).await?;
-    administrator.batch_execute(&format!("CREATE DATABASE {name}")).await?;
-    let measured = on_database(settings, &format!("{server}/{name}")).await;
-    administrator.batch_execute(&format!("DROP DATABASE {name} WITH (FORCE)")).await?;
+    println!("## Run now, PostgreSQL\n");
+    let Some(database) = Database::create("run_now").await? else { return Ok(()) };
+    let measured = on_database(settings, &database.url).await;
+    database.drop().await?;
     measured
 }
 
@@ -68,7 +62,7 @@ async fn on_database(settings: &Settings, url: &str) -> Result<()> {
     let rows = rows_of_a_run(&connect(url).await?).await?;
     let (rounds, length) = (settings.rounds, Duration::from_secs(settings.seconds));
     println!(
-        "## Run now, PostgreSQL\n\n{DEPLOYMENTS} deployments in turn; {rounds} rounds of {} s a row, medians. A run is {} rows.\n",
+        "{DEPLOYMENTS} deployments in turn; {rounds} rounds of {} s a row, medians. A run is {} rows.\n",
         settings.seconds,
         rows.len()
     );
@@ -96,17 +90,6 @@ async fn on_database(settings: &Settings, url: &str) -> Result<()> {
     println!("| 64 clients: at least 3,000 a second | {:.0} | {} |", many.rate, verdict(many.rate >= 3000.0));
     println!("| 64 clients: p99 at most 50 ms | {:.1} ms | {} |\n", many.p99, verdict(many.p99 <= 50.0));
     Ok(())
-}
-
-#[allow(clippy::disallowed_methods, reason = "it ends with the client")]
-async fn connect(url: &str) -> Result<Client> {
-    let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
-    tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            eprintln!("the connection to the database ended: {error}");
-        }
-    });
-    Ok(client)
 }
 
 /// The statements that write the rows of one run again, with ids that `pgbench` makes.

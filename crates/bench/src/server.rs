@@ -1,6 +1,7 @@
 //! The server as a process of its own, and what is set up in it.
 
 use std::{
+    cell::Cell,
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -8,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use futures_util::future::try_join_all;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
@@ -18,6 +20,8 @@ use crate::{
 
 /// How long a server may take to be ready.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Connections that create deployments at the same time.
+const CREATORS: usize = 16;
 /// How often a server that starts is asked whether it is ready.
 const ASK_EVERY: Duration = Duration::from_millis(1);
 
@@ -70,6 +74,16 @@ impl Server {
         Ok(())
     }
 
+    /// Moves its store into the PostgreSQL database `url` and goes on there.
+    pub async fn move_to(&mut self, url: &str) -> Result<()> {
+        self.kill()?;
+        let mut command = Command::new(&self.rota);
+        command.args(["migrate", "sqlite-to-postgres", "--database", url, "--data"]).arg(&self.data);
+        ensure!(command.stdout(Stdio::null()).status()?.success(), "the store is not moved");
+        self.database = Some(url.to_owned());
+        self.start_again().await
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -99,20 +113,25 @@ impl Server {
         let agent = json!({"name": "bench", "model": "playbook", "tools": [{"type": "agent_toolset_20260401"}]});
         let agent = self.create(&mut connection, "/v1/agents", &agent).await?;
         let environment = self.create(&mut connection, "/v1/environments", &json!({"name": "bench"})).await?;
-        let mut ids = Vec::with_capacity(count);
-        for number in 0..count {
-            let mut body = json!({
-                "name": format!("bench {number}"),
-                "agent": agent,
-                "environment_id": environment,
-                "initial_events": [user_message(message)],
-            });
-            for (field, value) in more.as_object().into_iter().flatten() {
-                body[field] = value.clone();
-            }
-            ids.push(self.create(&mut connection, "/v1/deployments", &body).await?);
+        let mut body = json!({
+            "name": "bench",
+            "agent": agent,
+            "environment_id": environment,
+            "initial_events": [user_message(message)],
+        });
+        for (field, value) in more.as_object().into_iter().flatten() {
+            body[field] = value.clone();
         }
-        Ok(ids)
+        let turn = Cell::new(0);
+        let create = async || {
+            let mut connection = self.connect().await?;
+            let mut ids = Vec::new();
+            while turn.replace(turn.get() + 1) < count {
+                ids.push(self.create(&mut connection, "/v1/deployments", &body).await?);
+            }
+            anyhow::Ok(ids)
+        };
+        Ok(try_join_all((0..CREATORS).map(|_| create())).await?.concat())
     }
 
     async fn create(&self, connection: &mut Connection, path: &str, body: &Value) -> Result<String> {

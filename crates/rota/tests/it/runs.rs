@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::{
     client::{Answer, Api, Refusal, invalid, not_found},
     given::{Parts, agent, id, message, model, over},
+    schedules::tamper,
     server::Rota,
 };
 
@@ -250,6 +251,22 @@ async fn a_key_remembers_a_run_that_failed() {
     let first = run_once(&rota.api, &deployment, "k").await.success();
     assert_eq!(first["error"]["type"], "environment_archived_error");
     assert_eq!(run_once(&rota.api, &deployment, "k").await.success(), first);
+}
+
+#[tokio::test]
+async fn a_key_remembers_a_run_that_failed_for_an_unknown_reason() {
+    let rota = Rota::without_engine().await;
+    let api = &rota.api;
+    let parts = Parts::new(api).await;
+    let deployment = parts.deployment(api, json!({})).await;
+    let before = run_once(api, &deployment, "before").await.success();
+    tamper(&rota, "UPDATE deployments SET initial_events = '['".to_owned()).await;
+    let first = run_once(api, &deployment, "k").await.success();
+    assert_eq!((&first["error"]["type"], &first["session_id"]), (&json!("unknown_error"), &Value::Null));
+    assert_eq!(run_once(api, &deployment, "k").await.success(), first);
+    assert_eq!(run_once(api, &deployment, "before").await.success(), before);
+    assert_eq!(api.get("/v1/deployment_runs").await["data"], json!([first, before]));
+    assert_eq!(api.get("/v1/sessions").await["data"].as_array().unwrap().len(), 1, "what failed has left nothing");
 }
 
 #[tokio::test]
