@@ -161,15 +161,15 @@ async fn a_place_that_becomes_free_while_an_occurrence_is_being_queued_is_not_ov
     scheduler.set_time("2026-03-02T08:20:00Z");
     let policy = scheduler.server.app().fire_policy();
     let queueing = Held::new(&scheduler, move |tx| {
-        let due = due::list(tx, None, 1)?.pop().unwrap();
-        due::settle(tx, &policy, &due).map(|report| report.settled)
+        let due = due::list(tx, None, 1)?;
+        due::settle(tx, &policy, &due).map(|mut reports| reports.pop().unwrap().settled)
     });
     let queueing = queueing.await;
     std::fs::write(&go, "").unwrap();
     let path = format!("/v1/sessions/{session}");
     let rests = async || scheduler.api.get(&path).await["status"] == "idle";
     let settled = queueing.commit_when_waited_for_or(&scheduler, rests).await;
-    assert!(matches!(settled, Settled::Waits), "the session was at work when it was counted");
+    assert!(matches!(settled, Settled::Waits(Some(_))), "the session was at work when it was counted");
     scheduler.api.stream_from(&session, 0).await.turn().await;
     at(&scheduler, "02T08:20:01").await;
     assert_eq!(fired(&scheduler.api, &made).await, ["02T08:10:00", "02T08:20:00"]);

@@ -137,8 +137,8 @@ impl Scheduled {
     fn take(tx: &mut Tx<'_>, group: &[Due]) -> Result<Vec<Self>> {
         let (Some(first), Some(last)) = (group.first(), group.last()) else { return Ok(Vec::new()) };
         let sql = format!(
-            "SELECT {}, d.overlap, d.max_concurrent_sessions, d.retry, d.catch_up_seconds, d.jitter, d.workspace_id, a.id, d.cron, d.timezone, d.settled_at,
-                 d.next_fire_at, d.pending,
+            "SELECT {}, d.overlap, d.max_concurrent_sessions, d.retry, d.catch_up_seconds, d.jitter, d.workspace_id,
+                 a.id, d.cron, d.timezone, d.settled_at, d.next_fire_at, d.pending,
                  (SELECT max(r.scheduled_at) FROM deployment_runs r
                   WHERE r.deployment_id = d.id AND r.scheduled_at IS NOT NULL)
              FROM {}
@@ -188,7 +188,7 @@ impl Scheduled {
         let next = effects.next_fire_at.map(Time::from);
         let look = Look { policy, scheduled: &self, timing, attempt, next };
         let settled = match found.occurrence {
-            Some(occurrence) => look.decide(tx, occurrence, &mut skipped)?,
+            Some(occurrence) => look.decide(tx, &occurrence, &mut skipped)?,
             None => Settled::Waits(None),
         };
         self.record(tx, outbox, &settled, effects.settled_at, next)?;
@@ -252,31 +252,31 @@ struct Look<'a> {
 }
 
 impl Look<'_> {
-    fn decide(&self, tx: &mut Tx<'_>, occurrence: Pending, skipped: &mut Vec<SkipReason>) -> Result<Settled> {
+    fn decide(&self, tx: &mut Tx<'_>, occurrence: &Pending, skipped: &mut Vec<SkipReason>) -> Result<Settled> {
         let Scheduled { workspace, id, .. } = self.scheduled;
-        if self.has_run(tx, &occurrence)? {
+        if self.has_run(tx, occurrence)? {
             return Ok(Settled::Waits(None));
         }
         let interrupts = match occurrence.step(tx.now(), || self.verdict(tx))? {
             Step::Hold(pending) => return Ok(Settled::Waits(Some(pending))),
             Step::PassOver(reason) => {
-                schedule::pass_over(tx, id.as_ref(), &occurrence, reason)?;
+                schedule::pass_over(tx, id.as_ref(), occurrence, reason)?;
                 skipped.push(reason);
                 return Ok(Settled::Waits(None));
             }
             Step::Start(interrupts) => interrupts,
         };
-        if let Some(pending) = self.retry(tx, &occurrence)? {
+        if let Some(pending) = self.retry(tx, occurrence)? {
             return Ok(Settled::Retries(pending));
         }
         let in_its_way = if interrupts > 0 { active::oldest(tx, id, interrupts)? } else { Vec::new() };
-        let run = self.start(tx, &occurrence)?;
+        let run = self.start(tx, occurrence)?;
         if run.session_id.is_some() {
             for session in in_its_way {
                 events::interrupt(tx, workspace, &session)?;
             }
         }
-        Ok(Settled::Fired { run, due_at: self.due_at(tx.now(), &occurrence) })
+        Ok(Settled::Fired { run, due_at: self.due_at(tx.now(), occurrence) })
     }
 
     /// Whether an occurrence has fired already, as it may have before the clock was set back and the schedule changed.
