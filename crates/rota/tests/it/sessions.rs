@@ -1,7 +1,10 @@
 //! Sessions: creating, changing, listing, ending.
 
 use reqwest::Method;
-use rota_server::config::{ModelConfig, PriceConfig, Provider};
+use rota_server::{
+    config::{ModelConfig, PriceConfig, Provider},
+    db::{Tx, Val},
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -194,23 +197,38 @@ async fn sessions_are_listed_by_agent_version_deployment_status_time_and_archive
     made.push(other.session_with(api, message("hi")).await);
     made.push(other.session(api, json!({})).await);
     api.call(&format!("{}/archive", path(&made[4]))).await;
+    for _ in 0..2 {
+        let run = api.call(&format!("/v1/deployments/{}/run", id(&deployment))).await;
+        made.push(api.get(&format!("/v1/sessions/{}", run["session_id"].as_str().unwrap())).await);
+    }
+    // As a session ends that cannot be run on.
+    let name = id(&made[6]).to_owned();
+    let end = "UPDATE sessions SET status = 'terminated', runnable_at = NULL WHERE id = $1";
+    rota.server.app().db.write(move |tx: &mut Tx<'_>| tx.execute(end, &[Val::Text(&name)])).await.unwrap();
     let places = async |query: &str| -> Vec<usize> {
         let rows = api.all(&format!("/v1/sessions?{query}"), 2).await;
         rows.iter().map(|row| made.iter().position(|session| id(session) == id(row)).unwrap()).collect()
     };
     let at = |i: usize| made[i]["created_at"].as_str().unwrap();
     let by_agent = format!("agent_id={}", id(&parts.agent));
+    let of_deployment = format!("deployment_id={}", id(&deployment));
     for (query, expected) in [
-        ("order=desc", vec![3, 2, 1, 0]),
-        ("order=asc", vec![0, 1, 2, 3]),
-        ("include_archived=true", vec![4, 3, 2, 1, 0]),
-        ("statuses[]=terminated&include_archived=true", vec![4]),
-        ("statuses[]=running", vec![3, 0]),
-        ("statuses=idle&statuses=running", vec![3, 2, 1, 0]),
-        (&*by_agent, vec![2, 1, 0]),
-        (&format!("{by_agent}&agent_version=1"), vec![1, 0]),
+        ("order=desc", vec![6, 5, 3, 2, 1, 0]),
+        ("order=asc", vec![0, 1, 2, 3, 5, 6]),
+        ("include_archived=true", vec![6, 5, 4, 3, 2, 1, 0]),
+        ("statuses[]=terminated", vec![6]),
+        ("statuses[]=terminated&include_archived=true", vec![6, 4]),
+        ("statuses[]=running", vec![5, 3, 0]),
+        ("statuses=idle&statuses=running", vec![5, 3, 2, 1, 0]),
+        ("statuses=terminated&statuses=running&order=asc", vec![0, 3, 5, 6]),
+        (&*by_agent, vec![6, 5, 2, 1, 0]),
+        (&format!("{by_agent}&agent_version=1"), vec![6, 5, 1, 0]),
         (&format!("{by_agent}&agent_version=1&statuses[]=idle"), vec![1]),
-        (&format!("deployment_id={}", id(&deployment)), vec![0]),
+        (&of_deployment, vec![6, 5, 0]),
+        (&format!("{of_deployment}&statuses[]=running"), vec![5, 0]),
+        (&format!("{of_deployment}&statuses[]=running&order=asc"), vec![0, 5]),
+        (&format!("{of_deployment}&statuses[]=terminated"), vec![6]),
+        (&format!("{of_deployment}&statuses[]=terminated&include_archived=true"), vec![6]),
         (&format!("created_at[gt]={}&created_at[lt]={}", at(0), at(3)), vec![2, 1]),
         (&format!("created_at[gte]={}&created_at[lte]={}&order=asc", at(0), at(1)), vec![0, 1]),
     ] {

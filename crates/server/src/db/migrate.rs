@@ -13,6 +13,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0004_administration.sql"),
     include_str!("migrations/0005_webhooks.sql"),
     include_str!("migrations/0006_at_work.sql"),
+    include_str!("migrations/0007_lists.sql"),
 ];
 
 /// Brings a store in SQLite to this program's version.

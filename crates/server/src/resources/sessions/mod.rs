@@ -6,13 +6,14 @@ mod write;
 
 use axum::extract::State;
 use rota_api::{
-    id::{AgentId, DeploymentId, SessionId},
+    id::{AgentId, DeploymentId, SessionId, WorkspaceId},
     session::{CreateSession, Session, UpdateSession},
 };
 use serde::Serialize;
 
 use crate::{
     app::App,
+    db::Select,
     error::{Error, Result},
     page::{BothWays, Order},
     request::{Body, Caller, Json, Path, Query, query::CREATED_ANY},
@@ -47,18 +48,17 @@ pub async fn update(
     app.db.write(move |tx| write::update(tx, &caller.workspace, &id, &update)).await.map(Json)
 }
 
+const STATUSES: [&str; 4] = ["rescheduling", "running", "idle", "terminated"];
+
 /// `GET /v1/sessions`.
 pub async fn list(State(app): State<App>, caller: Caller, query: Query) -> Result<Json<BothWays<Session>>> {
     let deployment = query.text("deployment_id");
     if deployment.is_some_and(|id| id.parse::<DeploymentId>().is_err()) {
         return Err(Error::invalid("Invalid deployment ID."));
     }
-    // The sessions of a deployment are found through its runs, which are indexed by deployment anyway.
-    let (mut select, key) = match deployment {
-        Some(_) => (store::select_by_run(&caller.workspace), "r.id"),
-        None => (store::select(&caller.workspace), "s.id"),
-    };
-    select.text("r.deployment_id =", deployment);
+    let statuses = query.any_of("statuses", &STATUSES, STATUSES.len())?;
+    let archived = query.boolean("include_archived")?.unwrap_or(false);
+    let (mut select, key) = walk(&caller.workspace, deployment, &statuses, archived);
     let agent = query.text("agent_id");
     if agent.is_some_and(|id| id.parse::<AgentId>().is_err()) {
         return Err(Error::invalid("Invalid agent ID."));
@@ -71,12 +71,6 @@ pub async fn list(State(app): State<App>, caller: Caller, query: Query) -> Resul
     select.int("s.agent_version =", version);
     // No session has a memory store: this server does not hold any yet.
     select.when(query.text("memory_store_id").is_some(), "1 = 0");
-    let statuses = query.any_of("statuses", &["rescheduling", "running", "idle", "terminated"], 4)?;
-    select.any_of("s.status", &statuses);
-    // Sessions at work are few among many at rest: the runners' index finds them, where a walk would pass all.
-    let at_work = !statuses.is_empty() && statuses.iter().all(|status| ["rescheduling", "running"].contains(status));
-    select.when(at_work, "s.id IN (SELECT w.id FROM sessions w WHERE w.runnable_at IS NOT NULL)");
-    select.when(!query.boolean("include_archived")?.unwrap_or(false), "s.archived_at IS NULL");
     query.created_at::<SessionId>(&mut select, "s.id", &CREATED_ANY)?;
     let order = query.one_of("order", &["asc", "desc"])?.map_or(Order::Desc, Order::from_name);
     let paging = query.paging(20, 100, order)?;
@@ -90,6 +84,35 @@ pub async fn list(State(app): State<App>, caller: Caller, query: Query) -> Resul
         })
         .await
         .map(Json)
+}
+
+/// The SELECT of a list of the sessions of a deployment, or of all, that are in one of `statuses`, or in any, and the column
+/// that it is walked along.
+///
+/// Those of a deployment are found through its runs, which are indexed by deployment anyway. Those that are few among many
+/// at rest have indexes of their own, where a walk would pass all.
+fn walk(
+    workspace: &WorkspaceId,
+    deployment: Option<&str>,
+    statuses: &[&str],
+    archived: bool,
+) -> (Select, &'static str) {
+    let only = |wanted: &[&str]| !statuses.is_empty() && statuses.iter().all(|status| wanted.contains(status));
+    let (at_work, terminated) = (only(&["rescheduling", "running"]), only(&["terminated"]));
+    let few = at_work || (terminated && !archived);
+    let (mut select, key, of_deployment) = match deployment {
+        Some(_) if !few => (store::select_by_run(workspace), "r.id", "r.deployment_id ="),
+        _ => (store::select(workspace), "s.id", "s.deployment_id ="),
+    };
+    select.text(of_deployment, deployment);
+    select.when(at_work && deployment.is_some(), "s.runnable_at IS NOT NULL");
+    let at_a_runner = "s.id IN (SELECT w.id FROM sessions w WHERE w.runnable_at IS NOT NULL)";
+    select.when(at_work && deployment.is_none(), at_a_runner);
+    // Written out, so that the indexes of terminated sessions are used.
+    select.when(terminated, "s.status = 'terminated'");
+    select.any_of("s.status", if terminated { &[] } else { statuses });
+    select.when(!archived, "s.archived_at IS NULL");
+    (select, key)
 }
 
 /// `POST /v1/sessions/{session_id}/archive`.
