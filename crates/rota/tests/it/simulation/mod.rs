@@ -18,6 +18,7 @@ use jiff::{SignedDuration, Timestamp};
 use rota_api::{deployment::RunErrorType, policy::Jitter};
 use rota_server::scheduler::{
     cron::Cron,
+    policy::Policy,
     settle::{State, Timing},
 };
 
@@ -134,7 +135,11 @@ impl Story {
 
     fn create(&mut self, node: usize) {
         let (id, cron) = (format!("depl_{}", self.dice.next()), self.any_cron());
-        self.deployments.push(Deployment::create(id, &self.rules, cron, self.now(node)));
+        let mut policy = Policy::default();
+        for _ in 0..self.dice.one_of(&[0, 4]) {
+            policies::change(&mut policy, &mut self.dice, self.calm);
+        }
+        self.deployments.push(Deployment::create(id, &self.rules, cron, policy, self.now(node)));
         self.acknowledged.push(0);
     }
 
@@ -268,10 +273,17 @@ impl Story {
                 return wrong("a change that was acknowledged is gone".to_owned());
             }
             deployment.history(&self.rules, until).check().or_else(wrong)?;
-            deployment.decisions.iter().try_for_each(Decision::check).or_else(wrong)?;
             if self.calm && deployment.skips.iter().any(|skip| skip.reason == "missed") {
                 return wrong(format!("something was missed: {:?}", deployment.skips));
             }
+        }
+        self.check_decisions()
+    }
+
+    fn check_decisions(&self) -> Result<(), String> {
+        for deployment in &self.deployments {
+            let wrong = |wrong| format!("{}: {wrong}", deployment.id);
+            deployment.decisions.iter().try_for_each(Decision::check).map_err(wrong)?;
         }
         let runs: usize = self.deployments.iter().map(|deployment| deployment.runs.len()).sum();
         if self.outbox.events() != 2 * runs {
@@ -297,7 +309,7 @@ impl Story {
             self.time = self.time.max(due.timestamp());
             self.deliver(0);
         }
-        self.check(Timestamp::MIN)
+        self.check_decisions()
     }
 
     fn settle_until_nothing_is_due(&mut self, which: usize) -> Result<(), String> {

@@ -193,11 +193,11 @@ impl<'a> Tx<'a> {
 
 impl Deployment {
     /// A deployment that is created at `now`.
-    pub fn create(id: String, rules: &Rules, cron: Option<usize>, now: Timestamp) -> Self {
+    pub fn create(id: String, rules: &Rules, cron: Option<usize>, policy: Policy, now: Timestamp) -> Self {
         let row = Row {
             cron: None,
             state: State::Active,
-            policy: Policy::default(),
+            policy,
             pending: None,
             settled_at: now,
             next_fire_at: None,
@@ -363,6 +363,7 @@ impl Deployment {
             undisturbed: sessions.len() - interrupted,
             interrupted: interrupted - were_interrupted,
             attempts: occurrence.attempts + 1,
+            retry_at: occurrence.retry_at.map(Time::timestamp),
             state: tx.row.state,
             what,
         };

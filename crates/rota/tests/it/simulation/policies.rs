@@ -68,6 +68,8 @@ pub struct Decision {
     pub interrupted: usize,
     /// How many attempts have been made.
     pub attempts: u32,
+    /// When the last of them was due, where it was not the first.
+    pub retry_at: Option<Timestamp>,
     /// The deployment's, afterwards.
     pub state: State,
     pub what: What,
@@ -89,15 +91,16 @@ impl Decision {
         let overlap = self.policy.overlap.unwrap_or_default();
         let limit = limit(&self.policy);
         let has_place = limit.is_none_or(|limit| self.at_work < limit);
-        let may_try = has_place || overlap == Overlap::CancelPrevious;
+        let is_due = self.retry_at.is_none_or(|at| at <= self.now);
+        let may_try = is_due && (has_place || overlap == Overlap::CancelPrevious);
         let right = match self.what {
-            What::Started if has_place => self.interrupted == 0,
+            What::Started if has_place => is_due && self.interrupted == 0,
             What::Started => may_try && limit.is_some_and(|limit| self.undisturbed <= limit),
             // What has failed for an unknown reason has been tried before.
             What::Failed(error) => {
                 (may_try || error == RunErrorType::Unknown) && self.is_final(error) && self.pauses_for(error)
             }
-            What::Retries { error, at } => self.is_tried_again(error, at) && self.state == State::Active,
+            What::Retries { error, at } => is_due && self.is_tried_again(error, at) && self.state == State::Active,
             What::Skipped(SkipReason::Overlap) => !has_place && overlap == Overlap::Skip,
             What::Skipped(reason) => !has_place && overlap == Overlap::Allow && reason == SkipReason::Concurrency,
             What::Waits => !has_place && overlap == Overlap::QueueOne,

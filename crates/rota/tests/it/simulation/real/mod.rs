@@ -82,6 +82,9 @@ impl<'a> Story<'a> {
     }
 
     async fn play(mut self) -> Result<(), String> {
+        for which in [0, 0, 0, 1] {
+            self.set_policy(which).await;
+        }
         for step in 0..STEPS {
             self.step().await.map_err(|wrong| format!("step {step}: {wrong}"))?;
         }

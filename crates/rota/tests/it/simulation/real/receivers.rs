@@ -3,11 +3,13 @@
 use std::collections::HashSet;
 
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use crate::{
     client::{Api, ENDPOINTS},
     given::id,
     receiver::{Receiver, Reply},
+    server::PATIENCE,
     simulation::dice::Dice,
     webhook_events::endpoint,
 };
@@ -53,7 +55,8 @@ impl Receivers {
         self.set(api, "enabled").await;
         for endpoint in &self.endpoints {
             let pending = format!("{endpoint}/deliveries?state=pending&limit=1");
-            api.once(&pending, |page| page["data"].as_array().unwrap().is_empty()).await;
+            let none = api.once(&pending, |page| page["data"].as_array().unwrap().is_empty());
+            timeout(PATIENCE / 2, none).await.map_err(|_| "a webhook is neither sent nor given up".to_owned())?;
         }
         let arrived = self.steady.so_far();
         let arrived: HashSet<_> = arrived.iter().map(|event| (event.about(), event.kind())).collect();
