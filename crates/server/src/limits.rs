@@ -15,6 +15,8 @@ pub const MAX_BODY_BYTES: usize = 32 * 1024 * 1024;
 pub const MAX_DRAIN_BYTES: usize = 256 * 1024 * 1024;
 /// How long a request may take to arrive and be answered; streams are not counted.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_mins(1);
+/// How long the store may take to answer before the server says that it is not ready.
+pub const READY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Most bytes of a query string.
 pub const MAX_QUERY_BYTES: usize = 16 * 1024;
 /// Most ids that a list can be asked for.
@@ -63,7 +65,7 @@ pub const POSTGRES_WRITERS: usize = 4;
 pub const POSTGRES_WRITE_BATCH: usize = 16;
 /// Most rows in one statement of PostgreSQL; a power of two. It takes 65,535 parameters.
 pub const ROWS_AT_ONCE: usize = 64;
-/// How long opening a connection to the database may take.
+/// How long opening a connection to the database may take, at each of its hosts.
 pub const DATABASE_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the database may leave data unacknowledged before a connection counts as lost.
 pub const DATABASE_SILENCE: Duration = Duration::from_secs(30);

@@ -34,6 +34,11 @@ impl Database {
         Some(database)
     }
 
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Where it is.
     pub fn url(&self) -> DatabaseUrl {
         DatabaseUrl(format!("{}/{}", self.server, self.name))

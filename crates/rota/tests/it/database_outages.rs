@@ -10,7 +10,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::{
     client::{Answer, Api, Refusal},
-    given::{Parts, id, message, over},
+    given::{Parts, environment, id, message, over},
     proxy::{Cut, Proxy},
     schedules::{every, fired, path, runs},
     server::{PATIENCE, Rota},
@@ -86,6 +86,21 @@ async fn an_outage_of_the_database_is_told_and_ends_by_itself() {
     stream.turn().await;
     let sessions = api.all(&format!("/v1/sessions?deployment_id={}", id(&made)), 100).await;
     assert_eq!(sessions.len(), 3, "each occurrence has started one");
+}
+
+#[tokio::test]
+async fn a_database_that_does_not_answer_is_told_and_what_waits_for_it_goes_on() {
+    let Some(proxy) = Proxy::start() else { return };
+    let rota = behind(&proxy, [Role::Api].into_iter().collect()).await;
+    proxy.silence();
+    let silent = async {
+        let ready = rota.api.http.get(format!("{}/readyz", rota.api.base)).send().await.unwrap();
+        proxy.open();
+        ready.status()
+    };
+    let (made, ready) = tokio::join!(environment(&rota.api, "meanwhile"), silent);
+    assert_eq!(ready, StatusCode::INTERNAL_SERVER_ERROR);
+    assert_eq!(rota.api.get("/v1/environments").await["data"], json!([made]));
 }
 
 /// Waits until the scheduler has fired `occurrences`, and no others.

@@ -13,6 +13,7 @@ mod client;
 mod closed;
 mod contract;
 mod database;
+mod database_connections;
 mod database_outages;
 mod deployments;
 mod environments;

@@ -28,6 +28,13 @@ pub enum Cut {
     After,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Open,
+    Silent,
+    Closed,
+}
+
 /// A proxy of the PostgreSQL server of the tests. It speaks as much of the protocol as it takes to see a commit pass.
 pub struct Proxy {
     address: SocketAddr,
@@ -38,8 +45,14 @@ pub struct Proxy {
 }
 
 struct Line {
-    is_open: watch::Sender<bool>,
+    state: watch::Sender<State>,
     cut: watch::Sender<Option<Cut>>,
+}
+
+impl Line {
+    async fn opens(&self) {
+        self.state.subscribe().wait_for(|state| *state == State::Open).await.unwrap();
+    }
 }
 
 impl Proxy {
@@ -49,7 +62,7 @@ impl Proxy {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
-        let line = Arc::new(Line { is_open: watch::Sender::new(true), cut: watch::Sender::new(None) });
+        let line = Arc::new(Line { state: watch::Sender::new(State::Open), cut: watch::Sender::new(None) });
         let (alive, ended) = oneshot::channel();
         let accepting = (database.clone(), line.clone());
         // On a thread of its own: it goes on while a test, at its end, waits for the server.
@@ -72,12 +85,17 @@ impl Proxy {
 
     /// Ends every connection and lets no new one through.
     pub fn close(&self) {
-        self.line.is_open.send_replace(false);
+        self.line.state.send_replace(State::Closed);
     }
 
-    /// Lets connections through again.
+    /// Keeps what comes until the line is open again.
+    pub fn silence(&self) {
+        self.line.state.send_replace(State::Silent);
+    }
+
+    /// Lets everything through again.
     pub fn open(&self) {
-        self.line.is_open.send_replace(true);
+        self.line.state.send_replace(State::Open);
     }
 
     /// Ends the connection of the next commit.
@@ -91,7 +109,7 @@ async fn accept(listener: std::net::TcpListener, database: &str, line: &Arc<Line
     let mut connections = JoinSet::new();
     loop {
         let (client, _) = listener.accept().await.unwrap();
-        if *line.is_open.borrow() {
+        if *line.state.borrow() != State::Closed {
             let server = TcpStream::connect(database).await.unwrap();
             connections.spawn(pass(client, server, line.clone()));
         }
@@ -115,6 +133,7 @@ async fn pass(client: TcpStream, server: TcpStream, line: Arc<Line>) {
                 Some(Cut::After) => swallows.store(true, Ordering::Relaxed),
                 None => {}
             }
+            line.opens().await;
             to_server.write_all(&message).await.ok()?;
             message = next(&mut from_client, 1).await?;
         }
@@ -125,14 +144,15 @@ async fn pass(client: TcpStream, server: TcpStream, line: Arc<Line>) {
             if swallows.load(Ordering::Relaxed) && message.starts_with(b"C") && message.ends_with(b"COMMIT\0") {
                 return None;
             }
+            line.opens().await;
             to_client.write_all(&message).await.ok()?;
         }
     };
-    let mut is_open = line.is_open.subscribe();
+    let mut state = line.state.subscribe();
     tokio::select! {
         () = ended(there) => {}
         () = ended(back) => {}
-        _ = is_open.wait_for(|open| !open) => {}
+        _ = state.wait_for(|state| *state == State::Closed) => {}
     }
 }
 

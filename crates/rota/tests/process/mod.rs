@@ -36,11 +36,8 @@ impl Server {
     /// Starts it. Returns how long it took until it was ready.
     pub async fn start(&mut self) -> Duration {
         let begin = Instant::now();
-        let mut command = rota();
-        command.arg("serve").arg("--data").arg(&self.data).args(["--listen", &self.address.to_string()]);
-        command.args(&self.options).args(["--log", "error"]).stdout(Stdio::null());
-        command.envs(self.authorities.as_ref().map(|file| ("SSL_CERT_FILE", file)));
-        let child = self.child.insert(command.spawn().expect("the server starts"));
+        let child = self.command().stdout(Stdio::null()).spawn().expect("the server starts");
+        let child = self.child.insert(child);
         let http = http();
         let url = format!("http://{}/readyz", self.address);
         while !http.get(&url).send().await.is_ok_and(|response| response.status() == StatusCode::OK) {
@@ -49,6 +46,15 @@ impl Server {
             sleep(Duration::from_millis(5)).await;
         }
         begin.elapsed()
+    }
+
+    /// What starts it.
+    pub fn command(&self) -> Command {
+        let mut command = rota();
+        command.arg("serve").arg("--data").arg(&self.data).args(["--listen", &self.address.to_string()]);
+        command.args(&self.options).args(["--log", "error"]);
+        command.envs(self.authorities.as_ref().map(|file| ("SSL_CERT_FILE", file)));
+        command
     }
 
     pub fn kill(&mut self) {

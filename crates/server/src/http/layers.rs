@@ -106,7 +106,8 @@ pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Ne
 }
 
 async fn admit(app: &App, path: &str, headers: &HeaderMap) -> Result<Admission> {
-    let admission = caller::authenticate(&app.db, headers).await?;
+    let authenticating = tokio::time::timeout(limits::REQUEST_TIMEOUT, caller::authenticate(&app.db, headers));
+    let admission = authenticating.await.map_err(|_| Error::Timeout)??;
     beta::check(path, headers)?;
     Ok(admission)
 }

@@ -14,6 +14,7 @@ use crate::{
     app::App,
     config::Role,
     error::Error,
+    limits,
     resources::{
         agents, api_keys, deployment_runs, deployments, environments, events, models, organization, run_outcomes,
         schedules, sessions, webhook_endpoints, workspaces,
@@ -99,10 +100,12 @@ async fn not_found() -> Error {
 
 /// Whether requests can be answered: the store must be readable.
 async fn ready(State(app): State<App>) -> Response {
-    match app.db.read(|tx| tx.one("SELECT 1", &[], |_| Ok(()))).await {
-        Ok(_) if !app.is_stopping() => "ready\n".into_response(),
-        Ok(_) => Error::Stopping.into_response(),
-        Err(error) => error.into_response(),
+    let reading = app.db.read(|tx| tx.one("SELECT 1", &[], |_| Ok(())));
+    match tokio::time::timeout(limits::READY_TIMEOUT, reading).await {
+        Ok(Ok(_)) if !app.is_stopping() => "ready\n".into_response(),
+        Ok(Ok(_)) => Error::Stopping.into_response(),
+        Ok(Err(error)) => error.into_response(),
+        Err(_) => Error::Database("it does not answer".into()).into_response(),
     }
 }
 

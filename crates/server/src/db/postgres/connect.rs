@@ -1,12 +1,16 @@
 //! How connections to PostgreSQL are made: address, encryption, settings.
 
-use std::{future::poll_fn, net::IpAddr, pin::pin};
+use std::{error::Error as _, future::poll_fn, io, net::IpAddr, pin::pin};
 
-use rustls::ClientConfig;
-use tokio::io::{AsyncRead, AsyncWrite};
+use rustls::{CertificateError, ClientConfig};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::timeout,
+};
 use tokio_postgres::{
     AsyncMessage, Client, Config, Connection, Error as Failure, NoTls, Notification,
     config::{Host, SslMode},
+    error::SqlState,
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
 
@@ -56,7 +60,31 @@ impl Connector {
 
     /// Opens a connection, which is driven by the runtime that this is called in until the client is dropped. What the
     /// database tells unasked goes to `notified`.
-    pub(super) async fn connect(&self, notified: impl FnMut(Notification) + Send + 'static) -> Result<Client, Failure> {
+    ///
+    /// # Errors
+    /// When there is none within the time for it. The message says where, why, and what to do, and has no password.
+    pub(super) async fn connect(&self, notified: impl FnMut(Notification) + Send + 'static) -> Result<Client> {
+        let hosts = self.config.get_hosts().len().max(1) as u32;
+        let each = self.config.get_connect_timeout().copied().unwrap_or(limits::DATABASE_CONNECT_TIMEOUT);
+        let (cause, remedy) = match timeout(each * hosts, self.open(notified)).await {
+            Ok(Ok(client)) => return Ok(client),
+            Ok(Err(failure)) => (cause(&failure), remedy(&failure)),
+            Err(_) => ("it does not answer".to_owned(), UNREACHABLE),
+        };
+        let (name, at) = (self.config.get_dbname().unwrap_or("its default"), self.address());
+        Err(Error::Database(format!("cannot connect to the database {name} at {at}: {cause}; {remedy}").into()))
+    }
+
+    fn address(&self) -> String {
+        let ports = self.config.get_ports().iter().chain(std::iter::repeat(&5432));
+        let addresses = self.config.get_hosts().iter().zip(ports).map(|(host, port)| match host {
+            Host::Tcp(name) => format!("{name}:{port}"),
+            Host::Unix(folder) => folder.display().to_string(),
+        });
+        addresses.collect::<Vec<_>>().join(",")
+    }
+
+    async fn open(&self, notified: impl FnMut(Notification) + Send + 'static) -> Result<Client, Failure> {
         let client = match &self.tls {
             None => {
                 let (client, connection) = self.config.connect(NoTls).await?;
@@ -71,6 +99,41 @@ impl Connector {
         };
         client.batch_execute(dialect::POSTGRES_SETTINGS).await?;
         Ok(client)
+    }
+}
+
+const UNREACHABLE: &str = "check that PostgreSQL runs there, and the host and the port in the URL";
+const UNTRUSTED: &str =
+    "add the certificate of its authority to those that this machine trusts, or name its file in SSL_CERT_FILE";
+const MISNAMED: &str = "name it in the URL as its certificate does";
+const UNENCRYPTED: &str = "turn `ssl` on there, or add `?sslmode=disable` to the URL if nobody can listen in between";
+
+fn cause(failure: &Failure) -> String {
+    match (failure.as_db_error(), failure.source()) {
+        (Some(told), _) => format!("{} ({})", told.message(), told.code().code()),
+        (None, Some(source)) => format!("{failure}: {source}"),
+        (None, None) => failure.to_string(),
+    }
+}
+
+/// What an operator can do about a connection that could not be opened.
+fn remedy(failure: &Failure) -> &'static str {
+    const REMEDIES: [(SqlState, &str); 4] = [
+        (SqlState::INVALID_PASSWORD, "check the user and the password in the URL"),
+        (SqlState::INVALID_AUTHORIZATION_SPECIFICATION, "check the user in the URL, and whom pg_hba.conf lets in"),
+        (SqlState::INVALID_CATALOG_NAME, "make it with `createdb`, or check the name in the URL"),
+        (SqlState::TOO_MANY_CONNECTIONS, "raise max_connections there; a server of Rota needs ten"),
+    ];
+    if let Some(code) = failure.code() {
+        return REMEDIES.iter().find(|(of, _)| of == code).map_or("see the log of PostgreSQL", |(_, remedy)| remedy);
+    }
+    let io = failure.source().and_then(|source| source.downcast_ref::<io::Error>());
+    match io.map(|error| error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>())) {
+        Some(Some(rustls::Error::InvalidCertificate(CertificateError::NotValidForNameContext { .. }))) => MISNAMED,
+        Some(Some(_)) => UNTRUSTED,
+        Some(None) => UNREACHABLE,
+        None if failure.to_string().contains("TLS") => UNENCRYPTED,
+        None => "check the URL",
     }
 }
 

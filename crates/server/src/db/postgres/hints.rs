@@ -67,11 +67,7 @@ async fn exchange(connector: Connector, publish: Publish, own: String, mut said:
 }
 
 /// A connection that listens, and what ends when it does.
-async fn listen(
-    connector: &Connector,
-    publish: Publish,
-    own: String,
-) -> Result<(Client, oneshot::Receiver<()>), Failure> {
+async fn listen(connector: &Connector, publish: Publish, own: String) -> Result<(Client, oneshot::Receiver<()>)> {
     let (open, closed) = oneshot::channel();
     let client = connector.connect(move |notification| {
         // Dropped with this closure, when the connection ends.

@@ -33,21 +33,22 @@ impl Lookups {
         parameters::check(params)?;
         let mut tries = 1;
         loop {
-            let found = match self.link().await {
-                Ok(link) => link.one(sql, params).await,
-                Err(failure) => Err(failure),
+            let lost = match self.link().await {
+                Ok(link) => match link.one(sql, params).await {
+                    Err(failure) if Fault::of(&failure) == Fault::Lost => failure.into(),
+                    found => return Ok(found?),
+                },
+                Err(error) => error,
             };
-            match found {
-                Err(failure) if Fault::of(&failure) == Fault::Lost && tries < limits::DATABASE_TRIES => {
-                    sleep(pause(tries)).await;
-                    tries += 1;
-                }
-                found => return Ok(found?),
+            if tries == limits::DATABASE_TRIES {
+                return Err(lost);
             }
+            sleep(pause(tries)).await;
+            tries += 1;
         }
     }
 
-    async fn link(&self) -> Result<Arc<Link>, Failure> {
+    async fn link(&self) -> Result<Arc<Link>> {
         let mut open = self.open.lock().await;
         if let Some(link) = &*open
             && !link.client.is_closed()
