@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use rota_api::Time;
 use rota_server::db::Tx;
 use serde_json::{Value, json};
 
@@ -123,8 +124,9 @@ async fn what_is_not_decided_on_says_what_it_waits_for() {
     }
     let retry = api.get(&format!("{}?outcome=pending", audit_path(&retried))).await["data"][0].clone();
     assert_eq!(retry["error"]["type"], "session_rate_limited_error");
-    let retry_at = retry["retry_at"].as_str().unwrap();
-    assert!(("2026-03-02T09:00:30Z".."2026-03-02T09:01:01Z").contains(&retry_at), "{retry_at}");
+    let time = |text: &str| text.parse::<Time>().unwrap();
+    let retry_at = time(retry["retry_at"].as_str().unwrap());
+    assert!((time("2026-03-02T09:00:30Z")..time("2026-03-02T09:01:01Z")).contains(&retry_at), "{retry_at}");
     api.call(&format!("{}/pause", path(&retried))).await;
     let expected = ["02T09:00 skipped paused", "02T10:00 upcoming paused", "02T11:00 upcoming paused"];
     assert_eq!(audit(api, &retried, range).await, expected);
