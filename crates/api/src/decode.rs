@@ -114,7 +114,7 @@ impl<'a> Node<'a> {
         self.value.as_str().ok_or_else(|| self.invalid("Input should be a valid string"))
     }
 
-    /// A string of `least` to `most` characters.
+    /// A string of `least` to `most` characters, none of which is U+0000: not every store can hold that one.
     pub fn text(&self, least: usize, most: usize) -> Decoded<String> {
         let text = self.string()?;
         let length = text.chars().count();
@@ -123,6 +123,9 @@ impl<'a> Node<'a> {
         }
         if length > most {
             return Err(self.invalid(format_args!("value must contain no more than {most} character(s)")));
+        }
+        if text.contains('\0') {
+            return Err(self.invalid("value must not contain the character U+0000"));
         }
         Ok(text.to_owned())
     }

@@ -4,6 +4,8 @@ use std::fmt;
 
 use rota_api::decode::Invalid;
 
+use crate::db::Unstorable;
+
 /// Why a request, or a worker's step, failed.
 ///
 /// What a client reads names the field and the remedy. [`Error::Database`] and [`Error::Internal`] are logged once, where
@@ -92,6 +94,7 @@ impl From<rusqlite::Error> for Error {
     fn from(error: rusqlite::Error) -> Self {
         match error {
             rusqlite::Error::SqliteFailure(..) => Self::Database(error.into()),
+            rusqlite::Error::ToSqlConversionFailure(cause) if cause.is::<Unstorable>() => Self::invalid(cause),
             other => Self::internal(other),
         }
     }

@@ -12,7 +12,7 @@ use rota_server::{
 use serde_json::json;
 use tokio::task::JoinSet;
 
-use crate::{given::environment, server::Rota};
+use crate::{client::invalid, given::environment, server::Rota};
 
 /// Something to write that stands alone.
 fn insert(tx: &mut Tx<'_>, name: &str) -> Result<usize> {
@@ -84,6 +84,15 @@ async fn a_write_that_overlooks_a_refused_statement_is_no_success() {
     assert!(a.is_ok() && b.is_ok());
     assert!(matches!(overlooked, Err(Error::Database(_))), "{overlooked:?}");
     assert_eq!(names(db).await, ["a", "b"]);
+}
+
+#[tokio::test]
+async fn a_character_that_not_every_database_can_hold_is_refused_by_all() {
+    let rota = Rota::without_engine().await;
+    let refused = rota.api.post_refused("/v1/environments", json!({"name": "a\u{0}b"})).await;
+    assert_eq!(refused, invalid("name: value must not contain the character U+0000"));
+    let written = rota.server.app().db.write(|tx| insert(tx, "a\u{0}b")).await;
+    assert!(matches!(written, Err(Error::Invalid(_))), "{written:?}");
 }
 
 #[tokio::test]

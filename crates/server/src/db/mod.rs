@@ -41,8 +41,8 @@ pub(crate) use copy::sqlite_to_postgres;
 use job::{Job, Write};
 pub use select::Select;
 pub use tx::Tx;
-pub(crate) use value::vals;
 pub use value::{Row, Val};
+pub(crate) use value::{Unstorable, vals};
 
 /// Something to tell the rest of the server, and the other servers on the same store, once a transaction is durable.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -11,6 +11,12 @@ use crate::error::{Error, Result};
 /// What the libraries of databases take for an error of a value.
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
+/// A text has the character U+0000, which PostgreSQL cannot hold. It is refused on every database, so that what one of them
+/// takes the other one takes too.
+#[derive(Debug, thiserror::Error)]
+#[error("the character U+0000 cannot be stored")]
+pub(crate) struct Unstorable;
+
 /// A parameter of a statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Val<'a> {
@@ -22,10 +28,17 @@ pub enum Val<'a> {
     Text(&'a str),
 }
 
+impl Val<'_> {
+    pub(super) fn check(&self) -> Result<(), Unstorable> {
+        if matches!(self, Self::Text(text) if text.contains('\0')) { Err(Unstorable) } else { Ok(()) }
+    }
+}
+
 impl rusqlite::ToSql for Val<'_> {
     fn to_sql(&self) -> rusqlite::Result<rusqlite::types::ToSqlOutput<'_>> {
         use rusqlite::types::{ToSqlOutput, ValueRef};
 
+        self.check().map_err(|unstorable| rusqlite::Error::ToSqlConversionFailure(unstorable.into()))?;
         Ok(ToSqlOutput::Borrowed(match self {
             Self::Null => ValueRef::Null,
             Self::Int(number) => ValueRef::Integer(*number),
