@@ -1,15 +1,26 @@
 //! A database that cannot be reached for a while, or whose answer to a commit is lost. On SQLite, which is a file, there is
 //! nothing to test here.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use reqwest::{Method, StatusCode};
-use rota_server::config::{Role, Roles};
+use rota_server::{
+    config::{Role, Roles},
+    db::{Tx, Val},
+    limits::POSTGRES_WRITERS,
+};
 use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 
 use crate::{
     client::{Answer, Api, Refusal},
+    database::Database,
     given::{Parts, environment, id, message, over},
     proxy::{Cut, Proxy},
     schedules::{every, fired, path, runs},
@@ -52,6 +63,48 @@ async fn a_commit_whose_answer_is_lost_is_no_success_and_can_be_asked_for_again(
         let sessions = api.all(&format!("/v1/sessions?deployment_id={}", id(&made)), 100).await;
         assert_eq!(sessions.len(), 1, "{cut:?}");
     }
+}
+
+#[tokio::test]
+async fn a_connection_that_ends_right_after_an_answer_is_replaced_and_the_write_runs_again() {
+    let Some(proxy) = Proxy::start().map(Arc::new) else { return };
+    let rota = behind(&proxy, [Role::Api].into_iter().collect()).await;
+    let direct = rota.beside(|config| config.database = rota.database().map(Database::url)).await.unwrap();
+    let direct = &direct.server.app().db;
+    // More often than there are writers: one that does not survive it is missed in the end.
+    for number in 0..2 * POSTGRES_WRITERS {
+        let tries = Arc::new(AtomicUsize::new(0));
+        let (count, dam) = (tries.clone(), proxy.clone());
+        let insert = move |tx: &mut Tx<'_>, at| {
+            let sql = "INSERT INTO nodes (id, alive_until) VALUES ($1, 0)";
+            tx.send(sql, &[Val::Text(&format!("n{number}-{at}"))])
+        };
+        let write = move |tx: &mut Tx<'_>| {
+            // The statement is prepared now; those after the answer are sent without waiting for anything.
+            insert(tx, 0)?;
+            tx.one("SELECT 1", &[], |_| Ok(()))?;
+            if count.fetch_add(1, Ordering::Relaxed) == 0 {
+                dam.dam(true);
+            }
+            tx.one("SELECT 'the last answer'", &[], |_| Ok(()))?;
+            insert(tx, 1)?;
+            insert(tx, 2)
+        };
+        let end = async {
+            let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                WHERE datname = current_database() AND state = 'idle in transaction' AND query LIKE '%the last answer%'";
+            while direct.lookup(end, &[], |_| Ok(())).await.unwrap().is_none() {
+                sleep(Duration::from_millis(5)).await;
+            }
+            proxy.dam(false);
+        };
+        let (written, ()) = tokio::join!(rota.server.app().db.write(write), end);
+        written.unwrap();
+        assert_eq!(tries.load(Ordering::Relaxed), 2);
+    }
+    let there = "SELECT count(*) FROM nodes WHERE alive_until = 0";
+    let there = direct.lookup(there, &[], |row| row.int(0)).await.unwrap();
+    assert_eq!(there, Some(2 * POSTGRES_WRITERS as i64 * 3));
 }
 
 #[tokio::test]

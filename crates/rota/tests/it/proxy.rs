@@ -47,6 +47,7 @@ pub struct Proxy {
 struct Line {
     state: watch::Sender<State>,
     cut: watch::Sender<Option<Cut>>,
+    dams: AtomicBool,
 }
 
 impl Line {
@@ -62,7 +63,11 @@ impl Proxy {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
-        let line = Arc::new(Line { state: watch::Sender::new(State::Open), cut: watch::Sender::new(None) });
+        let line = Arc::new(Line {
+            state: watch::Sender::new(State::Open),
+            cut: watch::Sender::new(None),
+            dams: AtomicBool::new(false),
+        });
         let (alive, ended) = oneshot::channel();
         let accepting = (database.clone(), line.clone());
         // On a thread of its own: it goes on while a test, at its end, waits for the server.
@@ -96,6 +101,11 @@ impl Proxy {
     /// Lets everything through again.
     pub fn open(&self) {
         self.line.state.send_replace(State::Open);
+    }
+
+    /// Holds back what the database says on a connection from now on until it ends that; then all of it arrives at once.
+    pub fn dam(&self, dams: bool) {
+        self.line.dams.store(dams, Ordering::Relaxed);
     }
 
     /// Ends the connection of the next commit.
@@ -139,8 +149,16 @@ async fn pass(client: TcpStream, server: TcpStream, line: Arc<Line>) {
         }
     };
     let back = async {
+        let mut dammed = Vec::new();
         loop {
-            let message = next(&mut from_server, 1).await?;
+            let Some(message) = next(&mut from_server, 1).await else {
+                return to_client.write_all(&dammed).await.ok();
+            };
+            if line.dams.load(Ordering::Relaxed) {
+                dammed.extend(message);
+                continue;
+            }
+            to_client.write_all(&std::mem::take(&mut dammed)).await.ok()?;
             if swallows.load(Ordering::Relaxed) && message.starts_with(b"C") && message.ends_with(b"COMMIT\0") {
                 return None;
             }

@@ -61,7 +61,7 @@ async fn a_statement_that_the_database_refuses_undoes_its_own_write_only() {
         tx.send("INSERT INTO nodes (id, alive_until) VALUES ('twice', 0)", &[])
     };
     let (a, refused, b) = tokio::join!(db.write(|tx| insert(tx, "a")), db.write(twice), db.write(|tx| insert(tx, "b")));
-    assert!(a.is_ok() && b.is_ok());
+    assert!(a.is_ok() && b.is_ok(), "{a:?} {b:?}");
     assert!(matches!(refused, Err(Error::Database(_))), "{refused:?}");
     assert_eq!(names(db).await, ["a", "b"]);
 }

@@ -2,10 +2,10 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    future::Future,
+    future::{Future, ready},
     pin::{Pin, pin},
     sync::Arc,
-    task::{Context, Waker},
+    task::{Context, Poll, Waker},
 };
 
 use futures_util::poll;
@@ -36,6 +36,10 @@ pub struct Session {
     /// Rows that were not sent yet.
     rows: Rows,
     wrote: bool,
+    /// Whether the database has answered in this transaction, and whether it has refused a statement before the last one,
+    /// and with it the transaction.
+    answered: bool,
+    refused: bool,
     fault: Option<Fault>,
 }
 
@@ -111,6 +115,8 @@ impl Session {
             sent: VecDeque::new(),
             rows: Rows::default(),
             wrote: false,
+            answered: false,
+            refused: false,
             fault: None,
         })
     }
@@ -118,16 +124,29 @@ impl Session {
     /// Begins a transaction with the statements `begin`, which go out with the first statement after it.
     pub(crate) fn begin(&mut self, begin: &'static str) {
         self.fault = None;
+        self.answered = false;
+        self.refused = false;
         let client = self.client.clone();
         self.push(async move { client.batch_execute(begin).await });
     }
 
-    /// Makes the transaction durable. After [`Fault::Lost`] nobody knows whether it is.
-    pub(crate) fn commit(&mut self) -> Result<(), (Fault, Error)> {
+    /// Makes the transaction durable.
+    ///
+    /// # Errors
+    /// With what went wrong when nothing of the transaction remains; without, when nobody knows whether it is durable.
+    pub(crate) fn commit(&mut self) -> Result<(), (Option<Fault>, Error)> {
+        // A connection may have been lost while nothing was asked of it, or just now with an answer: no commit is sent then.
+        let ready = self.flush().and_then(|()| if self.answered { Ok(()) } else { self.settle() });
+        ready.map_err(|error| (Some(self.fault.unwrap_or(Fault::Refused)), error))?;
+        if self.client.is_closed() {
+            return Err((Some(Fault::Lost), Error::Database("the connection was lost".into())));
+        }
         let client = self.client.clone();
-        let committed = self.flush().and_then(|()| self.wait(async move { client.batch_execute("COMMIT").await }));
         // Of a transaction in which a statement has failed, the commit is a roll back that succeeds.
-        committed.map_err(|error| (self.fault.unwrap_or(Fault::Refused), error))
+        self.wait(async move { client.batch_execute("COMMIT").await }).map_err(|error| match self.fault {
+            Some(Fault::Lost) if !self.refused => (None, error),
+            fault => (Some(fault.unwrap_or(Fault::Refused)), error),
+        })
     }
 
     /// Ends the transaction without a trace.
@@ -204,7 +223,7 @@ impl Session {
     /// Waits for the answers to all that was sent.
     pub(crate) fn settle(&mut self) -> Result<()> {
         self.flush()?;
-        self.wait(async { Ok(()) })
+        self.wait(ready(Ok(())))
     }
 
     /// Whether a statement of this transaction may have changed something, since the last time this was asked.
@@ -243,27 +262,31 @@ impl Session {
 
     fn push(&mut self, statement: impl Future<Output = Result<(), Failure>> + Send + 'static) {
         let mut statement: Sent = Box::pin(statement);
-        // The first poll puts it into the connection's queue; it answers only when the runtime runs.
-        let _ = statement.as_mut().poll(&mut Context::from_waker(Waker::noop()));
-        self.sent.push_back(statement);
+        // The first poll puts it into the connection's queue. It answers only when the runtime runs, unless the connection
+        // is gone.
+        self.sent.push_back(match statement.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Pending => statement,
+            Poll::Ready(answer) => Box::pin(ready(answer)),
+        });
     }
 
     /// Sends a statement and waits for its answer, and before it for those of all that were sent earlier: answers come
     /// in order, and of several errors the first is the cause of the others.
     fn wait<T>(&mut self, statement: impl Future<Output = Result<T, Failure>>) -> Result<T> {
-        let Self { runtime, sent, .. } = self;
+        let Self { runtime, sent, refused, .. } = self;
         let runtime = runtime.as_ref().expect("it is there until the session is dropped");
         let answer = runtime.block_on(async {
             let mut statement = pin!(statement);
             let first = poll!(statement.as_mut());
             for earlier in sent.drain(..) {
-                earlier.await?;
+                earlier.await.inspect_err(|failure| *refused |= failure.as_db_error().is_some())?;
             }
             match first {
-                std::task::Poll::Ready(answer) => answer,
-                std::task::Poll::Pending => statement.await,
+                Poll::Ready(answer) => answer,
+                Poll::Pending => statement.await,
             }
         });
+        self.answered |= answer.is_ok();
         answer.map_err(|failure| {
             self.fault.get_or_insert(Fault::of(&failure));
             failure.into()

@@ -3,7 +3,11 @@
 //! They run one after the other and without savepoints, which each cost two round trips. When one of them fails after it
 //! has written, or meets another transaction, everything is rolled back and each runs again in a transaction of its own.
 
-use std::{sync::Arc, thread::sleep};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    thread::sleep,
+};
 
 use tokio::sync::{Mutex, mpsc};
 
@@ -64,7 +68,7 @@ impl Writer {
     fn write(&mut self, mut group: Group) {
         let mut tries = 1;
         loop {
-            let stopped = match self.transaction(&mut group) {
+            let stopped = match self.guarded(&mut group) {
                 Ok(notices) => {
                     for notice in &notices {
                         (self.publish)(notice);
@@ -94,6 +98,14 @@ impl Writer {
                 }
             }
         }
+    }
+
+    /// [`transaction`](Self::transaction), after a fault of which the thread goes on with another connection.
+    fn guarded(&mut self, group: &mut Group) -> Result<Vec<Notice>, Stopped> {
+        catch_unwind(AssertUnwindSafe(|| self.transaction(group))).unwrap_or_else(|_| {
+            self.session = None;
+            Err(Stopped::Unknown(Error::Database("a writer panicked".into())))
+        })
     }
 
     /// Runs the jobs in one transaction. Returns what they say once it is durable.
@@ -128,11 +140,15 @@ impl Writer {
                 }
             }
         }
-        session.commit().map_err(|(fault, error)| match fault {
-            Fault::Lost => Stopped::Unknown(error),
-            Fault::Conflict => Stopped::Conflict(error),
-            Fault::Refused => Stopped::RolledBack(Some(error)),
-        })?;
+        if let Err((fault, error)) = session.commit() {
+            session.roll_back();
+            return Err(match fault {
+                None => Stopped::Unknown(error),
+                Some(Fault::Lost) => Stopped::Lost(error),
+                Some(Fault::Conflict) => Stopped::Conflict(error),
+                Some(Fault::Refused) => Stopped::RolledBack(Some(error)),
+            });
+        }
         Ok(notices)
     }
 }
