@@ -297,6 +297,10 @@ impl Deployment {
     }
 
     fn decide(&self, tx: &mut Tx<'_>, occurrence: &Pending, attempt: Attempt) -> Result<(), Undone> {
+        let at = occurrence.scheduled_at.timestamp();
+        if self.runs.iter().any(|run| run.occurrence == at) {
+            return Ok(());
+        }
         let verdict = match attempt {
             Attempt::Broke => Verdict::Fires,
             _ => tx.row.policy.verdict(tx.row.at_work.len() as u32),
@@ -334,9 +338,6 @@ impl Deployment {
             let at = again.retry_at.expect("another attempt has its time").timestamp();
             self.decided(tx, occurrence, What::Retries { error, at })?;
             return tx.hold(again, next);
-        }
-        if self.runs.iter().any(|run| run.occurrence == at) {
-            return Ok(());
         }
         let was_pending =
             self.row.pending.as_ref().is_some_and(|pending| pending.scheduled_at == occurrence.scheduled_at);
