@@ -51,6 +51,8 @@ pub struct Delivery {
     pub id: String,
     /// The event.
     pub event: Value,
+    /// Whether it was answered with a success.
+    pub is_accepted: bool,
     timestamp: i64,
     signature: String,
     body: String,
@@ -163,7 +165,8 @@ async fn answer(
 ) {
     while let Some(request) = read_request(&mut connection).await {
         let reply = reply.lock().unwrap().clone();
-        drop(tell.send(delivery(&request.headers, request.body)));
+        let is_accepted = matches!(reply, Reply::Status(200..=299, _));
+        drop(tell.send(delivery(&request.headers, request.body, is_accepted)));
         let (status, location, body) = match reply {
             Reply::Status(status, body) => (status, String::new(), body),
             Reply::Redirect(url) => (302, format!("location: {url}\r\n"), ""),
@@ -175,7 +178,7 @@ async fn answer(
     }
 }
 
-fn delivery(headers: &HashMap<String, String>, body: String) -> Delivery {
+fn delivery(headers: &HashMap<String, String>, body: String, is_accepted: bool) -> Delivery {
     assert_eq!(headers["content-type"], "application/json");
     assert!(headers["user-agent"].starts_with("rota/"));
     let event: Value = serde_json::from_str(&body).unwrap();
@@ -184,6 +187,7 @@ fn delivery(headers: &HashMap<String, String>, body: String) -> Delivery {
     Delivery {
         id: headers["webhook-id"].clone(),
         event,
+        is_accepted,
         timestamp: headers["webhook-timestamp"].parse().unwrap(),
         signature: headers["webhook-signature"].clone(),
         body,

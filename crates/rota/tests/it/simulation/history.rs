@@ -127,17 +127,11 @@ impl History {
     fn what_is_pending_waits_for_something(&self) -> Result<(), String> {
         let Some(pending) = &self.pending else { return Ok(()) };
         let is_active = self.spans.last().is_some_and(|span| span.state == State::Active && span.cron.is_some());
-        let looks_by = |time| pending.next_fire_at.is_some_and(|next| next <= time);
-        let waits = match pending.retry_at {
-            Some(retry_at) => looks_by(retry_at),
-            None => pending.next_fire_at.is_some() && (!pending.has_place || looks_by(self.latest)),
-        };
-        // A server whose clock is wrong frees a place at a time when the others do not look.
-        if is_active && (waits || self.clock_went_back) {
-            Ok(())
-        } else {
-            Err(format!("{pending:?} waits for nothing"))
+        if !is_active || self.runs.iter().any(|run| run.occurrence == pending.occurrence) {
+            return Err(format!("{pending:?} has run, or never will"));
         }
+        // A server whose clock is wrong frees a place at a time when the others do not look.
+        if self.clock_went_back { Ok(()) } else { pending.check(self.latest) }
     }
 
     fn nothing_is_accounted_for_twice(&self) -> Result<(), String> {
@@ -152,6 +146,18 @@ impl History {
             Some(pending) if is_skipped(pending.occurrence) => Err(format!("{pending:?} is skipped")),
             _ => Ok(()),
         }
+    }
+}
+
+impl Waiting {
+    /// Says what is wrong, if anything is: it waits for nothing that comes. `latest` is the latest time that anybody saw.
+    pub fn check(&self, latest: Timestamp) -> Result<(), String> {
+        let looks_by = |time| self.next_fire_at.is_some_and(|next| next <= time);
+        let waits = match self.retry_at {
+            Some(retry_at) => looks_by(retry_at),
+            None => self.next_fire_at.is_some() && (!self.has_place || looks_by(latest)),
+        };
+        if waits { Ok(()) } else { Err(format!("{self:?} waits for nothing")) }
     }
 }
 

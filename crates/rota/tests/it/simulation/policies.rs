@@ -17,8 +17,8 @@ use super::dice::Dice;
 pub fn change(policy: &mut Policy, dice: &mut Dice, calm: bool) {
     match dice.within(0..8) {
         0..=2 => {
-            policy.overlap =
-                dice.one_of(&[None, Some(Overlap::Skip), Some(Overlap::QueueOne), Some(Overlap::CancelPrevious)]);
+            let (skip, queue, cancel) = (Overlap::Skip, Overlap::QueueOne, Overlap::CancelPrevious);
+            policy.overlap = dice.one_of(&[None, Some(skip), Some(queue), Some(queue), Some(cancel)]);
         }
         3 => policy.max_concurrent_sessions = dice.one_of(&[None, Some(1), Some(2), Some(3)]),
         4..=5 => policy.retry = dice.one_of(&[None, Some(60), Some(3600)]).map(|most| retry(dice, most)),
