@@ -42,8 +42,8 @@ pub struct Waiting {
     pub retry_at: Option<Timestamp>,
     /// When the scheduler looks next.
     pub next_fire_at: Option<Timestamp>,
-    /// Whether there is a place.
-    pub has_place: bool,
+    /// Whether the policy has it wait for a place.
+    pub is_held_up: bool,
 }
 
 /// Everything that has happened to a deployment.
@@ -155,7 +155,7 @@ impl Waiting {
         let looks_by = |time| self.next_fire_at.is_some_and(|next| next <= time);
         let waits = match self.retry_at {
             Some(retry_at) => looks_by(retry_at),
-            None => self.next_fire_at.is_some() && (!self.has_place || looks_by(latest)),
+            None => self.next_fire_at.is_some() && (self.is_held_up || looks_by(latest)),
         };
         if waits { Ok(()) } else { Err(format!("{self:?} waits for nothing")) }
     }

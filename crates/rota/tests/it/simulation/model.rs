@@ -403,11 +403,6 @@ impl Deployment {
         self.spans.len()
     }
 
-    /// Whether another session may go to work by the policy.
-    pub fn has_place(&self) -> bool {
-        policies::limit(&self.row.policy).is_none_or(|limit| self.row.at_work.len() < limit)
-    }
-
     /// Whether a transaction has seen a time that is still to come at `now`, or was when another one followed.
     pub fn saw_a_wrong_clock(&self, now: Timestamp) -> bool {
         self.clock_went_back || self.latest > now
@@ -430,7 +425,7 @@ impl Deployment {
             occurrence: pending.scheduled_at.timestamp(),
             retry_at: pending.retry_at.map(Time::timestamp),
             next_fire_at: self.row.next_fire_at,
-            has_place: self.has_place(),
+            is_held_up: policies::holds_up(&self.row.policy, self.row.at_work.len()),
         });
         History {
             id: self.id.clone(),

@@ -45,6 +45,11 @@ pub fn limit(policy: &Policy) -> Option<usize> {
     }
 }
 
+/// Whether an occurrence waits for a place while so many sessions are at work.
+pub fn holds_up(policy: &Policy, at_work: usize) -> bool {
+    policy.overlap == Some(Overlap::QueueOne) && limit(policy).is_some_and(|limit| at_work >= limit)
+}
+
 /// How a deployment with this policy keeps its times on a server that keeps them by `default`.
 pub fn timing(policy: &Policy, default: Timing) -> Timing {
     Timing {

@@ -65,7 +65,8 @@ struct Story<'a> {
 
 impl<'a> Story<'a> {
     async fn new(rota: &'a Rota, agent: &Value, seed: u64) -> Self {
-        let mut dice = Dice::new(seed);
+        let jitter = rota.server.app().config.scheduler.jitter;
+        let mut dice = Dice::new(if jitter == Jitter::Off { seed } else { !seed });
         // A month for each story, also when it is played alone.
         let month = i64::try_from(seed).expect("a small number") * 30 * 86_400;
         rota.set_time(START);
@@ -107,18 +108,18 @@ impl<'a> Story<'a> {
             }
             8 => self.break_or_mend(which).await,
             9..=10 => self.change(which).await,
-            11..=12 => {
+            11..=13 => {
                 self.set_policy(which).await;
                 self.look().await?;
             }
-            13..=14 => self.rest(which).await,
-            15 => {
+            14..=15 => self.rest(which).await,
+            16 => {
                 self.rota
                     .api
                     .send(Method::POST, &format!("/v1/deployments/{}/run", self.deployments[which].id), None)
                     .await;
             }
-            16 => {
+            17 => {
                 self.receivers.change(&self.rota.api, &mut self.dice).await;
                 self.receivers.check(self.rota).await?;
             }

@@ -63,7 +63,7 @@ pub async fn runs(rota: &Rota, deployment: &str) -> Vec<Value> {
 /// The occurrence that is not decided on.
 pub async fn pending(rota: &Rota, known: &Known) -> Option<Waiting> {
     let at_work = AtWork::of(rota, &known.id).await.all;
-    let has_place = policies::limit(&known.policy).is_none_or(|limit| at_work < limit);
+    let is_held_up = policies::holds_up(&known.policy, at_work);
     let sql = "SELECT pending, next_fire_at FROM deployments WHERE id = $1 AND pending IS NOT NULL";
     let found = read(rota, &known.id, sql, move |row| {
         let pending: Pending = row.json(0)?;
@@ -71,7 +71,7 @@ pub async fn pending(rota: &Rota, known: &Known) -> Option<Waiting> {
             occurrence: pending.scheduled_at.timestamp(),
             retry_at: pending.retry_at.map(Time::timestamp),
             next_fire_at: row.opt_time(1)?.map(Time::timestamp),
-            has_place,
+            is_held_up,
         })
     });
     found.await.pop()
