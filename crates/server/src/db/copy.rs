@@ -47,6 +47,8 @@ pub(crate) fn sqlite_to_postgres(folder: &Path, url: &DatabaseUrl) -> Result<Vec
         }
     }
     let copied = tables.into_iter().map(|table| copy(&source, &mut target, table)).collect::<Result<_>>()?;
+    // Without it the database knows nothing of how many rows there are until it looks by itself, in a minute or so.
+    target.batch("ANALYZE")?;
     target.commit().map_err(|(_, error)| error)?;
     Ok(copied)
 }
@@ -61,7 +63,7 @@ fn copy(source: &Connection, target: &mut Session, table: String) -> Result<Copi
     while let Some(row) = rows.next()? {
         let values = (0..columns.len()).map(|column| owned(&table, row.get(column)?)).collect::<Result<Vec<_>>>()?;
         let values: Vec<Val<'_>> = values.iter().map(Owned::val).collect();
-        target.send(&insert, &values)?;
+        target.add(&insert, &values)?;
         count += 1;
         if count % COPY_BATCH == 0 {
             target.settle()?;

@@ -1,5 +1,7 @@
 //! What the scheduler asks of the store: which deployments are due, and to settle one of them.
 
+use std::collections::HashSet;
+
 use jiff::{SignedDuration, Timestamp};
 use rota_api::{
     Time,
@@ -116,6 +118,10 @@ fn settle_by(tx: &mut Tx<'_>, policy: &FirePolicy, group: &[Due], attempt: Attem
     taken.into_iter().map(|scheduled| scheduled.settle(tx, policy, &mut outbox, attempt)).collect()
 }
 
+/// Deployments whose time has come at `$1`, from the time and the id in `$2` and `$3` to those in `$4` and `$5`.
+const DUE_BETWEEN: &str = "d.next_fire_at <= $1 AND (d.next_fire_at, d.id) >= ($2, $3)
+    AND (d.next_fire_at, d.id) <= ($4, $5) ORDER BY d.next_fire_at, d.id LIMIT $6";
+
 /// An active deployment whose time to be looked at has come.
 struct Scheduled {
     workspace: WorkspaceId,
@@ -136,20 +142,22 @@ impl Scheduled {
     /// Takes those of `group` whose time has come and that nobody else has taken.
     fn take(tx: &mut Tx<'_>, group: &[Due]) -> Result<Vec<Self>> {
         let (Some(first), Some(last)) = (group.first(), group.last()) else { return Ok(Vec::new()) };
+        let range = vals![tx.now(), first.since, &first.id, last.since, &last.id, FIRES_AT_ONCE as i64];
+        let sql = format!("SELECT d.id FROM deployments d WHERE {DUE_BETWEEN}{}", tx.skip_locked("d"));
+        let taken: HashSet<DeploymentId> = tx.all(&sql, range, |row| row.id(0))?.into_iter().collect();
+        // Only what is read after the rows are locked is true of the rows of other tables, too.
         let sql = format!(
             "SELECT {}, d.overlap, d.max_concurrent_sessions, d.retry, d.catch_up_seconds, d.jitter, d.workspace_id,
                  a.id, d.cron, d.timezone, d.settled_at, d.next_fire_at, d.pending,
                  (SELECT max(r.scheduled_at) FROM deployment_runs r
                   WHERE r.deployment_id = d.id AND r.scheduled_at IS NOT NULL)
-             FROM {}
-             WHERE d.next_fire_at <= $1 AND (d.next_fire_at, d.id) >= ($2, $3) AND (d.next_fire_at, d.id) <= ($4, $5)
-             ORDER BY d.next_fire_at, d.id LIMIT $6{}",
+             FROM {} WHERE {DUE_BETWEEN}",
             Target::COLUMNS,
             Target::TABLES,
-            tx.skip_locked("d")
         );
-        let range = vals![tx.now(), first.since, &first.id, last.since, &last.id, FIRES_AT_ONCE as i64];
-        tx.all(&sql, range, Self::from_row)
+        let mut found = tx.all(&sql, range, Self::from_row)?;
+        found.retain(|scheduled| taken.contains(&scheduled.id));
+        Ok(found)
     }
 
     fn from_row(row: &Row<'_>) -> Result<Self> {
