@@ -11,6 +11,7 @@ mod model;
 mod outbox;
 mod policies;
 mod real;
+mod transaction;
 
 use std::{mem, ops::Range};
 
@@ -23,9 +24,10 @@ use rota_server::scheduler::{
 };
 
 use dice::Dice;
-use model::{Attempt, Deployment, Fate, Rules, Undone};
+use model::{Attempt, Deployment, Rules};
 use outbox::{Claim, Outbox};
 use policies::Decision;
+use transaction::{Fate, Undone};
 
 /// Stories that are played unless `ROTA_SIMULATION_SEEDS` says otherwise.
 const SEEDS: u64 = 10_000;
@@ -177,10 +179,15 @@ impl Story {
     fn settle_one(&mut self, which: usize, node: usize, attempt: Attempt) -> Result<(), Undone> {
         let (fate, now) = (self.fate(), self.now(node));
         self.deployments[which].settle(&self.rules, now, fate, attempt)?;
+        self.emit(which, now);
+        Ok(())
+    }
+
+    /// Writes the events of what was just committed.
+    fn emit(&mut self, which: usize, now: Timestamp) {
         for _ in 0..mem::take(&mut self.deployments[which].events) {
             self.outbox.emit(&mut self.dice, now.into());
         }
-        Ok(())
     }
 
     fn attempt(&mut self) -> Attempt {
@@ -315,9 +322,7 @@ impl Story {
     fn settle_until_nothing_is_due(&mut self, which: usize) -> Result<(), String> {
         let now = self.time;
         self.deployments[which].settle(&self.rules, now, Fate(None), Attempt::Succeeds).expect("it lives");
-        for _ in 0..mem::take(&mut self.deployments[which].events) {
-            self.outbox.emit(&mut self.dice, now.into());
-        }
+        self.emit(which, now);
         let deployment = &self.deployments[which];
         if deployment.is_due(now) { Err(format!("{} is still due at {now}", deployment.id)) } else { Ok(()) }
     }

@@ -1,4 +1,4 @@
-//! A model of the store: what it keeps of a deployment, and transactions that happen as a whole or not at all.
+//! A model of the store: what it keeps of a deployment, and what servers and clients do to it.
 
 use jiff::Timestamp;
 use rota_api::{
@@ -10,39 +10,14 @@ use rota_server::scheduler::{
     cron::Cron,
     pending::{self, Pending, Step},
     policy::{Policy, Verdict},
-    settle::{self, Effects, SkipReason, Standing, State, Timing},
+    settle::{self, State, Timing},
 };
 
 use super::{
     history::{self, History, Skip, Span, Waiting},
     policies::{self, Decision, What},
+    transaction::{Effect, Fate, Row, Tx, Undone},
 };
-
-/// Why a transaction was not committed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Undone {
-    /// The process died.
-    Died,
-    /// A session could not be started, for a reason that has no type of its own.
-    Broke,
-}
-
-/// When the process dies: after this many effects, if ever.
-#[derive(Debug, Clone, Copy)]
-pub struct Fate(pub Option<u32>);
-
-impl Fate {
-    fn next(&mut self) -> Result<(), Undone> {
-        match &mut self.0 {
-            Some(0) => Err(Undone::Died),
-            Some(left) => {
-                *left -= 1;
-                Ok(())
-            }
-            None => Ok(()),
-        }
-    }
-}
 
 /// How an attempt to start a session ends, if one is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,117 +53,12 @@ pub struct Deployment {
     clock_went_back: bool,
 }
 
-/// The row of a deployment, with its sessions.
-#[derive(Debug, Clone)]
-pub struct Row {
-    pub cron: Option<usize>,
-    pub state: State,
-    pub policy: Policy,
-    pub pending: Option<Pending>,
-    pub settled_at: Timestamp,
-    pub next_fire_at: Option<Timestamp>,
-    /// The sessions at work, those first that work longest.
-    pub at_work: Vec<Session>,
-}
-
-/// A session at work.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Session {
-    pub interrupted: bool,
-}
-
 /// A scheduled run.
 pub struct Run {
     pub occurrence: Timestamp,
     pub created_at: Timestamp,
     pub policy: Policy,
     pub was_pending: bool,
-}
-
-/// What a transaction adds beside the row.
-enum Effect {
-    Skip {
-        after: Timestamp,
-        skip: settle::Skip,
-    },
-    Span(Timestamp, Option<usize>, State),
-    Run(Run),
-    /// That a run was started, or that it has ended.
-    Event,
-    Decision(Decision),
-}
-
-struct Tx<'a> {
-    rules: &'a Rules,
-    now: Timestamp,
-    row: Row,
-    /// When the occurrence after the one to decide on is due.
-    next: Option<Timestamp>,
-    effects: Vec<Effect>,
-    fate: Fate,
-}
-
-impl<'a> Tx<'a> {
-    fn new(rules: &'a Rules, row: &Row, now: Timestamp, fate: Fate) -> Self {
-        Self { rules, now, row: row.clone(), next: None, effects: Vec::new(), fate }
-    }
-
-    fn add(&mut self, effect: Effect) -> Result<(), Undone> {
-        self.fate.next()?;
-        self.effects.push(effect);
-        Ok(())
-    }
-
-    fn write(&mut self, effects: &Effects) -> Result<(), Undone> {
-        if let Some(skip) = &effects.skip {
-            self.add(Effect::Skip { after: self.row.settled_at, skip: skip.clone() })?;
-        }
-        self.fate.next()?;
-        self.row.settled_at = effects.settled_at;
-        self.row.next_fire_at = effects.next_fire_at;
-        self.row.pending = None;
-        Ok(())
-    }
-
-    fn pass_over(&mut self, pending: &Pending, reason: SkipReason) -> Result<(), Undone> {
-        let at = pending.scheduled_at.timestamp();
-        self.add(Effect::Skip { after: pending.after.timestamp(), skip: settle::Skip { occurrences: at..=at, reason } })
-    }
-
-    fn hold(&mut self, pending: Pending, next: Option<Time>) -> Result<(), Undone> {
-        self.fate.next()?;
-        self.row.next_fire_at = pending.look_at(next).map(Time::timestamp);
-        self.row.pending = Some(pending);
-        Ok(())
-    }
-
-    fn change(&mut self, change: impl FnOnce(&mut Row)) -> Result<(), Undone> {
-        let before = self.row.clone();
-        self.fate.next()?;
-        change(&mut self.row);
-        let (cron, state) = (self.row.cron, self.row.state);
-        if (before.state, before.cron) == (state, cron) {
-            return Ok(());
-        }
-        if let Some(pending) = &before.pending {
-            self.pass_over(pending, settle::ended_by(state))?;
-        }
-        let standing = |state, cron: Option<usize>| Standing { state, cron: cron.map(|cron| &self.rules.crons[cron]) };
-        let (from, to) = (standing(before.state, before.cron), standing(state, cron));
-        self.write(&settle::change(from, to, before.settled_at, self.now))?;
-        self.add(Effect::Span(self.now, cron, state))
-    }
-
-    /// Starts a session, and interrupts those that work longest.
-    fn start(&mut self, interrupts: u32) -> Result<(), Undone> {
-        self.fate.next()?;
-        self.row.at_work.push(Session::default());
-        for session in &mut self.row.at_work[..interrupts as usize] {
-            self.fate.next()?;
-            session.interrupted = true;
-        }
-        Ok(())
-    }
 }
 
 impl Deployment {
@@ -241,7 +111,7 @@ impl Deployment {
             return Ok(());
         }
         let mut tx = Tx::new(rules, &self.row, now, fate);
-        tx.fate.next()?;
+        tx.go_on()?;
         tx.row.policy = policy;
         tx.row.next_fire_at = tx.row.next_fire_at.map(|at| at.min(now));
         self.commit(tx)
@@ -257,9 +127,9 @@ impl Deployment {
     /// The session at this place of those at work comes to rest.
     pub fn come_to_rest(&mut self, rules: &Rules, now: Timestamp, fate: Fate, session: usize) -> Result<(), Undone> {
         let mut tx = Tx::new(rules, &self.row, now, fate);
-        tx.fate.next()?;
+        tx.go_on()?;
         tx.row.at_work.remove(session);
-        tx.fate.next()?;
+        tx.go_on()?;
         if tx.row.policy.overlap == Some(Overlap::QueueOne) && tx.row.pending.is_some() {
             tx.row.next_fire_at = tx.row.next_fire_at.map(|at| at.min(now));
         }
@@ -372,7 +242,7 @@ impl Deployment {
     }
 
     fn commit(&mut self, mut tx: Tx<'_>) -> Result<(), Undone> {
-        tx.fate.next()?;
+        tx.go_on()?;
         self.row = tx.row;
         for effect in tx.effects {
             match effect {

@@ -52,6 +52,16 @@ struct Known {
     is_broken: bool,
 }
 
+impl Known {
+    /// Makes the store unreadable where a session would be started from, or readable again.
+    async fn break_or_mend(&mut self, rota: &Rota) {
+        self.is_broken = !self.is_broken;
+        let (from, to) = if self.is_broken { ("[{", "{[{") } else { ("{[{", "[{") };
+        let events = format!("replace(initial_events, '{from}', '{to}')");
+        tamper(rota, format!("UPDATE deployments SET initial_events = {events} WHERE id = '{}'", self.id)).await;
+    }
+}
+
 struct Story<'a> {
     rota: &'a Rota,
     dice: Dice,
@@ -192,15 +202,11 @@ impl<'a> Story<'a> {
         tokio::join!(self.rota.tick(), record::come_to_rest(self.rota, &self.deployments[which].id));
     }
 
-    /// Makes the store unreadable where a session would be started from, or readable again.
+    /// Starts of sessions break from now on, or no longer do.
     async fn break_or_mend(&mut self, which: usize) {
         let known = &mut self.deployments[which];
         if known.is_broken || self.dice.chance(30) {
-            known.is_broken = !known.is_broken;
-            let (from, to) = if known.is_broken { ("[{", "{[{") } else { ("{[{", "[{") };
-            let events = format!("replace(initial_events, '{from}', '{to}')");
-            tamper(self.rota, format!("UPDATE deployments SET initial_events = {events} WHERE id = '{}'", known.id))
-                .await;
+            known.break_or_mend(self.rota).await;
         }
     }
 
@@ -215,14 +221,9 @@ impl<'a> Story<'a> {
             self.end_what_is_pending(known).await?;
             runs.extend(record::runs(self.rota, &known.id).await);
         }
-        for known in &self.deployments {
+        for known in &mut self.deployments {
             if known.is_broken {
-                let events = "replace(initial_events, '{[{', '[{')";
-                tamper(
-                    self.rota,
-                    format!("UPDATE deployments SET initial_events = {events} WHERE id = '{}'", known.id),
-                )
-                .await;
+                known.break_or_mend(self.rota).await;
             }
             self.rota.api.send(Method::POST, &format!("/v1/deployments/{}/archive", known.id), None).await;
         }
