@@ -123,7 +123,7 @@ pub struct KeysArgs {
 
 #[derive(Debug, Subcommand)]
 pub enum KeysCommand {
-    /// Make a key. It is shown once.
+    /// Make a key. It is shown once. In a folder without a store this begins one.
     Create {
         #[command(flatten)]
         store: StoreArgs,
@@ -181,9 +181,12 @@ pub enum OrgCommand {
 
 #[derive(Debug, Args)]
 pub struct StoreArgs {
-    /// The data folder of the server.
-    #[arg(long, value_name = "DIR", default_value = "rota-data", env = "ROTA_DATA")]
-    pub data: PathBuf,
+    /// The configuration file of the server. Options given here go before it.
+    #[arg(long, value_name = "FILE", env = "ROTA_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// The data folder of the server. [default: rota-data]
+    #[arg(long, value_name = "DIR", env = "ROTA_DATA")]
+    pub data: Option<PathBuf>,
     /// The PostgreSQL database of the server, when it has one.
     #[arg(long, value_name = "URL", env = "ROTA_DATABASE", hide_env_values = true)]
     pub database: Option<DatabaseUrl>,

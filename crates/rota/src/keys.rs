@@ -4,17 +4,20 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use rota_api::api_key::{ApiKey, KeyScope};
-use rota_server::{db::Tx, open_store, resources::api_keys};
+use rota_server::{db::Tx, resources::api_keys};
 use serde::Serialize;
 
-use crate::cli::{KeysArgs, KeysCommand};
+use crate::{
+    cli::{KeysArgs, KeysCommand},
+    store,
+};
 
 const DAY_MICROS: i64 = 24 * 3600 * 1_000_000;
 
 pub async fn run(args: KeysArgs) -> Result<ExitCode> {
     match args.command {
         KeysCommand::Create { store, workspace, admin, name, days } => {
-            let (db, _) = open_store(&store.data, store.database.as_ref()).await?;
+            let db = store::open_or_begin(&store).await?;
             let expires_at = days.map(|days| db.now().plus_micros(i64::from(days) * DAY_MICROS));
             if admin {
                 let created = db.write(move |tx| api_keys::create_admin_key(tx, &name, expires_at)).await?;
@@ -28,7 +31,7 @@ pub async fn run(args: KeysArgs) -> Result<ExitCode> {
             }
         }
         KeysCommand::List { store } => {
-            let (db, _) = open_store(&store.data, store.database.as_ref()).await?;
+            let db = store::open(&store).await?;
             let keys = db.read(api_keys::all).await?;
             if store.json {
                 println!("{}", serde_json::to_string(&keys)?);
@@ -37,7 +40,7 @@ pub async fn run(args: KeysArgs) -> Result<ExitCode> {
             }
         }
         KeysCommand::Revoke { store, id } => {
-            let (db, _) = open_store(&store.data, store.database.as_ref()).await?;
+            let db = store::open(&store).await?;
             let of = id.clone();
             let revoked = db.write(move |tx| api_keys::revoke(tx, &of)).await;
             let revoked =

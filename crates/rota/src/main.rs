@@ -7,6 +7,7 @@ mod keys;
 mod migrate;
 mod org;
 mod serve;
+mod store;
 
 use std::process::ExitCode;
 

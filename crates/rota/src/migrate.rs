@@ -14,7 +14,8 @@ pub async fn run(args: MigrateArgs) -> Result<ExitCode> {
         println!("{:28} {:>10} rows", table.table, table.rows);
     }
     println!(
-        "\nThe store is copied. Start the server with the same --data, which has the sessions' files, and with --database.\n\
+        "\nThe store is copied. Start the server with the same --data, which has the sessions' files, and with --database: it \
+         does not start on this folder without.\n\
          {} is left as it is; nothing reads it any more.",
         data.join("rota.db").display()
     );

@@ -3,10 +3,13 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use rota_server::{db::Tx, open_store, resources::organization};
+use rota_server::{db::Tx, resources::organization};
 use serde_json::json;
 
-use crate::cli::{OrgArgs, OrgCommand, StoreArgs};
+use crate::{
+    cli::{OrgArgs, OrgCommand, StoreArgs},
+    store,
+};
 
 pub async fn run(args: OrgArgs) -> Result<ExitCode> {
     let (store, change): (StoreArgs, fn(&mut Tx<'_>) -> rota_server::error::Result<()>) = match args.command {
@@ -14,7 +17,7 @@ pub async fn run(args: OrgArgs) -> Result<ExitCode> {
         OrgCommand::Disable { store } => (store, organization::disable),
         OrgCommand::Enable { store } => (store, organization::enable),
     };
-    let (db, _) = open_store(&store.data, store.database.as_ref()).await?;
+    let db = store::open(&store).await?;
     let (id, disabled_at) = db
         .write(move |tx| {
             let id = organization::id(tx)?;

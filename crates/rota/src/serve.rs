@@ -7,7 +7,10 @@ use rota_server::{clock::Clock, config::Config};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-use crate::cli::{LogFormat, ServeArgs};
+use crate::{
+    cli::{LogFormat, ServeArgs},
+    store,
+};
 
 pub async fn run(args: ServeArgs) -> Result<ExitCode> {
     start_log(&args)?;
@@ -26,18 +29,9 @@ pub async fn run(args: ServeArgs) -> Result<ExitCode> {
 }
 
 fn configure(args: ServeArgs) -> Result<Config> {
-    let mut config = match &args.config {
-        Some(path) => Config::from_file(path)?,
-        None => Config::default(),
-    };
-    if let Some(data) = args.data {
-        config.data = data;
-    }
+    let mut config = store::configured(args.config.as_deref(), args.data, args.database)?;
     if let Some(listen) = args.listen {
         config.listen = listen;
-    }
-    if args.database.is_some() {
-        config.database = args.database;
     }
     if !args.roles.is_empty() {
         config.roles = args.roles.into_iter().collect();

@@ -8,6 +8,7 @@ pub mod db;
 pub mod egress;
 pub mod engine;
 pub mod error;
+mod folder;
 pub mod http;
 pub mod hub;
 pub mod limits;
@@ -22,7 +23,7 @@ pub mod tls;
 pub mod webhooks;
 
 use std::{
-    fs::{self, File, TryLockError},
+    fs::{self, File},
     net::SocketAddr,
     path::Path,
     sync::Arc,
@@ -30,10 +31,7 @@ use std::{
 
 use ::http::HeaderValue;
 use rota_sandbox::Embedded;
-use tokio::{
-    net::TcpListener,
-    time::{sleep, timeout},
-};
+use tokio::{net::TcpListener, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -47,7 +45,7 @@ use crate::{
     model::Offer,
     resources::{
         api_keys::{self, CreatedKey},
-        organization,
+        organization, workspaces,
     },
 };
 
@@ -69,7 +67,10 @@ pub struct Server {
 /// When the configuration is wrong, the data folder cannot be used or is used by another server, or the address cannot
 /// be listened on. The message says what to do.
 pub async fn serve(config: Config, clock: Clock) -> Result<Server> {
-    let lock = lock(&config.data).await?;
+    let lock = folder::lock(&config.data).await?;
+    if config.database.is_none() {
+        folder::check_without_database(&config.data)?;
+    }
     let offer = Offer::new(&config.models)?;
     let hub = Arc::new(Hub::default());
     let publish = {
@@ -77,13 +78,16 @@ pub async fn serve(config: Config, clock: Clock) -> Result<Server> {
         Box::new(move |notice: &db::Notice| hub.publish(notice))
     };
     let (db, writer) = open(&config, clock.clone(), publish).await?;
+    if let Some(url) = &config.database {
+        folder::set_database(&config.data, url)?;
+    }
     let (organization, first_key) = db
         .write(|tx| {
             tx.lock_table("organization")?;
             Ok((organization::id(tx)?, api_keys::first_key(tx)?))
         })
         .await?;
-    let node = node(&config.data)?;
+    let node = folder::node(&config.data)?;
     let (own, alone) = (node.clone(), config.database.is_none());
     db.write(move |tx| {
         engine::release_all_of(tx, &own)?;
@@ -130,30 +134,56 @@ async fn open(config: &Config, clock: Clock, publish: db::Publish) -> Result<(Db
     }
 }
 
-/// Opens a store beside the servers that may be using it: for the command line.
+/// Opens the store of a configuration beside the servers that may be using it: for the command line.
 ///
 /// # Errors
-/// When the store is in a data folder that does not exist, or cannot be opened.
-pub async fn open_store(data: &Path, database: Option<&DatabaseUrl>) -> Result<(Db, Writer)> {
-    if database.is_none() && !data.is_dir() {
-        return Err(Error::invalid(format_args!("{} is not a folder; `rota serve --data` makes it", data.display())));
+/// When there is no such store yet, or it cannot be opened.
+pub async fn open_store(config: &Config) -> Result<Db> {
+    if config.database.is_none() && !config.data.join(db::FILE).is_file() {
+        folder::check_without_database(&config.data)?;
+        return Err(Error::invalid(format_args!(
+            "{} has no store; `rota serve --data` makes it",
+            config.data.display()
+        )));
     }
-    let config = Config { data: data.to_owned(), database: database.cloned(), ..Config::default() };
-    open(&config, Clock::System, Box::new(|_| {})).await
+    let db = open_or_begin_store(config).await?;
+    if !db.read(workspaces::exist).await? {
+        return Err(Error::invalid("the store is empty; `rota serve` begins it"));
+    }
+    Ok(db)
 }
 
-/// Copies the store of a data folder into an empty PostgreSQL database: for the command line.
+/// The same, and makes the store when there is none.
+///
+/// # Errors
+/// When it would be in a data folder that does not exist, or cannot be opened.
+pub async fn open_or_begin_store(config: &Config) -> Result<Db> {
+    if config.database.is_none() {
+        folder::check_without_database(&config.data)?;
+        if !config.data.is_dir() {
+            let data = config.data.display();
+            return Err(Error::invalid(format_args!("{data} is not a folder; `rota serve --data` makes it")));
+        }
+    }
+    let (db, _) = open(config, Clock::System, Box::new(|_| {})).await?;
+    Ok(db)
+}
+
+/// Copies the store of a data folder into an empty PostgreSQL database, which is the store from then on: for the command
+/// line.
 ///
 /// # Errors
 /// When there is no such store, a server is using it, or the database is not empty; then nothing is copied.
 pub async fn copy_to_postgres(data: &Path, url: &DatabaseUrl) -> Result<Vec<db::Copied>> {
-    if !data.join("rota.db").is_file() {
+    if !data.join(db::FILE).is_file() {
         return Err(Error::invalid(format_args!("{} has no store", data.display())));
     }
-    let _lock = lock(data).await?;
-    let (data, url) = (data.to_owned(), url.clone());
-    let copying = tokio::task::spawn_blocking(move || db::sqlite_to_postgres(&data, &url));
-    copying.await.map_err(Error::internal)?
+    let _lock = folder::lock(data).await?;
+    let (folder, to) = (data.to_owned(), url.clone());
+    let copying = tokio::task::spawn_blocking(move || db::sqlite_to_postgres(&folder, &to));
+    let copied = copying.await.map_err(Error::internal)??;
+    folder::set_database(data, url)?;
+    Ok(copied)
 }
 
 impl Server {
@@ -174,47 +204,6 @@ impl Server {
     pub fn app(&self) -> &App {
         &self.app
     }
-}
-
-/// One server a data folder: two would run the same sessions.
-///
-/// A server that was killed while it started a sandbox leaves a process that holds its files for a moment longer, until
-/// it has become the sandbox's program: so a start tries more than once.
-async fn lock(data: &Path) -> Result<File> {
-    let cannot = |error| Error::invalid(format_args!("cannot use the data folder {}: {error}", data.display()));
-    fs::create_dir_all(data).map_err(cannot)?;
-    private(data).map_err(cannot)?;
-    let file = File::options().create(true).truncate(false).write(true).open(data.join("lock")).map_err(cannot)?;
-    for _ in 0..limits::LOCK_TRIES {
-        match file.try_lock() {
-            Ok(()) => return Ok(file),
-            Err(TryLockError::WouldBlock) => sleep(limits::LOCK_RETRY).await,
-            Err(TryLockError::Error(error)) => return Err(cannot(error)),
-        }
-    }
-    Err(Error::invalid(format_args!("another server is using the data folder {}", data.display())))
-}
-
-/// The name of the server with this data folder, made with the folder: sessions whose files are in it are this server's.
-fn node(data: &Path) -> Result<String> {
-    let path = data.join("node");
-    let cannot = |error| Error::internal(format!("cannot use {}: {error}", path.display()));
-    match fs::read_to_string(&path) {
-        Ok(name) if !name.is_empty() => Ok(name.trim().to_owned()),
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(cannot(error)),
-        _ => {
-            let name = random::uuid()?;
-            fs::write(&path, format!("{name}\n")).map_err(cannot)?;
-            Ok(name)
-        }
-    }
-}
-
-/// Nobody but the owner reads the store.
-fn private(folder: &Path) -> std::io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-
-    fs::set_permissions(folder, fs::Permissions::from_mode(0o700))
 }
 
 fn sandbox_config(config: &Config) -> rota_sandbox::Config {
@@ -265,19 +254,4 @@ async fn remove_orphans(app: &App) -> Result<()> {
         }
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_start_waits_for_a_server_that_is_ending_but_not_for_one_that_runs() {
-        let folder = std::env::temp_dir().join(format!("rota-lock-{}", std::process::id()));
-        let ending = lock(&folder).await.unwrap();
-        let (next, ()) = tokio::join!(lock(&folder), async { drop(ending) });
-        assert!(next.is_ok());
-        assert!(matches!(lock(&folder).await, Err(Error::Invalid(_))));
-        fs::remove_dir_all(&folder).unwrap();
-    }
 }

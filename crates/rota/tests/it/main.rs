@@ -11,6 +11,7 @@ mod agents;
 mod bodies;
 mod client;
 mod closed;
+mod command_line;
 mod contract;
 mod database;
 mod database_connections;

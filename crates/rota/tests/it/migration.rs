@@ -46,6 +46,8 @@ async fn a_store_that_was_moved_is_the_same_store() {
             let copied = copy_to_postgres(&data, &url).await.unwrap();
             let rows = |table: &str| copied.iter().find(|copied| copied.table == table).unwrap().rows;
             assert_eq!((rows("agents"), rows("deployment_runs"), rows("sessions")), (1, 1, 2));
+            let note = std::fs::read_to_string(data.join("database")).unwrap();
+            assert!(url.0.ends_with(note.trim().rsplit_once('/').unwrap().1), "{note}");
             let again = copy_to_postgres(&data, &url).await.unwrap_err().to_string();
             assert!(again.contains("already"), "{again}");
         },

@@ -39,7 +39,9 @@ use crate::{
 pub use copy::Copied;
 pub(crate) use copy::sqlite_to_postgres;
 use job::{Job, Write};
+pub(crate) use postgres::place;
 pub use select::Select;
+pub(crate) use sqlite::FILE;
 pub use tx::Tx;
 pub use value::{Row, Val};
 pub(crate) use value::{Unstorable, vals};

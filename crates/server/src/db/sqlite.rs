@@ -16,6 +16,9 @@ use crate::{
     limits,
 };
 
+/// The name of the store in its folder.
+pub(crate) const FILE: &str = "rota.db";
+
 /// The connections that only read.
 pub(super) struct Readers {
     // One for each permit of `Db::read`.
@@ -27,7 +30,7 @@ impl Db {
     /// Opens the store in `folder`, making it when there is none, and brings its schema up to date. Every notice of a
     /// committed transaction goes to `publish`, in the order of the commits.
     pub fn open(folder: &Path, clock: Clock, publish: Publish) -> Result<(Self, Writer)> {
-        let path = folder.join("rota.db");
+        let path = folder.join(FILE);
         let mut writer = connect(&path, OpenFlags::default())?;
         migrate::sqlite(&mut writer)?;
         let idle = (0..limits::READ_CONNECTIONS).map(|_| connect(&path, read_only())).collect::<Result<_>>()?;
@@ -63,7 +66,7 @@ impl Readers {
 
 /// A connection to the store in `folder` that only reads.
 pub(super) fn open_to_read(folder: &Path) -> Result<Connection> {
-    connect(&folder.join("rota.db"), read_only())
+    connect(&folder.join(FILE), read_only())
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

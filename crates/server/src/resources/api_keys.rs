@@ -88,7 +88,7 @@ pub struct CreatedAdminKey {
 
 /// The default workspace and its first key, when there is no key of a workspace yet.
 pub fn first_key(tx: &mut Tx<'_>) -> Result<Option<CreatedKey>> {
-    if tx.one("SELECT 1 FROM workspaces LIMIT 1", &[], |_| Ok(()))?.is_some() {
+    if workspaces::exist(tx)? {
         return Ok(None);
     }
     create_key(tx, None, "first key", None).map(Some)

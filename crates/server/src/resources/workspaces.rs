@@ -158,6 +158,11 @@ fn default_id(tx: &mut Tx<'_>) -> Result<Option<WorkspaceId>> {
     Ok(tx.one("SELECT default_workspace_id FROM organization", &[], |row| row.opt_id(0))?.flatten())
 }
 
+/// Whether there is any workspace: a server makes the first when it begins a store.
+pub fn exist(tx: &mut Tx<'_>) -> Result<bool> {
+    Ok(tx.one("SELECT 1 FROM workspaces LIMIT 1", &[], |_| Ok(()))?.is_some())
+}
+
 fn named(tx: &mut Tx<'_>, name: &str) -> Result<Option<WorkspaceId>> {
     tx.one("SELECT id FROM workspaces WHERE name = $1 AND archived_at IS NULL", vals![name], |row| row.id(0))
 }

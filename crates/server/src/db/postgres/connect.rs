@@ -58,6 +58,11 @@ impl Connector {
         Ok(Self { config, tls })
     }
 
+    /// Where the database is, without what opens it.
+    pub(super) fn place(&self) -> String {
+        format!("postgres://{}/{}", self.address(), self.config.get_dbname().unwrap_or_default())
+    }
+
     /// Opens a connection, which is driven by the runtime that this is called in until the client is dropped. What the
     /// database tells unasked goes to `notified`.
     ///
@@ -164,4 +169,21 @@ where
             }
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_holds_no_secret() {
+        for (url, place) in [
+            ("postgres://rota:secret@db.internal/rota", "postgres://db.internal:5432/rota"),
+            ("postgres://rota:secret@db.internal:6432/rota?sslmode=disable", "postgres://db.internal:6432/rota"),
+            ("postgres://rota@a:1,b:2/rota?password=secret", "postgres://a:1,b:2/rota"),
+            ("postgres://rota:secret@%2Frun%2Fpostgresql/rota", "postgres:///run/postgresql/rota"),
+        ] {
+            assert_eq!(Connector::new(url).unwrap().place(), place);
+        }
+    }
 }

@@ -54,6 +54,14 @@ impl Db {
     }
 }
 
+/// Where a database is, for people: `postgres://host:port/name`, without user and password.
+///
+/// # Errors
+/// When it is not the URL of a database.
+pub(crate) fn place(url: &DatabaseUrl) -> Result<String> {
+    Connector::new(&url.0).map(|connector| connector.place())
+}
+
 /// How long to wait after the `tries`-th try.
 fn pause(tries: u32) -> Duration {
     limits::DATABASE_RETRY_FIRST * 2_u32.pow(tries - 1)

@@ -1,0 +1,38 @@
+//! Finds the store of a server, as the server itself does: by the configuration file, and by what is put over it.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use rota_server::{
+    config::{Config, DatabaseUrl},
+    db::Db,
+    open_or_begin_store, open_store,
+};
+
+use crate::cli::StoreArgs;
+
+/// The store that a command is about, which must be there.
+pub async fn open(args: &StoreArgs) -> Result<Db> {
+    Ok(open_store(&of(args)?).await?)
+}
+
+/// The same, made when there is none: for the first key.
+pub async fn open_or_begin(args: &StoreArgs) -> Result<Db> {
+    Ok(open_or_begin_store(&of(args)?).await?)
+}
+
+fn of(args: &StoreArgs) -> Result<Config> {
+    configured(args.config.as_deref(), args.data.clone(), args.database.clone())
+}
+
+/// The configuration in `file`, over which `data` and `database` are put.
+pub fn configured(file: Option<&Path>, data: Option<PathBuf>, database: Option<DatabaseUrl>) -> Result<Config> {
+    let mut config = file.map(Config::from_file).transpose()?.unwrap_or_default();
+    if let Some(data) = data {
+        config.data = data;
+    }
+    if database.is_some() {
+        config.database = database;
+    }
+    Ok(config)
+}

@@ -1,0 +1,105 @@
+//! The data folder: who uses it, the name of its server, and whether its store is in a database elsewhere.
+
+use std::{
+    fs::{self, File, TryLockError},
+    io::ErrorKind,
+    path::Path,
+};
+
+use tokio::time::sleep;
+
+use crate::{
+    config::DatabaseUrl,
+    db,
+    error::{Error, Result},
+    limits, random,
+};
+
+/// The file that names the database which is the store of the folder's server.
+const DATABASE: &str = "database";
+
+/// One server a data folder: two would run the same sessions.
+///
+/// A server that was killed while it started a sandbox leaves a process that holds its files for a moment longer, until
+/// it has become the sandbox's program: so a start tries more than once.
+pub async fn lock(data: &Path) -> Result<File> {
+    let cannot = |error| Error::invalid(format_args!("cannot use the data folder {}: {error}", data.display()));
+    fs::create_dir_all(data).map_err(cannot)?;
+    private(data).map_err(cannot)?;
+    let file = File::options().create(true).truncate(false).write(true).open(data.join("lock")).map_err(cannot)?;
+    for _ in 0..limits::LOCK_TRIES {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) => sleep(limits::LOCK_RETRY).await,
+            Err(TryLockError::Error(error)) => return Err(cannot(error)),
+        }
+    }
+    Err(Error::invalid(format_args!("another server is using the data folder {}", data.display())))
+}
+
+/// The name of the server with this data folder, made with the folder: sessions whose files are in it are this server's.
+pub fn node(data: &Path) -> Result<String> {
+    let path = data.join("node");
+    let cannot = |error| Error::internal(format!("cannot use {}: {error}", path.display()));
+    match fs::read_to_string(&path) {
+        Ok(name) if !name.is_empty() => Ok(name.trim().to_owned()),
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(cannot(error)),
+        _ => {
+            let name = random::uuid()?;
+            fs::write(&path, format!("{name}\n")).map_err(cannot)?;
+            Ok(name)
+        }
+    }
+}
+
+/// Records that the store of this folder's server is a database: a start without it would begin another store, or go on
+/// with an old one.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn set_database(data: &Path, url: &DatabaseUrl) -> Result<()> {
+    let path = data.join(DATABASE);
+    let cannot = |error| Error::invalid(format_args!("cannot write {}: {error}", path.display()));
+    fs::write(&path, format!("{}\n", db::place(url)?)).map_err(cannot)
+}
+
+/// That the store of this folder's server is in the folder, or not made yet.
+///
+/// # Errors
+/// When it is a database; the message names it.
+pub fn check_without_database(data: &Path) -> Result<()> {
+    let path = data.join(DATABASE);
+    match fs::read_to_string(&path) {
+        Ok(place) => Err(Error::invalid(format_args!(
+            "the store of {} is the database {}: give its URL as --database, as ROTA_DATABASE or in the configuration \
+             file. To have a store in the folder instead, delete {}",
+            data.display(),
+            place.trim(),
+            path.display()
+        ))),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(Error::invalid(format_args!("cannot read {}: {error}", path.display()))),
+    }
+}
+
+/// Nobody but the owner reads the store.
+fn private(folder: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o700))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_start_waits_for_a_server_that_is_ending_but_not_for_one_that_runs() {
+        let folder = std::env::temp_dir().join(format!("rota-lock-{}", std::process::id()));
+        let ending = lock(&folder).await.unwrap();
+        let (next, ()) = tokio::join!(lock(&folder), async { drop(ending) });
+        assert!(next.is_ok());
+        assert!(matches!(lock(&folder).await, Err(Error::Invalid(_))));
+        fs::remove_dir_all(&folder).unwrap();
+    }
+}
