@@ -72,6 +72,10 @@ pub async fn serve(config: Config, clock: Clock) -> Result<Server> {
         folder::check_without_database(&config.data)?;
     }
     let offer = Offer::new(&config.models)?;
+    let listener = TcpListener::bind(&config.listen)
+        .await
+        .map_err(|error| Error::invalid(format_args!("cannot listen on {}: {error}", config.listen)))?;
+    let address = listener.local_addr().map_err(Error::internal)?;
     let hub = Arc::new(Hub::default());
     let publish = {
         let hub = hub.clone();
@@ -81,12 +85,6 @@ pub async fn serve(config: Config, clock: Clock) -> Result<Server> {
     if let Some(url) = &config.database {
         folder::set_database(&config.data, url)?;
     }
-    let (organization, first_key) = db
-        .write(|tx| {
-            tx.lock_table("organization")?;
-            Ok((organization::id(tx)?, api_keys::first_key(tx)?))
-        })
-        .await?;
     let node = folder::node(&config.data)?;
     let (own, alone) = (node.clone(), config.database.is_none());
     db.write(move |tx| {
@@ -96,10 +94,13 @@ pub async fn serve(config: Config, clock: Clock) -> Result<Server> {
     })
     .await?;
     let sandboxes = Sandboxes::new(Embedded::new(sandbox_config(&config)).map_err(Error::internal)?);
-    let listener = TcpListener::bind(&config.listen)
-        .await
-        .map_err(|error| Error::invalid(format_args!("cannot listen on {}: {error}", config.listen)))?;
-    let address = listener.local_addr().map_err(Error::internal)?;
+    // Last: the key is shown only by this start, so the start must not fail any more.
+    let (organization, first_key) = db
+        .write(|tx| {
+            tx.lock_table("organization")?;
+            Ok((organization::id(tx)?, api_keys::first_key(tx)?))
+        })
+        .await?;
     let app = App::new(Inner {
         organization_header: HeaderValue::from_str(&organization).map_err(Error::internal)?,
         node,

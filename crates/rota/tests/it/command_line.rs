@@ -1,6 +1,6 @@
 //! The commands about the store of a server: they find the one that the server has, or refuse.
 
-use std::{fs, path::Path, process::Output};
+use std::{fs, net::TcpListener, path::Path, process::Output};
 
 use rota_server::{clock::Clock, config::Config};
 use tempfile::TempDir;
@@ -69,6 +69,20 @@ async fn a_server_does_not_start_on_sqlite_where_its_store_is_a_database() {
     assert!(refused.contains("the database postgres://db.internal/rota"), "{refused}");
     fs::remove_file(folder.path().join("database")).unwrap();
     rota_server::serve(config, Clock::System).await.unwrap().stop().await;
+}
+
+#[tokio::test]
+async fn a_start_that_fails_takes_no_key_with_it() {
+    let folder = TempDir::new().unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listen = taken.local_addr().unwrap().to_string();
+    let config = Config { data: folder.path().to_owned(), listen, ..Config::default() };
+    let refused = rota_server::serve(config.clone(), Clock::System).await.err().unwrap().to_string();
+    assert!(refused.starts_with("cannot listen on 127.0.0.1"), "{refused}");
+    drop(taken);
+    let server = rota_server::serve(config, Clock::System).await.unwrap();
+    assert!(server.first_key.is_some());
+    server.stop().await;
 }
 
 #[tokio::test]
