@@ -12,7 +12,8 @@ pub struct Time(i64);
 impl Time {
     /// A time from its microseconds since the epoch. Values outside the years -9999 to 9999 are moved to the nearest.
     pub fn from_micros(micros: i64) -> Self {
-        Self(micros.clamp(Timestamp::MIN.as_microsecond(), Timestamp::MAX.as_microsecond()))
+        // A timestamp is not made from microseconds in the very last second.
+        Self(micros.clamp(Timestamp::MIN.as_microsecond(), Timestamp::MAX.as_second() * 1_000_000))
     }
 
     /// Microseconds since the epoch.
@@ -39,7 +40,7 @@ impl Time {
 
 impl From<Timestamp> for Time {
     fn from(timestamp: Timestamp) -> Self {
-        Self(timestamp.as_microsecond())
+        Self::from_micros(timestamp.as_microsecond())
     }
 }
 
@@ -83,6 +84,9 @@ mod tests {
             ("2019-12-27T18:11:19.117Z", "2019-12-27T18:11:19.117Z"),
         ] {
             assert_eq!(text.parse::<Time>().unwrap().to_string(), written);
+        }
+        for edge in [Time::from_micros(i64::MIN), Time::from_micros(i64::MAX), Timestamp::MAX.into()] {
+            assert_eq!(Time::from(edge.timestamp()), edge);
         }
         assert!("yesterday".parse::<Time>().is_err());
     }

@@ -1,5 +1,6 @@
 //! Bodies and queries are read strictly: what is wrong is refused in words that name the field.
 
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -387,6 +388,23 @@ async fn a_cursor_serves_only_the_list_that_gave_it() {
     }
     let newest = rota.api.get("/v1/sessions?limit=1").await["next_page"].as_str().unwrap().to_owned();
     assert_eq!(rota.api.get_refused(&format!("/v1/sessions?order=asc&page={newest}")).await, refused);
+}
+
+#[tokio::test]
+async fn a_cursor_of_occurrences_that_no_server_gave_is_refused() {
+    let rota = Rota::without_engine().await;
+    let parts = Parts::new(&rota.api).await;
+    let schedule = json!({"type": "cron", "expression": "0 * * * *", "timezone": "UTC"});
+    let deployment = parts.deployment(&rota.api, json!({ "schedule": schedule })).await;
+    rota.advance_seconds(3 * 3600);
+    let list = format!("/rota/v1/deployments/{}/occurrences?limit=1", id(&deployment));
+    let given = rota.api.get(&list).await["next_page"].as_str().unwrap().to_owned();
+    let head = &URL_SAFE_NO_PAD.decode(given.strip_prefix("page_").unwrap()).unwrap()[..9];
+    for key in ["9223372036854775807.1", "253402300799999999.1", "-9223372036854775808.1", "1", "1.x", ""] {
+        let page = URL_SAFE_NO_PAD.encode([head, key.as_bytes()].concat());
+        let refused = rota.api.get_refused(&format!("{list}&page=page_{page}")).await;
+        assert_eq!(refused, invalid("page: Invalid page cursor."), "{key}");
+    }
 }
 
 /// Sends `body` as it is.

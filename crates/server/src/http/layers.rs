@@ -1,12 +1,13 @@
 //! What holds for every request: an id, a key, the beta header, a time limit, the error envelope.
 
-use std::sync::Arc;
+use std::{panic::AssertUnwindSafe, sync::Arc};
 
 use axum::{
     extract::{MatchedPath, Request, State},
     middleware::Next,
     response::{IntoResponse, Response},
 };
+use futures_util::FutureExt;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use rota_api::{
     error::{ErrorBody, ErrorDetail, ErrorDetails},
@@ -34,7 +35,7 @@ pub(super) async fn envelope(State(app): State<App>, request: Request, next: Nex
     let id = RequestId::new(app.clock.now());
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
-    let mut response = next.run(request).await;
+    let mut response = caught(next.run(request)).await;
     let route = response.extensions().get::<MatchedPath>().map_or("none", |path| path.as_str()).to_owned();
     if let Some(error) = response.extensions_mut().remove::<Arc<Error>>() {
         if let Error::Database(cause) | Error::Internal(cause) = &*error {
@@ -51,6 +52,15 @@ pub(super) async fn envelope(State(app): State<App>, request: Request, next: Nex
     metrics::counter!("rota_http_requests_total", &labels).increment(1);
     metrics::histogram!("rota_http_request_seconds", &labels[..2]).record(watch.seconds());
     response
+}
+
+/// The answer, also when what makes it panics.
+async fn caught(answering: impl Future<Output = Response>) -> Response {
+    let answered = AssertUnwindSafe(answering).catch_unwind().await;
+    answered.unwrap_or_else(|panic| {
+        let said = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+        Error::internal(format!("a handler panicked: {}", said.unwrap_or("no message"))).into_response()
+    })
 }
 
 fn write_error(response: &mut Response, error: &Error, id: &RequestId) {
@@ -114,4 +124,18 @@ async fn admit(app: &App, path: &str, headers: &HeaderMap) -> Result<Admission> 
 
 fn value(text: &str) -> HeaderValue {
     HeaderValue::from_str(text).expect("ids are plain ASCII")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_answered_with_an_internal_error_that_tells_the_log_why() {
+        let mut response = caught(async { panic!("the {} is out", "cat") }).await;
+        assert_eq!(response.status(), 500);
+        let error = response.extensions_mut().remove::<Arc<Error>>().expect("an error for the envelope");
+        let Error::Internal(cause) = &*error else { panic!("{error}") };
+        assert_eq!(cause.to_string(), "a handler panicked: the cat is out");
+    }
 }

@@ -55,7 +55,9 @@ pub async fn list(
 /// A place as it stands in a cursor: `microseconds.seq`.
 fn read_place(key: &str) -> Result<Place> {
     let place = key.split_once('.').and_then(|(until, seq)| {
-        Some(Place { until: Time::from_micros(until.parse().ok()?).timestamp(), seq: seq.parse().ok()? })
+        let micros = until.parse().ok()?;
+        let until = Time::from_micros(micros);
+        (until.micros() == micros).then_some(Place { until: until.timestamp(), seq: seq.parse().ok()? })
     });
     place.ok_or_else(|| Error::invalid("page: Invalid page cursor."))
 }
