@@ -21,7 +21,21 @@ use crate::{
 pub struct Query {
     pairs: Vec<(String, String)>,
     beta: bool,
-    seen: RefCell<Vec<&'static str>>,
+    seen: RefCell<Vec<Seen>>,
+}
+
+/// A parameter that was asked for.
+#[derive(Clone, Copy)]
+struct Seen {
+    name: &'static str,
+    /// It may be sent several times, also as `name[]`.
+    many: bool,
+}
+
+impl Seen {
+    fn is_of(self, sent: &str) -> bool {
+        self.name == sent || (self.many && sent.strip_suffix("[]") == Some(self.name))
+    }
 }
 
 impl<S: Sync> FromRequestParts<S> for Query {
@@ -50,8 +64,8 @@ impl Query {
 
     /// A parameter that may be absent.
     pub fn text(&self, name: &'static str) -> Option<&str> {
-        self.seen.borrow_mut().push(name);
-        self.pairs.iter().rev().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
+        self.seen.borrow_mut().push(Seen { name, many: false });
+        self.pairs.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
     }
 
     /// A whole number.
@@ -113,10 +127,10 @@ impl Query {
 
     /// Any texts, sent as `name=a&name=b` or `name[]=a&name[]=b`. Empty when absent.
     pub fn texts(&self, name: &'static str, most: usize) -> Result<Vec<&str>> {
-        self.seen.borrow_mut().push(name);
-        let of_name = |n: &str| n.strip_suffix("[]").unwrap_or(n) == name;
+        let asked = Seen { name, many: true };
+        self.seen.borrow_mut().push(asked);
         let values: Vec<&str> =
-            self.pairs.iter().filter(|(n, _)| of_name(n)).map(|(_, value)| value.as_str()).collect();
+            self.pairs.iter().filter(|(n, _)| asked.is_of(n)).map(|(_, value)| value.as_str()).collect();
         if values.len() > most {
             return Err(invalid(name, format_args!("value must contain no more than {most} item(s)")));
         }
@@ -151,17 +165,18 @@ impl Query {
         Ok(Paging { limit, order, cursor, filters: self.filters(order) })
     }
 
-    /// That nothing was sent that was not asked for.
+    /// That nothing was sent that was not asked for, and nothing twice that has one value.
     pub fn finish(&self) -> Result<()> {
         let seen = self.seen.borrow();
-        match self
-            .pairs
-            .iter()
-            .find(|(n, _)| !seen.contains(&n.strip_suffix("[]").unwrap_or(n)) && !seen.contains(&n.as_str()))
-        {
-            Some((unknown, _)) => Err(Error::invalid(format_args!("{unknown}: Extra inputs are not permitted"))),
-            None => Ok(()),
+        for (i, (name, _)) in self.pairs.iter().enumerate() {
+            let Some(asked) = seen.iter().find(|asked| asked.is_of(name)) else {
+                return Err(invalid(name, "Extra inputs are not permitted"));
+            };
+            if !asked.many && self.pairs[..i].iter().any(|(earlier, _)| earlier == name) {
+                return Err(invalid(name, "value must be sent once"));
+            }
         }
+        Ok(())
     }
 
     /// A mark of everything that decides which rows a list has: a cursor of one list does not fit another.
@@ -214,6 +229,8 @@ mod tests {
             ("limit=101", "limit: value must be less than or equal to 100"),
             ("limit=x", "limit: Input should be a valid integer"),
             ("colour=red", "colour: Extra inputs are not permitted"),
+            ("limit[]=5", "limit[]: Extra inputs are not permitted"),
+            ("limit=5&limit=6", "limit: value must be sent once"),
             ("page=garbage", "page: Invalid page cursor."),
         ] {
             let error = Query::parse(text).unwrap().paging(20, 100, Order::Desc).unwrap_err();
