@@ -154,7 +154,9 @@ impl Cursor {
         let (mark, rest) = bytes.split_at_checked(filters.len()).ok_or_else(invalid)?;
         let (before, key) = rest.split_first().ok_or_else(invalid)?;
         if mark != filters {
-            return Err(Error::invalid("page: this cursor was given by a list with other filters or another order."));
+            return Err(Error::invalid(
+                "page: this cursor was given by another list, or with other filters or another order.",
+            ));
         }
         let key = String::from_utf8(key.to_vec()).map_err(|_| invalid())?;
         Ok(Self { key, before: *before == 1 })

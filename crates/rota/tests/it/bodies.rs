@@ -382,9 +382,12 @@ async fn a_cursor_serves_only_the_list_that_gave_it() {
     assert!(page.starts_with("page_"));
     let second = rota.api.get(&format!("/v1/agents?limit=2&page={page}")).await;
     assert_eq!(second["data"].as_array().unwrap().len(), 2, "the limit may change");
-    let refused = invalid("page: this cursor was given by a list with other filters or another order.");
+    let refused = invalid("page: this cursor was given by another list, or with other filters or another order.");
     let with_filter = format!("/v1/agents?limit=1&include_archived=true&page={page}");
     assert_eq!(rota.api.get_refused(&with_filter).await, refused);
+    for list in ["environments", "deployments", "deployment_runs", "sessions"] {
+        assert_eq!(rota.api.get_refused(&format!("/v1/{list}?page={page}")).await, refused, "{list}");
+    }
     let parts = Parts::new(&rota.api).await;
     for _ in 0..2 {
         parts.session(&rota.api, json!({})).await;

@@ -1,6 +1,6 @@
 //! Query strings, read as strictly as bodies.
 
-use std::{cell::RefCell, str::FromStr};
+use std::{cell::RefCell, iter, str::FromStr};
 
 use axum::extract::FromRequestParts;
 use http::request::Parts;
@@ -19,6 +19,7 @@ use crate::{
 
 /// The query of a request. Every parameter must be asked for before [`Query::finish`].
 pub struct Query {
+    path: String,
     pairs: Vec<(String, String)>,
     beta: bool,
     seen: RefCell<Vec<Seen>>,
@@ -42,19 +43,20 @@ impl<S: Sync> FromRequestParts<S> for Query {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self> {
-        Self::parse(parts.uri.query().unwrap_or_default())
+        Self::parse(parts.uri.path(), parts.uri.query().unwrap_or_default())
     }
 }
 
 impl Query {
-    fn parse(query: &str) -> Result<Self> {
+    fn parse(path: &str, query: &str) -> Result<Self> {
         if query.len() > MAX_QUERY_BYTES {
             return Err(Error::invalid(format_args!("the query string is longer than {MAX_QUERY_BYTES} bytes")));
         }
         let (beta, pairs): (Vec<_>, Vec<_>) = form_urlencoded::parse(query.as_bytes())
             .map(|(name, value)| (name.into_owned(), value.into_owned()))
             .partition(|(name, _)| name == "beta");
-        Ok(Self { pairs, beta: beta.iter().any(|(_, value)| value == "true"), seen: RefCell::default() })
+        let beta = beta.iter().any(|(_, value)| value == "true");
+        Ok(Self { path: path.to_owned(), pairs, beta, seen: RefCell::default() })
     }
 
     /// Whether `beta=true` was sent, as the SDKs do with every request of a beta resource.
@@ -183,12 +185,11 @@ impl Query {
     fn filters(&self, order: Order) -> [u8; 8] {
         let mut pairs: Vec<_> = self.pairs.iter().filter(|(n, _)| n != "limit" && n != "page").collect();
         pairs.sort();
+        let texts = iter::once(&self.path).chain(pairs.into_iter().flat_map(|(name, value)| [name, value]));
         let mut hash = Sha256::new();
-        for (name, value) in pairs {
-            hash.update((name.len() as u64).to_be_bytes());
-            hash.update(name);
-            hash.update((value.len() as u64).to_be_bytes());
-            hash.update(value);
+        for text in texts {
+            hash.update((text.len() as u64).to_be_bytes());
+            hash.update(text);
         }
         hash.update([order as u8]);
         let mut mark = [0; 8];
@@ -217,8 +218,11 @@ mod tests {
 
     #[test]
     fn parameters_are_read_strictly() {
-        let query = Query::parse("beta=true&statuses[]=idle&statuses=running&created_at%5Bgte%5D=2026-01-01T00:00:00Z")
-            .unwrap();
+        let query = Query::parse(
+            "/v1/sessions",
+            "beta=true&statuses[]=idle&statuses=running&created_at%5Bgte%5D=2026-01-01T00:00:00Z",
+        )
+        .unwrap();
         assert!(query.beta());
         assert_eq!(query.any_of("statuses", &["idle", "running"], 4).unwrap(), ["idle", "running"]);
         assert!(query.finish().is_err(), "created_at[gte] was not asked for yet");
@@ -233,20 +237,25 @@ mod tests {
             ("limit=5&limit=6", "limit: value must be sent once"),
             ("page=garbage", "page: Invalid page cursor."),
         ] {
-            let error = Query::parse(text).unwrap().paging(20, 100, Order::Desc).unwrap_err();
+            let error = Query::parse("/v1/agents", text).unwrap().paging(20, 100, Order::Desc).unwrap_err();
             assert_eq!(error.to_string(), message);
         }
-        let has_error = Query::parse("has_error=maybe").unwrap().boolean("has_error").unwrap_err().to_string();
+        let has_error = Query::parse("/v1/deployment_runs", "has_error=maybe")
+            .unwrap()
+            .boolean("has_error")
+            .unwrap_err()
+            .to_string();
         assert_eq!(has_error, "Failed to parse request body: invalid value for bool field has_error: \"maybe\"");
     }
 
     #[test]
     fn a_cursor_fits_only_the_list_that_gave_it() {
-        let paging = |text: &str, order| {
-            let query = Query::parse(text).unwrap();
+        let of = |path: &str, text: &str, order| {
+            let query = Query::parse(path, text).unwrap();
             query.text("agent_id");
             query.paging(1, 100, order)
         };
+        let paging = |text: &str, order| of("/v1/deployments", text, order);
         let first = paging("agent_id=a", Order::Desc).unwrap();
         let page = first.page(vec!["2", "1"], |row| (*row).to_owned());
         let next = page.next_page.unwrap();
@@ -254,5 +263,6 @@ mod tests {
         assert!(paging(&format!("agent_id=a&limit=7&page={next}"), Order::Desc).is_ok());
         assert!(paging(&format!("agent_id=b&page={next}"), Order::Desc).is_err());
         assert!(paging(&format!("agent_id=a&page={next}"), Order::Asc).is_err());
+        assert!(of("/v1/sessions", &format!("agent_id=a&page={next}"), Order::Desc).is_err());
     }
 }
