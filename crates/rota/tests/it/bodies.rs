@@ -472,6 +472,9 @@ async fn a_method_that_a_path_does_not_have_is_refused() {
         (Method::GET, "/v1/deployments/x/run"),
         (Method::POST, "/v1/deployment_runs"),
         (Method::POST, "/v1/models"),
+        (Method::POST, "/healthz"),
+        (Method::PUT, "/readyz"),
+        (Method::DELETE, "/metrics"),
     ] {
         let answer = rota.api.send(method.clone(), path, None).await;
         assert_eq!(answer.status, StatusCode::METHOD_NOT_ALLOWED, "{method} {path}");

@@ -26,7 +26,8 @@ pub fn router(app: App) -> Router {
     let router = Router::new()
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
-        .route("/metrics", get(metrics));
+        .route("/metrics", get(metrics))
+        .method_not_allowed_fallback(method_not_allowed);
     let router = if app.config.roles.has(Role::Api) { router.merge(api(&app)) } else { router.fallback(not_found) };
     router.layer(from_fn_with_state(app.clone(), layers::envelope)).with_state(app)
 }
@@ -90,12 +91,16 @@ fn api(app: &App) -> Router<App> {
         .route("/v1/sessions/{session_id}/events", get(events::list).post(events::send))
         .route("/v1/sessions/{session_id}/events/stream", get(events::stream::open))
         .fallback(not_found)
-        .method_not_allowed_fallback(async || Error::MethodNotAllowed)
+        .method_not_allowed_fallback(method_not_allowed)
         .layer(from_fn_with_state(app.clone(), layers::guard))
 }
 
 async fn not_found() -> Error {
     Error::NotFound("Not found".to_owned())
+}
+
+async fn method_not_allowed() -> Error {
+    Error::MethodNotAllowed
 }
 
 /// Whether requests can be answered: the store must be readable.
