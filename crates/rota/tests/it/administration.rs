@@ -207,6 +207,8 @@ async fn archiving_a_workspace_ends_its_keys_and_keeps_what_it_has_readable() {
 
     let inside = administrator.in_workspace(id(&made));
     assert_eq!(inside.get("/v1/agents").await["data"], json!([parts.agent]));
+    let head = inside.request(reqwest::Method::HEAD, "/v1/agents").send().await.unwrap();
+    assert_eq!(head.status(), 200, "what can be read can be asked for its headers");
     let closed = forbidden("the workspace is archived: its resources can be read, not changed");
     assert_eq!(inside.post_refused("/v1/environments", json!({"name": "e"})).await, closed);
     assert_eq!(inside.post_refused("/v1/sessions", parts.session_body(&json!({}))).await, closed);

@@ -4,7 +4,7 @@
 //! may be changed any more; [`Administrator`] acts on the organization.
 
 use axum::extract::FromRequestParts;
-use http::{HeaderMap, Method, header, request::Parts};
+use http::{HeaderMap, header, request::Parts};
 use rota_api::id::{ApiKeyId, WorkspaceId};
 use sha2::{Digest, Sha256};
 
@@ -82,7 +82,7 @@ impl<S: Sync> FromRequestParts<S> for Caller {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self> {
         let admission = Admission::of(parts)?;
         match admission.closed {
-            Some(closed) if parts.method != Method::GET => Err(closed.into()),
+            Some(closed) if !parts.method.is_safe() => Err(closed.into()),
             _ => admission.caller(),
         }
     }
