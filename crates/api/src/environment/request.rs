@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// A create request, or the state after an update.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct EnvironmentFields {
     /// 1 to [`MAX_NAME`] characters.
     pub name: String,

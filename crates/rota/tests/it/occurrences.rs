@@ -217,7 +217,10 @@ async fn an_audit_is_asked_for_strictly() {
         ("limit=1001", "limit: value must be less than or equal to 1000"),
         ("page=page_x", "page: Invalid page cursor."),
         ("order=asc", "order: Extra inputs are not permitted"),
-        (&*format!("page={page}"), "page: this cursor was given by another list, or with other filters or another order."),
+        (
+            &*format!("page={page}"),
+            "page: this cursor was given by another list, or with other filters or another order.",
+        ),
     ] {
         assert_eq!(api.get_refused(&format!("{}?{query}", audit_path(&made))).await, invalid(message));
     }

@@ -56,7 +56,10 @@ async fn agents_environments_and_deployments_tell_of_what_changes() {
     api.post(&worker_path, json!({"name": "other"})).await;
     receive(&mut receiver, &[("agent.updated", id(&worker))]).await;
     let workshop_path = format!("/v1/environments/{}", id(&workshop));
-    api.post(&workshop_path, json!({"description": "d"})).await;
+    let described = api.post(&workshop_path, json!({"description": "d"})).await;
+    for nothing in [json!({}), json!({"description": "d"}), json!({"name": "workshop"})] {
+        assert_eq!(api.post(&workshop_path, nothing).await, described, "it is not even younger");
+    }
     api.post_refused("/v1/environments", json!({"name": "workshop"})).await;
     receive(&mut receiver, &[("environment.updated", id(&workshop))]).await;
 

@@ -125,6 +125,9 @@ fn set(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, update: &UpdateEnviro
     let Environment { name, description, config, metadata, .. } = stored;
     let stored = EnvironmentFields { name, description, config, metadata };
     let fields = update.over(&stored)?;
+    if fields == stored {
+        return get(tx, workspace, id);
+    }
     if fields.name != stored.name && name_exists(tx, workspace, &fields.name)? {
         return Err(name_taken(&fields.name));
     }
