@@ -303,9 +303,21 @@ impl Config {
     pub fn from_file(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path)
             .map_err(|error| Error::invalid(format_args!("cannot read {}: {error}", path.display())))?;
-        let config: Self =
-            toml::from_str(&text).map_err(|error| Error::invalid(format_args!("{}: {error}", path.display())))?;
-        config.check().map_err(|error| Error::invalid(format_args!("{}: {error}", path.display())))?;
+        Self::from_text(&text).map_err(|error| Error::invalid(format_args!("{}: {error}", path.display())))
+    }
+
+    /// Reads the text of a configuration file.
+    ///
+    /// # Errors
+    /// When it is not TOML, or has a key that does not exist. The message names the line and does not show it: it may hold
+    /// a password.
+    pub fn from_text(text: &str) -> Result<Self> {
+        let config: Self = toml::from_str(text).map_err(|error| {
+            let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+            let line = 1 + before.matches('\n').count();
+            Error::invalid(format_args!("line {line}: {}", error.message()))
+        })?;
+        config.check()?;
         Ok(config)
     }
 
@@ -350,9 +362,17 @@ mod tests {
             ("[[models]]\nid = \"a\"\nprovider = \"playbook\"\nprice = {input = -1, output = 1}", "a price is 0"),
             ("[[models]]\nid = \"a\"\nprovider = \"playbook\"\nprice = {input = 1}", "output"),
         ] {
-            let read = toml::from_str::<Config>(text).map_err(|e| e.to_string());
-            let error = read.and_then(|c| c.check().map_err(|e| e.to_string())).unwrap_err();
+            let error = Config::from_text(text).unwrap_err().to_string();
             assert!(error.contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_error_names_its_line_and_shows_no_password() {
+        for wrong in ["database = \"postgres://rota:secret@db/rota", "database = 'secret' x", "database = [\"secret\"]"]
+        {
+            let error = Config::from_text(&format!("data = \"d\"\n{wrong}\n")).unwrap_err().to_string();
+            assert!(error.starts_with("line 2: ") && !error.contains("secret"), "{error}");
         }
     }
 }
