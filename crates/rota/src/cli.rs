@@ -199,7 +199,9 @@ const CONFIGURATION: &str = "\
 Configuration file (every key is optional; an unknown key is an error):
 
   data = \"rota-data\"                 the same as --data
+  database = \"postgres://…\"          the same as --database
   listen = \"127.0.0.1:7420\"          the same as --listen
+  roles = [\"api\", \"scheduler\"]       the same as --roles
 
   [[models]]                         a model that agents can name; `playbook` is always there
   id = \"claude-opus-5-5\"             the name that agents use
@@ -215,7 +217,7 @@ Configuration file (every key is optional; an unknown key is an error):
                                      US dollars for a million tokens; without it sessions show no cost
 
   [scheduler]
-  jitter = \"off\"                     `hosted` spreads deployments that share a time
+  jitter = \"off\"                     `hosted` spreads deployments that share a time, a number does over so many seconds
   catch_up_seconds = 3600            how late an occurrence still fires after a downtime
 
   [engine]
@@ -236,3 +238,36 @@ Configuration file (every key is optional; an unknown key is an error):
   [rate]
   sessions_per_minute = 0            the same as --sessions-per-minute
 ";
+
+#[cfg(test)]
+mod tests {
+    use rota_server::config::Config;
+
+    use super::CONFIGURATION;
+
+    /// The keys that a section of the file may have: what the refusal of another one names.
+    fn keys(section: &str) -> Vec<String> {
+        let refused = Config::from_text(&format!("{section}\nunheard_of = 1")).unwrap_err().to_string();
+        let (_, expected) = refused.split_once("expected ").expect("what there is");
+        expected.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn the_help_of_serve_explains_every_key_of_the_configuration_file() {
+        let blocks: Vec<&str> = CONFIGURATION.split("\n\n").skip(1).collect();
+        let name =
+            |block: &str| block.split_whitespace().next().filter(|word| word.starts_with('[')).map(str::to_owned);
+        let names: Vec<String> = blocks.iter().filter_map(|block| name(block)).collect();
+        for block in &blocks {
+            let section = name(block).unwrap_or_default();
+            for key in keys(&section) {
+                let is_section = section.is_empty() && names.iter().any(|name| name.trim_matches(['[', ']']) == key);
+                let is_told = block.lines().any(|line| line.trim_start().starts_with(&format!("{key} = ")));
+                assert!(is_section || is_told, "{section} {key}");
+            }
+        }
+        for key in keys("[[models]]\n[models.price]") {
+            assert!(CONFIGURATION.contains(&format!(" {key} = ")), "price: {key}");
+        }
+    }
+}
