@@ -7,7 +7,7 @@ use std::{
 };
 
 use jiff::SignedDuration;
-use rota_api::policy::Jitter;
+use rota_api::policy::{Jitter, MAX_CATCH_UP_SECONDS};
 use serde::Deserialize;
 
 use crate::{
@@ -325,6 +325,11 @@ impl Config {
         if self.roles.0.is_empty() {
             return Err(Error::invalid("roles: name at least one of api, scheduler, runner, webhooks"));
         }
+        if i64::from(self.scheduler.catch_up_seconds) > MAX_CATCH_UP_SECONDS {
+            return Err(Error::invalid(format_args!(
+                "scheduler.catch_up_seconds: must be 0 to {MAX_CATCH_UP_SECONDS}"
+            )));
+        }
         self.webhooks.check()?;
         for (i, model) in self.models.iter().enumerate() {
             if self.models[..i].iter().any(|earlier| earlier.id == model.id) || model.id.is_empty() {
@@ -355,6 +360,7 @@ mod tests {
             ("roles = [\"cook\"]", "cook"),
             ("[engine]\nspeed = 1", "speed"),
             ("[scheduler]\njitter = \"on\"", "on"),
+            ("[scheduler]\ncatch_up_seconds = 2678401", "scheduler.catch_up_seconds: must be 0 to 2678400"),
             ("[webhooks]\nattempts = 0", "webhooks.attempts: must be 1 to 20"),
             ("[webhooks]\ntimeout_seconds = 61", "webhooks.timeout_seconds: must be 1 to 60"),
             ("[[models]]\nid = \"a\"\nprovider = \"messages\"", "base_url"),
