@@ -72,6 +72,14 @@ async fn a_server_does_not_start_on_sqlite_where_its_store_is_a_database() {
 }
 
 #[tokio::test]
+async fn an_empty_database_is_refused_and_not_taken_for_none() {
+    let folder = TempDir::new().unwrap();
+    for command in COMMANDS {
+        refused(&[command, &["--database", ""]].concat(), folder.path(), "error: database: names no host").await;
+    }
+}
+
+#[tokio::test]
 async fn a_start_that_fails_takes_no_key_with_it() {
     let folder = TempDir::new().unwrap();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();

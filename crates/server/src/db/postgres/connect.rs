@@ -37,6 +37,11 @@ impl Connector {
         let mut config: Config = url.parse().map_err(|error| {
             Error::invalid(format_args!("database: not a URL such as postgres://user:password@host:port/name: {error}"))
         })?;
+        if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
+            return Err(Error::invalid(
+                "database: names no host; it is a URL such as postgres://user:password@host:port/name",
+            ));
+        }
         if config.get_ssl_mode() == SslMode::Prefer {
             let is_local = config.get_hosts().iter().all(is_local);
             config.ssl_mode(if is_local { SslMode::Disable } else { SslMode::Require });
