@@ -39,8 +39,12 @@ pub fn client(allow_private: bool) -> Result<ClientBuilder, Error> {
 /// A name is not resolved here: what it stands for may change, so it is checked when a connection is made.
 ///
 /// # Errors
-/// When it is no URL, not one of HTTPS, names a user, or names a private address.
+/// When it is no URL, holds a space, is not one of HTTPS, names a user, or names a private address.
 pub fn url(text: &str, allow_private: bool) -> Result<Url, String> {
+    // They would be dropped or encoded, and the URL be another than the one that is shown.
+    if text.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return Err("must not hold spaces or control characters".to_owned());
+    }
     let Ok(url) = Url::parse(text) else { return Err("must be an absolute https URL".to_owned()) };
     let https = url.scheme() == "https" || (allow_private && url.scheme() == "http");
     if !https || url.host_str().is_none_or(str::is_empty) {
@@ -236,6 +240,9 @@ mod tests {
             ("https://", https.to_owned()),
             ("https://me:word@hooks.example.com", "must not hold a user name or a password".to_owned()),
             ("https://me@hooks.example.com", "must not hold a user name or a password".to_owned()),
+            (" https://hooks.example.com", "must not hold spaces or control characters".to_owned()),
+            ("https://hooks.example.com\n", "must not hold spaces or control characters".to_owned()),
+            ("https://hooks.exam\tple.com", "must not hold spaces or control characters".to_owned()),
             ("https://127.0.0.1/a", private("127.0.0.1")),
             // Other ways to write an address.
             ("https://0x7f.1/a", private("127.0.0.1")),
