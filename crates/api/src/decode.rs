@@ -213,6 +213,7 @@ fn plural(count: usize) -> &'static str {
 }
 
 fn join(path: &str, field: &str) -> String {
+    let field = if field.is_empty() { "\"\"" } else { field };
     if path.is_empty() { field.to_owned() } else { format!("{path}.{field}") }
 }
 
@@ -318,6 +319,7 @@ mod tests {
             (json!({"name": ""}), "name: value must contain at least 1 character(s)"),
             (json!({"name": "123456"}), "name: value must contain no more than 5 character(s)"),
             (json!({"name": "a", "x": 1}), "x: Extra inputs are not permitted"),
+            (json!({"name": "a", "": 1}), "\"\": Extra inputs are not permitted"),
             (json!({"name": "a", "schedule": {}}), "schedule.type: Field required"),
             (
                 json!({"name": "a", "schedule": {"type": "interval"}}),
