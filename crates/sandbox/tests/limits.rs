@@ -178,7 +178,13 @@ async fn what_runs_in_the_background_does_not_hold_a_call_and_ends_with_the_sand
     let started =
         bash(&sandbox, "sleep 77003 & setsid sleep 77004 & (trap '' TERM HUP; sleep 77005) & echo started").await;
     assert!(started.content.contains("started") && !started.is_error, "{}", started.content);
-    assert!(processes_with("77003") > 0 && processes_with("77004") > 0);
+    // The shell goes on before what it has started is what it will be.
+    let all_there = async {
+        while ["77003", "77004", "77005"].into_iter().any(|word| processes_with(word) == 0) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), all_there).await.expect("what was started runs");
     backend.embedded.stop("s").await;
     for word in ["77003", "77004", "77005"] {
         assert_eq!(processes_with(word), 0, "{word}");
