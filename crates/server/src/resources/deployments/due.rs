@@ -1,4 +1,4 @@
-//! What the scheduler asks of the store: which deployments are due, and to settle one of them.
+//! What the scheduler asks of the store: which deployments are due, and to settle them.
 
 use std::collections::HashSet;
 
@@ -34,8 +34,6 @@ use crate::{
 /// A deployment that the scheduler must look at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Due {
-    /// Its workspace.
-    pub workspace: WorkspaceId,
     /// The deployment.
     pub id: DeploymentId,
     /// Since when.
@@ -46,10 +44,10 @@ pub struct Due {
 pub fn list(tx: &mut Tx<'_>, last: Option<&Due>, limit: i64) -> Result<Vec<Due>> {
     let (since, id) = last.map_or((i64::MIN, ""), |due| (due.since.micros(), due.id.as_ref()));
     tx.all(
-        "SELECT workspace_id, id, next_fire_at FROM deployments
+        "SELECT id, next_fire_at FROM deployments
          WHERE next_fire_at <= $1 AND (next_fire_at, id) > ($2, $3) ORDER BY next_fire_at, id LIMIT $4",
         vals![tx.now(), since, id, limit],
-        |row| Ok(Due { workspace: row.id(0)?, id: row.id(1)?, since: row.time(2)? }),
+        |row| Ok(Due { id: row.id(0)?, since: row.time(1)? }),
     )
 }
 
