@@ -101,6 +101,12 @@ fn find(text: &[u8], wanted: &[u8]) -> Option<usize> {
     text.windows(wanted.len()).position(|window| window == wanted)
 }
 
+/// Whether an answer is all there: its head, and as much after it as the head says.
+pub fn is_whole(answer: &[u8]) -> bool {
+    let Some(head) = find(answer, END_OF_HEAD).map(|place| place + END_OF_HEAD.len()) else { return false };
+    read_head(&answer[..head]).is_ok_and(|(_, length)| answer.len() >= head + length)
+}
+
 /// Whether the status is 200, and the length of the body.
 fn read_head(head: &[u8]) -> Result<(bool, usize)> {
     let head = str::from_utf8(head).context("a head is ASCII")?;
