@@ -43,8 +43,10 @@ const STRANGERS_AT_ONCE: usize = 64;
 /// Requests whose headers do not end, and how long they are.
 const UNFINISHED: usize = 2_000;
 const UNFINISHED_BYTES: usize = 390 << 10;
-/// Connections that say nothing.
-const SILENT: usize = 9_000;
+/// Connections that say nothing: more than the server takes.
+const SILENT: usize = 12_000;
+/// Those in a row that are not taken before no more are tried.
+const REFUSED: usize = 8;
 /// Large bodies at once, and how large: just below what is taken.
 const BODIES: usize = 8;
 const BODY_BYTES: usize = 31 * MIB;
@@ -64,6 +66,7 @@ pub async fn measure(settings: &Settings) -> Result<()> {
     println!("| what is done | at most | afterwards | |\n|---|---:|---:|---|");
     let folder = settings.temporary()?;
     let server = Server::start(&settings.rota, &folder.path().join("data"), CONCURRENCY).await?;
+    let deployment = &server.create_deployments(1, "hello", &json!({})).await?.remove(0);
     let server = &server;
     let within = [
         row(server, async { Ok("nothing".to_owned()) }).await?,
@@ -72,9 +75,9 @@ pub async fn measure(settings: &Settings) -> Result<()> {
         row(server, silent(server)).await?,
         row(server, bodies(server, &many_values())).await?,
         row(server, bodies(server, &one_text())).await?,
-        row(server, unread_streams(server)).await?,
-        row(server, queue(server)).await?,
-        row(server, lists(server)).await?,
+        row(server, unread_streams(server, deployment)).await?,
+        row(server, queue(server, deployment)).await?,
+        row(server, lists(server, deployment)).await?,
     ];
     println!(
         "\nTarget: at most {MAX_PEAK_MIB:.0} MiB whatever is done, and {MAX_REST_MIB:.0} MiB afterwards: {}.\n",
@@ -146,8 +149,15 @@ async fn unfinished(server: &Server) -> Result<String> {
 
 async fn silent(server: &Server) -> Result<String> {
     let mut held = Vec::new();
-    for _ in 0..SILENT {
-        held.push(connect(server.address).await?);
+    let mut refused = 0;
+    while held.len() < SILENT && refused < REFUSED {
+        match timeout(Duration::from_millis(200), TcpStream::connect(server.address)).await {
+            Ok(Ok(stream)) => {
+                held.push(stream);
+                refused = 0;
+            }
+            _ => refused += 1,
+        }
     }
     hold(server, held, "connections that say nothing").await
 }
@@ -207,9 +217,8 @@ async fn send_messages(server: &Server, session: &str) -> Result<String> {
     Ok(format!("{MESSAGES} of {} MiB taken by one session", MESSAGE_BYTES / MIB))
 }
 
-async fn unread_streams(server: &Server) -> Result<String> {
-    let deployment = server.create_deployments(1, "hello", &json!({})).await?.remove(0);
-    let session = run(server, &deployment).await?;
+async fn unread_streams(server: &Server, deployment: &str) -> Result<String> {
+    let session = run(server, deployment).await?;
     let said = send_messages(server, &session).await?;
     let request = http::stream_request(&session, &server.key);
     let mut streams = Vec::new();
@@ -223,9 +232,10 @@ async fn unread_streams(server: &Server) -> Result<String> {
 }
 
 /// Messages that wait because the session is at work.
-async fn queue(server: &Server) -> Result<String> {
-    let deployment = server.create_deployments(1, "```bash\nsleep 20\n```\n", &json!({})).await?.remove(0);
-    let session = run(server, &deployment).await?;
+async fn queue(server: &Server, deployment: &str) -> Result<String> {
+    let session = run(server, deployment).await?;
+    let work = json!({"events": [user_message("```bash\nsleep 20\n```\n")]});
+    exchange(server.address, &server.request("POST", &format!("/v1/sessions/{session}/events"), &work)).await;
     send_messages(server, &session).await
 }
 
@@ -235,11 +245,9 @@ async fn run(server: &Server, deployment: &str) -> Result<String> {
     Ok(run["session_id"].as_str().context("the run started a session")?.to_owned())
 }
 
-async fn lists(server: &Server) -> Result<String> {
-    let made = server.create_deployments(1, "hello", &json!({})).await?.remove(0);
-    let path = format!("/v1/deployments/{made}");
-    let made: Value =
-        serde_json::from_slice(server.connect().await?.exchange(&server.request("GET", &path, &Value::Null)).await?)?;
+async fn lists(server: &Server, deployment: &str) -> Result<String> {
+    let request = server.request("GET", &format!("/v1/deployments/{deployment}"), &Value::Null);
+    let made: Value = serde_json::from_slice(server.connect().await?.exchange(&request).await?)?;
     let (agent, environment) = (made["agent"]["id"].as_str(), made["environment_id"].as_str());
     let (agent, environment) = agent.zip(environment).context("a deployment has an agent and an environment")?;
     let mut bytes = BODY_BYTES;
