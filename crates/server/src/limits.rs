@@ -1,6 +1,6 @@
 //! Every bound of the server that is not a rule of the API (those are beside the types in `rota_api`).
 
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
 
 /// Connections that are open at the same time; more wait to be accepted.
 pub const MAX_CONNECTIONS: usize = 10_000;
@@ -17,6 +17,10 @@ pub const MAX_DRAIN_BYTES: usize = 256 * 1024 * 1024;
 pub const REQUEST_TIMEOUT: Duration = Duration::from_mins(1);
 /// How long the store may take to answer before the server says that it is not ready.
 pub const READY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a write that went well says that the next one would, in seconds.
+pub const WRITABLE_SECONDS: f64 = 5.0;
+/// Lines that the log has of one cause in a minute; of more, it tells the number.
+pub const LOG_LINES_A_MINUTE: u32 = 10;
 /// Most bytes of a query string.
 pub const MAX_QUERY_BYTES: usize = 16 * 1024;
 /// Most ids that a list can be asked for.
@@ -30,6 +34,18 @@ pub const IDEMPOTENCY_PURGE: i64 = 8;
 
 /// Most sessions that one fire interrupts to make room.
 pub const MAX_INTERRUPTS: i64 = 1000;
+/// Most tokens of a reply or a request that a model can be configured with.
+pub const MAX_MODEL_TOKENS: u32 = 100_000_000;
+/// Most sessions that a server can be told to run at the same time.
+pub const MAX_CONCURRENCY: usize = 100_000;
+/// What memory of one sandbox can be, in MiB: less does not start a shell, more is on no machine.
+pub const SANDBOX_MEMORY_MIB: RangeInclusive<u64> = 64..=16 * 1024 * 1024;
+/// What the number of processes of one sandbox can be; the kernel has no more.
+pub const SANDBOX_PROCESSES: RangeInclusive<u32> = 16..=4_194_304;
+/// What the processor time of one sandbox can be, in processors; the kernel shares out no less than a hundredth.
+pub const SANDBOX_CPUS: RangeInclusive<f64> = 0.01..=4096.0;
+/// What the files of one sandbox can take on the disk, in MiB.
+pub const SANDBOX_DISK_MIB: RangeInclusive<u64> = 1..=1024 * 1024 * 1024;
 /// Highest price of a model, in US dollars for a million tokens.
 pub const MAX_PRICE: f64 = 1_000_000.0;
 
@@ -130,6 +146,14 @@ pub const MODEL_RETRY_MAX_MICROS: i64 = 60_000_000;
 pub const SANDBOX_IDLE: Duration = Duration::from_mins(10);
 /// How often files of sessions that are gone, or have moved to another server, are looked for.
 pub const ORPHANS_EVERY: Duration = Duration::from_mins(10);
+/// How long files of sessions that the store does not know are kept, in microseconds: a day, to put the right store back.
+pub const TRASH_KEPT_MICROS: i64 = 24 * 3600 * 1_000_000;
+/// Sessions that the store does not know whose files are kept; of more, those that were found first go.
+pub const MAX_TRASH: usize = 10_000;
+/// How long it is known that a session was deleted whose files are on a server that is gone, in microseconds.
+pub const DELETED_SESSIONS_KEPT_MICROS: i64 = 30 * 24 * 3600 * 1_000_000;
+/// The pause before what an earlier server left running is looked for again, when that failed.
+pub const SWEEP_RETRY: Duration = Duration::from_secs(1);
 /// Deleted sessions whose files wait to be removed; those of more are removed at the next start.
 pub const MAX_DELETIONS: usize = 10_000;
 /// Sandboxes that stay up while their sessions rest; of more, those that rested longest are ended.

@@ -103,12 +103,15 @@ async fn method_not_allowed() -> Error {
     Error::MethodNotAllowed
 }
 
-/// Whether requests can be answered: the store must be readable.
+/// Whether requests can be answered: the store must be readable, and take writes.
 async fn ready(State(app): State<App>) -> Response {
-    let reading = app.db.read(|tx| tx.one("SELECT 1", &[], |_| Ok(())));
-    match tokio::time::timeout(limits::READY_TIMEOUT, reading).await {
-        Ok(Ok(_)) if !app.is_stopping() => "ready\n".into_response(),
-        Ok(Ok(_)) => Error::Stopping.into_response(),
+    let looking = async {
+        app.db.read(|tx| tx.one("SELECT 1", &[], |_| Ok(()))).await?;
+        app.db.check_writable().await
+    };
+    match tokio::time::timeout(limits::READY_TIMEOUT, looking).await {
+        Ok(Ok(())) if !app.is_stopping() => "ready\n".into_response(),
+        Ok(Ok(())) => Error::Stopping.into_response(),
         Ok(Err(error)) => error.into_response(),
         Err(_) => Error::Database("it does not answer".into()).into_response(),
     }
