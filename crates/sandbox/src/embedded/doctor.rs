@@ -124,7 +124,12 @@ fn limit(cgroups: &Cgroups, controller: Controller, name: &'static str, instead:
         None => Protection::degraded(
             name,
             format!("no cgroup controller that this user may use; {instead}"),
-            "Run the server as root, or in a systemd unit or scope with Delegate=yes.",
+            if nix::unistd::geteuid().is_root() {
+                "Give the server a cgroup that it may write to: Delegate=yes in a systemd unit, a writable /sys/fs/cgroup \
+                 in a container."
+            } else {
+                "Run the server as root, or in a systemd unit or scope with Delegate=yes."
+            },
         ),
     }
 }
