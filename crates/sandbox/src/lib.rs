@@ -27,7 +27,7 @@ mod tools;
 mod wire;
 
 pub use config::{Config, Limits};
-pub use embedded::{Embedded, Protection, ProtectionState, Sandbox};
+pub use embedded::{Embedded, Protection, ProtectionState, Sandbox, SetAside};
 pub use error::Error;
 pub use init::run_init_if_asked;
 pub use tools::{ToolCall, ToolDefinition, ToolOutput, tool_definitions};

@@ -21,6 +21,7 @@ mod environments;
 mod errors;
 mod given;
 mod leases;
+mod lost_files;
 mod migration;
 mod models;
 mod node_policies;

@@ -107,13 +107,11 @@ impl Cgroups {
         Ok(cgroup)
     }
 
-    /// Ends and removes the groups of sandboxes that are not in `running`.
-    pub(super) async fn remove_stale(&self, running: &[String]) {
+    /// Ends and removes the groups of sandboxes: an earlier server's, before there are others.
+    pub(super) async fn remove_stale(&self) {
         for place in &self.places {
             for entry in fs::read_dir(&place.folder).into_iter().flatten().flatten() {
-                let name = entry.file_name();
-                let is_running = running.iter().any(|id| name == id.as_str());
-                if !entry.path().is_dir() || is_running {
+                if !entry.path().is_dir() {
                     continue;
                 }
                 let group = Group { folder: entry.path(), unified: place.unified, controllers: Vec::new() };

@@ -146,10 +146,15 @@ impl Store {
 
     /// Deletes a session's folder, however deep it is.
     pub(super) fn remove(&self, id: &str) -> Result<(), Error> {
+        self.delete(&self.session_dir(id), id)
+    }
+
+    /// Deletes `folder`, which has the files of session `id`.
+    pub(super) fn delete(&self, folder: &Path, id: &str) -> Result<(), Error> {
         let trash = self.trash.join(id);
         let removed = (|| {
             private_folder(&trash)?;
-            match fs::rename(self.session_dir(id), trash.join("first")) {
+            match fs::rename(folder, trash.join("first")) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
             }
@@ -162,21 +167,23 @@ impl Store {
         removed.map_err(Error::host(format!("deleting the files of session {id}")))
     }
 
-    /// Ends what an earlier server left running, and finishes deletions that it began.
-    pub(super) async fn end_orphans(&self, running: &[String]) -> Result<(), Error> {
-        let listing =
-            |folder: &Path| fs::read_dir(folder).map_err(Error::host(format!("listing {}", folder.display())));
+    /// Ends what an earlier server left running, before anything is started here.
+    ///
+    /// A server that dies between the start of a sandbox and its record leaves nothing: process 1 goes on only when the
+    /// server has heard of it, follows the launcher's death, and ends when nobody holds the other end of its socket.
+    pub(super) async fn end_orphans(&self) -> Result<(), Error> {
         for entry in listing(&self.records)?.flatten() {
-            let name = entry.file_name();
-            if running.iter().any(|id| name == id.as_str()) {
-                continue;
-            }
             if let Some(orphan) = fs::read_to_string(entry.path()).ok().as_deref().and_then(Orphan::parse) {
                 orphan.end().await;
             }
             // It may have been removed by its own end.
             let _ = fs::remove_file(entry.path());
         }
+        Ok(())
+    }
+
+    /// Finishes deletions that an earlier server began.
+    pub(super) fn finish_deletions(&self) -> Result<(), Error> {
         for entry in listing(&self.trash)?.flatten() {
             if let Some(id) = entry.file_name().to_str() {
                 self.remove(id)?;
@@ -247,6 +254,10 @@ impl Orphan {
     }
 }
 
+fn listing(folder: &Path) -> Result<fs::ReadDir, Error> {
+    fs::read_dir(folder).map_err(Error::host(format!("listing {}", folder.display())))
+}
+
 /// When a process started, in clock ticks since boot.
 fn start_time(pid: i32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -254,7 +265,7 @@ fn start_time(pid: i32) -> Option<u64> {
     rest.split(' ').nth(19)?.parse().ok()
 }
 
-fn private_folder(path: &Path) -> io::Result<()> {
+pub(super) fn private_folder(path: &Path) -> io::Result<()> {
     DirBuilder::new().mode(0o700).recursive(true).create(path)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o700))
 }
