@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use rota_server::{clock::Clock, config::Config};
+use rota_server::{clock::Clock, config::Config, descriptors};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -14,6 +14,7 @@ use crate::{
 
 pub async fn run(args: ServeArgs) -> Result<ExitCode> {
     start_log(&args)?;
+    descriptors::raise();
     let config = configure(args)?;
     let data = config.data.display().to_string();
     let server = rota_server::serve(config, Clock::System).await?;

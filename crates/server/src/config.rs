@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use crate::{
     error::{Error, Result},
-    limits::MAX_PRICE,
+    limits::{MAX_CONNECTIONS, MAX_PRICE},
     scheduler::settle::Timing,
 };
 
@@ -28,6 +28,10 @@ pub struct Config {
     pub listen: String,
     /// What this server does of what servers on one store do together.
     pub roles: Roles,
+    /// How requests come in.
+    pub http: HttpConfig,
+    /// Who may read the metrics.
+    pub metrics: MetricsConfig,
     /// The models on offer, besides the built-in `playbook`.
     pub models: Vec<ModelConfig>,
     /// How deployments keep their times.
@@ -49,6 +53,8 @@ impl Default for Config {
             database: None,
             listen: "127.0.0.1:7420".to_owned(),
             roles: Roles::default(),
+            http: HttpConfig::default(),
+            metrics: MetricsConfig::default(),
             models: Vec::new(),
             scheduler: SchedulerConfig::default(),
             engine: EngineConfig::default(),
@@ -128,6 +134,50 @@ impl FromIterator<Role> for Roles {
     fn from_iter<I: IntoIterator<Item = Role>>(roles: I) -> Self {
         Self(roles.into_iter().collect())
     }
+}
+
+/// How requests come in: `[http]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HttpConfig {
+    /// The names by which clients reach this server, as a proxy in front of it passes them on in the `Host` header.
+    /// IP addresses and `localhost` need no naming. Empty: on a loopback address no other name is answered, on any other
+    /// address every name is.
+    pub hosts: Vec<String>,
+    /// Connections that are open at the same time.
+    pub connections: usize,
+}
+
+impl Default for HttpConfig {
+    fn default() -> Self {
+        Self { hosts: Vec::new(), connections: MAX_CONNECTIONS }
+    }
+}
+
+impl HttpConfig {
+    fn check(&self) -> Result<()> {
+        let is_name = |name: &String| {
+            !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_'))
+        };
+        if let Some(wrong) = self.hosts.iter().find(|name| !is_name(name)) {
+            return Err(Error::invalid(format_args!("http.hosts: \"{wrong}\" is not a host name without a port")));
+        }
+        if !(1..=1_000_000).contains(&self.connections) {
+            return Err(Error::invalid("http.connections: must be 1 to 1000000"));
+        }
+        Ok(())
+    }
+}
+
+/// Who may read the metrics: `[metrics]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MetricsConfig {
+    /// An address of their own to listen on. They are then not on the server's own address any more.
+    pub listen: Option<String>,
+    /// The environment variable that holds the key with which they are read, as `Authorization: Bearer`. Absent: they
+    /// need none.
+    pub key_env: Option<String>,
 }
 
 /// A model on offer: an entry of `[[models]]`.
@@ -330,6 +380,7 @@ impl Config {
                 "scheduler.catch_up_seconds: must be 0 to {MAX_CATCH_UP_SECONDS}"
             )));
         }
+        self.http.check()?;
         self.webhooks.check()?;
         for (i, model) in self.models.iter().enumerate() {
             if self.models[..i].iter().any(|earlier| earlier.id == model.id) || model.id.is_empty() {
@@ -361,6 +412,11 @@ mod tests {
             ("[engine]\nspeed = 1", "speed"),
             ("[scheduler]\njitter = \"on\"", "on"),
             ("[scheduler]\ncatch_up_seconds = 2678401", "scheduler.catch_up_seconds: must be 0 to 2678400"),
+            (
+                "[http]\nhosts = [\"https://rota.example.com\"]",
+                "http.hosts: \"https://rota.example.com\" is not a host name",
+            ),
+            ("[http]\nconnections = 0", "http.connections: must be 1 to 1000000"),
             ("[webhooks]\nattempts = 0", "webhooks.attempts: must be 1 to 20"),
             ("[webhooks]\ntimeout_seconds = 61", "webhooks.timeout_seconds: must be 1 to 60"),
             ("[[models]]\nid = \"a\"\nprovider = \"messages\"", "base_url"),
