@@ -53,12 +53,6 @@ impl Stopwatch {
         Self(Instant::now())
     }
 
-    /// One that was started a while ago. `None` from before the machine was started.
-    #[cfg(test)]
-    pub fn started_seconds_ago(seconds: u64) -> Option<Self> {
-        Self::start().0.checked_sub(std::time::Duration::from_secs(seconds)).map(Self)
-    }
-
     /// Seconds since the start.
     pub fn seconds(self) -> f64 {
         self.0.elapsed().as_secs_f64()

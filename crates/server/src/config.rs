@@ -14,8 +14,8 @@ use serde::Deserialize;
 use crate::{
     error::{Error, Result},
     limits::{
-        MAX_CONCURRENCY, MAX_MODEL_TOKENS, MAX_PRICE, SANDBOX_CPUS, SANDBOX_DISK_MIB, SANDBOX_MEMORY_MIB,
-        SANDBOX_PROCESSES,
+        MAX_CONCURRENCY, MAX_CONNECTIONS, MAX_MODEL_TOKENS, MAX_PRICE, SANDBOX_CPUS, SANDBOX_DISK_MIB,
+        SANDBOX_MEMORY_MIB, SANDBOX_PROCESSES,
     },
     scheduler::settle::Timing,
 };
@@ -32,6 +32,10 @@ pub struct Config {
     pub listen: String,
     /// What this server does of what servers on one store do together.
     pub roles: Roles,
+    /// How requests come in.
+    pub http: HttpConfig,
+    /// Who may read the metrics.
+    pub metrics: MetricsConfig,
     /// The models on offer, besides the built-in `playbook`.
     pub models: Vec<ModelConfig>,
     /// How deployments keep their times.
@@ -53,6 +57,8 @@ impl Default for Config {
             database: None,
             listen: "127.0.0.1:7420".to_owned(),
             roles: Roles::default(),
+            http: HttpConfig::default(),
+            metrics: MetricsConfig::default(),
             models: Vec::new(),
             scheduler: SchedulerConfig::default(),
             engine: EngineConfig::default(),
@@ -132,6 +138,47 @@ impl FromIterator<Role> for Roles {
     fn from_iter<I: IntoIterator<Item = Role>>(roles: I) -> Self {
         Self(roles.into_iter().collect())
     }
+}
+
+/// How requests come in: `[http]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HttpConfig {
+    /// The names by which clients reach this server, as a proxy in front of it passes them on in the `Host` header.
+    /// IP addresses and `localhost` need no naming. Empty: on a loopback address no other name is answered, on any other
+    /// address every name is.
+    pub hosts: Vec<String>,
+    /// Connections that are open at the same time.
+    pub connections: usize,
+}
+
+impl Default for HttpConfig {
+    fn default() -> Self {
+        Self { hosts: Vec::new(), connections: MAX_CONNECTIONS }
+    }
+}
+
+impl HttpConfig {
+    fn check(&self) -> Result<()> {
+        let is_name = |name: &String| {
+            !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_'))
+        };
+        if let Some(wrong) = self.hosts.iter().find(|name| !is_name(name)) {
+            return Err(Error::invalid(format_args!("http.hosts: \"{wrong}\" is not a host name without a port")));
+        }
+        within("http.connections", self.connections, &(1..=1_000_000))
+    }
+}
+
+/// Who may read the metrics: `[metrics]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MetricsConfig {
+    /// An address of their own to listen on. They are then not on the server's own address any more.
+    pub listen: Option<String>,
+    /// The environment variable that holds the key with which they are read, as `Authorization: Bearer`. Absent: they
+    /// need none.
+    pub key_env: Option<String>,
 }
 
 /// A model on offer: an entry of `[[models]]`.
@@ -339,6 +386,7 @@ impl Config {
         within("sandbox.processes", self.sandbox.processes, &SANDBOX_PROCESSES)?;
         within("sandbox.cpus", self.sandbox.cpus, &SANDBOX_CPUS)?;
         within("sandbox.disk_mib", self.sandbox.disk_mib, &SANDBOX_DISK_MIB)?;
+        self.http.check()?;
         for (i, model) in self.models.iter().enumerate() {
             if self.models[..i].iter().any(|earlier| earlier.id == model.id) || model.id.is_empty() {
                 return Err(Error::invalid(format_args!("models: the id \"{}\" is empty or not unique", model.id)));
@@ -400,6 +448,11 @@ mod tests {
             ("[engine]\nspeed = 1", "speed"),
             ("[scheduler]\njitter = \"on\"", "on"),
             ("[scheduler]\ncatch_up_seconds = 2678401", "scheduler.catch_up_seconds: must be 0 to 2678400"),
+            (
+                "[http]\nhosts = [\"https://rota.example.com\"]",
+                "http.hosts: \"https://rota.example.com\" is not a host name",
+            ),
+            ("[http]\nconnections = 0", "http.connections: must be 1 to 1000000"),
             ("[webhooks]\nattempts = 0", "webhooks.attempts: must be 1 to 20"),
             ("[webhooks]\ntimeout_seconds = 61", "webhooks.timeout_seconds: must be 1 to 60"),
             ("[engine]\nconcurrency = 100001", "engine.concurrency: must be 0 to 100000"),

@@ -47,6 +47,9 @@ pub enum Error {
     /// 504 `timeout_error`: the request took too long.
     #[error("the request took longer than {} seconds", crate::limits::REQUEST_TIMEOUT.as_secs())]
     Timeout,
+    /// 529 `overloaded_error`: there is no room for the request now.
+    #[error("{0}")]
+    Overloaded(&'static str),
     /// 529 `overloaded_error`: the server is stopping.
     #[error("the server is stopping; try again")]
     Stopping,

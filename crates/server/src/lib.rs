@@ -5,6 +5,7 @@ pub mod clock;
 pub mod closed;
 pub mod config;
 pub mod db;
+pub mod descriptors;
 pub mod egress;
 pub mod engine;
 pub mod error;
@@ -27,7 +28,7 @@ use std::{fs::File, net::SocketAddr, path::Path, sync::Arc};
 
 use ::http::HeaderValue;
 use rota_sandbox::Embedded;
-use tokio::{net::TcpListener, time::timeout};
+use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -39,6 +40,7 @@ use crate::{
     error::{Error, Result},
     hub::Hub,
     model::Offer,
+    request::Intake,
     resources::{
         api_keys::{self, CreatedKey},
         organization, workspaces,
@@ -49,6 +51,8 @@ use crate::{
 pub struct Server {
     /// Where it listens.
     pub address: SocketAddr,
+    /// Where the metrics are, when they have an address of their own.
+    pub metrics_address: Option<SocketAddr>,
     /// The first key, when this start made the store.
     pub first_key: Option<CreatedKey>,
     app: App,
@@ -68,10 +72,12 @@ pub async fn serve(config: Config, clock: Clock) -> Result<Server> {
     let lock = folder::lock(&config.data).await?;
     folder::check_store(&config).await?;
     let offer = Offer::new(&config.models)?;
-    let listener = TcpListener::bind(&config.listen)
-        .await
-        .map_err(|error| Error::invalid(format_args!("cannot listen on {}: {error}", config.listen)))?;
-    let address = listener.local_addr().map_err(Error::internal)?;
+    let metrics_key = config.metrics.key_env.as_deref().map(metrics_key).transpose()?;
+    let (listener, address) = http::bind(&config.listen).await?;
+    let metrics_listener = match &config.metrics.listen {
+        Some(own) => Some(http::bind(own).await?),
+        None => None,
+    };
     let hub = Arc::new(Hub::default());
     let publish = {
         let hub = hub.clone();
@@ -101,6 +107,8 @@ pub async fn serve(config: Config, clock: Clock) -> Result<Server> {
         organization_header: HeaderValue::from_str(&organization).map_err(Error::internal)?,
         node,
         metrics: telemetry::metrics(),
+        metrics_key,
+        intake: Intake::default(),
         tasks: TaskTracker::new(),
         stop: CancellationToken::new(),
         config,
@@ -119,8 +127,22 @@ pub async fn serve(config: Config, clock: Clock) -> Result<Server> {
     if app.config.roles.has(Role::Webhooks) {
         app.spawn(webhooks::run(app.clone()));
     }
-    app.spawn(http::listen(app.clone(), listener, http::router(app.clone())));
-    Ok(Server { address, first_key, app, writer, _lock: lock })
+    app.spawn(telemetry::upkeep(app.clone()));
+    let metrics_address = metrics_listener.as_ref().map(|(_, address)| *address);
+    if let Some((listener, address)) = metrics_listener {
+        let router = http::metrics_router(app.clone(), address);
+        app.spawn(http::listen(app.clone(), listener, router, limits::MAX_METRICS_CONNECTIONS));
+    }
+    let connections = descriptors::for_connections(app.config.http.connections);
+    app.spawn(http::listen(app.clone(), listener, http::router(app.clone(), address), connections));
+    Ok(Server { address, metrics_address, first_key, app, writer, _lock: lock })
+}
+
+fn metrics_key(variable: &str) -> Result<String> {
+    match std::env::var(variable) {
+        Ok(key) if !key.is_empty() => Ok(request::caller::hash(&key)),
+        _ => Err(Error::invalid(format_args!("metrics.key_env: the environment variable {variable} is not set"))),
+    }
 }
 
 async fn open(config: &Config, clock: Clock, publish: db::Publish) -> Result<(Db, Writer)> {

@@ -13,7 +13,7 @@ use crate::{
     error::{Error, Result},
     limits::{MAX_TRASH, ORPHANS_EVERY, SWEEP_RETRY, TRASH_KEPT_MICROS},
     resources::sessions::{self, FilesOf},
-    telemetry::EveryMinute,
+    telemetry,
 };
 
 /// Runs sessions, and keeps their sandboxes and files in order beside it, until the server stops.
@@ -22,9 +22,8 @@ use crate::{
 /// session beside its new sandbox, and a look for it later would end what was just started.
 pub async fn run(app: App) {
     while let Err(error) = begin(&app).await {
-        static LINES: EveryMinute = EveryMinute::new();
-        if let Some(left_out) = LINES.line() {
-            tracing::error!(%error, left_out, "no session is run: what an earlier process left could not be ended");
+        if telemetry::may_tell("the sweep") {
+            tracing::error!(%error, "no session is run: what an earlier process left could not be ended");
         }
         tokio::select! {
             () = sleep(SWEEP_RETRY) => {}

@@ -35,8 +35,7 @@ use crate::{
     clock::Clock,
     config::DatabaseUrl,
     error::{Error, Result},
-    limits,
-    telemetry::EveryMinute,
+    limits, telemetry,
 };
 
 pub use copy::Copied;
@@ -122,9 +121,8 @@ impl Writer {
 
 /// Says that writes were lost, which their callers are told too.
 fn not_committed(error: &Error, writes: usize) {
-    static LINES: EveryMinute = EveryMinute::new();
-    if let Some(left_out) = LINES.line() {
-        tracing::error!(%error, writes, left_out, "a group of writes was not committed");
+    if telemetry::may_tell("writes that were not committed") {
+        tracing::error!(%error, writes, "a group of writes was not committed");
     }
 }
 

@@ -16,16 +16,15 @@ use crate::{
         FirePolicy, count_run,
         due::{self, Due, Report, Settled},
     },
-    telemetry::EveryMinute,
+    telemetry,
 };
 
 /// Fires deployments at their time until the server stops.
 pub async fn run(app: App) {
     while !app.is_stopping() {
         if let Err(error) = fire_due(&app).await {
-            static LINES: EveryMinute = EveryMinute::new();
-            if let Some(left_out) = LINES.line() {
-                tracing::error!(%error, left_out, "the deployments that are due could not be read");
+            if telemetry::may_tell("deployments that are due") {
+                tracing::error!(%error, "the deployments that are due could not be read");
             }
         }
         let pause = pause(&app).await;
@@ -80,10 +79,9 @@ async fn settle(app: &App, group: &[Due]) {
             each.for_each_concurrent(None, |one| Box::pin(settle(app, one))).await;
         }
         Err(Error::Database(cause)) => {
-            static LINES: EveryMinute = EveryMinute::new();
-            if let Some(left_out) = LINES.line() {
+            if telemetry::may_tell("a fire that the database failed") {
                 let id = of(group);
-                tracing::error!(deployment_id = id, error = %cause, left_out, "the database failed a fire; it is tried again");
+                tracing::error!(deployment_id = id, error = %cause, "the database failed a fire; it is tried again");
             }
         }
         Err(cause) => settle_failed(app, group, &cause).await,

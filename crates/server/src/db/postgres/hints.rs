@@ -14,15 +14,12 @@ use tokio_postgres::{Client, Error as Failure};
 use super::{super::Notice, connect::Connector, pause};
 use crate::{
     error::{Error, Result},
-    limits,
-    telemetry::EveryMinute,
+    limits, telemetry,
 };
 
 /// Nothing depends on a hint, so nobody waits until it is on the disk.
 const LISTEN: &str = "SET synchronous_commit = off; LISTEN rota";
 const TELL: &str = "SELECT pg_notify('rota', $1)";
-
-static UNHEARD: EveryMinute = EveryMinute::new();
 
 type Publish = Arc<dyn Fn(&Notice) + Send + Sync>;
 
@@ -61,8 +58,8 @@ async fn exchange(connector: Connector, publish: Publish, own: String, mut said:
                 }
             }
             Err(error) => {
-                if let Some(left_out) = UNHEARD.line() {
-                    tracing::warn!(%error, left_out, "no connection to hear from other servers; trying again");
+                if telemetry::may_tell("hints of other servers") {
+                    tracing::warn!(%error, "no connection to hear from other servers; trying again");
                 }
                 sleep(pause(tries)).await;
                 tries = (tries + 1).min(limits::DATABASE_TRIES);
