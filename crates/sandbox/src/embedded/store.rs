@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::deletion;
 use crate::error::Error;
 use crate::init::{SESSION_FOLDERS, STAGE};
-use crate::wire::{self, FromInit, Identity, ToInit};
+use crate::wire::{self, Failure, FromInit, Identity, ToInit};
 
 /// The longest session id, in bytes.
 const MAX_ID: usize = 128;
@@ -58,7 +58,7 @@ impl Inside {
         child.wait()?;
         match answer? {
             FromInit::Deleted => Ok(()),
-            FromInit::Failed { step, cause } => Err(io::Error::other(format!("{step}: {cause}"))),
+            FromInit::Failed(Failure { step, cause, .. }) => Err(io::Error::other(format!("{step}: {cause}"))),
             _ => Err(io::ErrorKind::InvalidData.into()),
         }
     }
@@ -77,11 +77,11 @@ pub(super) struct Session {
 impl Store {
     pub(super) fn new(config: &Config, identities: &Identities) -> Result<Self, Error> {
         let data = &config.data_dir;
-        fs::create_dir_all(data).map_err(Error::host(format!("making {}", data.display())))?;
-        let data = data.canonicalize().map_err(Error::host(format!("finding {}", data.display())))?;
+        fs::create_dir_all(data).map_err(Error::host_at("making the data folder", data))?;
+        let data = data.canonicalize().map_err(Error::host_at("finding the data folder", data))?;
         let [sessions, records, trash] = ["sessions", "sandboxes", "trash"].map(|name| data.join(name));
         for folder in [&sessions, &records, &trash] {
-            private_folder(folder).map_err(Error::host(format!("making {}", folder.display())))?;
+            private_folder(folder).map_err(Error::host_at("making a folder of the server's", folder))?;
         }
         let inside = identities.subordinate();
         let inside = inside.map(|identity| Inside { identity, init_program: config.init_program.clone() });
@@ -105,7 +105,7 @@ impl Store {
         let dir = self.session_dir(id);
         let existing = fs::symlink_metadata(dir.join(SESSION_FOLDERS[0].0)).ok().map(|meta| meta.uid());
         let identity = identity(Owner { existing, all: &|| self.owners() })?;
-        self.make_folders(&dir, identity).map_err(Error::host(format!("making {}", dir.display())))?;
+        self.make_folders(&dir, identity).map_err(Error::host_at("making the session's folders", &dir))?;
         let shell_marked = AtomicBool::new(dir.join(HAD_SHELL).exists());
         Ok(Session { id: id.to_owned(), dir, identity, record: self.records.join(id), shell_marked })
     }
@@ -165,7 +165,7 @@ impl Store {
     /// Ends what an earlier server left running, and finishes deletions that it began.
     pub(super) async fn end_orphans(&self, running: &[String]) -> Result<(), Error> {
         let listing =
-            |folder: &Path| fs::read_dir(folder).map_err(Error::host(format!("listing {}", folder.display())));
+            |folder: &Path| fs::read_dir(folder).map_err(Error::host_at("listing a folder of the server's", folder));
         for entry in listing(&self.records)?.flatten() {
             let name = entry.file_name();
             if running.iter().any(|id| name == id.as_str()) {
@@ -202,9 +202,11 @@ impl Session {
     }
 
     /// Remembers process 1, so that a later server can end it.
-    pub(super) fn record(&self, pid: i32) -> io::Result<()> {
-        let start_time = start_time(pid).ok_or(io::ErrorKind::NotFound)?;
-        fs::write(&self.record, format!("{pid} {start_time}\n"))
+    pub(super) fn record(&self, pid: i32) -> Result<(), Error> {
+        let start_time = start_time(pid).ok_or(io::ErrorKind::NotFound);
+        let written =
+            start_time.map_err(Into::into).and_then(|time| fs::write(&self.record, format!("{pid} {time}\n")));
+        written.map_err(Error::host_at("recording the sandbox", &self.record))
     }
 
     pub(super) fn forget(&self) {

@@ -13,9 +13,9 @@ use nix::mount::{MntFlags, MsFlags};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags};
 
-use super::{Failure, at};
+use super::at;
 use crate::sys;
-use crate::wire::{Identity, Launch};
+use crate::wire::{Failure, Identity, Launch};
 
 /// The folder, in a session's own, below which the new root is put together.
 pub(crate) const STAGE: &str = "stage";
@@ -182,7 +182,7 @@ impl Tree {
 
     /// Shows `source` of the host at `path`.
     fn bind(&self, source: &Path, path: &str, attributes: u64) -> Result<(), Failure> {
-        let step = || format!("showing {} as /{path}", source.display());
+        let step = || format!("showing /{path}");
         let is_folder = source.is_dir();
         let tree = detached_copy(source).map_err(at(step()))?;
         sys::mount_setattr(tree.as_fd(), attributes).map_err(at(step()))?;
@@ -277,7 +277,7 @@ pub(super) fn build(launch: &Launch) -> Result<(), Failure> {
 /// The operator's root file system below, the session's own changes above.
 fn overlay(lower: &Path, identity: Identity) -> Result<OwnedFd, Failure> {
     let lower = rustix::fs::open(lower, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(at(format!("opening the root file system {}", lower.display())))?;
+        .map_err(at("opening the operator's root file system"))?;
     let mut options = vec![
         ("lowerdir", by_descriptor(lower.as_fd())),
         ("upperdir", "upper".to_owned()),
