@@ -28,10 +28,9 @@ mod inside;
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
 use std::process::Command;
 
-use inside::{CommandLine, Server, servers};
+use inside::{CommandLine, Server, servers, small_root};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
 };
@@ -199,14 +198,6 @@ fn root_inside_is_nobody_outside() {
         assert_ne!(words[2], "0", "host id 0 is mapped: {text}");
         assert_eq!((words[5], words[7]), ("00000000000004fb", "00000000000004fb"), "{text}");
     }
-}
-
-/// A root file system of little more than bash.
-fn small_root(folder: &Path) {
-    let script = "mkdir -p $0/bin $0/etc && cd $0 && for p in bash cat ls rm id; do cp /bin/$p bin/; done && \
-                  ldd bin/* | grep -o '/lib[^ ]*' | sort -u | while read f; do mkdir -p .$(dirname $f); cp $f .$f; done && \
-                  echo original > etc/note && chmod -R a+rX .";
-    assert!(Command::new("bash").args(["-c", script]).arg(folder).status().unwrap().success());
 }
 
 #[test]

@@ -86,7 +86,7 @@ pub(super) async fn start(
         Ok((process, landlock)) => Ok(handshake.into_sandbox(tasks, session, cgroup, process, landlock)),
         Err(error) => {
             handshake.end(tasks).await;
-            session.forget();
+            session.record.remove();
             cgroup.remove().await;
             Err(error)
         }
@@ -123,7 +123,7 @@ impl Handshake {
                     // It may have failed already: then what went wrong is the next message.
                     if let Ok(process) = pidfd_open(number, PidfdFlags::empty()) {
                         self.process = Some(process);
-                        session.record(pid)?;
+                        session.record.write(pid)?;
                     }
                 }
                 FromInit::Failed(failure) => return Err(remedy::not_set_up(failure)),
@@ -225,7 +225,7 @@ async fn serve(
     let _ = inner.tasks.spawn_blocking(move || child.wait()).await;
     let cause = if cgroup.ran_out_of_memory() { format!("{cause}; memory ran out inside") } else { cause };
     cgroup.remove().await;
-    inner.session.forget();
+    inner.session.record.remove();
     tracing::debug!(session = inner.session.id, cause, "sandbox ended");
     ended.send_replace(Some(cause));
     inner.calls().waiting.clear();
