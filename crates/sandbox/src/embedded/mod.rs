@@ -5,6 +5,7 @@ mod doctor;
 mod identity;
 mod lost;
 mod program;
+mod records;
 mod remedy;
 mod sandbox;
 mod store;
@@ -57,8 +58,7 @@ impl Embedded {
     pub fn new(config: Config) -> Result<Self, Error> {
         let identities = Identities::choose();
         let store = Store::new(&config, &identities)?;
-        let lost = store.root().join(".lost");
-        let lost = Lost::new(lost.clone()).map_err(Error::host(format!("making {}", lost.display())))?;
+        let lost = Lost::new(store.root()).map_err(Error::host_at("making a folder in", store.root()))?;
         let cgroups = Cgroups::find(store.root());
         let spawner = Spawner::start(config.init_program.clone())?;
         Ok(Self {
@@ -174,7 +174,7 @@ impl Embedded {
             sandbox.end().await;
         }
         let files = SetAside { session_id: session_id.to_owned(), at };
-        let taken = self.lost.take(&self.store.session_dir(session_id), &files);
+        let taken = self.lost.take(&files);
         self.slots().remove(session_id);
         taken.map_err(Error::host(format!("keeping the files of session {session_id} apart")))
     }
@@ -184,8 +184,8 @@ impl Embedded {
     /// # Errors
     /// [`Error::Host`] when the folder cannot be read.
     pub fn all_set_aside(&self) -> Result<(&Path, Vec<SetAside>), Error> {
-        let folder = self.lost.folder();
-        let listed = self.lost.list().map_err(Error::host(format!("listing {}", folder.display())))?;
+        let folder = self.lost.path();
+        let listed = self.lost.list().map_err(Error::host_at("listing a folder of the server's", folder))?;
         Ok((folder, listed))
     }
 
@@ -195,7 +195,7 @@ impl Embedded {
     /// # Errors
     /// [`Error::Host`] when they are where they were.
     pub fn give_back(&self, files: &SetAside) -> Result<bool, Error> {
-        let given = self.lost.give_back(&self.store.session_dir(&files.session_id), files);
+        let given = self.lost.give_back(files);
         given.map_err(Error::host(format!("giving session {} its files back", files.session_id)))
     }
 
@@ -204,8 +204,12 @@ impl Embedded {
     /// # Errors
     /// [`Error::Host`] when files remain.
     pub async fn remove_set_aside(&self, files: &SetAside) -> Result<(), Error> {
-        let (store, folder, id) = (self.store.clone(), self.lost.path(files), files.session_id.clone());
-        on_thread(move || store.delete(&folder, &id)).await
+        let (store, lost, files) = (self.store.clone(), self.lost.clone(), files.clone());
+        on_thread(move || {
+            let folder = lost.open().map_err(Error::host_at("opening a folder of the server's", lost.path()))?;
+            store.delete(&folder, &files.name(), &files.session_id)
+        })
+        .await
     }
 
     /// Ends every sandbox and waits until all are gone.
@@ -221,8 +225,9 @@ impl Embedded {
         self.tasks.reopen();
     }
 
-    /// The folder of a session's files on the host, for the server's own use: `workspace`, `outputs` and `uploads` are
-    /// its subfolders. What is in them was written by the agent: open nothing there through a symbolic link.
+    /// The folder of a session's files on the host, for people and tests that look in from outside: `workspace`,
+    /// `outputs` and `uploads` are its subfolders. What is in them was written by the agent, which may put a link to a
+    /// file of the host in place of anything: the server itself reaches nothing there by a path.
     ///
     /// # Errors
     /// [`Error::BadSessionId`].

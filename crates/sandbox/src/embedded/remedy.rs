@@ -3,6 +3,7 @@
 use std::fs;
 
 use crate::error::Error;
+use crate::wire::Failure;
 
 const PROGRAM_ADVICE: &str =
     "Run the server as root (sandboxes still run as unprivileged users), or see `rota doctor`.";
@@ -10,9 +11,14 @@ const ROOT_ADVICE: &str = "`rota doctor` tries it again; docs/sandbox.md says wh
 /// The bit of CAP_SYS_ADMIN.
 const SYS_ADMIN: u64 = 1 << 21;
 
-/// The error for a step of the setup that failed, with the likeliest way out.
-pub(super) fn cannot_isolate(step: &str, cause: &str) -> Error {
-    let (why, remedy) = advise(step, cause, &Machine::look());
+/// The error for a step of the setup that failed: a shortage that may pass, or else the likeliest way out.
+pub(super) fn not_set_up(Failure { step, cause, passing }: Failure) -> Error {
+    let machine = Machine::look();
+    // A limit of zero is a shortage that never passes.
+    if passing && !machine.no_namespaces {
+        return Error::Host { doing: step, place: None, cause, passing };
+    }
+    let (why, remedy) = advise(&step, &cause, &machine);
     let cause = if why.is_empty() { format!("{step}: {cause}") } else { format!("{why}; {step}: {cause}") };
     Error::CannotIsolate { cause, remedy }
 }
