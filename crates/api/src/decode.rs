@@ -8,8 +8,9 @@
 //! assert_eq!(error.to_string(), "colour: Extra inputs are not permitted");
 //! ```
 
-use std::fmt;
+use std::{cell::Cell, fmt};
 
+use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
 /// What is wrong with a request, in the words that the client reads: `field.path: what is wrong`.
@@ -78,6 +79,101 @@ impl Patch<Node<'_>> {
             Self::Clear => Patch::Clear,
             Self::Set(node) => Patch::Set(read(&node)?),
         })
+    }
+}
+
+/// Reads JSON of at most `most` values, those inside of others counted: a text of `[[],[],…` takes forty times its own size
+/// in memory, so reading ends where there are more.
+///
+/// # Errors
+/// When it is not JSON, is nested more than 127 deep, or has more values.
+pub fn json(text: &[u8], most: usize) -> Decoded<Value> {
+    let left = Cell::new(most);
+    let mut reader = serde_json::Deserializer::from_slice(text);
+    let read = Tree { left: &left }.deserialize(&mut reader).and_then(|value| reader.end().map(|()| value));
+    read.map_err(|error| {
+        Invalid::request(if error.is_data() {
+            format!("the body has more than {most} JSON values")
+        } else {
+            format!("the body is not JSON: {error}")
+        })
+    })
+}
+
+/// Builds a value, counting down for each one in it.
+#[derive(Clone, Copy)]
+struct Tree<'a> {
+    left: &'a Cell<usize>,
+}
+
+impl Tree<'_> {
+    fn count<E: Error>(self) -> Result<(), E> {
+        let left = self.left.get().checked_sub(1).ok_or_else(|| E::custom("too many values"))?;
+        self.left.set(left);
+        Ok(())
+    }
+
+    fn leaf<E: Error>(self, value: impl Into<Value>) -> Result<Value, E> {
+        self.count()?;
+        Ok(value.into())
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Tree<'_> {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<Value, D::Error> {
+        reader.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Tree<'_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<Value, E> {
+        self.leaf(())
+    }
+
+    fn visit_bool<E: Error>(self, value: bool) -> Result<Value, E> {
+        self.leaf(value)
+    }
+
+    fn visit_i64<E: Error>(self, value: i64) -> Result<Value, E> {
+        self.leaf(value)
+    }
+
+    fn visit_u64<E: Error>(self, value: u64) -> Result<Value, E> {
+        self.leaf(value)
+    }
+
+    fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
+        self.leaf(value)
+    }
+
+    fn visit_str<E: Error>(self, value: &str) -> Result<Value, E> {
+        self.leaf(value)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        self.count()?;
+        let mut list = Vec::new();
+        while let Some(item) = items.next_element_seed(self)? {
+            list.push(item);
+        }
+        Ok(Value::Array(list))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Value, A::Error> {
+        self.count()?;
+        let mut map = Map::new();
+        while let Some(name) = fields.next_key::<String>()? {
+            map.insert(name, fields.next_value_seed(self)?);
+        }
+        Ok(Value::Object(map))
     }
 }
 
@@ -307,6 +403,38 @@ mod tests {
             }
             Ok(())
         })
+    }
+
+    #[test]
+    fn json_is_read_as_it_was_sent() {
+        for text in [
+            "null",
+            "-7",
+            "18446744073709551615",
+            "1.5e300",
+            "\"\\u00fc\\n\"",
+            r#"{"b": [1, {"a": null}, [], {}], "a": true, "b": "again", "$serde_json::private::RawValue": "[1]"}"#,
+        ] {
+            let plain = |value: &Value| serde_json::to_string(value).unwrap();
+            let ours = json(text.as_bytes(), 100).unwrap();
+            if !text.contains('$') {
+                assert_eq!(plain(&ours), plain(&serde_json::from_str(text).unwrap()));
+            }
+            assert_eq!(plain(&json(plain(&ours).as_bytes(), 100).unwrap()), plain(&ours));
+        }
+    }
+
+    #[test]
+    fn json_of_too_many_values_is_refused_while_it_is_read() {
+        let read = |text: &str, most| json(text.as_bytes(), most).map_err(|error| error.to_string());
+        assert!(read("[[], [], {\"a\": 1}]", 5).is_ok(), "the list and what is in it");
+        let refused = Err("the body has more than 4 JSON values".to_owned());
+        assert_eq!(read("[[], [], {\"a\": 1}]", 4), refused);
+        assert_eq!(read("[[], [], {\"a\": 1}, and never read", 4), refused);
+        for wrong in ["", "{", "[1,]", "{} x", "\"\u{1}\""] {
+            assert!(read(wrong, 4).unwrap_err().starts_with("the body is not JSON: "), "{wrong}");
+        }
+        assert!(read(&"[".repeat(100_000), 1_000_000).unwrap_err().starts_with("the body is not JSON: recursion"));
     }
 
     #[test]

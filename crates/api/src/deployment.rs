@@ -76,6 +76,8 @@ pub struct ScheduleFields {
 
 /// Most characters of a cron expression.
 pub const MAX_EXPRESSION: usize = 256;
+/// Most characters of a time zone's name. The longest in the tz database has 32.
+pub const MAX_TIMEZONE: usize = 64;
 
 fn read_schedule(node: &Node<'_>) -> Decoded<ScheduleFields> {
     match node.tag()? {
@@ -83,7 +85,7 @@ fn read_schedule(node: &Node<'_>) -> Decoded<ScheduleFields> {
             o.tagged();
             Ok(ScheduleFields {
                 expression: o.required("expression")?.text(1, MAX_EXPRESSION)?,
-                timezone: o.required("timezone")?.text(1, 128)?,
+                timezone: o.required("timezone")?.text(1, MAX_TIMEZONE)?,
             })
         }),
         other => Err(node.wrong_tag(other)),

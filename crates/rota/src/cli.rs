@@ -206,7 +206,7 @@ Configuration file (every key is optional; an unknown key is an error):
   [[models]]                         a model that agents can name; `playbook` is always there
   id = \"claude-opus-5-5\"             the name that agents use
   provider = \"messages\"              `messages` (an upstream with the Anthropic Messages API) or `playbook`
-  base_url = \"https://…\"             where the upstream is, without /v1/messages
+  base_url = \"https://…\"             where the upstream is, without /v1 and /v1/messages
   api_key_env = \"UPSTREAM_KEY\"       the environment variable that holds the upstream's key
   bearer = false                     send the key as a bearer token and not as x-api-key
   upstream = \"…\"                     the upstream's name for the model, when it differs from id
@@ -230,10 +230,10 @@ Configuration file (every key is optional; an unknown key is an error):
 
   [sandbox]
   root_fs = \"/srv/rootfs\"            the same as --root-fs
-  memory_mib = 2048                  most memory of one sandbox
-  processes = 512                    most processes of one sandbox
-  cpus = 2.0                         most processor time of one sandbox
-  disk_mib = 10240                   most bytes on disk of one sandbox
+  memory_mib = 2048                  most memory of one sandbox, 64 or more
+  processes = 512                    most processes of one sandbox, 16 or more
+  cpus = 2.0                         most processor time of one sandbox, 0.01 or more
+  disk_mib = 10240                   most bytes on disk of one sandbox, 1 or more
 
   [rate]
   sessions_per_minute = 0            the same as --sessions-per-minute

@@ -29,10 +29,12 @@ pub async fn run(args: KeysArgs) -> Result<ExitCode> {
                 let text = format!("{}; it reaches {}", created.id, created.workspace_id);
                 show(store.json, &created, &created.key, &text)?;
             }
+            db.close().await;
         }
         KeysCommand::List { store } => {
             let db = store::open(&store).await?;
             let keys = db.read(api_keys::all).await?;
+            db.close().await;
             if store.json {
                 println!("{}", serde_json::to_string(&keys)?);
             } else {
@@ -43,6 +45,7 @@ pub async fn run(args: KeysArgs) -> Result<ExitCode> {
             let db = store::open(&store).await?;
             let of = id.clone();
             let revoked = db.write(move |tx| api_keys::revoke(tx, &of)).await;
+            db.close().await;
             let revoked =
                 revoked.with_context(|| format!("`rota keys list` shows the ids; \"{id}\" is none of them"))?;
             if store.json {

@@ -9,11 +9,14 @@ mod org;
 mod serve;
 mod store;
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use clap::Parser;
 
 use cli::{Cli, Command};
+
+/// How long threads may go on after everything else is done.
+const LAST_MOMENT: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     // A process that the server starts as the init of a sandbox never comes back from here.
@@ -30,7 +33,7 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(async {
+    let outcome = runtime.block_on(async {
         match command {
             Command::Serve(args) => serve::run(args).await,
             Command::Demo(args) => demo::run(args).await,
@@ -39,5 +42,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             Command::Migrate(args) => migrate::run(args).await,
             Command::Org(args) => org::run(args).await,
         }
-    })
+    });
+    // Not longer: what does not end by now would keep the process for ever.
+    runtime.shutdown_timeout(LAST_MOMENT);
+    outcome
 }

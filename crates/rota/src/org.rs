@@ -25,6 +25,7 @@ pub async fn run(args: OrgArgs) -> Result<ExitCode> {
             Ok((id, organization::disabled_at(tx)?))
         })
         .await?;
+    db.close().await;
     if store.json {
         println!("{}", json!({"id": id, "disabled_at": disabled_at}));
     } else {

@@ -1,10 +1,20 @@
 //! `rota serve`.
 
-use std::process::ExitCode;
+use std::{
+    fs::{self, File},
+    io::{ErrorKind, IsTerminal, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+    process::ExitCode,
+};
 
 use anyhow::Result;
-use rota_server::{clock::Clock, config::Config};
-use tokio::signal::unix::{SignalKind, signal};
+use rota_sandbox::{Protection, ProtectionState};
+use rota_server::{Server, clock::Clock, config::Config, descriptors, resources::api_keys::CreatedKey};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    task::spawn_blocking,
+};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
@@ -12,20 +22,77 @@ use crate::{
     store,
 };
 
+/// The file in the data folder that has the first key where there is no terminal to show it on.
+const FIRST_KEY: &str = "first_key";
+
 pub async fn run(args: ServeArgs) -> Result<ExitCode> {
     start_log(&args)?;
+    descriptors::raise();
     let config = configure(args)?;
-    let data = config.data.display().to_string();
+    let data = config.data.clone();
     let server = rota_server::serve(config, Clock::System).await?;
     if let Some(first) = &server.first_key {
-        println!("This is a new store. Its first API key, shown only now:\n\n  {}\n", first.key);
-        println!("It reaches the workspace {} (Default). `rota keys create` makes others.", first.workspace_id);
+        show(first, &data);
     }
-    tracing::info!(address = %server.address, data, "listening");
+    tracing::info!(address = %server.address, data = %data.display(), "listening");
+    tell_of_missing_isolation(&server);
     stop_signal().await?;
     tracing::info!("stopping");
     server.stop().await;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Shows the first key of a new store, once: on the terminal, or in a file that only the server's user reads. What a service
+/// prints is in a log for years, and whoever reads that must not have the key.
+fn show(first: &CreatedKey, data: &Path) {
+    let CreatedKey { key, workspace_id, .. } = first;
+    if std::io::stdout().is_terminal() {
+        println!("This is a new store. Its first API key, shown only now:\n\n  {key}\n");
+        println!("It reaches the workspace {workspace_id} (Default). `rota keys create` makes others.");
+        return;
+    }
+    let file = data.join(FIRST_KEY);
+    match write_private(&file, key) {
+        Ok(()) => tracing::warn!(
+            %workspace_id, file = %file.display(),
+            "this is a new store: its first API key is in this file. Read it there, and delete the file"
+        ),
+        Err(error) => tracing::error!(
+            %error, file = %file.display(),
+            "this is a new store, and its first API key could not be written: `rota keys create` makes another"
+        ),
+    }
+}
+
+fn write_private(file: &Path, key: &str) -> std::io::Result<()> {
+    // One of an earlier store may be there, and readable for others.
+    match fs::remove_file(file) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = File::options().write(true).create_new(true).mode(0o600).open(file)?;
+    writeln!(file, "{key}")
+}
+
+/// Says once that no tool of an agent can run on this machine. Sessions that need none work.
+fn tell_of_missing_isolation(server: &Server) {
+    let app = server.app().clone();
+    if !app.config.runs_sessions() {
+        return;
+    }
+    let look = async move {
+        let looking = spawn_blocking(move || app.sandboxes.backend().probe());
+        let missing = |row: &Protection| row.state == ProtectionState::Missing;
+        for Protection { name, detail, remedy, .. } in looking.await.into_iter().flatten().filter(missing) {
+            tracing::error!(
+                missing = name,
+                cause = detail,
+                remedy,
+                "this machine cannot isolate agents: every call of a tool will fail here"
+            );
+        }
+    };
+    server.app().spawn(look);
 }
 
 fn configure(args: ServeArgs) -> Result<Config> {
@@ -51,7 +118,7 @@ fn configure(args: ServeArgs) -> Result<Config> {
 fn start_log(args: &ServeArgs) -> Result<()> {
     let log = tracing_subscriber::fmt().with_env_filter(EnvFilter::try_new(&args.log)?).with_writer(std::io::stderr);
     match args.log_format {
-        LogFormat::Text => log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
+        LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).init(),
         LogFormat::Json => log.json().init(),
     }
     Ok(())

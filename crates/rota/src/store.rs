@@ -1,24 +1,51 @@
 //! Finds the store of a server, as the server itself does: by the configuration file, and by what is put over it.
 
-use std::path::{Path, PathBuf};
+use std::{
+    ops::Deref,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Result;
 use rota_server::{
     config::{Config, DatabaseUrl},
-    db::Db,
+    db::{Db, Writer},
     open_or_begin_store, open_store,
 };
 
 use crate::cli::StoreArgs;
 
+/// The store that a command is about.
+pub struct Store {
+    db: Db,
+    writer: Writer,
+}
+
+impl Store {
+    /// Leaves the store whole: what was written is all in its place.
+    pub async fn close(self) {
+        drop(self.db);
+        rota_server::close(self.writer).await;
+    }
+}
+
+impl Deref for Store {
+    type Target = Db;
+
+    fn deref(&self) -> &Db {
+        &self.db
+    }
+}
+
 /// The store that a command is about, which must be there.
-pub async fn open(args: &StoreArgs) -> Result<Db> {
-    Ok(open_store(&of(args)?).await?)
+pub async fn open(args: &StoreArgs) -> Result<Store> {
+    let (db, writer) = open_store(&of(args)?).await?;
+    Ok(Store { db, writer })
 }
 
 /// The same, made when there is none: for the first key.
-pub async fn open_or_begin(args: &StoreArgs) -> Result<Db> {
-    Ok(open_or_begin_store(&of(args)?).await?)
+pub async fn open_or_begin(args: &StoreArgs) -> Result<Store> {
+    let (db, writer) = open_or_begin_store(&of(args)?).await?;
+    Ok(Store { db, writer })
 }
 
 fn of(args: &StoreArgs) -> Result<Config> {

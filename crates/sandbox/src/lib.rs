@@ -20,6 +20,7 @@ mod config;
 mod deletion;
 mod embedded;
 mod error;
+mod folder;
 mod init;
 #[allow(unsafe_code)] // The one module in which it is allowed.
 mod sys;
@@ -27,7 +28,7 @@ mod tools;
 mod wire;
 
 pub use config::{Config, Limits};
-pub use embedded::{Embedded, Protection, ProtectionState, Sandbox};
+pub use embedded::{Embedded, Protection, ProtectionState, Sandbox, SetAside};
 pub use error::Error;
 pub use init::run_init_if_asked;
 pub use tools::{ToolCall, ToolDefinition, ToolOutput, tool_definitions};

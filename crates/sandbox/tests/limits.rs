@@ -146,7 +146,7 @@ async fn folders_nested_beyond_any_path_are_deleted() {
     assert!(!nested.is_error, "{}", nested.content);
     backend.embedded.remove("s").await.unwrap();
     assert!(!backend.workspace().exists());
-    assert_eq!(std::fs::read_dir(backend.folder.path().join("trash")).unwrap().count(), 0);
+    assert_eq!(std::fs::read_dir(backend.folder.path().join("sessions/.trash")).unwrap().count(), 0);
 }
 
 #[test]

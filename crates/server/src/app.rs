@@ -7,7 +7,8 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    clock::Clock, config::Config, db::Db, engine::Sandboxes, hub::Hub, model::Offer, resources::deployments::FirePolicy,
+    clock::Clock, config::Config, db::Db, engine::Sandboxes, hub::Hub, model::Offer, request::Intake,
+    resources::deployments::FirePolicy,
 };
 
 /// The server's state. Cheap to clone.
@@ -30,6 +31,10 @@ pub struct Inner {
     pub sandboxes: Sandboxes,
     /// What is counted.
     pub metrics: PrometheusHandle,
+    /// The hash of the key with which that is read, where it needs one.
+    pub metrics_key: Option<String>,
+    /// How bodies come in.
+    pub intake: Intake,
     /// The organization's id, as it stands in every response.
     pub organization_header: HeaderValue,
     /// The name of this server among those on the same store; it stays with the data folder.

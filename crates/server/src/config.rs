@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
     str::FromStr,
 };
@@ -12,7 +13,10 @@ use serde::Deserialize;
 
 use crate::{
     error::{Error, Result},
-    limits::MAX_PRICE,
+    limits::{
+        MAX_CONCURRENCY, MAX_CONNECTIONS, MAX_MODEL_TOKENS, MAX_PRICE, SANDBOX_CPUS, SANDBOX_DISK_MIB,
+        SANDBOX_MEMORY_MIB, SANDBOX_PROCESSES,
+    },
     scheduler::settle::Timing,
 };
 
@@ -28,6 +32,10 @@ pub struct Config {
     pub listen: String,
     /// What this server does of what servers on one store do together.
     pub roles: Roles,
+    /// How requests come in.
+    pub http: HttpConfig,
+    /// Who may read the metrics.
+    pub metrics: MetricsConfig,
     /// The models on offer, besides the built-in `playbook`.
     pub models: Vec<ModelConfig>,
     /// How deployments keep their times.
@@ -49,6 +57,8 @@ impl Default for Config {
             database: None,
             listen: "127.0.0.1:7420".to_owned(),
             roles: Roles::default(),
+            http: HttpConfig::default(),
+            metrics: MetricsConfig::default(),
             models: Vec::new(),
             scheduler: SchedulerConfig::default(),
             engine: EngineConfig::default(),
@@ -128,6 +138,47 @@ impl FromIterator<Role> for Roles {
     fn from_iter<I: IntoIterator<Item = Role>>(roles: I) -> Self {
         Self(roles.into_iter().collect())
     }
+}
+
+/// How requests come in: `[http]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HttpConfig {
+    /// The names by which clients reach this server, as a proxy in front of it passes them on in the `Host` header.
+    /// IP addresses and `localhost` need no naming. Empty: on a loopback address no other name is answered, on any other
+    /// address every name is.
+    pub hosts: Vec<String>,
+    /// Connections that are open at the same time.
+    pub connections: usize,
+}
+
+impl Default for HttpConfig {
+    fn default() -> Self {
+        Self { hosts: Vec::new(), connections: MAX_CONNECTIONS }
+    }
+}
+
+impl HttpConfig {
+    fn check(&self) -> Result<()> {
+        let is_name = |name: &String| {
+            !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_'))
+        };
+        if let Some(wrong) = self.hosts.iter().find(|name| !is_name(name)) {
+            return Err(Error::invalid(format_args!("http.hosts: \"{wrong}\" is not a host name without a port")));
+        }
+        within("http.connections", self.connections, &(1..=1_000_000))
+    }
+}
+
+/// Who may read the metrics: `[metrics]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MetricsConfig {
+    /// An address of their own to listen on. They are then not on the server's own address any more.
+    pub listen: Option<String>,
+    /// The environment variable that holds the key with which they are read, as `Authorization: Bearer`. Absent: they
+    /// need none.
+    pub key_env: Option<String>,
 }
 
 /// A model on offer: an entry of `[[models]]`.
@@ -284,15 +335,12 @@ impl Default for WebhooksConfig {
     }
 }
 
-impl WebhooksConfig {
-    fn check(&self) -> Result<()> {
-        for (name, value, most) in [("attempts", self.attempts, 20), ("timeout_seconds", self.timeout_seconds, 60)] {
-            if !(1..=most).contains(&value) {
-                return Err(Error::invalid(format_args!("webhooks.{name}: must be 1 to {most}")));
-            }
-        }
-        Ok(())
+/// Refuses a number that is not in `range`, with the name of its key.
+fn within<T: PartialOrd + Copy + fmt::Display>(key: &str, value: T, range: &RangeInclusive<T>) -> Result<()> {
+    if range.contains(&value) {
+        return Ok(());
     }
+    Err(Error::invalid(format_args!("{key}: must be {} to {}", range.start(), range.end())))
 }
 
 impl Config {
@@ -321,16 +369,24 @@ impl Config {
         Ok(config)
     }
 
-    fn check(&self) -> Result<()> {
+    /// That every value is one that the server can work with.
+    ///
+    /// # Errors
+    /// When one is not; the message has the name of its key, and what it can be.
+    pub(crate) fn check(&self) -> Result<()> {
         if self.roles.0.is_empty() {
             return Err(Error::invalid("roles: name at least one of api, scheduler, runner, webhooks"));
         }
-        if i64::from(self.scheduler.catch_up_seconds) > MAX_CATCH_UP_SECONDS {
-            return Err(Error::invalid(format_args!(
-                "scheduler.catch_up_seconds: must be 0 to {MAX_CATCH_UP_SECONDS}"
-            )));
-        }
-        self.webhooks.check()?;
+        let catch_up = i64::from(self.scheduler.catch_up_seconds);
+        within("scheduler.catch_up_seconds", catch_up, &(0..=MAX_CATCH_UP_SECONDS))?;
+        within("engine.concurrency", self.engine.concurrency, &(0..=MAX_CONCURRENCY))?;
+        within("webhooks.attempts", self.webhooks.attempts, &(1..=20))?;
+        within("webhooks.timeout_seconds", self.webhooks.timeout_seconds, &(1..=60))?;
+        within("sandbox.memory_mib", self.sandbox.memory_mib, &SANDBOX_MEMORY_MIB)?;
+        within("sandbox.processes", self.sandbox.processes, &SANDBOX_PROCESSES)?;
+        within("sandbox.cpus", self.sandbox.cpus, &SANDBOX_CPUS)?;
+        within("sandbox.disk_mib", self.sandbox.disk_mib, &SANDBOX_DISK_MIB)?;
+        self.http.check()?;
         for (i, model) in self.models.iter().enumerate() {
             if self.models[..i].iter().any(|earlier| earlier.id == model.id) || model.id.is_empty() {
                 return Err(Error::invalid(format_args!("models: the id \"{}\" is empty or not unique", model.id)));
@@ -338,13 +394,44 @@ impl Config {
             if model.provider == Provider::Messages && model.base_url.is_none() {
                 return Err(Error::invalid(format_args!("models: \"{}\" needs a base_url", model.id)));
             }
+            let (id, tokens) = (&model.id, 1..=MAX_MODEL_TOKENS);
+            within(&format!("models: \"{id}\": max_tokens"), model.max_tokens, &tokens)?;
+            within(&format!("models: \"{id}\": max_input_tokens"), model.max_input_tokens.unwrap_or(1), &tokens)?;
             let is_price = |dollars: f64| (0.0..=MAX_PRICE).contains(&dollars);
             if model.price.is_some_and(|price| !price.all().all(is_price)) {
-                let id = &model.id;
                 return Err(Error::invalid(format_args!("models: \"{id}\": a price is 0 to {MAX_PRICE} US dollars")));
             }
         }
         Ok(())
+    }
+
+    /// That what the configuration names on this machine is there, if this server needs it: a sandbox would miss it much
+    /// later.
+    ///
+    /// # Errors
+    /// When something is missing; the message has the name of its key.
+    pub(crate) fn check_machine(&self) -> Result<()> {
+        if !self.runs_sessions() {
+            return Ok(());
+        }
+        let SandboxConfig { root_fs, init_program, .. } = &self.sandbox;
+        if let Some(path) = root_fs.as_ref().filter(|path| path.join("bin").symlink_metadata().is_err()) {
+            let what = if path.is_dir() { "has no /bin" } else { "is not a folder" };
+            return Err(Error::invalid(format_args!(
+                "sandbox.root_fs: {} {what}; unpack a root file system there, or leave the key out to use the programs of \
+                 this machine",
+                path.display()
+            )));
+        }
+        if let Some(path) = init_program.as_ref().filter(|path| !path.is_file()) {
+            return Err(Error::invalid(format_args!("sandbox.init_program: {} is not a file", path.display())));
+        }
+        Ok(())
+    }
+
+    /// Whether this server runs sessions, and with them sandboxes.
+    pub fn runs_sessions(&self) -> bool {
+        self.roles.has(Role::Runner) && self.engine.concurrency > 0
     }
 }
 
@@ -361,8 +448,26 @@ mod tests {
             ("[engine]\nspeed = 1", "speed"),
             ("[scheduler]\njitter = \"on\"", "on"),
             ("[scheduler]\ncatch_up_seconds = 2678401", "scheduler.catch_up_seconds: must be 0 to 2678400"),
+            (
+                "[http]\nhosts = [\"https://rota.example.com\"]",
+                "http.hosts: \"https://rota.example.com\" is not a host name",
+            ),
+            ("[http]\nconnections = 0", "http.connections: must be 1 to 1000000"),
             ("[webhooks]\nattempts = 0", "webhooks.attempts: must be 1 to 20"),
             ("[webhooks]\ntimeout_seconds = 61", "webhooks.timeout_seconds: must be 1 to 60"),
+            ("[engine]\nconcurrency = 100001", "engine.concurrency: must be 0 to 100000"),
+            ("[sandbox]\nmemory_mib = 0", "sandbox.memory_mib: must be 64 to 16777216"),
+            ("[sandbox]\nmemory_mib = 18446744073709551", "sandbox.memory_mib: must be 64 to"),
+            ("[sandbox]\nprocesses = 0", "sandbox.processes: must be 16 to 4194304"),
+            ("[sandbox]\ncpus = 0.0", "sandbox.cpus: must be 0.01 to 4096"),
+            ("[sandbox]\ncpus = nan", "sandbox.cpus: must be"),
+            ("[sandbox]\ncpus = inf", "sandbox.cpus: must be"),
+            ("[sandbox]\ndisk_mib = 0", "sandbox.disk_mib: must be 1 to 1073741824"),
+            (
+                "[[models]]\nid = \"a\"\nprovider = \"playbook\"\nmax_tokens = 0",
+                "\"a\": max_tokens: must be 1 to 100000000",
+            ),
+            ("[[models]]\nid = \"a\"\nprovider = \"playbook\"\nmax_input_tokens = 0", "max_input_tokens: must be 1"),
             ("[[models]]\nid = \"a\"\nprovider = \"messages\"", "base_url"),
             ("[[models]]\nid = \"a\"\nprovider = \"other\"", "other"),
             ("[[models]]\nid = \"a\"\nprovider = \"playbook\"\nprice = {input = -1, output = 1}", "a price is 0"),
@@ -371,6 +476,32 @@ mod tests {
             let error = Config::from_text(text).unwrap_err().to_string();
             assert!(error.contains(part), "{error}");
         }
+    }
+
+    #[test]
+    fn what_sandboxes_need_and_is_not_there_is_named_by_a_server_that_runs_them() {
+        let missing = |set: fn(&mut SandboxConfig)| {
+            let mut config = Config::default();
+            set(&mut config.sandbox);
+            config
+        };
+        for (config, part) in [
+            (
+                missing(|sandbox| sandbox.root_fs = Some("/missing/root".into())),
+                "sandbox.root_fs: /missing/root is not a folder",
+            ),
+            (missing(|sandbox| sandbox.root_fs = Some("/proc".into())), "sandbox.root_fs: /proc has no /bin"),
+            (
+                missing(|sandbox| sandbox.init_program = Some("/missing".into())),
+                "sandbox.init_program: /missing is not",
+            ),
+        ] {
+            let error = config.check_machine().unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+            let roles = [Role::Api].into_iter().collect();
+            assert!(Config { roles, ..config }.check_machine().is_ok());
+        }
+        assert!(Config::default().check_machine().is_ok());
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::fmt;
 
 use rota_api::decode::Invalid;
 
-use crate::db::Unstorable;
+use crate::db::{KeyTaken, Unstorable};
 
 /// Why a request, or a worker's step, failed.
 ///
@@ -47,6 +47,9 @@ pub enum Error {
     /// 504 `timeout_error`: the request took too long.
     #[error("the request took longer than {} seconds", crate::limits::REQUEST_TIMEOUT.as_secs())]
     Timeout,
+    /// 529 `overloaded_error`: there is no room for the request now.
+    #[error("{0}")]
+    Overloaded(&'static str),
     /// 529 `overloaded_error`: the server is stopping.
     #[error("the server is stopping; try again")]
     Stopping,
@@ -77,6 +80,19 @@ impl Error {
         Self::NotFound(format!("Referenced {kind} not found or not accessible."))
     }
 
+    /// The fault of a whole group of writes, as each of its callers is told it.
+    pub(crate) fn of_group(&self) -> Self {
+        match self {
+            Self::Database(cause) | Self::Internal(cause) => Self::Database(cause.to_string().into()),
+            told => Self::Database(told.to_string().into()),
+        }
+    }
+
+    /// Whether a statement met a row that has the same unique key.
+    pub(crate) fn is_key_taken(&self) -> bool {
+        matches!(self, Self::Database(cause) if cause.is::<KeyTaken>())
+    }
+
     /// A fault that no client is told about.
     pub fn internal(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::Internal(error.into())
@@ -93,6 +109,9 @@ impl From<rusqlite::Error> for Error {
     /// A value of an unexpected type is no failure of the database: trying again does not help.
     fn from(error: rusqlite::Error) -> Self {
         match error {
+            rusqlite::Error::SqliteFailure(failure, _) if KeyTaken::SQLITE.contains(&failure.extended_code) => {
+                Self::Database(KeyTaken(error.to_string()).into())
+            }
             rusqlite::Error::SqliteFailure(..) => Self::Database(error.into()),
             rusqlite::Error::ToSqlConversionFailure(cause) if cause.is::<Unstorable>() => Self::invalid(cause),
             other => Self::internal(other),

@@ -1,15 +1,17 @@
 //! The data folder: who uses it, the name of its server, and whether its store is in a database elsewhere.
 
 use std::{
+    ffi::OsStr,
     fs::{self, File, TryLockError},
     io::ErrorKind,
     path::Path,
 };
 
+use rota_api::id::{Id, SessionId};
 use tokio::time::sleep;
 
 use crate::{
-    config::DatabaseUrl,
+    config::{Config, DatabaseUrl},
     db,
     error::{Error, Result},
     limits, random,
@@ -17,6 +19,8 @@ use crate::{
 
 /// The file that names the database which is the store of the folder's server.
 const DATABASE: &str = "database";
+/// The folder with the files of sessions, each in a folder of its id.
+const SESSIONS: &str = "sessions";
 
 /// One server a data folder: two would run the same sessions.
 ///
@@ -61,6 +65,43 @@ pub fn set_database(data: &Path, url: &DatabaseUrl) -> Result<()> {
     let path = data.join(DATABASE);
     let cannot = |error| Error::invalid(format_args!("cannot write {}: {error}", path.display()));
     fs::write(&path, format!("{}\n", db::place(url)?)).map_err(cannot)
+}
+
+/// That the store of this folder's server is where the configuration says, or there never was one.
+///
+/// # Errors
+/// When it is somewhere else, or gone: a new store would know nothing of the sessions whose files are in the folder. The
+/// message says what was found and what to do.
+pub async fn check_store(config: &Config) -> Result<()> {
+    let data = &config.data;
+    if config.database.is_none() {
+        check_without_database(data)?;
+    }
+    let sessions = sessions(data)?;
+    if sessions == 0 || !db::is_new(data, config.database.as_ref()).await? {
+        return Ok(());
+    }
+    let (what, remedy) = match &config.database {
+        Some(url) => (format!("the database {} is empty", db::place(url)?), "Name the right database, or restore it"),
+        None => (format!("{} is missing or empty", db::FILE), "Mount what is missing, or put the store back"),
+    };
+    let data = data.display();
+    Err(Error::invalid(format_args!(
+        "{data} has the files of {sessions} sessions, and no store knows them: {what}. {remedy}. To begin a new store without \
+         these sessions, move {data}/{SESSIONS} away first"
+    )))
+}
+
+/// How many sessions have files in a data folder.
+fn sessions(data: &Path) -> Result<usize> {
+    let path = data.join(SESSIONS);
+    let entries = match fs::read_dir(&path) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(0),
+        Err(error) => return Err(Error::invalid(format_args!("cannot read {}: {error}", path.display()))),
+    };
+    let is_session = |name: &OsStr| name.as_encoded_bytes().starts_with(SessionId::PREFIX.as_bytes());
+    Ok(entries.flatten().filter(|entry| is_session(&entry.file_name())).count())
 }
 
 /// That the store of this folder's server is in the folder, or not made yet.

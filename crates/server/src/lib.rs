@@ -5,6 +5,7 @@ pub mod clock;
 pub mod closed;
 pub mod config;
 pub mod db;
+pub mod descriptors;
 pub mod egress;
 pub mod engine;
 pub mod error;
@@ -18,20 +19,16 @@ pub mod random;
 pub mod request;
 pub mod resources;
 pub mod scheduler;
+mod sweep;
 pub mod telemetry;
 pub mod tls;
 pub mod webhooks;
 
-use std::{
-    fs::{self, File},
-    net::SocketAddr,
-    path::Path,
-    sync::Arc,
-};
+use std::{fs::File, net::SocketAddr, path::Path, sync::Arc};
 
 use ::http::HeaderValue;
 use rota_sandbox::Embedded;
-use tokio::{net::TcpListener, time::timeout};
+use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -43,6 +40,7 @@ use crate::{
     error::{Error, Result},
     hub::Hub,
     model::Offer,
+    request::Intake,
     resources::{
         api_keys::{self, CreatedKey},
         organization, workspaces,
@@ -53,6 +51,8 @@ use crate::{
 pub struct Server {
     /// Where it listens.
     pub address: SocketAddr,
+    /// Where the metrics are, when they have an address of their own.
+    pub metrics_address: Option<SocketAddr>,
     /// The first key, when this start made the store.
     pub first_key: Option<CreatedKey>,
     app: App,
@@ -67,15 +67,17 @@ pub struct Server {
 /// When the configuration is wrong, the data folder cannot be used or is used by another server, or the address cannot
 /// be listened on. The message says what to do.
 pub async fn serve(config: Config, clock: Clock) -> Result<Server> {
+    config.check()?;
+    config.check_machine()?;
     let lock = folder::lock(&config.data).await?;
-    if config.database.is_none() {
-        folder::check_without_database(&config.data)?;
-    }
+    folder::check_store(&config).await?;
     let offer = Offer::new(&config.models)?;
-    let listener = TcpListener::bind(&config.listen)
-        .await
-        .map_err(|error| Error::invalid(format_args!("cannot listen on {}: {error}", config.listen)))?;
-    let address = listener.local_addr().map_err(Error::internal)?;
+    let metrics_key = config.metrics.key_env.as_deref().map(metrics_key).transpose()?;
+    let (listener, address) = http::bind(&config.listen).await?;
+    let metrics_listener = match &config.metrics.listen {
+        Some(own) => Some(http::bind(own).await?),
+        None => None,
+    };
     let hub = Arc::new(Hub::default());
     let publish = {
         let hub = hub.clone();
@@ -105,6 +107,8 @@ pub async fn serve(config: Config, clock: Clock) -> Result<Server> {
         organization_header: HeaderValue::from_str(&organization).map_err(Error::internal)?,
         node,
         metrics: telemetry::metrics(),
+        metrics_key,
+        intake: Intake::default(),
         tasks: TaskTracker::new(),
         stop: CancellationToken::new(),
         config,
@@ -118,14 +122,27 @@ pub async fn serve(config: Config, clock: Clock) -> Result<Server> {
         app.spawn(scheduler::tick::run(app.clone()));
     }
     if app.config.roles.has(Role::Runner) {
-        app.spawn(tidy_up(app.clone()));
-        app.spawn(engine::run(app.clone()));
+        app.spawn(sweep::run(app.clone()));
     }
     if app.config.roles.has(Role::Webhooks) {
         app.spawn(webhooks::run(app.clone()));
     }
-    app.spawn(http::listen(app.clone(), listener, http::router(app.clone())));
-    Ok(Server { address, first_key, app, writer, _lock: lock })
+    app.spawn(telemetry::upkeep(app.clone()));
+    let metrics_address = metrics_listener.as_ref().map(|(_, address)| *address);
+    if let Some((listener, address)) = metrics_listener {
+        let router = http::metrics_router(app.clone(), address);
+        app.spawn(http::listen(app.clone(), listener, router, limits::MAX_METRICS_CONNECTIONS));
+    }
+    let connections = descriptors::for_connections(app.config.http.connections);
+    app.spawn(http::listen(app.clone(), listener, http::router(app.clone(), address), connections));
+    Ok(Server { address, metrics_address, first_key, app, writer, _lock: lock })
+}
+
+fn metrics_key(variable: &str) -> Result<String> {
+    match std::env::var(variable) {
+        Ok(key) if !key.is_empty() => Ok(request::caller::hash(&key)),
+        _ => Err(Error::invalid(format_args!("metrics.key_env: the environment variable {variable} is not set"))),
+    }
 }
 
 async fn open(config: &Config, clock: Clock, publish: db::Publish) -> Result<(Db, Writer)> {
@@ -139,7 +156,7 @@ async fn open(config: &Config, clock: Clock, publish: db::Publish) -> Result<(Db
 ///
 /// # Errors
 /// When there is no such store yet, or it cannot be opened.
-pub async fn open_store(config: &Config) -> Result<Db> {
+pub async fn open_store(config: &Config) -> Result<(Db, Writer)> {
     if config.database.is_none() && !config.data.join(db::FILE).is_file() {
         folder::check_without_database(&config.data)?;
         return Err(Error::invalid(format_args!(
@@ -147,27 +164,24 @@ pub async fn open_store(config: &Config) -> Result<Db> {
             config.data.display()
         )));
     }
-    let db = open_or_begin_store(config).await?;
+    let (db, writer) = open_or_begin_store(config).await?;
     if !db.read(workspaces::exist).await? {
         return Err(Error::invalid("the store is empty; `rota serve` begins it"));
     }
-    Ok(db)
+    Ok((db, writer))
 }
 
 /// The same, and makes the store when there is none.
 ///
 /// # Errors
 /// When it would be in a data folder that does not exist, or cannot be opened.
-pub async fn open_or_begin_store(config: &Config) -> Result<Db> {
-    if config.database.is_none() {
-        folder::check_without_database(&config.data)?;
-        if !config.data.is_dir() {
-            let data = config.data.display();
-            return Err(Error::invalid(format_args!("{data} is not a folder; `rota serve --data` makes it")));
-        }
+pub async fn open_or_begin_store(config: &Config) -> Result<(Db, Writer)> {
+    if config.database.is_none() && !config.data.is_dir() {
+        let data = config.data.display();
+        return Err(Error::invalid(format_args!("{data} is not a folder; `rota serve --data` makes it")));
     }
-    let (db, _) = open(config, Clock::System, Box::new(|_| {})).await?;
-    Ok(db)
+    folder::check_store(config).await?;
+    open(config, Clock::System, Box::new(|_| {})).await
 }
 
 /// Copies the store of a data folder into an empty PostgreSQL database, which is the store from then on: for the command
@@ -198,12 +212,21 @@ impl Server {
         self.app.sandboxes.backend().shutdown().await;
         let Self { app, writer, .. } = self;
         drop(app);
-        drop(tokio::task::spawn_blocking(move || writer.join()).await);
+        close(writer).await;
     }
 
     /// The server's state, for tests that look inside.
     pub fn app(&self) -> &App {
         &self.app
+    }
+}
+
+/// Waits until what was written is all in its place. The store must not be in use by then.
+pub async fn close(writer: Writer) {
+    // A task that does not end has the store open; what was answered is on the disk all the same.
+    let closing = tokio::task::spawn_blocking(move || writer.join());
+    if timeout(limits::STOP_GRACE, closing).await.is_err() {
+        tracing::warn!("something still used the store when the server stopped");
     }
 }
 
@@ -218,41 +241,4 @@ fn sandbox_config(config: &Config) -> rota_sandbox::Config {
     sandbox.limits.cpus = settings.cpus;
     sandbox.limits.disk_bytes = settings.disk_mib * MIB;
     sandbox
-}
-
-/// Ends what an earlier process left running, and deletes the files of sessions that are gone or have moved to another
-/// server: all of them at the start and then from time to time, one when its session is deleted.
-async fn tidy_up(app: App) {
-    if let Err(error) = app.sandboxes.backend().sweep().await {
-        tracing::error!(%error, "sandboxes of an earlier run could not be ended");
-    }
-    let mut orphans = tokio::time::interval(limits::ORPHANS_EVERY);
-    loop {
-        tokio::select! {
-            deleted = app.hub.deleted() => {
-                for session in deleted {
-                    app.sandboxes.remove(session.as_ref()).await;
-                }
-            }
-            _ = orphans.tick() => {
-                if let Err(error) = remove_orphans(&app).await {
-                    tracing::error!(%error, "files of sessions that are gone could not be looked for");
-                }
-            }
-            () = app.stopping() => return,
-        }
-    }
-}
-
-async fn remove_orphans(app: &App) -> Result<()> {
-    let Ok(folders) = fs::read_dir(app.sandboxes.backend().sessions_dir()) else { return Ok(()) };
-    let names: Vec<String> = folders.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
-    for name in names {
-        let (id, node) = (name.clone(), app.node.clone());
-        let lives_here = app.db.read(move |tx| resources::sessions::lives_on(tx, &id, &node)).await?;
-        if !lives_here {
-            app.sandboxes.remove(&name).await;
-        }
-    }
-    Ok(())
 }

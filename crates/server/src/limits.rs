@@ -1,22 +1,68 @@
 //! Every bound of the server that is not a rule of the API (those are beside the types in `rota_api`).
 
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
 
-/// Connections that are open at the same time; more wait to be accepted.
+/// Connections that are open at the same time, unless `[http] connections` says otherwise. When all places are taken,
+/// whoever has been silent longest without ever sending a key makes room.
 pub const MAX_CONNECTIONS: usize = 10_000;
-/// How long a connection may be silent before a request's headers have arrived. Longer than clients keep idle connections,
-/// so that none sends a request into a connection that is being closed.
+/// Connections to the listener of the metrics that are open at the same time.
+pub const MAX_METRICS_CONNECTIONS: usize = 64;
+/// Connections that have reached the machine and wait to be accepted; the machine's `net.core.somaxconn` is a bound too.
+pub const LISTEN_BACKLOG: u32 = 4096;
+/// Descriptors that are kept for everything but connections: the store, sandboxes, upstreams, webhooks.
+pub const RESERVED_DESCRIPTORS: usize = 512;
+/// How long a new connection may take until the headers of its first request have arrived.
+pub const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a connection that has spoken may be silent until the next request's headers have arrived. Longer than clients
+/// keep idle connections, so that none sends a request into a connection that is being closed.
 pub const HEADER_TIMEOUT: Duration = Duration::from_mins(3);
+/// Most bytes of a request's line and headers; more are answered with 431. No smaller than [`MAX_QUERY_BYTES`] and what
+/// stands around a query. hyper takes at most 100 headers.
+pub const MAX_HEADER_BYTES: usize = 32 * 1024;
+/// Bytes of unfinished headers that each connection may have without asking.
+pub const FREE_HEADER_BYTES: usize = 4 * 1024;
+/// Most bytes of unfinished headers beyond [`FREE_HEADER_BYTES`], of all connections together. A connection that needs
+/// more than there is left is closed.
+pub const UNFINISHED_HEADER_BYTES: usize = 16 * 1024 * 1024;
+/// How long a client may leave an answer unread before its connection is closed.
+pub const WRITE_TIMEOUT: Duration = Duration::from_mins(1);
+/// How long the server waits for a place to become free before it looks again for a connection that can make room.
+pub const ROOM_RETRY: Duration = Duration::from_millis(50);
 /// The pause after a connection could not be accepted.
 pub const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+/// Most bytes that are read on and dropped, after a request that is not HTTP was answered, and how long: a client that is
+/// still sending would otherwise see a closed connection and not the answer.
+pub const LINGER: (usize, Duration) = (1024 * 1024, Duration::from_secs(2));
+
 /// Most bytes of a request body; a larger one is answered with 413.
 pub const MAX_BODY_BYTES: usize = 32 * 1024 * 1024;
-/// Most bytes of a body that is too large that are still read before the connection is closed.
-pub const MAX_DRAIN_BYTES: usize = 256 * 1024 * 1024;
+/// Most values in a JSON body, those inside of others counted: a value takes up to 300 bytes of memory, whatever its size.
+pub const MAX_BODY_NODES: usize = 200_000;
+/// Most bytes of a body that is read at once. A larger one needs a place.
+pub const SMALL_BODY_BYTES: usize = 8 * 1024;
+/// Most bytes of larger bodies that are read and worked on at the same time; further ones wait.
+pub const BODIES_BYTES: usize = 2 * MAX_BODY_BYTES;
+/// The part of [`BODIES_BYTES`] that the bodies of one workspace may have, so that a slow client holds up only its own.
+pub const BODIES_BYTES_OF_ONE: usize = MAX_BODY_BYTES;
+/// How long a body waits for a place before it is answered with 529.
+pub const BODY_WAIT: Duration = Duration::from_secs(30);
+/// Most bytes of a body that nobody wants that are still read and dropped before the answer is sent, so that a client that
+/// is still sending sees it and not a closed connection; and how long. Of a request with a key ...
+pub const DRAIN: (usize, Duration) = (256 * 1024 * 1024, Duration::from_secs(30));
+/// ... and of one without.
+pub const DRAIN_OF_STRANGERS: (usize, Duration) = (1024 * 1024, Duration::from_secs(2));
 /// How long a request may take to arrive and be answered; streams are not counted.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_mins(1);
+/// Log lines of one cause in a minute; of more it is said how many there were.
+pub const LOG_LINES_A_MINUTE: u32 = 10;
+/// Most characters of a path in a log line.
+pub const LOGGED_PATH: usize = 200;
+/// How often what was measured is summed up, whether or not somebody reads the metrics.
+pub const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 /// How long the store may take to answer before the server says that it is not ready.
 pub const READY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a write that went well says that the next one would, in seconds.
+pub const WRITABLE_SECONDS: f64 = 5.0;
 /// Most bytes of a query string.
 pub const MAX_QUERY_BYTES: usize = 16 * 1024;
 /// Most ids that a list can be asked for.
@@ -30,6 +76,18 @@ pub const IDEMPOTENCY_PURGE: i64 = 8;
 
 /// Most sessions that one fire interrupts to make room.
 pub const MAX_INTERRUPTS: i64 = 1000;
+/// Most tokens of a reply or a request that a model can be configured with.
+pub const MAX_MODEL_TOKENS: u32 = 100_000_000;
+/// Most sessions that a server can be told to run at the same time.
+pub const MAX_CONCURRENCY: usize = 100_000;
+/// What memory of one sandbox can be, in MiB: less does not start a shell, more is on no machine.
+pub const SANDBOX_MEMORY_MIB: RangeInclusive<u64> = 64..=16 * 1024 * 1024;
+/// What the number of processes of one sandbox can be; the kernel has no more.
+pub const SANDBOX_PROCESSES: RangeInclusive<u32> = 16..=4_194_304;
+/// What the processor time of one sandbox can be, in processors; the kernel shares out no less than a hundredth.
+pub const SANDBOX_CPUS: RangeInclusive<f64> = 0.01..=4096.0;
+/// What the files of one sandbox can take on the disk, in MiB.
+pub const SANDBOX_DISK_MIB: RangeInclusive<u64> = 1..=1024 * 1024 * 1024;
 /// Highest price of a model, in US dollars for a million tokens.
 pub const MAX_PRICE: f64 = 1_000_000.0;
 
@@ -130,6 +188,14 @@ pub const MODEL_RETRY_MAX_MICROS: i64 = 60_000_000;
 pub const SANDBOX_IDLE: Duration = Duration::from_mins(10);
 /// How often files of sessions that are gone, or have moved to another server, are looked for.
 pub const ORPHANS_EVERY: Duration = Duration::from_mins(10);
+/// How long files of sessions that the store does not know are kept, in microseconds: a day, to put the right store back.
+pub const TRASH_KEPT_MICROS: i64 = 24 * 3600 * 1_000_000;
+/// Sessions that the store does not know whose files are kept; of more, those that were found first go.
+pub const MAX_TRASH: usize = 10_000;
+/// How long it is known that a session was deleted whose files are on a server that is gone, in microseconds.
+pub const DELETED_SESSIONS_KEPT_MICROS: i64 = 30 * 24 * 3600 * 1_000_000;
+/// The pause before what an earlier server left running is looked for again, when that failed.
+pub const SWEEP_RETRY: Duration = Duration::from_secs(1);
 /// Deleted sessions whose files wait to be removed; those of more are removed at the next start.
 pub const MAX_DELETIONS: usize = 10_000;
 /// Sandboxes that stay up while their sessions rest; of more, those that rested longest are ended.

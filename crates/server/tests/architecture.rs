@@ -94,6 +94,45 @@ fn pure_parts_do_nothing() {
     }
 }
 
+/// A log line has its text as `message`: a field of that name would be a second one in the same JSON object.
+#[test]
+fn no_log_line_has_a_field_named_message() {
+    let crates = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut lines = 0;
+    for file in ["server/src", "sandbox/src", "rota/src"].iter().flat_map(|src| files(&crates.join(src))) {
+        let text = fs::read_to_string(&file).unwrap();
+        for (at, _) in text.match_indices("tracing::") {
+            let Some((level, rest)) = text[at + "tracing::".len()..].split_once("!(") else { continue };
+            if !["error", "warn", "info", "debug"].contains(&level) {
+                continue;
+            }
+            let fields = rest.split('"').next().unwrap().split(',');
+            let names = fields.map(|field| field.split('=').next().unwrap().trim().trim_start_matches(['%', '?']));
+            assert!(!names.clone().any(|name| name == "message"), "{}: {level}!({}", file.display(), &rest[..80]);
+            lines += 1;
+        }
+    }
+    assert!(lines > 30, "log lines are found: {lines}");
+}
+
+/// An agent may put a link to a file of the host in place of anything below its session's folder. Only the sandbox crate's
+/// `folder.rs` knows how to reach what is there; the server lists the folders of sessions and no more.
+#[test]
+fn the_server_reaches_no_file_of_a_session() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    for file in files(&src) {
+        let text = fs::read_to_string(&file).unwrap();
+        assert!(!text.contains(".session_dir("), "{} names the folder of a session", file.display());
+        let lists = text.matches(".sessions_dir()").count();
+        assert_eq!(
+            lists,
+            text.matches("fs::read_dir(app.sandboxes.backend().sessions_dir())").count(),
+            "{}",
+            file.display()
+        );
+    }
+}
+
 #[test]
 fn a_group_of_imports_is_read_whole() {
     let file = std::env::temp_dir().join(format!("rota-imports-{}.rs", std::process::id()));

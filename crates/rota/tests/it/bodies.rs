@@ -164,6 +164,10 @@ async fn wrong_bodies_of_deployments_are_refused_by_field() {
             with(json!({"schedule": {"type": "cron", "expression": "0 ".repeat(129), "timezone": "UTC"}})),
             "schedule.expression: value must contain no more than 256 character(s)",
         ),
+        (
+            with(json!({"schedule": {"type": "cron", "expression": "* * * * *", "timezone": "x".repeat(129)}})),
+            "schedule.timezone: value must contain no more than 64 character(s)",
+        ),
         (with(json!({"budget": {"type": "wish"}})), "budget.type: \"wish\" is not a valid value"),
         (with(json!({"budget": budget("0125")})), not_cents),
         (with(json!({"budget": budget("1.25")})), not_cents),

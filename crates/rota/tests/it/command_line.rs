@@ -1,11 +1,24 @@
 //! The commands about the store of a server: they find the one that the server has, or refuse.
 
-use std::{fs, net::TcpListener, path::Path, process::Output};
+use std::{
+    fs,
+    net::TcpListener,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    process::{Output, Stdio},
+};
 
 use rota_server::{clock::Clock, config::Config};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::{database::Database, server::Rota};
+use crate::{
+    client::Api,
+    database::Database,
+    given::environment,
+    server::{Rota, appears},
+};
 
 async fn rota(arguments: &[&str], data: &Path) -> Output {
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_rota"));
@@ -90,6 +103,52 @@ async fn a_start_that_fails_takes_no_key_with_it() {
     drop(taken);
     let server = rota_server::serve(config, Clock::System).await.unwrap();
     assert!(server.first_key.is_some());
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn the_first_key_of_a_server_without_a_terminal_is_in_a_file_of_its_own_and_in_no_log() {
+    let folder = TempDir::new().unwrap();
+    let mut serve = tokio::process::Command::new(env!("CARGO_BIN_EXE_rota"));
+    serve.args(["serve", "--listen", "127.0.0.1:0", "--log", "debug", "--data"]).arg(folder.path());
+    serve.env_remove("ROTA_DATABASE").stdout(Stdio::piped()).stderr(Stdio::piped());
+    let server = serve.spawn().unwrap();
+    let file = folder.path().join("first_key");
+    appears(file.clone()).await;
+    let pid = Pid::from_raw(server.id().unwrap().cast_signed()).unwrap();
+    kill_process(pid, Signal::TERM).unwrap();
+    let said = server.wait_with_output().await.unwrap();
+    let said = [said.stdout, said.stderr].map(|text| String::from_utf8(text).unwrap()).concat();
+    let key = fs::read_to_string(&file).unwrap();
+    assert!(key.starts_with("sk-rota-") && key.ends_with('\n'), "{key}");
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    assert!(!said.contains(key.trim()) && said.contains("first_key"), "{said}");
+    let server = rota_server::serve(
+        Config { data: folder.path().to_owned(), listen: "127.0.0.1:0".to_owned(), ..Config::default() },
+        Clock::System,
+    );
+    let server = server.await.unwrap();
+    Api::new(server.address, key.trim().to_owned(), Clock::System).get("/v1/agents").await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_stopped_server_and_a_command_leave_a_store_that_is_one_file() {
+    let folder = TempDir::new().unwrap();
+    let config = Config { data: folder.path().to_owned(), listen: "127.0.0.1:0".to_owned(), ..Config::default() };
+    let server = rota_server::serve(config, Clock::System).await.unwrap();
+    let api = Api::new(server.address, server.first_key.as_ref().unwrap().key.clone(), Clock::System);
+    let made = environment(&api, "made").await;
+    server.stop().await;
+    let created = rota(&["keys", "create", "--json"], folder.path()).await;
+    let created: Value = serde_json::from_slice(&created.stdout).unwrap();
+
+    let copy = TempDir::new().unwrap();
+    fs::copy(folder.path().join("rota.db"), copy.path().join("rota.db")).unwrap();
+    let config = Config { data: copy.path().to_owned(), listen: "127.0.0.1:0".to_owned(), ..Config::default() };
+    let server = rota_server::serve(config, Clock::System).await.unwrap();
+    let api = Api::new(server.address, created["key"].as_str().unwrap().to_owned(), Clock::System);
+    assert_eq!(api.get("/v1/environments").await["data"], json!([made]));
     server.stop().await;
 }
 

@@ -129,6 +129,36 @@ async fn a_model_request_that_a_restart_cut_off_is_made_again() {
 }
 
 #[tokio::test]
+async fn a_server_that_starts_ends_what_was_left_before_it_runs_sessions_and_answers_meanwhile() {
+    let rota = Rota::without_engine().await;
+    let waits = "touch started; while [ ! -e go ]; do sleep 0.05; done; echo done";
+    let session = Parts::new(&rota.api).await.session_with(&rota.api, script(waits)).await;
+    let record = rota.server.app().config.data.join("sandboxes/sesn_left");
+    // It has ended and stays in the list of processes until it is waited for: the server looks for its end for a while.
+    let mut left = Command::new("true").spawn().unwrap();
+    let stat = format!("/proc/{}/stat", left.id());
+    let record_it = async {
+        while !std::fs::read_to_string(&stat).unwrap().contains(") Z ") {
+            sleep(Duration::from_millis(5)).await;
+        }
+        let stat = std::fs::read_to_string(&stat).unwrap();
+        let start_time = stat.rsplit_once(") ").unwrap().1.split(' ').nth(19).unwrap();
+        std::fs::write(&record, format!("{} {start_time}\n", left.id())).unwrap();
+    };
+    let rota = rota.restart_after(record_it, |config| config.engine.concurrency = 4).await;
+    rota.api.get("/v1/agents").await;
+    let started = rota.workspace_file(id(&session), "started");
+    assert!(record.exists() && !started.exists(), "it answers before that is over, and runs nothing yet");
+    left.wait().unwrap();
+    appears(started).await;
+    assert!(!record.exists());
+    std::fs::write(rota.workspace_file(id(&session), "go"), "").unwrap();
+    let events = rota.api.stream_from(id(&session), 0).await.turn().await;
+    let result = first(&events, "agent.tool_result");
+    assert!(text(result).contains("done"), "{result}");
+}
+
+#[tokio::test]
 async fn a_folder_has_one_server_at_a_time() {
     let rota = Rota::without_engine().await;
     let config = rota.server.app().config.clone();

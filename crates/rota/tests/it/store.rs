@@ -5,14 +5,21 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
+use futures_util::future::join_all;
+use reqwest::{Method, StatusCode};
 use rota_server::{
     db::{Db, Tx, Val},
     error::{Error, Result},
+    limits::READ_CONNECTIONS,
 };
 use serde_json::json;
 use tokio::task::JoinSet;
 
-use crate::{client::invalid, given::environment, server::Rota};
+use crate::{
+    client::{conflict, invalid},
+    given::{environment, id},
+    server::Rota,
+};
 
 /// Something to write that stands alone.
 fn insert(tx: &mut Tx<'_>, name: &str) -> Result<usize> {
@@ -101,6 +108,109 @@ async fn a_read_cannot_write() {
     let db = &rota.server.app().db;
     db.read(|tx| insert(tx, "a")).await.unwrap_err();
     assert!(names(db).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_read_that_panics_keeps_no_connection_from_later_ones() {
+    let rota = Rota::without_engine().await;
+    let db = &rota.server.app().db;
+    // More than there are connections: one that is not given back, or given back in the middle of a snapshot, is met.
+    for number in 0..2 * READ_CONNECTIONS {
+        let panics = |tx: &mut Tx<'_>| -> Result<()> {
+            tx.one("SELECT 1 FROM nodes", &[], |_| Ok(()))?;
+            panic!("asked to");
+        };
+        assert!(matches!(db.read(panics).await, Err(Error::Internal(_))));
+        let name = format!("n{number:02}");
+        db.write(move |tx| insert(tx, &name)).await.unwrap();
+        assert_eq!(names(db).await.len(), number + 1, "a read sees what was written before it");
+    }
+}
+
+#[tokio::test]
+async fn a_statement_that_takes_too_long_is_not_run_again() {
+    let rota = Rota::without_engine().await;
+    if rota.database().is_none() {
+        // SQLite knows no such bound.
+        return;
+    }
+    let ran = Arc::new(AtomicUsize::new(0));
+    let count = ran.clone();
+    let slow = move |tx: &mut Tx<'_>| {
+        count.fetch_add(1, Ordering::Relaxed);
+        tx.execute("SET LOCAL statement_timeout = '50ms'", &[])?;
+        tx.one("SELECT 1 FROM pg_sleep(30)", &[], |_| Ok(()))
+    };
+    let refused = rota.server.app().db.write(slow).await;
+    assert!(matches!(&refused, Err(Error::Database(cause)) if cause.to_string().contains("statement timeout")));
+    assert_eq!(ran.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn of_those_who_take_one_name_at_the_same_moment_one_has_it_and_the_others_are_told() {
+    const CLIENTS: usize = 12;
+    let rota = Rota::without_engine().await;
+    let admin = rota.administrator().await;
+    let taken = |what: &str, name: &str| match what {
+        "/v1/environments" => conflict(format!("An environment named \"{name}\" already exists in this workspace.")),
+        _ => conflict(format!("A workspace named \"{name}\" already exists.")),
+    };
+    for (api, path) in [(&rota.api, "/v1/environments"), (&admin, "/v1/organizations/workspaces")] {
+        for round in 0..6 {
+            let made = (0..CLIENTS).map(|client| api.post(path, json!({"name": format!("{round} {client}")})));
+            let made = join_all(made).await;
+            let (new, renamed) = (format!("new {round}"), format!("renamed {round}"));
+            let (to_new, to_renamed) = (json!({"name": new}), json!({"name": renamed}));
+            let create = (0..CLIENTS).map(|_| api.send(Method::POST, path, Some(&to_new)));
+            let places: Vec<String> = made.iter().map(|made| format!("{path}/{}", id(made))).collect();
+            let rename = places.iter().map(|place| api.send(Method::POST, place, Some(&to_renamed)));
+            let (created, renames) = tokio::join!(join_all(create), join_all(rename));
+            for (answers, name) in [(created, new), (renames, renamed)] {
+                let (won, lost): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status.is_success());
+                assert_eq!(won.len(), 1, "{path} {name}");
+                assert!(lost.iter().all(|answer| answer.refusal() == taken(path, &name)), "{lost:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_server_is_not_ready_while_no_write_can_be_made() {
+    let rota = Rota::without_engine().await;
+    let is_ready = async |rota: &Rota| {
+        let answer = rota.api.http.get(format!("{}/readyz", rota.api.base)).send().await.unwrap();
+        answer.status() == StatusCode::OK
+    };
+    let tried = async |rota: &Rota| {
+        let sql = "SELECT writes_tried FROM organization";
+        rota.server.app().db.lookup(sql, &[], |row| row.int(0)).await.unwrap()
+    };
+    for _ in 0..20 {
+        assert!(is_ready(&rota).await);
+    }
+    assert!(tried(&rota).await.unwrap() < 20, "it does not write each time");
+    // Those who are connected already go on, so they are ended.
+    let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+        WHERE datname = current_database() AND pid <> pg_backend_pid()";
+    if let Some(database) = rota.database() {
+        let set = "SET default_transaction_read_only = on";
+        database.run(&format!("ALTER DATABASE {} {set}; {end}", database.name()));
+    } else {
+        let forbid = |tx: &mut Tx<'_>| tx.one("PRAGMA query_only = ON", &[], |_| Ok(()));
+        rota.server.app().db.write(forbid).await.unwrap();
+    }
+    let refused = rota.api.post_refused("/v1/environments", json!({"name": "a"})).await;
+    assert_eq!(refused.status, 500);
+    assert!(!is_ready(&rota).await, "a write has failed");
+    assert!(!is_ready(&rota).await, "and would again");
+    rota.api.get("/v1/environments").await;
+    if let Some(database) = rota.database() {
+        let reset = "RESET default_transaction_read_only";
+        database.run(&format!("SET transaction_read_only = off; ALTER DATABASE {} {reset}; {end}", database.name()));
+        assert!(is_ready(&rota).await);
+    } else {
+        assert!(is_ready(&rota.restart().await).await);
+    }
 }
 
 #[tokio::test]

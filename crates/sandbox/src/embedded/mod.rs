@@ -3,12 +3,15 @@
 mod cgroup;
 mod doctor;
 mod identity;
+mod lost;
 mod program;
+mod records;
 mod remedy;
 mod sandbox;
 mod store;
 
 pub use doctor::{Protection, ProtectionState};
+pub use lost::SetAside;
 pub use sandbox::Sandbox;
 
 use std::collections::HashMap;
@@ -22,6 +25,7 @@ use crate::error::Error;
 use crate::wire::Launch;
 use cgroup::Cgroups;
 use identity::Identities;
+use lost::Lost;
 use program::Spawner;
 use store::Store;
 
@@ -29,6 +33,7 @@ use store::Store;
 pub struct Embedded {
     config: Config,
     store: Store,
+    lost: Lost,
     identities: Identities,
     cgroups: Cgroups,
     spawner: Spawner,
@@ -53,9 +58,19 @@ impl Embedded {
     pub fn new(config: Config) -> Result<Self, Error> {
         let identities = Identities::choose();
         let store = Store::new(&config, &identities)?;
+        let lost = Lost::new(store.root()).map_err(Error::host_at("making a folder in", store.root()))?;
         let cgroups = Cgroups::find(store.root());
         let spawner = Spawner::start(config.init_program.clone())?;
-        Ok(Self { config, store, identities, cgroups, spawner, slots: Mutex::default(), tasks: TaskTracker::new() })
+        Ok(Self {
+            config,
+            store,
+            lost,
+            identities,
+            cgroups,
+            spawner,
+            slots: Mutex::default(),
+            tasks: TaskTracker::new(),
+        })
     }
 
     /// Says of each protection whether this machine gives it, and what to do where it does not. Starts nothing that
@@ -121,20 +136,80 @@ impl Embedded {
         }
         let store = self.store.clone();
         let id = session_id.to_owned();
-        let removed = tokio::task::spawn_blocking(move || store.remove(&id)).await;
+        let removed = on_thread(move || store.remove(&id)).await;
         self.slots().remove(session_id);
-        removed.unwrap_or_else(|error| Err(Error::died(format!("removing files: {error}"))))
+        removed
     }
 
-    /// After a restart of the server: ends what an earlier one left running and removes its cgroups.
+    /// After a restart of the server, before the first [`Self::open`]: ends what an earlier one left running and removes
+    /// its cgroups. What was opened since would be taken for an earlier server's.
     ///
     /// # Errors
     /// [`Error::Host`] when the records of an earlier run cannot be read.
     pub async fn sweep(&self) -> Result<(), Error> {
-        let running: Vec<String> = self.slots().keys().cloned().collect();
-        self.store.end_orphans(&running).await?;
-        self.cgroups.remove_stale(&running).await;
+        self.store.end_orphans().await?;
+        self.cgroups.remove_stale().await;
         Ok(())
+    }
+
+    /// Finishes deletions that an earlier server began. No other deletion must be under way.
+    ///
+    /// # Errors
+    /// [`Error::Host`] when files remain.
+    pub async fn finish_deletions(&self) -> Result<(), Error> {
+        let store = self.store.clone();
+        on_thread(move || store.finish_deletions()).await
+    }
+
+    /// Ends a session's processes and keeps its files apart, noting `at` which time: for a session that the server's store
+    /// does not know.
+    ///
+    /// # Errors
+    /// [`Error::Host`] when they are where they were.
+    pub async fn set_aside(&self, session_id: &str, at: i64) -> Result<(), Error> {
+        store::check_id(session_id)?;
+        let slot = self.slot(session_id);
+        let mut slot = slot.lock().await;
+        if let Some(sandbox) = slot.take() {
+            sandbox.end().await;
+        }
+        let files = SetAside { session_id: session_id.to_owned(), at };
+        let taken = self.lost.take(&files);
+        self.slots().remove(session_id);
+        taken.map_err(Error::host(format!("keeping the files of session {session_id} apart")))
+    }
+
+    /// Everything that was set aside, oldest first, and the folder that it is in.
+    ///
+    /// # Errors
+    /// [`Error::Host`] when the folder cannot be read.
+    pub fn all_set_aside(&self) -> Result<(&Path, Vec<SetAside>), Error> {
+        let folder = self.lost.path();
+        let listed = self.lost.list().map_err(Error::host_at("listing a folder of the server's", folder))?;
+        Ok((folder, listed))
+    }
+
+    /// Gives a session the files that were set aside, unless it has others. Whether it did. To be called before the first
+    /// [`Self::open`] of the session.
+    ///
+    /// # Errors
+    /// [`Error::Host`] when they are where they were.
+    pub fn give_back(&self, files: &SetAside) -> Result<bool, Error> {
+        let given = self.lost.give_back(files);
+        given.map_err(Error::host(format!("giving session {} its files back", files.session_id)))
+    }
+
+    /// Deletes files that were set aside.
+    ///
+    /// # Errors
+    /// [`Error::Host`] when files remain.
+    pub async fn remove_set_aside(&self, files: &SetAside) -> Result<(), Error> {
+        let (store, lost, files) = (self.store.clone(), self.lost.clone(), files.clone());
+        on_thread(move || {
+            let folder = lost.open().map_err(Error::host_at("opening a folder of the server's", lost.path()))?;
+            store.delete(&folder, &files.name(), &files.session_id)
+        })
+        .await
     }
 
     /// Ends every sandbox and waits until all are gone.
@@ -150,8 +225,9 @@ impl Embedded {
         self.tasks.reopen();
     }
 
-    /// The folder of a session's files on the host, for the server's own use: `workspace`, `outputs` and `uploads` are
-    /// its subfolders. What is in them was written by the agent: open nothing there through a symbolic link.
+    /// The folder of a session's files on the host, for people and tests that look in from outside: `workspace`,
+    /// `outputs` and `uploads` are its subfolders. What is in them was written by the agent, which may put a link to a
+    /// file of the host in place of anything: the server itself reaches nothing there by a path.
     ///
     /// # Errors
     /// [`Error::BadSessionId`].
@@ -172,4 +248,10 @@ impl Embedded {
     fn slot(&self, session_id: &str) -> Arc<Slot> {
         self.slots().entry(session_id.to_owned()).or_default().clone()
     }
+}
+
+/// Deletes files on a thread for blocking work.
+async fn on_thread(delete: impl FnOnce() -> Result<(), Error> + Send + 'static) -> Result<(), Error> {
+    let deleted = tokio::task::spawn_blocking(delete).await;
+    deleted.unwrap_or_else(|error| Err(Error::died(format!("removing files: {error}"))))
 }

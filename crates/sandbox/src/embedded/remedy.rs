@@ -3,13 +3,22 @@
 use std::fs;
 
 use crate::error::Error;
+use crate::wire::Failure;
 
-const PROGRAM_ADVICE: &str = "Run the server as root (sandboxes still run as unprivileged users), or use a container \
-                              backend, or see `rota doctor`.";
+const PROGRAM_ADVICE: &str =
+    "Run the server as root (sandboxes still run as unprivileged users), or see `rota doctor`.";
+const ROOT_ADVICE: &str = "`rota doctor` tries it again; docs/sandbox.md says what is needed.";
+/// The bit of CAP_SYS_ADMIN.
+const SYS_ADMIN: u64 = 1 << 21;
 
-/// The error for a step of the setup that failed, with the likeliest way out.
-pub(super) fn cannot_isolate(step: &str, cause: &str) -> Error {
-    let (why, remedy) = advise(step, cause, &Machine::look());
+/// The error for a step of the setup that failed: a shortage that may pass, or else the likeliest way out.
+pub(super) fn not_set_up(Failure { step, cause, passing }: Failure) -> Error {
+    let machine = Machine::look();
+    // A limit of zero is a shortage that never passes.
+    if passing && !machine.no_namespaces {
+        return Error::Host { doing: step, place: None, cause, passing };
+    }
+    let (why, remedy) = advise(&step, &cause, &machine);
     let cause = if why.is_empty() { format!("{step}: {cause}") } else { format!("{why}; {step}: {cause}") };
     Error::CannotIsolate { cause, remedy }
 }
@@ -23,6 +32,7 @@ struct Machine {
     no_namespaces: bool,
     filtered: bool,
     is_root: bool,
+    may_administer: bool,
 }
 
 impl Machine {
@@ -35,8 +45,15 @@ impl Machine {
             no_namespaces: setting("/proc/sys/user/max_user_namespaces") == "0",
             filtered: status.lines().any(|line| line.split_whitespace().eq(["Seccomp:", "2"])),
             is_root: nix::unistd::geteuid().is_root(),
+            may_administer: effective_capabilities(&status) & SYS_ADMIN != 0,
         }
     }
+}
+
+/// The capabilities in `/proc/self/status`.
+fn effective_capabilities(status: &str) -> u64 {
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    line.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok()).unwrap_or_default()
 }
 
 fn advise(step: &str, cause: &str, machine: &Machine) -> (String, String) {
@@ -44,6 +61,13 @@ fn advise(step: &str, cause: &str, machine: &Machine) -> (String, String) {
     let full = cause.contains("No space left") || cause.contains("ENOSPC");
     let (why, remedy): (&str, String) = if machine.no_namespaces && (full || refused) {
         ("user.max_user_namespaces = 0", "Raise it: `sysctl user.max_user_namespaces=15000`.".to_owned())
+    } else if machine.is_root && !machine.may_administer && refused {
+        (
+            "root here has no CAP_SYS_ADMIN, as in a container",
+            "Start the container with `--cap-add SYS_ADMIN --security-opt systempaths=unconfined` (and, for AppArmor, \
+             `--security-opt apparmor=unconfined`), or a systemd unit with a CapabilityBoundingSet that has it."
+                .to_owned(),
+        )
     } else if machine.debian_forbids && refused && !machine.is_root {
         (
             "kernel.unprivileged_userns_clone = 0",
@@ -61,7 +85,7 @@ fn advise(step: &str, cause: &str, machine: &Machine) -> (String, String) {
         (
             "this process runs under a seccomp filter, as in a container",
             "Start the container with `--security-opt seccomp=unconfined --security-opt systempaths=unconfined` (and, \
-             for AppArmor, `--security-opt apparmor=unconfined`), or use the container backend."
+             for AppArmor, `--security-opt apparmor=unconfined`)."
                 .to_owned(),
         )
     } else if step.contains("uid_map") && machine.is_root {
@@ -75,7 +99,7 @@ fn advise(step: &str, cause: &str, machine: &Machine) -> (String, String) {
             "Start the container with `--security-opt systempaths=unconfined`.".to_owned(),
         )
     } else {
-        ("", PROGRAM_ADVICE.to_owned())
+        ("", if machine.is_root { ROOT_ADVICE } else { PROGRAM_ADVICE }.to_owned())
     };
     (why.to_owned(), remedy)
 }
@@ -107,13 +131,38 @@ mod tests {
                 "Operation not permitted",
                 "seccomp=unconfined",
             ),
-            (Machine { is_root: true, ..plain() }, "writing uid_map", "Operation not permitted", "plain user"),
+            (
+                Machine { is_root: true, may_administer: true, ..plain() },
+                "writing uid_map",
+                "Operation not permitted",
+                "plain user",
+            ),
             (plain(), "mounting proc on /proc", "Operation not permitted", "systempaths"),
-            (plain(), "anything", "Input/output error", "rota doctor"),
+            (plain(), "anything", "Input/output error", "Run the server as root"),
+            (
+                Machine { is_root: true, filtered: true, ..plain() },
+                "making a mount namespace as root",
+                "Operation not permitted",
+                "--cap-add SYS_ADMIN",
+            ),
+            (
+                Machine { is_root: true, may_administer: true, ..plain() },
+                "anything",
+                "Input/output error",
+                "rota doctor",
+            ),
         ];
         for (machine, step, cause, wanted) in cases {
             let (_, remedy) = advise(step, cause, &machine);
             assert!(remedy.contains(wanted), "{machine:?} {step}: {remedy}");
+            assert!(!(machine.is_root && remedy.contains("as root")), "it is root: {remedy}");
         }
+    }
+
+    #[test]
+    fn capabilities_are_read_from_the_status_of_the_process() {
+        assert_eq!(effective_capabilities("Name:\trota\nCapEff:\t00000000a80425fb\n") & SYS_ADMIN, 0);
+        assert_ne!(effective_capabilities("CapEff:\t000001ffffffffff\n") & SYS_ADMIN, 0);
+        assert_eq!(effective_capabilities(""), 0);
     }
 }

@@ -21,8 +21,9 @@ mod select;
 mod sqlite;
 mod tx;
 mod value;
+mod writable;
 
-use std::{sync::Arc, thread::JoinHandle};
+use std::{path::Path, sync::Arc, thread::JoinHandle};
 
 use rota_api::{
     Time,
@@ -32,8 +33,9 @@ use tokio::sync::{Semaphore, mpsc};
 
 use crate::{
     clock::Clock,
+    config::DatabaseUrl,
     error::{Error, Result},
-    limits,
+    limits, telemetry,
 };
 
 pub use copy::Copied;
@@ -43,8 +45,9 @@ pub(crate) use postgres::place;
 pub use select::Select;
 pub(crate) use sqlite::FILE;
 pub use tx::Tx;
+pub(crate) use value::{KeyTaken, Unstorable, vals};
 pub use value::{Row, Val};
-pub(crate) use value::{Unstorable, vals};
+use writable::Writable;
 
 /// Something to tell the rest of the server, and the other servers on the same store, once a transaction is durable.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,6 +95,7 @@ pub struct Db {
     queue: mpsc::Sender<Box<dyn Job>>,
     clock: Clock,
     reading: Arc<Semaphore>,
+    writable: Arc<Writable>,
     store: Store,
 }
 
@@ -115,9 +119,29 @@ impl Writer {
     }
 }
 
+/// Says that writes were lost, which their callers are told too.
+fn not_committed(error: &Error, writes: usize) {
+    if telemetry::may_tell("writes that were not committed") {
+        tracing::error!(%error, writes, "a group of writes was not committed");
+    }
+}
+
+/// Whether no server has begun the store that is in `folder` or, where there is one, in `database`. Changes nothing there.
+///
+/// # Errors
+/// When it cannot be read.
+pub(crate) async fn is_new(folder: &Path, database: Option<&DatabaseUrl>) -> Result<bool> {
+    let (folder, database) = (folder.to_owned(), database.cloned());
+    let looking = tokio::task::spawn_blocking(move || match database {
+        Some(url) => postgres::is_new(&url),
+        None => sqlite::is_new(&folder),
+    });
+    looking.await.map_err(Error::internal)?
+}
+
 impl Db {
-    fn new(queue: mpsc::Sender<Box<dyn Job>>, clock: Clock, store: Store) -> Self {
-        Self { queue, clock, reading: Arc::new(Semaphore::new(limits::READ_CONNECTIONS)), store }
+    fn new(queue: mpsc::Sender<Box<dyn Job>>, clock: Clock, writable: Arc<Writable>, store: Store) -> Self {
+        Self { queue, clock, reading: Arc::new(Semaphore::new(limits::READ_CONNECTIONS)), writable, store }
     }
 
     /// Runs `f` in a transaction and returns once it is durable. When `f` fails or panics, nothing of it remains.

@@ -3,13 +3,18 @@
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use rusqlite::{Connection, OpenFlags, config::DbConfig};
 use tokio::sync::mpsc;
 
-use super::{Db, Notice, Publish, Row, Store, Tx, Val, Writer, dialect, job::Job, migrate};
+use super::{
+    Db, Notice, Publish, Row, Store, Tx, Val, Writer, dialect,
+    job::Job,
+    migrate, not_committed,
+    writable::{Failed, Writable},
+};
 use crate::{
     clock::Clock,
     error::{Error, Result},
@@ -37,9 +42,14 @@ impl Db {
         let readers = Readers { idle: Mutex::new(idle), lookup: Mutex::new(connect(&path, read_only())?) };
         let (queue, waiting) = mpsc::channel(limits::WRITE_QUEUE);
         let thread = std::thread::Builder::new().name("rota-writer".to_owned());
-        let time = clock.clone();
-        let thread = thread.spawn(move || write_loop(&writer, waiting, &time, &publish)).map_err(Error::internal)?;
-        Ok((Self::new(queue, clock, Store::Sqlite(readers.into())), Writer(vec![thread])))
+        let (time, writable) = (clock.clone(), Arc::new(Writable::default()));
+        let failed = writable.failed();
+        let writing = move || {
+            write_loop(&writer, waiting, &time, &publish, &failed);
+            empty_log(&writer);
+        };
+        let thread = thread.spawn(writing).map_err(Error::internal)?;
+        Ok((Self::new(queue, clock, writable, Store::Sqlite(readers.into())), Writer(vec![thread])))
     }
 }
 
@@ -47,9 +57,9 @@ impl Readers {
     /// Runs `f` on a snapshot.
     pub(super) fn read<T>(&self, clock: &Clock, f: &impl Fn(&mut Tx<'_>) -> Result<T>) -> Result<T> {
         let connection = lock(&self.idle).pop().expect("a permit stands for a connection");
-        let result = catch_unwind(AssertUnwindSafe(|| snapshot(&connection, clock, f)));
+        let result = snapshot(&connection, clock, f);
         lock(&self.idle).push(connection);
-        result.unwrap_or_else(|_| Err(Error::internal("a read panicked")))
+        result
     }
 
     /// The first row of a statement, on the calling thread: it takes microseconds.
@@ -62,6 +72,19 @@ impl Readers {
     ) -> Result<Option<T>> {
         Tx::sqlite(&lock(&self.lookup), clock).one(sql, params, map)
     }
+}
+
+/// Whether there is no store in `folder`, or nobody has begun it.
+pub(super) fn is_new(folder: &Path) -> Result<bool> {
+    let path = folder.join(FILE);
+    if !path.is_file() {
+        return Ok(true);
+    }
+    let connection = Connection::open_with_flags(&path, read_only())?;
+    connection.busy_timeout(limits::BUSY_TIMEOUT)?;
+    let is_there = |sql| connection.query_row(sql, [], |row| row.get::<_, bool>(0));
+    Ok(!is_there("SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'workspaces')")?
+        || !is_there("SELECT EXISTS (SELECT 1 FROM workspaces)")?)
 }
 
 /// A connection to the store in `folder` that only reads.
@@ -88,12 +111,12 @@ fn connect(path: &PathBuf, flags: OpenFlags) -> Result<Connection> {
     Ok(connection)
 }
 
-/// All statements of `f` see the same state.
+/// All statements of `f` see the same state. Whatever becomes of it, the connection is in no transaction afterwards.
 fn snapshot<T>(connection: &Connection, clock: &Clock, f: &impl Fn(&mut Tx<'_>) -> Result<T>) -> Result<T> {
     run(connection, "BEGIN")?;
-    let result = f(&mut Tx::sqlite(connection, clock));
-    run(connection, "COMMIT")?;
-    result
+    let result = catch_unwind(AssertUnwindSafe(|| f(&mut Tx::sqlite(connection, clock))));
+    roll_back(connection)?;
+    result.unwrap_or_else(|_| Err(Error::internal("a read panicked")))
 }
 
 fn run(connection: &Connection, sql: &str) -> Result<()> {
@@ -101,7 +124,13 @@ fn run(connection: &Connection, sql: &str) -> Result<()> {
     Ok(())
 }
 
-fn write_loop(connection: &Connection, mut waiting: mpsc::Receiver<Box<dyn Job>>, clock: &Clock, publish: &Publish) {
+fn write_loop(
+    connection: &Connection,
+    mut waiting: mpsc::Receiver<Box<dyn Job>>,
+    clock: &Clock,
+    publish: &Publish,
+    failed: &Failed,
+) {
     let mut group = Vec::with_capacity(limits::WRITE_BATCH);
     while let Some(first) = waiting.blocking_recv() {
         group.push(first);
@@ -116,28 +145,44 @@ fn write_loop(connection: &Connection, mut waiting: mpsc::Receiver<Box<dyn Job>>
                 group.drain(..).for_each(|job| job.answer(Ok(())));
             }
             Err(error) => {
-                let message = error.to_string();
-                tracing::error!(error = message, writes = group.len(), "a group of writes was not committed");
-                group.drain(..).for_each(|job| job.answer(Err(Error::Database(message.clone().into()))));
+                failed.note();
+                not_committed(&error, group.len());
+                group.drain(..).for_each(|job| job.answer(Err(error.of_group())));
             }
         }
     }
 }
 
-/// Runs every job so that a failing one rolls back alone, and commits once.
-fn commit(connection: &Connection, clock: &Clock, group: &mut [Box<dyn Job>]) -> Result<Vec<Notice>> {
-    let notices = if let Some(notices) = run_together(connection, clock, group)? {
-        notices
-    } else {
-        roll_back(connection)?;
-        run_apart(connection, clock, group)?
-    };
-    if let Err(error) = run(connection, "COMMIT") {
-        end_if_the_disk_failed(&error);
-        roll_back(connection)?;
-        return Err(error);
+/// Moves the log of writes into the store itself, so that its one file is all of it: whoever copies a store that nobody
+/// uses copies that. Without it nothing is lost.
+fn empty_log(connection: &Connection) {
+    let emptied = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, bool>(0));
+    match emptied {
+        Ok(false) => {}
+        Ok(true) => tracing::warn!("another process uses the store; its log of writes ({FILE}-wal) belongs to it"),
+        Err(error) => tracing::warn!(%error, "the log of writes ({FILE}-wal) is not empty; it belongs to the store"),
     }
-    Ok(notices)
+}
+
+/// Runs every job so that a failing one rolls back alone, and commits once. After an error nothing of it is left, and the
+/// connection is in no transaction: no later one could begin in it.
+fn commit(connection: &Connection, clock: &Clock, group: &mut [Box<dyn Job>]) -> Result<Vec<Notice>> {
+    let committed = run_jobs(connection, clock, group).and_then(|notices| {
+        run(connection, "COMMIT").inspect_err(end_if_the_disk_failed)?;
+        Ok(notices)
+    });
+    if committed.is_err() {
+        roll_back(connection)?;
+    }
+    committed
+}
+
+fn run_jobs(connection: &Connection, clock: &Clock, group: &mut [Box<dyn Job>]) -> Result<Vec<Notice>> {
+    if let Some(notices) = run_together(connection, clock, group)? {
+        return Ok(notices);
+    }
+    roll_back(connection)?;
+    run_apart(connection, clock, group)
 }
 
 /// Runs the jobs one after the other. A savepoint costs a fifth of a small write, and few jobs fail after they have
@@ -148,10 +193,13 @@ fn run_together(connection: &Connection, clock: &Clock, group: &mut [Box<dyn Job
     for job in group {
         let changes = connection.total_changes();
         let mut tx = Tx::sqlite(connection, clock);
-        if job.run(&mut tx) {
-            notices.append(&mut tx.notices);
-        } else if connection.total_changes() != changes || connection.is_autocommit() {
+        let succeeded = job.run(&mut tx);
+        // A fault such as a full disk ends the transaction, and a closure may have overlooked it.
+        if connection.is_autocommit() || !succeeded && connection.total_changes() != changes {
             return Ok(None);
+        }
+        if succeeded {
+            notices.append(&mut tx.notices);
         }
     }
     Ok(Some(notices))
@@ -192,7 +240,7 @@ fn end_if_the_disk_failed(error: &Error) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, mpsc as std_mpsc};
+    use std::sync::mpsc as std_mpsc;
 
     use super::*;
     use crate::db::vals;
@@ -261,6 +309,44 @@ mod tests {
         writer.join();
         let told: Vec<_> = notices.iter().collect();
         assert_eq!(told.len(), 2, "a write that rolled back says nothing: {told:?}");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_transaction_that_breaks_does_not_keep_later_ones_from_beginning() {
+        let folder = Folder::new();
+        let (db, _writer) = Db::open(&folder.0, Clock::System, Box::new(|_| {})).unwrap();
+        // What a full disk does to a transaction, and a savepoint that cannot be rolled back to.
+        for (breaks, overlooked) in [("ROLLBACK", true), ("ROLLBACK", false), ("RELEASE job", false)] {
+            let broken = db.write(move |tx| {
+                insert("a")(tx)?;
+                drop(tx.execute(breaks, &[]));
+                drop(insert("b")(tx));
+                if overlooked { Ok(()) } else { Err(Error::invalid("no")) }
+            });
+            broken.await.unwrap_err();
+            db.write(insert("after")).await.unwrap();
+            let names = "SELECT key FROM idempotency_keys ORDER BY key";
+            let names = db.read(move |tx| tx.all(names, &[], |row| row.text(0))).await.unwrap();
+            assert_eq!(names, ["after"], "{breaks} {overlooked}");
+            db.write(|tx| tx.execute("DELETE FROM idempotency_keys", &[])).await.unwrap();
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_store_that_nobody_uses_is_whole_in_one_file() {
+        let folder = Folder::new();
+        let (db, writer) = Db::open(&folder.0, Clock::System, Box::new(|_| {})).unwrap();
+        db.write(insert("a")).await.unwrap();
+        let log = || std::fs::metadata(folder.0.join(format!("{FILE}-wal"))).map_or(0, |file| file.len());
+        assert!(log() > 0, "it is written there first");
+        drop(db);
+        writer.join();
+        assert_eq!(log(), 0);
+        let copy = Folder::new();
+        std::fs::copy(folder.0.join(FILE), copy.0.join(FILE)).unwrap();
+        let (db, _writer) = Db::open(&copy.0, Clock::System, Box::new(|_| {})).unwrap();
+        let names = db.read(|tx| tx.all("SELECT key FROM idempotency_keys", &[], |row| row.text(0))).await.unwrap();
+        assert_eq!(names, ["a"]);
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -7,7 +7,10 @@ use super::{
     postgres::Session,
     value::{Row, Val},
 };
-use crate::{clock::Clock, error::Result};
+use crate::{
+    clock::Clock,
+    error::{Error, Result},
+};
 
 /// A transaction, as a closure sees it.
 pub struct Tx<'c> {
@@ -77,11 +80,23 @@ impl<'c> Tx<'c> {
     pub fn execute(&mut self, sql: &str, params: &[Val<'_>]) -> Result<usize> {
         match &mut self.connection {
             Connection::Sqlite(connection) => {
+                check_open(connection)?;
                 let mut statement = connection.prepare_cached(&dialect::placeholders(sql))?;
                 Ok(statement.execute(rusqlite::params_from_iter(params))?)
             }
             Connection::Postgres(session) => session.execute(sql, params),
         }
+    }
+
+    /// Runs a statement that takes a unique key, such as a name, which another transaction may take at the same moment:
+    /// `taken` is the error then. No look before it can tell, so none is needed.
+    pub fn execute_unless_taken(
+        &mut self,
+        sql: &str,
+        params: &[Val<'_>],
+        taken: impl FnOnce() -> Error,
+    ) -> Result<usize> {
+        self.execute(sql, params).map_err(|error| if error.is_key_taken() { taken() } else { error })
     }
 
     /// Runs a statement whose count nobody needs, without waiting for the database to answer: where that is another
@@ -109,6 +124,7 @@ impl<'c> Tx<'c> {
     pub fn one<T>(&mut self, sql: &str, params: &[Val<'_>], map: impl Fn(&Row<'_>) -> Result<T>) -> Result<Option<T>> {
         match &mut self.connection {
             Connection::Sqlite(connection) => {
+                check_open(connection)?;
                 let mut statement = connection.prepare_cached(&dialect::placeholders(sql))?;
                 let mut rows = statement.query(rusqlite::params_from_iter(params))?;
                 let mapped = rows.next()?.map(|row| map(&Row::sqlite(row))).transpose()?;
@@ -126,6 +142,7 @@ impl<'c> Tx<'c> {
     pub fn all<T>(&mut self, sql: &str, params: &[Val<'_>], map: impl Fn(&Row<'_>) -> Result<T>) -> Result<Vec<T>> {
         match &mut self.connection {
             Connection::Sqlite(connection) => {
+                check_open(connection)?;
                 let mut statement = connection.prepare_cached(&dialect::placeholders(sql))?;
                 let mut rows = statement.query(rusqlite::params_from_iter(params))?;
                 let mut mapped = Vec::new();
@@ -139,4 +156,13 @@ impl<'c> Tx<'c> {
             }
         }
     }
+}
+
+/// That the transaction of a connection that writes is still there. A fault such as a full disk ends it, and what a closure
+/// went on to write would be committed by itself.
+fn check_open(connection: &rusqlite::Connection) -> Result<()> {
+    if connection.is_autocommit() && !connection.is_readonly(rusqlite::MAIN_DB)? {
+        return Err(Error::Database("the transaction has ended".into()));
+    }
+    Ok(())
 }

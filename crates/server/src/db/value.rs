@@ -17,6 +17,17 @@ type Cause = Box<dyn std::error::Error + Send + Sync>;
 #[error("the character U+0000 cannot be stored")]
 pub(crate) struct Unstorable;
 
+/// A statement met a row that has the same unique key.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct KeyTaken(pub(crate) String);
+
+impl KeyTaken {
+    /// What SQLite says then.
+    pub(crate) const SQLITE: [i32; 2] =
+        [rusqlite::ffi::SQLITE_CONSTRAINT_UNIQUE, rusqlite::ffi::SQLITE_CONSTRAINT_PRIMARYKEY];
+}
+
 /// A parameter of a statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Val<'a> {

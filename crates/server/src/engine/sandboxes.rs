@@ -63,12 +63,21 @@ impl Sandboxes {
         ends
     }
 
-    /// Ends the sandbox of a session that is gone and deletes its files.
-    pub async fn remove(&self, session: &str) {
+    /// Ends the sandbox of a session that is gone and deletes its files. Whether they are gone.
+    pub async fn remove(&self, session: &str) -> bool {
         self.idle().remove(&rota_api::id::Id::trusted(session.to_owned()));
-        if let Err(error) = self.backend.remove(session).await {
-            tracing::error!(session, %error, "the files of a deleted session remain; the next start tries again");
-        }
+        let removed = self.backend.remove(session).await;
+        removed
+            .inspect_err(|error| {
+                tracing::error!(session, %error, "the files of a deleted session remain; the next start tries again");
+            })
+            .is_ok()
+    }
+
+    /// Ends the sandbox of a session that the store does not know, and sets its files aside.
+    pub async fn set_aside(&self, session: &str, at: i64) -> Result<(), Error> {
+        self.idle().remove(&rota_api::id::Id::trusted(session.to_owned()));
+        self.backend.set_aside(session, at).await
     }
 
     fn idle(&self) -> MutexGuard<'_, HashMap<SessionId, Stopwatch>> {

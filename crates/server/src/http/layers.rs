@@ -3,17 +3,19 @@
 use std::{panic::AssertUnwindSafe, sync::Arc};
 
 use axum::{
+    body::Body,
     extract::{MatchedPath, Request, State},
     middleware::Next,
     response::{IntoResponse, Response},
 };
 use futures_util::FutureExt;
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, request::Parts};
 use rota_api::{
     error::{ErrorBody, ErrorDetail, ErrorDetails},
     id::{Id, RequestId},
 };
 
+use super::{hosts::Hosts, places::Guest};
 use crate::{
     app::App,
     clock::Stopwatch,
@@ -29,17 +31,32 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
 const ORGANIZATION_ID: HeaderName = HeaderName::from_static("anthropic-organization-id");
 const WORKSPACE_ID: HeaderName = HeaderName::from_static("anthropic-workspace-id");
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+
+/// What every request is held against.
+#[derive(Clone)]
+pub(super) struct Front {
+    pub(super) app: App,
+    pub(super) hosts: Arc<Hosts>,
+}
+
 /// The outermost layer: gives the request an id, and writes what went wrong.
-pub(super) async fn envelope(State(app): State<App>, request: Request, next: Next) -> Response {
+pub(super) async fn envelope(State(Front { app, hosts }): State<Front>, request: Request, next: Next) -> Response {
     let watch = Stopwatch::start();
     let id = RequestId::new(app.clock.now());
-    let method = request.method().clone();
+    let method = known(request.method());
     let path = request.uri().path().to_owned();
-    let mut response = caught(next.run(request)).await;
+    let mut response = match refused(method, &hosts, request.headers()) {
+        Some(error) => error.into_response(),
+        None => caught(next.run(request)).await,
+    };
+    let method = method.unwrap_or("other");
     let route = response.extensions().get::<MatchedPath>().map_or("none", |path| path.as_str()).to_owned();
     if let Some(error) = response.extensions_mut().remove::<Arc<Error>>() {
-        if let Error::Database(cause) | Error::Internal(cause) = &*error {
-            tracing::error!(request_id = %id, %method, path, error = %cause, "request failed");
+        if let Error::Database(cause) | Error::Internal(cause) = &*error
+            && crate::telemetry::may_tell(&route)
+        {
+            let path: String = path.chars().take(limits::LOGGED_PATH).collect();
+            tracing::error!(request_id = %id, method, path, error = %cause, "request failed");
         }
         write_error(&mut response, &error, &id);
     }
@@ -47,11 +64,63 @@ pub(super) async fn envelope(State(app): State<App>, request: Request, next: Nex
     headers.insert(REQUEST_ID, value(id.as_ref()));
     headers.insert(ORGANIZATION_ID, app.organization_header.clone());
     let status = response.status().as_u16();
-    tracing::debug!(request_id = %id, %method, path, status, seconds = watch.seconds(), "request");
-    let labels = [("method", method.to_string()), ("route", route), ("status", status.to_string())];
+    tracing::debug!(request_id = %id, method, path, status, seconds = watch.seconds(), "request");
+    count(method, route, status, watch);
+    response
+}
+
+fn count(method: &'static str, route: String, status: u16, watch: Stopwatch) {
+    let labels = [("method", method.to_owned()), ("route", route), ("status", status.to_string())];
     metrics::counter!("rota_http_requests_total", &labels).increment(1);
     metrics::histogram!("rota_http_request_seconds", &labels[..2]).record(watch.seconds());
-    response
+}
+
+/// The name of a method that HTTP has.
+fn known(method: &Method) -> Option<&'static str> {
+    Some(match *method {
+        Method::GET => "GET",
+        Method::POST => "POST",
+        Method::DELETE => "DELETE",
+        Method::PUT => "PUT",
+        Method::PATCH => "PATCH",
+        Method::HEAD => "HEAD",
+        Method::OPTIONS => "OPTIONS",
+        Method::CONNECT => "CONNECT",
+        Method::TRACE => "TRACE",
+        _ => return None,
+    })
+}
+
+/// Why a request is not looked at any further.
+fn refused(method: Option<&str>, hosts: &Hosts, headers: &HeaderMap) -> Option<Error> {
+    if method.is_none() {
+        return Some(Error::MethodNotAllowed);
+    }
+    let message = "the `Host` header names none of this server's hosts: its operator lists them in `[http] hosts`";
+    (!hosts.answers(headers)).then(|| Error::Forbidden(message.to_owned()))
+}
+
+/// The whole answer to what is not HTTP: hyper knows its status, and nothing else is known about the request.
+pub(super) fn not_http(app: &App, status: u16) -> Vec<u8> {
+    let id = RequestId::new(app.clock.now());
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST);
+    let message = match status {
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
+            format!("the request has more than {} KB or 100 fields of headers", limits::MAX_HEADER_BYTES / 1024)
+        }
+        StatusCode::URI_TOO_LONG => "the URL is too long".to_owned(),
+        _ => "the request is not HTTP/1.1: its first line or one of its headers cannot be read".to_owned(),
+    };
+    let body = error_text(&Error::Invalid(message), &id);
+    count("other", "none".to_owned(), status.as_u16(), Stopwatch::start());
+    let organization = app.organization_header.to_str().unwrap_or_default();
+    let head = format!(
+        "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\
+         {REQUEST_ID}: {}\r\n{ORGANIZATION_ID}: {organization}\r\n\r\n",
+        body.len(),
+        id.as_ref()
+    );
+    [head.into_bytes(), body].concat()
 }
 
 /// The answer, also when what makes it panics.
@@ -63,7 +132,7 @@ async fn caught(answering: impl Future<Output = Response>) -> Response {
     })
 }
 
-fn write_error(response: &mut Response, error: &Error, id: &RequestId) {
+fn error_text(error: &Error, id: &RequestId) -> Vec<u8> {
     let message = match error {
         Error::Database(_) | Error::Internal(_) => "Internal server error".to_owned(),
         told => told.to_string(),
@@ -77,8 +146,11 @@ fn write_error(response: &mut Response, error: &Error, id: &RequestId) {
         error: ErrorDetail { r#type: error.wire_type(), message: &message, details },
         request_id: id.as_ref(),
     };
-    let text = serde_json::to_vec(&body).expect("an error is plain text");
-    *response.body_mut() = axum::body::Body::from(text);
+    serde_json::to_vec(&body).expect("an error is plain text")
+}
+
+fn write_error(response: &mut Response, error: &Error, id: &RequestId) {
+    *response.body_mut() = Body::from(error_text(error, id));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     // The SDKs repeat a 409 unless they are told that it cannot help.
@@ -90,16 +162,17 @@ fn write_error(response: &mut Response, error: &Error, id: &RequestId) {
     }
 }
 
-/// Lets nobody in without a key, and checks the beta header.
-pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Next) -> Response {
-    let matched = request.extensions().get::<MatchedPath>().cloned();
-    let admitted = admit(&app, request.uri().path(), request.headers()).await;
+/// Lets nobody in without a key, checks the beta header, and reads the body: no handler acts on half of a request.
+pub(super) async fn guard(State(app): State<App>, request: Request, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
+    let matched = parts.extensions.get::<MatchedPath>().cloned();
+    let admitted = admit(&app, &parts).await;
     let mut response = match admitted {
         Ok(admission) => {
             let workspace = admission.workspace().map(|id| value(id.as_ref()));
-            request.extensions_mut().insert(admission);
-            let mut response = match tokio::time::timeout(limits::REQUEST_TIMEOUT, next.run(request)).await {
-                Ok(response) => response,
+            let answering = answer(&app, admission, parts, body, next);
+            let mut response = match tokio::time::timeout(limits::REQUEST_TIMEOUT, answering).await {
+                Ok(response) => response.unwrap_or_else(Error::into_response),
                 Err(_) => Error::Timeout.into_response(),
             };
             if let Some(workspace) = workspace {
@@ -115,11 +188,20 @@ pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Ne
     response
 }
 
-async fn admit(app: &App, path: &str, headers: &HeaderMap) -> Result<Admission> {
-    let authenticating = tokio::time::timeout(limits::REQUEST_TIMEOUT, caller::authenticate(&app.db, headers));
+async fn admit(app: &App, parts: &Parts) -> Result<Admission> {
+    let authenticating = tokio::time::timeout(limits::REQUEST_TIMEOUT, caller::authenticate(&app.db, &parts.headers));
     let admission = authenticating.await.map_err(|_| Error::Timeout)??;
-    beta::check(path, headers)?;
+    if let Some(guest) = parts.extensions.get::<Arc<Guest>>() {
+        guest.shows_key();
+    }
+    beta::check(parts.uri.path(), &parts.headers)?;
     Ok(admission)
+}
+
+async fn answer(app: &App, admission: Admission, mut parts: Parts, body: Body, next: Next) -> Result<Response> {
+    let (bytes, _place) = app.intake.read(admission.workspace(), body).await?;
+    parts.extensions.insert(admission);
+    Ok(next.run(Request::from_parts(parts, bytes.into())).await)
 }
 
 fn value(text: &str) -> HeaderValue {

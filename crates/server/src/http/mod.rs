@@ -1,8 +1,12 @@
 //! The HTTP surface: every route in one table, and what holds for all of them.
 
+mod hosts;
 mod layers;
+mod lent;
 mod listen;
+mod places;
 mod router;
+mod wire;
 
-pub use listen::listen;
-pub use router::router;
+pub use listen::{bind, listen};
+pub use router::{metrics_router, router};

@@ -113,6 +113,9 @@ pub enum MessagesConfigError {
     /// The address is not one of HTTP, or holds a user name or password.
     #[error("base_url must be an http or https URL without a user name and password")]
     BaseUrl,
+    /// The address has what is appended to it already, or something after its path.
+    #[error("base_url is where the upstream is, without /v1, /v1/messages, `?` and `#`: those are added to it")]
+    BaseUrlEnd,
     /// The secret is empty or holds characters that a header cannot.
     #[error("the API key is empty or holds characters that a header cannot carry")]
     Credential,
@@ -137,7 +140,7 @@ impl Messages {
     ///
     /// Redirects are not followed, so the key goes to `base_url` and nowhere else.
     pub fn new(config: MessagesConfig) -> Result<Self, MessagesConfigError> {
-        let url = endpoint(&config.base_url).ok_or(MessagesConfigError::BaseUrl)?;
+        let url = endpoint(&config.base_url)?;
         let mut headers = HeaderMap::new();
         headers.insert("anthropic-version", HeaderValue::from_static(API_VERSION));
         headers.insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
@@ -225,12 +228,19 @@ impl Model for Messages {
 }
 
 /// The address of the Messages endpoint below `base_url`.
-fn endpoint(base_url: &str) -> Option<Url> {
-    let mut url = Url::parse(base_url).ok()?;
+fn endpoint(base_url: &str) -> Result<Url, MessagesConfigError> {
+    let mut url = Url::parse(base_url).map_err(|_| MessagesConfigError::BaseUrl)?;
     if !matches!(url.scheme(), "http" | "https") || !url.username().is_empty() || url.password().is_some() {
-        return None;
+        return Err(MessagesConfigError::BaseUrl);
     }
-    let path = format!("{}/v1/messages", url.path().trim_end_matches('/'));
+    let path = url.path().trim_end_matches('/');
+    if ["/v1", "/v1/messages"].iter().any(|end| path.ends_with(end))
+        || url.query().is_some()
+        || url.fragment().is_some()
+    {
+        return Err(MessagesConfigError::BaseUrlEnd);
+    }
+    let path = format!("{path}/v1/messages");
     url.set_path(&path);
-    Some(url)
+    Ok(url)
 }

@@ -158,7 +158,8 @@ pub async fn authenticate(db: &Db, headers: &HeaderMap) -> Result<Admission> {
     }
 }
 
-fn key_of(headers: &HeaderMap) -> Option<&str> {
+/// The key that a request sends.
+pub fn key_of(headers: &HeaderMap) -> Option<&str> {
     if let Some(key) = headers.get("x-api-key") {
         return key.to_str().ok();
     }

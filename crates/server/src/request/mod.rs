@@ -3,11 +3,13 @@
 pub mod beta;
 mod body;
 pub mod caller;
+mod intake;
 mod path;
 pub mod query;
 
 pub use body::Body;
 pub use caller::{Administrator, Caller, Starter};
+pub use intake::Intake;
 pub use path::Path;
 pub use query::Query;
 
@@ -57,7 +59,7 @@ impl Error {
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
-            Self::Stopping => StatusCode::from_u16(529).expect("529 is a status"),
+            Self::Overloaded(_) | Self::Stopping => StatusCode::from_u16(529).expect("529 is a status"),
             Self::Database(_) | Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -73,7 +75,7 @@ impl Error {
             Self::TooLarge(_) => "request_too_large",
             Self::RateLimited(_) => "rate_limit_error",
             Self::Timeout => "timeout_error",
-            Self::Stopping => "overloaded_error",
+            Self::Overloaded(_) | Self::Stopping => "overloaded_error",
             Self::Database(_) | Self::Internal(_) => "api_error",
         }
     }

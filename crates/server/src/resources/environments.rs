@@ -71,12 +71,11 @@ pub struct Deleted {
 }
 
 fn insert(tx: &mut Tx<'_>, workspace: &WorkspaceId, fields: &EnvironmentFields) -> Result<Environment> {
-    lock_names(tx, workspace)?;
     let now = tx.now();
     let id = EnvironmentId::new(now);
-    let inserted = tx.execute(
+    tx.execute_unless_taken(
         "INSERT INTO environments (id, workspace_id, name, description, config, metadata, created_at, updated_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $7) ON CONFLICT DO NOTHING",
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $7)",
         vals![
             &id,
             workspace,
@@ -86,17 +85,10 @@ fn insert(tx: &mut Tx<'_>, workspace: &WorkspaceId, fields: &EnvironmentFields) 
             &serde_json::to_string(&fields.metadata)?,
             now
         ],
+        || name_taken(&fields.name),
     )?;
-    if inserted == 0 {
-        return Err(name_taken(&fields.name));
-    }
     webhook_outbox::emit(tx, workspace, [EventType::EnvironmentCreated], &id)?;
     get(tx, workspace, id.as_ref())
-}
-
-/// Whoever takes a name does it alone in the workspace.
-fn lock_names(tx: &mut Tx<'_>, workspace: &WorkspaceId) -> Result<()> {
-    tx.lock("workspaces WHERE id = $1", vals![workspace])
 }
 
 fn name_taken(name: &str) -> Error {
@@ -113,7 +105,6 @@ pub fn get(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Environ
 }
 
 fn set(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, update: &UpdateEnvironment) -> Result<Environment> {
-    lock_names(tx, workspace)?;
     tx.lock("environments WHERE workspace_id = $1 AND id = $2", vals![workspace, id])?;
     let stored = get(tx, workspace, id)?;
     if stored.archived_at.is_some() {
@@ -128,11 +119,8 @@ fn set(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, update: &UpdateEnviro
     if fields == stored {
         return get(tx, workspace, id);
     }
-    if fields.name != stored.name && name_exists(tx, workspace, &fields.name)? {
-        return Err(name_taken(&fields.name));
-    }
     let now = tx.now();
-    tx.execute(
+    tx.execute_unless_taken(
         "UPDATE environments SET name = $3, description = $4, config = $5, metadata = $6, updated_at = $7
          WHERE workspace_id = $1 AND id = $2",
         vals![
@@ -144,14 +132,10 @@ fn set(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, update: &UpdateEnviro
             &serde_json::to_string(&fields.metadata)?,
             now
         ],
+        || name_taken(&fields.name),
     )?;
     webhook_outbox::emit(tx, workspace, [EventType::EnvironmentUpdated], id)?;
     get(tx, workspace, id)
-}
-
-fn name_exists(tx: &mut Tx<'_>, workspace: &WorkspaceId, name: &str) -> Result<bool> {
-    let sql = "SELECT 1 FROM environments WHERE workspace_id = $1 AND name = $2 AND archived_at IS NULL";
-    Ok(tx.one(sql, vals![workspace, name], |_| Ok(()))?.is_some())
 }
 
 fn set_archived(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Environment> {

@@ -71,9 +71,9 @@ fn insert(tx: &mut Tx<'_>, fields: &CreateWorkspace) -> Result<Workspace> {
     check_references(&fields.references)?;
     let now = tx.now();
     let id = WorkspaceId::new(now);
-    let inserted = tx.execute(
+    tx.execute_unless_taken(
         "INSERT INTO workspaces (id, name, compartment_id, display_color, data_residency, tags, created_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING",
+         VALUES ($1, $2, $3, $4, $5, $6, $7)",
         vals![
             &id,
             &fields.name,
@@ -83,10 +83,8 @@ fn insert(tx: &mut Tx<'_>, fields: &CreateWorkspace) -> Result<Workspace> {
             &serde_json::to_string(&fields.tags)?,
             now
         ],
+        || name_taken(&fields.name),
     )?;
-    if inserted == 0 {
-        return Err(name_taken(&fields.name));
-    }
     get(tx, id.as_ref())
 }
 
@@ -122,11 +120,8 @@ fn set(tx: &mut Tx<'_>, id: &str, update: &UpdateWorkspace) -> Result<Workspace>
     }
     check_references(&update.references)?;
     let name = update.name.as_ref().unwrap_or(&stored.name);
-    if *name != stored.name && named(tx, name)?.is_some() {
-        return Err(name_taken(name));
-    }
     let data_residency = update.data_residency.over(stored.data_residency)?;
-    tx.execute(
+    tx.execute_unless_taken(
         "UPDATE workspaces SET name = $2, display_color = $3, data_residency = $4, tags = $5 WHERE id = $1",
         vals![
             id,
@@ -135,6 +130,7 @@ fn set(tx: &mut Tx<'_>, id: &str, update: &UpdateWorkspace) -> Result<Workspace>
             &serde_json::to_string(&data_residency)?,
             &serde_json::to_string(&update.tags.over(&stored.tags)?)?
         ],
+        || name_taken(name),
     )?;
     get(tx, id)
 }

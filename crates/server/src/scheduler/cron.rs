@@ -28,12 +28,7 @@ use jiff::{
     civil::{Date, DateTime, Time, date, time},
     tz::{Offset, TimeZone, TimeZoneDatabase},
 };
-
-/// Most characters of an expression.
-pub const EXPRESSION_MAX_CHARS: usize = 256;
-
-/// Most characters of a time zone's name. The longest in the tz database has 32.
-pub const TIMEZONE_MAX_CHARS: usize = 64;
+use rota_api::deployment::{MAX_EXPRESSION, MAX_TIMEZONE};
 
 /// A schedule must occur within this time of being written: a year. Occurrences of a yearly schedule are up to 366 days
 /// apart, and the last day is for what the zone's offset may differ between them.
@@ -330,7 +325,7 @@ const FIELDS: [Field; 5] = [
 const SIX_WEEKS: u64 = 1 | 1 << 7 | 1 << 14 | 1 << 21 | 1 << 28 | 1 << 35;
 
 fn read_expression(expression: &str) -> Result<(Times, Days), String> {
-    check_length(expression, EXPRESSION_MAX_CHARS)?;
+    check_length(expression, MAX_EXPRESSION)?;
     let refuse = |reason| format!("{expression:?} is not a valid 5-field cron expression: {reason}");
     if expression.trim_ascii_start().starts_with('@') {
         return Err(refuse("predefined shortcuts (@daily, @hourly, ...) are not supported".to_owned()));
@@ -402,7 +397,7 @@ fn special_character(item: &str) -> Option<char> {
 }
 
 fn read_timezone(name: &str) -> Result<TimeZone, String> {
-    check_length(name, TIMEZONE_MAX_CHARS)?;
+    check_length(name, MAX_TIMEZONE)?;
     let zone = TimeZoneDatabase::bundled().get(name).ok().filter(|zone| !zone.is_unknown());
     zone.ok_or_else(|| format!("{name:?} is not a valid IANA timezone"))
 }

@@ -16,13 +16,16 @@ use crate::{
         FirePolicy, count_run,
         due::{self, Due, Report, Settled},
     },
+    telemetry,
 };
 
 /// Fires deployments at their time until the server stops.
 pub async fn run(app: App) {
     while !app.is_stopping() {
         if let Err(error) = fire_due(&app).await {
-            tracing::error!(%error, "the deployments that are due could not be read");
+            if telemetry::may_tell("deployments that are due") {
+                tracing::error!(%error, "the deployments that are due could not be read");
+            }
         }
         let pause = pause(&app).await;
         tokio::select! {
@@ -76,7 +79,10 @@ async fn settle(app: &App, group: &[Due]) {
             each.for_each_concurrent(None, |one| Box::pin(settle(app, one))).await;
         }
         Err(Error::Database(cause)) => {
-            tracing::error!(deployment_id = of(group), error = %cause, "the database failed a fire; it is tried again");
+            if telemetry::may_tell("a fire that the database failed") {
+                let id = of(group);
+                tracing::error!(deployment_id = id, error = %cause, "the database failed a fire; it is tried again");
+            }
         }
         Err(cause) => settle_failed(app, group, &cause).await,
     }
@@ -116,9 +122,9 @@ fn count(report: &Report) {
         Settled::Archived => tracing::info!(deployment_id = %id, "archived a deployment whose agent is gone"),
         Settled::Retries(Pending { error, retry_at, .. }) => {
             metrics::counter!("rota_scheduled_retries_total").increment(1);
-            let (kind, message) = error.as_ref().map(|error| (error.r#type.as_str(), &error.message)).unzip();
+            let (kind, error) = error.as_ref().map(|error| (error.r#type.as_str(), &error.message)).unzip();
             let retry_at = retry_at.map(tracing::field::display);
-            tracing::warn!(deployment_id = %id, kind, message, retry_at, "a scheduled session could not be started");
+            tracing::warn!(deployment_id = %id, kind, error, retry_at, "a scheduled session could not be started");
         }
         Settled::Fired { run, due_at } => {
             count_run(run);
@@ -126,7 +132,7 @@ fn count(report: &Report) {
             metrics::histogram!("rota_fire_lateness_seconds").record(run.created_at.seconds_since(*due_at));
             if let Some(RunError { r#type, message }) = &run.error {
                 let kind = r#type.as_str();
-                tracing::warn!(deployment_id = %id, run_id = %run.id, kind, message, "a scheduled run failed");
+                tracing::warn!(deployment_id = %id, run_id = %run.id, kind, error = message, "a scheduled run failed");
             }
         }
     }

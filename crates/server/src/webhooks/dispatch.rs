@@ -14,7 +14,7 @@ use super::{
     next::{Ended, claim_micros, next},
     send::{self, Outcome},
 };
-use crate::{app::App, db::Tx, error::Result, limits};
+use crate::{app::App, db::Tx, error::Result, limits, telemetry};
 
 /// Sends webhooks until the server stops.
 pub async fn run(app: App) {
@@ -30,7 +30,9 @@ pub async fn run(app: App) {
         Dispatcher { app: app.clone(), client, sends: JoinSet::new(), busy: HashMap::new(), last: String::new() };
     while !app.is_stopping() {
         if let Err(error) = dispatcher.fill().await {
-            tracing::error!(%error, "no webhooks could be taken up");
+            if telemetry::may_tell("webhooks that are due") {
+                tracing::error!(%error, "no webhooks could be taken up");
+            }
         }
         tokio::select! {
             Some(sent) = dispatcher.sends.join_next() => dispatcher.ended(sent),

@@ -14,7 +14,7 @@ use tokio_postgres::{Client, Error as Failure};
 use super::{super::Notice, connect::Connector, pause};
 use crate::{
     error::{Error, Result},
-    limits,
+    limits, telemetry,
 };
 
 /// Nothing depends on a hint, so nobody waits until it is on the disk.
@@ -58,7 +58,9 @@ async fn exchange(connector: Connector, publish: Publish, own: String, mut said:
                 }
             }
             Err(error) => {
-                tracing::warn!(%error, "no connection to hear from other servers; trying again");
+                if telemetry::may_tell("hints of other servers") {
+                    tracing::warn!(%error, "no connection to hear from other servers; trying again");
+                }
                 sleep(pause(tries)).await;
                 tries = (tries + 1).min(limits::DATABASE_TRIES);
             }

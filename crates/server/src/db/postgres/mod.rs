@@ -14,7 +14,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::sync::{Mutex, mpsc};
 
-use super::{Db, Notice, Publish, Store, Writer, job::Job, migrate};
+use super::{Db, Notice, Publish, Store, Writer, job::Job, migrate, writable::Writable};
 use crate::{
     clock::Clock,
     config::DatabaseUrl,
@@ -42,16 +42,28 @@ impl Db {
         let hints = hints::start(connector.clone(), publish.clone())?;
         let (queue, waiting) = mpsc::channel::<Box<dyn Job>>(limits::WRITE_QUEUE);
         let waiting = Arc::new(Mutex::new(waiting));
+        let writable = Arc::new(Writable::default());
         let threads = (0..limits::POSTGRES_WRITERS).map(|_| {
-            let writer = writer::Writer::new(connector.clone(), clock.clone(), publish.clone(), hints.clone());
+            let failed = writable.failed();
+            let writer = writer::Writer::new(connector.clone(), clock.clone(), publish.clone(), hints.clone(), failed);
             let waiting = waiting.clone();
             let thread = std::thread::Builder::new().name("rota-writer".to_owned());
             thread.spawn(move || writer.run(&waiting)).map_err(Error::internal)
         });
         let threads = threads.collect::<Result<_>>()?;
         let store = Store::Postgres(Readers::new(connector.clone()).into(), Lookups::new(connector).into());
-        Ok((Self::new(queue, clock, store), Writer(threads)))
+        Ok((Self::new(queue, clock, writable, store), Writer(threads)))
     }
+}
+
+/// Whether nobody has begun the store in a database.
+pub(super) fn is_new(url: &DatabaseUrl) -> Result<bool> {
+    let mut session = Session::open(&Connector::new(&url.0)?)?;
+    let there = session.query("SELECT to_regclass('workspaces') IS NOT NULL", &[])?;
+    if !there.first().map(|row| row.try_get(0)).transpose()?.unwrap_or(false) {
+        return Ok(true);
+    }
+    Ok(session.query("SELECT 1 FROM workspaces LIMIT 1", &[])?.is_empty())
 }
 
 /// Where a database is, for people: `postgres://host:port/name`, without user and password.

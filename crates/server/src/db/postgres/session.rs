@@ -13,7 +13,7 @@ use tokio::runtime::Runtime;
 use tokio_postgres::{Client, Error as Failure, Row, Statement, error::SqlState};
 
 use super::{
-    super::value::{Owned, Val},
+    super::value::{KeyTaken, Owned, Val},
     connect::Connector,
     parameters,
     rows::{Batch, Rows},
@@ -71,12 +71,9 @@ impl Fault {
             SqlState::TOO_MANY_CONNECTIONS,
             SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
         ];
-        const CONFLICT: [SqlState; 4] = [
-            SqlState::T_R_SERIALIZATION_FAILURE,
-            SqlState::T_R_DEADLOCK_DETECTED,
-            SqlState::LOCK_NOT_AVAILABLE,
-            SqlState::QUERY_CANCELED,
-        ];
+        // Not a statement that took too long: it would take as long again, each time.
+        const CONFLICT: [SqlState; 3] =
+            [SqlState::T_R_SERIALIZATION_FAILURE, SqlState::T_R_DEADLOCK_DETECTED, SqlState::LOCK_NOT_AVAILABLE];
         match failure.code() {
             Some(code) if LOST.contains(code) => Self::Lost,
             Some(code) if CONFLICT.contains(code) => Self::Conflict,
@@ -94,7 +91,11 @@ impl From<Failure> for Error {
     /// A value of an unexpected type is no failure of the database: trying again does not help.
     fn from(failure: Failure) -> Self {
         match failure.as_db_error() {
-            Some(told) => Self::Database(format!("{} ({})", told.message(), told.code().code()).into()),
+            Some(told) => {
+                let said = format!("{} ({})", told.message(), told.code().code());
+                let is_taken = *told.code() == SqlState::UNIQUE_VIOLATION;
+                Self::Database(if is_taken { KeyTaken(said).into() } else { said.into() })
+            }
             None if failure.is_closed() || is_io(&failure) => {
                 let cause = std::error::Error::source(&failure).map(|cause| format!(": {cause}"));
                 Self::Database(format!("{failure}{}", cause.unwrap_or_default()).into())
@@ -149,7 +150,7 @@ impl Session {
         })
     }
 
-    /// Ends the transaction without a trace.
+    /// Ends the transaction without a trace. A session that cannot is lost: the next one would see this transaction.
     pub(super) fn roll_back(&mut self) {
         // What was sent may fail; it is undone all the same. Without a connection there is nothing to undo.
         let fault = self.fault;
@@ -157,9 +158,7 @@ impl Session {
         self.rows = Rows::default();
         let client = self.client.clone();
         let rolled_back = self.wait(async move { client.batch_execute("ROLLBACK").await });
-        if rolled_back.is_ok() {
-            self.fault = fault;
-        }
+        self.fault = if rolled_back.is_ok() { fault } else { Some(Fault::Lost) };
     }
 
     /// Runs a statement. Returns how many rows it touched.

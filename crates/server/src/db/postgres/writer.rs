@@ -12,7 +12,7 @@ use std::{
 use tokio::sync::{Mutex, mpsc};
 
 use super::{
-    super::{Notice, Tx, dialect, job::Job},
+    super::{Notice, Tx, dialect, job::Job, not_committed, writable::Failed},
     connect::Connector,
     hints::Hints,
     pause,
@@ -32,6 +32,7 @@ pub(super) struct Writer {
     clock: Clock,
     publish: Arc<dyn Fn(&Notice) + Send + Sync>,
     hints: Hints,
+    failed: Failed,
     session: Option<Session>,
 }
 
@@ -54,8 +55,9 @@ impl Writer {
         clock: Clock,
         publish: Arc<dyn Fn(&Notice) + Send + Sync>,
         hints: Hints,
+        failed: Failed,
     ) -> Self {
-        Self { connector, clock, publish, hints, session: None }
+        Self { connector, clock, publish, hints, failed, session: None }
     }
 
     /// Writes until nothing can come any more.
@@ -92,9 +94,9 @@ impl Writer {
                 | Stopped::Conflict(error)
                 | Stopped::Lost(error)
                 | Stopped::Unknown(error) => {
-                    let message = error.to_string();
-                    tracing::error!(error = message, writes = group.len(), "a group of writes was not committed");
-                    return answer(group, || Err(Error::Database(message.clone().into())));
+                    self.failed.note();
+                    not_committed(&error, group.len());
+                    return answer(group, || Err(error.of_group()));
                 }
             }
         }
@@ -125,6 +127,10 @@ impl Writer {
                 None if succeeded => notices.append(&mut said),
                 None if !session.take_wrote() => {}
                 fault => {
+                    // It may be one that refuses every write; whoever wants to know looks.
+                    if fault == Some(Fault::Refused) {
+                        self.failed.note();
+                    }
                     session.roll_back();
                     return Err(match fault {
                         Some(Fault::Lost) => Stopped::Lost(Error::Database("the connection was lost".into())),

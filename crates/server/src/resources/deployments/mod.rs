@@ -106,7 +106,9 @@ pub async fn run(
     let (wish, policy) = (by_hand.clone(), app.fire_policy());
     let fired = match app.db.write(move |tx| wish.fire(tx, &policy)).await {
         Err(Error::Internal(cause)) => {
-            tracing::error!(deployment_id = by_hand.id, error = %cause, "a run by hand failed");
+            if crate::telemetry::may_tell("a run by hand") {
+                tracing::error!(deployment_id = by_hand.id, error = %cause, "a run by hand failed");
+            }
             app.db.write(move |tx| by_hand.fail(tx)).await?
         }
         fired => fired?,

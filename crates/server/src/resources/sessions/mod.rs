@@ -20,8 +20,8 @@ use crate::{
 };
 
 pub use store::{
-    Control, NewSession, Waiting, WaitingFor, add_outcomes, control, find, get, insert, is_rate_limited, lives_on,
-    lock, new_outcome, set_waiting, usage,
+    Control, FilesOf, NewSession, Waiting, WaitingFor, add_outcomes, control, files_are_gone, files_of, find,
+    forget_deleted, get, insert, is_rate_limited, lock, new_outcome, set_waiting, usage,
 };
 pub use write::{check_budget, check_mountable, check_vaults, self_hosted_resources};
 

@@ -13,6 +13,7 @@ use serde_json::{json, value::RawValue};
 use crate::{
     db::{Notice, Row, Select, Tx, vals},
     error::{Error, Result},
+    limits::DELETED_SESSIONS_KEPT_MICROS,
     resources::events::log,
 };
 
@@ -294,10 +295,47 @@ pub fn is_rate_limited(tx: &mut Tx<'_>, workspace: &WorkspaceId, limit: u32) -> 
     Ok(nth.is_some_and(|at| tx.now().seconds_since(at) < 60.0))
 }
 
-/// Whether any workspace has a session `id` whose files are with `node`: for the folders of sandboxes, which know no
-/// workspace.
-pub fn lives_on(tx: &mut Tx<'_>, id: &str, node: &str) -> Result<bool> {
-    let sql = "SELECT 1 FROM workspaces w CROSS JOIN sessions s
-        WHERE s.workspace_id = w.id AND s.id = $1 AND coalesce(s.home, $2) = $2 LIMIT 1";
-    Ok(tx.one(sql, vals![id, node], |_| Ok(()))?.is_some())
+/// What the store says of files of a session that a server has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FilesOf {
+    /// The session is there, and these are its files.
+    Needed,
+    /// The session is there, and has files on another server.
+    Moved,
+    /// A user deleted the session.
+    Deleted,
+    /// There is no such session, and nobody deleted one.
+    Unknown,
+}
+
+/// What the files are that `node` has of a session `id` of any workspace: their folders know none.
+pub fn files_of(tx: &mut Tx<'_>, id: &str, node: &str) -> Result<FilesOf> {
+    let sql = "SELECT s.home FROM workspaces w CROSS JOIN sessions s WHERE s.workspace_id = w.id AND s.id = $1 LIMIT 1";
+    match tx.one(sql, vals![id], |row| row.opt_text(0))? {
+        Some(Some(home)) if home != node => return Ok(FilesOf::Moved),
+        Some(_) => return Ok(FilesOf::Needed),
+        None => {}
+    }
+    let deleted = tx.one("SELECT 1 FROM deleted_sessions WHERE session_id = $1", vals![id], |_| Ok(()))?;
+    Ok(if deleted.is_some() { FilesOf::Deleted } else { FilesOf::Unknown })
+}
+
+/// Notes that a session which has files somewhere is being deleted, until they are gone.
+pub(super) fn files_are_to_go(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<()> {
+    tx.send(
+        "INSERT INTO deleted_sessions (session_id, deleted_at)
+         SELECT id, $3 FROM sessions WHERE workspace_id = $1 AND id = $2 AND home IS NOT NULL",
+        vals![workspace, id, tx.now()],
+    )
+}
+
+/// Notes that the files of a deleted session are gone.
+pub fn files_are_gone(tx: &mut Tx<'_>, id: &str) -> Result<()> {
+    tx.send("DELETE FROM deleted_sessions WHERE session_id = $1", vals![id])
+}
+
+/// Forgets sessions that were deleted so long ago that no server with their files will come back.
+pub fn forget_deleted(tx: &mut Tx<'_>) -> Result<()> {
+    let long_ago = tx.now().plus_micros(-DELETED_SESSIONS_KEPT_MICROS);
+    tx.send("DELETE FROM deleted_sessions WHERE deleted_at <= $1", vals![long_ago])
 }

@@ -11,7 +11,7 @@ use rota_api::{
 };
 use serde_json::Value;
 
-use super::{Deleted, NewSession, control, egress, get, insert, is_rate_limited, lock};
+use super::{Deleted, NewSession, control, egress, get, insert, is_rate_limited, lock, store::files_are_to_go};
 use crate::{
     db::{Notice, Tx, vals},
     error::{Error, Result},
@@ -208,7 +208,7 @@ pub(super) fn archive(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Res
     get(tx, workspace, id)
 }
 
-/// Removes a session with its events. Its sandbox goes after the commit, or at the next start of the server.
+/// Removes a session with its events. Its sandbox goes after the commit, or as soon as the server that has it is there.
 pub(super) fn delete(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Deleted> {
     lock(tx, workspace, id)?;
     let session = control(tx, workspace, id)?;
@@ -216,6 +216,7 @@ pub(super) fn delete(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Resu
     for table in ["session_events", "session_inputs"] {
         tx.execute(&format!("DELETE FROM {table} WHERE session_id = $1"), vals![id])?;
     }
+    files_are_to_go(tx, workspace, id)?;
     tx.execute("DELETE FROM sessions WHERE workspace_id = $1 AND id = $2", vals![workspace, id])?;
     webhook_outbox::emit(tx, workspace, [EventType::SessionDeleted], &session.id)?;
     tx.after_commit(Notice::SessionDeleted(session.id));

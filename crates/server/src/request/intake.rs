@@ -1,0 +1,185 @@
+//! How bodies come in: whole, within bounds, before a handler acts.
+//!
+//! A body that is larger than a few kilobytes has a place for its bytes, from the first that is read until the request is
+//! answered, because what is made of a body takes as much memory as the body. Places are given in the order in which they
+//! are asked for, first among the bodies of a workspace and then among all.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use axum::body::Body;
+use bytes::Bytes;
+use futures_util::StreamExt;
+use hyper::body::Body as _;
+use rota_api::id::WorkspaceId;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
+
+use crate::{
+    error::{Error, Result},
+    limits::{BODIES_BYTES, BODIES_BYTES_OF_ONE, BODY_WAIT, MAX_BODY_BYTES, SMALL_BODY_BYTES},
+};
+
+/// Whose bodies share their places: those of a workspace, or of administrators that name none.
+type Share = Option<WorkspaceId>;
+
+/// The places for bodies.
+pub struct Intake {
+    wait: Duration,
+    all: Arc<Semaphore>,
+    of_one: Mutex<HashMap<Share, Arc<Semaphore>>>,
+}
+
+impl Default for Intake {
+    fn default() -> Self {
+        Self::waiting(BODY_WAIT)
+    }
+}
+
+/// The places that a body has, until this is dropped.
+pub struct Place {
+    of_one: OwnedSemaphorePermit,
+    all: OwnedSemaphorePermit,
+}
+
+impl Place {
+    /// Gives back what is more than enough for a body of so many bytes.
+    fn shrink(&mut self, bytes: usize) {
+        for permit in [&mut self.of_one, &mut self.all] {
+            drop(permit.split(permit.num_permits().saturating_sub(kib(bytes) as usize)));
+        }
+    }
+}
+
+impl Intake {
+    /// Places for which a body waits at most so long.
+    fn waiting(wait: Duration) -> Self {
+        Self { wait, all: Arc::new(Semaphore::new(kib(BODIES_BYTES) as usize)), of_one: Mutex::default() }
+    }
+
+    /// Reads a body. Its place, if it needs one, is to be kept until the request is answered.
+    ///
+    /// # Errors
+    /// 413 when it is too large, 400 when it breaks off, 529 when it has waited too long for a place.
+    pub async fn read(&self, share: Option<&WorkspaceId>, body: Body) -> Result<(Bytes, Option<Place>)> {
+        let length = body.size_hint().exact().map(|length| usize::try_from(length).unwrap_or(usize::MAX));
+        if length.is_some_and(|length| length > MAX_BODY_BYTES) {
+            return Err(too_large());
+        }
+        let mut place = match length {
+            Some(length) if length > SMALL_BODY_BYTES => Some(self.place(share, length).await?),
+            _ => None,
+        };
+        let mut bytes = Vec::with_capacity(length.unwrap_or_default());
+        let mut chunks = body.into_data_stream();
+        while let Some(chunk) = chunks.next().await {
+            let chunk = chunk.map_err(|error| Error::invalid(format_args!("the body could not be read: {error}")))?;
+            let so_far = bytes.len() + chunk.len();
+            if so_far > MAX_BODY_BYTES {
+                return Err(too_large());
+            }
+            // Of one that does not say how long it is, anything can come.
+            if so_far > SMALL_BODY_BYTES && place.is_none() {
+                place = Some(self.place(share, MAX_BODY_BYTES).await?);
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        if let Some(place) = &mut place {
+            place.shrink(bytes.len());
+        }
+        Ok((bytes.into(), place))
+    }
+
+    async fn place(&self, share: Option<&WorkspaceId>, bytes: usize) -> Result<Place> {
+        let of_one = self.of_one(share);
+        let waiting = async {
+            let of_one = of_one.acquire_many_owned(kib(bytes)).await.map_err(Error::internal)?;
+            let all = self.all.clone().acquire_many_owned(kib(bytes)).await.map_err(Error::internal)?;
+            Ok(Place { of_one, all })
+        };
+        timeout(self.wait, waiting).await.unwrap_or(Err(Error::Overloaded(
+            "the server is at work on as many large bodies as it has room for; try again",
+        )))
+    }
+
+    /// The places of one share. Those that nobody uses are forgotten.
+    fn of_one(&self, share: Option<&WorkspaceId>) -> Arc<Semaphore> {
+        let mut all = self.of_one.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|_, places| Arc::strong_count(places) > 1);
+        let fresh = || Arc::new(Semaphore::new(kib(BODIES_BYTES_OF_ONE) as usize));
+        all.entry(share.cloned()).or_insert_with(fresh).clone()
+    }
+}
+
+fn too_large() -> Error {
+    Error::TooLarge(format!("the body is larger than {} MB", MAX_BODY_BYTES / 1024 / 1024))
+}
+
+/// A number of bytes in the unit of places.
+fn kib(bytes: usize) -> u32 {
+    u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use rota_api::id::Id;
+
+    use super::*;
+
+    fn workspace(name: &str) -> WorkspaceId {
+        WorkspaceId::trusted(name.to_owned())
+    }
+
+    fn body(length: usize) -> Body {
+        Body::from(vec![b' '; length])
+    }
+
+    /// A body that does not say how long it is.
+    fn pieces(count: usize) -> Body {
+        let pieces = futures_util::stream::iter((0..count).map(|_| Ok::<_, std::io::Error>(vec![b' '; 1000])));
+        Body::from_stream(pieces)
+    }
+
+    #[tokio::test]
+    async fn a_slow_body_holds_up_its_own_workspace_alone_and_not_for_ever() {
+        let intake = Intake::waiting(Duration::from_millis(20));
+        let (one, other) = (workspace("one"), workspace("other"));
+        let (_, held) = intake.read(Some(&one), body(MAX_BODY_BYTES)).await.unwrap();
+        assert!(held.is_some());
+        let refused = intake.read(Some(&one), body(MAX_BODY_BYTES / 2)).await.map(drop).unwrap_err();
+        assert_eq!(refused.status().as_u16(), 529, "{refused}");
+        let small = intake.read(Some(&one), body(SMALL_BODY_BYTES)).await.unwrap();
+        assert!(small.1.is_none(), "a small body needs no place");
+        let (bytes, there) = intake.read(Some(&other), body(MAX_BODY_BYTES)).await.unwrap();
+        assert_eq!(bytes.len(), MAX_BODY_BYTES, "another workspace has places");
+        drop((held, there));
+        intake.read(Some(&one), body(MAX_BODY_BYTES)).await.unwrap();
+        assert!(intake.of_one.lock().unwrap().len() <= 1, "what nobody uses is forgotten");
+    }
+
+    #[tokio::test]
+    async fn a_body_of_unknown_length_takes_a_place_as_soon_as_it_is_not_small() {
+        let intake = Intake::waiting(Duration::from_millis(20));
+        let one = workspace("one");
+        assert!(intake.read(Some(&one), pieces(8)).await.unwrap().1.is_none());
+        let (bytes, place) = intake.read(Some(&one), pieces(9)).await.unwrap();
+        assert_eq!(bytes.len(), 9000);
+        assert!(place.is_some());
+        let refused = intake.read(Some(&one), pieces(9)).await.map(drop).unwrap_err();
+        assert_eq!(refused.status().as_u16(), 529, "it may turn out to be as large as a body can be: {refused}");
+        drop(place);
+        let (_, other) = intake.read(Some(&one), pieces(9)).await.unwrap();
+        intake
+            .read(Some(&one), body(MAX_BODY_BYTES / 2))
+            .await
+            .expect("room for what the other turned out not to need");
+        assert!(other.is_some());
+        let too_large = intake.read(None, pieces(MAX_BODY_BYTES / 1000 + 1)).await.map(drop).unwrap_err();
+        assert_eq!(too_large.status().as_u16(), 413);
+    }
+}
