@@ -5,12 +5,13 @@ use futures_util::StreamExt;
 use rota_api::decode::{self, Decoded, Object};
 use serde_json::Value;
 
+use super::Query;
 use crate::{
     error::{Error, Result},
     limits::{MAX_BODY_BYTES, MAX_DRAIN_BYTES},
 };
 
-/// A JSON body.
+/// A JSON body, of an operation that has no parameters in its query.
 pub struct Body(Value);
 
 impl Body {
@@ -24,6 +25,7 @@ impl<S: Sync> FromRequest<S> for Body {
     type Rejection = Error;
 
     async fn from_request(request: Request, _: &S) -> Result<Self> {
+        Query::none(request.uri())?;
         let bytes = collect(request.into_body()).await?;
         serde_json::from_slice(&bytes)
             .map(Self)

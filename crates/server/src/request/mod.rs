@@ -8,7 +8,7 @@ pub mod query;
 
 pub use body::Body;
 pub use caller::{Administrator, Caller, Starter};
-pub use path::Path;
+pub use path::{Path, PathAndQuery};
 pub use query::Query;
 
 use axum::response::{IntoResponse, Response};
