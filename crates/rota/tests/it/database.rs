@@ -55,7 +55,7 @@ impl Database {
 }
 
 /// Runs statements on a thread of their own: a drop cannot wait in the runtime of a test.
-fn run(url: String, sql: String) {
+pub fn run(url: String, sql: String) {
     let running = thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
