@@ -3,7 +3,7 @@
 use std::{cell::RefCell, iter, str::FromStr};
 
 use axum::extract::FromRequestParts;
-use http::request::Parts;
+use http::{Uri, request::Parts};
 use rota_api::{
     Time,
     id::{self, Id},
@@ -17,7 +17,8 @@ use crate::{
     page::{Cursor, Order, Paging},
 };
 
-/// The query of a request. Every parameter must be asked for before [`Query::finish`].
+/// The query of a request, for an operation that has parameters in it; any other one refuses what is sent there, through
+/// [`Path`](super::Path) or [`Body`](super::Body). Every parameter must be asked for before [`Query::finish`].
 pub struct Query {
     path: String,
     pairs: Vec<(String, String)>,
@@ -48,6 +49,11 @@ impl<S: Sync> FromRequestParts<S> for Query {
 }
 
 impl Query {
+    /// That nothing was sent, for an operation without parameters.
+    pub(super) fn none(uri: &Uri) -> Result<()> {
+        uri.query().map_or(Ok(()), |query| Self::parse(uri.path(), query)?.finish())
+    }
+
     fn parse(path: &str, query: &str) -> Result<Self> {
         if query.len() > MAX_QUERY_BYTES {
             return Err(Error::invalid(format_args!("the query string is longer than {MAX_QUERY_BYTES} bytes")));

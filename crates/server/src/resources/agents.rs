@@ -18,7 +18,7 @@ use crate::{
     error::{Error, Result},
     model::Offer,
     page::{Order, Page, Paging},
-    request::{Body, Caller, Json, Path, Query, query::CREATED_BETWEEN},
+    request::{Body, Caller, Json, Path, PathAndQuery, Query, query::CREATED_BETWEEN},
     resources::{deployments, webhook_outbox},
 };
 
@@ -33,8 +33,7 @@ pub async fn create(State(app): State<App>, caller: Caller, body: Body) -> Resul
 pub async fn retrieve(
     State(app): State<App>,
     caller: Caller,
-    Path(id): Path<String>,
-    query: Query,
+    PathAndQuery(id, query): PathAndQuery<String>,
 ) -> Result<Json<Agent>> {
     let version = query.integer("version", 1, i64::MAX)?;
     query.finish()?;
@@ -67,8 +66,7 @@ pub async fn list(State(app): State<App>, caller: Caller, query: Query) -> Resul
 pub async fn versions(
     State(app): State<App>,
     caller: Caller,
-    Path(id): Path<String>,
-    query: Query,
+    PathAndQuery(id, query): PathAndQuery<String>,
 ) -> Result<Json<Page<Agent>>> {
     let paging = query.paging(20, 100, Order::Desc)?;
     app.db.read(move |tx| version_page(tx, &caller.workspace, &id, &paging)).await.map(Json)

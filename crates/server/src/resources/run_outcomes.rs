@@ -18,17 +18,11 @@ use crate::{
     app::App,
     db::{Tx, vals},
     error::Result,
-    request::{Caller, Json, Path, Query},
+    request::{Caller, Json, Path},
 };
 
 /// `GET /rota/v1/deployment_runs/{deployment_run_id}`.
-pub async fn retrieve(
-    State(app): State<App>,
-    caller: Caller,
-    Path(id): Path<String>,
-    query: Query,
-) -> Result<Json<RunWithOutcome>> {
-    query.finish()?;
+pub async fn retrieve(State(app): State<App>, caller: Caller, Path(id): Path<String>) -> Result<Json<RunWithOutcome>> {
     app.db.read(move |tx| get(tx, &caller.workspace, &id)).await.map(Json)
 }
 

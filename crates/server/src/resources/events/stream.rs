@@ -26,7 +26,7 @@ use crate::{
     error::{Error, Result},
     hub::{Change, Delta, Watcher},
     limits::{PING_EVERY, STREAM_BATCH, STREAM_POLL},
-    request::{Caller, Path, Query},
+    request::{Caller, PathAndQuery},
 };
 
 /// Types whose production can be watched.
@@ -40,8 +40,7 @@ const MAX_DELTAS: usize = 100;
 pub async fn open(
     State(app): State<App>,
     caller: Caller,
-    Path(id): Path<String>,
-    query: Query,
+    PathAndQuery(id, query): PathAndQuery<String>,
     headers: HeaderMap,
 ) -> Result<Response> {
     let deltas = query.any_of("event_deltas", &DELTAS, MAX_DELTAS)?;
