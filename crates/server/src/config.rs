@@ -181,8 +181,11 @@ impl PriceConfig {
     }
 }
 
+/// Most tokens of a reply, unless a model is configured otherwise.
+pub const DEFAULT_MAX_TOKENS: u32 = 16_000;
+
 fn default_max_tokens() -> u32 {
-    16_000
+    DEFAULT_MAX_TOKENS
 }
 
 /// Who answers for a model.

@@ -67,11 +67,19 @@ pub struct Server {
 /// When the configuration is wrong, the data folder cannot be used or is used by another server, or the address cannot
 /// be listened on. The message says what to do.
 pub async fn serve(config: Config, clock: Clock) -> Result<Server> {
+    let offer = Offer::new(&config.models)?;
+    serve_offer(offer, config, clock).await
+}
+
+/// The same with the models of `offer`: for a program that brings models of its own.
+///
+/// # Errors
+/// The same.
+pub async fn serve_offer(offer: Offer, config: Config, clock: Clock) -> Result<Server> {
     let lock = folder::lock(&config.data).await?;
     if config.database.is_none() {
         folder::check_without_database(&config.data)?;
     }
-    let offer = Offer::new(&config.models)?;
     let listener = TcpListener::bind(&config.listen)
         .await
         .map_err(|error| Error::invalid(format_args!("cannot listen on {}: {error}", config.listen)))?;

@@ -17,6 +17,7 @@ mod database;
 mod database_connections;
 mod database_outages;
 mod deployments;
+mod driving;
 mod environments;
 mod errors;
 mod given;

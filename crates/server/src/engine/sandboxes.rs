@@ -9,10 +9,7 @@ use std::{
 use rota_api::id::SessionId;
 use rota_sandbox::{Embedded, Error, Sandbox, ToolCall, ToolOutput};
 
-use crate::{
-    clock::Stopwatch,
-    limits::{MAX_IDLE_SANDBOXES, SANDBOX_IDLE},
-};
+use crate::{clock::Stopwatch, limits::SANDBOX_IDLE};
 
 /// The sandboxes of this process.
 pub struct Sandboxes {
@@ -54,7 +51,7 @@ impl Sandboxes {
         let ends: Vec<SessionId> = by_age
             .into_iter()
             .enumerate()
-            .filter(|(i, (age, _))| *i >= MAX_IDLE_SANDBOXES || *age >= SANDBOX_IDLE.as_secs_f64())
+            .filter(|(i, (age, _))| *i >= 64 || *age >= SANDBOX_IDLE.as_secs_f64())
             .map(|(_, (_, id))| id)
             .collect();
         for id in &ends {
