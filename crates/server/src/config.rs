@@ -225,13 +225,14 @@ impl SchedulerConfig {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct EngineConfig {
-    /// Sessions that run at the same time on this machine. 0: this server runs none, it only accepts them.
+    /// Sessions that are at work on this machine at the same time; those that wait for a call of a tool are not counted. 0:
+    /// this server runs none, it only accepts them.
     pub concurrency: usize,
 }
 
 impl Default for EngineConfig {
     fn default() -> Self {
-        Self { concurrency: 16 }
+        Self { concurrency: 64 }
     }
 }
 
@@ -241,6 +242,9 @@ impl Default for EngineConfig {
 pub struct SandboxConfig {
     /// A folder with a root file system for sandboxes. Absent: the host's own programs, read-only.
     pub root_fs: Option<PathBuf>,
+    /// Most sandboxes that are up at the same time, at least 1. Idle ones end when another session needs the room; a call
+    /// waits until there is some.
+    pub places: usize,
     /// Most memory of one sandbox, in MiB.
     pub memory_mib: u64,
     /// Most processes of one sandbox.
@@ -256,7 +260,15 @@ pub struct SandboxConfig {
 
 impl Default for SandboxConfig {
     fn default() -> Self {
-        Self { root_fs: None, memory_mib: 2048, processes: 512, cpus: 2.0, disk_mib: 10_240, init_program: None }
+        Self {
+            root_fs: None,
+            places: 64,
+            memory_mib: 2048,
+            processes: 512,
+            cpus: 2.0,
+            disk_mib: 10_240,
+            init_program: None,
+        }
     }
 }
 
@@ -333,6 +345,11 @@ impl Config {
                 "scheduler.catch_up_seconds: must be 0 to {MAX_CATCH_UP_SECONDS}"
             )));
         }
+        if self.sandbox.places == 0 {
+            return Err(Error::invalid(
+                "sandbox.places: must be at least 1; a server without the role runner has no sandboxes",
+            ));
+        }
         self.webhooks.check()?;
         for (i, model) in self.models.iter().enumerate() {
             if self.models[..i].iter().any(|earlier| earlier.id == model.id) || model.id.is_empty() {
@@ -364,6 +381,7 @@ mod tests {
             ("[engine]\nspeed = 1", "speed"),
             ("[scheduler]\njitter = \"on\"", "on"),
             ("[scheduler]\ncatch_up_seconds = 2678401", "scheduler.catch_up_seconds: must be 0 to 2678400"),
+            ("[sandbox]\nplaces = 0", "sandbox.places: must be at least 1"),
             ("[webhooks]\nattempts = 0", "webhooks.attempts: must be 1 to 20"),
             ("[webhooks]\ntimeout_seconds = 61", "webhooks.timeout_seconds: must be 1 to 60"),
             ("[[models]]\nid = \"a\"\nprovider = \"messages\"", "base_url"),

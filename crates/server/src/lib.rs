@@ -101,7 +101,8 @@ pub async fn serve_offer(offer: Offer, config: Config, clock: Clock) -> Result<S
         if alone { webhooks::release_all(tx) } else { Ok(()) }
     })
     .await?;
-    let sandboxes = Sandboxes::new(Embedded::new(sandbox_config(&config)).map_err(Error::internal)?);
+    let backend = Embedded::new(sandbox_config(&config)).map_err(Error::internal)?;
+    let sandboxes = Sandboxes::new(backend, config.sandbox.places);
     // Last: the key is shown only by this start, so the start must not fail any more.
     let (organization, first_key) = db
         .write(|tx| {

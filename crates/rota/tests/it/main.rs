@@ -27,6 +27,7 @@ mod models;
 mod node_policies;
 mod nodes;
 mod occurrences;
+mod places;
 mod policies;
 mod preview;
 #[path = "../process/mod.rs"]

@@ -215,7 +215,7 @@ fn panicked(panic: &(dyn Any + Send)) -> String {
 async fn end_sandbox(app: &App, lease: &Lease) {
     let (lost, node) = (lease.clone(), app.node.clone());
     match app.db.read(move |tx| lease::is_elsewhere(tx, &lost, &node)).await {
-        Ok(true) => app.sandboxes.backend().stop(lease.session.as_ref()).await,
+        Ok(true) => app.sandboxes.end(&lease.session).await,
         Ok(false) => {}
         Err(error) => tracing::error!(session_id = %lease.session, %error, "a lost session's sandbox may still run"),
     }

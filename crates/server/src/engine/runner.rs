@@ -232,8 +232,9 @@ impl<'a> Runner<'a> {
             }
         }
         self.place = None;
+        let Lease { workspace, session, .. } = self.lease;
         let ran = tokio::select! {
-            ran = self.app.sandboxes.call(&self.lease.session, call.id.as_ref(), &tool) => Some(ran),
+            ran = self.app.sandboxes.call(workspace, session, call.id.as_ref(), &tool) => Some(ran),
             () = interrupted(self.app, self.lease, &mut self.watcher) => None,
         };
         let rests = self.ran(&call, ran).await?;
