@@ -18,6 +18,7 @@ mod database_connections;
 mod database_outages;
 mod deployments;
 mod door;
+mod driving;
 mod environments;
 mod errors;
 mod given;
@@ -28,6 +29,7 @@ mod models;
 mod node_policies;
 mod nodes;
 mod occurrences;
+mod places;
 mod policies;
 mod preview;
 #[path = "../process/mod.rs"]
