@@ -96,7 +96,7 @@ impl Work {
         let name = format!("{kind:?} {}", self.sessions.len());
         let agent = self.client.post("/v1/agents", &json!({"name": name, "model": model, "tools": tools})).await;
         let environment = self.client.post("/v1/environments", &json!({"name": name})).await;
-        let blocks: String = scripts.iter().map(|script| format!("```bash\n{script}\n```\n")).collect();
+        let blocks = scripts.iter().fold(String::new(), |text, script| text + "```bash\n" + script + "\n```\n");
         let said = if blocks.is_empty() { "hello".to_owned() } else { blocks };
         let message = json!({"type": "user.message", "content": [{"type": "text", "text": said}]});
         let body = json!({"agent": agent["id"], "environment_id": environment["id"], "initial_events": [message]});
@@ -165,8 +165,10 @@ impl Work {
         let begin = Instant::now();
         loop {
             let path = format!("/v1/sessions/{}", session.id);
+            // The log is read after the status, so it has what the status comes from.
+            let status = self.status(session).await;
             let open = self.client.list(&format!("{path}/events?limit=1000")).await;
-            match self.status(session).await.as_deref() {
+            match status.as_deref() {
                 Some("idle") => match waiting(&open) {
                     Some(call) => {
                         let allow = json!({"type": "user.tool_confirmation", "tool_use_id": call, "result": "allow"});
