@@ -1,18 +1,18 @@
 //! Deleting trees of files that an agent made, whatever their depth.
 
+use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags};
+use crate::folder::Folder;
 
-/// Deletes everything in `trash`. Folders are moved up before they are emptied, so neither depth nor the length of a
-/// path matters, and no more than two are open at once.
+/// Deletes everything in `trash`, a folder of the server's. Folders are moved up before they are emptied, so neither
+/// depth nor the length of a path matters, and no more than three are open at once.
 pub(crate) fn empty(trash: &Path) -> io::Result<()> {
-    let top = open_folder(CWD, trash)?;
+    let top = Folder::open(trash)?;
     let mut number = 0_u64;
     loop {
-        let names = entries(&top)?;
+        let names = top.entries()?;
         if names.is_empty() {
             return Ok(());
         }
@@ -22,54 +22,24 @@ pub(crate) fn empty(trash: &Path) -> io::Result<()> {
     }
 }
 
-fn empty_one(top: &OwnedFd, name: &std::ffi::CStr, number: &mut u64) -> io::Result<()> {
-    let folder = open_folder(top, name)?;
-    for (entry, is_folder) in entries(&folder)? {
+fn empty_one(top: &Folder, name: &CStr, number: &mut u64) -> io::Result<()> {
+    let folder = top.enter(name)?;
+    for (entry, is_folder) in folder.entries()? {
         if !is_folder {
-            rustix::fs::unlinkat(&folder, &entry, AtFlags::empty())?;
+            folder.remove_file(&entry)?;
             continue;
         }
-        // A plain user may only move a folder that it may write to. Nothing else is at work here that could swap it.
-        let _ = rustix::fs::chmodat(&folder, &entry, Mode::RWXU, AtFlags::empty());
+        // A plain user may only move a folder that it may write to. Of another's, the move says what is wrong.
+        let _ = folder.enter(&*entry)?.set_mode(0o700);
         loop {
             *number += 1;
-            match rustix::fs::renameat_with(
-                &folder,
-                &entry,
-                top,
-                number.to_string(),
-                rustix::fs::RenameFlags::NOREPLACE,
-            ) {
-                Err(rustix::io::Errno::EXIST) => {}
+            match folder.move_to(&entry, top, &number.to_string()) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 moved => break moved?,
             }
         }
     }
-    Ok(rustix::fs::unlinkat(top, name, AtFlags::REMOVEDIR)?)
-}
-
-fn open_folder(at: impl AsFd, name: impl rustix::path::Arg) -> io::Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    Ok(rustix::fs::openat(at, name, flags, Mode::empty())?)
-}
-
-fn entries(folder: &OwnedFd) -> io::Result<Vec<(std::ffi::CString, bool)>> {
-    let mut names = Vec::new();
-    for entry in Dir::read_from(folder)? {
-        let entry = entry?;
-        if entry.file_name() == c"." || entry.file_name() == c".." {
-            continue;
-        }
-        let is_folder = match entry.file_type() {
-            FileType::Unknown => {
-                let stat = rustix::fs::statat(folder, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW)?;
-                FileType::from_raw_mode(stat.st_mode) == FileType::Directory
-            }
-            kind => kind == FileType::Directory,
-        };
-        names.push((entry.file_name().to_owned(), is_folder));
-    }
-    Ok(names)
+    top.remove_folder(name)
 }
 
 #[cfg(test)]
@@ -82,11 +52,10 @@ mod tests {
     fn a_tree_of_any_depth_is_deleted_without_deep_calls() {
         let trash = tempfile::tempdir().unwrap();
         fs::create_dir(trash.path().join("first")).unwrap();
-        let mut folder = open_folder(CWD, trash.path().join("first")).unwrap();
+        let mut folder = Folder::open(&trash.path().join("first")).unwrap();
         for _ in 0..3_000 {
-            rustix::fs::mkdirat(&folder, "d", Mode::RWXU).unwrap();
-            rustix::fs::symlinkat("/", &folder, "link").unwrap();
-            folder = open_folder(&folder, "d").unwrap();
+            folder.make_link("/", "link").unwrap();
+            folder = folder.make("d", 0o700, None).unwrap();
         }
         empty(trash.path()).unwrap();
         assert_eq!(fs::read_dir(trash.path()).unwrap().count(), 0);

@@ -20,6 +20,7 @@ mod config;
 mod deletion;
 mod embedded;
 mod error;
+mod folder;
 mod init;
 #[allow(unsafe_code)] // The one module in which it is allowed.
 mod sys;

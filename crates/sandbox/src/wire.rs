@@ -36,11 +36,27 @@ pub(crate) enum FromInit {
     /// The fence stands and was checked from inside.
     Ready { landlock: String },
     /// The fence could not be set up. Nothing runs.
-    Failed { step: String, cause: String },
+    Failed(Failure),
     /// The folder is empty.
     Deleted,
     /// A call has ended.
     Done { call: u64, output: ToolOutput },
+}
+
+/// A step of the setup that failed, and how. Neither text names a path of the host's.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Failure {
+    pub(crate) step: String,
+    pub(crate) cause: String,
+    /// The same may work a moment later.
+    pub(crate) passing: bool,
+}
+
+impl Failure {
+    /// A failure that stays until somebody acts.
+    pub(crate) fn lasting(step: impl Into<String>, cause: impl Into<String>) -> Self {
+        Self { step: step.into(), cause: cause.into(), passing: false }
+    }
 }
 
 /// How to set up one sandbox.

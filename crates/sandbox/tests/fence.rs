@@ -28,10 +28,9 @@ mod inside;
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
 use std::process::Command;
 
-use inside::{CommandLine, Server, servers};
+use inside::{CommandLine, Server, servers, small_root};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
 };
@@ -201,14 +200,6 @@ fn root_inside_is_nobody_outside() {
     }
 }
 
-/// A root file system of little more than bash.
-fn small_root(folder: &Path) {
-    let script = "mkdir -p $0/bin $0/etc && cd $0 && for p in bash cat ls rm id; do cp /bin/$p bin/; done && \
-                  ldd bin/* | grep -o '/lib[^ ]*' | sort -u | while read f; do mkdir -p .$(dirname $f); cp $f .$f; done && \
-                  echo original > etc/note && chmod -R a+rX .";
-    assert!(Command::new("bash").args(["-c", script]).arg(folder).status().unwrap().success());
-}
-
 #[test]
 fn a_root_file_system_of_the_operator_s_is_seen_and_never_changed() {
     for server in servers() {
@@ -317,12 +308,17 @@ fn the_server_s_environment_is_not_there_inside() {
 
 /// Makes a program start on a machine that answers EPERM to one system call, or to it with some flag or request.
 fn refuse(command: &mut Command, call: libc::c_long, argument: Option<(u8, u64)>) {
+    answer(command, call, argument, libc::EPERM);
+}
+
+/// The same with another answer.
+fn answer(command: &mut Command, call: libc::c_long, argument: Option<(u8, u64)>, errno: i32) {
     let rules = argument.map(|(index, value)| {
         let condition = SeccompCondition::new(index, SeccompCmpArgLen::Dword, SeccompCmpOp::MaskedEq(value), value);
         SeccompRule::new(vec![condition.unwrap()]).unwrap()
     });
     let rules = [(call, rules.into_iter().collect())].into();
-    let answer = SeccompAction::Errno(libc::EPERM as u32);
+    let answer = SeccompAction::Errno(errno as u32);
     let filter = SeccompFilter::new(rules, SeccompAction::Allow, answer, TargetArch::x86_64).unwrap();
     let program: BpfProgram = filter.try_into().unwrap();
     // SAFETY: between fork and exec this makes two system calls and allocates nothing.
@@ -372,6 +368,34 @@ fn a_machine_that_refuses_a_step_runs_nothing() {
             assert!(!String::from_utf8_lossy(&output.stdout).contains("escaped"), "{shown}");
             let error = String::from_utf8_lossy(&output.stderr);
             assert!(error.contains(step) && error.contains("No agent tool runs without isolation"), "{step}: {shown}");
+            assert!(!error.contains(line.data().to_str().unwrap()), "a path of the host: {shown}");
+        }
+    }
+}
+
+#[test]
+fn a_shortage_at_the_start_of_a_sandbox_is_told_from_a_refusal() {
+    const MAY_PASS: Option<i32> = Some(75);
+    let new_user = Some((0, libc::CLONE_NEWUSER as u64));
+    let cases = [
+        (libc::SYS_memfd_create, None, libc::EMFILE, MAY_PASS),
+        (libc::SYS_clone, new_user, libc::EAGAIN, MAY_PASS),
+        (libc::SYS_clone, new_user, libc::ENOMEM, MAY_PASS),
+        (libc::SYS_clone, new_user, libc::ENOSPC, MAY_PASS),
+        (libc::SYS_fsopen, None, libc::ENOMEM, MAY_PASS),
+        (libc::SYS_pivot_root, None, libc::EBUSY, Some(1)),
+        (libc::SYS_open_tree, None, libc::ENOENT, Some(1)),
+        (libc::SYS_seccomp, None, libc::EINVAL, Some(1)),
+    ];
+    for server in servers() {
+        let line = CommandLine::new(server);
+        for (call, argument, errno, code) in cases {
+            let mut command = line.command();
+            command.arg(line.data()).args(["s", "echo escaped"]);
+            answer(&mut command, call, argument, errno);
+            let output = command.output().unwrap();
+            assert_eq!(output.status.code(), code, "{server:?}, {call} answers {errno}: {output:?}");
+            assert!(!String::from_utf8_lossy(&output.stdout).contains("escaped"), "{output:?}");
         }
     }
 }

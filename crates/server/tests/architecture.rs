@@ -94,6 +94,24 @@ fn pure_parts_do_nothing() {
     }
 }
 
+/// An agent may put a link to a file of the host in place of anything below its session's folder. Only the sandbox crate's
+/// `folder.rs` knows how to reach what is there; the server lists the folders of sessions and no more.
+#[test]
+fn the_server_reaches_no_file_of_a_session() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    for file in files(&src) {
+        let text = fs::read_to_string(&file).unwrap();
+        assert!(!text.contains(".session_dir("), "{} names the folder of a session", file.display());
+        let lists = text.matches(".sessions_dir()").count();
+        assert_eq!(
+            lists,
+            text.matches("fs::read_dir(app.sandboxes.backend().sessions_dir())").count(),
+            "{}",
+            file.display()
+        );
+    }
+}
+
 #[test]
 fn a_group_of_imports_is_read_whole() {
     let file = std::env::temp_dir().join(format!("rota-imports-{}.rs", std::process::id()));

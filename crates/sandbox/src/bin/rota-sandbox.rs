@@ -1,10 +1,12 @@
 //! A sandbox from the command line, for tests and for looking around: `rota-sandbox DATA_DIR SESSION COMMAND…` runs the
 //! commands in one sandbox, one call each, and prints what they answer; `rota-sandbox DATA_DIR doctor` prints the probe, `… measure` how long a
-//! sandbox takes from nothing to its first answer, `… remove` deletes sessions. The
-//! variable ROTA_SANDBOX_ROOT_FS names a root file system.
+//! sandbox takes from nothing to its first answer, `… remove` deletes sessions, `… sweep` clears up after an earlier run,
+//! `… reopen SESSION MILLISECONDS` starts a session's sandbox anew again and again.
+//! The variable ROTA_SANDBOX_ROOT_FS names a root file system.
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rota_sandbox::{Config, Embedded, ToolCall};
 
@@ -12,7 +14,9 @@ fn main() -> ExitCode {
     rota_sandbox::run_init_if_asked();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [data_dir, session, commands @ ..] = &arguments[..] else {
-        eprintln!("usage: rota-sandbox DATA_DIR (doctor | measure | remove SESSION... | SESSION COMMAND...)");
+        eprintln!(
+            "usage: rota-sandbox DATA_DIR (doctor | measure | sweep | reopen SESSION MILLISECONDS | remove SESSION... | SESSION COMMAND...)"
+        );
         return ExitCode::from(2);
     };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
@@ -26,10 +30,13 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
-            ExitCode::FAILURE
+            if error.is_passing() { ExitCode::from(MAY_PASS) } else { ExitCode::FAILURE }
         }
     }
 }
+
+/// The code for what may work a moment later (`EX_TEMPFAIL` of sysexits).
+const MAY_PASS: u8 = 75;
 
 async fn run(data_dir: &str, session: &str, commands: &[String]) -> Result<(), rota_sandbox::Error> {
     let root_fs = std::env::var_os("ROTA_SANDBOX_ROOT_FS").map(Into::into);
@@ -43,6 +50,18 @@ async fn run(data_dir: &str, session: &str, commands: &[String]) -> Result<(), r
     if session == "remove" {
         for session in commands {
             embedded.remove(session).await?;
+        }
+        return Ok(());
+    }
+    if session == "sweep" {
+        return embedded.sweep().await;
+    }
+    if let ("reopen", [session, milliseconds]) = (session, commands) {
+        let over = Instant::now() + Duration::from_millis(milliseconds.parse().unwrap_or(0));
+        while Instant::now() < over {
+            // What is in the way of one opening may be gone at the next.
+            let _ = embedded.open(session).await;
+            embedded.stop(session).await;
         }
         return Ok(());
     }
@@ -65,7 +84,7 @@ async fn measure(embedded: &Arc<Embedded>) -> Result<(), rota_sandbox::Error> {
     let mut times = Vec::new();
     for number in 0..MEASURED {
         let session = format!("measure_{number}");
-        let start = std::time::Instant::now();
+        let start = Instant::now();
         let sandbox = embedded.open(&session).await?;
         let opened = start.elapsed();
         sandbox.call("first", &ToolCall::bash("true")).await?;

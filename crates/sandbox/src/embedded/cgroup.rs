@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::config::Limits;
-use crate::error::Error;
+use crate::error::{Error, is_cgroup_race};
 
 /// The period over which processor time is shared out, in microseconds.
 const PERIOD_US: u64 = 100_000;
@@ -98,10 +98,13 @@ impl Cgroups {
             let made = group.make(limits);
             cgroup.groups.push(group);
             if let Err(error) = made {
-                let folder = &cgroup.groups[cgroup.groups.len() - 1].folder;
-                let error = Error::host(format!("setting limits in {}", folder.display()))(error);
                 cgroup.remove_now();
-                return Err(error);
+                return Err(Error::Host {
+                    doing: "setting the sandbox's limits".to_owned(),
+                    place: cgroup.groups.pop().map(|group| group.folder),
+                    passing: is_cgroup_race(&error),
+                    cause: error.to_string(),
+                });
             }
         }
         Ok(cgroup)

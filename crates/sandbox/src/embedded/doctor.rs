@@ -11,7 +11,7 @@ use super::remedy;
 use super::store::Store;
 use crate::config::Config;
 use crate::error::Error;
-use crate::wire::{self, FromInit, Launch, ToInit};
+use crate::wire::{self, Failure, FromInit, Launch, ToInit};
 
 /// The session whose folder a trial uses. It is deleted afterwards.
 const TRIAL: &str = "doctor_trial";
@@ -159,11 +159,11 @@ fn converse(config: &Config, launch: Launch) -> Result<String, Error> {
             match wire::read(&mut ours, wire::MAX_FRAME_FROM_INIT)? {
                 FromInit::Started { .. } | FromInit::Done { .. } | FromInit::Deleted => {}
                 FromInit::Ready { landlock } => return Ok(Ok(landlock)),
-                FromInit::Failed { step, cause } => return Ok(Err(remedy::cannot_isolate(&step, &cause))),
+                FromInit::Failed(failure) => return Ok(Err(remedy::not_set_up(failure))),
             }
         }
     })();
     drop(ours);
     child.wait().map_err(trying())?;
-    verdict.unwrap_or_else(|error| Err(remedy::cannot_isolate("setting up", &error.to_string())))
+    verdict.unwrap_or_else(|error| Err(remedy::not_set_up(Failure::lasting("setting up", error.to_string()))))
 }

@@ -84,9 +84,15 @@ pub(super) struct Owner<'a> {
     pub(super) all: &'a dyn Fn() -> Vec<u32>,
 }
 
+/// The number of the range that an id is in.
 fn number_of(uid: u32) -> Option<u32> {
-    let offset = uid.checked_sub(FIRST)?;
-    (offset % RANGE == 0 && offset / RANGE < RANGES).then_some(offset / RANGE)
+    let number = uid.checked_sub(FIRST)? / RANGE;
+    (number < RANGES).then_some(number)
+}
+
+/// The first id of the range that an id is in.
+pub(super) fn base_of(uid: u32) -> Option<u32> {
+    number_of(uid).map(|number| FIRST + number * RANGE)
 }
 
 /// The ids that `/etc/subuid` and `/etc/subgid` give to a user, when the programs that map them are there too.
@@ -125,6 +131,7 @@ mod tests {
         assert_eq!(give(None), FIRST + RANGE, "the first free one");
         assert_eq!(give(None), FIRST + 3 * RANGE);
         assert_eq!(give(Some(FIRST + 2 * RANGE)), FIRST + 2 * RANGE, "files keep their owner");
+        assert_eq!(give(Some(FIRST + 2 * RANGE + 7)), FIRST + 2 * RANGE, "whichever of its ids the agent gave them to");
         assert_eq!(give(Some(0)), FIRST + 4 * RANGE, "files of the host's root are nobody's range");
     }
 

@@ -4,6 +4,7 @@ mod cgroup;
 mod doctor;
 mod identity;
 mod program;
+mod records;
 mod remedy;
 mod sandbox;
 mod store;
@@ -185,8 +186,9 @@ impl Embedded {
         self.tasks.reopen();
     }
 
-    /// The folder of a session's files on the host, for the server's own use: `workspace`, `outputs` and `uploads` are
-    /// its subfolders. What is in them was written by the agent: open nothing there through a symbolic link.
+    /// The folder of a session's files on the host, for people and tests that look in from outside: `workspace`,
+    /// `outputs` and `uploads` are its subfolders. What is in them was written by the agent, which may put a link to a
+    /// file of the host in place of anything: the server itself reaches nothing there by a path.
     ///
     /// # Errors
     /// [`Error::BadSessionId`].

@@ -3,13 +3,19 @@
 use std::fs;
 
 use crate::error::Error;
+use crate::wire::Failure;
 
 const PROGRAM_ADVICE: &str = "Run the server as root (sandboxes still run as unprivileged users), or use a container \
                               backend, or see `rota doctor`.";
 
-/// The error for a step of the setup that failed, with the likeliest way out.
-pub(super) fn cannot_isolate(step: &str, cause: &str) -> Error {
-    let (why, remedy) = advise(step, cause, &Machine::look());
+/// The error for a step of the setup that failed: a shortage that may pass, or else the likeliest way out.
+pub(super) fn not_set_up(Failure { step, cause, passing }: Failure) -> Error {
+    let machine = Machine::look();
+    // A limit of zero is a shortage that never passes.
+    if passing && !machine.no_namespaces {
+        return Error::Host { doing: step, place: None, cause, passing };
+    }
+    let (why, remedy) = advise(&step, &cause, &machine);
     let cause = if why.is_empty() { format!("{step}: {cause}") } else { format!("{why}; {step}: {cause}") };
     Error::CannotIsolate { cause, remedy }
 }

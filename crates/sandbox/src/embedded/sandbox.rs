@@ -22,7 +22,7 @@ use super::remedy;
 use super::store::Session;
 use crate::error::Error;
 use crate::tools::{BASH_DEFAULT_TIMEOUT_MS, ToolCall, ToolOutput};
-use crate::wire::{self, FromInit, Launch, ToInit};
+use crate::wire::{self, Failure, FromInit, Launch, ToInit};
 
 /// How long the fence may take to stand.
 const SETUP_TIMEOUT: Duration = Duration::from_secs(20);
@@ -80,11 +80,15 @@ pub(super) async fn start(
     let (reader, writer) = ours.into_split();
     let mut handshake = Handshake { reader, writer, child, process: None };
     let stood = timeout(SETUP_TIMEOUT, handshake.run(&session, launch)).await;
-    match stood.unwrap_or_else(|_| Err(remedy::cannot_isolate("setting up", "it took too long"))) {
+    let late = |_| {
+        let (doing, cause) = ("setting up the sandbox".to_owned(), "it took too long".to_owned());
+        Err(Error::Host { doing, place: None, cause, passing: true })
+    };
+    match stood.unwrap_or_else(late) {
         Ok((process, landlock)) => Ok(handshake.into_sandbox(tasks, session, cgroup, process, landlock)),
         Err(error) => {
             handshake.end(tasks).await;
-            session.forget();
+            session.record.remove();
             cgroup.remove().await;
             Err(error)
         }
@@ -108,7 +112,10 @@ struct Handshake {
 impl Handshake {
     async fn run(&mut self, session: &Session, launch: Launch) -> Result<(OwnedFd, String), Error> {
         let broken = |error: io::Error| {
-            remedy::cannot_isolate("setting up", &format!("the init ended before the fence stood ({error})"))
+            remedy::not_set_up(Failure::lasting(
+                "setting up",
+                format!("the init ended before the fence stood ({error})"),
+            ))
         };
         self.writer.write_all(&wire::encode(&ToInit::Launch(Box::new(launch)))).await.map_err(broken)?;
         loop {
@@ -118,10 +125,10 @@ impl Handshake {
                     // It may have failed already: then what went wrong is the next message.
                     if let Ok(process) = pidfd_open(number, PidfdFlags::empty()) {
                         self.process = Some(process);
-                        session.record(pid).map_err(broken)?;
+                        session.record.write(pid)?;
                     }
                 }
-                FromInit::Failed { step, cause } => return Err(remedy::cannot_isolate(&step, &cause)),
+                FromInit::Failed(failure) => return Err(remedy::not_set_up(failure)),
                 FromInit::Ready { landlock } => {
                     let process = self.process.take().ok_or_else(|| broken(io::ErrorKind::InvalidData.into()))?;
                     return Ok((process, landlock));
@@ -220,7 +227,7 @@ async fn serve(
     let _ = inner.tasks.spawn_blocking(move || child.wait()).await;
     let cause = if cgroup.ran_out_of_memory() { format!("{cause}; memory ran out inside") } else { cause };
     cgroup.remove().await;
-    inner.session.forget();
+    inner.session.record.remove();
     tracing::debug!(session = inner.session.id, cause, "sandbox ended");
     ended.send_replace(Some(cause));
     inner.calls().waiting.clear();

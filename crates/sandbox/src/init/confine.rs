@@ -1,18 +1,19 @@
 //! What process 1 gives up: descriptors, limits, capabilities, and through Landlock the right to write elsewhere.
 
+use std::io;
 use std::os::fd::RawFd;
 use std::path::Path;
 
 use landlock::{
     ABI, Access, AccessFs, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr,
-    RulesetStatus, Scope,
+    RulesetError, RulesetStatus, Scope,
 };
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{Gid, Uid};
 
-use super::{Failure, at, root};
+use super::{at, root};
 use crate::sys;
-use crate::wire::{Identity, Launch};
+use crate::wire::{Failure, Identity, Launch};
 
 /// What root inside may still do, over its own ids and its own network only: what package managers and servers need.
 /// CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID, NET_BIND_SERVICE.
@@ -59,7 +60,7 @@ pub(super) fn set_rlimits(launch: &Launch) -> Result<(), Failure> {
 pub(super) fn close_descriptors_except(socket: RawFd) -> Result<(), Failure> {
     // The socket is duplicated from standard input before anything else is opened, so it is the lowest of all.
     if socket != 3 {
-        return Err(Failure { step: "closing descriptors".to_owned(), cause: format!("the socket is {socket}") });
+        return Err(Failure::lasting("closing descriptors", format!("the socket is {socket}")));
     }
     sys::close_from(socket + 1).map_err(at("closing descriptors"))
 }
@@ -81,19 +82,20 @@ pub(super) fn landlock(launch: &Launch) -> Result<String, Failure> {
     let everything = AccessFs::from_all(abi);
     let reading = AccessFs::from_read(abi);
     let step = "setting up Landlock";
+    let refused = |error: RulesetError| at(step)(io::Error::other(error));
+    let open = |path: &Path| PathFd::new(path).map_err(|error| at(step)(io::Error::other(error)));
     let mut rules = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(everything)
         .and_then(|rules| rules.scope(Scope::from_all(abi)))
         .and_then(Ruleset::create)
-        .map_err(at(step))?;
-    let whole = PathFd::new("/").map_err(at(step))?;
-    rules = rules.add_rule(PathBeneath::new(whole, reading)).map_err(at(step))?;
+        .map_err(refused)?;
+    rules = rules.add_rule(PathBeneath::new(open(Path::new("/"))?, reading)).map_err(refused)?;
     for folder in root::writable_folders(launch) {
-        let folder = PathFd::new(Path::new("/").join(folder)).map_err(at(step))?;
-        rules = rules.add_rule(PathBeneath::new(folder, everything)).map_err(at(step))?;
+        let folder = open(&Path::new("/").join(folder))?;
+        rules = rules.add_rule(PathBeneath::new(folder, everything)).map_err(refused)?;
     }
-    let status = rules.restrict_self().map_err(at(step))?;
+    let status = rules.restrict_self().map_err(refused)?;
     Ok(match status.ruleset {
         RulesetStatus::FullyEnforced => "full",
         RulesetStatus::PartiallyEnforced => "partial",

@@ -1,11 +1,14 @@
 //! The seccomp filter: system calls that a sandboxed program never needs, or that reach past the namespaces.
 
+use std::io;
+
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
     TargetArch, sock_filter,
 };
 
-use super::{Failure, at};
+use super::at;
+use crate::wire::Failure;
 
 #[cfg(target_arch = "x86_64")]
 const ARCH: TargetArch = TargetArch::x86_64;
@@ -123,15 +126,17 @@ type Rules = Vec<(libc::c_long, Vec<SeccompRule>)>;
 /// Installs the filter on this process and all that it starts.
 pub(super) fn install() -> Result<(), Failure> {
     let step = "installing the seccomp filter";
+    let refused_program = |error: seccompiler::BackendError| at(step)(io::Error::other(error));
+    let not_installed = |error: seccompiler::Error| at(step)(io::Error::other(error));
     let compiled = [
         compile(refused(), libc::EPERM),
         compile(absent(), libc::ENOSYS),
         compile(foreign_sockets(), libc::EAFNOSUPPORT),
     ];
     for program in compiled {
-        seccompiler::apply_filter(&program.map_err(at(step))?).map_err(at(step))?;
+        seccompiler::apply_filter(&program.map_err(refused_program)?).map_err(not_installed)?;
     }
-    seccompiler::apply_filter(&by_number()).map_err(at(step))
+    seccompiler::apply_filter(&by_number()).map_err(not_installed)
 }
 
 /// How many filters [`install`] stacks.

@@ -17,7 +17,7 @@ mod worker;
 pub(crate) use root::{SESSION_FOLDERS, STAGE};
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -26,8 +26,9 @@ use std::process::Command;
 use nix::sys::signal::Signal;
 
 use crate::deletion;
+use crate::error;
 use crate::sys::{self, Cloned};
-use crate::wire::{self, FromInit, Identity, Launch, ToInit};
+use crate::wire::{self, Failure, FromInit, Identity, Launch, ToInit};
 
 /// The argument that makes a program the init.
 pub(crate) const MARKER: &str = "__rota_sandbox_init";
@@ -39,16 +40,13 @@ const NAMESPACES: libc::c_int = libc::CLONE_NEWUSER
     | libc::CLONE_NEWIPC
     | libc::CLONE_NEWUTS;
 
-/// A step of the setup that failed, and how.
-pub(crate) struct Failure {
-    pub(crate) step: String,
-    pub(crate) cause: String,
-}
-
-/// For `map_err`: names the step that failed.
-pub(crate) fn at<E: std::fmt::Display>(step: impl Into<String>) -> impl FnOnce(E) -> Failure {
+/// For `map_err`: names the step that failed. A step names no path of the host's: clients read it too.
+pub(crate) fn at<E: Into<io::Error>>(step: impl Into<String>) -> impl FnOnce(E) -> Failure {
     let step = step.into();
-    move |error| Failure { step, cause: error.to_string() }
+    move |error| {
+        let error = error.into();
+        Failure { step, passing: error::is_shortage(&error), cause: error.to_string() }
+    }
 }
 
 /// Becomes the init of a sandbox, and does not return, when the program was started as one; otherwise does nothing.
@@ -78,8 +76,7 @@ fn launcher() -> i32 {
         Ok(ToInit::Launch(launch)) => launch_and_wait(&launch, socket),
         Ok(ToInit::Delete { identity, folder }) => {
             let outcome = delete_inside(identity, &folder);
-            let answer =
-                outcome.map_or_else(|Failure { step, cause }| FromInit::Failed { step, cause }, |()| FromInit::Deleted);
+            let answer = outcome.map_or_else(FromInit::Failed, |()| FromInit::Deleted);
             i32::from(wire::write(&mut socket, &answer).is_err())
         }
         _ => 1,
@@ -94,9 +91,9 @@ fn launch_and_wait(launch: &Launch, socket: UnixStream) -> i32 {
             drop(report);
             wait_for(pid)
         }
-        Err(Failure { step, cause }) => {
+        Err(failure) => {
             // When the server is gone there is nobody to tell.
-            let _ = wire::write(&mut report, &FromInit::Failed { step, cause });
+            let _ = wire::write(&mut report, &FromInit::Failed(failure));
             1
         }
     }
@@ -162,7 +159,7 @@ fn delete_inside(identity: Identity, folder: &Path) -> Result<(), Failure> {
     }
     let code = wait_for(pid);
     mapped?;
-    if code == 0 { Ok(()) } else { Err(at("deleting files as root inside")("some files remain")) }
+    if code == 0 { Ok(()) } else { Err(Failure::lasting("deleting files as root inside", "some files remain")) }
 }
 
 /// Writes the id maps of the new user namespace, from outside.
@@ -197,15 +194,13 @@ fn map_by_helper(program: &str, pid: i32, map: &str) -> Result<(), Failure> {
     if output.status.success() {
         return Ok(());
     }
-    Err(Failure {
-        step: format!("running {program}"),
-        cause: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
-    })
+    Err(Failure::lasting(format!("running {program}"), String::from_utf8_lossy(&output.stderr).trim()))
 }
 
 fn enter_cgroups(launch: &Launch, pid: i32) -> Result<(), Failure> {
     for procs in &launch.cgroup_procs {
-        fs::write(procs, pid.to_string()).map_err(at(format!("entering the cgroup {}", procs.display())))?;
+        fs::write(procs, pid.to_string())
+            .map_err(|error| Failure { passing: error::is_cgroup_race(&error), ..at("entering a cgroup")(error) })?;
     }
     Ok(())
 }
@@ -224,8 +219,8 @@ fn process_1(launch: &Launch, mut socket: UnixStream, go: OwnedFd, host_namespac
             serve::serve(socket, launch);
             0
         }
-        Err(Failure { step, cause }) => {
-            let _ = wire::write(&mut socket, &FromInit::Failed { step, cause });
+        Err(failure) => {
+            let _ = wire::write(&mut socket, &FromInit::Failed(failure));
             1
         }
     }

@@ -1,21 +1,22 @@
 //! The tree of mounts that a sandbox sees: built detached, attached below a staging folder, then made the root.
 //!
-//! Mount points are reached through descriptors, one path component at a time and never through a symbolic link: in a
-//! root file system of the operator's the upper layer belongs to the agent, and the builder may be the host's root.
+//! Mount points are reached as [`Folder`]s, one name at a time and never through a symbolic link: in a root file system
+//! of the operator's the upper layer belongs to the agent, and the builder may be the host's root.
 
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::mount::{MntFlags, MsFlags};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags};
 
-use super::{Failure, at};
+use super::at;
+use crate::folder::{Folder, by_descriptor};
 use crate::sys;
-use crate::wire::{Identity, Launch};
+use crate::wire::{Failure, Identity, Launch};
 
 /// The folder, in a session's own, below which the new root is put together.
 pub(crate) const STAGE: &str = "stage";
@@ -109,70 +110,34 @@ const PROC_MASKED: [&str; 12] = [
 
 /// The new root, and who owns the folders made in it.
 struct Tree {
-    root: OwnedFd,
+    root: Folder,
     owner: Option<u32>,
 }
 
 impl Tree {
     /// Opens the folder that `CWD` is.
     fn at_cwd(owner: Option<u32>) -> Result<Self, Failure> {
-        let root = rustix::fs::open(".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
-        Ok(Self { root: root.map_err(at("opening the new root"))?, owner })
+        Ok(Self { root: Folder::open(Path::new(".")).map_err(at("opening the new root"))?, owner })
     }
 
     /// Opens a folder of the tree, making what is missing.
-    fn folder(&self, path: &str) -> Result<OwnedFd, Failure> {
-        let mut folder = rustix::io::fcntl_dupfd_cloexec(&self.root, 3).map_err(at("opening the new root"))?;
+    fn folder(&self, path: &str) -> Result<Folder, Failure> {
+        let mut folder = self.root.enter(".").map_err(at("opening the new root"))?;
         for name in path.split('/').filter(|name| !name.is_empty()) {
-            folder = self.step(&folder, name).map_err(at(format!("making /{path} in the new root")))?;
+            folder = folder.make(name, 0o755, self.owner).map_err(at(format!("making /{path} in the new root")))?;
         }
         Ok(folder)
-    }
-
-    fn step(&self, folder: &OwnedFd, name: &str) -> io::Result<OwnedFd> {
-        match rustix::fs::mkdirat(folder, name, Mode::from_raw_mode(0o755)) {
-            Ok(()) => self.give(folder, name)?,
-            Err(rustix::io::Errno::EXIST | rustix::io::Errno::ROFS) => {}
-            Err(error) => return Err(error.into()),
-        }
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        Ok(rustix::fs::openat(folder, name, flags, Mode::empty())?)
-    }
-
-    fn give(&self, folder: &OwnedFd, name: &str) -> io::Result<()> {
-        if let Some(id) = self.owner {
-            let (uid, gid) = (rustix::fs::Uid::from_raw(id), rustix::fs::Gid::from_raw(id));
-            rustix::fs::chownat(folder, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
-        }
-        Ok(())
     }
 
     /// Opens a file of the tree to mount over, making it when missing.
     fn file(&self, path: &str) -> Result<OwnedFd, Failure> {
         let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
-        let step = || format!("making /{path} in the new root");
-        let parent = self.folder(parent)?;
-        let made = rustix::fs::openat(
-            &parent,
-            name,
-            OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC,
-            Mode::from_raw_mode(0o644),
-        );
-        match made {
-            Ok(_) | Err(rustix::io::Errno::EXIST) => {}
-            Err(error) => return Err(at(step())(error)),
-        }
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        rustix::fs::openat(&parent, name, flags, Mode::empty()).map_err(at(step()))
+        self.folder(parent)?.make_file(name).map_err(at(format!("making /{path} in the new root")))
     }
 
     fn symlink(&self, target: impl rustix::path::Arg, path: &str) -> Result<(), Failure> {
         let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
-        let parent = self.folder(parent)?;
-        match rustix::fs::symlinkat(target, &parent, name) {
-            Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(()),
-            Err(error) => Err(at(format!("linking /{path} in the new root"))(error)),
-        }
+        self.folder(parent)?.make_link(target, name).map_err(at(format!("linking /{path} in the new root")))
     }
 
     fn write(&self, path: &str, text: &str) -> Result<(), Failure> {
@@ -180,14 +145,18 @@ impl Tree {
         fs::write(by_descriptor(file.as_fd()), text).map_err(at(format!("writing /{path} in the new root")))
     }
 
-    /// Shows `source` of the host at `path`.
+    /// Shows `source`, which is the host's own, at `path`.
     fn bind(&self, source: &Path, path: &str, attributes: u64) -> Result<(), Failure> {
-        let step = || format!("showing {} as /{path}", source.display());
-        let is_folder = source.is_dir();
-        let tree = detached_copy(source).map_err(at(step()))?;
-        sys::mount_setattr(tree.as_fd(), attributes).map_err(at(step()))?;
-        let point = if is_folder { self.folder(path)? } else { self.file(path)? };
-        attach(tree.as_fd(), point.as_fd()).map_err(at(step()))
+        let tree = detached_copy(source).map_err(at(format!("showing /{path}")))?;
+        let point = if source.is_dir() { self.folder(path)?.into() } else { self.file(path)? };
+        show(tree.as_fd(), point.as_fd(), path, attributes)
+    }
+
+    /// Shows a folder of the session at `path`.
+    fn bind_folder(&self, source: &Folder, path: &str, attributes: u64) -> Result<(), Failure> {
+        let flags = COPY | OpenTreeFlags::AT_EMPTY_PATH;
+        let tree = rustix::mount::open_tree(source, "", flags).map_err(at(format!("showing /{path}")))?;
+        show(tree.as_fd(), self.folder(path)?.as_fd(), path, attributes)
     }
 
     /// Mounts a new file system at the folder `path`.
@@ -199,13 +168,17 @@ impl Tree {
     }
 }
 
-fn by_descriptor(descriptor: BorrowedFd<'_>) -> String {
-    format!("/proc/self/fd/{}", descriptor.as_raw_fd())
+fn show(tree: BorrowedFd<'_>, point: BorrowedFd<'_>, path: &str, attributes: u64) -> Result<(), Failure> {
+    sys::mount_setattr(tree, attributes).map_err(at(format!("showing /{path}")))?;
+    attach(tree, point).map_err(at(format!("showing /{path}")))
 }
 
+/// A copy of a tree of mounts that is attached nowhere yet.
+const COPY: OpenTreeFlags =
+    OpenTreeFlags::OPEN_TREE_CLONE.union(OpenTreeFlags::OPEN_TREE_CLOEXEC).union(OpenTreeFlags::AT_RECURSIVE);
+
 fn detached_copy(source: &Path) -> io::Result<OwnedFd> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
-    Ok(rustix::mount::open_tree(CWD, source, flags)?)
+    Ok(rustix::mount::open_tree(CWD, source, COPY)?)
 }
 
 fn attach(tree: BorrowedFd<'_>, point: BorrowedFd<'_>) -> io::Result<()> {
@@ -249,14 +222,14 @@ pub(super) fn build(launch: &Launch) -> Result<(), Failure> {
     let owner = owner_of(launch.identity);
     nix::mount::mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
         .map_err(at("making the mounts private"))?;
-    nix::unistd::chdir(&launch.session_dir).map_err(at("entering the session's folder"))?;
+    let session = Folder::open(&launch.session_dir).map_err(at("opening the session's folder"))?;
+    nix::unistd::fchdir(&session).map_err(at("entering the session's folder"))?;
     let root = match &launch.root_fs {
         None => new_file_system("tmpfs", &tmpfs_options(SKELETON_BYTES, "0755", owner), NOSUID | NODEV)
             .map_err(at("mounting the new root"))?,
         Some(lower) => overlay(lower, launch.identity)?,
     };
-    let stage = rustix::fs::open(STAGE, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(at("opening the staging folder"))?;
+    let stage = session.enter(STAGE).map_err(at("opening the staging folder"))?;
     attach(root.as_fd(), stage.as_fd()).map_err(at("attaching the new root"))?;
     nix::unistd::fchdir(&root).map_err(at("entering the new root"))?;
     let tree = Tree::at_cwd(owner)?;
@@ -269,7 +242,8 @@ pub(super) fn build(launch: &Launch) -> Result<(), Failure> {
             continue;
         }
         let attributes = NOSUID | NODEV | if writable { 0 } else { RDONLY };
-        tree.bind(&launch.session_dir.join(folder), path, attributes)?;
+        let source = session.enter(folder).map_err(at(format!("opening the session's folder for /{path}")))?;
+        tree.bind_folder(&source, path, attributes)?;
     }
     devices(&tree)
 }
@@ -277,7 +251,7 @@ pub(super) fn build(launch: &Launch) -> Result<(), Failure> {
 /// The operator's root file system below, the session's own changes above.
 fn overlay(lower: &Path, identity: Identity) -> Result<OwnedFd, Failure> {
     let lower = rustix::fs::open(lower, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(at(format!("opening the root file system {}", lower.display())))?;
+        .map_err(at("opening the operator's root file system"))?;
     let mut options = vec![
         ("lowerdir", by_descriptor(lower.as_fd())),
         ("upperdir", "upper".to_owned()),
@@ -356,8 +330,7 @@ pub(super) fn finish(launch: &Launch) -> Result<(), Failure> {
     if launch.identity.by_root() {
         // Mounts that a more powerful namespace made are locked, and a locked mount cannot become the root: a copy can.
         let copy = detached_copy(Path::new(".")).map_err(at("copying the new root"))?;
-        let root = rustix::fs::open(".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-            .map_err(at("opening the new root"))?;
+        let root = Folder::open(Path::new(".")).map_err(at("opening the new root"))?;
         attach(copy.as_fd(), root.as_fd()).map_err(at("attaching the copy of the new root"))?;
         nix::unistd::fchdir(&copy).map_err(at("entering the copy of the new root"))?;
     }
@@ -366,7 +339,20 @@ pub(super) fn finish(launch: &Launch) -> Result<(), Failure> {
     drop(tree);
     nix::unistd::pivot_root(".", ".").map_err(at("changing the root"))?;
     nix::mount::umount2(".", MntFlags::MNT_DETACH).map_err(at("detaching the host's root"))?;
+    if launch.root_fs.is_none() {
+        shared_temporary_folder().map_err(at("making /var/tmp"))?;
+    }
     nix::unistd::chdir("/workspace").map_err(at("entering /workspace"))
+}
+
+/// Programs expect `/var/tmp`, and that anyone may write there. What the agent has put in its place is its own affair:
+/// this runs inside, where nothing but the agent's own files can be reached.
+fn shared_temporary_folder() -> io::Result<()> {
+    let var = Folder::open(Path::new("/var"))?;
+    if var.has("tmp") {
+        return Ok(());
+    }
+    var.make("tmp", 0o755, None)?.set_mode(0o1777)
 }
 
 fn inner_mounts(tree: &Tree, launch: &Launch) -> Result<(), Failure> {

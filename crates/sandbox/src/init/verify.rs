@@ -4,10 +4,10 @@ use std::fs;
 use std::io;
 use std::os::fd::RawFd;
 
+use super::at;
 use super::confine::KEPT_CAPABILITIES;
 use super::filter::FILTERS;
-use super::{Failure, at};
-use crate::wire::Launch;
+use crate::wire::{Failure, Launch};
 
 const NAMESPACES: [&str; 7] = ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"];
 
@@ -37,14 +37,14 @@ fn same(what: &str, found: &str, wanted: &str) -> Result<(), Failure> {
     if found == wanted {
         return Ok(());
     }
-    Err(Failure { step: format!("checking {what} from inside"), cause: format!("found {found:?}, wanted {wanted:?}") })
+    Err(Failure::lasting(format!("checking {what} from inside"), format!("found {found:?}, wanted {wanted:?}")))
 }
 
 fn own_namespaces(host: &[(String, String)]) -> Result<(), Failure> {
     for ((kind, inside), (_, outside)) in namespaces().map_err(at("reading /proc/self/ns"))?.iter().zip(host) {
         if inside == outside {
             let cause = format!("the {kind} namespace is the host's");
-            return Err(Failure { step: "checking the namespaces from inside".to_owned(), cause });
+            return Err(Failure::lasting("checking the namespaces from inside", cause));
         }
     }
     Ok(())
@@ -96,10 +96,10 @@ fn descriptors(socket: RawFd) -> Result<(), Failure> {
 fn kernel_settings_are_closed() -> Result<(), Failure> {
     match fs::OpenOptions::new().write(true).open("/proc/sys/kernel/core_pattern") {
         Err(_) => Ok(()),
-        Ok(_) => Err(Failure {
-            step: "checking the kernel's settings from inside".to_owned(),
-            cause: "core_pattern can be opened for writing".to_owned(),
-        }),
+        Ok(_) => Err(Failure::lasting(
+            "checking the kernel's settings from inside",
+            "core_pattern can be opened for writing",
+        )),
     }
 }
 

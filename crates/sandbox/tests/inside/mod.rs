@@ -144,3 +144,11 @@ impl CommandLine {
 pub fn content(path: &Path) -> Vec<u8> {
     std::fs::read(path).unwrap()
 }
+
+/// A root file system of little more than bash.
+pub fn small_root(folder: &Path) {
+    let script = "mkdir -p $0/bin $0/etc && cd $0 && for p in bash cat chmod chown id ln ls mkdir mv rm; do cp /bin/$p bin/; done && \
+                  ldd bin/* | grep -o '/lib[^ ]*' | sort -u | while read f; do mkdir -p .$(dirname $f); cp $f .$f; done && \
+                  echo original > etc/note && chmod -R a+rX .";
+    assert!(Command::new("bash").args(["-c", script]).arg(folder).status().unwrap().success());
+}

@@ -261,7 +261,7 @@ impl<'a> Runner<'a> {
                 let open = self.state.calls.iter().filter(|call| call.stage == Stage::Allowed);
                 let closed = open.map(|call| self.event(tools::result(call, text, true))).collect();
                 tracing::error!(session_id = %self.lease.session, %error, "no sandbox could be started");
-                self.die(SessionErrorType::UnknownError, error.to_string(), closed).await
+                self.die(SessionErrorType::UnknownError, error.for_client(), closed).await
             }
         }
     }
