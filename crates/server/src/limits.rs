@@ -190,6 +190,8 @@ pub const MAX_TURN_REQUESTS: u32 = 500;
 pub const MAX_QUEUED_INPUTS: i64 = 1000;
 /// Tries of one model request, the first included.
 pub const MODEL_TRIES: u32 = 5;
+/// Tries of a model request whose replies end within the call of a tool, the first included: each costs a whole reply.
+pub const CUT_CALL_TRIES: u32 = 3;
 /// The pause before the second try; it doubles with each further one.
 pub const MODEL_RETRY_FIRST_MICROS: i64 = 1_000_000;
 /// The longest pause between two tries, also when the model asks for a longer one.

@@ -16,6 +16,7 @@ mod contract;
 mod database;
 mod database_connections;
 mod database_outages;
+mod dead_turns;
 mod deployments;
 mod door;
 mod driving;

@@ -149,8 +149,6 @@ impl Drop for Place {
 
 #[cfg(test)]
 mod tests {
-    use std::task::Poll;
-
     use rota_api::id::Id;
 
     use super::*;
@@ -184,23 +182,20 @@ mod tests {
         let mut of_a = places.take_free(&a, 100);
         let mut of_b = places.take_free(&b, 100);
         assert_eq!((of_a.len(), of_b.len()), (6, 2));
-        let mut waiting = [&a, &a, &b].map(|workspace| Box::pin(places.take(workspace)));
-        let mut served = async || {
-            let mut served = Vec::new();
-            for (i, place) in waiting.iter_mut().enumerate() {
-                if let Poll::Ready(place) = futures_util::poll!(place) {
-                    served.push((i, place));
-                }
-            }
-            served
-        };
-        assert!(served().await.is_empty(), "all are taken");
+        let (mut first, mut second) = (Box::pin(places.take(&a)), Box::pin(places.take(&a)));
+        let mut late = Box::pin(places.take(&b));
+        for waiting in [&mut first, &mut second, &mut late] {
+            assert!(futures_util::poll!(waiting).is_pending(), "all are taken");
+        }
         drop(of_a.pop());
-        let [(i, _place)] = &served().await[..] else { panic!("one is served") };
-        assert_eq!(*i, 2, "b uses fewer than a");
-        drop(of_b.split_off(0));
-        of_a.clear();
-        assert_eq!(places.free(), 8 - 2 - 1 + 1);
+        let late = late.await;
+        assert!(futures_util::poll!(&mut first).is_pending() && futures_util::poll!(&mut second).is_pending());
+        of_b.clear();
+        let first = first.await;
+        assert!(futures_util::poll!(&mut second).is_pending());
+        drop((late, of_a));
+        drop((first, second.await));
+        assert_eq!(places.free(), 8);
     }
 
     #[tokio::test]
