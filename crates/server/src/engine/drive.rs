@@ -15,7 +15,7 @@ use super::{
 use crate::{
     app::App,
     error::{Error, Result},
-    limits,
+    limits, telemetry,
 };
 
 /// What runs sessions in this process.
@@ -52,7 +52,9 @@ pub async fn run(app: App) {
     });
     // Before the first session is taken up: its files will be here.
     while let Err(error) = keep(&engine).await {
-        tracing::error!(%error, "this server could not say that it is alive; it tries again before it runs sessions");
+        if telemetry::may_tell("being alive") {
+            tracing::error!(%error, "this server could not say that it is alive; it tries again before it runs sessions");
+        }
         tokio::select! {
             () = sleep(limits::RUNNER_POLL) => {}
             () = app.stopping() => return,
@@ -64,7 +66,9 @@ pub async fn run(app: App) {
     let mut last = String::new();
     while !app.is_stopping() {
         let found = take_up(&engine, &mut last).await.unwrap_or_else(|error| {
-            tracing::error!(%error, "no sessions could be taken up");
+            if telemetry::may_tell("sessions that are due") {
+                tracing::error!(%error, "no sessions could be taken up");
+            }
             Found::None
         });
         let no_place = match found {
@@ -171,7 +175,9 @@ async fn drive(engine: Arc<Engine>, lease: Lease, place: Place) {
     }
     // Does nothing when the session has come to rest, or is another runner's.
     let released = lease.clone();
-    if let Err(error) = app.db.write(move |tx| lease::release(tx, &released)).await {
+    if let Err(error) = app.db.write(move |tx| lease::release(tx, &released)).await
+        && telemetry::may_tell("sessions that were not given back")
+    {
         tracing::warn!(session_id = %lease.session, %error, "a session was not given back; it is free when its lease has run out");
     }
     drop((place, driving));
@@ -192,7 +198,9 @@ async fn run_on(engine: &Engine, lease: &Lease) -> Result<(), Left> {
             Err(panic) => Error::internal(panicked(&*panic)),
         };
         if let Error::Database(_) = error {
-            tracing::error!(workspace_id = %workspace, session_id = %session, %error, "a session waits for the database");
+            if telemetry::may_tell("sessions that wait for the database") {
+                tracing::error!(workspace_id = %workspace, session_id = %session, %error, "a session waits for the database");
+            }
         } else {
             tries += 1;
             if tries == limits::SESSION_TRIES {
