@@ -1,6 +1,6 @@
 # What the README's commands do. Each target needs only what the README names.
 
-.PHONY: demo test check bench
+.PHONY: demo test check reliability bench
 
 # The whole way once: server, agent, environment, deployment, run, live session.
 demo:
@@ -17,6 +17,13 @@ check:
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- --deny warnings
 	cargo test --workspace
+
+# Sessions at work through outages of the database, kills, freezes and a full disk: half an hour, as root all of it.
+reliability:
+	cargo build --release -p rota
+	tests/with-postgres cargo test --release -p rota --test reliability -- --ignored --nocapture --test-threads 1 || \
+	  [ $$? = 77 ]
+	cargo test --release -p rota --test reliability -- --ignored --nocapture --test-threads 1
 
 # The figures of docs/benchmarks.md.
 bench:

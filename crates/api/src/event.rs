@@ -370,8 +370,10 @@ pub enum SessionErrorType {
     ModelRequestFailedError,
     /// The account behind the model cannot pay.
     BillingError,
-    /// The agent has called more tools in one turn than is allowed.
+    /// The agent has called more tools in one turn than is allowed, or its replies ended within a call each time.
     ToolUseLimitReachedError,
+    /// The conversation is longer than the model takes.
+    CompactionLimitReachedError,
     /// Anything else.
     UnknownError,
 }

@@ -50,7 +50,8 @@ pub struct ServeArgs {
     /// The address to listen on. Only this machine reaches the default. [default: 127.0.0.1:7420]
     #[arg(long, value_name = "HOST:PORT", env = "ROTA_LISTEN")]
     pub listen: Option<String>,
-    /// Sessions that run at the same time on this machine; 0 accepts sessions and runs none. [default: 16]
+    /// Sessions that are at work on this machine at the same time, without those that wait for a tool; 0 accepts sessions and
+    /// runs none. [default: 64]
     #[arg(long, value_name = "N", env = "ROTA_CONCURRENCY")]
     pub concurrency: Option<usize>,
     /// Sessions that a workspace may create in any minute; 0 is no limit. [default: 0]
@@ -221,7 +222,7 @@ Configuration file (every key is optional; an unknown key is an error):
   catch_up_seconds = 3600            how late an occurrence still fires after a downtime
 
   [engine]
-  concurrency = 16                   the same as --concurrency
+  concurrency = 64                   the same as --concurrency; one workspace alone has at most three quarters of it
 
   [webhooks]
   allow_private = false              send webhooks also to private addresses, and without TLS
@@ -230,6 +231,7 @@ Configuration file (every key is optional; an unknown key is an error):
 
   [sandbox]
   root_fs = \"/srv/rootfs\"            the same as --root-fs
+  places = 64                        most sandboxes that are up; one workspace alone has calls in three quarters of them
   memory_mib = 2048                  most memory of one sandbox, 64 or more
   processes = 512                    most processes of one sandbox, 16 or more
   cpus = 2.0                         most processor time of one sandbox, 0.01 or more

@@ -64,14 +64,15 @@ fn show(first: &CreatedKey, data: &Path) {
     }
 }
 
+/// Writes a file that is there only when it is whole.
 fn write_private(file: &Path, key: &str) -> std::io::Result<()> {
-    // One of an earlier store may be there, and readable for others.
-    match fs::remove_file(file) {
+    let new = file.with_extension("new");
+    match fs::remove_file(&new) {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let mut file = File::options().write(true).create_new(true).mode(0o600).open(file)?;
-    writeln!(file, "{key}")
+    writeln!(File::options().write(true).create_new(true).mode(0o600).open(&new)?, "{key}")?;
+    fs::rename(new, file)
 }
 
 /// Says once that no tool of an agent can run on this machine. Sessions that need none work.

@@ -173,20 +173,17 @@ async fn the_operator_may_put_the_sessions_elsewhere_by_a_link() {
     let folder = tempfile::tempdir().unwrap();
     let (data, elsewhere) = (folder.path().join("data"), folder.path().join("elsewhere"));
     fs::create_dir(&data).unwrap();
-    for name in ["sessions", "trash"] {
-        fs::create_dir_all(elsewhere.join(name)).unwrap();
-        symlink(elsewhere.join(name), data.join(name)).unwrap();
-    }
+    fs::create_dir_all(elsewhere.join("sessions")).unwrap();
+    symlink(elsewhere.join("sessions"), data.join("sessions")).unwrap();
     let embedded = Embedded::new(Config { init_program: Some(inside::INIT.into()), ..Config::new(&data) }).unwrap();
     let sandbox = embedded.open("s").await.unwrap();
     inside::bash(&sandbox, "echo kept > file").await;
     assert_eq!(fs::read_to_string(elsewhere.join("sessions/s/workspace/file")).unwrap(), "kept\n");
     // A deletion was cut off, and the session came back.
-    fs::create_dir_all(elsewhere.join("trash/s/first/workspace")).unwrap();
+    fs::create_dir_all(elsewhere.join("sessions/.trash/s/first/workspace")).unwrap();
     embedded.remove("s").await.unwrap();
-    for name in ["sessions", "trash"] {
-        assert_eq!(fs::read_dir(elsewhere.join(name)).unwrap().count(), 0, "{name}");
-    }
+    assert!(!elsewhere.join("sessions/s").exists());
+    assert_eq!(fs::read_dir(elsewhere.join("sessions/.trash")).unwrap().count(), 0);
 }
 
 #[test]

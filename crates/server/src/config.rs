@@ -14,8 +14,8 @@ use serde::Deserialize;
 use crate::{
     error::{Error, Result},
     limits::{
-        MAX_CONCURRENCY, MAX_CONNECTIONS, MAX_MODEL_TOKENS, MAX_PRICE, SANDBOX_CPUS, SANDBOX_DISK_MIB,
-        SANDBOX_MEMORY_MIB, SANDBOX_PROCESSES,
+        MAX_CONCURRENCY, MAX_CONNECTIONS, MAX_MODEL_TOKENS, MAX_PRICE, MAX_SANDBOX_PLACES, SANDBOX_CPUS,
+        SANDBOX_DISK_MIB, SANDBOX_MEMORY_MIB, SANDBOX_PROCESSES,
     },
     scheduler::settle::Timing,
 };
@@ -232,8 +232,11 @@ impl PriceConfig {
     }
 }
 
+/// Most tokens of a reply, unless a model is configured otherwise.
+pub const DEFAULT_MAX_TOKENS: u32 = 16_000;
+
 fn default_max_tokens() -> u32 {
-    16_000
+    DEFAULT_MAX_TOKENS
 }
 
 /// Who answers for a model.
@@ -273,13 +276,14 @@ impl SchedulerConfig {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct EngineConfig {
-    /// Sessions that run at the same time on this machine. 0: this server runs none, it only accepts them.
+    /// Sessions that are at work on this machine at the same time; those that wait for a call of a tool are not counted. 0:
+    /// this server runs none, it only accepts them.
     pub concurrency: usize,
 }
 
 impl Default for EngineConfig {
     fn default() -> Self {
-        Self { concurrency: 16 }
+        Self { concurrency: 64 }
     }
 }
 
@@ -289,6 +293,9 @@ impl Default for EngineConfig {
 pub struct SandboxConfig {
     /// A folder with a root file system for sandboxes. Absent: the host's own programs, read-only.
     pub root_fs: Option<PathBuf>,
+    /// Most sandboxes that are up at the same time, at least 1. Idle ones end when another session needs the room; a call
+    /// waits until there is some.
+    pub places: usize,
     /// Most memory of one sandbox, in MiB.
     pub memory_mib: u64,
     /// Most processes of one sandbox.
@@ -304,7 +311,15 @@ pub struct SandboxConfig {
 
 impl Default for SandboxConfig {
     fn default() -> Self {
-        Self { root_fs: None, memory_mib: 2048, processes: 512, cpus: 2.0, disk_mib: 10_240, init_program: None }
+        Self {
+            root_fs: None,
+            places: 64,
+            memory_mib: 2048,
+            processes: 512,
+            cpus: 2.0,
+            disk_mib: 10_240,
+            init_program: None,
+        }
     }
 }
 
@@ -382,6 +397,7 @@ impl Config {
         within("engine.concurrency", self.engine.concurrency, &(0..=MAX_CONCURRENCY))?;
         within("webhooks.attempts", self.webhooks.attempts, &(1..=20))?;
         within("webhooks.timeout_seconds", self.webhooks.timeout_seconds, &(1..=60))?;
+        within("sandbox.places", self.sandbox.places, &(1..=MAX_SANDBOX_PLACES))?;
         within("sandbox.memory_mib", self.sandbox.memory_mib, &SANDBOX_MEMORY_MIB)?;
         within("sandbox.processes", self.sandbox.processes, &SANDBOX_PROCESSES)?;
         within("sandbox.cpus", self.sandbox.cpus, &SANDBOX_CPUS)?;
@@ -453,6 +469,7 @@ mod tests {
                 "http.hosts: \"https://rota.example.com\" is not a host name",
             ),
             ("[http]\nconnections = 0", "http.connections: must be 1 to 1000000"),
+            ("[sandbox]\nplaces = 0", "sandbox.places: must be 1 to 100000"),
             ("[webhooks]\nattempts = 0", "webhooks.attempts: must be 1 to 20"),
             ("[webhooks]\ntimeout_seconds = 61", "webhooks.timeout_seconds: must be 1 to 60"),
             ("[engine]\nconcurrency = 100001", "engine.concurrency: must be 0 to 100000"),

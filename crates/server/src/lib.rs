@@ -67,11 +67,19 @@ pub struct Server {
 /// When the configuration is wrong, the data folder cannot be used or is used by another server, or the address cannot
 /// be listened on. The message says what to do.
 pub async fn serve(config: Config, clock: Clock) -> Result<Server> {
+    let offer = Offer::new(&config.models)?;
+    serve_offer(offer, config, clock).await
+}
+
+/// The same with the models of `offer`: for a program that brings models of its own.
+///
+/// # Errors
+/// The same.
+pub async fn serve_offer(offer: Offer, config: Config, clock: Clock) -> Result<Server> {
     config.check()?;
     config.check_machine()?;
     let lock = folder::lock(&config.data).await?;
     folder::check_store(&config).await?;
-    let offer = Offer::new(&config.models)?;
     let metrics_key = config.metrics.key_env.as_deref().map(metrics_key).transpose()?;
     let (listener, address) = http::bind(&config.listen).await?;
     let metrics_listener = match &config.metrics.listen {
@@ -95,7 +103,8 @@ pub async fn serve(config: Config, clock: Clock) -> Result<Server> {
         if alone { webhooks::release_all(tx) } else { Ok(()) }
     })
     .await?;
-    let sandboxes = Sandboxes::new(Embedded::new(sandbox_config(&config)).map_err(Error::internal)?);
+    let backend = Embedded::new(sandbox_config(&config)).map_err(Error::internal)?;
+    let sandboxes = Sandboxes::new(backend, config.sandbox.places);
     // Last: the key is shown only by this start, so the start must not fail any more.
     let (organization, first_key) = db
         .write(|tx| {

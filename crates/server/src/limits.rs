@@ -80,6 +80,8 @@ pub const MAX_INTERRUPTS: i64 = 1000;
 pub const MAX_MODEL_TOKENS: u32 = 100_000_000;
 /// Most sessions that a server can be told to run at the same time.
 pub const MAX_CONCURRENCY: usize = 100_000;
+/// Most sandboxes that a server can be told to have up at the same time.
+pub const MAX_SANDBOX_PLACES: usize = 100_000;
 /// What memory of one sandbox can be, in MiB: less does not start a shell, more is on no machine.
 pub const SANDBOX_MEMORY_MIB: RangeInclusive<u64> = 64..=16 * 1024 * 1024;
 /// What the number of processes of one sandbox can be; the kernel has no more.
@@ -165,13 +167,21 @@ pub const LEASE_MICROS: i64 = 30_000_000;
 pub const HOME_MICROS: i64 = 60_000_000;
 /// How often a runner renews its leases and says that it is alive.
 pub const LEASE_RENEW_EVERY: Duration = Duration::from_secs(10);
+/// Sessions that a server has in memory to run them: those at work, those whose calls run, and those that wait for a place
+/// for either. Workspaces share them.
+pub const MAX_DRIVEN_SESSIONS: usize = 1024;
+/// Sessions of one workspace that are taken up before another workspace has its turn.
+pub const CLAIM_BATCH: usize = 64;
 /// How long a runner sleeps when nothing wakes it.
 pub const RUNNER_POLL: Duration = Duration::from_millis(500);
 /// How often a session is run on, the first time included, when that fails for another reason than the database: as when
 /// what is stored of it cannot be read. Then it ends for good.
 pub const SESSION_TRIES: u32 = 3;
-/// The pause before the second such try; it doubles with each further one. Also the pause after the database has failed.
+/// The pause before the second such try; it doubles with each further one. A session that the database fails is tried again
+/// for as long as that lasts.
 pub const SESSION_RETRY_FIRST: Duration = Duration::from_millis(500);
+/// The longest such pause.
+pub const SESSION_RETRY_MAX: Duration = Duration::from_secs(5);
 /// Events that a session may have; a session that reaches it ends its turn with an error.
 pub const MAX_SESSION_EVENTS: i64 = 50_000;
 /// Requests to the model in one turn.
@@ -180,6 +190,8 @@ pub const MAX_TURN_REQUESTS: u32 = 500;
 pub const MAX_QUEUED_INPUTS: i64 = 1000;
 /// Tries of one model request, the first included.
 pub const MODEL_TRIES: u32 = 5;
+/// Tries of a model request whose replies end within the call of a tool, the first included: each costs a whole reply.
+pub const CUT_CALL_TRIES: u32 = 3;
 /// The pause before the second try; it doubles with each further one.
 pub const MODEL_RETRY_FIRST_MICROS: i64 = 1_000_000;
 /// The longest pause between two tries, also when the model asks for a longer one.
@@ -198,8 +210,6 @@ pub const DELETED_SESSIONS_KEPT_MICROS: i64 = 30 * 24 * 3600 * 1_000_000;
 pub const SWEEP_RETRY: Duration = Duration::from_secs(1);
 /// Deleted sessions whose files wait to be removed; those of more are removed at the next start.
 pub const MAX_DELETIONS: usize = 10_000;
-/// Sandboxes that stay up while their sessions rest; of more, those that rested longest are ended.
-pub const MAX_IDLE_SANDBOXES: usize = 64;
 /// How often sandboxes that nobody needs are looked for.
 pub const SANDBOX_TIDY_EVERY: Duration = Duration::from_secs(1);
 /// How often a runner looks for an interrupt that another server took in.

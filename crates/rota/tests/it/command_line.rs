@@ -12,13 +12,9 @@ use rota_server::{clock::Clock, config::Config};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, BufReader};
 
-use crate::{
-    client::Api,
-    database::Database,
-    given::environment,
-    server::{Rota, appears},
-};
+use crate::{client::Api, database::Database, given::environment, server::Rota};
 
 async fn rota(arguments: &[&str], data: &Path) -> Output {
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_rota"));
@@ -112,13 +108,19 @@ async fn the_first_key_of_a_server_without_a_terminal_is_in_a_file_of_its_own_an
     let mut serve = tokio::process::Command::new(env!("CARGO_BIN_EXE_rota"));
     serve.args(["serve", "--listen", "127.0.0.1:0", "--log", "debug", "--data"]).arg(folder.path());
     serve.env_remove("ROTA_DATABASE").stdout(Stdio::piped()).stderr(Stdio::piped());
-    let server = serve.spawn().unwrap();
-    let file = folder.path().join("first_key");
-    appears(file.clone()).await;
+    let mut server = serve.spawn().unwrap();
+    let mut log = BufReader::new(server.stderr.take().unwrap()).lines();
+    let mut said = String::new();
+    while !said.contains("listening") {
+        said += &log.next_line().await.unwrap().expect("the server starts");
+    }
     let pid = Pid::from_raw(server.id().unwrap().cast_signed()).unwrap();
     kill_process(pid, Signal::TERM).unwrap();
-    let said = server.wait_with_output().await.unwrap();
-    let said = [said.stdout, said.stderr].map(|text| String::from_utf8(text).unwrap()).concat();
+    while let Some(line) = log.next_line().await.unwrap() {
+        said += &line;
+    }
+    said += &String::from_utf8(server.wait_with_output().await.unwrap().stdout).unwrap();
+    let file = folder.path().join("first_key");
     let key = fs::read_to_string(&file).unwrap();
     assert!(key.starts_with("sk-rota-") && key.ends_with('\n'), "{key}");
     assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);

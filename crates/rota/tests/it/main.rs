@@ -16,8 +16,10 @@ mod contract;
 mod database;
 mod database_connections;
 mod database_outages;
+mod dead_turns;
 mod deployments;
 mod door;
+mod driving;
 mod environments;
 mod errors;
 mod given;
@@ -28,6 +30,7 @@ mod models;
 mod node_policies;
 mod nodes;
 mod occurrences;
+mod places;
 mod policies;
 mod preview;
 #[path = "../process/mod.rs"]

@@ -10,7 +10,7 @@ use crate::{
     client::Api,
     given::{Parts, id, message, script},
     process,
-    server::{Rota, appears},
+    server::{Rota, appears, disappears, record},
     stream::{first, kinds, stop_reason, text},
 };
 
@@ -195,13 +195,12 @@ async fn a_server_that_was_frozen_writes_nothing_to_a_session_that_has_moved() {
     let list = format!("/v1/sessions/{session}/events");
     let before = pair.here.api.all(&list, 1000).await;
 
-    // From here on only the other process runs sessions: its one place is free when it has let go of the session.
+    // From here on only the other process runs sessions. It ends the sandbox when it has let go of the session.
     let here = pair.here.restart_with(|config| config.roles = [Role::Api].into_iter().collect()).await;
     here.clock.advance_micros(-GONE_MICROS);
     std::fs::write(workspace_file(pair.folder.path(), &session, "go"), "").unwrap();
     rustix::process::kill_process(frozen, rustix::process::Signal::CONT).unwrap();
-    let next = pair.parts.session(&here.api, json!({"initial_events": [message("hi")]})).await;
-    whole_turn(&here.api, id(&next)).await;
+    disappears(record(workspace_file(pair.folder.path(), &session, ""), &session)).await;
     assert_eq!(here.api.all(&list, 1000).await, before);
     assert_eq!(pair.api.get(&format!("/v1/sessions/{session}")).await["status"], "idle");
 }

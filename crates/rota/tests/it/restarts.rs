@@ -2,12 +2,13 @@
 
 use std::{
     io::{BufRead, BufReader},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
 };
 
-use rota_server::{clock::Clock, db::Tx};
+use rota_server::{clock::Clock, config::DatabaseUrl, db::Tx};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::time::sleep;
@@ -133,27 +134,29 @@ async fn a_server_that_starts_ends_what_was_left_before_it_runs_sessions_and_ans
     let rota = Rota::without_engine().await;
     let waits = "touch started; while [ ! -e go ]; do sleep 0.05; done; echo done";
     let session = Parts::new(&rota.api).await.session_with(&rota.api, script(waits)).await;
-    let record = rota.server.app().config.data.join("sandboxes/sesn_left");
-    // It has ended and stays in the list of processes until it is waited for: the server looks for its end for a while.
-    let mut left = Command::new("true").spawn().unwrap();
-    let stat = format!("/proc/{}/stat", left.id());
-    let record_it = async {
-        while !std::fs::read_to_string(&stat).unwrap().contains(") Z ") {
-            sleep(Duration::from_millis(5)).await;
-        }
-        let stat = std::fs::read_to_string(&stat).unwrap();
-        let start_time = stat.rsplit_once(") ").unwrap().1.split(' ').nth(19).unwrap();
-        std::fs::write(&record, format!("{} {start_time}\n", left.id())).unwrap();
-    };
-    let rota = rota.restart_after(record_it, |config| config.engine.concurrency = 4).await;
-    rota.api.get("/v1/agents").await;
+    let (config, key) = (rota.server.app().config.clone(), rota.api.key.clone());
     let started = rota.workspace_file(id(&session), "started");
-    assert!(record.exists() && !started.exists(), "it answers before that is over, and runs nothing yet");
-    left.wait().unwrap();
-    appears(started).await;
+    rota.server.stop().await;
+    // A record that is read to its end when the test says so: until then what was left is not swept.
+    let record = config.data.join("sandboxes/sesn_left");
+    assert!(Command::new("mkfifo").arg(&record).status().unwrap().success());
+    let server = Process::start_on(&config.data, config.database.as_ref(), key);
+    server.api.get("/v1/agents").await;
+    let swept = loop {
+        // Without anybody who reads, it cannot be opened.
+        let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+        match std::fs::File::options().write(true).custom_flags(flags).open(&record) {
+            Ok(file) => break file,
+            Err(_) => sleep(Duration::from_millis(5)).await,
+        }
+    };
+    server.api.get("/v1/agents").await;
+    assert!(!started.exists(), "nothing runs before that is over");
+    drop(swept);
+    appears(started.clone()).await;
     assert!(!record.exists());
-    std::fs::write(rota.workspace_file(id(&session), "go"), "").unwrap();
-    let events = rota.api.stream_from(id(&session), 0).await.turn().await;
+    std::fs::write(started.with_file_name("go"), "").unwrap();
+    let events = server.api.stream_from(id(&session), 0).await.turn().await;
     let result = first(&events, "agent.tool_result");
     assert!(text(result).contains("done"), "{result}");
 }
@@ -177,10 +180,15 @@ struct Process {
 
 impl Process {
     fn start(data: &Path, key: String) -> Self {
+        Self::start_on(data, None, key)
+    }
+
+    fn start_on(data: &Path, database: Option<&DatabaseUrl>, key: String) -> Self {
         let serve = ["serve", "--listen", "127.0.0.1:0", "--log-format", "json", "--data"];
         let mut child = Command::new(env!("CARGO_BIN_EXE_rota"))
             .args(serve)
             .arg(data)
+            .args(database.iter().flat_map(|url| ["--database", &url.0]))
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()

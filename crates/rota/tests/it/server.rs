@@ -7,6 +7,7 @@ use rota_server::{
     Server,
     clock::Clock,
     config::{Config, Role},
+    model::Offer,
 };
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
@@ -64,6 +65,11 @@ impl Rota {
 
     /// The same as [`Rota::start`], configured by `configure`.
     pub async fn with(configure: impl FnOnce(&mut Config)) -> Self {
+        Self::offering(|offer| offer, configure).await
+    }
+
+    /// The same, with the models that `add` makes of those that are configured.
+    pub async fn offering(add: impl FnOnce(Offer) -> Offer, configure: impl FnOnce(&mut Config)) -> Self {
         let folder = TempDir::new().unwrap();
         let mut config =
             Config { data: folder.path().to_owned(), listen: "127.0.0.1:0".to_owned(), ..Config::default() };
@@ -73,7 +79,8 @@ impl Rota {
         config.database = database.as_ref().map(|database| database.url());
         configure(&mut config);
         let clock = Clock::fixed(START.parse::<Time>().unwrap());
-        let server = rota_server::serve(config.clone(), clock.clone()).await.unwrap();
+        let offer = add(Offer::new(&config.models).unwrap());
+        let server = rota_server::serve_offer(offer, config.clone(), clock.clone()).await.unwrap();
         let key = server.first_key.as_ref().unwrap().key.clone();
         let api = Api::new(server.address, key, clock.clone());
         Self { api, clock, server, config, folder, database }
@@ -159,10 +166,25 @@ impl Rota {
 
 /// Returns when the file `path` is there: what a script inside a sandbox makes to say how far it is.
 pub async fn appears(path: PathBuf) {
+    becomes(path, true).await;
+}
+
+/// Returns when the file `path` is gone.
+pub async fn disappears(path: PathBuf) {
+    becomes(path, false).await;
+}
+
+async fn becomes(path: PathBuf, there: bool) {
     let looking = async {
-        while !path.exists() {
+        while path.exists() != there {
             sleep(Duration::from_millis(10)).await;
         }
     };
-    timeout(PATIENCE, looking).await.unwrap_or_else(|_| panic!("{} does not appear", path.display()));
+    let patience = timeout(PATIENCE, looking).await;
+    patience.unwrap_or_else(|_| panic!("that {} exists does not become {there}", path.display()));
+}
+
+/// The record of a session's sandbox, which is there while that runs. `workspace` is the folder of its files.
+pub fn record(workspace: PathBuf, session: &str) -> PathBuf {
+    workspace.ancestors().find(|folder| folder.ends_with("sessions")).unwrap().with_file_name("sandboxes").join(session)
 }

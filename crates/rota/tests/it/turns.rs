@@ -308,21 +308,6 @@ async fn a_tool_that_is_switched_off_is_not_offered() {
 }
 
 #[tokio::test]
-async fn sessions_beyond_the_concurrency_wait_for_their_turn() {
-    let rota = Rota::with(|config| config.engine.concurrency = 1).await;
-    let api = &rota.api;
-    let parts = Parts::new(api).await;
-    let slow = parts.session_with(api, script("touch started; while [ ! -e go ]; do sleep 0.01; done")).await;
-    appears(rota.workspace_file(id(&slow), "started")).await;
-    let next = parts.session_with(api, message("hi")).await;
-    let list = api.get(&format!("/v1/sessions/{}/events", id(&next))).await;
-    assert_eq!(kinds(list["data"].as_array().unwrap()), ["user.message"]);
-    std::fs::write(rota.workspace_file(id(&slow), "go"), "").unwrap();
-    api.stream_from(id(&next), 0).await.turn().await;
-    assert_eq!(status(api, &slow).await, "idle", "the first one has ended when the second one runs");
-}
-
-#[tokio::test]
 async fn on_a_machine_that_cannot_isolate_nothing_runs_and_the_session_says_so() {
     let rota = Rota::with(|config| config.sandbox.init_program = Some("/bin/false".into())).await;
     let api = &rota.api;

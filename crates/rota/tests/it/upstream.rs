@@ -24,6 +24,8 @@ pub enum Reply {
     Stall,
     /// With a message that declines.
     Refusal,
+    /// With a message of these blocks that ends for this reason.
+    Stopped(Vec<Value>, &'static str),
 }
 
 /// A running stand-in. It ends when it is dropped.
@@ -77,6 +79,7 @@ async fn serve(listener: TcpListener, mut script: VecDeque<Reply>, asked: Arc<Mu
             }
             Reply::Message(blocks) => STREAM.to_owned() + &message(blocks) + &end(stop(blocks)),
             Reply::Cut(blocks) => STREAM.to_owned() + &message(blocks),
+            Reply::Stopped(blocks, reason) => STREAM.to_owned() + &message(blocks) + &end(reason),
             Reply::Refusal => STREAM.to_owned() + &message(&[]) + &end("refusal"),
             Reply::Stall => STREAM.to_owned() + &event(&message_start()),
         };

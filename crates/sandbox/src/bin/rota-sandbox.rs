@@ -5,6 +5,7 @@
 //! The variable ROTA_SANDBOX_ROOT_FS names a root file system.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rota_sandbox::{Config, Embedded, ToolCall};
@@ -79,7 +80,7 @@ async fn run(data_dir: &str, session: &str, commands: &[String]) -> Result<(), r
 /// Sessions that are opened to measure.
 const MEASURED: usize = 40;
 
-async fn measure(embedded: &Embedded) -> Result<(), rota_sandbox::Error> {
+async fn measure(embedded: &Arc<Embedded>) -> Result<(), rota_sandbox::Error> {
     let mut times = Vec::new();
     for number in 0..MEASURED {
         let session = format!("measure_{number}");

@@ -55,22 +55,14 @@ impl Embedded {
     ///
     /// # Errors
     /// [`Error::Host`] when the data folder cannot be made.
-    pub fn new(config: Config) -> Result<Self, Error> {
+    pub fn new(config: Config) -> Result<Arc<Self>, Error> {
         let identities = Identities::choose();
         let store = Store::new(&config, &identities)?;
         let lost = Lost::new(store.root()).map_err(Error::host_at("making a folder in", store.root()))?;
         let cgroups = Cgroups::find(store.root());
         let spawner = Spawner::start(config.init_program.clone())?;
-        Ok(Self {
-            config,
-            store,
-            lost,
-            identities,
-            cgroups,
-            spawner,
-            slots: Mutex::default(),
-            tasks: TaskTracker::new(),
-        })
+        let (slots, tasks) = (Mutex::default(), TaskTracker::new());
+        Ok(Arc::new(Self { config, store, lost, identities, cgroups, spawner, slots, tasks }))
     }
 
     /// Says of each protection whether this machine gives it, and what to do where it does not. Starts nothing that
@@ -79,23 +71,27 @@ impl Embedded {
         doctor::probe(&self.config, &self.identities, &self.cgroups)
     }
 
-    /// The running sandbox of a session, or a new one over the session's files.
+    /// The running sandbox of a session, or a new one over the session's files. It is in use until this handle and all
+    /// clones of it are dropped.
     ///
     /// # Errors
     /// [`Error::CannotIsolate`] when the fence cannot be set up in full: then nothing of the session runs.
-    pub async fn open(&self, session_id: &str) -> Result<Sandbox, Error> {
+    pub async fn open(self: &Arc<Self>, session_id: &str) -> Result<Sandbox, Error> {
         store::check_id(session_id)?;
-        let slot = self.slot(session_id);
-        let mut slot = slot.lock().await;
+        let mut slot = self.slot(session_id).lock_owned().await;
         if let Some(sandbox) = slot.as_ref().filter(|sandbox| sandbox.is_alive()) {
             return Ok(sandbox.clone());
         }
-        if let Some(dead) = slot.take() {
-            dead.end().await;
-        }
-        let sandbox = self.start(session_id).await?;
-        *slot = Some(sandbox.clone());
-        Ok(sandbox)
+        let (backend, id) = (Arc::clone(self), session_id.to_owned());
+        self.to_its_end(async move {
+            if let Some(dead) = slot.take() {
+                dead.end().await;
+            }
+            let sandbox = backend.start(&id).await?;
+            *slot = Some(sandbox.clone());
+            Ok(sandbox)
+        })
+        .await
     }
 
     async fn start(&self, session_id: &str) -> Result<Sandbox, Error> {
@@ -113,14 +109,33 @@ impl Embedded {
         sandbox::start(&self.spawner, &self.tasks, session, cgroup, launch).await
     }
 
-    /// Ends a session's processes. Its files are kept.
+    /// Ends a session's processes, and with them the calls that are under way. Its files are kept.
     pub async fn stop(&self, session_id: &str) {
-        let slot = self.slots().remove(session_id);
-        if let Some(slot) = slot
-            && let Some(sandbox) = slot.lock().await.take()
-        {
-            sandbox.end().await;
+        self.stop_when(session_id, |_| true).await;
+    }
+
+    /// The same, unless the sandbox is in use.
+    pub async fn stop_unused(&self, session_id: &str) {
+        self.stop_when(session_id, |sandbox| !sandbox.is_in_use()).await;
+    }
+
+    /// Looks and stops under the session's lock: nobody opens the sandbox in between, or while it ends.
+    async fn stop_when(&self, session_id: &str, is_to_end: impl FnOnce(&Sandbox) -> bool) {
+        let Some(slot) = self.slots().get(session_id).cloned() else { return };
+        let mut slot = slot.lock_owned().await;
+        if slot.as_ref().is_some_and(is_to_end) {
+            let ended = self.to_its_end(async move {
+                if let Some(sandbox) = slot.take() {
+                    sandbox.end().await;
+                }
+                Ok(())
+            });
+            // It fails only with the runtime, which ends everything.
+            let _ = ended.await;
+        } else {
+            drop(slot);
         }
+        self.forget(session_id);
     }
 
     /// Ends a session's processes and deletes its files.
@@ -129,16 +144,38 @@ impl Embedded {
     /// [`Error::Host`] when files remain.
     pub async fn remove(&self, session_id: &str) -> Result<(), Error> {
         store::check_id(session_id)?;
-        let slot = self.slot(session_id);
-        let mut slot = slot.lock().await;
-        if let Some(sandbox) = slot.take() {
-            sandbox.end().await;
-        }
-        let store = self.store.clone();
-        let id = session_id.to_owned();
-        let removed = on_thread(move || store.remove(&id)).await;
-        self.slots().remove(session_id);
-        removed
+        let (store, id) = (self.store.clone(), session_id.to_owned());
+        self.end_and(session_id, move || store.remove(&id)).await
+    }
+
+    /// Ends a session's processes, does `then` with its files, and forgets the session.
+    async fn end_and(
+        &self,
+        session_id: &str,
+        then: impl FnOnce() -> Result<(), Error> + Send + 'static,
+    ) -> Result<(), Error> {
+        let mut slot = self.slot(session_id).lock_owned().await;
+        let done = self.to_its_end(async move {
+            if let Some(sandbox) = slot.take() {
+                sandbox.end().await;
+            }
+            let done = on_thread(then).await;
+            drop(slot);
+            done
+        });
+        let done = done.await;
+        self.forget(session_id);
+        done
+    }
+
+    /// Does what is done under a session's lock in a task of its own. Left half-way by a caller that gives up, it would go
+    /// on beside whatever comes next.
+    async fn to_its_end<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, Error>> + Send + 'static,
+    ) -> Result<T, Error> {
+        let done = self.tasks.spawn(work).await;
+        done.unwrap_or_else(|error| Err(Error::died(format!("its task ended: {error}"))))
     }
 
     /// After a restart of the server, before the first [`Self::open`]: ends what an earlier one left running and removes
@@ -168,15 +205,11 @@ impl Embedded {
     /// [`Error::Host`] when they are where they were.
     pub async fn set_aside(&self, session_id: &str, at: i64) -> Result<(), Error> {
         store::check_id(session_id)?;
-        let slot = self.slot(session_id);
-        let mut slot = slot.lock().await;
-        if let Some(sandbox) = slot.take() {
-            sandbox.end().await;
-        }
-        let files = SetAside { session_id: session_id.to_owned(), at };
-        let taken = self.lost.take(&files);
-        self.slots().remove(session_id);
-        taken.map_err(Error::host(format!("keeping the files of session {session_id} apart")))
+        let (lost, files) = (self.lost.clone(), SetAside { session_id: session_id.to_owned(), at });
+        let take = move || {
+            lost.take(&files).map_err(Error::host(format!("keeping the files of session {} apart", files.session_id)))
+        };
+        self.end_and(session_id, take).await
     }
 
     /// Everything that was set aside, oldest first, and the folder that it is in.
@@ -214,11 +247,9 @@ impl Embedded {
 
     /// Ends every sandbox and waits until all are gone.
     pub async fn shutdown(&self) {
-        let slots: Vec<_> = self.slots().drain().map(|(_, slot)| slot).collect();
-        for slot in slots {
-            if let Some(sandbox) = slot.lock().await.take() {
-                sandbox.end().await;
-            }
+        let sessions: Vec<String> = self.slots().keys().cloned().collect();
+        for session in sessions {
+            self.stop(&session).await;
         }
         self.tasks.close();
         self.tasks.wait().await;
@@ -248,10 +279,47 @@ impl Embedded {
     fn slot(&self, session_id: &str) -> Arc<Slot> {
         self.slots().entry(session_id.to_owned()).or_default().clone()
     }
+
+    /// Drops the slot of a session that has no sandbox, unless somebody is about to use it.
+    fn forget(&self, session_id: &str) {
+        let mut slots = self.slots();
+        let is_free =
+            |slot: &Arc<Slot>| Arc::strong_count(slot) == 1 && slot.try_lock().is_ok_and(|slot| slot.is_none());
+        if slots.get(session_id).is_some_and(is_free) {
+            slots.remove(session_id);
+        }
+    }
 }
 
-/// Deletes files on a thread for blocking work.
-async fn on_thread(delete: impl FnOnce() -> Result<(), Error> + Send + 'static) -> Result<(), Error> {
-    let deleted = tokio::task::spawn_blocking(delete).await;
-    deleted.unwrap_or_else(|error| Err(Error::died(format!("removing files: {error}"))))
+/// Works on files, which may be many, on a thread for blocking work.
+async fn on_thread(work: impl FnOnce() -> Result<(), Error> + Send + 'static) -> Result<(), Error> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|error| Err(Error::died(format!("working on files: {error}"))))
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::poll;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_opens_a_session_waits_for_who_stops_or_removes_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let backend = Embedded::new(Config::new(folder.path())).unwrap();
+        let slot = backend.slot("s");
+        let ending = slot.lock().await;
+        let mut stop = Box::pin(backend.stop("s"));
+        let mut remove = Box::pin(backend.remove("s"));
+        let mut shutdown = Box::pin(backend.shutdown());
+        let mut open = Box::pin(backend.open("s"));
+        assert!(poll!(&mut stop).is_pending() && poll!(&mut remove).is_pending() && poll!(&mut shutdown).is_pending());
+        assert!(poll!(&mut open).is_pending());
+        assert!(Arc::ptr_eq(&backend.slot("s"), &slot), "they all wait for the same session");
+        drop((open, ending));
+        tokio::join!(stop, shutdown, async { remove.await.unwrap() });
+        drop(slot);
+        backend.forget("s");
+        assert!(backend.slots().is_empty());
+    }
 }

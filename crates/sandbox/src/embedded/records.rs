@@ -89,11 +89,13 @@ impl Orphan {
     }
 }
 
-/// When a process started, in clock ticks since boot.
+/// When a process started, in clock ticks since boot. `None` once it has ended, whoever still has to be told of it.
 fn start_time(pid: i32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, rest) = stat.rsplit_once(") ")?;
-    rest.split(' ').nth(19)?.parse().ok()
+    let mut fields = rest.split(' ');
+    let has_ended = matches!(fields.next()?, "Z" | "X");
+    if has_ended { None } else { fields.nth(18)?.parse().ok() }
 }
 
 #[cfg(test)]
@@ -107,5 +109,10 @@ mod tests {
         assert!(Orphan::parse(&format!("{own} {start_time}\n")).unwrap().lives());
         assert!(!Orphan { pid: own, start_time: start_time + 1 }.lives());
         assert_eq!(Orphan::parse("nonsense"), None);
+        let mut ended = std::process::Command::new("true").spawn().unwrap();
+        while super::start_time(ended.id() as i32).is_some() {
+            std::thread::yield_now();
+        }
+        ended.wait().unwrap();
     }
 }

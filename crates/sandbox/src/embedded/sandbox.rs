@@ -37,6 +37,8 @@ const OUTGOING: usize = 32;
 #[derive(Clone)]
 pub struct Sandbox {
     inner: Arc<Inner>,
+    /// Counts the handles.
+    handle: Arc<()>,
 }
 
 struct Inner {
@@ -167,7 +169,7 @@ impl Handshake {
         });
         tasks.spawn(send(self.writer, frames, inner.ended.clone()));
         tasks.spawn(serve(Arc::clone(&inner), self.reader, self.child, cgroup, ended_sender));
-        Sandbox { inner }
+        Sandbox { inner, handle: Arc::default() }
     }
 }
 
@@ -285,6 +287,11 @@ impl Sandbox {
     /// Whether the sandbox still runs.
     pub fn is_alive(&self) -> bool {
         self.inner.ended.borrow().is_none()
+    }
+
+    /// Whether there are handles beside this one.
+    pub(super) fn is_in_use(&self) -> bool {
+        Arc::strong_count(&self.handle) > 1
     }
 
     /// How far Landlock is enforced inside: `full`, `partial` or `absent`.

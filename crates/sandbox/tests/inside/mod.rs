@@ -7,6 +7,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::Arc;
 
 use rota_sandbox::{Config, Embedded, Limits, Sandbox, ToolCall, ToolOutput};
 
@@ -15,7 +16,7 @@ pub const INIT: &str = env!("CARGO_BIN_EXE_rota-sandbox");
 
 /// A backend over a folder that is deleted with it.
 pub struct Backend {
-    pub embedded: Embedded,
+    pub embedded: Arc<Embedded>,
     pub folder: tempfile::TempDir,
 }
 

@@ -10,7 +10,6 @@ use serde_json::{json, value::RawValue};
 
 use super::{
     drafts::Drafts,
-    fold::State,
     permission::{self, Verdict},
     runner::{Runner, closed, interrupted, request_end},
     step::{Beside, Left, Rest, Step},
@@ -64,6 +63,9 @@ impl Runner<'_> {
             None => Ok(false),
             Some(Ok(mut reply)) => {
                 reply.usage.cost_nanos = offered.price.map(|price| price.of(&reply.usage));
+                if reply.stop == Stop::CutCall {
+                    return self.cut(reply.usage, &start_id).await;
+                }
                 let work = self.replied(reply, &start_id, drafts);
                 self.perform(work).await
             }
@@ -112,10 +114,7 @@ impl Runner<'_> {
                 Block::ToolResult { .. } => {}
             }
         }
-        let end = NewEvent {
-            hidden: serde_json::to_string(&reply.usage).ok(),
-            ..self.event(request_end(start, false, reply.usage))
-        };
+        let end = self.request_end(start, false, reply.usage);
         // To a stream that was shown events in the making, the end of the request says that those without a whole event
         // will have none: so it comes after the last of them, and before the calls that follow.
         work.events.insert(shown, end);
@@ -124,13 +123,11 @@ impl Runner<'_> {
         if !waiting.is_empty() {
             work.waiting = Some(waiting);
         }
-        let mut totals = State { usage: self.state.usage, ..State::default() };
-        totals.add(reply.usage);
-        work.usage = Some(totals.session_usage(0.0));
+        work.usage = Some(self.state.totals(reply.usage));
         if !calls {
             work.rest = Some(match reply.stop {
                 Stop::Refusal => Rest::Over(StopReason::Refusal, Some(refusal())),
-                Stop::EndTurn | Stop::ToolUse | Stop::MaxTokens => Rest::Over(StopReason::EndTurn, None),
+                _ => Rest::Over(StopReason::EndTurn, None),
             });
         }
         work
@@ -176,6 +173,22 @@ impl Runner<'_> {
         }
     }
 
+    /// The end of a request, with what it cost.
+    fn request_end(&self, start: &EventId, is_error: bool, usage: Usage) -> NewEvent {
+        NewEvent { hidden: serde_json::to_string(&usage).ok(), ..self.event(request_end(start, is_error, usage)) }
+    }
+
+    /// The step that a reply makes which ended within the call of a tool: nothing of it can be sent back.
+    async fn cut(&self, used: Usage, start: &EventId) -> Result<bool, Left> {
+        let message = "the model's reply reached `max_tokens` within the call of a tool; a higher `max_tokens` in \
+            [[models]], or smaller steps, make room for it";
+        let mut work = Step { usage: Some(self.state.totals(used)), ..Step::default() };
+        work.events.push(self.request_end(start, true, used));
+        let retries = self.state.failures + 1 < limits::CUT_CALL_TRIES;
+        self.try_again(work, SessionErrorType::ToolUseLimitReachedError, message.to_owned(), retries.then_some(None))
+            .await
+    }
+
     /// The step that a failed request makes: another try later, or the end of the turn.
     async fn failed(&self, error: ModelError, start: &EventId) -> Result<bool, Left> {
         let (r#type, retryable, asked) = match &error {
@@ -184,22 +197,44 @@ impl Runner<'_> {
                 (SessionErrorType::ModelRateLimitedError, true, *retry_after)
             }
             ModelError::Billing { .. } => (SessionErrorType::BillingError, false, None),
+            ModelError::TooLong { .. } => (SessionErrorType::CompactionLimitReachedError, false, None),
             ModelError::RequestFailed { retryable, .. } => {
                 (SessionErrorType::ModelRequestFailedError, *retryable, None)
             }
         };
         let retries = retryable && self.state.failures + 1 < limits::MODEL_TRIES;
-        let retry_status = if retries { RetryStatus::Retrying } else { RetryStatus::Exhausted };
-        let error = SessionError { r#type, message: error.to_string(), retry_status };
-        tracing::warn!(session_id = %self.lease.session, error = error.message, retries, "a model request failed");
-        let mut events = vec![self.event(request_end(start, true, Usage::default()))];
-        events.push(self.event(EventBody::SessionError { error }));
-        if !retries {
-            return self.perform(Step { events, rest: Some(Rest::Dead), ..Step::default() }).await;
+        let message = match &error {
+            ModelError::TooLong { message } => format!(
+                "the conversation is longer than the model takes, and this server does not shorten conversations ({message}); \
+                 what was said in this turn is not sent again: send something shorter, or begin another session"
+            ),
+            other => other.to_string(),
+        };
+        let mut work = Step::default();
+        work.events.push(self.event(request_end(start, true, Usage::default())));
+        self.try_again(work, r#type, message, retries.then_some(asked)).await
+    }
+
+    /// Tells of an error and ends the turn, or tries again later: after the pause that was asked for, or one that grows.
+    pub(super) async fn try_again(
+        &self,
+        mut work: Step,
+        r#type: SessionErrorType,
+        message: String,
+        after: Option<Option<Duration>>,
+    ) -> Result<bool, Left> {
+        let retry_status = if after.is_some() { RetryStatus::Retrying } else { RetryStatus::Exhausted };
+        tracing::warn!(session_id = %self.lease.session, error = message, retries = after.is_some(), "a step failed");
+        let error = SessionError { r#type, message, retry_status };
+        work.events.push(self.event(EventBody::SessionError { error }));
+        match after {
+            None => work.rest = Some(Rest::Dead),
+            Some(asked) => {
+                work.events.push(self.event(EventBody::StatusRescheduled {}));
+                work.retry_in_micros = Some(backoff_micros(self.state.failures, asked));
+            }
         }
-        events.push(self.event(EventBody::StatusRescheduled {}));
-        let retry_in_micros = Some(backoff_micros(self.state.failures, asked));
-        self.perform(Step { events, retry_in_micros, ..Step::default() }).await
+        self.perform(work).await
     }
 }
 

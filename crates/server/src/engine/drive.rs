@@ -1,93 +1,148 @@
 //! Takes sessions up and hands each to a runner.
 
-use std::sync::Arc;
+use std::{any::Any, panic::AssertUnwindSafe, sync::Arc};
 
-use tokio::{sync::Semaphore, time::sleep};
+use futures_util::FutureExt;
+use tokio::time::sleep;
 
 use super::{
+    driven::Driven,
     lease::{self, Lease},
+    places::{Place, Places},
     runner::Runner,
     step::{self, Left},
 };
 use crate::{
     app::App,
     error::{Error, Result},
-    limits,
+    limits, telemetry,
 };
+
+/// What runs sessions in this process.
+struct Engine {
+    app: App,
+    driven: Arc<Driven>,
+    /// Places of driven sessions.
+    sessions: Arc<Places>,
+    /// Places of sessions at work: those that read their log or ask their model, and do not wait for a call.
+    at_work: Arc<Places>,
+}
+
+/// Whether sessions were found.
+enum Found {
+    /// Some were taken up, or another server was faster.
+    Some,
+    /// None waits.
+    None,
+    /// There are only sessions of workspaces that use all places that they may.
+    NoPlace,
+}
 
 /// Runs sessions until the server stops.
 pub async fn run(app: App) {
-    let slots = Arc::new(Semaphore::new(app.config.engine.concurrency));
-    if app.config.engine.concurrency == 0 {
+    let concurrency = app.config.engine.concurrency;
+    if concurrency == 0 {
         return;
     }
+    let engine = Arc::new(Engine {
+        app: app.clone(),
+        driven: Arc::default(),
+        sessions: Places::new(limits::MAX_DRIVEN_SESSIONS),
+        at_work: Places::new(concurrency),
+    });
     // Before the first session is taken up: its files will be here.
-    while let Err(error) = say_alive(&app).await {
-        tracing::error!(%error, "this server could not say that it is alive; it tries again before it runs sessions");
+    while let Err(error) = keep(&engine).await {
+        if telemetry::may_tell("being alive") {
+            tracing::error!(%error, "this server could not say that it is alive; it tries again before it runs sessions");
+        }
         tokio::select! {
             () = sleep(limits::RUNNER_POLL) => {}
             () = app.stopping() => return,
         }
     }
-    app.spawn(renew(app.clone()));
+    app.spawn(renew(engine.clone()));
     app.spawn(tidy(app.clone()));
-    loop {
-        // Waits until a slot is free; all that are free are filled at once.
-        let Ok(slot) = slots.clone().acquire_owned().await else { return };
-        let free = slots.available_permits() as i64 + 1;
-        drop(slot);
-        let claimed = match claim(&app, free).await {
-            Ok(claimed) => claimed,
-            Err(error) => {
+    // The workspace whose turn was last.
+    let mut last = String::new();
+    while !app.is_stopping() {
+        let found = take_up(&engine, &mut last).await.unwrap_or_else(|error| {
+            if telemetry::may_tell("sessions that are due") {
                 tracing::error!(%error, "no sessions could be taken up");
-                Vec::new()
             }
+            Found::None
+        });
+        let no_place = match found {
+            Found::Some => continue,
+            Found::None => false,
+            Found::NoPlace => true,
         };
-        let none = claimed.is_empty();
-        for lease in claimed {
-            let Ok(slot) = slots.clone().acquire_owned().await else { return };
-            let app_ = app.clone();
-            app.spawn(async move {
-                drive(&app_, lease).await;
-                drop(slot);
-            });
-        }
-        if none {
-            tokio::select! {
-                () = app.hub.runnable() => {}
-                () = sleep(limits::RUNNER_POLL) => {}
-                () = app.stopping() => return,
-            }
+        tokio::select! {
+            () = app.hub.runnable() => {}
+            () = engine.sessions.freed(), if no_place => {}
+            () = sleep(limits::RUNNER_POLL) => {}
+            () = app.stopping() => return,
         }
     }
 }
 
-async fn claim(app: &App, count: i64) -> Result<Vec<Lease>> {
-    if app.is_stopping() || !lease::is_due(&app.db, &app.node).await? {
-        return Ok(Vec::new());
+/// Takes up sessions of the next workspace that has some waiting and may have more places. Workspaces have their turns in
+/// the order of their ids.
+async fn take_up(engine: &Arc<Engine>, last: &mut String) -> Result<Found> {
+    let app = &engine.app;
+    if engine.driven.is_late(app.clock.now()) {
+        // First, or sessions that are driven here would seem to wait for a runner.
+        keep(engine).await?;
     }
-    let node = app.node.clone();
-    app.db.write(move |tx| lease::claim(tx, &node, count)).await
+    let mut passed_over = None;
+    loop {
+        let mut next = lease::next_workspace(&app.db, &app.node, last).await?;
+        if next.is_none() && !last.is_empty() {
+            next = lease::next_workspace(&app.db, &app.node, "").await?;
+        }
+        let Some(workspace) = next else {
+            last.clear();
+            return Ok(Found::None);
+        };
+        if passed_over.as_ref() == Some(&workspace) {
+            return Ok(Found::NoPlace);
+        }
+        workspace.as_ref().clone_into(last);
+        let places = engine.sessions.take_free(&workspace, limits::CLAIM_BATCH);
+        if places.is_empty() {
+            passed_over.get_or_insert(workspace);
+            continue;
+        }
+        let (node, count) = (app.node.clone(), places.len() as i64);
+        let leases = app.db.write(move |tx| lease::claim(tx, &node, &workspace, count)).await?;
+        for (lease, place) in leases.into_iter().zip(places) {
+            app.spawn(drive(engine.clone(), lease, place));
+        }
+        return Ok(Found::Some);
+    }
 }
 
-async fn renew(app: App) {
+async fn renew(engine: Arc<Engine>) {
     loop {
         tokio::select! {
             () = sleep(limits::LEASE_RENEW_EVERY) => {}
-            () = app.stopping() => return,
+            () = engine.app.stopping() => return,
         }
-        if let Err(error) = say_alive(&app).await {
+        if let Err(error) = keep(&engine).await {
             tracing::error!(%error, "the leases of this server could not be renewed");
         }
-        if let Err(error) = app.db.write(lease::forget_gone).await {
+        if let Err(error) = engine.app.db.write(lease::forget_gone).await {
             tracing::error!(%error, "servers that are gone could not be forgotten");
         }
     }
 }
 
-async fn say_alive(app: &App) -> Result<()> {
-    let node = app.node.clone();
-    app.db.write(move |tx| lease::renew(tx, &node)).await
+/// Says that this server is alive, and keeps the leases of the sessions that it drives.
+async fn keep(engine: &Engine) -> Result<()> {
+    let (app, driven) = (&engine.app, engine.driven.clone());
+    let (node, now) = (app.node.clone(), app.clock.now());
+    app.db.write(move |tx| lease::keep(tx, &node, &driven.leases())).await?;
+    engine.driven.kept(now);
+    Ok(())
 }
 
 async fn tidy(app: App) {
@@ -99,9 +154,13 @@ async fn tidy(app: App) {
     }
 }
 
-async fn drive(app: &App, lease: Lease) {
+/// Drives a session until it rests or is another's. `driving` goes last: until then no other runner of this process has it.
+async fn drive(engine: Arc<Engine>, lease: Lease, place: Place) {
+    let app = &engine.app;
+    let Some(driving) = engine.driven.begin(&lease).await else { return };
     let left = tokio::select! {
-        left = run_on(app, &lease) => left,
+        left = run_on(&engine, &lease) => left,
+        () = driving.lost() => Err(Left::Lost),
         () = app.stopping() => Ok(()),
     };
     match left {
@@ -111,41 +170,60 @@ async fn drive(app: &App, lease: Lease) {
             end_sandbox(app, &lease).await;
         }
         Err(Left::Failed(error)) => {
-            tracing::error!(session_id = %lease.session, %error, "a session could not be run on; it is taken up again");
-            sleep(limits::SESSION_RETRY_FIRST).await;
+            tracing::error!(session_id = %lease.session, %error, "a session could not be ended; it is taken up again");
         }
     }
     // Does nothing when the session has come to rest, or is another runner's.
-    if let Err(error) = app.db.write(move |tx| lease::release(tx, &lease)).await {
-        tracing::debug!(%error, "a lease was not released; it ends by itself");
+    let released = lease.clone();
+    if let Err(error) = app.db.write(move |tx| lease::release(tx, &released)).await
+        && telemetry::may_tell("sessions that were not given back")
+    {
+        tracing::warn!(session_id = %lease.session, %error, "a session was not given back; it is free when its lease has run out");
+    }
+    drop((place, driving));
+}
+
+/// Runs a session until it comes to rest. While the database fails it is tried again: nobody else could do more. Where
+/// something else fails it is tried a few times: nothing says that the next one would go better, so then the session ends.
+async fn run_on(engine: &Engine, lease: &Lease) -> Result<(), Left> {
+    let (workspace, session) = (&lease.workspace, &lease.session);
+    let mut finished = None;
+    let mut pause = limits::SESSION_RETRY_FIRST;
+    let mut tries = 0;
+    loop {
+        let running = Runner::load_and_run(&engine.app, lease, &engine.at_work, &mut finished);
+        let error = match AssertUnwindSafe(running).catch_unwind().await {
+            Ok(Err(Left::Failed(error))) if !matches!(error, Error::Stopping) => error,
+            Ok(left) => return left,
+            Err(panic) => Error::internal(panicked(&*panic)),
+        };
+        if let Error::Database(_) = error {
+            if telemetry::may_tell("sessions that wait for the database") {
+                tracing::error!(workspace_id = %workspace, session_id = %session, %error, "a session waits for the database");
+            }
+        } else {
+            tries += 1;
+            if tries == limits::SESSION_TRIES {
+                tracing::error!(workspace_id = %workspace, session_id = %session, %error, "a session is ended: it cannot be run on");
+                return step::abandon(&engine.app, lease).await;
+            }
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(limits::SESSION_RETRY_MAX);
     }
 }
 
-/// Runs a session until it comes to rest. Where that fails, and not because the database does, it is tried a few times:
-/// nothing says that the next one would go better, so then the session ends.
-async fn run_on(app: &App, lease: &Lease) -> Result<(), Left> {
-    let mut pause = limits::SESSION_RETRY_FIRST;
-    for tries in 1.. {
-        let error = match Runner::load_and_run(app, lease).await {
-            Err(Left::Failed(error)) if !matches!(error, Error::Database(_) | Error::Stopping) => error,
-            left => return left,
-        };
-        if tries == limits::SESSION_TRIES {
-            let (workspace, session) = (&lease.workspace, &lease.session);
-            tracing::error!(workspace_id = %workspace, session_id = %session, %error, "a session is ended: it cannot be run on");
-            break;
-        }
-        sleep(pause).await;
-        pause *= 2;
-    }
-    step::abandon(app, lease).await
+/// What a panic said.
+fn panicked(panic: &(dyn Any + Send)) -> String {
+    let said = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    format!("the runner panicked: {}", said.unwrap_or("without a word"))
 }
 
 /// What a session left running here ends when another server has it.
 async fn end_sandbox(app: &App, lease: &Lease) {
     let (lost, node) = (lease.clone(), app.node.clone());
     match app.db.read(move |tx| lease::is_elsewhere(tx, &lost, &node)).await {
-        Ok(true) => app.sandboxes.backend().stop(lease.session.as_ref()).await,
+        Ok(true) => app.sandboxes.end(&lease.session).await,
         Ok(false) => {}
         Err(error) => tracing::error!(session_id = %lease.session, %error, "a lost session's sandbox may still run"),
     }

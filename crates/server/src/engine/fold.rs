@@ -1,7 +1,7 @@
 //! Reads the log of a session into the state of its agent. Pure.
 
 use rota_api::{
-    event::{Confirmation, EventBody, Permission, RetryStatus, StopReason},
+    event::{Confirmation, EventBody, Permission, RetryStatus, SessionErrorType, StopReason},
     id::EventId,
     session::{CacheCreation, MonetaryAmount, SessionUsage},
 };
@@ -35,6 +35,19 @@ pub struct State {
     pub requests: u32,
     /// Tokens used, over all turns.
     pub usage: Usage,
+    /// Where the conversation stood when the turn began.
+    turn: Mark,
+    /// Whether the model has refused what this turn sent it.
+    refused: bool,
+}
+
+/// A place in a conversation.
+#[derive(Debug, Clone, Copy, Default)]
+struct Mark {
+    messages: usize,
+    /// Blocks of the last of the messages, which what follows may be added to.
+    blocks: usize,
+    system: usize,
 }
 
 /// A call of a tool without a result.
@@ -90,6 +103,13 @@ impl State {
         }
     }
 
+    /// The same with a request that is not in the log yet.
+    pub fn totals(&self, used: Usage) -> SessionUsage {
+        let mut totals = Self { usage: self.usage, ..Self::default() };
+        totals.add(used);
+        totals.session_usage(0.0)
+    }
+
     /// Counts the tokens of a request.
     pub fn add(&mut self, used: Usage) {
         let total = &mut self.usage;
@@ -139,9 +159,8 @@ impl State {
             EventBody::StatusRescheduled {} | EventBody::StatusTerminated {} => self.running = false,
             EventBody::StatusIdle { stop_reason, .. } => self.rest(stop_reason),
             EventBody::SessionError { error } => {
-                if error.retry_status == RetryStatus::Retrying {
-                    self.failures += 1;
-                }
+                self.failures += u32::from(error.retry_status == RetryStatus::Retrying);
+                self.refused = error.retry_status == RetryStatus::Exhausted && is_refusal(error.r#type);
             }
             EventBody::ModelRequestStart {} => {
                 self.open_request = Some(logged.event.id.clone());
@@ -209,12 +228,46 @@ impl State {
 
     fn rest(&mut self, reason: &StopReason) {
         self.running = false;
-        if !matches!(reason, StopReason::RequiresAction { .. }) {
-            self.unanswered = false;
-            self.failures = 0;
-            self.requests = 0;
+        if matches!(reason, StopReason::RequiresAction { .. }) {
+            return;
+        }
+        if *reason == StopReason::RetriesExhausted {
+            self.bury();
+        }
+        self.unanswered = false;
+        self.failures = 0;
+        self.requests = 0;
+        let blocks = self.messages.last().map_or(0, |message| message.content.len());
+        self.turn = Mark { messages: self.messages.len(), blocks, system: self.system.len() };
+    }
+
+    /// Ends a dead turn. What the model refused would be refused again with each later request, and what that was only the
+    /// model knows: so all that was said since the turn began is left out from now on. A turn that died of something else
+    /// keeps its place in the conversation.
+    fn bury(&mut self) {
+        let open = std::mem::take(&mut self.calls);
+        if std::mem::take(&mut self.refused) {
+            let Mark { messages, blocks, system } = self.turn;
+            self.messages.truncate(messages);
+            if let Some(last) = self.messages.last_mut() {
+                last.content.truncate(blocks);
+            }
+            self.system.truncate(system);
+            return;
+        }
+        for call in open {
+            let content = vec![Block::Text { text: NOT_RUN.to_owned() }];
+            self.push(Role::User, Block::ToolResult { tool_use_id: call.id.to_string(), content, is_error: true });
         }
     }
+}
+
+/// What the model reads of calls that nobody answered before their turn died.
+const NOT_RUN: &str = "This call was not run: an error ended the turn.";
+
+/// Whether an error says that the model does not take what it was sent.
+fn is_refusal(error: SessionErrorType) -> bool {
+    matches!(error, SessionErrorType::ModelRequestFailedError | SessionErrorType::CompactionLimitReachedError)
 }
 
 fn text(block: &Value) -> Option<String> {
@@ -233,4 +286,125 @@ fn verbatim(block: &Value) -> Option<Block> {
 fn outcome(description: &str, rubric: &Value) -> Block {
     let rubric = rubric["content"].as_str().or_else(|| rubric["file_id"].as_str()).unwrap_or_default();
     Block::Text { text: format!("Work towards this outcome:\n{description}\n\nIt will be graded so:\n{rubric}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use rota_api::{
+        Time,
+        event::{Event, ModelUsage, SessionError},
+        id::Id,
+    };
+    use serde_json::json;
+
+    use super::*;
+
+    /// Events with ids that are their places.
+    fn fold(bodies: Vec<EventBody>) -> State {
+        let mut state = State::default();
+        let logged = (1..).zip(bodies).map(|(seq, body)| Logged {
+            seq,
+            event: Event { id: id(seq), body },
+            hidden: None,
+            processed_at: Time::from_micros(seq),
+        });
+        state.apply(&logged.collect::<Vec<_>>());
+        state
+    }
+
+    fn id(seq: i64) -> EventId {
+        EventId::trusted(format!("sevt_{seq}"))
+    }
+
+    fn says(text: &str) -> EventBody {
+        EventBody::UserMessage { content: vec![json!({"type": "text", "text": text})] }
+    }
+
+    /// A reply, which ends the request before it.
+    fn replies(text: &str) -> [EventBody; 2] {
+        let model_usage = ModelUsage::default();
+        let end = EventBody::ModelRequestEnd { model_request_start_id: id(0), is_error: false, model_usage };
+        [EventBody::AgentMessage { content: vec![json!({"type": "text", "text": text})] }, end]
+    }
+
+    fn calls(name: &str) -> EventBody {
+        let (input, evaluated_permission) = (serde_json::Map::new(), Permission::Allow);
+        EventBody::AgentToolUse { name: name.to_owned(), input, evaluated_permission, evaluation: None }
+    }
+
+    fn result(of: i64) -> EventBody {
+        EventBody::AgentToolResult { tool_use_id: id(of), content: vec![], is_error: true }
+    }
+
+    fn dies(r#type: SessionErrorType) -> [EventBody; 2] {
+        let error = SessionError { r#type, message: String::new(), retry_status: RetryStatus::Exhausted };
+        [EventBody::SessionError { error }, ends(StopReason::RetriesExhausted)]
+    }
+
+    fn ends(stop_reason: StopReason) -> EventBody {
+        EventBody::StatusIdle { stop_reason, stop_details: None }
+    }
+
+    /// The conversation in short: a line for each message.
+    fn conversation(state: &State) -> Vec<String> {
+        let short = |block: &Block| match block {
+            Block::Text { text } => text.clone(),
+            Block::ToolUse { id, .. } => format!("calls {id}"),
+            Block::ToolResult { tool_use_id, .. } => format!("result of {tool_use_id}"),
+            Block::Verbatim(raw) => raw.to_string(),
+        };
+        let line = |message: &Message| {
+            let who = if message.role == Role::User { "user" } else { "agent" };
+            format!("{who}: {}", message.content.iter().map(short).collect::<Vec<_>>().join(", "))
+        };
+        state.messages.iter().map(line).collect()
+    }
+
+    #[test]
+    fn what_the_model_refused_is_left_out_and_what_came_before_stays() {
+        use SessionErrorType::{CompactionLimitReachedError, ModelRequestFailedError};
+
+        for refusal in [ModelRequestFailedError, CompactionLimitReachedError] {
+            let system = EventBody::SystemMessage { content: vec![json!({"type": "text", "text": "be odd"})] };
+            let mut log = vec![says("hello")];
+            log.extend(replies("hi"));
+            log.push(ends(StopReason::EndTurn));
+            log.extend([system, says("look"), calls("bash"), result(7), says("and this")]);
+            log.extend(dies(refusal));
+            log.push(says("again"));
+            let state = fold(log);
+            assert_eq!(conversation(&state), ["user: hello", "agent: hi", "user: again"]);
+            assert!(state.system.is_empty() && state.calls.is_empty() && state.unanswered);
+        }
+    }
+
+    #[test]
+    fn a_turn_that_went_on_after_the_client_answered_is_left_out_whole() {
+        let asks = ends(StopReason::RequiresAction { event_ids: vec![id(2)] });
+        let mut log = vec![says("do it"), calls("bash"), asks, result(2)];
+        log.extend(dies(SessionErrorType::ModelRequestFailedError));
+        assert_eq!(conversation(&fold(log)), [] as [String; 0]);
+    }
+
+    #[test]
+    fn what_an_interrupted_turn_left_in_the_last_message_stays() {
+        let interrupt = EventBody::UserInterrupt { session_thread_id: None };
+        let mut log = vec![says("do it"), calls("bash"), interrupt, result(2), ends(StopReason::EndTurn), says("bad")];
+        log.extend(dies(SessionErrorType::ModelRequestFailedError));
+        log.push(says("good"));
+        let kept = ["user: do it", "agent: calls sevt_2", "user: result of sevt_2, good"];
+        assert_eq!(conversation(&fold(log)), kept);
+    }
+
+    #[test]
+    fn a_turn_that_died_of_something_else_stays_and_each_of_its_calls_has_a_result() {
+        let custom = EventBody::AgentCustomToolUse { name: "weather".to_owned(), input: serde_json::Map::new() };
+        let mut log = vec![says("do it"), calls("bash"), custom, result(2)];
+        log.extend(dies(SessionErrorType::UnknownError));
+        log.push(says("again"));
+        let state = fold(log);
+        assert!(state.calls.is_empty());
+        let user = "user: result of sevt_2, result of sevt_3, again";
+        assert_eq!(conversation(&state), ["user: do it", "agent: calls sevt_2, calls sevt_3", user]);
+    }
 }

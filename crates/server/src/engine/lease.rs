@@ -14,9 +14,14 @@ use crate::{
 pub(super) struct Lease {
     pub(super) workspace: WorkspaceId,
     pub(super) session: SessionId,
-    /// The server that has the session's files, when a sandbox was ever opened.
-    pub(super) home: Option<String>,
     epoch: i64,
+}
+
+impl Lease {
+    /// Whether it is a later lease of the same session than `other`.
+    pub(super) fn is_after(&self, other: &Self) -> bool {
+        self.epoch > other.epoch
+    }
 }
 
 /// A session that waits for a runner, and that the server `$2` may take up at the time `$1`. None is taken up while the
@@ -30,40 +35,55 @@ macro_rules! due {
     };
 }
 
-/// Takes at most `count` sessions that wait for a runner, the longest waiting first.
-pub(super) fn claim(tx: &mut Tx<'_>, node: &str, count: i64) -> Result<Vec<Lease>> {
+/// Takes at most `count` sessions of a workspace that wait for a runner, the longest waiting first.
+pub(super) fn claim(tx: &mut Tx<'_>, node: &str, workspace: &WorkspaceId, count: i64) -> Result<Vec<Lease>> {
     let now = tx.now();
     let sql = format!(
         "WITH due AS MATERIALIZED (
-             SELECT workspace_id, id FROM sessions WHERE {} ORDER BY runnable_at LIMIT $3{})
-         UPDATE sessions SET lease_owner = $2, lease_epoch = lease_epoch + 1, lease_expires_at = $4
-         WHERE (workspace_id, id) IN (SELECT workspace_id, id FROM due)
-         RETURNING workspace_id, id, home, lease_epoch",
+             SELECT id FROM sessions WHERE workspace_id = $3 AND {} ORDER BY runnable_at LIMIT $4{})
+         UPDATE sessions SET lease_owner = $2, lease_epoch = lease_epoch + 1, lease_expires_at = $5
+         WHERE workspace_id = $3 AND id IN (SELECT id FROM due)
+         RETURNING id, lease_epoch",
         due!(),
         tx.skip_locked("sessions")
     );
-    tx.all(&sql, vals![now, node, count, now.plus_micros(LEASE_MICROS)], |row| {
-        Ok(Lease { workspace: row.id(0)?, session: row.id(1)?, home: row.opt_text(2)?, epoch: row.int(3)? })
+    tx.all(&sql, vals![now, node, workspace, count, now.plus_micros(LEASE_MICROS)], |row| {
+        Ok(Lease { workspace: workspace.clone(), session: row.id(0)?, epoch: row.int(1)? })
     })
 }
 
-/// Whether a session waits for a runner.
-pub(super) async fn is_due(db: &Db, node: &str) -> Result<bool> {
-    let sql = concat!("SELECT 1 FROM sessions WHERE ", due!(), " LIMIT 1");
-    Ok(db.lookup(sql, vals![db.now(), node], |_| Ok(())).await?.is_some())
+/// The first workspace after `after`, in the order of their ids, in which a session waits for a runner. One that has none
+/// costs a look into the index, however many sessions others have.
+pub(super) async fn next_workspace(db: &Db, node: &str, after: &str) -> Result<Option<WorkspaceId>> {
+    let sql = concat!(
+        "WITH RECURSIVE at_work (workspace) AS (
+             SELECT min(workspace_id) FROM sessions WHERE runnable_at IS NOT NULL AND workspace_id > $3
+             UNION ALL
+             SELECT (SELECT min(workspace_id) FROM sessions WHERE runnable_at IS NOT NULL AND workspace_id > workspace)
+             FROM at_work WHERE workspace IS NOT NULL)
+         SELECT workspace FROM at_work WHERE workspace IS NOT NULL
+             AND EXISTS (SELECT 1 FROM sessions WHERE workspace_id = workspace AND ",
+        due!(),
+        ") LIMIT 1"
+    );
+    db.lookup(sql, vals![db.now(), node, after], |row| row.id(0)).await
 }
 
-/// Says that `node` is alive, and keeps what it holds.
-pub(super) fn renew(tx: &mut Tx<'_>, node: &str) -> Result<()> {
+/// Says that `node` is alive, and keeps the leases that its runners still hold.
+pub(super) fn keep(tx: &mut Tx<'_>, node: &str, held: &[Lease]) -> Result<()> {
     let now = tx.now();
     tx.send(
         "INSERT INTO nodes (id, alive_until) VALUES ($1, $2) ON CONFLICT (id) DO UPDATE SET alive_until = $2",
         vals![node, now.plus_micros(HOME_MICROS)],
     )?;
-    tx.send(
-        "UPDATE sessions SET lease_expires_at = $2 WHERE runnable_at IS NOT NULL AND lease_owner = $1",
-        vals![node, now.plus_micros(LEASE_MICROS)],
-    )
+    for lease in held {
+        tx.send(
+            "UPDATE sessions SET lease_expires_at = $4
+             WHERE workspace_id = $1 AND id = $2 AND lease_epoch = $3 AND lease_owner IS NOT NULL",
+            vals![&lease.workspace, &lease.session, lease.epoch, now.plus_micros(LEASE_MICROS)],
+        )?;
+    }
+    Ok(())
 }
 
 /// Forgets servers that have been gone for so long that nothing waits for them.
@@ -105,9 +125,8 @@ pub(super) fn settle(tx: &mut Tx<'_>, lease: &Lease, node: &str) -> Result<()> {
     )
 }
 
-/// Whether a runner of another server has the session.
+/// Whether another server has the session, or its files.
 pub(super) fn is_elsewhere(tx: &mut Tx<'_>, lease: &Lease, node: &str) -> Result<bool> {
-    let sql = "SELECT lease_owner FROM sessions WHERE workspace_id = $1 AND id = $2";
-    let owner = tx.one(sql, vals![&lease.workspace, &lease.session], |row| row.opt_text(0))?;
-    Ok(owner.flatten().is_some_and(|owner| owner != node))
+    let sql = "SELECT 1 FROM sessions WHERE workspace_id = $1 AND id = $2 AND (lease_owner <> $3 OR home <> $3)";
+    Ok(tx.one(sql, vals![&lease.workspace, &lease.session, node], |_| Ok(()))?.is_some())
 }

@@ -4,10 +4,12 @@
 mod ask;
 mod drafts;
 mod drive;
+mod driven;
 pub mod fold;
 mod lease;
 pub mod next;
 mod permission;
+mod places;
 mod runner;
 mod sandboxes;
 mod step;

@@ -1,11 +1,14 @@
 //! Runs one session: does what `next` says, and appends what happened.
 
+use std::sync::Arc;
+
 use rota_api::{
     agent::ThreadAgent,
     environment::EnvironmentConfig,
     event::{EventBody, ModelUsage, RetryStatus, SessionError, SessionErrorType, StopReason},
     id::EventId,
 };
+use rota_sandbox::ToolOutput;
 use serde_json::json;
 use tokio::time::sleep;
 
@@ -13,6 +16,7 @@ use super::{
     fold::{Call, Stage, State},
     lease::Lease,
     next::{Action, Closing, next},
+    places::{Place, Places},
     step::{Beside, Left, Rest, Step, perform},
     tools,
 };
@@ -45,6 +49,13 @@ pub(super) struct Runner<'a> {
     recovering: bool,
     /// Where the session's files are.
     files: Files,
+    /// The result of a call that is not in the log yet. It outlives this runner, when the database is away.
+    finished: &'a mut Option<EventBody>,
+    at_work: &'a Arc<Places>,
+    /// The place of a session at work. Given up while it waits for a call, which takes no more of this server than a place
+    /// for a sandbox; kept during a request to the model, which holds the conversation a second time and is what an upstream
+    /// counts.
+    place: Option<Place>,
 }
 
 /// Where the files of a session are.
@@ -59,19 +70,30 @@ enum Files {
 }
 
 impl<'a> Runner<'a> {
-    pub(super) async fn load_and_run(app: &'a App, lease: &'a Lease) -> Result<(), Left> {
+    /// Runs a session until it rests. `finished` is the result of a call that an earlier runner could not record.
+    pub(super) async fn load_and_run(
+        app: &'a App,
+        lease: &'a Lease,
+        at_work: &'a Arc<Places>,
+        finished: &'a mut Option<EventBody>,
+    ) -> Result<(), Left> {
+        let place = Some(at_work.take(&lease.workspace).await);
         let inner = lease.clone();
-        let (agent, self_hosted) = app.db.read(move |tx| load(tx, &inner)).await?;
+        let (agent, self_hosted, home) = app.db.read(move |tx| load(tx, &inner)).await?;
         let watcher = app.hub.watch(&lease.session);
         let state = State::default();
-        let files = match &lease.home {
+        let files = match home {
             None => Files::Nowhere,
-            Some(home) if *home == app.node => Files::Here,
+            Some(home) if home == app.node => Files::Here,
             Some(_) => Files::Lost,
         };
-        let mut runner = Self { app, lease, agent, self_hosted, state, watcher, recovering: false, files };
+        let mut runner =
+            Self { app, lease, agent, self_hosted, state, watcher, recovering: false, files, finished, at_work, place };
         let mut beside = runner.catch_up().await?;
         runner.recovering = runner.state.running;
+        if runner.record_finished().await? {
+            beside = runner.catch_up().await?;
+        }
         loop {
             let action = next(&runner.state, beside.surroundings(runner.recovering, runner.self_hosted));
             runner.recovering &= matches!(action, Action::Close(_));
@@ -209,19 +231,30 @@ impl<'a> Runner<'a> {
                 return Ok(false);
             }
         }
+        self.place = None;
+        let Lease { workspace, session, .. } = self.lease;
         let ran = tokio::select! {
-            ran = self.app.sandboxes.call(&self.lease.session, call.id.as_ref(), &tool) => Some(ran),
+            ran = self.app.sandboxes.call(workspace, session, call.id.as_ref(), &tool) => Some(ran),
             () = interrupted(self.app, self.lease, &mut self.watcher) => None,
         };
+        let rests = self.ran(&call, ran).await?;
+        if !rests {
+            self.place = Some(self.at_work.take(&self.lease.workspace).await);
+        }
+        Ok(rests)
+    }
+
+    /// Appends what became of a call; nothing when it was interrupted.
+    async fn ran(&mut self, call: &Call, ran: Option<Result<ToolOutput, rota_sandbox::Error>>) -> Result<bool, Left> {
         match ran {
             None => Ok(false),
-            Some(Ok(output)) => self.record(tools::result(&call, &output.content, output.is_error)).await,
+            Some(Ok(output)) => self.finish(tools::result(call, &output.content, output.is_error)).await,
             Some(Err(rota_sandbox::Error::Died { cause })) => {
                 let text = format!(
                     "The sandbox ended while the tool was running ({cause}). Whether it did anything is unknown: look \
                      before you try again. Files are kept; processes and shell variables are gone."
                 );
-                self.record(tools::result(&call, &text, true)).await
+                self.finish(tools::result(call, &text, true)).await
             }
             Some(Err(error)) => {
                 let text = "The tool was not run: no sandbox could be started.";
@@ -231,6 +264,24 @@ impl<'a> Runner<'a> {
                 self.die(SessionErrorType::UnknownError, error.for_client(), closed).await
             }
         }
+    }
+
+    /// Appends the result of a call that has run. Until that is done it is kept: the call is not to run again.
+    async fn finish(&mut self, result: EventBody) -> Result<bool, Left> {
+        *self.finished = Some(result);
+        self.record_finished().await?;
+        Ok(false)
+    }
+
+    /// Whether there was a result to append. Where the log has one, it was appended, or the call was closed.
+    async fn record_finished(&mut self) -> Result<bool, Left> {
+        let Some(EventBody::AgentToolResult { tool_use_id, .. }) = &*self.finished else { return Ok(false) };
+        let is_open = self.state.calls.iter().any(|call| call.id == *tool_use_id);
+        if is_open && let Some(result) = self.finished.clone() {
+            self.record(result).await?;
+        }
+        *self.finished = None;
+        Ok(is_open)
     }
 
     /// Notes with a step that the session's files are here from now on.
@@ -312,10 +363,10 @@ fn closing_result(id: &EventId, closing: Closing, moved: bool) -> EventBody {
     EventBody::AgentToolResult { tool_use_id: id.clone(), content, is_error: true }
 }
 
-/// The agent of a session, and whether its tools run at a worker of the user.
-fn load(tx: &mut Tx<'_>, lease: &Lease) -> Result<(ThreadAgent, bool)> {
+/// The agent of a session, whether its tools run at a worker of the user, and the server that has its files.
+fn load(tx: &mut Tx<'_>, lease: &Lease) -> Result<(ThreadAgent, bool, Option<String>)> {
     let found = tx.one(
-        "SELECT coalesce(s.agent, v.snapshot), e.config FROM sessions s
+        "SELECT coalesce(s.agent, v.snapshot), e.config, s.home FROM sessions s
          JOIN agent_versions v ON v.agent_id = s.agent_id AND v.version = s.agent_version
          LEFT JOIN environments e ON e.workspace_id = s.workspace_id AND e.id = s.environment_id
          WHERE s.workspace_id = $1 AND s.id = $2",
@@ -323,7 +374,7 @@ fn load(tx: &mut Tx<'_>, lease: &Lease) -> Result<(ThreadAgent, bool)> {
         |row| {
             let environment: Option<EnvironmentConfig> =
                 row.opt_text(1)?.map(|config| serde_json::from_str(&config)).transpose()?;
-            Ok((row.json(0)?, matches!(environment, Some(EnvironmentConfig::SelfHosted {}))))
+            Ok((row.json(0)?, matches!(environment, Some(EnvironmentConfig::SelfHosted {})), row.opt_text(2)?))
         },
     )?;
     found.ok_or_else(|| Error::not_found("Session", lease.session.as_ref()))

@@ -1,71 +1,91 @@
-//! The sandboxes of the sessions that run here: opened when a tool needs one, ended when they have been idle for long or
-//! when there are too many.
+//! The sandboxes of the sessions that run here: opened when a tool needs one, ended when they have been idle for long or when
+//! another one needs the room.
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use rota_api::id::SessionId;
-use rota_sandbox::{Embedded, Error, Sandbox, ToolCall, ToolOutput};
+use rota_api::id::{Id, SessionId, WorkspaceId};
+use rota_sandbox::{Embedded, Error, ToolCall, ToolOutput};
 
-use crate::{
-    clock::Stopwatch,
-    limits::{MAX_IDLE_SANDBOXES, SANDBOX_IDLE},
-};
+use super::places::Places;
+use crate::{clock::Stopwatch, limits::SANDBOX_IDLE};
 
 /// The sandboxes of this process.
 pub struct Sandboxes {
-    backend: Embedded,
-    // Sessions whose sandbox is up and in no call, and for how long.
+    backend: Arc<Embedded>,
+    /// Each call holds a place. Those that no call holds are for sandboxes that are idle.
+    places: Arc<Places>,
+    /// Sessions whose sandbox is up and in no call, and for how long.
     idle: Mutex<HashMap<SessionId, Stopwatch>>,
 }
 
 impl Sandboxes {
-    /// Sandboxes of `backend`.
-    pub fn new(backend: Embedded) -> Self {
-        Self { backend, idle: Mutex::default() }
+    /// Sandboxes of `backend`, of which at most `places` are up at the same time.
+    pub fn new(backend: Arc<Embedded>, places: usize) -> Self {
+        Self { backend, places: Places::new(places), idle: Mutex::default() }
     }
 
     /// The backend, for what concerns all sandboxes.
-    pub fn backend(&self) -> &Embedded {
+    pub fn backend(&self) -> &Arc<Embedded> {
         &self.backend
     }
 
-    /// Runs a tool in the sandbox of a session. Dropping the future interrupts the tool.
-    pub async fn call(&self, session: &SessionId, call: &str, tool: &ToolCall) -> Result<ToolOutput, Error> {
+    /// Runs a tool in the sandbox of a session, as soon as there is a place for `workspace`. Dropping the future interrupts
+    /// the tool.
+    pub async fn call(
+        &self,
+        workspace: &WorkspaceId,
+        session: &SessionId,
+        call: &str,
+        tool: &ToolCall,
+    ) -> Result<ToolOutput, Error> {
+        // Dropped after all that follows: the sandbox is idle before its place is another's.
+        let _place = self.places.take(workspace).await;
         self.idle().remove(session);
         let _busy = Busy { sandboxes: self, session };
-        let sandbox: Sandbox = self.backend.open(session.as_ref()).await?;
+        self.make_room().await;
+        let sandbox = self.backend.open(session.as_ref()).await?;
         sandbox.call(call, tool).await
     }
 
-    /// Ends the sandboxes that nobody needs now. Their files stay.
-    pub async fn tidy(&self) {
-        for session in self.superfluous() {
-            self.backend.stop(session.as_ref()).await;
+    /// Ends idle sandboxes, the longest idle first, until all that are up have a place.
+    async fn make_room(&self) {
+        while let Some(session) = self.surplus() {
+            self.backend.stop_unused(session.as_ref()).await;
         }
     }
 
-    fn superfluous(&self) -> Vec<SessionId> {
+    fn surplus(&self) -> Option<SessionId> {
         let mut idle = self.idle();
-        let mut by_age: Vec<(f64, SessionId)> = idle.iter().map(|(id, since)| (since.seconds(), id.clone())).collect();
-        by_age.sort_by(|a, b| a.0.total_cmp(&b.0));
-        let ends: Vec<SessionId> = by_age
-            .into_iter()
-            .enumerate()
-            .filter(|(i, (age, _))| *i >= MAX_IDLE_SANDBOXES || *age >= SANDBOX_IDLE.as_secs_f64())
-            .map(|(_, (_, id))| id)
-            .collect();
-        for id in &ends {
-            idle.remove(id);
+        if idle.len() <= self.places.free() {
+            return None;
         }
-        ends
+        let longest = idle.iter().max_by(|a, b| a.1.seconds().total_cmp(&b.1.seconds()))?.0.clone();
+        idle.remove(&longest);
+        Some(longest)
+    }
+
+    /// Ends the sandboxes that have been idle for long. Their files stay.
+    pub async fn tidy(&self) {
+        let is_over = |since: &Stopwatch| since.seconds() >= SANDBOX_IDLE.as_secs_f64();
+        let over: Vec<SessionId> =
+            self.idle().extract_if(|_, since| is_over(since)).map(|(session, _)| session).collect();
+        for session in over {
+            self.backend.stop_unused(session.as_ref()).await;
+        }
+    }
+
+    /// Ends the sandbox of a session, whatever runs in it. Its files stay.
+    pub async fn end(&self, session: &SessionId) {
+        self.idle().remove(session);
+        self.backend.stop(session.as_ref()).await;
     }
 
     /// Ends the sandbox of a session that is gone and deletes its files. Whether they are gone.
     pub async fn remove(&self, session: &str) -> bool {
-        self.idle().remove(&rota_api::id::Id::trusted(session.to_owned()));
+        self.idle().remove(&SessionId::trusted(session.to_owned()));
         let removed = self.backend.remove(session).await;
         removed
             .inspect_err(|error| {
@@ -76,7 +96,7 @@ impl Sandboxes {
 
     /// Ends the sandbox of a session that the store does not know, and sets its files aside.
     pub async fn set_aside(&self, session: &str, at: i64) -> Result<(), Error> {
-        self.idle().remove(&rota_api::id::Id::trusted(session.to_owned()));
+        self.idle().remove(&SessionId::trusted(session.to_owned()));
         self.backend.set_aside(session, at).await
     }
 

@@ -119,6 +119,10 @@ pub enum Stop {
     ToolUse,
     /// `max_tokens` was reached.
     MaxTokens,
+    /// `max_tokens` was reached within the call of a tool, which is not in the reply.
+    CutCall,
+    /// The model's context window was full.
+    ContextFull,
     /// It declined to answer.
     Refusal,
 }
@@ -163,6 +167,12 @@ pub enum ModelError {
     /// The account behind the key cannot pay (402). A retry cannot help.
     #[error("{message}")]
     Billing {
+        /// For the client to read; never holds a secret.
+        message: String,
+    },
+    /// The conversation is longer than the model takes. A retry cannot help.
+    #[error("{message}")]
+    TooLong {
         /// For the client to read; never holds a secret.
         message: String,
     },

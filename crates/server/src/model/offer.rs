@@ -10,7 +10,7 @@ use super::{
     playbook::Playbook,
 };
 use crate::{
-    config::{ModelConfig, Provider},
+    config::{DEFAULT_MAX_TOKENS, ModelConfig, Provider},
     error::{Error, Result},
 };
 
@@ -47,12 +47,25 @@ impl Offer {
             models.push(Offered {
                 wire: wire(PLAYBOOK, "Playbook (runs the fenced blocks of a message)"),
                 upstream: PLAYBOOK.to_owned(),
-                max_tokens: 16_000,
+                max_tokens: DEFAULT_MAX_TOKENS,
                 price: None,
                 provider: Arc::new(Playbook),
             });
         }
         Ok(Self(Arc::new(models)))
+    }
+
+    /// These models and one more, `id`, that `provider` answers for.
+    #[must_use]
+    pub fn and(&self, id: &str, provider: Arc<dyn Model>) -> Self {
+        let one_more = Offered {
+            wire: wire(id, id),
+            upstream: id.to_owned(),
+            max_tokens: DEFAULT_MAX_TOKENS,
+            price: None,
+            provider,
+        };
+        Self(Arc::new([&self.0[..], &[one_more]].concat()))
     }
 
     /// The model `id`.

@@ -22,10 +22,10 @@ use crate::{
 /// Fires deployments at their time until the server stops.
 pub async fn run(app: App) {
     while !app.is_stopping() {
-        if let Err(error) = fire_due(&app).await {
-            if telemetry::may_tell("deployments that are due") {
-                tracing::error!(%error, "the deployments that are due could not be read");
-            }
+        if let Err(error) = fire_due(&app).await
+            && telemetry::may_tell("deployments that are due")
+        {
+            tracing::error!(%error, "the deployments that are due could not be read");
         }
         let pause = pause(&app).await;
         tokio::select! {

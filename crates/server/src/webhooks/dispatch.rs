@@ -29,10 +29,10 @@ pub async fn run(app: App) {
     let mut dispatcher =
         Dispatcher { app: app.clone(), client, sends: JoinSet::new(), busy: HashMap::new(), last: String::new() };
     while !app.is_stopping() {
-        if let Err(error) = dispatcher.fill().await {
-            if telemetry::may_tell("webhooks that are due") {
-                tracing::error!(%error, "no webhooks could be taken up");
-            }
+        if let Err(error) = dispatcher.fill().await
+            && telemetry::may_tell("webhooks that are due")
+        {
+            tracing::error!(%error, "no webhooks could be taken up");
         }
         tokio::select! {
             Some(sent) = dispatcher.sends.join_next() => dispatcher.ended(sent),

@@ -14,6 +14,10 @@ const MESSAGE_CHARS: usize = 1_000;
 /// The longest wait that is taken from an upstream.
 const MAX_RETRY_AFTER: Duration = Duration::from_hours(1);
 
+/// What upstreams say of a conversation that is longer than the model takes, in lower case. They have no type for it.
+const TOO_LONG: [&str; 6] =
+    ["prompt is too long", "context window", "context length", "context limit", "context size", "too many tokens"];
+
 /// The body of an error response, and the data of an `error` event.
 #[derive(Deserialize)]
 pub(super) struct ErrorBody {
@@ -36,6 +40,7 @@ pub(super) fn of_event(body: ErrorBody) -> ModelError {
         "overloaded_error" | "api_error" | "timeout_error" => ModelError::Overloaded { message, retry_after: None },
         "rate_limit_error" => ModelError::RateLimited { message, retry_after: None },
         "billing_error" => ModelError::Billing { message },
+        _ if is_too_long(&message) => ModelError::TooLong { message },
         _ => ModelError::RequestFailed { message, retryable: false },
     }
 }
@@ -56,8 +61,20 @@ pub(super) fn of_response(status: StatusCode, headers: &HeaderMap, body: &[u8]) 
         StatusCode::TOO_MANY_REQUESTS => ModelError::RateLimited { message, retry_after },
         StatusCode::REQUEST_TIMEOUT => ModelError::Overloaded { message, retry_after },
         status if status.is_server_error() => ModelError::Overloaded { message, retry_after },
+        StatusCode::PAYLOAD_TOO_LARGE => ModelError::TooLong { message },
+        _ if is_too_long(&message) => ModelError::TooLong { message },
         _ => ModelError::RequestFailed { message, retryable: false },
     }
+}
+
+fn is_too_long(message: &str) -> bool {
+    let message = message.to_lowercase();
+    TOO_LONG.iter().any(|words| message.contains(words))
+}
+
+/// The failure of a reply that filled the model's context window within the call of a tool.
+pub(super) fn context_full() -> ModelError {
+    ModelError::TooLong { message: "the model's context window was full within the call of a tool".to_owned() }
 }
 
 /// The failure of a connection.
@@ -100,6 +117,7 @@ pub(super) fn shown(mut failure: ModelError, secret: Option<&str>) -> ModelError
     let (ModelError::Overloaded { message, .. }
     | ModelError::RateLimited { message, .. }
     | ModelError::Billing { message }
+    | ModelError::TooLong { message }
     | ModelError::RequestFailed { message, .. }) = &mut failure;
     if let Some(secret) = secret {
         *message = message.replace(secret, "[key]");
@@ -164,6 +182,24 @@ mod tests {
         ];
         for (lines, expected) in cases {
             assert_eq!(retry_after(&headers(lines)), expected, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn a_conversation_that_is_too_long_is_told_from_other_refusals() {
+        let refused = |status: u16, said: &str| {
+            let body = format!(r#"{{"error": {{"type": "invalid_request_error", "message": "{said}"}}}}"#);
+            of_response(StatusCode::from_u16(status).unwrap(), &HeaderMap::new(), body.as_bytes())
+        };
+        for (status, said, too_long) in [
+            (400, "prompt is too long: 210000 tokens > 200000 maximum", true),
+            (400, "input length and `max_tokens` exceed context limit: 190000 + 16000 > 200000", true),
+            (400, "This model's maximum context length is 8192 tokens", true),
+            (413, "Request exceeds the maximum size", true),
+            (400, "messages.1.content.0.image.source: cannot be read", false),
+            (429, "too many tokens per minute", false),
+        ] {
+            assert_eq!(matches!(refused(status, said), ModelError::TooLong { .. }), too_long, "{status} {said}");
         }
     }
 

@@ -253,7 +253,8 @@ impl PartialReply {
             return Err(malformed("it ends inside a block"));
         }
         let mut stop = self.stop.ok_or_else(|| malformed("it has no stop reason"))?;
-        let cut = matches!(stop, Stop::MaxTokens | Stop::Refusal);
+        let cut = matches!(stop, Stop::MaxTokens | Stop::ContextFull | Stop::Refusal);
+        let called = self.closed.iter().any(|part| matches!(part, Part::Call { .. }));
         let mut content = Vec::new();
         for part in self.closed {
             match part {
@@ -267,6 +268,8 @@ impl PartialReply {
         match stop {
             Stop::ToolUse if !calls => return Err(malformed("it stops for a tool and calls none")),
             Stop::EndTurn if calls => stop = Stop::ToolUse,
+            Stop::MaxTokens if called => stop = Stop::CutCall,
+            Stop::ContextFull if called => return Err(failure::context_full()),
             _ => {}
         }
         Ok(ModelReply { content, stop, usage: self.usage })
@@ -306,7 +309,8 @@ fn stop_of(reason: &str) -> Result<Stop, ModelError> {
     match reason {
         "end_turn" | "stop_sequence" => Ok(Stop::EndTurn),
         "tool_use" => Ok(Stop::ToolUse),
-        "max_tokens" | "model_context_window_exceeded" => Ok(Stop::MaxTokens),
+        "max_tokens" => Ok(Stop::MaxTokens),
+        "model_context_window_exceeded" => Ok(Stop::ContextFull),
         "refusal" => Ok(Stop::Refusal),
         other => Err(ModelError::RequestFailed {
             message: format!("the model stopped for a reason that Rota does not handle: {other}"),

@@ -142,6 +142,7 @@ fn kind(error: &ModelError) -> &'static str {
         ModelError::Overloaded { .. } => "overloaded",
         ModelError::RateLimited { .. } => "rate limited",
         ModelError::Billing { .. } => "billing",
+        ModelError::TooLong { .. } => "too long",
         ModelError::RequestFailed { retryable: true, .. } => "failed, retryable",
         ModelError::RequestFailed { retryable: false, .. } => "failed",
     }
@@ -183,7 +184,7 @@ async fn every_stop_reason_is_understood_or_refused() {
         ("end_turn", Ok(Stop::EndTurn)),
         ("stop_sequence", Ok(Stop::EndTurn)),
         ("max_tokens", Ok(Stop::MaxTokens)),
-        ("model_context_window_exceeded", Ok(Stop::MaxTokens)),
+        ("model_context_window_exceeded", Ok(Stop::ContextFull)),
         ("refusal", Ok(Stop::Refusal)),
         ("pause_turn", Err("failed")),
         ("something_new", Err("failed")),
@@ -222,15 +223,17 @@ async fn the_arguments_of_a_call_are_joined_from_their_pieces() {
 async fn a_reply_that_is_cut_off_keeps_no_half_of_a_call_or_of_reasoning() {
     let half_thought = block(1, &json!({"type": "thinking", "thinking": "", "signature": ""}), &[]);
     let cases = [
-        (vec![text_block(0, &["so"]), tool_block(1, &["{\"comm"])], "max_tokens", Stop::MaxTokens, 1),
+        (vec![text_block(0, &["so"]), tool_block(1, &["{\"comm"])], "max_tokens", Stop::CutCall, 1),
         (vec![text_block(0, &["so"]), tool_block(1, &["{}"])], "refusal", Stop::Refusal, 1),
         (vec![text_block(0, &["so"]), half_thought], "max_tokens", Stop::MaxTokens, 1),
-        (vec![tool_block(0, &["{\"comm"])], "max_tokens", Stop::MaxTokens, 0),
+        (vec![tool_block(0, &["{\"comm"])], "max_tokens", Stop::CutCall, 0),
     ];
     for (blocks, reason, stop, kept) in cases {
         let reply = exchange(&stream(&message(&blocks, reason))).await.reply.unwrap();
         assert_eq!((reply.stop, reply.content.len()), (stop, kept), "{blocks:?}");
     }
+    let full = message(&[tool_block(0, &["{\"comm"])], "model_context_window_exceeded");
+    assert_eq!(kind(&exchange(&stream(&full)).await.reply.unwrap_err()), "too long");
 }
 
 #[tokio::test]
@@ -371,7 +374,7 @@ async fn an_error_status_says_whether_a_retry_helps() {
         ("403 Forbidden", "failed"),
         ("404 Not Found", "failed"),
         ("408 Request Timeout", "overloaded"),
-        ("413 Payload Too Large", "failed"),
+        ("413 Payload Too Large", "too long"),
         ("429 Too Many Requests", "rate limited"),
         ("500 Internal Server Error", "overloaded"),
         ("502 Bad Gateway", "overloaded"),
