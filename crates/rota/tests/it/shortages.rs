@@ -102,8 +102,8 @@ async fn a_message_for_which_the_log_has_no_room_is_refused_and_an_interrupt_is_
             rota.api.events(id(&session), json!([message("waits")])).await;
         }
         let name = id(&session).to_owned();
-        let fill = "UPDATE sessions SET next_seq = $2 + 1 WHERE id = $1";
-        let fill = move |tx: &mut Tx<'_>| tx.execute(fill, &[Val::Text(&name), Val::Int(events)]);
+        let fill = "UPDATE sessions SET next_seq = $2 WHERE id = $1";
+        let fill = move |tx: &mut Tx<'_>| tx.execute(fill, &[Val::Text(&name), Val::Int(events + 1)]);
         rota.server.app().db.write(fill).await.unwrap();
         let path = format!("/v1/sessions/{}/events", id(&session));
         let refused = invalid(format!(
