@@ -68,6 +68,22 @@ async fn a_session_that_was_claimed_and_is_driven_by_nobody_is_taken_up_again() 
     comes_to_rest_and_can_be_deleted(&rota.api, &session).await;
 }
 
+#[tokio::test]
+async fn a_runner_whose_session_was_claimed_again_leaves_it_and_its_call_does_not_run_twice() {
+    let rota = Rota::start().await;
+    let session = Parts::new(&rota.api).await.session_with(&rota.api, script(WAITS)).await;
+    appears(rota.workspace_file(id(&session), "started")).await;
+    // As after another server had it for a while.
+    let name = id(&session).to_owned();
+    let claimed = "UPDATE sessions SET lease_epoch = lease_epoch + 1, lease_expires_at = 0 WHERE id = $1";
+    rota.server.app().db.write(move |tx: &mut Tx<'_>| tx.execute(claimed, &[Val::Text(&name)])).await.unwrap();
+    rota.api.once(&path(&session), |session| session["status"] == "idle").await;
+    let results = rota.api.all(&format!("{}/events?types=agent.tool_result", path(&session)), 10).await;
+    assert!(results.len() == 1 && results[0]["is_error"] == true, "{results:?}");
+    assert_eq!(std::fs::read_to_string(rota.workspace_file(id(&session), "count")).unwrap(), "once\n");
+    comes_to_rest_and_can_be_deleted(&rota.api, &session).await;
+}
+
 /// A session whose call ends while the database is away for `seconds`.
 async fn outlasts_an_outage_of(seconds: i64) {
     let Some(proxy) = Proxy::start() else { return };
