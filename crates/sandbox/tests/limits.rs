@@ -137,6 +137,113 @@ async fn a_sandbox_that_fills_the_disk_is_stopped_and_can_clean_up() {
     assert!(inodes.is_error && inodes.content.contains("more than 5000 files"), "{}", inodes.content);
 }
 
+/// Writes files of 16 MiB, ten a second, where `place` puts them; the first lines of each program.
+const WRITER: &str = r#"
+import os, signal, socket, sys, time, ctypes
+kept = []
+def forever(place):
+    number = 0
+    while True:
+        number += 1
+        file = os.open(f"file{number}", os.O_CREAT | os.O_RDWR)
+        place(f"file{number}", file)
+        time.sleep(0.1)
+def fill(file): os.write(file, bytes(16 << 20))
+def visible(name, file): fill(file); os.close(file)
+def deleted(name, file): os.unlink(name); fill(file); kept.append(file)
+"#;
+
+/// What the agent does so that its files are not counted.
+const WALKED_PAST: [(&str, &str); 5] = [
+    (
+        "beyond any path",
+        r#"
+for _ in range(60): os.mkdir("d" * 200); os.chdir("d" * 200)
+forever(visible)"#,
+    ),
+    ("deleted and open", "forever(deleted)"),
+    (
+        "by nobody's look",
+        r#"
+os.mkdir("many")
+for i in range(5000): os.mkdir(f"many/{i}")
+own = {1, os.getpid(), os.getppid()}
+if os.fork() == 0:
+    own.add(os.getpid())
+    while True:
+        for pid in os.listdir("/proc"):
+            if pid.isdigit() and int(pid) not in own:
+                try: os.kill(int(pid), signal.SIGKILL)
+                except OSError: pass
+forever(visible)"#,
+    ),
+    (
+        "behind a process that nobody may look into",
+        r"
+ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
+forever(deleted)",
+    ),
+    (
+        "without a process left for a look",
+        r"
+try:
+    while True:
+        if os.fork() == 0: time.sleep(1000)
+except OSError: pass
+forever(visible)",
+    ),
+];
+
+#[tokio::test]
+async fn no_way_to_hide_files_goes_past_the_disk_limit() {
+    for (way, program) in WALKED_PAST {
+        let limits = Limits { disk_bytes: 64 * MIB, disk_reserve_bytes: 32 * MIB, pids: 48, ..Limits::default() };
+        let Some((backend, _disk)) = Backend::on_small_disk(2048 * MIB, limits) else { return };
+        let sandbox = backend.open().await;
+        let command = format!("cat > /tmp/writer.py <<'END'\n{WRITER}{program}\nEND\nexec python3 /tmp/writer.py");
+        let output = bash_for(&sandbox, &command, 30_000).await;
+        assert!(output.is_error && output.content.contains("the limit is 67108864"), "{way}: {}", output.content);
+        let again = bash(&sandbox, "rm -rf /workspace/*; echo clean").await;
+        assert!(again.content.contains("clean") && !again.is_error, "{way}: {}", again.content);
+        backend.embedded.shutdown().await;
+    }
+}
+
+/// Where no process has it and no folder: in a message that waits to be read.
+const IN_FLIGHT: &str = r"
+near, far = socket.socketpair()
+def in_flight(name, file):
+    os.unlink(name); fill(file)
+    socket.send_fds(near, [b'x'], [file]); os.close(file)
+forever(in_flight)";
+
+#[tokio::test]
+async fn what_no_look_finds_ends_before_the_disk_is_full() {
+    let limits = Limits { disk_bytes: 64 * MIB, disk_reserve_bytes: 256 * MIB, ..Limits::default() };
+    let Some((backend, _disk)) = Backend::on_small_disk(512 * MIB, limits) else { return };
+    let bystander = backend.embedded.open("bystander").await.unwrap();
+    bash(&bystander, "x=kept").await;
+    let sandbox = backend.open().await;
+    let command = format!("cat > /tmp/writer.py <<'END'\n{WRITER}{IN_FLIGHT}\nEND\nexec python3 /tmp/writer.py");
+    let output = bash_for(&sandbox, &command, 30_000).await;
+    assert!(output.is_error && output.content.contains("bytes left and is being filled"), "{}", output.content);
+    assert_eq!(bash(&bystander, "echo $x").await.content, "kept\n", "who does nothing is left alone");
+}
+
+#[tokio::test]
+async fn what_outlives_its_shell_is_watched_too() {
+    let limits = Limits { disk_bytes: 64 * MIB, disk_reserve_bytes: 32 * MIB, ..Limits::default() };
+    let Some((backend, _disk)) = Backend::on_small_disk(2048 * MIB, limits) else { return };
+    let sandbox = backend.open().await;
+    let command = format!(
+        "cat > /tmp/writer.py <<'END'\n{WRITER}forever(visible)\nEND\nsetsid python3 /tmp/writer.py 77015 >&- 2>&- & \
+         until [ -e file1 ]; do sleep 0.05; done; exit"
+    );
+    bash(&sandbox, &command).await;
+    eventually("it writes", || processes_with("77015") > 0).await;
+    eventually("it is ended", || processes_with("77015") == 0).await;
+}
+
 #[tokio::test]
 async fn folders_nested_beyond_any_path_are_deleted() {
     let backend = Backend::new();
