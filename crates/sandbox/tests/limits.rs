@@ -77,6 +77,36 @@ async fn a_memory_bomb_is_ended_inside_and_files_in_memory_count() {
     assert!(after.content.contains("alive"), "{}", after.content);
 }
 
+/// Fills the buffers of loopback connections, and says how much they took, in MiB; never more than 600.
+const FILL_SOCKETS: &str = "
+import socket
+listener = socket.create_server(('127.0.0.1', 0), backlog=512)
+kept, total = [], 0
+for _ in range(300):
+    near = socket.create_connection(listener.getsockname())
+    near.setblocking(False)
+    kept += [near, listener.accept()[0]]
+    try:
+        while total < 600 << 20: total += near.send(bytes(1 << 20))
+    except BlockingIOError: pass
+print(total >> 20)";
+
+#[tokio::test]
+async fn buffers_of_sockets_count() {
+    if !has_cgroups() {
+        return;
+    }
+    let backend = Backend::with(Limits { memory_bytes: 256 * MIB, ..Limits::default() });
+    let sandbox = backend.open().await;
+    let output = bash(&sandbox, &format!("python3 -c \"{FILL_SOCKETS}\"")).await;
+    let taken = output.content.trim().parse::<u64>();
+    // Where they count as memory the program may have been ended for it.
+    assert!(output.is_error || taken.as_ref().is_ok_and(|mib| *mib < 256), "{}", output.content);
+    let works = "import socket; l = socket.create_server((\"127.0.0.1\", 0)); \
+                 a = socket.create_connection(l.getsockname()); a.send(b\"x\"); print(l.accept()[0].recv(1))";
+    assert_eq!(bash(&sandbox, &format!("python3 -c '{works}'")).await.content, "b'x'\n");
+}
+
 #[tokio::test]
 async fn without_cgroups_a_process_is_limited_by_its_address_space() {
     for server in servers() {
