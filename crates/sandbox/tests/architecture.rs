@@ -28,7 +28,7 @@ const BY_NAME: [&str; 18] = [
 ];
 
 /// The modules that may use it, and for what.
-const MAY: [(&str, &str); 15] = [
+const MAY: [(&str, &str); 16] = [
     ("folder.rs", "files of sessions: an open folder, one name at a time, no link followed"),
     ("embedded/cgroup.rs", "the kernel's cgroup files"),
     ("embedded/identity.rs", "/etc/subuid and the programs that map ids"),
@@ -41,6 +41,7 @@ const MAY: [(&str, &str); 15] = [
     ("init/disk.rs", "inside"),
     ("init/processes.rs", "inside"),
     ("init/shell.rs", "inside"),
+    ("init/usage.rs", "inside"),
     ("init/verify.rs", "inside"),
     ("init/worker.rs", "inside"),
     ("tools/files.rs", "inside"),

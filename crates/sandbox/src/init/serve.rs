@@ -143,11 +143,12 @@ impl Init {
     }
 
     fn time_to_next_event(&self) -> Duration {
-        let Some(running) = &self.running else { return TICK };
+        let tick = TICK.min(self.disk.time_to_next_check());
+        let Some(running) = &self.running else { return tick };
         if running.ending.is_some() {
             return ENDING_TICK;
         }
-        running.deadline.saturating_duration_since(Instant::now()).min(TICK)
+        running.deadline.saturating_duration_since(Instant::now()).min(tick)
     }
 
     /// Takes in what the server says.
@@ -187,6 +188,7 @@ impl Init {
     }
 
     fn start(&mut self, call: u64, tool: ToolCall) {
+        self.disk.stir();
         match tool {
             ToolCall::Bash { restart: true, .. } => self.restart(call),
             ToolCall::Bash { command, timeout_ms, .. } => self.run(call, &command.unwrap_or_default(), timeout_ms),
@@ -246,6 +248,7 @@ impl Init {
     /// Ends every process inside: what a process limit or a disk limit comes to.
     fn end_everything(&mut self) {
         processes::kill_everything();
+        self.disk.start_over();
         self.shell = None;
     }
 
@@ -397,16 +400,25 @@ impl Init {
 
     fn watch_disk(&mut self) {
         let now = Instant::now();
-        if self.shell.is_some() {
-            self.disk.turn(now);
+        let mut why = None;
+        if self.disk.is_due(now) {
+            let workers: Vec<i32> = self.workers.iter().map(|(_, worker)| worker.pid).collect();
+            let at_work = self.running.is_some() || !workers.is_empty() || self.others_run();
+            why = self.disk.turn(now, at_work, [vec![1], workers].concat());
         }
-        let Some(look) = self.disk.look() else { return };
-        if !look.read() && now < look.deadline {
-            return;
+        if self.disk.look().is_some_and(|look| look.read() || now >= look.deadline) {
+            why = why.or(self.disk.end_look(now));
         }
-        if let Some(why) = self.disk.judge(now) {
+        if let Some(why) = why {
             self.stop_for(&why);
         }
+    }
+
+    /// Whether anything runs besides the init and a shell that waits for its next command.
+    fn others_run(&mut self) -> bool {
+        let shell = self.shell.as_ref().map(|shell| shell.pid);
+        let look = self.disk.look().map(|look| look.pid);
+        processes::all().into_iter().any(|pid| pid != 1 && Some(pid) != shell && Some(pid) != look)
     }
 
     /// Ends everything inside because of a limit, and says so in the running command's answer.

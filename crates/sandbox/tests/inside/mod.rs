@@ -31,12 +31,43 @@ impl Backend {
         Self { embedded: Embedded::new(config).unwrap(), folder }
     }
 
+    /// A backend whose data is on a disk of this many bytes. `None` without root, who alone can make one.
+    pub fn on_small_disk(bytes: u64, limits: Limits) -> Option<(Self, SmallDisk)> {
+        let disk = SmallDisk::new(bytes)?;
+        let config = Config { limits, init_program: Some(INIT.into()), ..Config::new(disk.0.path()) };
+        Some((Self { embedded: Embedded::new(config).unwrap(), folder: tempfile::tempdir().unwrap() }, disk))
+    }
+
     pub async fn open(&self) -> Sandbox {
         self.embedded.open("s").await.unwrap()
     }
 
     pub fn workspace(&self) -> PathBuf {
         self.embedded.session_dir("s").unwrap().join("workspace")
+    }
+}
+
+/// A file system in memory.
+pub struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn new(bytes: u64) -> Option<Self> {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("skipped: without root no disk can be made");
+            return None;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let size = format!("size={bytes}");
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(folder.path()).status();
+        assert!(mounted.unwrap().success());
+        Some(Self(folder))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let unmounted = Command::new("umount").arg("--lazy").arg(self.0.path()).status();
+        assert!(unmounted.unwrap().success());
     }
 }
 
