@@ -20,8 +20,10 @@ mod config;
 mod deletion;
 mod embedded;
 mod error;
+#[allow(unsafe_code)] // Speaks to the C library's allocator.
+pub mod heap;
 mod init;
-#[allow(unsafe_code)] // The one module in which it is allowed.
+#[allow(unsafe_code)] // Makes system calls.
 mod sys;
 mod tools;
 mod wire;

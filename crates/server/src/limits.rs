@@ -57,8 +57,10 @@ pub const REQUEST_TIMEOUT: Duration = Duration::from_mins(1);
 pub const LOG_LINES_A_MINUTE: u32 = 10;
 /// Most characters of a path in a log line.
 pub const LOGGED_PATH: usize = 200;
-/// How often what was measured is summed up, whether or not somebody reads the metrics.
-pub const METRICS_UPKEEP: Duration = Duration::from_secs(5);
+/// How often what was measured is summed up, whether or not somebody reads the metrics, and memory is given back.
+pub const UPKEEP_EVERY: Duration = Duration::from_secs(2);
+/// Most bytes of memory that are kept and not used.
+pub const SPARE_MEMORY_BYTES: usize = 32 * 1024 * 1024;
 /// How long the store may take to answer before the server says that it is not ready.
 pub const READY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Most bytes of a query string.
