@@ -15,7 +15,7 @@ const MAX_ANSWER: usize = 4 << 20;
 /// The bytes of a request with a JSON body, which may be empty.
 pub fn request(method: &str, path: &str, key: &str, body: &str) -> Vec<u8> {
     format!(
-        "{method} {path} HTTP/1.1\r\nhost: rota\r\nx-api-key: {key}\r\nanthropic-beta: managed-agents-2026-04-01\r\n\
+        "{method} {path} HTTP/1.1\r\nhost: localhost\r\nx-api-key: {key}\r\nanthropic-beta: managed-agents-2026-04-01\r\n\
          content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     )
@@ -25,7 +25,7 @@ pub fn request(method: &str, path: &str, key: &str, body: &str) -> Vec<u8> {
 /// The bytes of a request for the stream of a session, from the log's start on.
 pub fn stream_request(session: &str, key: &str) -> Vec<u8> {
     format!(
-        "GET /v1/sessions/{session}/events/stream HTTP/1.1\r\nhost: rota\r\nx-api-key: {key}\r\n\
+        "GET /v1/sessions/{session}/events/stream HTTP/1.1\r\nhost: localhost\r\nx-api-key: {key}\r\n\
          anthropic-beta: managed-agents-2026-04-01\r\nlast-event-id: 0\r\n\r\n"
     )
     .into_bytes()

@@ -36,19 +36,23 @@ pub const LINGER: (usize, Duration) = (1024 * 1024, Duration::from_secs(2));
 
 /// Most bytes of a request body; a larger one is answered with 413.
 pub const MAX_BODY_BYTES: usize = 32 * 1024 * 1024;
-/// Most values in a JSON body, those inside of others counted: a value takes up to 300 bytes of memory, whatever its size.
+/// Most values in a JSON body, those inside of others counted.
 pub const MAX_BODY_NODES: usize = 200_000;
-/// Most bytes of a body that is read at once. A larger one needs a place.
-pub const SMALL_BODY_BYTES: usize = 8 * 1024;
-/// Most bytes of larger bodies that are read and worked on at the same time; further ones wait.
-pub const BODIES_BYTES: usize = 2 * MAX_BODY_BYTES;
-/// The part of [`BODIES_BYTES`] that the bodies of one workspace may have, so that a slow client holds up only its own.
-pub const BODIES_BYTES_OF_ONE: usize = MAX_BODY_BYTES;
+/// Bytes of memory that a value of a JSON body counts for, beside its text. What a value really takes goes from 70 to 300.
+pub const BODY_NODE_BYTES: usize = 150;
+/// Most bytes of a body that is read at once; a larger one needs a place. Each connection can have one of them.
+pub const SMALL_BODY_BYTES: usize = 512;
+/// Most memory for larger bodies that are read and worked on at the same time, in bytes; further ones wait. A body counts
+/// for its own bytes and for as many values as it can have.
+pub const BODIES_BYTES: usize = 2 * BODIES_BYTES_OF_ONE;
+/// The part of [`BODIES_BYTES`] that the bodies of one workspace may have, so that a slow client holds up only its own. At
+/// least what the largest body counts for.
+pub const BODIES_BYTES_OF_ONE: usize = 64 * 1024 * 1024;
 /// How long a body waits for a place before it is answered with 529.
 pub const BODY_WAIT: Duration = Duration::from_secs(30);
 /// Most bytes of a body that nobody wants that are still read and dropped before the answer is sent, so that a client that
 /// is still sending sees it and not a closed connection; and how long. Of a request with a key ...
-pub const DRAIN: (usize, Duration) = (256 * 1024 * 1024, Duration::from_secs(30));
+pub const DRAIN: (usize, Duration) = (256 * 1024 * 1024, Duration::from_secs(10));
 /// ... and of one without.
 pub const DRAIN_OF_STRANGERS: (usize, Duration) = (1024 * 1024, Duration::from_secs(2));
 /// How long a request may take to arrive and be answered; streams are not counted.
@@ -57,8 +61,10 @@ pub const REQUEST_TIMEOUT: Duration = Duration::from_mins(1);
 pub const LOG_LINES_A_MINUTE: u32 = 10;
 /// Most characters of a path in a log line.
 pub const LOGGED_PATH: usize = 200;
-/// How often what was measured is summed up, whether or not somebody reads the metrics.
-pub const METRICS_UPKEEP: Duration = Duration::from_secs(5);
+/// How often what was measured is summed up, whether or not somebody reads the metrics, and memory is given back.
+pub const UPKEEP_EVERY: Duration = Duration::from_secs(2);
+/// Most bytes of memory that are kept and not used.
+pub const SPARE_MEMORY_BYTES: usize = 32 * 1024 * 1024;
 /// How long the store may take to answer before the server says that it is not ready.
 pub const READY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a write that went well says that the next one would, in seconds.

@@ -1,11 +1,17 @@
 //! What reaches the server as bytes: requests in pieces, bodies that nobody wants, what is not HTTP, connections that say
 //! nothing.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    fs::{self, File},
+    net::SocketAddr,
+    process::Stdio,
+    time::Duration,
+};
 
-use reqwest::StatusCode;
-use rota_server::limits;
+use reqwest::{Method, StatusCode};
+use rota_server::{config::Config, limits};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -15,6 +21,7 @@ use tokio::{
 use crate::{
     client::{Api, forbidden, invalid},
     given::{Parts, id},
+    process,
     server::{PATIENCE, Rota},
 };
 
@@ -254,7 +261,7 @@ async fn a_page_that_gives_its_name_this_address_reads_nothing() {
         config.http.hosts = vec!["rota.example.com".to_owned()];
     })
     .await;
-    let with_host = |path: &str, host: &str| rota.api.request(reqwest::Method::GET, path).header("host", host);
+    let with_host = |path: &str, host: &str| rota.api.request(Method::GET, path).header("host", host);
     let refused =
         forbidden("the `Host` header names none of this server's hosts: its operator lists them in `[http] hosts`");
     for path in ["/v1/agents", "/metrics", "/healthz"] {
@@ -346,9 +353,36 @@ async fn a_connection_that_never_asks_is_closed() {
 async fn a_body_of_more_values_than_there_may_be_is_refused_in_words() {
     let rota = Rota::without_engine().await;
     let body = format!("[{}1]", "[],".repeat(limits::MAX_BODY_NODES));
-    let refused = rota.api.answer(rota.api.request(reqwest::Method::POST, "/v1/agents").body(body)).await.refusal();
+    let refused = rota.api.answer(rota.api.request(Method::POST, "/v1/agents").body(body)).await.refusal();
     assert_eq!(refused, invalid(format!("the body has more than {} JSON values", limits::MAX_BODY_NODES)));
     let fits = format!("[{}1]", "[],".repeat(limits::MAX_BODY_NODES - 2));
-    let refused = rota.api.answer(rota.api.request(reqwest::Method::POST, "/v1/agents").body(fits)).await.refusal();
+    let refused = rota.api.answer(rota.api.request(Method::POST, "/v1/agents").body(fits)).await.refusal();
     assert_eq!(refused, invalid("Input should be an object"));
+}
+
+#[tokio::test]
+async fn a_burst_of_failures_writes_a_few_lines_to_the_log() {
+    let folder = TempDir::new().unwrap();
+    let client = process::Client::new(([127, 0, 0, 1], 0).into(), process::create_key(folder.path(), &[]));
+    let server = process::Server::new(folder.path(), &["--concurrency", "0"]);
+    let client = process::Client { base: format!("http://{}", server.address), ..client };
+    let log = folder.path().join("log");
+    let mut running = server.command().stdout(Stdio::null()).stderr(File::create(&log).unwrap()).spawn().unwrap();
+    let ask = async |path: &str| client.request(Method::GET, path).send().await.map(|answer| answer.status());
+    let ready = async {
+        while !ask("/readyz").await.is_ok_and(|status| status == StatusCode::OK) {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, ready).await.expect("a server");
+    let config = Config { data: folder.path().to_owned(), ..Config::default() };
+    let store = rota_server::open_store(&config).await.unwrap();
+    store.write(|tx| tx.send("ALTER TABLE agents RENAME TO gone", &[])).await.unwrap();
+    for _ in 0..200 {
+        assert_eq!(ask("/v1/agents?limit=1").await.unwrap(), StatusCode::INTERNAL_SERVER_ERROR);
+    }
+    running.kill().unwrap();
+    running.wait().unwrap();
+    let lines = fs::read_to_string(&log).unwrap().lines().filter(|line| line.contains("request failed")).count();
+    assert_eq!(lines, limits::LOG_LINES_A_MINUTE as usize);
 }
