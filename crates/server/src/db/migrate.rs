@@ -14,6 +14,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0005_webhooks.sql"),
     include_str!("migrations/0006_at_work.sql"),
     include_str!("migrations/0007_lists.sql"),
+    include_str!("migrations/0010_log_bytes.sql"),
 ];
 
 /// Brings a store in SQLite to this program's version.

@@ -7,7 +7,10 @@ use super::{
     postgres::Session,
     value::{Row, Val},
 };
-use crate::{clock::Clock, error::Result};
+use crate::{
+    clock::Clock,
+    error::{Error, Result},
+};
 
 /// A transaction, as a closure sees it.
 pub struct Tx<'c> {
@@ -138,5 +141,47 @@ impl<'c> Tx<'c> {
                 session.query(sql, params)?.iter().map(|row| map(&Row::postgres(row))).collect()
             }
         }
+    }
+
+    /// Runs a statement and maps its first rows: those that hold no more than `bytes` together, and the first one in any
+    /// case. Whether there were more. No more than one of these is ever in memory.
+    pub fn within<T>(
+        &mut self,
+        bytes: usize,
+        sql: &str,
+        params: &[Val<'_>],
+        map: impl Fn(&Row<'_>) -> Result<T>,
+    ) -> Result<(Vec<T>, bool)> {
+        let mut mapped = Vec::new();
+        let mut room = bytes;
+        // Whether the row still fits.
+        let mut take = |row: &Row<'_>| {
+            let size = row.bytes()?;
+            if size > room && !mapped.is_empty() {
+                return Ok(false);
+            }
+            room = room.saturating_sub(size);
+            mapped.push(map(row)?);
+            Ok::<_, Error>(true)
+        };
+        let mut all = true;
+        match &mut self.connection {
+            Connection::Sqlite(connection) => {
+                let mut statement = connection.prepare_cached(&dialect::placeholders(sql))?;
+                let mut rows = statement.query(rusqlite::params_from_iter(params))?;
+                while all && let Some(row) = rows.next()? {
+                    all = take(&Row::sqlite(row))?;
+                }
+            }
+            Connection::Postgres(session) => {
+                let mut taken = Ok(true);
+                session.query_while(sql, params, |row| {
+                    taken = take(&Row::postgres(row));
+                    matches!(taken, Ok(true))
+                })?;
+                all = taken?;
+            }
+        }
+        Ok((mapped, !all))
     }
 }

@@ -16,8 +16,9 @@ use crate::{
     app::App,
     db::{Row, Select, Tx, vals},
     error::{Error, Result},
+    limits::{MAX_AGENT_BYTES, PAGE_BYTES},
     model::Offer,
-    page::{Order, Page, Paging},
+    page::{Order, Page, Paging, Rows},
     request::{Body, Caller, Json, Path, PathAndQuery, Query, query::CREATED_BETWEEN},
     resources::{deployments, webhook_outbox},
 };
@@ -172,22 +173,27 @@ fn insert_version(tx: &mut Tx<'_>, id: &AgentId, version: i64, config: &AgentCon
         })
         .transpose()?;
     let snapshot = SessionAgent { primary: ThreadAgent::new(id.clone(), version, config.clone()), multiagent };
+    let snapshot = serde_json::to_string(&snapshot)?;
+    check_size(&snapshot)?;
     let roster: Vec<&AgentReference> = config.multiagent.iter().flat_map(Multiagent::agents).collect();
     let roster = (!roster.is_empty()).then(|| serde_json::to_string(&roster)).transpose()?;
     tx.execute(
         "INSERT INTO agent_versions (agent_id, version, model, config, snapshot, roster, created_at)
          VALUES ($1, $2, $3, $4, $5, $6, $7)",
-        vals![
-            id,
-            version,
-            &config.model.id,
-            &serde_json::to_string(config)?,
-            &serde_json::to_string(&snapshot)?,
-            roster.as_deref(),
-            tx.now()
-        ],
+        vals![id, version, &config.model.id, &serde_json::to_string(config)?, &snapshot, roster.as_deref(), tx.now()],
     )?;
     Ok(())
+}
+
+/// A snapshot is kept with its version and read with each of its sessions, so it has a bound.
+pub fn check_size(snapshot: &str) -> Result<()> {
+    if snapshot.len() <= MAX_AGENT_BYTES {
+        return Ok(());
+    }
+    let mebibytes = MAX_AGENT_BYTES / 1024 / 1024;
+    Err(Error::invalid(format_args!(
+        "an agent may have no more than {mebibytes} MB as JSON, together with the agents of its roster: shorten its tools"
+    )))
 }
 
 /// Keeps the agent `id` from being changed or archived until this transaction ends.
@@ -256,12 +262,13 @@ fn set(tx: &mut Tx<'_>, offer: &Offer, workspace: &WorkspaceId, id: &str, update
 fn version_page(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, paging: &Paging) -> Result<Page<Agent>> {
     get(tx, workspace, id, None)?;
     let after = paging.after().map(str::parse).transpose().map_err(|_| Error::invalid("page: Invalid page cursor."))?;
-    let rows = tx.all(
+    let (rows, cut) = tx.within(
+        PAGE_BYTES,
         &format!("{SELECT} AND a.id = $2 AND v.version < $3 ORDER BY v.version DESC LIMIT $4"),
-        vals![workspace, id, after.unwrap_or(i64::MAX), paging.fetch()],
+        vals![workspace, id, after.unwrap_or(i64::MAX), paging.limit + 1],
         from_row,
     )?;
-    Ok(paging.page(rows, |agent| agent.version.to_string()))
+    Ok(paging.page(Rows::new(rows, paging.limit, cut), |agent| agent.version.to_string()))
 }
 
 /// Archives an agent and, in the same operation and at the same time, its deployments.
