@@ -20,7 +20,7 @@ pub use multiagent::{
 pub use request::{CreateAgent, UpdateAgent, read_model, read_skills};
 pub use tools::{
     BUILT_IN_TOOLS, BuiltInToolConfig, CustomTool, MAX_DOMAINS, MAX_MCP_SERVERS, MAX_TOOLS, McpServer, McpToolConfig,
-    PermissionPolicy, Tool, ToolDefault, check_tool_references, read_mcp_servers, read_tools,
+    PermissionPolicy, Tool, ToolDefault, WEB_TOOLS, built_in, check_tool_references, read_mcp_servers, read_tools,
 };
 
 /// Most characters of an agent's name.

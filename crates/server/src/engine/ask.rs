@@ -79,7 +79,7 @@ impl Runner<'_> {
             max_tokens: offered.max_tokens,
             system: (!system.is_empty()).then_some(system),
             messages: self.state.messages.clone(),
-            tools: tools::offered(&self.agent)?,
+            tools: tools::offered(&self.agent, self.self_hosted)?,
         })
     }
 
