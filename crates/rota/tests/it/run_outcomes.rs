@@ -163,7 +163,7 @@ async fn a_run_without_a_session_has_no_session_to_tell_of() {
     api.call(&format!("/v1/environments/{}/archive", made["environment_id"].as_str().unwrap())).await;
     let failed = run(api, &made).await;
     let told = api.get(&path(&failed)).await;
-    assert_eq!(told["outcome"], json!({"session": null, "lateness_ms": null}));
+    assert_eq!(told["outcome"], json!({"session": null, "lateness_ms": null, "warnings": []}));
     assert_eq!(told["error"]["type"], "environment_archived_error");
     let refused = api.get_refused(&format!("{}?wide=true", path(&failed))).await;
     assert_eq!(refused, invalid("wide: Extra inputs are not permitted"));
