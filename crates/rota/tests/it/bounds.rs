@@ -160,6 +160,12 @@ async fn what_is_read_with_every_session_or_list_has_a_bound_in_bytes() {
     let update = json!({"agent": {"tools": tools}});
     assert_eq!(api.post_refused(&format!("/v1/sessions/{}", id(&session)), update).await, said);
 
+    let outcome = json!({"type": "user.define_outcome", "description": "d".repeat(250_000),
+        "rubric": {"type": "text", "content": "r"}});
+    let refused = api.post_refused(&events(&session), json!({"events": vec![outcome; 5]})).await;
+    let said = "would have more than 1048576 bytes; create another session";
+    assert_eq!(refused, invalid(format!("the outcomes of session {} {said}", id(&session))));
+
     let said = invalid(
         "initial_events: value must be no more than 8 MB as JSON: send what is larger to the session that a run creates",
     );

@@ -12,6 +12,9 @@ use rota_api::{
     webhook::EventType,
 };
 
+use serde::Serialize;
+use serde_json::value::RawValue;
+
 use crate::{
     app::App,
     db::{Row, Select, Tx, vals},
@@ -49,14 +52,14 @@ pub async fn update(State(app): State<App>, caller: Caller, Path(id): Path<Strin
 }
 
 /// `GET /v1/agents`.
-pub async fn list(State(app): State<App>, caller: Caller, query: Query) -> Result<Json<Page<Agent>>> {
+pub async fn list(State(app): State<App>, caller: Caller, query: Query) -> Result<Json<Page<Listed>>> {
     let mut select = Select::new(&format!("{SELECT} AND v.version = a.version"), &caller.workspace);
     select.when(!query.boolean("include_archived")?.unwrap_or(false), "a.archived_at IS NULL");
     query.created_at::<AgentId>(&mut select, "a.id", &CREATED_BETWEEN)?;
     let paging = query.paging(20, 100, Order::Desc)?;
     app.db
         .read(move |tx| {
-            let rows = select.page(tx, "a.id", &paging, from_row)?;
+            let rows = select.page(tx, "a.id", &paging, listed)?;
             Ok(paging.page(rows, |agent| agent.id.to_string()))
         })
         .await
@@ -68,7 +71,7 @@ pub async fn versions(
     State(app): State<App>,
     caller: Caller,
     PathAndQuery(id, query): PathAndQuery<String>,
-) -> Result<Json<Page<Agent>>> {
+) -> Result<Json<Page<Listed>>> {
     let paging = query.paging(20, 100, Order::Desc)?;
     app.db.read(move |tx| version_page(tx, &caller.workspace, &id, &paging)).await.map(Json)
 }
@@ -259,14 +262,14 @@ fn set(tx: &mut Tx<'_>, offer: &Offer, workspace: &WorkspaceId, id: &str, update
 }
 
 /// A page of versions, newest first; the cursor is the version.
-fn version_page(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, paging: &Paging) -> Result<Page<Agent>> {
+fn version_page(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, paging: &Paging) -> Result<Page<Listed>> {
     get(tx, workspace, id, None)?;
     let after = paging.after().map(str::parse).transpose().map_err(|_| Error::invalid("page: Invalid page cursor."))?;
     let (rows, cut) = tx.within(
         PAGE_BYTES,
         &format!("{SELECT} AND a.id = $2 AND v.version < $3 ORDER BY v.version DESC LIMIT $4"),
         vals![workspace, id, after.unwrap_or(i64::MAX), paging.limit + 1],
-        from_row,
+        listed,
     )?;
     Ok(paging.page(Rows::new(rows, paging.limit, cut), |agent| agent.version.to_string()))
 }
@@ -290,6 +293,29 @@ const SELECT: &str = "SELECT a.id, v.version, a.created_at, v.created_at, a.arch
     FROM agents a JOIN agent_versions v ON v.agent_id = a.id WHERE a.workspace_id = $1";
 
 fn from_row(row: &Row<'_>) -> Result<Agent> {
+    Ok(head(row)?.with(row.json(5)?))
+}
+
+/// An agent of a list. Its configuration, which may be large, is told as it is stored and not read.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+pub struct Listed {
+    json: Box<RawValue>,
+    #[serde(skip)]
+    id: AgentId,
+    #[serde(skip)]
+    version: i64,
+}
+
+fn listed(row: &Row<'_>) -> Result<Listed> {
+    let head = head(row)?;
+    let (fields, config) = (serde_json::to_string(&head)?, row.raw(5)?);
+    let (fields, config) = (fields.trim_end_matches('}'), config.get().trim_start_matches('{'));
+    let json = RawValue::from_string(format!("{fields},{config}"))?;
+    Ok(Listed { json, id: head.id, version: head.version })
+}
+
+fn head(row: &Row<'_>) -> Result<Agent<()>> {
     let archived_at: Option<Time> = row.opt_time(4)?;
     let written_at = row.time(3)?;
     Ok(Agent {
@@ -299,6 +325,6 @@ fn from_row(row: &Row<'_>) -> Result<Agent> {
         created_at: row.time(2)?,
         updated_at: archived_at.unwrap_or(written_at),
         archived_at,
-        config: row.json(5)?,
+        config: (),
     })
 }
