@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use rota_api::id::{EventId, SessionId, WorkspaceId};
+use rota_api::id::{EventId, SessionId};
 use tokio::sync::{Notify, broadcast, watch};
 
 use crate::{db::Notice, limits};
@@ -41,8 +41,6 @@ pub struct Hub {
     deleted: Mutex<Vec<SessionId>>,
     deletion: Notify,
     sessions: Mutex<HashMap<SessionId, Topic>>,
-    /// How many streams of each workspace are open.
-    streams: Mutex<HashMap<WorkspaceId, usize>>,
 }
 
 struct Topic {
@@ -121,21 +119,6 @@ impl Hub {
         }
     }
 
-    /// Takes a place for a stream of a workspace; `None` when none is free.
-    pub fn stream(self: &Arc<Self>, workspace: &WorkspaceId) -> Option<StreamPlace> {
-        let mut streams = self.streams();
-        let open = streams.entry(workspace.clone()).or_default();
-        if *open >= limits::MAX_STREAMS_PER_WORKSPACE {
-            return None;
-        }
-        *open += 1;
-        Some(StreamPlace { workspace: workspace.clone(), hub: self.clone() })
-    }
-
-    fn streams(&self) -> MutexGuard<'_, HashMap<WorkspaceId, usize>> {
-        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn topics(&self) -> MutexGuard<'_, HashMap<SessionId, Topic>> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -160,44 +143,5 @@ impl Drop for Watcher {
                 topics.remove(&self.id);
             }
         }
-    }
-}
-
-/// The place of an open stream, until it is dropped.
-pub struct StreamPlace {
-    workspace: WorkspaceId,
-    hub: Arc<Hub>,
-}
-
-impl Drop for StreamPlace {
-    fn drop(&mut self) {
-        let mut streams = self.hub.streams();
-        if let Some(open) = streams.get_mut(&self.workspace) {
-            *open -= 1;
-            if *open == 0 {
-                streams.remove(&self.workspace);
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use rota_api::id::Id;
-
-    use super::*;
-
-    #[test]
-    fn a_workspace_has_so_many_streams_and_leaves_the_others_theirs() {
-        let hub = Arc::new(Hub::default());
-        let id = |name: &str| WorkspaceId::trusted(name.to_owned());
-        let mut open: Vec<_> = (0..limits::MAX_STREAMS_PER_WORKSPACE).map(|_| hub.stream(&id("a"))).collect();
-        assert!(open.iter().all(Option::is_some));
-        assert!(hub.stream(&id("a")).is_none());
-        assert!(hub.stream(&id("b")).is_some());
-        open.pop();
-        assert!(hub.stream(&id("a")).is_some(), "a stream that ends gives its place back");
-        open.clear();
-        assert!(hub.streams().is_empty());
     }
 }

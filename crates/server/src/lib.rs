@@ -18,6 +18,7 @@ pub mod random;
 pub mod request;
 pub mod resources;
 pub mod scheduler;
+pub mod shares;
 pub mod telemetry;
 pub mod tls;
 pub mod webhooks;
@@ -47,6 +48,7 @@ use crate::{
         api_keys::{self, CreatedKey},
         organization, workspaces,
     },
+    shares::Shares,
 };
 
 /// A running server.
@@ -111,6 +113,8 @@ pub async fn serve(config: Config, clock: Clock) -> Result<Server> {
         clock,
         db,
         hub,
+        streams: Shares::default(),
+        answers: Shares::default(),
         offer,
         sandboxes,
     });

@@ -17,6 +17,11 @@ pub const MAX_DRAIN_BYTES: usize = 256 * 1024 * 1024;
 pub const REQUEST_TIMEOUT: Duration = Duration::from_mins(1);
 /// How long the store may take to answer before the server says that it is not ready.
 pub const READY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Bytes of an answer from which on it counts as large.
+pub const LARGE_ANSWER: usize = 64 * 1024;
+/// Bytes of large answers of one workspace that have not gone out, because nobody reads them; what would be read beyond that is
+/// refused with 429.
+pub const MAX_UNREAD_BYTES: usize = 64 * 1024 * 1024;
 /// Most bytes of rows that a page of a list has, unless its first row alone has more. A page that ends early has a cursor of
 /// the next one.
 pub const PAGE_BYTES: usize = 8 * 1024 * 1024;

@@ -1,5 +1,7 @@
 //! What takes many bytes: it is told in pages and pieces, and taken in up to a bound.
 
+use std::time::Duration;
+
 use reqwest::Method;
 use rota_server::{
     db::{Tx, Val},
@@ -8,10 +10,10 @@ use rota_server::{
 use serde_json::{Value, json};
 
 use crate::{
-    client::{Api, invalid},
+    client::{Api, Refusal, invalid},
     given::{Parts, agent, id, message, over, script},
     process::{self, Server},
-    server::Rota,
+    server::{PATIENCE, Rota},
 };
 
 const MIB: usize = 1024 * 1024;
@@ -183,6 +185,35 @@ async fn what_is_read_with_every_session_or_list_has_a_bound_in_bytes() {
     let body = |packages: &Value| json!({"name": "e", "config": {"type": "cloud", "packages": packages}});
     assert_eq!(api.post_refused("/v1/environments", body(&wide)).await, said);
     api.post("/v1/environments", over(body(&packages), &json!({"name": "f"}))).await;
+}
+
+#[tokio::test]
+async fn answers_that_nobody_reads_are_bounded_for_a_workspace_and_not_for_the_others() {
+    let rota = Rota::without_engine().await;
+    let api = &rota.api;
+    let session = |api: Api| async move {
+        let session = Parts::new(&api).await.session_with(&api, large(30 * MIB)).await;
+        events(&session)
+    };
+    let path = session(api.clone()).await;
+    let ask = || async { api.request(Method::GET, &path).send().await.unwrap() };
+    let unread = [ask().await, ask().await];
+    assert!(unread.iter().all(|answer| answer.status() == 200));
+    let refused = api.get_refused(&path).await;
+    let said = "the workspace has 64 MB of answers that nobody has read; read them, or close their connections";
+    let limited = Refusal { status: 429, kind: "rate_limit_error".to_owned(), message: said.to_owned() };
+    assert_eq!(refused, limited);
+    api.get("/v1/agents").await;
+    let other = rota.other_workspace().await;
+    other.get(&session(other.clone()).await).await;
+
+    drop(unread);
+    let reading = async {
+        while ask().await.status() != 200 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, reading).await.expect("what is closed is given back");
 }
 
 #[tokio::test]

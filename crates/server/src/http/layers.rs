@@ -14,6 +14,7 @@ use rota_api::{
     id::{Id, RequestId},
 };
 
+use super::answers;
 use crate::{
     app::App,
     clock::Stopwatch,
@@ -96,14 +97,16 @@ pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Ne
     let admitted = admit(&app, request.uri().path(), request.headers()).await;
     let mut response = match admitted {
         Ok(admission) => {
-            let workspace = admission.workspace().map(|id| value(id.as_ref()));
+            let workspace = admission.workspace().cloned();
+            let reads = request.method().is_safe();
             request.extensions_mut().insert(admission);
             let mut response = match tokio::time::timeout(limits::REQUEST_TIMEOUT, next.run(request)).await {
                 Ok(response) => response,
                 Err(_) => Error::Timeout.into_response(),
             };
             if let Some(workspace) = workspace {
-                response.headers_mut().insert(WORKSPACE_ID, workspace);
+                response = answers::counted(&app, &workspace, reads, response).await;
+                response.headers_mut().insert(WORKSPACE_ID, value(workspace.as_ref()));
             }
             response
         }

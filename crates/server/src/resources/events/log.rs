@@ -199,15 +199,15 @@ pub fn queued(tx: &mut Tx<'_>, session: &SessionId) -> Result<Vec<Input>> {
 
 /// Moves inputs into the log: the first of those that wait.
 pub fn take_up(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &SessionId, inputs: &[Input]) -> Result<()> {
-    let (Some(first), Some(last)) = (inputs.first(), inputs.last()) else { return Ok(()) };
+    let Some(last) = inputs.last() else { return Ok(()) };
     let bytes: i64 = inputs.iter().map(|input| input.bytes).sum();
-    let seq = reserve(tx, workspace, session, inputs.len(), bytes as usize)?;
-    // Places have no gaps: they are given one after the other, and freed from the first on.
-    tx.send(
-        "INSERT INTO session_events (session_id, seq, type, body, processed_at)
-         SELECT session_id, place + $3, type, body, CAST($4 AS BIGINT) FROM session_inputs WHERE session_id = $1 AND place <= $2",
-        vals![session, last.place, seq - first.place, tx.now()],
-    )?;
+    let first = reserve(tx, workspace, session, inputs.len(), bytes as usize)?;
+    for (seq, input) in (first..).zip(inputs) {
+        let sql = "SELECT type, body FROM session_inputs WHERE session_id = $1 AND place = $2";
+        let found = tx.one(sql, vals![session, input.place], |row| Ok((row.text(0)?, row.raw(1)?)))?;
+        let (tag, body) = found.ok_or_else(|| Error::internal("an input that waited is gone"))?;
+        insert(tx, session, seq, &tag, body.get(), None)?;
+    }
     tx.send("DELETE FROM session_inputs WHERE session_id = $1 AND place <= $2", vals![session, last.place])
 }
 

@@ -30,9 +30,10 @@ use crate::{
     app::App,
     db::{Row, Tx, vals},
     error::{Error, Result},
-    hub::{Change, Delta, StreamPlace, Watcher},
+    hub::{Change, Delta, Watcher},
     limits::{DELTA_QUEUE, MAX_STREAMS_PER_WORKSPACE, PING_EVERY, STREAM_PIECE, STREAM_POLL},
     request::{Caller, PathAndQuery, caller},
+    shares::Share,
 };
 
 /// Types whose production can be watched.
@@ -52,7 +53,10 @@ pub async fn open(
     let deltas = query.any_of("event_deltas", &DELTAS, MAX_DELTAS)?;
     query.finish()?;
     let resume = last_event_id(&headers)?;
-    let place = app.hub.stream(&caller.workspace).ok_or(Error::TooManyStreams(MAX_STREAMS_PER_WORKSPACE))?;
+    let place = app
+        .streams
+        .take(&caller.workspace, 1, MAX_STREAMS_PER_WORKSPACE)
+        .ok_or(Error::TooManyStreams(MAX_STREAMS_PER_WORKSPACE))?;
     let watcher = app.hub.watch(&SessionId::trusted(id.clone()));
     let workspace = caller.workspace.clone();
     let from = app.db.read(move |tx| start(tx, &workspace, &id)).await?;
@@ -116,7 +120,7 @@ fn start(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Start> {
 struct Open {
     app: App,
     watcher: Watcher,
-    _place: StreamPlace,
+    _place: Share,
     caller: Caller,
     session: SessionId,
     /// The last event of the log that was sent.
