@@ -69,6 +69,20 @@ pub const SPARE_MEMORY_BYTES: usize = 32 * 1024 * 1024;
 pub const READY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a write that went well says that the next one would, in seconds.
 pub const WRITABLE_SECONDS: f64 = 5.0;
+/// Bytes of an answer from which on it counts as large.
+pub const LARGE_ANSWER: usize = 64 * 1024;
+/// Bytes of large answers of one workspace that have not gone out, because nobody reads them; what would be read beyond that is
+/// refused with 429.
+pub const MAX_UNREAD_BYTES: usize = 64 * 1024 * 1024;
+/// Most bytes of rows that a page of a list has, unless its first row alone has more. A page that ends early has a cursor of
+/// the next one.
+pub const PAGE_BYTES: usize = 8 * 1024 * 1024;
+/// Most bytes of an agent, as JSON, with the roster whose agents its sessions keep.
+pub const MAX_AGENT_BYTES: usize = 4 * 1024 * 1024;
+/// Most bytes of an environment's configuration, as JSON.
+pub const MAX_ENVIRONMENT_BYTES: usize = 512 * 1024;
+/// Most bytes of a deployment's first events, and of what it mounts, as JSON.
+pub const MAX_DEPLOYMENT_BYTES: usize = 8 * 1024 * 1024;
 /// Most bytes of a query string.
 pub const MAX_QUERY_BYTES: usize = 16 * 1024;
 /// Most ids that a list can be asked for.
@@ -162,8 +176,15 @@ pub const COPY_BATCH: u64 = 1000;
 pub const STREAM_POLL: Duration = Duration::from_secs(5);
 /// How often an open stream sends a ping.
 pub const PING_EVERY: Duration = Duration::from_secs(15);
-/// Most events read from the store at a time for a stream.
+/// Most events read from the store at a time, for a stream or a runner.
 pub const STREAM_BATCH: i64 = 256;
+/// Most bytes of events read at a time for a stream, unless the first of them has more: what a stream that nobody reads
+/// holds.
+pub const STREAM_BATCH_BYTES: usize = 64 * 1024;
+/// Most bytes of an event that a stream reads as a whole, and most characters of the pieces in which it reads a larger one.
+pub const STREAM_PIECE: usize = 512 * 1024;
+/// Streams of one workspace that are open at the same time at one server; the next one is answered with 429.
+pub const MAX_STREAMS_PER_WORKSPACE: usize = 500;
 /// Deltas that a slow stream may fall behind before it misses some.
 pub const DELTA_QUEUE: usize = 1024;
 
@@ -190,10 +211,18 @@ pub const SESSION_RETRY_FIRST: Duration = Duration::from_millis(500);
 pub const SESSION_RETRY_MAX: Duration = Duration::from_secs(5);
 /// Events that a session may have; a session that reaches it ends its turn with an error and takes no more messages.
 pub const MAX_SESSION_EVENTS: i64 = 50_000;
+/// Bytes of events that a session may have, as JSON, before it takes in no more. Twice what an upstream takes in one request.
+pub const MAX_SESSION_BYTES: i64 = 64 * 1024 * 1024;
+/// Bytes of the outcomes of a session, as JSON.
+pub const MAX_OUTCOMES_BYTES: usize = 1024 * 1024;
+/// Most bytes of events that a runner reads at a time, unless the first of them has more.
+pub const LOG_BATCH_BYTES: usize = 1024 * 1024;
 /// Requests to the model in one turn.
 pub const MAX_TURN_REQUESTS: u32 = 500;
 /// Inputs that may wait in a running session.
 pub const MAX_QUEUED_INPUTS: i64 = 1000;
+/// Bytes of the inputs that may wait in a running session, as JSON: one request body.
+pub const MAX_QUEUED_BYTES: i64 = 32 * 1024 * 1024;
 /// Tries of one model request, the first included.
 pub const MODEL_TRIES: u32 = 5;
 /// Tries of a model request whose replies end within the call of a tool, the first included: each costs a whole reply.

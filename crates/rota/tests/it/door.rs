@@ -376,7 +376,7 @@ async fn a_burst_of_failures_writes_a_few_lines_to_the_log() {
     };
     timeout(PATIENCE, ready).await.expect("a server");
     let config = Config { data: folder.path().to_owned(), ..Config::default() };
-    let store = rota_server::open_store(&config).await.unwrap();
+    let (store, _writer) = rota_server::open_store(&config).await.unwrap();
     store.write(|tx| tx.send("ALTER TABLE agents RENAME TO gone", &[])).await.unwrap();
     for _ in 0..200 {
         assert_eq!(ask("/v1/agents?limit=1").await.unwrap(), StatusCode::INTERNAL_SERVER_ERROR);

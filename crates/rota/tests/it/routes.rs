@@ -34,12 +34,13 @@ const ADMINISTERED: [&str; 6] = [
 ];
 
 /// What the server has beside the contract.
-const OWN: [(Method, &str); 14] = [
+const OWN: [(Method, &str); 15] = [
     (Method::GET, "/rota/v1/deployment_runs/{deployment_run_id}"),
     (Method::GET, "/rota/v1/deployments/{deployment_id}/occurrences"),
     (Method::GET, "/rota/v1/deployments/{deployment_id}/policy"),
     (Method::POST, "/rota/v1/deployments/{deployment_id}/policy"),
     (Method::GET, "/rota/v1/schedules/preview"),
+    (Method::GET, "/rota/v1/sessions/{session_id}"),
     (Method::GET, "/rota/v1/webhook_endpoints"),
     (Method::POST, "/rota/v1/webhook_endpoints"),
     (Method::GET, "/rota/v1/webhook_endpoints/{webhook_endpoint_id}"),

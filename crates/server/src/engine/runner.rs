@@ -110,13 +110,10 @@ impl<'a> Runner<'a> {
         self.watcher.changes.borrow_and_update();
         loop {
             let (session, seq) = (self.lease.session.clone(), self.state.seq);
-            let (events, inputs) = self
-                .app
-                .db
-                .read(move |tx| Ok((log::read(tx, &session, seq, limits::STREAM_BATCH)?, log::queued(tx, &session)?)))
-                .await?;
+            let read = move |tx: &mut Tx<'_>| Ok((log::read(tx, &session, seq)?, log::queued(tx, &session)?));
+            let ((events, more), inputs) = self.app.db.read(read).await?;
             self.state.apply(&events);
-            if (events.len() as i64) < limits::STREAM_BATCH {
+            if !more {
                 return Ok(Beside { inputs });
             }
         }

@@ -221,6 +221,7 @@ pub const CREATED_ANY: [&str; 4] = ["created_at[gt]", "created_at[gte]", "create
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::page::Rows;
 
     #[test]
     fn parameters_are_read_strictly() {
@@ -263,7 +264,7 @@ mod tests {
         };
         let paging = |text: &str, order| of("/v1/deployments", text, order);
         let first = paging("agent_id=a", Order::Desc).unwrap();
-        let page = first.page(vec!["2", "1"], |row| (*row).to_owned());
+        let page = first.page(Rows::new(vec!["2", "1"], 1, false), |row| (*row).to_owned());
         let next = page.next_page.unwrap();
         assert!(paging(&format!("agent_id=a&page={next}"), Order::Desc).is_ok());
         assert!(paging(&format!("agent_id=a&limit=7&page={next}"), Order::Desc).is_ok());

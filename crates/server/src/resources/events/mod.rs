@@ -2,6 +2,7 @@
 
 mod list;
 pub mod log;
+mod news;
 mod send;
 pub mod stream;
 
