@@ -41,6 +41,34 @@ async fn the_shell_keeps_its_state_and_answers_with_what_was_printed() {
 }
 
 #[tokio::test]
+async fn a_tool_that_prints_nothing_says_so() {
+    let backend = Backend::new();
+    let sandbox = backend.open().await;
+    for (command, wanted) in [
+        ("true", "(no output)"),
+        ("touch x", "(no output)"),
+        ("cat x", "(no output)"),
+        ("# nothing", "(no output)"),
+        ("echo", "(nothing but white space)"),
+        ("false", "[exit status 1]"),
+    ] {
+        assert_eq!(bash(&sandbox, command).await.content, wanted, "{command}");
+    }
+    bash(&sandbox, "echo >blank; printf 'a' >a").await;
+    for (name, input) in [
+        ("read", json!({"file_path": "x"})),
+        ("read", json!({"file_path": "blank"})),
+        ("write", json!({"file_path": "y", "content": ""})),
+        ("edit", json!({"file_path": "a", "old_string": "a", "new_string": ""})),
+        ("glob", json!({"pattern": ""})),
+        ("grep", json!({"pattern": "nowhere"})),
+    ] {
+        let output = tool(&sandbox, name, input.clone()).await;
+        assert!(!output.content.trim().is_empty() && !output.is_error, "{name} {input}: {output:?}");
+    }
+}
+
+#[tokio::test]
 async fn files_are_written_read_and_edited() {
     let backend = Backend::new();
     let sandbox = backend.open().await;
@@ -78,7 +106,7 @@ async fn files_are_written_read_and_edited() {
     }
     assert!(read(json!({"file_path": "bin", "view_range": [1, 1]})).await.content.contains("not a text file"));
     assert_eq!(read(json!({"file_path": "big", "view_range": [30000, 30001]})).await.content.lines().count(), 2);
-    assert_eq!(read(json!({"file_path": "empty"})).await.content, "");
+    assert_eq!(read(json!({"file_path": "empty"})).await.content, "(no output)");
     assert!(read(json!({"file_path": "a/b/c.txt", "view_range": [9, 12]})).await.content.contains("no line 9"));
 }
 

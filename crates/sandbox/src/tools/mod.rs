@@ -92,7 +92,7 @@ pub enum GrepMode {
     Count,
 }
 
-/// What a tool answers: always valid UTF-8, always bounded.
+/// What a tool answers: always valid UTF-8, always bounded, never empty.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ToolOutput {
     /// The text for the model to read.
@@ -108,6 +108,16 @@ impl ToolOutput {
     /// A successful answer.
     pub(crate) fn ok(content: impl Into<String>) -> Self {
         Self { content: content.into(), ..Self::default() }
+    }
+
+    /// The same, but with words where there is nothing to read: models' APIs refuse a text that is empty or blank.
+    pub(crate) fn in_words(mut self) -> Self {
+        if self.content.is_empty() {
+            self.content.push_str("(no output)");
+        } else if self.content.trim().is_empty() {
+            self.content = "(nothing but white space)".to_owned();
+        }
+        self
     }
 
     /// A failure for the model to read.

@@ -78,11 +78,34 @@ pub(super) fn answer_of_the_server(call: &Call) -> EventBody {
     result(call, NO_NETWORK, true)
 }
 
-/// The result of a call.
+/// The result of a call. Models' APIs refuse a text that is blank, so there is always something in it.
 pub(super) fn result(call: &Call, text: &str, is_error: bool) -> EventBody {
+    let text = if text.trim().is_empty() { "(no output)" } else { text };
     EventBody::AgentToolResult {
         tool_use_id: call.id.clone(),
         content: vec![json!({"type": "text", "text": text})],
         is_error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rota_api::id::{EventId, Id};
+
+    use super::*;
+    use crate::engine::fold::Stage;
+
+    #[test]
+    fn a_result_is_never_a_blank_text() {
+        let call = Call {
+            id: EventId::trusted("sevt_1".to_owned()),
+            name: "bash".to_owned(),
+            input: json!({"command": "true"}),
+            stage: Stage::Allowed,
+        };
+        for (text, wanted) in [("", "(no output)"), (" \n", "(no output)"), ("done\n", "done\n")] {
+            let EventBody::AgentToolResult { content, .. } = result(&call, text, false) else { panic!("not a result") };
+            assert_eq!(content, [json!({"type": "text", "text": wanted})], "{text:?}");
+        }
     }
 }
