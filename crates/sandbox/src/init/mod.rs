@@ -11,6 +11,7 @@ mod processes;
 mod root;
 mod serve;
 mod shell;
+mod syntax;
 mod verify;
 mod worker;
 

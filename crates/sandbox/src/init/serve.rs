@@ -10,7 +10,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use super::disk::DiskWatch;
 use super::processes::{self, Ended};
-use super::shell::Shell;
+use super::shell::{Progress, Shell};
 use super::worker::Worker;
 use crate::sys;
 use crate::tools::{BASH_DEFAULT_TIMEOUT_MS, BASH_MAX_TIMEOUT_MS, HeadTail, ToolCall, ToolOutput};
@@ -35,6 +35,8 @@ const DRAIN_READS: usize = 8;
 
 const RESTARTED: &str = "the shell was restarted: files are kept; variables, the working directory and the shell's \
                          processes are gone";
+
+const LOST: &str = "the shell no longer runs what it is given, as after set -n";
 
 /// A command under way in the shell.
 struct Running {
@@ -98,7 +100,7 @@ pub(super) fn serve(socket: UnixStream, launch: &Launch) {
 struct Ready {
     socket: bool,
     output: bool,
-    done: bool,
+    script: bool,
 }
 
 impl Init {
@@ -112,8 +114,11 @@ impl Init {
         }
         while let Ok(Some(_)) = self.signals.read_signal() {}
         let ended = processes::reap();
-        if ready.done {
-            self.command_has_ended();
+        if ready.script {
+            self.shell_has_read();
+        }
+        if let Some(shell) = &mut self.shell {
+            shell.reaped(&ended);
         }
         self.shell_may_have_ended(&ended);
         self.end_what_must_end();
@@ -123,18 +128,20 @@ impl Init {
 
     fn wait(&mut self) -> Ready {
         let mut ready = Ready::default();
-        let mut sources: Vec<(BorrowedFd<'_>, Option<&mut bool>)> =
-            vec![(self.socket.as_fd(), Some(&mut ready.socket)), (self.signals.as_fd(), None)];
+        let mut sources: Vec<(BorrowedFd<'_>, PollFlags, Option<&mut bool>)> = vec![
+            (self.socket.as_fd(), PollFlags::POLLIN, Some(&mut ready.socket)),
+            (self.signals.as_fd(), PollFlags::POLLIN, None),
+        ];
         if let Some(shell) = &self.shell {
             // A stream whose writers are all gone would be ready for ever.
-            sources.extend(shell.output.open().map(|output| (output, Some(&mut ready.output))));
-            sources.extend(shell.done.open().map(|done| (done, Some(&mut ready.done))));
+            sources.extend(shell.output.open().map(|output| (output, PollFlags::POLLIN, Some(&mut ready.output))));
+            sources.extend(shell.reading().map(|script| (script, PollFlags::POLLOUT, Some(&mut ready.script))));
         }
-        sources.extend(self.workers.iter().map(|(_, worker)| (worker.as_fd(), None)));
-        let mut polled: Vec<_> = sources.iter().map(|(fd, _)| PollFd::new(*fd, PollFlags::POLLIN)).collect();
+        sources.extend(self.workers.iter().map(|(_, worker)| (worker.as_fd(), PollFlags::POLLIN, None)));
+        let mut polled: Vec<_> = sources.iter().map(|(fd, flags, _)| PollFd::new(*fd, *flags)).collect();
         // An interrupted wait is a wait in which nothing became ready.
         let _ = poll(&mut polled, PollTimeout::try_from(self.time_to_next_event()).unwrap_or(PollTimeout::MAX));
-        for (polled, (_, flag)) in polled.iter().zip(sources) {
+        for (polled, (.., flag)) in polled.iter().zip(sources) {
             if let (Some(true), Some(flag)) = (polled.any(), flag) {
                 *flag = true;
             }
@@ -212,9 +219,11 @@ impl Init {
             return self.answer(call, ToolOutput::error("bash: another command is running"));
         }
         let is_new = self.shell.is_none();
-        if let Err(error) = self.ready_shell().and_then(|shell| shell.run(command)) {
-            self.drop_shell();
-            return self.answer(call, ToolOutput::error(format!("bash: the shell could not be started: {error}")));
+        match self.ready_shell() {
+            Ok(shell) => shell.run(command),
+            Err(error) => {
+                return self.answer(call, ToolOutput::error(format!("bash: the shell could not be started: {error}")));
+            }
         }
         let note = (is_new && self.shell_before).then(|| format!("[{RESTARTED}]\n"));
         self.shell_before = false;
@@ -251,7 +260,7 @@ impl Init {
 
     fn drop_shell(&mut self) {
         if let Some(shell) = self.shell.take() {
-            processes::kill_session(shell.pid);
+            shell.kill();
         }
     }
 
@@ -260,17 +269,35 @@ impl Init {
         let mut buffer = [0; BUFFER];
         let got = shell.output.read(&mut buffer);
         match &mut self.running {
+            Some(_) if shell.is_asked() => {}
             Some(running) => running.output.push(&buffer[..got]),
             None => self.between.push(&buffer[..got]),
         }
     }
 
-    fn command_has_ended(&mut self) {
-        let Some(status) = self.shell.as_mut().and_then(Shell::exit_status) else { return };
+    fn shell_has_read(&mut self) {
         if self.running.as_ref().is_none_or(|running| running.ending.is_some()) {
             return;
         }
-        self.drain();
+        if self.shell.as_ref().is_some_and(Shell::is_asked) {
+            // All that it printed about the question is there, and goes.
+            self.drain();
+        }
+        match self.shell.as_mut().map(Shell::has_read) {
+            None | Some(Progress::AtWork) => {}
+            Some(Progress::Ended) => {
+                self.drain();
+                self.shell.as_mut().expect("looked at just above").ask();
+            }
+            Some(Progress::Status(Some(status))) => self.command_has_ended(status),
+            Some(Progress::Status(None)) => {
+                self.drop_shell();
+                self.finish(true, &format!("[{LOST}; {RESTARTED}]"), true);
+            }
+        }
+    }
+
+    fn command_has_ended(&mut self, status: i32) {
         let notice = if status == 0 { String::new() } else { format!("[exit status {status}]") };
         self.finish(status != 0, &notice, false);
     }
@@ -303,8 +330,10 @@ impl Init {
             return;
         }
         self.drain();
-        // The status may have been written just before the end.
-        self.command_has_ended();
+        // It may have answered just before its end.
+        if let Some(status) = self.shell.as_mut().and_then(Shell::status) {
+            self.command_has_ended(status);
+        }
         self.drop_shell();
         let (notice, is_error) = match how {
             Ended::Exit(code) => (format!("[the shell exited with status {code}; {RESTARTED}]"), *code != 0),

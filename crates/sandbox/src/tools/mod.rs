@@ -111,13 +111,12 @@ impl ToolOutput {
     }
 
     /// The same, but with words where there is nothing to read: models' APIs refuse a text that is empty or blank.
-    pub(crate) fn in_words(mut self) -> Self {
-        if self.content.is_empty() {
-            self.content.push_str("(no output)");
-        } else if self.content.trim().is_empty() {
-            self.content = "(nothing but white space)".to_owned();
+    pub(crate) fn in_words(self) -> Self {
+        if !self.content.trim().is_empty() {
+            return self;
         }
-        self
+        let words = if self.content.is_empty() { "(no output)" } else { "(nothing but white space)" };
+        Self { content: words.to_owned(), ..self }
     }
 
     /// A failure for the model to read.
