@@ -343,7 +343,7 @@ async fn a_command_of_any_length_arrives_whole() {
             assert_eq!(bash(&sandbox, &command).await.content, format!("{length}\n"));
         }
     }
-    let lines: String = (0..3000).map(|line| format!("echo {line} >>lines # it's line {line}\n")).collect();
-    bash(&sandbox, &lines).await;
+    let lines: Vec<String> = (0..3000).map(|line| format!("echo {line} >>lines # it's line {line}")).collect();
+    bash(&sandbox, &lines.join("\n")).await;
     assert_eq!(bash(&sandbox, "wc -l <lines; uniq -d lines").await.content, "3000\n");
 }
