@@ -6,6 +6,7 @@
 mod inside;
 
 use inside::{Backend, CommandLine, bash, bash_for, servers, tool};
+use rota_sandbox::ToolCall;
 use serde_json::json;
 
 /// Three commands without a program, and what they answer in a shell that nothing was done to.
@@ -346,4 +347,45 @@ async fn a_command_of_any_length_arrives_whole() {
     let lines: Vec<String> = (0..3000).map(|line| format!("echo {line} >>lines # it's line {line}")).collect();
     bash(&sandbox, &lines.join("\n")).await;
     assert_eq!(bash(&sandbox, "wc -l <lines; uniq -d lines").await.content, "3000\n");
+}
+
+#[tokio::test]
+async fn a_restart_beside_commands_mixes_up_no_answers() {
+    let backend = Backend::new();
+    let sandbox = backend.open().await;
+    let restart = ToolCall::Bash { command: None, timeout_ms: None, restart: true };
+    for round in 0..40 {
+        let (first, second) = (format!("echo first {round}"), format!("(echo second {round})"));
+        let (first_answer, restarted, second_answer) = tokio::join!(
+            bash(&sandbox, &first),
+            async { sandbox.call("restart", &restart).await.unwrap() },
+            bash(&sandbox, &second)
+        );
+        assert_eq!(restarted.content, "the shell was restarted");
+        for (word, answer) in [("first", first_answer), ("second", second_answer)] {
+            let wanted = [format!("{word} {round}\n"), "[ended: the shell was restarted]".to_owned()];
+            assert!(wanted.contains(&answer.content), "{word} {round}: {answer:?}");
+        }
+    }
+    assert_eq!(bash(&sandbox, "echo after").await.content, "after\n");
+}
+
+#[tokio::test]
+async fn a_command_is_ended_whatever_it_did_to_its_shell() {
+    let backend = Backend::new();
+    let sandbox = backend.open().await;
+    for trick in [
+        "sleep 100",
+        "while :; do :; done",
+        "trap '' TERM INT HUP; while :; do :; done",
+        "kill -STOP $$",
+        "trap 'sleep 100' DEBUG; true",
+        "trap '[[ $BASH_COMMAND != *dev/shell* ]] || sleep 100' DEBUG; true",
+        "exec sleep 100",
+        "read -r -u 255 line; read -r -u 255 line",
+    ] {
+        let ended = bash_for(&sandbox, trick, 300).await;
+        assert!(ended.is_error && ended.shell_restarted, "{trick}: {ended:?}");
+        assert_eq!(bash(&sandbox, "echo after").await.content, "after\n", "{trick}");
+    }
 }

@@ -201,7 +201,13 @@ impl Shell {
 
     /// The answer, when it is there. Afterwards the shell is free for the next command.
     pub(super) fn status(&mut self) -> Option<i32> {
-        let Stage::Asking { sign, name } = std::mem::replace(&mut self.stage, Stage::Idle) else { return None };
+        let (sign, name) = match std::mem::replace(&mut self.stage, Stage::Idle) {
+            Stage::Asking { sign, name } => (sign, name),
+            other => {
+                self.stage = other;
+                return None;
+            }
+        };
         let files = fs::read_dir(FOLDER).into_iter().flatten();
         let files: Vec<String> = files.filter_map(|file| file.ok()?.file_name().into_string().ok()).collect();
         clear_folder();
