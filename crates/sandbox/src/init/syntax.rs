@@ -56,7 +56,7 @@ const RESERVED: [&str; 17] = [
 ];
 
 /// What stands before a place in a command.
-#[derive(PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Before {
     /// The beginning, or the end of a command.
     Nothing,
@@ -68,8 +68,8 @@ enum Before {
     Redirection,
 }
 
-/// The command is nothing but words, quotations, plain variables, simple redirections, and operators between them, so
-/// that every bash finds it complete. That other commands are not does not follow.
+/// The command is nothing but words, quotations, plain variables, simple redirections, comments, and operators, so that
+/// every bash finds it complete. That other commands are not does not follow.
 pub(super) fn is_plain(command: &str) -> bool {
     let mut before = Before::Nothing;
     let mut rest = command;
@@ -77,6 +77,7 @@ pub(super) fn is_plain(command: &str) -> bool {
         rest = rest.trim_start_matches([' ', '\t']);
         let Some(first) = rest.chars().next() else { return matches!(before, Before::Nothing | Before::Word) };
         let (taken, after) = match first {
+            '#' if before != Before::Redirection => (rest.find('\n').unwrap_or(rest.len()), before),
             '\n' if before == Before::Operator => (1, Before::Operator),
             '\n' if before != Before::Redirection => (1, Before::Nothing),
             '&' | '|' if before == Before::Word && rest[1..].starts_with(first) => (2, Before::Operator),
@@ -88,6 +89,10 @@ pub(super) fn is_plain(command: &str) -> bool {
             }
             '<' if before != Before::Redirection => (1, Before::Redirection),
             _ => match plain_word(rest) {
+                // `>2>` has no word after the first redirection: the number belongs to the second.
+                Some(length) if before == Before::Redirection && rest[length..].starts_with(['<', '>']) => {
+                    return false;
+                }
                 Some(length) if !RESERVED.contains(&&rest[..length]) => (length, Before::Word),
                 _ => return false,
             },
@@ -112,6 +117,8 @@ fn plain_word(text: &str) -> Option<usize> {
                 plain.then_some(end + 2)?
             }
             '$' => names_a_variable(rest).then_some(1)?,
+            '\\' => rest.chars().next().filter(|escaped| *escaped != '\n')?.len_utf8() + 1,
+            '#' if length > 0 => 1,
             '_' | '-' | '.' | '/' | ':' | ',' | '+' | '=' | '@' | '%' | '^' | '~' | '*' | '?' => 1,
             letter if letter.is_alphanumeric() => letter.len_utf8(),
             _ => break,
@@ -138,6 +145,7 @@ mod tests {
             "ls -la /workspace | head -3",
             "cd src && make -j2 > log 2>&1; tail -5 log",
             "echo \"$HOME: $?\" 'it is (not) open'\nsleep 1 &\n",
+            "# it's a comment\ncd x # and another (\nfind . -name \\*.rs \\; a#'b'",
             "a=1 b=~/x grep -rn 'fn \\(main' . ||\n\n echo none",
         ];
         for command in plain {
@@ -174,7 +182,9 @@ mod tests {
             "a |& b",
             "a &> b",
             "a <> b",
-            "# it's",
+            "a#'",
+            "a>#b",
+            "a >2>b",
             "a > > b",
         ];
         for command in other {
@@ -184,9 +194,9 @@ mod tests {
 
     #[test]
     fn bash_has_nothing_to_say_against_what_is_plain() {
-        const PIECES: [&str; 34] = [
+        const PIECES: [&str; 36] = [
             "a", "b=", "'x'", "\"y\"", "\"$z\"", "$v", "$?", "1", "2", "é", " ", " ", " ", "\n", ";", "&", "&&", "|",
-            "||", ">", ">>", ">&", "<", "'", "\"", "$", "[", "~", "*", "-", "if", "in", "time", "#",
+            "||", ">", ">>", ">&", "<", "'", "\"", "$", "[", "~", "*", "-", "if", "in", "time", "#", "#", "\\",
         ];
         let mut state = 0x2545_f491_4f6c_dd1d_u64;
         let mut next = |below: usize| {
