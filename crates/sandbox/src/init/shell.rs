@@ -71,10 +71,10 @@ enum Stage {
     Running {
         sign: Option<String>,
     },
-    /// The command has ended, and a file whose name begins with `name` will say how.
+    /// The command has ended, and a file whose name begins with `name` will say how. Whether the command had begun.
     Asking {
-        sign: Option<String>,
         name: String,
+        has_begun: bool,
     },
 }
 
@@ -188,9 +188,11 @@ impl Shell {
     /// trap or an option, is not the command's.
     pub(super) fn ask(&mut self) {
         let Stage::Running { sign } = std::mem::replace(&mut self.stage, Stage::Idle) else { return };
+        let files = empty_folder();
+        let has_begun = sign.is_none_or(|sign| files.contains(&sign));
         let name = format!("{:016x}-", random());
         self.unsent = format!("{}\n{}", making(&format!("{name}$?")), char::from(MORE)).into_bytes();
-        self.stage = Stage::Asking { sign, name };
+        self.stage = Stage::Asking { name, has_begun };
         self.send();
     }
 
@@ -201,18 +203,14 @@ impl Shell {
 
     /// The answer, when it is there. Afterwards the shell is free for the next command.
     pub(super) fn status(&mut self) -> Option<i32> {
-        let (sign, name) = match std::mem::replace(&mut self.stage, Stage::Idle) {
-            Stage::Asking { sign, name } => (sign, name),
+        let (name, has_begun) = match std::mem::replace(&mut self.stage, Stage::Idle) {
+            Stage::Asking { name, has_begun } => (name, has_begun),
             other => {
                 self.stage = other;
                 return None;
             }
         };
-        let files = fs::read_dir(FOLDER).into_iter().flatten();
-        let files: Vec<String> = files.filter_map(|file| file.ok()?.file_name().into_string().ok()).collect();
-        clear_folder();
-        let has_begun = sign.is_none_or(|sign| files.contains(&sign));
-        let status = files.iter().find_map(|file| file.strip_prefix(&name)?.parse().ok());
+        let status = empty_folder().iter().find_map(|file| file.strip_prefix(&name)?.parse().ok());
         status.filter(|_| has_begun)
     }
 
@@ -221,6 +219,8 @@ impl Shell {
         if let Stage::Checking { syntax, .. } = &self.stage {
             syntax.kill();
         }
+        // A shell that has just been started may not have a session yet.
+        processes::kill_one(self.pid);
         processes::kill_session(self.pid);
     }
 }
@@ -232,7 +232,7 @@ fn making(name: &str) -> String {
 
 /// Makes the pipe that bash will open as its script.
 fn make_script() -> io::Result<File> {
-    clear_folder();
+    empty_folder();
     let path = Path::new(FOLDER).join(SCRIPT);
     nix::unistd::mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR)?;
     // Open for reading too, it can be opened before bash has.
@@ -242,13 +242,16 @@ fn make_script() -> io::Result<File> {
     Ok(script)
 }
 
-/// Removes what is in the folder, whoever put it there.
-fn clear_folder() {
-    for entry in fs::read_dir(FOLDER).into_iter().flatten().flatten() {
+/// Removes what is in the folder, whoever put it there, and answers with the names.
+fn empty_folder() -> Vec<String> {
+    let entries = fs::read_dir(FOLDER).into_iter().flatten().flatten();
+    let removed = entries.filter_map(|entry| {
         let path = entry.path();
         // What cannot be removed is in nobody's way: names are never used twice.
         let _ = fs::remove_file(&path).or_else(|_| fs::remove_dir_all(&path));
-    }
+        entry.file_name().into_string().ok()
+    });
+    removed.collect()
 }
 
 fn random() -> u64 {

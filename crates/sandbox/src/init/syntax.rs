@@ -8,10 +8,8 @@ use std::io::{self, Seek, Write};
 use std::path::Path;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 
-use super::processes::Ended;
+use super::processes::{self, Ended};
 use super::shell::start_bash;
 
 /// A bash that reads a command and runs nothing.
@@ -39,8 +37,7 @@ impl Syntax {
     }
 
     pub(super) fn kill(&self) {
-        // It may have ended since.
-        let _ = kill(Pid::from_raw(self.pid), Signal::SIGKILL);
+        processes::kill_one(self.pid);
     }
 }
 
