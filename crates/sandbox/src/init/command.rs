@@ -115,8 +115,23 @@ impl Init {
         }
     }
 
+    /// A command is under way and is not being ended.
+    fn goes_on(&self) -> bool {
+        self.running.as_ref().is_some_and(|running| running.ending.is_none())
+    }
+
+    /// Lets the shell begin with its command when that has been found to be complete.
+    pub(super) fn shell_may_begin(&mut self, ended: &[(i32, Ended)]) {
+        if !self.goes_on() {
+            return;
+        }
+        if let Some(shell) = &mut self.shell {
+            shell.reaped(ended);
+        }
+    }
+
     pub(super) fn shell_has_read(&mut self) {
-        if self.running.as_ref().is_none_or(|running| running.ending.is_some()) {
+        if !self.goes_on() {
             return;
         }
         if self.shell.as_ref().is_some_and(Shell::is_asked) {

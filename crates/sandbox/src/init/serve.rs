@@ -90,9 +90,7 @@ impl Init {
         }
         while let Ok(Some(_)) = self.signals.read_signal() {}
         let ended = processes::reap();
-        if let Some(shell) = &mut self.shell {
-            shell.reaped(&ended);
-        }
+        self.shell_may_begin(&ended);
         self.shell_may_have_ended(&ended);
         self.end_what_must_end();
         self.collect_workers();
