@@ -141,6 +141,34 @@ async fn files_are_found_by_name_and_by_content() {
 }
 
 #[tokio::test]
+async fn no_tool_answers_without_bound() {
+    let backend = Backend::new();
+    let sandbox = backend.open().await;
+    // Names of which each character is shown as several, in folders as deep as a path may be.
+    let deep = "python3 -c '\nimport os\nfor i in range(15):\n os.mkdir(chr(1) * 250)\n os.chdir(chr(1) * 250)\n\
+                for i in range(300): open(str(i), \"w\").write(\"needle\")'";
+    assert!(!bash(&sandbox, deep).await.is_error);
+    let listed = tool(&sandbox, "glob", json!({"pattern": "**/*[0-9]"})).await;
+    assert!(!listed.is_error && listed.content.len() <= 110_000, "{}", listed.content.len());
+    assert!(listed.content.ends_with(" more not shown]\n"), "{}", listed.content.len());
+    for mode in ["content", "files_with_matches", "count"] {
+        let found = tool(&sandbox, "grep", json!({"pattern": "needle", "output_mode": mode})).await;
+        assert!(!found.is_error && found.content.len() <= 110_000, "{mode}: {}", found.content.len());
+    }
+    // The shortest lines there are, and many of them.
+    bash(&sandbox, "head -c 100000000 /dev/zero | tr '\\0' '\\n' >lines; head -c 200000 lines >fewer").await;
+    let all = tool(&sandbox, "read", json!({"file_path": "lines", "view_range": [1, -1]})).await;
+    assert!(all.is_error && all.content.contains("ask for fewer"), "{}", &all.content[..200.min(all.content.len())]);
+    let some = tool(&sandbox, "read", json!({"file_path": "lines", "view_range": [99_000_000, 99_000_010]})).await;
+    assert_eq!(some.content.lines().count(), 11);
+    let swollen =
+        json!({"file_path": "fewer", "old_string": "\n", "new_string": "x".repeat(1 << 20), "replace_all": true});
+    let swollen = tool(&sandbox, "edit", swollen).await;
+    assert!(swollen.is_error && swollen.content.contains("the most is 4194304"), "{}", swollen.content);
+    assert_eq!(bash(&sandbox, "stat -c %s fewer").await.content, "200000\n");
+}
+
+#[tokio::test]
 async fn no_path_leads_a_file_tool_to_the_host() {
     let backend = Backend::new();
     let secret = backend.folder.path().join("secret");

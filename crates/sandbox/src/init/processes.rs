@@ -44,6 +44,11 @@ pub(super) fn signal_session(session: i32, signal: Signal) {
     }
 }
 
+/// Kills one process. It may have ended.
+pub(super) fn kill_one(pid: i32) {
+    let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+}
+
 /// Kills every process of a session, however fast it forks.
 pub(super) fn kill_session(session: i32) {
     for _ in 0..KILL_ROUNDS {

@@ -148,6 +148,13 @@ impl CommandLine {
         self.command().arg(self.data()).arg("s").args(commands).output().unwrap()
     }
 
+    /// What shell commands answer in a sandbox of a session of their own.
+    pub fn answers(&self, session: &str, commands: &[&str]) -> Vec<String> {
+        let output = self.command().arg("--json").arg(self.data()).arg(session).args(commands).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
     pub fn data(&self) -> PathBuf {
         self.folder.path().join("data")
     }
