@@ -22,6 +22,8 @@ const INTERVAL: Duration = Duration::from_secs(2);
 const SHARE: u32 = 10;
 /// A look that takes longer is given up: it has seen nothing.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(20);
+/// The same while the disk loses more than the sandbox may take, or has little left.
+const PRESSED_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often the free space is looked at.
 const FREE_INTERVAL: Duration = Duration::from_secs(1);
 /// The same when there is little: less than this many times the reserve.
@@ -127,7 +129,7 @@ impl DiskWatch {
         now >= self.check_at
     }
 
-    /// Looks at the free space and starts a look when it is time for that. `at_work`: something runs that may write.
+    /// Looks at the free space, and starts a look or gives one up when it is time for that. `at_work`: something runs that may write.
     /// `own` are processes of the init's that hold no files. Says why the sandbox must be stopped, if it must.
     pub(super) fn turn(&mut self, now: Instant, at_work: bool, own: Vec<i32>) -> Option<String> {
         let reserve = self.limits.disk_reserve_bytes;
@@ -146,8 +148,11 @@ impl DiskWatch {
             }
         }
         let pressing = free.bytes < reserve || self.assumed(free).bytes > self.limits.disk_bytes;
+        if let Some(look) = &self.look {
+            return if pressing && now >= look.since + PRESSED_TIMEOUT { self.end_look(now) } else { None };
+        }
         let due = now >= self.must_look_at || (pressing && now >= self.may_look_at);
-        if self.look.is_some() || !self.stirred || !due {
+        if !self.stirred || !due {
             return None;
         }
         self.stirred = false;
