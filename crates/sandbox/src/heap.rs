@@ -43,26 +43,3 @@ fn resident() -> Option<usize> {
     let kib = told.lines().find_map(|line| line.strip_prefix("RssAnon:")?.trim().strip_suffix(" kB"))?;
     kib.parse::<usize>().ok().map(|kib| kib * 1024)
 }
-
-#[cfg(all(test, target_env = "gnu"))]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_not_used_any_more_goes_back_to_the_system() {
-        keep_little();
-        let before = resident().unwrap();
-        // A piece that is used lies behind all the others, so that they are not simply the end of the heap.
-        let pieces: Vec<Vec<u8>> = (0..100_000).map(|_| vec![1; 1000]).collect();
-        let last = vec![1_u8; 1000];
-        assert!(resident().unwrap() > before + 90_000_000);
-        drop(pieces);
-        give_back(16 << 20);
-        assert!(resident().unwrap() < before + (32 << 20), "{before} {:?}", resident());
-        let large = vec![1_u8; 30 << 20];
-        assert!(resident().unwrap() > before + (30 << 20));
-        drop(large);
-        assert!(resident().unwrap() < before + (32 << 20));
-        drop(last);
-    }
-}
