@@ -182,7 +182,7 @@ pub const SESSION_TRIES: u32 = 3;
 pub const SESSION_RETRY_FIRST: Duration = Duration::from_millis(500);
 /// The longest such pause.
 pub const SESSION_RETRY_MAX: Duration = Duration::from_secs(5);
-/// Events that a session may have; a session that reaches it ends its turn with an error.
+/// Events that a session may have; a session that reaches it ends its turn with an error and takes no more messages.
 pub const MAX_SESSION_EVENTS: i64 = 50_000;
 /// Requests to the model in one turn.
 pub const MAX_TURN_REQUESTS: u32 = 500;
@@ -196,6 +196,9 @@ pub const CUT_CALL_TRIES: u32 = 3;
 pub const MODEL_RETRY_FIRST_MICROS: i64 = 1_000_000;
 /// The longest pause between two tries, also when the model asks for a longer one.
 pub const MODEL_RETRY_MAX_MICROS: i64 = 60_000_000;
+/// Tries of starting a sandbox while the machine is short of something that may come back, the first included. The pauses
+/// are those of a model.
+pub const SANDBOX_TRIES: u32 = 5;
 /// How long a sandbox stays up after its session's last call.
 pub const SANDBOX_IDLE: Duration = Duration::from_mins(10);
 /// How often files of sessions that are gone, or have moved to another server, are looked for.

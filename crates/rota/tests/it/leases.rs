@@ -30,7 +30,7 @@ async fn a_runner_that_lost_its_lease_writes_nothing() {
 
     std::fs::write(rota.workspace_file(id(&session), "go"), "").unwrap();
     // The runner ends the sandbox when it has let go of a session that another server has.
-    disappears(record(rota.workspace_file(id(&session), ""), id(&session))).await;
+    disappears(record(&rota.workspace_file(id(&session), ""), id(&session))).await;
     assert!(rota.workspace_file(id(&session), "done").exists(), "the call came to its end");
     assert_eq!(api.get(&list).await, before);
     assert_eq!(api.get(&format!("/v1/sessions/{}", id(&session))).await["status"], "running");

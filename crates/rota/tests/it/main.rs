@@ -48,6 +48,7 @@ mod scheduled;
 mod schedules;
 mod server;
 mod sessions;
+mod shortages;
 mod simulation;
 mod store;
 mod stream;

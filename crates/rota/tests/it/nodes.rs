@@ -200,7 +200,7 @@ async fn a_server_that_was_frozen_writes_nothing_to_a_session_that_has_moved() {
     here.clock.advance_micros(-GONE_MICROS);
     std::fs::write(workspace_file(pair.folder.path(), &session, "go"), "").unwrap();
     rustix::process::kill_process(frozen, rustix::process::Signal::CONT).unwrap();
-    disappears(record(workspace_file(pair.folder.path(), &session, ""), &session)).await;
+    disappears(record(&workspace_file(pair.folder.path(), &session, ""), &session)).await;
     assert_eq!(here.api.all(&list, 1000).await, before);
     assert_eq!(pair.api.get(&format!("/v1/sessions/{session}")).await["status"], "idle");
 }

@@ -1,6 +1,10 @@
 //! A server for one test.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use rota_api::Time;
 use rota_server::{
@@ -185,6 +189,6 @@ async fn becomes(path: PathBuf, there: bool) {
 }
 
 /// The record of a session's sandbox, which is there while that runs. `workspace` is the folder of its files.
-pub fn record(workspace: PathBuf, session: &str) -> PathBuf {
+pub fn record(workspace: &Path, session: &str) -> PathBuf {
     workspace.ancestors().find(|folder| folder.ends_with("sessions")).unwrap().with_file_name("sandboxes").join(session)
 }

@@ -185,8 +185,13 @@ impl Runner<'_> {
         let mut work = Step { usage: Some(self.state.totals(used)), ..Step::default() };
         work.events.push(self.request_end(start, true, used));
         let retries = self.state.failures + 1 < limits::CUT_CALL_TRIES;
-        self.try_again(work, SessionErrorType::ToolUseLimitReachedError, message.to_owned(), retries.then_some(None))
-            .await
+        self.try_again(
+            work,
+            SessionErrorType::ToolUseLimitReachedError,
+            message.to_owned(),
+            retries.then_some(Duration::ZERO),
+        )
+        .await
     }
 
     /// The step that a failed request makes: another try later, or the end of the turn.
@@ -212,16 +217,16 @@ impl Runner<'_> {
         };
         let mut work = Step::default();
         work.events.push(self.event(request_end(start, true, Usage::default())));
-        self.try_again(work, r#type, message, retries.then_some(asked)).await
+        self.try_again(work, r#type, message, retries.then(|| asked.unwrap_or_default())).await
     }
 
-    /// Tells of an error and ends the turn, or tries again later: after the pause that was asked for, or one that grows.
+    /// Tells of an error and ends the turn, or tries again later: after `after`, where that is longer than a pause that grows.
     pub(super) async fn try_again(
         &self,
         mut work: Step,
         r#type: SessionErrorType,
         message: String,
-        after: Option<Option<Duration>>,
+        after: Option<Duration>,
     ) -> Result<bool, Left> {
         let retry_status = if after.is_some() { RetryStatus::Retrying } else { RetryStatus::Exhausted };
         tracing::warn!(session_id = %self.lease.session, error = message, retries = after.is_some(), "a step failed");
@@ -229,18 +234,18 @@ impl Runner<'_> {
         work.events.push(self.event(EventBody::SessionError { error }));
         match after {
             None => work.rest = Some(Rest::Dead),
-            Some(asked) => {
+            Some(after) => {
                 work.events.push(self.event(EventBody::StatusRescheduled {}));
-                work.retry_in_micros = Some(backoff_micros(self.state.failures, asked));
+                work.retry_in_micros = Some(backoff_micros(self.state.failures, after));
             }
         }
         self.perform(work).await
     }
 }
 
-fn backoff_micros(failures: u32, asked: Option<Duration>) -> i64 {
+fn backoff_micros(failures: u32, asked: Duration) -> i64 {
     let own = limits::MODEL_RETRY_FIRST_MICROS << failures.min(16);
-    let asked = asked.map_or(0, |asked| i64::try_from(asked.as_micros()).unwrap_or(i64::MAX));
+    let asked = i64::try_from(asked.as_micros()).unwrap_or(i64::MAX);
     own.max(asked).min(limits::MODEL_RETRY_MAX_MICROS)
 }
 

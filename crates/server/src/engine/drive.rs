@@ -30,9 +30,9 @@ struct Engine {
 
 /// Whether sessions were found.
 enum Found {
-    /// Some were taken up, or another server was faster.
+    /// Some were taken up.
     Some,
-    /// None waits.
+    /// None waits that could be taken up.
     None,
     /// There are only sessions of workspaces that use all places that they may.
     NoPlace,
@@ -94,6 +94,7 @@ async fn take_up(engine: &Arc<Engine>, last: &mut String) -> Result<Found> {
         keep(engine).await?;
     }
     let mut passed_over = None;
+    let mut no_place = false;
     loop {
         let mut next = lease::next_workspace(&app.db, &app.node, last).await?;
         if next.is_none() && !last.is_empty() {
@@ -104,16 +105,22 @@ async fn take_up(engine: &Arc<Engine>, last: &mut String) -> Result<Found> {
             return Ok(Found::None);
         };
         if passed_over.as_ref() == Some(&workspace) {
-            return Ok(Found::NoPlace);
+            return Ok(if no_place { Found::NoPlace } else { Found::None });
         }
         workspace.as_ref().clone_into(last);
         let places = engine.sessions.take_free(&workspace, limits::CLAIM_BATCH);
         if places.is_empty() {
+            no_place = true;
             passed_over.get_or_insert(workspace);
             continue;
         }
-        let (node, count) = (app.node.clone(), places.len() as i64);
-        let leases = app.db.write(move |tx| lease::claim(tx, &node, &workspace, count)).await?;
+        let (node, of, count) = (app.node.clone(), workspace.clone(), places.len() as i64);
+        let leases = app.db.write(move |tx| lease::claim(tx, &node, &of, count)).await?;
+        if leases.is_empty() {
+            // Another server was faster, or somebody holds the row at this moment.
+            passed_over.get_or_insert(workspace);
+            continue;
+        }
         for (lease, place) in leases.into_iter().zip(places) {
             app.spawn(drive(engine.clone(), lease, place));
         }
@@ -164,7 +171,7 @@ async fn drive(engine: Arc<Engine>, lease: Lease, place: Place) {
         () = app.stopping() => Ok(()),
     };
     match left {
-        Ok(()) => {}
+        Ok(()) | Err(Left::Failed(Error::Stopping)) => {}
         Err(Left::Lost) => {
             tracing::info!(session_id = %lease.session, "another runner has the session");
             end_sandbox(app, &lease).await;

@@ -29,7 +29,7 @@ pub struct State {
     pub open_request: Option<EventId>,
     /// Whether something was said that the model has not answered.
     pub unanswered: bool,
-    /// Failed tries of the current request.
+    /// Failed tries of the current request, or of starting a sandbox for the current call.
     pub failures: u32,
     /// Requests to the model in the current turn.
     pub requests: u32,
@@ -138,6 +138,7 @@ impl State {
             EventBody::AgentToolResult { tool_use_id, content, is_error } => {
                 let content = content.iter().filter_map(verbatim).collect();
                 self.result(tool_use_id.as_ref(), content, *is_error);
+                self.failures = 0;
             }
             EventBody::AgentMessage { content } => {
                 content.iter().filter_map(text).for_each(|text| self.push(Role::Assistant, Block::Text { text }));

@@ -1,6 +1,6 @@
 //! Runs one session: does what `next` says, and appends what happened.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use rota_api::{
     agent::ThreadAgent,
@@ -255,6 +255,12 @@ impl<'a> Runner<'a> {
                      before you try again. Files are kept; processes and shell variables are gone."
                 );
                 self.finish(tools::result(call, &text, true)).await
+            }
+            Some(Err(error)) if error.is_passing() && self.state.failures + 1 < limits::SANDBOX_TRIES => {
+                tracing::warn!(session_id = %self.lease.session, %error, "no sandbox could be started yet");
+                let message = format!("no sandbox could be started yet: {}", error.for_client());
+                // The call stays open, and whoever takes the session up next runs it.
+                self.try_again(Step::default(), SessionErrorType::UnknownError, message, Some(Duration::ZERO)).await
             }
             Some(Err(error)) => {
                 let text = "The tool was not run: no sandbox could be started.";

@@ -14,7 +14,7 @@ use super::log;
 use crate::{
     db::{Notice, Tx, vals},
     error::{Error, Result},
-    limits::MAX_QUEUED_INPUTS,
+    limits::{MAX_QUEUED_INPUTS, MAX_SESSION_EVENTS},
     model::INTERRUPTED,
     resources::sessions::{self, Control, Waiting, WaitingFor},
 };
@@ -90,6 +90,25 @@ fn accept(i: usize, event: &EventBody, waiting: &mut Vec<Waiting>, working: bool
     }
 }
 
+/// That the agent can take up what is sent before the log is full. An interrupt, or an answer to what waits, enters a full
+/// log too: the session comes to rest by it.
+fn check_room(session: &Control, queued: i64, events: &[EventBody]) -> Result<()> {
+    let asks = |event: &EventBody| {
+        matches!(
+            event,
+            EventBody::UserMessage { .. } | EventBody::UserDefineOutcome { .. } | EventBody::SystemMessage { .. }
+        )
+    };
+    let there = session.events + queued;
+    if events.iter().any(asks) && there + events.len() as i64 >= MAX_SESSION_EVENTS {
+        return Err(Error::invalid(format_args!(
+            "session {} has {there} of at most {MAX_SESSION_EVENTS} events, and no room for more messages; create another one",
+            session.id
+        )));
+    }
+    Ok(())
+}
+
 /// For a session at rest: the events enter the log, and the session goes to work unless something still waits.
 fn take(
     tx: &mut Tx<'_>,
@@ -97,6 +116,7 @@ fn take(
     session: &Control,
     events: &[EventBody],
 ) -> Result<Vec<Box<RawValue>>> {
+    check_room(session, 0, events)?;
     let id = &session.id;
     let mut waiting = session.waiting.clone();
     let mut sent = Vec::new();
@@ -181,6 +201,7 @@ fn queue(
 ) -> Result<Vec<Box<RawValue>>> {
     let count =
         tx.one("SELECT count(*) FROM session_inputs WHERE session_id = $1", vals![&session.id], |r| r.int(0))?;
+    check_room(session, count.unwrap_or(0), events)?;
     if count.unwrap_or(0) + events.len() as i64 > MAX_QUEUED_INPUTS {
         return Err(Error::invalid(format_args!(
             "more than {MAX_QUEUED_INPUTS} events would wait in session {}",

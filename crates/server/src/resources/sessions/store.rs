@@ -118,6 +118,8 @@ pub struct Control {
     pub archived_at: Option<Time>,
     /// What the client must answer before the session goes on.
     pub waiting: Vec<Waiting>,
+    /// How many events its log has.
+    pub events: i64,
 }
 
 /// An event that waits for the client.
@@ -152,7 +154,7 @@ pub fn lock(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<()> {
 /// 404 when there is none.
 pub fn control(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Control> {
     let found = tx.one(
-        "SELECT id, status, archived_at, waiting_on FROM sessions WHERE workspace_id = $1 AND id = $2",
+        "SELECT id, status, archived_at, waiting_on, next_seq FROM sessions WHERE workspace_id = $1 AND id = $2",
         vals![workspace, id],
         |row| {
             let waiting = row.opt_text(3)?.map(|waiting| serde_json::from_str(&waiting)).transpose()?;
@@ -161,6 +163,7 @@ pub fn control(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Con
                 status: status(&row.text(1)?)?,
                 archived_at: row.opt_time(2)?,
                 waiting: waiting.unwrap_or_default(),
+                events: row.int(4)? - 1,
             })
         },
     )?;
