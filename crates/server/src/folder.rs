@@ -12,7 +12,7 @@ use tokio::time::sleep;
 
 use crate::{
     config::{Config, DatabaseUrl},
-    db,
+    db::{self, Db},
     error::{Error, Result},
     limits, random,
 };
@@ -42,18 +42,32 @@ pub async fn lock(data: &Path) -> Result<File> {
 }
 
 /// The name of the server with this data folder, made with the folder: sessions whose files are in it are this server's.
-pub fn node(data: &Path) -> Result<String> {
-    let path = data.join("node");
+///
+/// # Errors
+/// When the name is lost, and with it whose files are in the folder: under another name they would be taken for files of
+/// sessions that have moved. With a store of its own the server finds it there.
+pub async fn node(config: &Config, db: &Db) -> Result<String> {
+    let path = config.data.join("node");
     let cannot = |error| Error::internal(format!("cannot use {}: {error}", path.display()));
     match fs::read_to_string(&path) {
-        Ok(name) if !name.is_empty() => Ok(name.trim().to_owned()),
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(cannot(error)),
-        _ => {
-            let name = random::uuid()?;
-            fs::write(&path, format!("{name}\n")).map_err(cannot)?;
-            Ok(name)
-        }
+        Ok(name) if !name.is_empty() => return Ok(name.trim().to_owned()),
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(cannot(error)),
+        _ => {}
     }
+    let sessions = sessions(&config.data)?;
+    if sessions > 0 && config.database.is_some() {
+        return Err(Error::invalid(format_args!(
+            "{} is missing, which has the name of the server whose sessions' files are in the folder, {sessions} of them. Put \
+             it back; or, to do without these files, move {}/{SESSIONS} away",
+            path.display(),
+            config.data.display()
+        )));
+    }
+    let sql = "SELECT home FROM sessions WHERE home IS NOT NULL LIMIT 1";
+    let known = if sessions > 0 { db.lookup(sql, &[], |row| row.text(0)).await? } else { None };
+    let name = known.map_or_else(random::uuid, Ok)?;
+    fs::write(&path, format!("{name}\n")).map_err(cannot)?;
+    Ok(name)
 }
 
 /// Records that the store of this folder's server is a database: a start without it would begin another store, or go on

@@ -97,7 +97,7 @@ pub async fn serve_offer(offer: Offer, config: Config, clock: Clock) -> Result<S
     if let Some(url) = &config.database {
         folder::set_database(&config.data, url)?;
     }
-    let node = folder::node(&config.data)?;
+    let node = folder::node(&config, &db).await?;
     let (own, alone) = (node.clone(), config.database.is_none());
     db.write(move |tx| {
         engine::release_all_of(tx, &own)?;

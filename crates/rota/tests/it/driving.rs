@@ -9,6 +9,7 @@ use std::{
 };
 
 use rota_server::{
+    config::Role,
     db::{Tx, Val},
     limits::HOME_MICROS,
     model::{DeltaSink, Model, ModelRequest, ReplyFuture, playbook::Playbook},
@@ -18,8 +19,9 @@ use tokio::time::sleep;
 
 use crate::{
     client::Api,
+    database::Database,
     given::{Parts, agent, environment, id, message, script},
-    proxy::Proxy,
+    proxy::{Cut, Proxy},
     server::{Rota, appears},
     stream::stop_reason,
 };
@@ -118,6 +120,51 @@ async fn a_session_in_a_tool_outlasts_a_short_outage_of_the_database() {
 #[tokio::test]
 async fn a_session_in_a_tool_outlasts_an_outage_of_the_database_that_is_longer_than_its_lease() {
     outlasts_an_outage_of(40).await;
+}
+
+#[tokio::test]
+async fn a_result_whose_commit_loses_its_connection_is_recorded_once() {
+    for cut in [Cut::Before, Cut::After] {
+        let Some(proxy) = Proxy::start() else { return };
+        let rota = Rota::with(|config| {
+            config.database = config.database.take().map(|url| proxy.url(&url));
+            config.roles = [Role::Api, Role::Runner].into_iter().collect();
+        })
+        .await;
+        let session = Parts::new(&rota.api).await.session_with(&rota.api, script(WAITS)).await;
+        appears(rota.workspace_file(id(&session), "started")).await;
+        proxy.cut_next_commit(cut);
+        std::fs::write(rota.workspace_file(id(&session), "go"), "").unwrap();
+        goes_on(&rota, &session).await;
+    }
+}
+
+#[tokio::test]
+async fn a_claim_that_nobody_heard_of_runs_out() {
+    let Some(proxy) = Proxy::start() else { return };
+    let runner = Rota::with(|config| {
+        config.database = config.database.take().map(|url| proxy.url(&url));
+        config.roles = [Role::Runner].into_iter().collect();
+    })
+    .await;
+    let direct = runner.database().map(Database::url);
+    let rota = runner.beside(|config| {
+        config.database = direct;
+        config.roles = [Role::Api].into_iter().collect();
+    });
+    let rota = rota.await.unwrap();
+    let parts = Parts::new(&rota.api).await;
+    proxy.cut_next_commit(Cut::After);
+    let session = parts.session_with(&rota.api, message("hi")).await;
+    let claimed = async || {
+        let sql = "SELECT 1 FROM sessions WHERE lease_owner IS NOT NULL";
+        rota.server.app().db.lookup(sql, &[], |_| Ok(())).await.unwrap().is_some()
+    };
+    while !claimed().await {
+        sleep(Duration::from_millis(20)).await;
+    }
+    outlives_leases(&runner).await;
+    comes_to_rest_and_can_be_deleted(&rota.api, &session).await;
 }
 
 #[tokio::test]

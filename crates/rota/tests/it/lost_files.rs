@@ -126,6 +126,27 @@ async fn rename(rota: &Rota, from: &str, to: &str) {
 }
 
 #[tokio::test]
+async fn a_folder_that_has_lost_the_name_of_its_server_loses_no_files() {
+    let (rota, session) = with_a_file().await;
+    let note = rota.workspace_file(&session, "note");
+    let (config, clock) = (rota.server.app().config.clone(), rota.clock.clone());
+    let name = config.data.join("node");
+    let named = fs::read_to_string(&name).unwrap();
+    rota.server.stop().await;
+    fs::remove_file(&name).unwrap();
+    if config.database.is_some() {
+        let refused = rota_server::serve(config.clone(), clock.clone()).await.err().unwrap().to_string();
+        assert!(refused.contains("node is missing, which has the name of the server"), "{refused}");
+        assert!(!name.exists());
+        fs::write(&name, &named).unwrap();
+    }
+    let server = rota_server::serve(config, clock).await.unwrap();
+    assert_eq!(fs::read_to_string(&name).unwrap(), named);
+    server.stop().await;
+    assert!(note.exists());
+}
+
+#[tokio::test]
 async fn files_of_a_deleted_session_go_at_once_also_when_their_server_was_away() {
     let (rota, session) = with_a_file().await;
     let folder = rota.server.app().sandboxes.backend().session_dir(&session).unwrap();

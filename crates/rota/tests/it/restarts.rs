@@ -150,6 +150,8 @@ async fn a_server_that_starts_ends_what_was_left_before_it_runs_sessions_and_ans
             Err(_) => sleep(Duration::from_millis(5)).await,
         }
     };
+    // Time in which one that does not wait would have begun.
+    sleep(Duration::from_secs(1)).await;
     server.api.get("/v1/agents").await;
     assert!(!started.exists(), "nothing runs before that is over");
     drop(swept);

@@ -171,7 +171,7 @@ async fn drive(engine: Arc<Engine>, lease: Lease, place: Place) {
         () = app.stopping() => Ok(()),
     };
     match left {
-        Ok(()) => {}
+        Ok(()) | Err(Left::Failed(Error::Stopping)) => {}
         Err(Left::Lost) => {
             tracing::info!(session_id = %lease.session, "another runner has the session");
             end_sandbox(app, &lease).await;
