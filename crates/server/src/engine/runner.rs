@@ -396,9 +396,9 @@ pub(super) async fn interrupted(app: &App, lease: &Lease, watcher: &mut Watcher)
             Ok(()) = watcher.changes.changed() => {}
             () = sleep(limits::INTERRUPT_POLL) => {}
         }
-        let session = lease.session.clone();
+        // A look-up: many sessions wait here at the same time.
         let sql = "SELECT 1 FROM session_inputs WHERE session_id = $1 AND type = 'user.interrupt' LIMIT 1";
-        let found = app.db.read(move |tx| tx.one(sql, vals![&session], |_| Ok(()))).await;
+        let found = app.db.lookup(sql, vals![&lease.session], |_| Ok(())).await;
         if matches!(found, Ok(Some(()))) {
             return;
         }
