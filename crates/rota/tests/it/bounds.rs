@@ -131,7 +131,7 @@ async fn a_session_takes_in_no_more_than_it_may_have() {
         (
             "next_seq",
             MAX_SESSION_EVENTS,
-            "session {id} would have 50000 events, which no session may; create another one",
+            "session {id} has 49999 of at most 50000 events, and no room for more messages; create another one",
         ),
     ] {
         let fill = format!("UPDATE sessions SET {column} = $1");

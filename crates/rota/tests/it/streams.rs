@@ -1,17 +1,19 @@
 //! Histories and streams: nothing is missed, nothing is told twice.
 
+use std::time::Duration;
+
 use reqwest::Method;
 use rota_server::{
     db::Tx,
-    limits::STREAM_PIECE,
+    limits::{MAX_STREAMS_PER_WORKSPACE, STREAM_PIECE},
     resources::{api_keys, organization},
 };
 use serde_json::{Value, json};
 
 use crate::{
-    client::invalid,
+    client::{Refusal, invalid},
     given::{Parts, id, message, script},
-    server::Rota,
+    server::{PATIENCE, Rota},
     stream::{Frame, Stream, first, kinds, text},
 };
 
@@ -126,6 +128,28 @@ async fn an_event_that_is_told_in_pieces_is_the_one_that_was_sent() {
     let again = rota.api.stream_from(id(&session), 0).await.turn().await;
     let log = rota.api.all(&format!("/v1/sessions/{}/events", id(&session)), 1000).await;
     assert_eq!(again[..], log[..again.len()]);
+}
+
+#[tokio::test]
+async fn a_workspace_has_so_many_streams_and_one_that_ends_leaves_its_place() {
+    let rota = Rota::without_engine().await;
+    let session = Parts::new(&rota.api).await.session_with(&rota.api, message("hi")).await;
+    let workspace = &rota.server.first_key.as_ref().unwrap().workspace_id;
+    let most = MAX_STREAMS_PER_WORKSPACE;
+    let take = |count| rota.server.app().streams.take(workspace, count, most);
+    let others = take(most - 1).unwrap();
+    let last = rota.api.stream(id(&session)).await;
+    let refused = rota.api.get_refused(&format!("/v1/sessions/{}/events/stream", id(&session))).await;
+    let said = "the workspace has 500 open streams at this server, which is the most; close those that nobody reads";
+    assert_eq!(refused, Refusal { status: 429, kind: "rate_limit_error".to_owned(), message: said.to_owned() });
+    drop(last);
+    let free = async {
+        while take(1).is_none() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, free).await.expect("the stream that is closed leaves its place");
+    drop(others);
 }
 
 #[tokio::test]

@@ -81,9 +81,17 @@ fn check_room(tx: &mut Tx<'_>, session: &Control, events: &[EventBody]) -> Resul
             MAX_QUEUED_BYTES / 1024 / 1024
         )));
     }
-    if session.events + waiting + count >= MAX_SESSION_EVENTS {
+    // An answer to what waits enters a full log too: the session comes to rest by it.
+    let asks = |event: &EventBody| {
+        matches!(
+            event,
+            EventBody::UserMessage { .. } | EventBody::UserDefineOutcome { .. } | EventBody::SystemMessage { .. }
+        )
+    };
+    let there = session.events + waiting;
+    if events.iter().any(asks) && there + events.len() as i64 >= MAX_SESSION_EVENTS {
         return Err(Error::invalid(format_args!(
-            "session {id} would have {MAX_SESSION_EVENTS} events, which no session may; create another one"
+            "session {id} has {there} of at most {MAX_SESSION_EVENTS} events, and no room for more messages; create another one"
         )));
     }
     if session.bytes + waiting_bytes + counted.0 > MAX_SESSION_BYTES {
