@@ -145,9 +145,9 @@ async fn a_refusal_is_read_by_a_client_that_is_still_sending() {
         for _ in 0..20 {
             let mut raw = Raw::open(rota.server.address).await;
             raw.send(head(api, method, path, 100_000)).await.unwrap();
-            for piece in [[b' '; 50_000]; 2] {
+            for _ in 0..2 {
                 sleep(Duration::from_millis(1)).await;
-                raw.send(piece).await.unwrap_or_else(|error| panic!("{method} {path}: {error}"));
+                raw.send(vec![b' '; 50_000]).await.unwrap_or_else(|error| panic!("{method} {path}: {error}"));
             }
             assert_eq!(raw.answer().await.expect("an answer").status, status, "{method} {path}");
         }
@@ -337,7 +337,7 @@ async fn a_connection_that_never_asks_is_closed() {
     let mut dropped = [0; 64];
     let trickle = async {
         while writing.write_all(b"x: y\r\n").await.is_ok() {
-            sleep(Duration::from_millis(200)).await
+            sleep(Duration::from_millis(200)).await;
         }
     };
     tokio::select! {
@@ -385,4 +385,27 @@ async fn a_burst_of_failures_writes_a_few_lines_to_the_log() {
     running.wait().unwrap();
     let lines = fs::read_to_string(&log).unwrap().lines().filter(|line| line.contains("request failed")).count();
     assert_eq!(lines, limits::LOG_LINES_A_MINUTE as usize);
+}
+
+#[tokio::test]
+async fn a_server_takes_as_many_files_as_it_may_have() {
+    let folder = TempDir::new().unwrap();
+    let server = process::Server::new(folder.path(), &["--concurrency", "0"]);
+    let command = server.command();
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", "ulimit -Sn 300 && exec \"$@\"", "sh"]).arg(command.get_program()).args(command.get_args());
+    let mut running = shell.stdout(Stdio::null()).spawn().unwrap();
+    let client = process::Client::new(server.address, String::new());
+    let ready = async {
+        while client.request(Method::GET, "/healthz").send().await.is_err() {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, ready).await.expect("a server");
+    let limits = fs::read_to_string(format!("/proc/{}/limits", running.id())).unwrap();
+    running.kill().unwrap();
+    running.wait().unwrap();
+    let files = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    let [soft, hard] = [3, 4].map(|column| files.split_whitespace().nth(column).unwrap());
+    assert_eq!(soft, hard, "{files}");
 }
