@@ -37,7 +37,7 @@ fn check_block(block: &Node<'_>, tag: &str) -> Decoded<()> {
     block.object(|o| {
         o.tagged();
         match tag {
-            "text" => drop(o.required("text")?.string()?),
+            "text" => check_text(&o.required("text")?)?,
             "image" => check_source(&o.required("source")?, &["base64", "url", "file"])?,
             "document" => {
                 check_source(&o.required("source")?, &["base64", "text", "url", "file"])?;
@@ -55,6 +55,15 @@ fn check_block(block: &Node<'_>, tag: &str) -> Decoded<()> {
         }
         Ok(())
     })
+}
+
+/// Models refuse a request with blank text in it, and what a log has taken in is sent with every later one.
+fn check_text(text: &Node<'_>) -> Decoded<()> {
+    match text.string()? {
+        "" => Err(text.invalid("value is required")),
+        blank if blank.trim().is_empty() => Err(text.invalid("text content blocks must contain non-whitespace text")),
+        _ => Ok(()),
+    }
 }
 
 fn check_source(source: &Node<'_>, allowed: &[&str]) -> Decoded<()> {

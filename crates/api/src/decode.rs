@@ -164,6 +164,8 @@ impl<'de> Visitor<'de> for Tree<'_> {
         while let Some(item) = items.next_element_seed(self)? {
             list.push(item);
         }
+        // Room for three more would be most of what a short list takes.
+        list.shrink_to_fit();
         Ok(Value::Array(list))
     }
 

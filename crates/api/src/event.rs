@@ -483,7 +483,7 @@ fn read_sent(node: &Node<'_>, now: Time) -> Decoded<EventBody> {
                     "allow" => Confirmation::Allow,
                     _ => Confirmation::Deny,
                 },
-                deny_message: o.optional("deny_message").map(|n| n.text(0, MAX_RUBRIC)).transpose()?,
+                deny_message: o.optional("deny_message").map(|n| n.text(1, MAX_RUBRIC)).transpose()?,
             },
             "user.custom_tool_result" => EventBody::UserCustomToolResult {
                 custom_tool_use_id: o.required("custom_tool_use_id")?.text(1, 128)?,
@@ -557,6 +557,44 @@ mod tests {
             assert_eq!(deployment(&bad).unwrap_err().to_string(), message);
         }
         assert!(deployment(&json!([system])).is_err());
+    }
+
+    #[test]
+    fn text_without_anything_to_read_is_refused_wherever_a_client_sends_some() {
+        let text = |text: &str| json!([{"type": "text", "text": text}]);
+        let content = |content: Value| ("content[0].text", content);
+        let search = |inner: Value| {
+            let result = json!({"type": "search_result", "source": "s", "title": "t", "citations": {"enabled": true}});
+            let mut result = result.as_object().unwrap().clone();
+            result.insert("content".to_owned(), inner);
+            ("content[0].content[0].text", json!([result]))
+        };
+        for (blank, said) in [
+            ("", "value is required"),
+            (" \n\t", "text content blocks must contain non-whitespace text"),
+            ("\u{2003}", "text content blocks must contain non-whitespace text"),
+        ] {
+            let message = json!({"type": "user.message", "content": text("hi")});
+            for (fields, (place, content)) in [
+                (json!({"type": "user.message"}), content(text(blank))),
+                (json!({"type": "user.custom_tool_result", "custom_tool_use_id": "c"}), content(text(blank))),
+                (json!({"type": "user.custom_tool_result", "custom_tool_use_id": "c"}), search(text(blank))),
+                (json!({"type": "user.tool_result", "tool_use_id": "t"}), content(text(blank))),
+                (json!({"type": "system.message"}), content(text(blank))),
+            ] {
+                let mut event = fields.as_object().unwrap().clone();
+                event.insert("content".to_owned(), content);
+                let sent = json!({"events": [message, event]});
+                let read = body(&sent, |o| read_events(&o.required("events")?, Time::from_micros(0)));
+                assert_eq!(read.unwrap_err().to_string(), format!("events[1].{place}: {said}"), "{event:?}");
+            }
+            let first = deployment(&json!([{"type": "user.message", "content": text(blank)}])).unwrap_err();
+            assert_eq!(first.to_string(), format!("initial_events[0].content[0].text: {said}"));
+        }
+        let deny = json!({"type": "user.tool_confirmation", "tool_use_id": "t", "result": "deny", "deny_message": ""});
+        let read = body(&json!({"events": [deny]}), |o| read_events(&o.required("events")?, Time::from_micros(0)));
+        let said = "events[0].deny_message: value must contain at least 1 character(s)";
+        assert_eq!(read.unwrap_err().to_string(), said);
     }
 
     #[test]

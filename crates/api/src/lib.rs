@@ -21,6 +21,7 @@ pub mod run_outcome;
 pub mod schedule;
 pub mod session;
 pub mod time;
+pub mod warning;
 pub mod webhook;
 pub mod workspace;
 

@@ -7,6 +7,7 @@ use crate::{
     event::{SessionError, StopReason},
     id::EventId,
     session::{MonetaryAmount, SessionUsage, Status},
+    warning::Warning,
 };
 
 /// A run and what became of it.
@@ -26,6 +27,8 @@ pub struct RunOutcome {
     pub session: Option<SessionOutcome>,
     /// Milliseconds from the time that the schedule named to the run; null for a run that was started by hand.
     pub lateness_ms: Option<i64>,
+    /// What the session asks for and this server does not do.
+    pub warnings: Vec<Warning>,
 }
 
 /// How the session of a run fares.

@@ -15,7 +15,7 @@ const MAX_ANSWER: usize = 4 << 20;
 /// The bytes of a request with a JSON body, which may be empty.
 pub fn request(method: &str, path: &str, key: &str, body: &str) -> Vec<u8> {
     format!(
-        "{method} {path} HTTP/1.1\r\nhost: rota\r\nx-api-key: {key}\r\nanthropic-beta: managed-agents-2026-04-01\r\n\
+        "{method} {path} HTTP/1.1\r\nhost: localhost\r\nx-api-key: {key}\r\nanthropic-beta: managed-agents-2026-04-01\r\n\
          content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     )
@@ -25,7 +25,7 @@ pub fn request(method: &str, path: &str, key: &str, body: &str) -> Vec<u8> {
 /// The bytes of a request for the stream of a session, from the log's start on.
 pub fn stream_request(session: &str, key: &str) -> Vec<u8> {
     format!(
-        "GET /v1/sessions/{session}/events/stream HTTP/1.1\r\nhost: rota\r\nx-api-key: {key}\r\n\
+        "GET /v1/sessions/{session}/events/stream HTTP/1.1\r\nhost: localhost\r\nx-api-key: {key}\r\n\
          anthropic-beta: managed-agents-2026-04-01\r\nlast-event-id: 0\r\n\r\n"
     )
     .into_bytes()
@@ -99,6 +99,12 @@ impl Connection {
 
 fn find(text: &[u8], wanted: &[u8]) -> Option<usize> {
     text.windows(wanted.len()).position(|window| window == wanted)
+}
+
+/// Whether an answer is all there: its head, and as much after it as the head says.
+pub fn is_whole(answer: &[u8]) -> bool {
+    let Some(head) = find(answer, END_OF_HEAD).map(|place| place + END_OF_HEAD.len()) else { return false };
+    read_head(&answer[..head]).is_ok_and(|(_, length)| answer.len() >= head + length)
 }
 
 /// Whether the status is 200, and the length of the body.

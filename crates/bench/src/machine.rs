@@ -1,6 +1,6 @@
 //! What the machine is, and who uses it while something is measured. Linux only: it reads `/proc`.
 
-use std::{fs, ops::AddAssign, time::Instant};
+use std::{fs, io, ops::AddAssign, time::Instant};
 
 /// Clock ticks a second in `/proc`: a constant of the kernel's interface on every architecture that Rota runs on.
 const TICKS: f64 = 100.0;
@@ -106,6 +106,11 @@ fn of_machine() -> f64 {
     let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
     let fields: Vec<f64> = stat.lines().next().unwrap_or_default().split_whitespace().flat_map(str::parse).collect();
     [0, 1, 2, 7].iter().filter_map(|field| fields.get(*field)).sum()
+}
+
+/// Begins to count the most memory that a process has used, `VmHWM`, from what it uses now.
+pub fn forget_peak(pid: u32) -> io::Result<()> {
+    fs::write(format!("/proc/{pid}/clear_refs"), "5")
 }
 
 /// A line of `/proc/PID/status` in MiB: `VmRSS` is the memory in use now, `VmHWM` the most so far.

@@ -7,6 +7,7 @@ mod figures;
 mod fires;
 mod http;
 mod machine;
+mod memory;
 mod past;
 mod postgres;
 mod run_now;
@@ -49,6 +50,8 @@ enum What {
     Sessions,
     /// Fires on schedule, also on a store with a long past, and lists of runs there.
     Fires,
+    /// What strangers and one key can make of the server's memory.
+    Memory,
 }
 
 /// How and where to measure.
@@ -98,6 +101,9 @@ async fn main() -> Result<()> {
     }
     if matches!(what, None | Some(What::Fires)) {
         fires::measure(&settings).await?;
+    }
+    if matches!(what, None | Some(What::Memory)) {
+        memory::measure(&settings).await?;
     }
     Ok(())
 }

@@ -204,6 +204,15 @@ Configuration file (every key is optional; an unknown key is an error):
   listen = \"127.0.0.1:7420\"          the same as --listen
   roles = [\"api\", \"scheduler\"]       the same as --roles
 
+  [http]
+  hosts = [\"rota.example.com\"]       the names by which clients reach this server, as a proxy in front passes them on;
+                                     on a loopback address only these, localhost and IP addresses are answered
+  connections = 10000                most connections at the same time; silent ones make room for new ones
+
+  [metrics]
+  listen = \"127.0.0.1:9464\"          an address for /metrics alone, which is then not on the server's own
+  key_env = \"METRICS_KEY\"            the environment variable that holds the key to read them with, as a bearer token
+
   [[models]]                         a model that agents can name; `playbook` is always there
   id = \"claude-opus-5-5\"             the name that agents use
   provider = \"messages\"              `messages` (an upstream with the Anthropic Messages API) or `playbook`

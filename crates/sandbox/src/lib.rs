@@ -21,8 +21,10 @@ mod deletion;
 mod embedded;
 mod error;
 mod folder;
+#[allow(unsafe_code)] // Speaks to the C library's allocator.
+pub mod heap;
 mod init;
-#[allow(unsafe_code)] // The one module in which it is allowed.
+#[allow(unsafe_code)] // Makes system calls.
 mod sys;
 mod tools;
 mod wire;

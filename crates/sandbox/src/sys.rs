@@ -1,6 +1,6 @@
 //! The system calls that no safe crate offers; nearly all of this crate's unsafe code is here.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
@@ -160,7 +160,7 @@ pub(crate) fn restore_signals() {
 }
 
 /// Replaces the process. Returns only when that fails.
-pub(crate) fn exec(program: &CString, arguments: &[CString], environment: &[CString]) -> io::Error {
+pub(crate) fn exec(program: &CStr, arguments: &[CString], environment: &[CString]) -> io::Error {
     match nix::unistd::execve(program, arguments, environment) {
         Err(error) => error.into(),
         Ok(never) => match never {},

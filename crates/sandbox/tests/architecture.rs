@@ -28,8 +28,9 @@ const BY_NAME: [&str; 18] = [
 ];
 
 /// The modules that may use it, and for what.
-const MAY: [(&str, &str); 15] = [
+const MAY: [(&str, &str); 18] = [
     ("folder.rs", "files of sessions: an open folder, one name at a time, no link followed"),
+    ("heap.rs", "/proc"),
     ("embedded/cgroup.rs", "the kernel's cgroup files"),
     ("embedded/identity.rs", "/etc/subuid and the programs that map ids"),
     ("embedded/program.rs", "the server's own program"),
@@ -41,6 +42,8 @@ const MAY: [(&str, &str); 15] = [
     ("init/disk.rs", "inside"),
     ("init/processes.rs", "inside"),
     ("init/shell.rs", "inside"),
+    ("init/syntax.rs", "inside, files in memory"),
+    ("init/usage.rs", "inside"),
     ("init/verify.rs", "inside"),
     ("init/worker.rs", "inside"),
     ("tools/files.rs", "inside"),

@@ -77,6 +77,36 @@ async fn a_memory_bomb_is_ended_inside_and_files_in_memory_count() {
     assert!(after.content.contains("alive"), "{}", after.content);
 }
 
+/// Fills the buffers of loopback connections, and says how much they took, in MiB; never more than 600.
+const FILL_SOCKETS: &str = "
+import socket
+listener = socket.create_server(('127.0.0.1', 0), backlog=512)
+kept, total = [], 0
+for _ in range(300):
+    near = socket.create_connection(listener.getsockname())
+    near.setblocking(False)
+    kept += [near, listener.accept()[0]]
+    try:
+        while total < 600 << 20: total += near.send(bytes(1 << 20))
+    except BlockingIOError: pass
+print(total >> 20)";
+
+#[tokio::test]
+async fn buffers_of_sockets_count() {
+    if !has_cgroups() {
+        return;
+    }
+    let backend = Backend::with(Limits { memory_bytes: 256 * MIB, ..Limits::default() });
+    let sandbox = backend.open().await;
+    let output = bash(&sandbox, &format!("python3 -c \"{FILL_SOCKETS}\"")).await;
+    let taken = output.content.trim().parse::<u64>();
+    // Where they count as memory the program may have been ended for it.
+    assert!(output.is_error || taken.as_ref().is_ok_and(|mib| *mib < 256), "{}", output.content);
+    let works = "import socket; l = socket.create_server((\"127.0.0.1\", 0)); \
+                 a = socket.create_connection(l.getsockname()); a.send(b\"x\"); print(l.accept()[0].recv(1))";
+    assert_eq!(bash(&sandbox, &format!("python3 -c '{works}'")).await.content, "b'x'\n");
+}
+
 #[tokio::test]
 async fn without_cgroups_a_process_is_limited_by_its_address_space() {
     for server in servers() {
@@ -135,6 +165,128 @@ async fn a_sandbox_that_fills_the_disk_is_stopped_and_can_clean_up() {
     assert!(clean.content.contains("clean") && !clean.is_error, "{}", clean.content);
     let inodes = bash_for(&sandbox, "python3 -c 'for i in range(10**9): open(str(i), \"w\")'", 60_000).await;
     assert!(inodes.is_error && inodes.content.contains("more than 5000 files"), "{}", inodes.content);
+}
+
+/// Writes files of 16 MiB, ten a second, where `place` puts them; the first lines of each program.
+const WRITER: &str = r#"
+import os, signal, socket, sys, time, ctypes
+kept = []
+def forever(place):
+    number = 0
+    while True:
+        number += 1
+        file = os.open(f"file{number}", os.O_CREAT | os.O_RDWR)
+        place(f"file{number}", file)
+        time.sleep(0.1)
+def fill(file): os.write(file, bytes(16 << 20))
+def visible(name, file): fill(file); os.close(file)
+def deleted(name, file): os.unlink(name); fill(file); kept.append(file)
+"#;
+
+/// What the agent does so that its files are not counted.
+const WALKED_PAST: [(&str, &str); 6] = [
+    (
+        "beyond any path",
+        r#"
+for _ in range(60): os.mkdir("d" * 200); os.chdir("d" * 200)
+forever(visible)"#,
+    ),
+    ("deleted and open", "forever(deleted)"),
+    (
+        "by a look that is ended",
+        r#"
+os.mkdir("many")
+for i in range(5000): os.mkdir(f"many/{i}")
+own = {1, os.getpid(), os.getppid()}
+if os.fork() == 0:
+    own.add(os.getpid())
+    while True:
+        for pid in os.listdir("/proc"):
+            if pid.isdigit() and int(pid) not in own:
+                try: os.kill(int(pid), signal.SIGKILL)
+                except OSError: pass
+forever(visible)"#,
+    ),
+    (
+        "by a look that is held",
+        r#"
+os.mkdir("many")
+for i in range(5000): os.mkdir(f"many/{i}")
+own = {1, os.getpid(), os.getppid()}
+if os.fork() == 0:
+    own.add(os.getpid())
+    while True:
+        for pid in os.listdir("/proc"):
+            if pid.isdigit() and int(pid) not in own:
+                try: os.kill(int(pid), signal.SIGSTOP)
+                except OSError: pass
+forever(visible)"#,
+    ),
+    (
+        "behind a process that nobody may look into",
+        r"
+ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
+forever(deleted)",
+    ),
+    (
+        "without a process left for a look",
+        r"
+try:
+    while True:
+        if os.fork() == 0: time.sleep(1000)
+except OSError: pass
+forever(visible)",
+    ),
+];
+
+#[tokio::test]
+async fn no_way_to_hide_files_goes_past_the_disk_limit() {
+    for (way, program) in WALKED_PAST {
+        let limits = Limits { disk_bytes: 64 * MIB, disk_reserve_bytes: 32 * MIB, pids: 48, ..Limits::default() };
+        let Some((backend, _disk)) = Backend::on_small_disk(2048 * MIB, limits) else { return };
+        let sandbox = backend.open().await;
+        let command = format!("cat > /tmp/writer.py <<'END'\n{WRITER}{program}\nEND\nexec python3 /tmp/writer.py");
+        let output = bash_for(&sandbox, &command, 30_000).await;
+        assert!(output.is_error && output.content.contains("the limit is 67108864"), "{way}: {}", output.content);
+        let again = bash(&sandbox, "rm -rf /workspace/*; echo clean").await;
+        assert!(again.content.contains("clean") && !again.is_error, "{way}: {}", again.content);
+        backend.embedded.shutdown().await;
+    }
+}
+
+/// Where no process has it and no folder: in a message that waits to be read.
+const IN_FLIGHT: &str = r"
+near, far = socket.socketpair()
+def in_flight(name, file):
+    os.unlink(name); fill(file)
+    socket.send_fds(near, [b'x'], [file]); os.close(file)
+forever(in_flight)";
+
+#[tokio::test]
+async fn what_no_look_finds_ends_before_the_disk_is_full() {
+    let limits = Limits { disk_bytes: 64 * MIB, disk_reserve_bytes: 256 * MIB, ..Limits::default() };
+    let Some((backend, _disk)) = Backend::on_small_disk(512 * MIB, limits) else { return };
+    let bystander = backend.embedded.open("bystander").await.unwrap();
+    bash(&bystander, "x=kept").await;
+    let sandbox = backend.open().await;
+    let command = format!("cat > /tmp/writer.py <<'END'\n{WRITER}{IN_FLIGHT}\nEND\nexec python3 /tmp/writer.py");
+    let output = bash_for(&sandbox, &command, 30_000).await;
+    assert!(output.is_error && output.content.contains("bytes left and is being filled"), "{}", output.content);
+    assert_eq!(bash(&bystander, "echo $x").await.content, "kept\n", "who does nothing is left alone");
+}
+
+#[tokio::test]
+async fn what_outlives_its_shell_is_watched_too() {
+    let limits = Limits { disk_bytes: 64 * MIB, disk_reserve_bytes: 32 * MIB, ..Limits::default() };
+    let Some((backend, _disk)) = Backend::on_small_disk(2048 * MIB, limits) else { return };
+    let sandbox = backend.open().await;
+    let command = format!(
+        "cat > /tmp/writer.py <<'END'\n{WRITER}forever(visible)\nEND\nsetsid python3 /tmp/writer.py 77015 >&- 2>&- & \
+         until [ -e file1 ]; do sleep 0.05; done; exit"
+    );
+    bash(&sandbox, &command).await;
+    eventually("it writes", || processes_with("77015") > 0).await;
+    eventually("it is ended", || processes_with("77015") == 0).await;
 }
 
 #[tokio::test]

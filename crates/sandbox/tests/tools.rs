@@ -41,6 +41,34 @@ async fn the_shell_keeps_its_state_and_answers_with_what_was_printed() {
 }
 
 #[tokio::test]
+async fn a_tool_that_prints_nothing_says_so() {
+    let backend = Backend::new();
+    let sandbox = backend.open().await;
+    for (command, wanted) in [
+        ("true", "(no output)"),
+        ("touch x", "(no output)"),
+        ("cat x", "(no output)"),
+        ("# nothing", "(no output)"),
+        ("echo", "(nothing but white space)"),
+        ("false", "[exit status 1]"),
+    ] {
+        assert_eq!(bash(&sandbox, command).await.content, wanted, "{command}");
+    }
+    bash(&sandbox, "echo >blank; printf 'a' >a").await;
+    for (name, input) in [
+        ("read", json!({"file_path": "x"})),
+        ("read", json!({"file_path": "blank"})),
+        ("write", json!({"file_path": "y", "content": ""})),
+        ("edit", json!({"file_path": "a", "old_string": "a", "new_string": ""})),
+        ("glob", json!({"pattern": ""})),
+        ("grep", json!({"pattern": "nowhere"})),
+    ] {
+        let output = tool(&sandbox, name, input.clone()).await;
+        assert!(!output.content.trim().is_empty() && !output.is_error, "{name} {input}: {output:?}");
+    }
+}
+
+#[tokio::test]
 async fn files_are_written_read_and_edited() {
     let backend = Backend::new();
     let sandbox = backend.open().await;
@@ -78,7 +106,7 @@ async fn files_are_written_read_and_edited() {
     }
     assert!(read(json!({"file_path": "bin", "view_range": [1, 1]})).await.content.contains("not a text file"));
     assert_eq!(read(json!({"file_path": "big", "view_range": [30000, 30001]})).await.content.lines().count(), 2);
-    assert_eq!(read(json!({"file_path": "empty"})).await.content, "");
+    assert_eq!(read(json!({"file_path": "empty"})).await.content, "(no output)");
     assert!(read(json!({"file_path": "a/b/c.txt", "view_range": [9, 12]})).await.content.contains("no line 9"));
 }
 
@@ -110,6 +138,34 @@ async fn files_are_found_by_name_and_by_content() {
     bash(&sandbox, "yes 'match this line' | head -100000 > flood").await;
     let flood = grep(json!({"pattern": "match", "path": "flood"})).await.content;
     assert!(flood.len() < 103_000 && flood.contains("[output cut at"), "{}", flood.len());
+}
+
+#[tokio::test]
+async fn no_tool_answers_without_bound() {
+    let backend = Backend::new();
+    let sandbox = backend.open().await;
+    // Names of which each character is shown as several, in folders as deep as a path may be.
+    let deep = "python3 -c '\nimport os\nfor i in range(15):\n os.mkdir(chr(1) * 250)\n os.chdir(chr(1) * 250)\n\
+                for i in range(300): open(str(i), \"w\").write(\"needle\")'";
+    assert!(!bash(&sandbox, deep).await.is_error);
+    let listed = tool(&sandbox, "glob", json!({"pattern": "**/*[0-9]"})).await;
+    assert!(!listed.is_error && listed.content.len() <= 110_000, "{}", listed.content.len());
+    assert!(listed.content.ends_with(" more not shown]\n"), "{}", listed.content.len());
+    for mode in ["content", "files_with_matches", "count"] {
+        let found = tool(&sandbox, "grep", json!({"pattern": "needle", "output_mode": mode})).await;
+        assert!(!found.is_error && found.content.len() <= 110_000, "{mode}: {}", found.content.len());
+    }
+    // The shortest lines there are, and many of them.
+    bash(&sandbox, "head -c 100000000 /dev/zero | tr '\\0' '\\n' >lines; head -c 200000 lines >fewer").await;
+    let all = tool(&sandbox, "read", json!({"file_path": "lines", "view_range": [1, -1]})).await;
+    assert!(all.is_error && all.content.contains("ask for fewer"), "{}", &all.content[..200.min(all.content.len())]);
+    let some = tool(&sandbox, "read", json!({"file_path": "lines", "view_range": [99_000_000, 99_000_010]})).await;
+    assert_eq!(some.content.lines().count(), 11);
+    let swollen =
+        json!({"file_path": "fewer", "old_string": "\n", "new_string": "x".repeat(1 << 20), "replace_all": true});
+    let swollen = tool(&sandbox, "edit", swollen).await;
+    assert!(swollen.is_error && swollen.content.contains("the most is 4194304"), "{}", swollen.content);
+    assert_eq!(bash(&sandbox, "stat -c %s fewer").await.content, "200000\n");
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     clock::Clock, config::Config, db::Db, engine::Sandboxes, hub::Hub, model::Offer, request::Intake,
-    resources::deployments::FirePolicy,
+    resources::deployments::FirePolicy, shares::Shares,
 };
 
 /// The server's state. Cheap to clone.
@@ -25,6 +25,10 @@ pub struct Inner {
     pub db: Db,
     /// Who waits for what.
     pub hub: Arc<Hub>,
+    /// Open streams of each workspace.
+    pub streams: Shares,
+    /// Bytes of large answers of each workspace that have not gone out.
+    pub answers: Shares,
     /// The models on offer.
     pub offer: Offer,
     /// Where tools run.

@@ -44,6 +44,12 @@ pub enum Error {
     /// 429 `rate_limit_error`: this many sessions were created within a minute.
     #[error("the workspace has created {0} sessions within a minute, which is its limit; try again in a minute")]
     RateLimited(u32),
+    /// 429 `rate_limit_error`: this many streams are open.
+    #[error("the workspace has {0} open streams at this server, which is the most; close those that nobody reads")]
+    TooManyStreams(usize),
+    /// 429 `rate_limit_error`: this many bytes of answers are not read.
+    #[error("the workspace has {} MB of answers that nobody has read; read them, or close their connections", .0 / 1024 / 1024)]
+    TooManyUnread(usize),
     /// 504 `timeout_error`: the request took too long.
     #[error("the request took longer than {} seconds", crate::limits::REQUEST_TIMEOUT.as_secs())]
     Timeout,

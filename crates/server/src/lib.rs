@@ -19,6 +19,7 @@ pub mod random;
 pub mod request;
 pub mod resources;
 pub mod scheduler;
+pub mod shares;
 mod sweep;
 pub mod telemetry;
 pub mod tls;
@@ -45,6 +46,7 @@ use crate::{
         api_keys::{self, CreatedKey},
         organization, workspaces,
     },
+    shares::Shares,
 };
 
 /// A running server.
@@ -124,6 +126,8 @@ pub async fn serve_offer(offer: Offer, config: Config, clock: Clock) -> Result<S
         clock,
         db,
         hub,
+        streams: Shares::default(),
+        answers: Shares::default(),
         offer,
         sandboxes,
     });

@@ -36,19 +36,23 @@ pub const LINGER: (usize, Duration) = (1024 * 1024, Duration::from_secs(2));
 
 /// Most bytes of a request body; a larger one is answered with 413.
 pub const MAX_BODY_BYTES: usize = 32 * 1024 * 1024;
-/// Most values in a JSON body, those inside of others counted: a value takes up to 300 bytes of memory, whatever its size.
+/// Most values in a JSON body, those inside of others counted.
 pub const MAX_BODY_NODES: usize = 200_000;
-/// Most bytes of a body that is read at once. A larger one needs a place.
-pub const SMALL_BODY_BYTES: usize = 8 * 1024;
-/// Most bytes of larger bodies that are read and worked on at the same time; further ones wait.
-pub const BODIES_BYTES: usize = 2 * MAX_BODY_BYTES;
-/// The part of [`BODIES_BYTES`] that the bodies of one workspace may have, so that a slow client holds up only its own.
-pub const BODIES_BYTES_OF_ONE: usize = MAX_BODY_BYTES;
+/// Bytes of memory that a value of a JSON body counts for, beside its text. What a value really takes goes from 70 to 300.
+pub const BODY_NODE_BYTES: usize = 150;
+/// Most bytes of a body that is read at once; a larger one needs a place. Each connection can have one of them.
+pub const SMALL_BODY_BYTES: usize = 512;
+/// Most memory for larger bodies that are read and worked on at the same time, in bytes; further ones wait. A body counts
+/// for its own bytes and for as many values as it can have.
+pub const BODIES_BYTES: usize = 2 * BODIES_BYTES_OF_ONE;
+/// The part of [`BODIES_BYTES`] that the bodies of one workspace may have, so that a slow client holds up only its own. At
+/// least what the largest body counts for.
+pub const BODIES_BYTES_OF_ONE: usize = 64 * 1024 * 1024;
 /// How long a body waits for a place before it is answered with 529.
 pub const BODY_WAIT: Duration = Duration::from_secs(30);
 /// Most bytes of a body that nobody wants that are still read and dropped before the answer is sent, so that a client that
 /// is still sending sees it and not a closed connection; and how long. Of a request with a key ...
-pub const DRAIN: (usize, Duration) = (256 * 1024 * 1024, Duration::from_secs(30));
+pub const DRAIN: (usize, Duration) = (256 * 1024 * 1024, Duration::from_secs(10));
 /// ... and of one without.
 pub const DRAIN_OF_STRANGERS: (usize, Duration) = (1024 * 1024, Duration::from_secs(2));
 /// How long a request may take to arrive and be answered; streams are not counted.
@@ -57,12 +61,28 @@ pub const REQUEST_TIMEOUT: Duration = Duration::from_mins(1);
 pub const LOG_LINES_A_MINUTE: u32 = 10;
 /// Most characters of a path in a log line.
 pub const LOGGED_PATH: usize = 200;
-/// How often what was measured is summed up, whether or not somebody reads the metrics.
-pub const METRICS_UPKEEP: Duration = Duration::from_secs(5);
+/// How often what was measured is summed up, whether or not somebody reads the metrics, and memory is given back.
+pub const UPKEEP_EVERY: Duration = Duration::from_secs(2);
+/// Most bytes of memory that are kept and not used.
+pub const SPARE_MEMORY_BYTES: usize = 32 * 1024 * 1024;
 /// How long the store may take to answer before the server says that it is not ready.
 pub const READY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a write that went well says that the next one would, in seconds.
 pub const WRITABLE_SECONDS: f64 = 5.0;
+/// Bytes of an answer from which on it counts as large.
+pub const LARGE_ANSWER: usize = 64 * 1024;
+/// Bytes of large answers of one workspace that have not gone out, because nobody reads them; what would be read beyond that is
+/// refused with 429.
+pub const MAX_UNREAD_BYTES: usize = 64 * 1024 * 1024;
+/// Most bytes of rows that a page of a list has, unless its first row alone has more. A page that ends early has a cursor of
+/// the next one.
+pub const PAGE_BYTES: usize = 8 * 1024 * 1024;
+/// Most bytes of an agent, as JSON, with the roster whose agents its sessions keep.
+pub const MAX_AGENT_BYTES: usize = 4 * 1024 * 1024;
+/// Most bytes of an environment's configuration, as JSON.
+pub const MAX_ENVIRONMENT_BYTES: usize = 512 * 1024;
+/// Most bytes of a deployment's first events, and of what it mounts, as JSON.
+pub const MAX_DEPLOYMENT_BYTES: usize = 8 * 1024 * 1024;
 /// Most bytes of a query string.
 pub const MAX_QUERY_BYTES: usize = 16 * 1024;
 /// Most ids that a list can be asked for.
@@ -156,8 +176,15 @@ pub const COPY_BATCH: u64 = 1000;
 pub const STREAM_POLL: Duration = Duration::from_secs(5);
 /// How often an open stream sends a ping.
 pub const PING_EVERY: Duration = Duration::from_secs(15);
-/// Most events read from the store at a time for a stream.
+/// Most events read from the store at a time, for a stream or a runner.
 pub const STREAM_BATCH: i64 = 256;
+/// Most bytes of events read at a time for a stream, unless the first of them has more: what a stream that nobody reads
+/// holds.
+pub const STREAM_BATCH_BYTES: usize = 64 * 1024;
+/// Most bytes of an event that a stream reads as a whole, and most characters of the pieces in which it reads a larger one.
+pub const STREAM_PIECE: usize = 512 * 1024;
+/// Streams of one workspace that are open at the same time at one server; the next one is answered with 429.
+pub const MAX_STREAMS_PER_WORKSPACE: usize = 500;
 /// Deltas that a slow stream may fall behind before it misses some.
 pub const DELTA_QUEUE: usize = 1024;
 
@@ -184,10 +211,18 @@ pub const SESSION_RETRY_FIRST: Duration = Duration::from_millis(500);
 pub const SESSION_RETRY_MAX: Duration = Duration::from_secs(5);
 /// Events that a session may have; a session that reaches it ends its turn with an error and takes no more messages.
 pub const MAX_SESSION_EVENTS: i64 = 50_000;
+/// Bytes of events that a session may have, as JSON, before it takes in no more. Twice what an upstream takes in one request.
+pub const MAX_SESSION_BYTES: i64 = 64 * 1024 * 1024;
+/// Bytes of the outcomes of a session, as JSON.
+pub const MAX_OUTCOMES_BYTES: usize = 1024 * 1024;
+/// Most bytes of events that a runner reads at a time, unless the first of them has more.
+pub const LOG_BATCH_BYTES: usize = 1024 * 1024;
 /// Requests to the model in one turn.
 pub const MAX_TURN_REQUESTS: u32 = 500;
 /// Inputs that may wait in a running session.
 pub const MAX_QUEUED_INPUTS: i64 = 1000;
+/// Bytes of the inputs that may wait in a running session, as JSON: one request body.
+pub const MAX_QUEUED_BYTES: i64 = 32 * 1024 * 1024;
 /// Tries of one model request, the first included.
 pub const MODEL_TRIES: u32 = 5;
 /// Tries of a model request whose replies end within the call of a tool, the first included: each costs a whole reply.

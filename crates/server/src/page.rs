@@ -28,10 +28,28 @@ impl Order {
     }
 }
 
+/// Rows that were read for a page.
+#[derive(Debug)]
+pub struct Rows<T> {
+    /// Those of the page.
+    pub rows: Vec<T>,
+    /// Whether there are more in the direction in which they were read.
+    pub more: bool,
+}
+
+impl<T> Rows<T> {
+    /// At most `limit` of `rows`. `cut` says that there are more, also when there are not more than `limit` of these.
+    pub fn new(mut rows: Vec<T>, limit: i64, cut: bool) -> Self {
+        let more = cut || rows.len() as i64 > limit;
+        rows.truncate(usize::try_from(limit).unwrap_or(0));
+        Self { rows, more }
+    }
+}
+
 /// Which page of a list a caller asks for.
 #[derive(Debug, Clone)]
 pub struct Paging {
-    /// Most rows of the page.
+    /// Most rows of the page. It has fewer, and a cursor of the next one, when these have many bytes.
     pub limit: i64,
     pub(crate) order: Order,
     pub(crate) cursor: Option<Cursor>,
@@ -49,11 +67,6 @@ impl Paging {
         self.cursor.as_ref().map(|cursor| cursor.key.as_str())
     }
 
-    /// How many rows to read: one more than the page has, to know whether there are others.
-    pub fn fetch(&self) -> i64 {
-        self.limit + 1
-    }
-
     /// A cursor of the rows that come after `key`.
     pub fn cursor(&self, key: String) -> String {
         Cursor { key, before: false }.write(self.filters)
@@ -64,22 +77,21 @@ impl Paging {
     }
 
     /// The page that the rows make that were read.
-    pub fn page<T>(&self, rows: Vec<T>, key: impl Fn(&T) -> String) -> Page<T> {
+    pub fn page<T>(&self, rows: Rows<T>, key: impl Fn(&T) -> String) -> Page<T> {
         let both = self.both(rows, key);
         Page { data: both.data, next_page: both.next_page }
     }
 
     /// The same, for a list whose cursors are the ids at the ends of its pages.
-    pub fn by_ids<T>(&self, rows: Vec<T>, id: impl Fn(&T) -> String) -> IdPage<T> {
-        let has_more = rows.len() as i64 > self.limit;
+    pub fn by_ids<T>(&self, rows: Rows<T>, id: impl Fn(&T) -> String) -> IdPage<T> {
+        let has_more = rows.more;
         let data = self.both(rows, &id).data;
         IdPage { has_more, first_id: data.first().map(&id), last_id: data.last().map(&id), data }
     }
 
     /// The same, with a cursor for the page before.
-    pub fn both<T>(&self, mut rows: Vec<T>, key: impl Fn(&T) -> String) -> BothWays<T> {
-        let more = rows.len() as i64 > self.limit;
-        rows.truncate(self.limit as usize);
+    pub fn both<T>(&self, rows: Rows<T>, key: impl Fn(&T) -> String) -> BothWays<T> {
+        let Rows { mut rows, more } = rows;
         if self.is_before() {
             rows.reverse();
         }

@@ -6,12 +6,13 @@ use std::{
 };
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
-use tokio::time::interval;
+use rota_sandbox::heap;
+use tokio::{task::spawn_blocking, time::interval};
 
 use crate::{
     app::App,
     clock::Stopwatch,
-    limits::{LOG_LINES_A_MINUTE, METRICS_UPKEEP},
+    limits::{LOG_LINES_A_MINUTE, SPARE_MEMORY_BYTES, UPKEEP_EVERY},
 };
 
 /// Upper bounds of the buckets of durations, in seconds.
@@ -32,10 +33,10 @@ pub fn metrics() -> PrometheusHandle {
         .clone()
 }
 
-/// Sums up what was measured, which would otherwise be kept value by value until somebody reads it, and says what was
-/// left out of the log.
+/// Sums up what was measured, which would otherwise be kept value by value until somebody reads it; says what was left
+/// out of the log; gives memory back that is not used any more.
 pub async fn upkeep(app: App) {
-    let mut ticks = interval(METRICS_UPKEEP);
+    let mut ticks = interval(UPKEEP_EVERY);
     loop {
         tokio::select! {
             _ = ticks.tick() => {
@@ -45,6 +46,8 @@ pub async fn upkeep(app: App) {
                 for (cause, count) in over {
                     tracing::warn!(cause, count, "more log lines of this cause were left out");
                 }
+                // It fails only when the runtime ends.
+                let _ = spawn_blocking(|| heap::give_back(SPARE_MEMORY_BYTES)).await;
             }
             () = app.stopping() => return,
         }

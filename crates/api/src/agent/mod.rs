@@ -20,7 +20,7 @@ pub use multiagent::{
 pub use request::{CreateAgent, UpdateAgent, read_model, read_skills};
 pub use tools::{
     BUILT_IN_TOOLS, BuiltInToolConfig, CustomTool, MAX_DOMAINS, MAX_MCP_SERVERS, MAX_TOOLS, McpServer, McpToolConfig,
-    PermissionPolicy, Tool, ToolDefault, check_tool_references, read_mcp_servers, read_tools,
+    PermissionPolicy, Tool, ToolDefault, WEB_TOOLS, built_in, check_tool_references, read_mcp_servers, read_tools,
 };
 
 /// Most characters of an agent's name.
@@ -57,9 +57,9 @@ pub struct AgentConfig {
     pub metadata: Metadata,
 }
 
-/// An agent as the API shows it.
+/// An agent as the API shows it. Without a configuration it is what the others are put behind.
 #[derive(Debug, Serialize)]
-pub struct Agent {
+pub struct Agent<C = AgentConfig> {
     /// Its id.
     pub id: AgentId,
     /// Always `agent`.
@@ -74,7 +74,15 @@ pub struct Agent {
     pub archived_at: Option<Time>,
     /// The rest.
     #[serde(flatten)]
-    pub config: AgentConfig,
+    pub config: C,
+}
+
+impl Agent<()> {
+    /// The agent with its configuration.
+    pub fn with<C>(self, config: C) -> Agent<C> {
+        let Self { id, r#type, version, created_at, updated_at, archived_at, config: () } = self;
+        Agent { id, r#type, version, created_at, updated_at, archived_at, config }
+    }
 }
 
 /// The agent inside a session: the snapshot that the session runs.

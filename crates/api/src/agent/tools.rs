@@ -15,6 +15,8 @@ pub const MAX_DOMAINS: usize = 64;
 
 /// The built-in tools, in the order in which a model is offered them.
 pub const BUILT_IN_TOOLS: [&str; 8] = ["bash", "read", "write", "edit", "glob", "grep", "web_fetch", "web_search"];
+/// Those of them that need a network.
+pub const WEB_TOOLS: [&str; 2] = ["web_fetch", "web_search"];
 
 /// A tool or a set of tools.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -41,6 +43,21 @@ pub enum Tool {
     /// A tool that the client runs.
     #[serde(rename = "custom")]
     Custom(CustomTool),
+}
+
+/// The policy of the built-in tool `name`, where `tools` have it and it is switched on.
+pub fn built_in(tools: &[Tool], name: &str) -> Option<PermissionPolicy> {
+    if !BUILT_IN_TOOLS.contains(&name) {
+        return None;
+    }
+    let (configs, default) = tools.iter().find_map(|tool| match tool {
+        Tool::BuiltIn { configs, default_config } => Some((configs, default_config)),
+        _ => None,
+    })?;
+    let config = configs.iter().find(|config| config.name == name);
+    let (enabled, policy) = config
+        .map_or((default.enabled, default.permission_policy), |config| (config.enabled, config.permission_policy));
+    enabled.then_some(policy)
 }
 
 /// A tool that the client runs.

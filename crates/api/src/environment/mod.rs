@@ -118,7 +118,8 @@ pub enum PackagesTag {
 }
 
 impl Packages {
-    fn is_empty(&self) -> bool {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
         [&self.apt, &self.cargo, &self.gem, &self.go, &self.npm, &self.pip].into_iter().all(Vec::is_empty)
     }
 }

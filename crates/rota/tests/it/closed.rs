@@ -54,7 +54,7 @@ async fn a_session_of_a_disabled_organization_stops_before_its_next_model_reques
     let workspace = rota.server.first_key.as_ref().unwrap().workspace_id.to_string();
     let inside = rota.administrator().await.in_workspace(&workspace);
     let session = working(&rota, &rota.api).await;
-    let mut stream = rota.api.stream_from(id(&session), 0).await;
+    let mut stream = inside.stream_from(id(&session), 0).await;
     rota.server.app().db.write(organization::disable).await.unwrap();
     go_on(&rota, &session);
     let_go(&rota, &session).await;

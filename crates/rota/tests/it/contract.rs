@@ -32,6 +32,8 @@ pub struct Operation {
     pub method: String,
     /// With the names of its parameters in braces.
     pub path: String,
+    /// The names of those in its query.
+    pub query: Vec<String>,
     /// Where the schema of its answer is; `None` when it answers with bytes.
     schema: Option<String>,
 }
@@ -88,7 +90,10 @@ fn operations(document: &Value, uri: &str) -> Vec<Operation> {
                 let pointer = ["paths", path, method, "responses", "200", "content", media, "schema"];
                 format!("{uri}#/{}", pointer.map(escaped).join("/"))
             });
-            operations.push(Operation { method: method.to_uppercase(), path: path.clone(), schema });
+            let parameters = operation["parameters"].as_array().into_iter().flatten();
+            let query = parameters.filter(|parameter| parameter["in"] == "query");
+            let query = query.map(|parameter| parameter["name"].as_str().unwrap().to_owned()).collect();
+            operations.push(Operation { method: method.to_uppercase(), path: path.clone(), query, schema });
         }
     }
     operations

@@ -1,11 +1,17 @@
 //! What reaches the server as bytes: requests in pieces, bodies that nobody wants, what is not HTTP, connections that say
 //! nothing.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    fs::{self, File},
+    net::SocketAddr,
+    process::Stdio,
+    time::Duration,
+};
 
-use reqwest::StatusCode;
-use rota_server::limits;
+use reqwest::{Method, StatusCode};
+use rota_server::{config::Config, limits};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -15,6 +21,7 @@ use tokio::{
 use crate::{
     client::{Api, forbidden, invalid},
     given::{Parts, id},
+    process,
     server::{PATIENCE, Rota},
 };
 
@@ -138,9 +145,9 @@ async fn a_refusal_is_read_by_a_client_that_is_still_sending() {
         for _ in 0..20 {
             let mut raw = Raw::open(rota.server.address).await;
             raw.send(head(api, method, path, 100_000)).await.unwrap();
-            for piece in [[b' '; 50_000]; 2] {
+            for _ in 0..2 {
                 sleep(Duration::from_millis(1)).await;
-                raw.send(piece).await.unwrap_or_else(|error| panic!("{method} {path}: {error}"));
+                raw.send(vec![b' '; 50_000]).await.unwrap_or_else(|error| panic!("{method} {path}: {error}"));
             }
             assert_eq!(raw.answer().await.expect("an answer").status, status, "{method} {path}");
         }
@@ -254,7 +261,7 @@ async fn a_page_that_gives_its_name_this_address_reads_nothing() {
         config.http.hosts = vec!["rota.example.com".to_owned()];
     })
     .await;
-    let with_host = |path: &str, host: &str| rota.api.request(reqwest::Method::GET, path).header("host", host);
+    let with_host = |path: &str, host: &str| rota.api.request(Method::GET, path).header("host", host);
     let refused =
         forbidden("the `Host` header names none of this server's hosts: its operator lists them in `[http] hosts`");
     for path in ["/v1/agents", "/metrics", "/healthz"] {
@@ -330,7 +337,7 @@ async fn a_connection_that_never_asks_is_closed() {
     let mut dropped = [0; 64];
     let trickle = async {
         while writing.write_all(b"x: y\r\n").await.is_ok() {
-            sleep(Duration::from_millis(200)).await
+            sleep(Duration::from_millis(200)).await;
         }
     };
     tokio::select! {
@@ -346,9 +353,59 @@ async fn a_connection_that_never_asks_is_closed() {
 async fn a_body_of_more_values_than_there_may_be_is_refused_in_words() {
     let rota = Rota::without_engine().await;
     let body = format!("[{}1]", "[],".repeat(limits::MAX_BODY_NODES));
-    let refused = rota.api.answer(rota.api.request(reqwest::Method::POST, "/v1/agents").body(body)).await.refusal();
+    let refused = rota.api.answer(rota.api.request(Method::POST, "/v1/agents").body(body)).await.refusal();
     assert_eq!(refused, invalid(format!("the body has more than {} JSON values", limits::MAX_BODY_NODES)));
     let fits = format!("[{}1]", "[],".repeat(limits::MAX_BODY_NODES - 2));
-    let refused = rota.api.answer(rota.api.request(reqwest::Method::POST, "/v1/agents").body(fits)).await.refusal();
+    let refused = rota.api.answer(rota.api.request(Method::POST, "/v1/agents").body(fits)).await.refusal();
     assert_eq!(refused, invalid("Input should be an object"));
+}
+
+#[tokio::test]
+async fn a_burst_of_failures_writes_a_few_lines_to_the_log() {
+    let folder = TempDir::new().unwrap();
+    let client = process::Client::new(([127, 0, 0, 1], 0).into(), process::create_key(folder.path(), &[]));
+    let server = process::Server::new(folder.path(), &["--concurrency", "0"]);
+    let client = process::Client { base: format!("http://{}", server.address), ..client };
+    let log = folder.path().join("log");
+    let mut running = server.command().stdout(Stdio::null()).stderr(File::create(&log).unwrap()).spawn().unwrap();
+    let ask = async |path: &str| client.request(Method::GET, path).send().await.map(|answer| answer.status());
+    let ready = async {
+        while !ask("/readyz").await.is_ok_and(|status| status == StatusCode::OK) {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, ready).await.expect("a server");
+    let config = Config { data: folder.path().to_owned(), ..Config::default() };
+    let (store, _writer) = rota_server::open_store(&config).await.unwrap();
+    store.write(|tx| tx.send("ALTER TABLE agents RENAME TO gone", &[])).await.unwrap();
+    for _ in 0..200 {
+        assert_eq!(ask("/v1/agents?limit=1").await.unwrap(), StatusCode::INTERNAL_SERVER_ERROR);
+    }
+    running.kill().unwrap();
+    running.wait().unwrap();
+    let lines = fs::read_to_string(&log).unwrap().lines().filter(|line| line.contains("request failed")).count();
+    assert_eq!(lines, limits::LOG_LINES_A_MINUTE as usize);
+}
+
+#[tokio::test]
+async fn a_server_takes_as_many_files_as_it_may_have() {
+    let folder = TempDir::new().unwrap();
+    let server = process::Server::new(folder.path(), &["--concurrency", "0"]);
+    let command = server.command();
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", "ulimit -Sn 300 && exec \"$@\"", "sh"]).arg(command.get_program()).args(command.get_args());
+    let mut running = shell.stdout(Stdio::null()).spawn().unwrap();
+    let client = process::Client::new(server.address, String::new());
+    let ready = async {
+        while client.request(Method::GET, "/healthz").send().await.is_err() {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, ready).await.expect("a server");
+    let limits = fs::read_to_string(format!("/proc/{}/limits", running.id())).unwrap();
+    running.kill().unwrap();
+    running.wait().unwrap();
+    let files = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    let [soft, hard] = [3, 4].map(|column| files.split_whitespace().nth(column).unwrap());
+    assert_eq!(soft, hard, "{files}");
 }

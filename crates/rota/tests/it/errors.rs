@@ -298,6 +298,8 @@ fn every_http_error() -> Vec<Error> {
         Error::Conflict(text()),
         Error::TooLarge(text()),
         Error::RateLimited(1),
+        Error::TooManyStreams(1),
+        Error::TooManyUnread(1),
         Error::Timeout,
         Error::Stopping,
         Error::Database("".into()),

@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::{
     given::{Parts, id, message, script},
     server::{Rota, appears, disappears, record},
-    stream::kinds,
+    stream::{first, kinds},
 };
 
 /// How a runner elsewhere takes a session over: a later epoch, for as long as any test takes.
@@ -34,6 +34,25 @@ async fn a_runner_that_lost_its_lease_writes_nothing() {
     assert!(rota.workspace_file(id(&session), "done").exists(), "the call came to its end");
     assert_eq!(api.get(&list).await, before);
     assert_eq!(api.get(&format!("/v1/sessions/{}", id(&session))).await["status"], "running");
+}
+
+#[tokio::test]
+async fn a_session_that_comes_back_finds_no_files_of_an_earlier_stay() {
+    let rota = Rota::start().await;
+    let api = &rota.api;
+    let session = Parts::new(api).await.session_with(api, script("echo old > note")).await;
+    let mut stream = api.stream_from(id(&session), 0).await;
+    stream.turn().await;
+    assert!(rota.workspace_file(id(&session), "note").exists());
+    // As after it has been at a server that is gone.
+    let name = id(&session).to_owned();
+    let moved = "UPDATE sessions SET home = 'gone' WHERE id = $1";
+    rota.server.app().db.write(move |tx: &mut Tx<'_>| tx.execute(moved, &[Val::Text(&name)])).await.unwrap();
+    for (command, is_error) in [("cat note", true), ("ls -A; test ! -e note", false)] {
+        api.events(id(&session), json!([script(command)])).await;
+        let events = stream.turn().await;
+        assert_eq!(first(&events, "agent.tool_result")["is_error"], is_error, "{events:?}");
+    }
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ mod access;
 mod administration;
 mod agents;
 mod bodies;
+mod bounds;
 mod client;
 mod closed;
 mod command_line;

@@ -3,7 +3,9 @@
 use reqwest::{Method, StatusCode};
 
 use crate::{
+    client::{Api, invalid},
     contract::{ADMINISTRATION, MANAGED_AGENTS, Operation},
+    given::id,
     server::Rota,
 };
 
@@ -32,12 +34,13 @@ const ADMINISTERED: [&str; 6] = [
 ];
 
 /// What the server has beside the contract.
-const OWN: [(Method, &str); 14] = [
+const OWN: [(Method, &str); 15] = [
     (Method::GET, "/rota/v1/deployment_runs/{deployment_run_id}"),
     (Method::GET, "/rota/v1/deployments/{deployment_id}/occurrences"),
     (Method::GET, "/rota/v1/deployments/{deployment_id}/policy"),
     (Method::POST, "/rota/v1/deployments/{deployment_id}/policy"),
     (Method::GET, "/rota/v1/schedules/preview"),
+    (Method::GET, "/rota/v1/sessions/{session_id}"),
     (Method::GET, "/rota/v1/webhook_endpoints"),
     (Method::POST, "/rota/v1/webhook_endpoints"),
     (Method::GET, "/rota/v1/webhook_endpoints/{webhook_endpoint_id}"),
@@ -83,4 +86,45 @@ async fn every_operation_is_served() {
         assert_ne!(answer.status, StatusCode::METHOD_NOT_ALLOWED, "{method} {path}");
         assert_ne!(answer.body["error"]["message"], "Not found", "{method} {path}");
     }
+}
+
+/// A client that every operation lets in.
+async fn everywhere(rota: &Rota) -> Api {
+    let workspaces = rota.administrator().await.get("/v1/organizations/workspaces?include_default=true").await;
+    rota.administrator().await.in_workspace(id(&workspaces["data"][0]))
+}
+
+#[tokio::test]
+async fn a_parameter_that_an_operation_does_not_have_is_refused_by_every_operation_in_the_same_words() {
+    let rota = Rota::without_engine().await;
+    let api = everywhere(&rota).await;
+    for (method, path) in served() {
+        let required = if path.ends_with("/preview") { "expression=0+9+*+*+*&timezone=UTC&" } else { "" };
+        let path = path.replace(['{', '}'], "");
+        for (query, named) in [("colour=red", "colour"), ("beta=true&colour=", "colour"), ("include=1", "include")] {
+            let answer = api.send(method.clone(), &format!("{path}?{required}{query}"), None).await;
+            let refused = invalid(format!("{named}: Extra inputs are not permitted"));
+            assert_eq!(answer.refusal(), refused, "{method} {path}?{query}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_parameter_of_the_contract_is_taken_and_so_is_what_the_sdks_send_with_each_request() {
+    let rota = Rota::without_engine().await;
+    let api = everywhere(&rota).await;
+    let operations = MANAGED_AGENTS.operations.iter().chain(&ADMINISTRATION.operations);
+    let served = served();
+    let mut parameters = 0;
+    for operation in operations.filter(|operation| served.contains(&named(operation))) {
+        let (method, path) = named(operation);
+        let path = path.replace(['{', '}'], "");
+        for parameter in operation.query.iter().map(String::as_str).chain(["beta"]) {
+            let answer = api.send(method.clone(), &format!("{path}?{parameter}=true"), None).await;
+            let said = answer.body["error"]["message"].as_str().unwrap_or_default();
+            assert!(!said.contains("Extra inputs"), "{method} {path}?{parameter}: {said}");
+            parameters += 1;
+        }
+    }
+    assert!(parameters > 90, "only {parameters} were tried");
 }

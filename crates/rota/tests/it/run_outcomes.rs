@@ -52,7 +52,8 @@ async fn a_run_is_told_with_what_its_session_has_done_and_used() {
         "active_seconds": shown["stats"]["active_seconds"],
         "duration_seconds": outcome["session"]["duration_seconds"],
     });
-    assert_eq!(outcome, &json!({"session": expected, "lateness_ms": null}));
+    let warnings = &outcome["warnings"];
+    assert_eq!(outcome, &json!({"session": expected, "lateness_ms": null, "warnings": warnings}));
     assert_eq!(first(&events, "session.usage")["usage"]["output_tokens"], expected["usage"]["output_tokens"]);
     assert!(expected["duration_seconds"].as_f64().unwrap() < 60.0, "the time after the turn does not count");
     let mut bare = told.clone();
@@ -156,13 +157,13 @@ async fn a_run_without_a_session_has_no_session_to_tell_of() {
     api.stream_from(session(&deleted), 0).await.turn().await;
     api.delete(&format!("/v1/sessions/{}", session(&deleted))).await;
     let told = api.get(&path(&deleted)).await;
-    assert_eq!(told["outcome"], json!({"session": null, "lateness_ms": null}));
+    assert_eq!(told["outcome"], json!({"session": null, "lateness_ms": null, "warnings": []}));
     assert_eq!(told["session_id"], session(&deleted));
 
     api.call(&format!("/v1/environments/{}/archive", made["environment_id"].as_str().unwrap())).await;
     let failed = run(api, &made).await;
     let told = api.get(&path(&failed)).await;
-    assert_eq!(told["outcome"], json!({"session": null, "lateness_ms": null}));
+    assert_eq!(told["outcome"], json!({"session": null, "lateness_ms": null, "warnings": []}));
     assert_eq!(told["error"]["type"], "environment_archived_error");
     let refused = api.get_refused(&format!("{}?wide=true", path(&failed))).await;
     assert_eq!(refused, invalid("wide: Extra inputs are not permitted"));
@@ -190,4 +191,24 @@ async fn a_session_that_ended_with_its_workspace_tells_of_that() {
     assert_eq!(told["error"]["message"], "the workspace is archived");
     let seconds = told["duration_seconds"].as_f64().unwrap();
     assert!((20.0..60.0).contains(&seconds), "{seconds}");
+}
+
+#[tokio::test]
+async fn a_run_and_its_session_say_what_they_ask_for_and_do_not_get() {
+    let rota = Rota::without_engine().await;
+    let api = &rota.api;
+    let parts = Parts::new(api).await;
+    let run = run(api, &parts.deployment(api, json!({})).await).await;
+    let told = api.get(&path(&run)).await["outcome"]["warnings"].clone();
+    let codes: Vec<_> = told.as_array().unwrap().iter().map(|warning| warning["code"].as_str().unwrap()).collect();
+    assert_eq!(codes, ["web_tools_not_offered", "network_not_available"]);
+    assert!(told[0]["message"].as_str().unwrap().contains("web_fetch"), "{told}");
+    let mut shown = api.get(&format!("/rota/v1/sessions/{}", session(&run))).await;
+    assert_eq!(shown.as_object_mut().unwrap().remove("warnings").unwrap(), told);
+    let mut session = api.get(&format!("/v1/sessions/{}", session(&run))).await;
+    // These grow while it is at work.
+    for field in ["stats", "usage"] {
+        assert_eq!(shown[field].take().is_object(), session[field].take().is_object());
+    }
+    assert_eq!(shown, session);
 }

@@ -1,8 +1,10 @@
 //! What runs out for a while, or for good: a sandbox that cannot be started yet, and a log that is full.
 
 use std::{
+    io::Write,
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
 use rota_server::{
@@ -10,24 +12,37 @@ use rota_server::{
     limits::MAX_SESSION_EVENTS,
 };
 use serde_json::{Value, json};
+use tokio::time::sleep;
 
 use crate::{
     client::invalid,
     given::{Parts, id, message, script},
-    server::Rota,
+    server::{Rota, appears},
     stream::{Stream, first, kinds, stop_reason, text},
 };
 
-/// A file system for the files of sessions that holds a number of files. Only root makes one.
+/// A file system of limited size. Only root makes one.
 struct Disk(PathBuf);
 
 impl Disk {
     /// `None` where this user may not mount anything.
+    fn mount(at: PathBuf, options: &str) -> Option<Self> {
+        std::fs::create_dir_all(&at).unwrap();
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(&at).output();
+        mounted.is_ok_and(|mounted| mounted.status.success()).then_some(Self(at))
+    }
+
+    /// One for the files of sessions that has room for none.
     fn full(data: &Path) -> Option<Self> {
-        let sessions = data.join("sessions");
-        std::fs::create_dir_all(&sessions).unwrap();
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "nr_inodes=1", "tmpfs"]).arg(&sessions).output();
-        mounted.is_ok_and(|mounted| mounted.status.success()).then_some(Self(sessions))
+        Self::mount(data.join("sessions"), "nr_inodes=1")
+    }
+
+    /// Takes all that is left. Returns the file that does.
+    fn fill(&self) -> PathBuf {
+        let filler = self.0.join("filler");
+        let mut file = std::fs::File::create(&filler).unwrap();
+        while file.write_all(&[0; 4096]).is_ok() {}
+        filler
     }
 
     fn give_room(&self) {
@@ -86,6 +101,31 @@ async fn a_machine_that_stays_short_of_something_ends_the_turn_and_a_later_messa
     disk.give_room();
     rota.api.events(id(&session), json!([script("echo later")])).await;
     assert_eq!(stop_reason(&stream.turn().await)["type"], "end_turn");
+}
+
+#[tokio::test]
+async fn a_session_in_a_tool_outlasts_a_full_disk() {
+    let mut disk = None;
+    let rota = Rota::with(|config| disk = Disk::mount(config.data.clone(), "size=32m")).await;
+    let Some(disk) = disk else {
+        return eprintln!("not tested: this user may not mount a file system");
+    };
+    let waits = "echo once >> count; touch started; while [ ! -e go ]; do sleep 0.01; done; echo done";
+    let session = Parts::new(&rota.api).await.session_with(&rota.api, script(waits)).await;
+    let mut stream = rota.api.stream_from(id(&session), 0).await;
+    appears(rota.workspace_file(id(&session), "started")).await;
+    let filler = disk.fill();
+    std::fs::write(rota.workspace_file(id(&session), "go"), "").unwrap();
+    if rota.database().is_none() {
+        assert_eq!(rota.api.post_refused("/v1/environments", json!({"name": "meanwhile"})).await.status, 500);
+    }
+    sleep(Duration::from_secs(2)).await;
+    std::fs::remove_file(filler).unwrap();
+    let events = stream.turn().await;
+    let results: Vec<_> = events.iter().filter(|event| event["type"] == "agent.tool_result").collect();
+    assert!(results.len() == 1 && results[0]["is_error"] == false, "{results:?}");
+    assert_eq!(std::fs::read_to_string(rota.workspace_file(id(&session), "count")).unwrap(), "once\n");
+    assert_eq!(rota.api.get(&format!("/v1/sessions/{}", id(&session))).await["status"], "idle");
 }
 
 #[tokio::test]

@@ -1,12 +1,19 @@
 //! Histories and streams: nothing is missed, nothing is told twice.
 
+use std::time::Duration;
+
 use reqwest::Method;
+use rota_server::{
+    db::Tx,
+    limits::{MAX_STREAMS_PER_WORKSPACE, STREAM_PIECE},
+    resources::{api_keys, organization},
+};
 use serde_json::{Value, json};
 
 use crate::{
-    client::invalid,
+    client::{Refusal, invalid},
     given::{Parts, id, message, script},
-    server::Rota,
+    server::{PATIENCE, Rota},
     stream::{Frame, Stream, first, kinds, text},
 };
 
@@ -101,6 +108,89 @@ async fn deltas_are_told_to_nobody_who_did_not_ask() {
         let frames = watched(&Rota::start().await, query).await;
         assert!(frames.iter().all(|frame| !frame.kind().starts_with("event_")), "{frames:#?}");
     }
+}
+
+#[tokio::test]
+async fn an_event_that_is_told_in_pieces_is_the_one_that_was_sent() {
+    let rota = Rota::start().await;
+    let parts = Parts::new(&rota.api).await;
+    let session = parts.session(&rota.api, json!({})).await;
+    let mut stream = rota.api.stream(id(&session)).await;
+    // Around the length of one piece and of two, with characters of one to four bytes.
+    let whole = STREAM_PIECE;
+    for length in [whole - 100, whole, whole + 1, 2 * whole, 2 * whole + 7] {
+        let said: String = "aé漢🦀\n".chars().cycle().take(length).collect();
+        let sent = rota.api.events(id(&session), json!([message(&said)])).await;
+        let told = stream.turn().await;
+        assert_eq!(text(first(&told, "user.message")), said);
+        assert_eq!(first(&told, "user.message")["id"], sent["data"][0]["id"]);
+    }
+    let again = rota.api.stream_from(id(&session), 0).await.turn().await;
+    let log = rota.api.all(&format!("/v1/sessions/{}/events", id(&session)), 1000).await;
+    assert_eq!(again[..], log[..again.len()]);
+}
+
+#[tokio::test]
+async fn a_workspace_has_so_many_streams_and_one_that_ends_leaves_its_place() {
+    let rota = Rota::without_engine().await;
+    let session = Parts::new(&rota.api).await.session_with(&rota.api, message("hi")).await;
+    let workspace = &rota.server.first_key.as_ref().unwrap().workspace_id;
+    let most = MAX_STREAMS_PER_WORKSPACE;
+    let take = |count| rota.server.app().streams.take(workspace, count, most);
+    let others = take(most - 1).unwrap();
+    let last = rota.api.stream(id(&session)).await;
+    let refused = rota.api.get_refused(&format!("/v1/sessions/{}/events/stream", id(&session))).await;
+    let said = "the workspace has 500 open streams at this server, which is the most; close those that nobody reads";
+    assert_eq!(refused, Refusal { status: 429, kind: "rate_limit_error".to_owned(), message: said.to_owned() });
+    drop(last);
+    let free = async {
+        while take(1).is_none() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, free).await.expect("the stream that is closed leaves its place");
+    drop(others);
+}
+
+#[tokio::test]
+async fn a_stream_ends_soon_after_its_key_no_longer_counts() {
+    let rota = Rota::without_engine().await;
+    let administrator = rota.administrator().await;
+    let mut open = Vec::new();
+    for name in ["revoked", "expired", "archived", "disabled"] {
+        let expires_at = (name == "expired").then(|| rota.clock.now().plus_micros(3_600_000_000));
+        let create = move |tx: &mut Tx<'_>| api_keys::create_key(tx, Some(name), name, expires_at);
+        let key = rota.server.app().db.write(create).await.unwrap();
+        let api = rota.api.with_key(key.key.clone());
+        let session = Parts::new(&api).await.session_with(&api, message("hi")).await;
+        let mut stream = api.stream_from(id(&session), 0).await;
+        stream.next().await.unwrap();
+        let inside = administrator.in_workspace(key.workspace_id.as_ref());
+        let beside = inside.stream_from(id(&session), 1).await;
+        open.push((key, stream, beside, inside, session));
+    }
+    rota.advance_seconds(3600);
+    for (i, (key, ..)) in open.iter().enumerate() {
+        let _: Value = match i {
+            0 => {
+                administrator
+                    .post(&format!("/v1/organizations/api_keys/{}", key.id), json!({"status": "inactive"}))
+                    .await
+            }
+            2 => administrator.call(&format!("/v1/organizations/workspaces/{}/archive", key.workspace_id)).await,
+            _ => json!(null),
+        };
+    }
+    for (_, stream, ..) in &mut open[..3] {
+        assert!(stream.next().await.is_none(), "the stream ends");
+    }
+    rota.server.app().db.write(organization::disable).await.unwrap();
+    assert!(open[3].1.next().await.is_none(), "the stream ends");
+    // An administrator still reads, and so do the streams of one.
+    let (_, _, beside, inside, session) = &mut open[3];
+    rota.server.app().db.write(organization::enable).await.unwrap();
+    inside.events(id(session), json!([message("more")])).await;
+    assert_eq!(beside.next().await.unwrap().kind(), "user.message");
 }
 
 #[tokio::test]

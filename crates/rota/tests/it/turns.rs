@@ -8,6 +8,7 @@ use crate::{
     given::{Parts, agent, environment, id, message, over, script, toolset},
     server::{Rota, appears},
     stream::{first, kinds, stop_reason, text},
+    upstream::{Reply, Upstream},
 };
 
 async fn status(api: &Api, session: &Value) -> Value {
@@ -286,14 +287,22 @@ async fn a_message_to_a_working_session_waits_and_is_shown_twice_under_one_id() 
 }
 
 #[tokio::test]
-async fn the_web_tools_say_that_there_is_no_network() {
-    let rota = Rota::start().await;
-    let parts = Parts::new(&rota.api).await;
-    let session = parts.session_with(&rota.api, message("```web_fetch\n{\"url\": \"https://example.com\"}\n```")).await;
+async fn the_web_tools_are_not_offered_and_say_that_there_is_no_network() {
+    // The model is not offered them, and calls one all the same.
+    let call = json!({"type": "tool_use", "id": "t1", "name": "web_fetch", "input": {"url": "https://example.com"}});
+    let said = json!({"type": "text", "text": "so be it"});
+    let upstream = Upstream::start([Reply::Message(vec![call]), Reply::Message(vec![said])]).await;
+    let rota = Rota::with(|config| config.models = vec![upstream.model()]).await;
+    let api = &rota.api;
+    let parts = Parts { agent: agent(api, json!({"model": "house"})).await, environment: environment(api, "e").await };
+    let session = parts.session_with(api, message("look it up")).await;
     let events = rota.api.stream_from(id(&session), 0).await.turn().await;
     let result = first(&events, "agent.tool_result");
     assert_eq!(result["is_error"], true);
     assert!(text(result).contains("no network access"), "{}", text(result));
+    let offered = upstream.asked()[0]["tools"].clone();
+    let names: Vec<_> = offered.as_array().unwrap().iter().map(|tool| tool["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["bash", "read", "write", "edit", "glob", "grep"]);
 }
 
 #[tokio::test]

@@ -394,3 +394,31 @@ async fn only_a_server_of_the_role_sends() {
     assert_eq!((&*sent.id, pending.len()), (id(&pending[0]), 1));
     assert_eq!(pending[0]["attempts"], 0);
 }
+
+#[tokio::test]
+async fn an_endpoint_that_is_enabled_while_the_sender_looks_misses_nothing() {
+    let mut subscribed = Subscribed::with(|config| config.roles = [Role::Api].into_iter().collect()).await;
+    let Some(database) = subscribed.rota.database() else { return };
+    subscribed.create("told").await;
+    // As an event is left that was written at the moment in which its endpoint was disabled.
+    database.run("UPDATE webhook_endpoints SET state = 'disabled'");
+    let url = database.url();
+    let enabling = tokio::task::spawn_blocking(move || {
+        // Held open until the sender, which has seen the endpoint disabled, waits for it.
+        let enable = "BEGIN;
+            UPDATE webhook_endpoints SET state = 'enabled';
+            UPDATE webhook_deliveries SET due_at = created_at;
+            DO $$ BEGIN
+                WHILE NOT EXISTS (SELECT 1 FROM pg_locks WHERE NOT granted AND pid IN (
+                    SELECT pid FROM pg_stat_get_activity(NULL) WHERE datid = (
+                        SELECT oid FROM pg_database WHERE datname = current_database())))
+                LOOP PERFORM pg_sleep(0.005); END LOOP;
+            END $$;
+            COMMIT;";
+        crate::database::run(url.0, enable.to_owned());
+    });
+    let sending = subscribed.rota.beside(|config| config.roles = [Role::Webhooks].into_iter().collect()).await;
+    assert_eq!(subscribed.receiver.next().await.kind(), "environment.created");
+    enabling.await.unwrap();
+    drop(sending);
+}

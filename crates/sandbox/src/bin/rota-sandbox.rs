@@ -1,8 +1,8 @@
 //! A sandbox from the command line, for tests and for looking around: `rota-sandbox DATA_DIR SESSION COMMAND…` runs the
 //! commands in one sandbox, one call each, and prints what they answer; `rota-sandbox DATA_DIR doctor` prints the probe, `… measure` how long a
-//! sandbox takes from nothing to its first answer, `… remove` deletes sessions, `… sweep` clears up after an earlier run,
-//! `… reopen SESSION MILLISECONDS` starts a session's sandbox anew again and again.
-//! The variable ROTA_SANDBOX_ROOT_FS names a root file system.
+//! sandbox takes from nothing to its first answer and how many commands a second its shell then runs, `… remove` deletes sessions,
+//! `… sweep` clears up after an earlier run, `… reopen SESSION MILLISECONDS` starts a session's sandbox anew again and again.
+//! The variable ROTA_SANDBOX_ROOT_FS names a root file system. With `--json` in front, answers are printed as JSON, one a line.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -12,7 +12,9 @@ use rota_sandbox::{Config, Embedded, ToolCall};
 
 fn main() -> ExitCode {
     rota_sandbox::run_init_if_asked();
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let mut arguments: Vec<String> = std::env::args().skip(1).collect();
+    let as_json = arguments.first().is_some_and(|first| first == "--json");
+    arguments.drain(..usize::from(as_json));
     let [data_dir, session, commands @ ..] = &arguments[..] else {
         eprintln!(
             "usage: rota-sandbox DATA_DIR (doctor | measure | sweep | reopen SESSION MILLISECONDS | remove SESSION... | SESSION COMMAND...)"
@@ -26,7 +28,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(run(data_dir, session, commands)) {
+    match runtime.block_on(run(data_dir, session, commands, as_json)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
@@ -38,7 +40,7 @@ fn main() -> ExitCode {
 /// The code for what may work a moment later (`EX_TEMPFAIL` of sysexits).
 const MAY_PASS: u8 = 75;
 
-async fn run(data_dir: &str, session: &str, commands: &[String]) -> Result<(), rota_sandbox::Error> {
+async fn run(data_dir: &str, session: &str, commands: &[String], as_json: bool) -> Result<(), rota_sandbox::Error> {
     let root_fs = std::env::var_os("ROTA_SANDBOX_ROOT_FS").map(Into::into);
     let embedded = Embedded::new(Config { root_fs, ..Config::new(data_dir) })?;
     if session == "doctor" {
@@ -71,7 +73,8 @@ async fn run(data_dir: &str, session: &str, commands: &[String]) -> Result<(), r
     for (number, command) in commands.iter().enumerate() {
         let sandbox = embedded.open(session).await?;
         let output = sandbox.call(&number.to_string(), &ToolCall::bash(command)).await?;
-        println!("{}", output.content);
+        let content = output.content;
+        println!("{}", if as_json { serde_json::Value::from(content).to_string() } else { content });
     }
     embedded.shutdown().await;
     Ok(())
@@ -79,6 +82,10 @@ async fn run(data_dir: &str, session: &str, commands: &[String]) -> Result<(), r
 
 /// Sessions that are opened to measure.
 const MEASURED: usize = 40;
+/// Calls of each command that are timed, one after the other in one shell.
+const MEASURED_CALLS: u32 = 300;
+/// A builtin, a program, and what bash alone can tell to be complete.
+const MEASURED_COMMANDS: [&str; 3] = ["true", "ls -la /workspace | head -3", "for i in 1 2 3; do echo \"$i\"; done"];
 
 async fn measure(embedded: &Arc<Embedded>) -> Result<(), rota_sandbox::Error> {
     let mut times = Vec::new();
@@ -95,5 +102,14 @@ async fn measure(embedded: &Arc<Embedded>) -> Result<(), rota_sandbox::Error> {
     times.sort_unstable();
     println!("fastest {:?}, median {:?}, slowest {:?}", times[0], times[times.len() / 2], times[times.len() - 1]);
     println!("(until the first command's answer, of which until the fence stood)");
-    Ok(())
+    let sandbox = embedded.open("measure_calls").await?;
+    for command in MEASURED_COMMANDS {
+        let start = std::time::Instant::now();
+        for number in 0..MEASURED_CALLS {
+            sandbox.call(&number.to_string(), &ToolCall::bash(command)).await?;
+        }
+        let a_second = f64::from(MEASURED_CALLS) / start.elapsed().as_secs_f64();
+        println!("{a_second:.0} calls a second of {command:?}");
+    }
+    embedded.remove("measure_calls").await
 }

@@ -14,6 +14,8 @@ use crate::error::{Error, is_cgroup_race};
 
 /// The period over which processor time is shared out, in microseconds.
 const PERIOD_US: u64 = 100_000;
+/// The part of the memory limit that buffers of sockets may take where they are counted apart: one in this many.
+const SOCKETS_SHARE: u64 = 16;
 /// How often and how long the removal of a cgroup is tried: its processes take a moment to end.
 const REMOVE_TRIES: usize = 200;
 const REMOVE_PAUSE: Duration = Duration::from_millis(5);
@@ -203,7 +205,13 @@ fn settings(controller: Controller, unified: bool, limits: &Limits) -> Vec<(&'st
             vec![("memory.max", memory, false), ("memory.swap.max", "0".to_owned(), true)]
         }
         (Controller::Memory, false) => {
-            vec![("memory.limit_in_bytes", memory.clone(), false), ("memory.memsw.limit_in_bytes", memory, true)]
+            // Version 1 counts buffers of sockets apart, and only where they have a limit; version 2 as memory.
+            let sockets = (limits.memory_bytes / SOCKETS_SHARE).to_string();
+            vec![
+                ("memory.limit_in_bytes", memory.clone(), false),
+                ("memory.memsw.limit_in_bytes", memory, true),
+                ("memory.kmem.tcp.limit_in_bytes", sockets, true),
+            ]
         }
         (Controller::Pids, _) => vec![("pids.max", limits.pids.to_string(), false)],
         (Controller::Cpu, true) => vec![("cpu.max", format!("{quota} {PERIOD_US}"), false)],

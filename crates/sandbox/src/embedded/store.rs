@@ -242,4 +242,17 @@ mod tests {
             assert!(check_id(id).is_err(), "{id:?}");
         }
     }
+
+    #[test]
+    fn what_a_deletion_left_that_was_cut_off_is_not_in_the_way_of_the_next() {
+        let data = tempfile::tempdir().unwrap();
+        let identities = Identities::Fixed(Identity::Single { uid: 0, gid: 0 });
+        let store = Store::new(&Config::new(data.path()), &identities).unwrap();
+        for folder in [store.session_dir("s"), store.trash.join("s/first")] {
+            std::fs::create_dir_all(folder.join("workspace/deep")).unwrap();
+            std::fs::write(folder.join("workspace/deep/file"), "content").unwrap();
+        }
+        store.remove("s").unwrap();
+        assert!(!store.session_dir("s").exists() && !store.trash.join("s").exists());
+    }
 }

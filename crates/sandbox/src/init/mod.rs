@@ -4,6 +4,7 @@
 //! reads how to set things up, makes the namespaces, writes the id maps and stays to wait; its child finishes the fence
 //! from inside, gives up every power it does not need, checks the result and only then says that it is ready.
 
+mod command;
 mod confine;
 mod disk;
 mod filter;
@@ -11,6 +12,8 @@ mod processes;
 mod root;
 mod serve;
 mod shell;
+mod syntax;
+mod usage;
 mod verify;
 mod worker;
 

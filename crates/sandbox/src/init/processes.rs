@@ -10,13 +10,15 @@ use nix::unistd::Pid;
 /// Rounds of killing, each of which catches what forked since the one before.
 const KILL_ROUNDS: usize = 64;
 
-/// The living processes of a session, from `/proc`.
-pub(super) fn of_session(session: i32) -> Vec<i32> {
+/// Every process, from `/proc`.
+pub(super) fn all() -> Vec<i32> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-    entries
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter(|pid| session_of(*pid) == Some(session))
-        .collect()
+    entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// The living processes of a session.
+pub(super) fn of_session(session: i32) -> Vec<i32> {
+    all().into_iter().filter(|pid| session_of(*pid) == Some(session)).collect()
 }
 
 /// `None` for zombies and for processes that are gone.
@@ -40,6 +42,11 @@ pub(super) fn signal_session(session: i32, signal: Signal) {
         // It may have ended since.
         let _ = kill(Pid::from_raw(pid), signal);
     }
+}
+
+/// Kills one process. It may have ended.
+pub(super) fn kill_one(pid: i32) {
+    let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
 }
 
 /// Kills every process of a session, however fast it forks.

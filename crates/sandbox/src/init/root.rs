@@ -13,7 +13,7 @@ use nix::mount::{MntFlags, MsFlags};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags};
 
-use super::at;
+use super::{at, shell};
 use crate::folder::{Folder, by_descriptor};
 use crate::sys;
 use crate::wire::{Failure, Identity, Launch};
@@ -87,6 +87,9 @@ const ETC_WRITTEN: [(&str, &str); 5] = [
     ("etc/hostname", "sandbox\n"),
     ("etc/resolv.conf", "nameserver 127.0.0.1\n"),
 ];
+
+/// Files in the shell's own file system, which holds a pipe or one empty file.
+const SHELL_INODES: u64 = 16;
 
 /// Devices that programs expect and that give no power.
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
@@ -378,6 +381,8 @@ fn inner_mounts(tree: &Tree, launch: &Launch) -> Result<(), Failure> {
         pts.push(("gid", "5".to_owned()));
     }
     tree.mount("devpts", "dev/pts", &pts, NOSUID | NOEXEC)?;
+    let shell = [("size", "4096".to_owned()), ("nr_inodes", SHELL_INODES.to_string()), ("mode", "0700".to_owned())];
+    tree.mount("tmpfs", shell::FOLDER, &shell, NOSUID | NODEV | NOEXEC)?;
     // Files in memory must leave enough of it for the programs that could delete them.
     let most = launch.limits.memory_bytes / SCRATCH_SHARE;
     let scratch = tmpfs_options(launch.limits.tmp_bytes.min(most), "1777", None);

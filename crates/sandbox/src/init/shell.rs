@@ -1,28 +1,37 @@
-//! The session's shell: a bash that evaluates one text after another and keeps its state between them.
+//! The session's shell: a bash that keeps its state between commands, and that is watched from outside.
+//!
+//! A command may change everything in its shell, so nothing that carries commands in or results out is a name, a variable,
+//! an option, a trap or a descriptor there:
+//!
+//! - A command arrives as it is, in the pipe that bash reads as its script. It is known to be complete: `syntax.rs`.
+//! - It has ended when bash comes back for more: [`MORE`], which follows it, is gone from the pipe. The pipe holds one page
+//!   and counts as writable only when it is empty.
+//! - Its exit status leaves as the name of an empty file, which a redirection without a command makes: [`Shell::ask`].
 
 use std::ffi::CString;
-use std::fs::{self, File};
-use std::io::{self, Read, Seek, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 
-use nix::fcntl::OFlag;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::stat::Mode;
 
+use super::processes::{self, Ended};
+use super::syntax::{Syntax, as_argument_of_eval, is_plain};
 use crate::sys::{self, Cloned};
-use crate::tools::WORKSPACE;
 
-/// Descriptors inside bash, out of the way of those that scripts use. They are closed while a command runs.
-const SCRIPT: RawFd = 100;
-const DONE: RawFd = 101;
-const GO: RawFd = 102;
-
-/// Waits for a line, evaluates what the script file holds, answers with the exit status.
-const LOOP: &str = r#"shopt -s expand_aliases
-while IFS= read -r -u 102 __rota_go; do
-mapfile -u 100 __rota_lines
-printf -v __rota_text %s "${__rota_lines[@]}"
-eval "$__rota_text" 100<&- 101>&- 102<&-
-printf '%d\n' "$?" >&101
-done"#;
+/// A file system of its own that holds the pipe while bash opens it, and exit statuses.
+pub(super) const FOLDER: &str = "/dev/shell";
+/// The pipe's name. It is what bash calls itself in messages.
+const SCRIPT: &str = "bash";
+/// The least that a pipe can hold, in bytes: one page.
+const ONE_PAGE: i32 = 4096;
+/// Follows all that is written, and is read when bash has done what stands before. It begins the next line.
+const MORE: u8 = b' ';
+/// What a new shell is given first. It was started in the folder of its script.
+const FIRST: &str = "cd /workspace; unset OLDPWD; shopt -s expand_aliases\n";
 
 const ENVIRONMENT: [&str; 9] = [
     "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -44,11 +53,39 @@ pub(super) struct Shell {
     /// Also its session and its process group.
     pub(super) pid: i32,
     script: File,
-    go: File,
-    /// Exit statuses, one a line.
-    pub(super) done: Stream,
+    /// What is still to be written to `script`.
+    unsent: Vec<u8>,
+    stage: Stage,
     /// What the shell and everything it started print.
     pub(super) output: Stream,
+}
+
+enum Stage {
+    Idle,
+    /// Whether the command is complete is being found out.
+    Checking {
+        command: String,
+        syntax: Syntax,
+    },
+    /// The command makes a file called `sign`, if any, when it begins.
+    Running {
+        sign: Option<String>,
+    },
+    /// The command has ended, and a file whose name begins with `name` will say how. Whether the command had begun.
+    Asking {
+        name: String,
+        has_begun: bool,
+    },
+}
+
+/// What the shell has come to.
+pub(super) enum Progress {
+    /// It is still at it.
+    AtWork,
+    /// The command has ended, and all that it printed is in the pipe.
+    Ended,
+    /// The command's exit status; none when the shell did not do what it was asked.
+    Status(Option<i32>),
 }
 
 /// The reading end of a pipe, read without waiting.
@@ -59,7 +96,7 @@ pub(super) struct Stream {
 
 impl Stream {
     fn new(pipe: OwnedFd) -> io::Result<Self> {
-        nix::fcntl::fcntl(&pipe, nix::fcntl::FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         Ok(Self { pipe: File::from(pipe), ended: false })
     }
 
@@ -79,66 +116,190 @@ impl Stream {
 impl Shell {
     /// Starts a shell in `/workspace`.
     pub(super) fn start() -> io::Result<Self> {
-        let script = File::from(nix::sys::memfd::memfd_create(c"command", nix::sys::memfd::MFdFlags::MFD_CLOEXEC)?);
-        let (go_read, go_write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
-        let (done_read, done_write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+        let mut script = make_script()?;
         let (output_read, output_write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
-        let (program, arguments, environment) = command_line();
-        match sys::fork()? {
-            Cloned::Child => {
-                let streams = [(&output_write, 1), (&output_write, 2), (&done_write, DONE), (&go_read, GO)];
-                let error = become_shell(&script, &streams, &program, &arguments, &environment);
-                let _ = writeln!(File::from(output_write), "cannot start {}: {error}", program.to_string_lossy());
-                sys::exit_now(127);
-            }
-            Cloned::Parent(pid) => Ok(Self {
-                pid,
-                script,
-                go: File::from(go_write),
-                done: Stream::new(done_read)?,
-                output: Stream::new(output_read)?,
-            }),
+        let arguments = ["bash", "--noprofile", "--norc", SCRIPT];
+        let pid = start_bash(Path::new(FOLDER), &arguments, &ENVIRONMENT, None, &output_write)?;
+        script.write_all(FIRST.as_bytes())?;
+        Ok(Self { pid, script, unsent: Vec::new(), stage: Stage::Idle, output: Stream::new(output_read)? })
+    }
+
+    /// Has the shell run `command`.
+    pub(super) fn run(&mut self, command: &str) {
+        if is_plain(command) {
+            return self.begin(command, None);
+        }
+        match Syntax::check(command) {
+            Ok(syntax) => self.stage = Stage::Checking { command: command.to_owned(), syntax },
+            // No process can be started: bash itself can still look.
+            Err(_) => self.begin_in_eval(command),
         }
     }
 
-    /// Has the shell evaluate `command`.
-    pub(super) fn run(&mut self, command: &str) -> io::Result<()> {
-        self.script.set_len(0)?;
-        self.script.rewind()?;
-        self.script.write_all(command.as_bytes())?;
-        self.script.rewind()?;
-        self.go.write_all(b"\n")
+    /// Takes in that processes have ended.
+    pub(super) fn reaped(&mut self, ended: &[(i32, Ended)]) {
+        let Stage::Checking { command, syntax } = &self.stage else { return };
+        let Some((_, how)) = ended.iter().find(|(pid, _)| *pid == syntax.pid) else { return };
+        let (command, accepted) = (command.clone(), syntax.accepts(*how));
+        if accepted { self.begin(&command, None) } else { self.begin_in_eval(&command) }
     }
 
-    /// The exit status of the command, once it has one.
-    pub(super) fn exit_status(&mut self) -> Option<i32> {
-        let mut line = [0; 16];
-        let got = Some(self.done.read(&mut line)).filter(|got| *got > 0)?;
-        Some(std::str::from_utf8(&line[..got]).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(-1))
+    /// Runs a command that may not be complete, or only in this shell. `eval` is a name that the shell may have given
+    /// another meaning to: the sign shows that it had not.
+    fn begin_in_eval(&mut self, command: &str) {
+        let sign = format!("{:016x}", random());
+        let text = as_argument_of_eval(&format!("{}\n{command}", making(&sign)));
+        self.begin(&text, Some(sign));
+    }
+
+    fn begin(&mut self, text: &str, sign: Option<String>) {
+        let end: &[u8] = if text.ends_with('\\') { b"\n\n" } else { b"\n" };
+        self.unsent = [text.as_bytes(), end, &[MORE]].concat();
+        self.stage = Stage::Running { sign };
+        self.send();
+    }
+
+    fn send(&mut self) {
+        // What does not fit follows when the pipe is empty again.
+        if let Ok(sent) = self.script.write(&self.unsent) {
+            self.unsent.drain(..sent);
+        }
+    }
+
+    /// The descriptor that becomes writable when the shell has read all that was sent.
+    pub(super) fn reading(&self) -> Option<BorrowedFd<'_>> {
+        matches!(self.stage, Stage::Running { .. } | Stage::Asking { .. }).then(|| self.script.as_fd())
+    }
+
+    /// The shell has read all that was sent.
+    pub(super) fn has_read(&mut self) -> Progress {
+        if !self.unsent.is_empty() {
+            self.send();
+            return Progress::AtWork;
+        }
+        match &self.stage {
+            Stage::Idle | Stage::Checking { .. } => Progress::AtWork,
+            Stage::Running { .. } => Progress::Ended,
+            Stage::Asking { .. } => Progress::Status(self.status()),
+        }
+    }
+
+    /// Asks for the exit status of the command that has ended. What the shell prints until it is there, because of a
+    /// trap or an option, is not the command's.
+    pub(super) fn ask(&mut self) {
+        let Stage::Running { sign } = std::mem::replace(&mut self.stage, Stage::Idle) else { return };
+        let files = empty_folder();
+        let has_begun = sign.is_none_or(|sign| files.contains(&sign));
+        let name = format!("{:016x}-", random());
+        self.unsent = format!("{}\n{}", making(&format!("{name}$?")), char::from(MORE)).into_bytes();
+        self.stage = Stage::Asking { name, has_begun };
+        self.send();
+    }
+
+    /// It was asked, and has not answered yet.
+    pub(super) fn is_asked(&self) -> bool {
+        matches!(self.stage, Stage::Asking { .. })
+    }
+
+    /// The answer, when it is there. Afterwards the shell is free for the next command.
+    pub(super) fn status(&mut self) -> Option<i32> {
+        let (name, has_begun) = match std::mem::replace(&mut self.stage, Stage::Idle) {
+            Stage::Asking { name, has_begun } => (name, has_begun),
+            other => {
+                self.stage = other;
+                return None;
+            }
+        };
+        let status = empty_folder().iter().find_map(|file| file.strip_prefix(&name)?.parse().ok());
+        status.filter(|_| has_begun)
+    }
+
+    /// Ends everything in the shell's session.
+    pub(super) fn kill(self) {
+        if let Stage::Checking { syntax, .. } = &self.stage {
+            syntax.kill();
+        }
+        // A shell that has just been started may not have a session yet.
+        processes::kill_one(self.pid);
+        processes::kill_session(self.pid);
     }
 }
 
-fn command_line() -> (CString, Vec<CString>, Vec<CString>) {
-    let text = |text: &str| CString::new(text).expect("the literals hold no NUL");
-    let arguments = ["bash", "--noprofile", "--norc", "-c", LOOP, "bash"].map(text).into();
-    (text("/bin/bash"), arguments, ENVIRONMENT.map(text).into())
+/// A redirection without a command, which makes a file that tells something by its name.
+fn making(name: &str) -> String {
+    format!(">|\"{FOLDER}/{name}\"")
 }
 
-fn become_shell(
-    script: &File,
-    streams: &[(&OwnedFd, RawFd)],
-    program: &CString,
+/// Makes the pipe that bash will open as its script.
+fn make_script() -> io::Result<File> {
+    empty_folder();
+    let path = Path::new(FOLDER).join(SCRIPT);
+    nix::unistd::mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    // Open for reading too, it can be opened before bash has.
+    let flags = libc::O_NONBLOCK | libc::O_NOFOLLOW;
+    let script = OpenOptions::new().read(true).write(true).custom_flags(flags).open(path)?;
+    fcntl(&script, FcntlArg::F_SETPIPE_SZ(ONE_PAGE))?;
+    Ok(script)
+}
+
+/// Removes what is in the folder, whoever put it there, and answers with the names.
+fn empty_folder() -> Vec<String> {
+    let entries = fs::read_dir(FOLDER).into_iter().flatten().flatten();
+    let removed = entries.filter_map(|entry| {
+        let path = entry.path();
+        // What cannot be removed is in nobody's way: names are never used twice.
+        let _ = fs::remove_file(&path).or_else(|_| fs::remove_dir_all(&path));
+        entry.file_name().into_string().ok()
+    });
+    removed.collect()
+}
+
+fn random() -> u64 {
+    let mut bytes = [0; 8];
+    // Without randomness names are guessable, to code that could as well do anything else to its shell.
+    let _ = File::open("/dev/urandom").and_then(|mut random| random.read_exact(&mut bytes));
+    u64::from_ne_bytes(bytes)
+}
+
+/// Starts bash in a session of its own, and answers with its process id.
+pub(super) fn start_bash(
+    folder: &Path,
+    arguments: &[&str],
+    environment: &[&str],
+    input: Option<&File>,
+    output: impl AsFd,
+) -> io::Result<i32> {
+    let texts = |texts: &[&str]| -> Vec<CString> {
+        texts.iter().map(|text| CString::new(*text).expect("the literals hold no NUL")).collect()
+    };
+    let (arguments, environment) = (texts(arguments), texts(environment));
+    match sys::fork()? {
+        Cloned::Child => {
+            let error = become_bash(folder, &arguments, &environment, input, output.as_fd());
+            // Standard error is where the shell's output goes, if it got that far.
+            let _ = writeln!(io::stderr(), "cannot start /bin/bash: {error}");
+            sys::exit_now(127);
+        }
+        Cloned::Parent(pid) => Ok(pid),
+    }
+}
+
+fn become_bash(
+    folder: &Path,
     arguments: &[CString],
     environment: &[CString],
+    input: Option<&File>,
+    output: BorrowedFd<'_>,
 ) -> io::Error {
     let prepared = (|| -> io::Result<()> {
         nix::unistd::setsid()?;
         sys::restore_signals();
-        nix::unistd::chdir(WORKSPACE)?;
-        sys::dup_onto(script.as_fd(), SCRIPT)?;
-        for (from, target) in streams {
-            sys::dup_onto(from.as_fd(), *target)?;
+        nix::unistd::chdir(folder)?;
+        if let Some(input) = input {
+            sys::dup_onto(input.as_fd(), 0)?;
         }
+        sys::dup_onto(output, 1)?;
+        sys::dup_onto(output, 2)?;
         // The files of an undumpable process belong to the host's root. What follows replaces this program anyway.
         nix::sys::prctl::set_dumpable(true)?;
         // A kernel without the setting chooses by size alone.
@@ -146,7 +307,7 @@ fn become_shell(
         Ok(())
     })();
     match prepared {
-        Ok(()) => sys::exec(program, arguments, environment),
+        Ok(()) => sys::exec(c"/bin/bash", arguments, environment),
         Err(error) => error,
     }
 }

@@ -11,6 +11,7 @@ use nix::sys::resource::{Resource, setrlimit};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::processes;
 use crate::sys::{self, Cloned};
 use crate::wire::MAX_FRAME_FROM_INIT;
 
@@ -66,8 +67,7 @@ impl Worker {
     }
 
     pub(super) fn kill(&self) {
-        // It may have ended since.
-        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.pid), nix::sys::signal::Signal::SIGKILL);
+        processes::kill_one(self.pid);
     }
 }
 

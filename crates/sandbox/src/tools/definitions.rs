@@ -16,11 +16,12 @@ pub fn tool_definitions() -> Vec<ToolDefinition> {
     vec![
         ToolDefinition {
             name: "bash",
-            description: "Run a command in a persistent bash shell. The working directory, variables and functions stay \
-                          between calls, which start in /workspace. Standard input is empty. A command may run for 120 \
-                          seconds unless timeout_ms says otherwise (at most 600000); then its processes are ended and the \
-                          shell starts anew. Start long work in the background with its output in a file. Output above \
-                          100 KiB is cut in the middle. Set restart to true, without a command, for a fresh shell.",
+            description: "Run a command in a persistent bash shell. The working directory, variables, functions, options \
+                          and background jobs stay between calls; the first starts in /workspace. Standard input is \
+                          empty. A command may run for 120 seconds unless timeout_ms says otherwise (at most 600000); \
+                          then its processes are ended and the shell starts anew, as it does after exit. Start long \
+                          work in the background with its output in a file. Output above 100 KiB is cut in the middle. \
+                          Set restart to true, without a command, for a fresh shell.",
             input_schema: r#"{"type":"object","properties":{"command":{"type":"string","description":"The command to run. Leave out only with restart."},"timeout_ms":{"type":"integer","description":"How long the command may run, in milliseconds."},"restart":{"type":"boolean","description":"End the shell and start a new one."}}}"#,
         },
         ToolDefinition {

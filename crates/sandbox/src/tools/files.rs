@@ -5,10 +5,12 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use super::WORKSPACE;
+use super::{MAX_WRITE, WORKSPACE};
 
-/// The most that `read` answers with, and the longest file that it reads whole or that `edit` takes, in bytes.
+/// The longest file that `read` reads whole or that `edit` takes, and the longest line that `read` shows, in bytes.
 const MAX_READ: u64 = 256 << 10;
+/// The most that `read` answers with, the numbers of the lines included, in bytes.
+const MAX_ANSWER: usize = 512 << 10;
 /// `statfs` type of `/proc`: its files look ordinary and are not.
 const PROC_MAGIC: i64 = 0x9fa0;
 
@@ -92,8 +94,8 @@ fn numbered_lines(file: File, first: u64, last: u64) -> Result<String, String> {
                 .filter(|line| !line.contains('\0'))
                 .ok_or("not a text file (it is not valid UTF-8)")?;
             text.push_str(&format!("{number}\t{line}\n"));
-            if text.len() as u64 > MAX_READ + 10 * (number - first + 1) {
-                return Err(format!("lines {first} to {number} are more than {MAX_READ} bytes: ask for fewer"));
+            if text.len() > MAX_ANSWER {
+                return Err(format!("lines {first} to {number} are more than {MAX_ANSWER} bytes: ask for fewer"));
             }
         } else if got as u64 > MAX_READ {
             return Err(format!("line {number} is longer than {MAX_READ} bytes"));
@@ -137,6 +139,10 @@ pub(super) fn edit(path: &str, old: &str, new: &str, replace_all: bool) -> Resul
         1 => {}
         _ if replace_all => {}
         _ => return Err(format!("old_string occurs {count} times in {shown}: make it unique or set replace_all")),
+    }
+    let size = text.len() - count * old.len() + count * new.len();
+    if size > MAX_WRITE {
+        return Err(format!("{shown} would be {size} bytes; the most is {MAX_WRITE}"));
     }
     let edited = text.replace(old, new);
     io::Seek::rewind(&mut file)

@@ -19,8 +19,15 @@ pub(crate) const BASH_DEFAULT_TIMEOUT_MS: u64 = 120_000;
 pub(crate) const BASH_MAX_TIMEOUT_MS: u64 = 600_000;
 /// The longest command, in bytes.
 pub(crate) const MAX_COMMAND: usize = 1 << 20;
-/// The longest file that `write` takes, in bytes.
+/// The longest file that `write` takes and `edit` makes, in bytes.
 pub(crate) const MAX_WRITE: usize = 4 << 20;
+
+/// The longest path that a file can be reached by, in bytes: the kernel's `PATH_MAX`, without the NUL.
+const MAX_PATH: usize = 4095;
+/// The most that is said about arguments that do not fit, in bytes.
+const MAX_COMPLAINT: usize = 1000;
+/// The longest pattern of `glob` and `grep`, in bytes.
+const MAX_PATTERN: usize = 16 << 10;
 
 /// One call of a built-in tool.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,7 +99,7 @@ pub enum GrepMode {
     Count,
 }
 
-/// What a tool answers: always valid UTF-8, always bounded.
+/// What a tool answers: always valid UTF-8, always bounded, never empty.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ToolOutput {
     /// The text for the model to read.
@@ -108,6 +115,15 @@ impl ToolOutput {
     /// A successful answer.
     pub(crate) fn ok(content: impl Into<String>) -> Self {
         Self { content: content.into(), ..Self::default() }
+    }
+
+    /// The same, but with words where there is nothing to read: models' APIs refuse a text that is empty or blank.
+    pub(crate) fn in_words(self) -> Self {
+        if !self.content.trim().is_empty() {
+            return self;
+        }
+        let words = if self.content.is_empty() { "(no output)" } else { "(nothing but white space)" };
+        Self { content: words.to_owned(), ..self }
     }
 
     /// A failure for the model to read.
@@ -168,6 +184,14 @@ impl ToolCall {
     /// # Errors
     /// A sentence for the model: an unknown tool, a missing or wrong field, a text above its bound.
     pub fn parse(name: &str, input: &RawValue) -> Result<Self, String> {
+        Self::parsed(name, input).map_err(|mut why| {
+            // It may repeat what the model wrote.
+            why.truncate(why.floor_char_boundary(MAX_COMPLAINT));
+            why
+        })
+    }
+
+    fn parsed(name: &str, input: &RawValue) -> Result<Self, String> {
         fn input_of<'a, T: Deserialize<'a>>(name: &str, input: &'a RawValue) -> Result<T, String> {
             serde_json::from_str(input.get()).map_err(|error| format!("{name}: {error}"))
         }
@@ -185,11 +209,13 @@ impl ToolCall {
             "glob" => {
                 let GlobInput { pattern, path } = input_of(name, input)?;
                 let path = path.map(|path| path_of(name, path)).transpose()?;
-                Ok(Self::Glob { pattern, path })
+                Ok(Self::Glob { pattern: pattern_of(name, pattern)?, path })
             }
             "grep" => {
                 let GrepInput { pattern, path, glob, output_mode } = input_of(name, input)?;
                 let path = path.map(|path| path_of(name, path)).transpose()?;
+                let (pattern, glob) =
+                    (pattern_of(name, pattern)?, glob.map(|glob| pattern_of(name, glob)).transpose()?);
                 Ok(Self::Grep { pattern, path, glob, output_mode: output_mode.unwrap_or_default() })
             }
             other => Err(format!("{other}: there is no such tool")),
@@ -241,7 +267,17 @@ fn path_of(tool: &str, path: String) -> Result<String, String> {
     if path.contains('\0') {
         return Err(format!("{tool}: the path contains a NUL character"));
     }
+    if path.len() > MAX_PATH {
+        return Err(format!("{tool}: the path is {} bytes; the most is {MAX_PATH}", path.len()));
+    }
     Ok(path)
+}
+
+fn pattern_of(tool: &str, pattern: String) -> Result<String, String> {
+    if pattern.len() > MAX_PATTERN {
+        return Err(format!("{tool}: the pattern is {} bytes; the most is {MAX_PATTERN}", pattern.len()));
+    }
+    Ok(pattern)
 }
 
 fn parse_bash(input: BashInput) -> Result<ToolCall, String> {
@@ -327,6 +363,7 @@ mod tests {
 
     #[test]
     fn what_makes_no_sense_is_answered_with_the_field_at_fault() {
+        let long = "x".repeat(20_000);
         let cases = [
             ("bash", "{}", "command is required"),
             ("bash", r#"{"command":"a\u0000b"}"#, "NUL"),
@@ -340,10 +377,16 @@ mod tests {
             ("edit", r#"{"file_path":"a","old_string":"b","new_string":"b"}"#, "same"),
             ("grep", r#"{"pattern":"x","output_mode":"all"}"#, "output_mode"),
             ("rm", "{}", "no such tool"),
+            ("read", &format!(r#"{{"file_path":"{long}"}}"#), "the path is 20000 bytes"),
+            ("glob", &format!(r#"{{"pattern":"{long}"}}"#), "the pattern is 20000 bytes"),
+            ("grep", &format!(r#"{{"pattern":"x","glob":"{long}"}}"#), "the pattern is 20000 bytes"),
+            ("grep", &format!(r#"{{"pattern":"x","path":"{long}"}}"#), "the path is 20000 bytes"),
+            ("grep", &format!(r#"{{"pattern":"x","output_mode":"{long}"}}"#), "unknown variant"),
         ];
         for (name, input, part) in cases {
             let message = parse(name, input).unwrap_err();
             assert!(message.contains(part) || message.contains("unknown variant"), "{name} {input}: {message}");
+            assert!(message.len() <= MAX_COMPLAINT, "{name}: {}", message.len());
         }
     }
 }

@@ -1,5 +1,7 @@
 //! `glob` and `grep`: bounded walks that follow no symbolic link out of the folder they were asked for.
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::fs::OpenOptions;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -12,8 +14,10 @@ use ignore::{DirEntry, WalkBuilder};
 use super::files::{open_ordinary, reason, resolve};
 use super::{GrepMode, WORKSPACE};
 
-/// The most paths that `glob` answers with.
+/// The most paths that `glob` answers with, and keeps while it looks.
 const MAX_GLOB_RESULTS: usize = 200;
+/// The most bytes of paths that `glob` answers with.
+const MAX_GLOB_OUTPUT: usize = 100 << 10;
 /// The most entries that one walk looks at.
 const MAX_WALKED: usize = 200_000;
 /// The most bytes that `grep` answers with.
@@ -67,19 +71,34 @@ pub(super) fn glob(pattern: &str, path: Option<&str>) -> Result<String, String> 
     }
     let root = root_of(path)?;
     let matcher = matcher_of(pattern.strip_prefix("./").unwrap_or(pattern), true)?;
-    let mut found: Vec<(i64, PathBuf)> = walk(&root, &[])
-        .filter(|entry| entry.depth() > 0)
-        .filter(|entry| entry.path().strip_prefix(&root).is_ok_and(|below| matcher.is_match(below)))
-        .map(|entry| (entry.metadata().map_or(0, |meta| meta.mtime()), entry.into_path()))
-        .collect();
-    if found.is_empty() {
+    // The newest so far, the one to go first on top.
+    let mut newest: BinaryHeap<(Reverse<i64>, PathBuf)> = BinaryHeap::new();
+    let mut found = 0;
+    for entry in walk(&root, &[]).filter(|entry| entry.depth() > 0) {
+        if !entry.path().strip_prefix(&root).is_ok_and(|below| matcher.is_match(below)) {
+            continue;
+        }
+        found += 1;
+        newest.push((Reverse(entry.metadata().map_or(0, |meta| meta.mtime())), entry.into_path()));
+        if newest.len() > MAX_GLOB_RESULTS {
+            newest.pop();
+        }
+    }
+    if found == 0 {
         return Ok("no matches".to_owned());
     }
-    found.sort_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
-    let left_out = found.len().saturating_sub(MAX_GLOB_RESULTS);
-    let mut text: String = found.iter().take(MAX_GLOB_RESULTS).map(|(_, path)| shown(path) + "\n").collect();
-    if left_out > 0 {
-        text.push_str(&format!("[{left_out} more not shown]\n"));
+    let mut text = String::new();
+    let mut listed = 0;
+    for (_, path) in newest.into_sorted_vec() {
+        let line = shown(&path) + "\n";
+        if text.len() + line.len() > MAX_GLOB_OUTPUT {
+            break;
+        }
+        text.push_str(&line);
+        listed += 1;
+    }
+    if listed < found {
+        text.push_str(&format!("[{} more not shown]\n", found - listed));
     }
     Ok(text)
 }

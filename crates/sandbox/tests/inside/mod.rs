@@ -31,12 +31,43 @@ impl Backend {
         Self { embedded: Embedded::new(config).unwrap(), folder }
     }
 
+    /// A backend whose data is on a disk of this many bytes. `None` without root, who alone can make one.
+    pub fn on_small_disk(bytes: u64, limits: Limits) -> Option<(Self, SmallDisk)> {
+        let disk = SmallDisk::new(bytes)?;
+        let config = Config { limits, init_program: Some(INIT.into()), ..Config::new(disk.0.path()) };
+        Some((Self { embedded: Embedded::new(config).unwrap(), folder: tempfile::tempdir().unwrap() }, disk))
+    }
+
     pub async fn open(&self) -> Sandbox {
         self.embedded.open("s").await.unwrap()
     }
 
     pub fn workspace(&self) -> PathBuf {
         self.embedded.session_dir("s").unwrap().join("workspace")
+    }
+}
+
+/// A file system in memory.
+pub struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn new(bytes: u64) -> Option<Self> {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("skipped: without root no disk can be made");
+            return None;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let size = format!("size={bytes}");
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(folder.path()).status();
+        assert!(mounted.unwrap().success());
+        Some(Self(folder))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let unmounted = Command::new("umount").arg("--lazy").arg(self.0.path()).status();
+        assert!(unmounted.unwrap().success());
     }
 }
 
@@ -115,6 +146,13 @@ impl CommandLine {
     /// Runs shell commands in one sandbox.
     pub fn run(&self, commands: &[&str]) -> Output {
         self.command().arg(self.data()).arg("s").args(commands).output().unwrap()
+    }
+
+    /// What shell commands answer in a sandbox of a session of their own.
+    pub fn answers(&self, session: &str, commands: &[&str]) -> Vec<String> {
+        let output = self.command().arg("--json").arg(self.data()).arg(session).args(commands).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
     pub fn data(&self) -> PathBuf {

@@ -3,7 +3,8 @@
 use super::{Row, Tx, Val, value::Owned};
 use crate::{
     error::Result,
-    page::{Order, Paging},
+    limits::PAGE_BYTES,
+    page::{Order, Paging, Rows},
 };
 
 /// A SELECT that grows by the filters that a caller asked for.
@@ -68,20 +69,20 @@ impl Select {
         key: &str,
         paging: &Paging,
         map: impl Fn(&Row<'_>) -> Result<T>,
-    ) -> Result<Vec<T>> {
-        self.rows(tx, key, paging.reading(), paging.after().map(Val::Text), paging.fetch(), map)
+    ) -> Result<Rows<T>> {
+        self.rows(tx, key, paging.reading(), paging.after().map(Val::Text), (paging.limit, PAGE_BYTES), map)
     }
 
-    /// At most `limit` rows, ordered by `key` and beyond `after`.
+    /// The rows beyond `after`, ordered by `key`: at most `limit`, and no more than hold `bytes` unless it is the first.
     pub fn rows<T>(
         &self,
         tx: &mut Tx<'_>,
         key: &str,
         order: Order,
         after: Option<Val<'_>>,
-        limit: i64,
+        (limit, bytes): (i64, usize),
         map: impl Fn(&Row<'_>) -> Result<T>,
-    ) -> Result<Vec<T>> {
+    ) -> Result<Rows<T>> {
         let (comparison, direction) = match order {
             Order::Asc => (">", "ASC"),
             Order::Desc => ("<", "DESC"),
@@ -92,8 +93,10 @@ impl Select {
             params.push(after);
             sql += &format!(" AND {key} {comparison} ${}", params.len());
         }
-        params.push(Val::Int(limit));
+        // One more than the page has, to know whether there are others.
+        params.push(Val::Int(limit + 1));
         sql += &format!(" ORDER BY {key} {direction} LIMIT ${}", params.len());
-        tx.all(&sql, &params, map)
+        let (rows, cut) = tx.within(bytes, &sql, &params, map)?;
+        Ok(Rows::new(rows, limit, cut))
     }
 }

@@ -156,6 +156,48 @@ impl<'c> Tx<'c> {
             }
         }
     }
+
+    /// Runs a statement and maps its first rows: those that hold no more than `bytes` together, and the first one in any
+    /// case. Whether there were more. No more than one of these is ever in memory.
+    pub fn within<T>(
+        &mut self,
+        bytes: usize,
+        sql: &str,
+        params: &[Val<'_>],
+        map: impl Fn(&Row<'_>) -> Result<T>,
+    ) -> Result<(Vec<T>, bool)> {
+        let mut mapped = Vec::new();
+        let mut room = bytes;
+        // Whether the row still fits.
+        let mut take = |row: &Row<'_>| {
+            let size = row.bytes()?;
+            if size > room && !mapped.is_empty() {
+                return Ok(false);
+            }
+            room = room.saturating_sub(size);
+            mapped.push(map(row)?);
+            Ok::<_, Error>(true)
+        };
+        let mut all = true;
+        match &mut self.connection {
+            Connection::Sqlite(connection) => {
+                let mut statement = connection.prepare_cached(&dialect::placeholders(sql))?;
+                let mut rows = statement.query(rusqlite::params_from_iter(params))?;
+                while all && let Some(row) = rows.next()? {
+                    all = take(&Row::sqlite(row))?;
+                }
+            }
+            Connection::Postgres(session) => {
+                let mut taken = Ok(true);
+                session.query_while(sql, params, |row| {
+                    taken = take(&Row::postgres(row));
+                    matches!(taken, Ok(true))
+                })?;
+                all = taken?;
+            }
+        }
+        Ok((mapped, !all))
+    }
 }
 
 /// That the transaction of a connection that writes is still there. A fault such as a full disk ends it, and what a closure

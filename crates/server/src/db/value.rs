@@ -2,6 +2,7 @@
 
 use bytes::BytesMut;
 use rota_api::{Time, id::Id};
+use rusqlite::types::ValueRef;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
@@ -47,7 +48,7 @@ impl Val<'_> {
 
 impl rusqlite::ToSql for Val<'_> {
     fn to_sql(&self) -> rusqlite::Result<rusqlite::types::ToSqlOutput<'_>> {
-        use rusqlite::types::{ToSqlOutput, ValueRef};
+        use rusqlite::types::ToSqlOutput;
 
         self.check().map_err(|unstorable| rusqlite::Error::ToSqlConversionFailure(unstorable.into()))?;
         Ok(ToSqlOutput::Borrowed(match self {
@@ -169,6 +170,20 @@ impl<'a> Row<'a> {
 
     pub(super) fn postgres(row: &'a tokio_postgres::Row) -> Self {
         Self(Columns::Postgres(row))
+    }
+
+    /// The bytes of what it holds.
+    pub(super) fn bytes(&self) -> Result<usize> {
+        match self.0 {
+            Columns::Sqlite(row) => {
+                let lengths = (0..row.as_ref().column_count()).map(|column| match row.get_ref(column)? {
+                    ValueRef::Text(bytes) | ValueRef::Blob(bytes) => Ok(bytes.len()),
+                    ValueRef::Null | ValueRef::Integer(_) | ValueRef::Real(_) => Ok(8),
+                });
+                lengths.sum()
+            }
+            Columns::Postgres(row) => Ok(row.raw_size_bytes()),
+        }
     }
 
     /// A TEXT.

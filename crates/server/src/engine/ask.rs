@@ -21,7 +21,7 @@ use crate::{
     limits,
     model::{Block, Delta, ModelError, ModelReply, ModelRequest, Stop, Usage, offer::Offered},
     resources::{
-        events::log::{self, NewEvent},
+        events::log::NewEvent,
         sessions::{Waiting, WaitingFor},
     },
 };
@@ -43,8 +43,7 @@ impl Runner<'_> {
         let beside = self.catch_up().await?;
         if !beside.inputs.is_empty() {
             // Something came in at the same moment. Unless it is an interrupt, it waits for the next request.
-            let interrupts = |input: &log::Input| matches!(input.event.body, EventBody::UserInterrupt { .. });
-            if beside.inputs.iter().any(interrupts) {
+            if beside.inputs.iter().any(|input| input.is_interrupt) {
                 return Ok(false);
             }
         }
@@ -82,7 +81,7 @@ impl Runner<'_> {
             max_tokens: offered.max_tokens,
             system: (!system.is_empty()).then_some(system),
             messages: self.state.messages.clone(),
-            tools: tools::offered(&self.agent)?,
+            tools: tools::offered(&self.agent, self.self_hosted)?,
         })
     }
 

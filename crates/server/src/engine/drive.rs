@@ -93,7 +93,7 @@ async fn take_up(engine: &Arc<Engine>, last: &mut String) -> Result<Found> {
         // First, or sessions that are driven here would seem to wait for a runner.
         keep(engine).await?;
     }
-    let mut passed_over = None;
+    let mut passed_over = Vec::new();
     let mut no_place = false;
     loop {
         let mut next = lease::next_workspace(&app.db, &app.node, last).await?;
@@ -104,21 +104,21 @@ async fn take_up(engine: &Arc<Engine>, last: &mut String) -> Result<Found> {
             last.clear();
             return Ok(Found::None);
         };
-        if passed_over.as_ref() == Some(&workspace) {
+        if passed_over.contains(&workspace) {
             return Ok(if no_place { Found::NoPlace } else { Found::None });
         }
         workspace.as_ref().clone_into(last);
         let places = engine.sessions.take_free(&workspace, limits::CLAIM_BATCH);
         if places.is_empty() {
             no_place = true;
-            passed_over.get_or_insert(workspace);
+            passed_over.push(workspace);
             continue;
         }
         let (node, of, count) = (app.node.clone(), workspace.clone(), places.len() as i64);
         let leases = app.db.write(move |tx| lease::claim(tx, &node, &of, count)).await?;
         if leases.is_empty() {
             // Another server was faster, or somebody holds the row at this moment.
-            passed_over.get_or_insert(workspace);
+            passed_over.push(workspace);
             continue;
         }
         for (lease, place) in leases.into_iter().zip(places) {

@@ -1,6 +1,6 @@
 //! Says what a session does next. Pure.
 
-use rota_api::{event::EventBody, id::EventId};
+use rota_api::id::EventId;
 
 use super::fold::{Call, Stage, State};
 use crate::{limits, resources::events::log::Input};
@@ -51,7 +51,7 @@ pub struct Surroundings<'a> {
 
 /// What to do next.
 pub fn next(state: &State, around: Surroundings<'_>) -> Action {
-    let is_interrupt = |input: &Input| matches!(input.event.body, EventBody::UserInterrupt { .. });
+    let is_interrupt = |input: &Input| input.is_interrupt;
     if let Some(place) = around.inputs.iter().position(is_interrupt) {
         return Action::Interrupt { count: place + 1 };
     }
@@ -90,7 +90,7 @@ fn closings(state: &State, around: Surroundings<'_>) -> Vec<(EventId, Closing)> 
 mod tests {
     use rota_api::{
         Time,
-        event::{Confirmation, Event, ModelUsage, Permission, StopReason},
+        event::{Confirmation, Event, EventBody, ModelUsage, Permission, StopReason},
         id::Id,
     };
     use serde_json::json;
@@ -224,8 +224,8 @@ mod tests {
 
     #[test]
     fn an_interrupt_that_waits_comes_before_everything_else() {
-        let input = |body| Input { place: 1, event: Event { id: id(99), body } };
-        let inputs = [input(message()), input(EventBody::UserInterrupt { session_thread_id: None }), input(message())];
+        let inputs = [(1, false), (2, true), (3, false)];
+        let inputs = inputs.map(|(place, is_interrupt)| Input { place, is_interrupt, bytes: 1 });
         let state = fold(vec![message(), answered(), call("bash", Permission::Allow)]);
         assert_eq!(next(&state, around(&inputs)), Action::Interrupt { count: 2 });
     }

@@ -1,7 +1,7 @@
 //! Whether a call of a tool runs, waits for a person or is refused. Pure.
 
 use rota_api::{
-    agent::{BUILT_IN_TOOLS, PermissionPolicy, Tool},
+    agent::{PermissionPolicy, Tool, built_in},
     event::{AutoPermission, Evaluation, Permission},
 };
 
@@ -36,21 +36,6 @@ pub(super) fn judge(tools: &[Tool], name: &str) -> Verdict {
             Verdict::BuiltIn(Permission::Ask, Evaluation::Auto { evaluated_permission })
         }
     }
-}
-
-/// The policy of a built-in tool that the agent has.
-pub(super) fn built_in(tools: &[Tool], name: &str) -> Option<PermissionPolicy> {
-    if !BUILT_IN_TOOLS.contains(&name) {
-        return None;
-    }
-    let (configs, default) = tools.iter().find_map(|tool| match tool {
-        Tool::BuiltIn { configs, default_config } => Some((configs, default_config)),
-        _ => None,
-    })?;
-    let config = configs.iter().find(|config| config.name == name);
-    let (enabled, policy) = config
-        .map_or((default.enabled, default.permission_policy), |config| (config.enabled, config.permission_policy));
-    enabled.then_some(policy)
 }
 
 #[cfg(test)]

@@ -110,13 +110,10 @@ impl<'a> Runner<'a> {
         self.watcher.changes.borrow_and_update();
         loop {
             let (session, seq) = (self.lease.session.clone(), self.state.seq);
-            let (events, inputs) = self
-                .app
-                .db
-                .read(move |tx| Ok((log::read(tx, &session, seq, limits::STREAM_BATCH)?, log::queued(tx, &session)?)))
-                .await?;
+            let read = move |tx: &mut Tx<'_>| Ok((log::read(tx, &session, seq)?, log::queued(tx, &session)?));
+            let ((events, more), inputs) = self.app.db.read(read).await?;
             self.state.apply(&events);
-            if (events.len() as i64) < limits::STREAM_BATCH {
+            if !more {
                 return Ok(Beside { inputs });
             }
         }
@@ -139,7 +136,7 @@ impl<'a> Runner<'a> {
                 let mut work = self.begin();
                 let moved = self.files == Files::Lost;
                 if moved && calls.iter().any(|(_, closing)| matches!(closing, Closing::Unknown)) {
-                    self.settle(&mut work);
+                    self.settle(&mut work).await;
                 }
                 for (id, closing) in calls {
                     let body = closing_result(&id, closing, moved);
@@ -224,7 +221,7 @@ impl<'a> Runner<'a> {
             if self.files == Files::Lost {
                 work.events.push(self.event(tools::result(&call, MOVED, true)));
             }
-            self.settle(&mut work);
+            self.settle(&mut work).await;
             let told = !work.events.is_empty();
             self.perform(work).await?;
             if told {
@@ -290,8 +287,11 @@ impl<'a> Runner<'a> {
         Ok(is_open)
     }
 
-    /// Notes with a step that the session's files are here from now on.
-    fn settle(&mut self, work: &mut Step) {
+    /// Notes with a step that the session's files are here from now on. Those of a stay before it was elsewhere are of no use.
+    async fn settle(&mut self, work: &mut Step) {
+        if self.files == Files::Lost {
+            self.app.sandboxes.remove(self.lease.session.as_ref()).await;
+        }
         work.home = Some(self.app.node.clone());
         self.files = Files::Here;
     }
@@ -393,9 +393,9 @@ pub(super) async fn interrupted(app: &App, lease: &Lease, watcher: &mut Watcher)
             Ok(()) = watcher.changes.changed() => {}
             () = sleep(limits::INTERRUPT_POLL) => {}
         }
-        let session = lease.session.clone();
+        // A look-up: many sessions wait here at the same time.
         let sql = "SELECT 1 FROM session_inputs WHERE session_id = $1 AND type = 'user.interrupt' LIMIT 1";
-        let found = app.db.read(move |tx| tx.one(sql, vals![&session], |_| Ok(()))).await;
+        let found = app.db.lookup(sql, vals![&lease.session], |_| Ok(())).await;
         if matches!(found, Ok(Some(()))) {
             return;
         }

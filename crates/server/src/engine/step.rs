@@ -124,9 +124,7 @@ pub(super) async fn abandon(app: &App, lease: &Lease) -> Result<(), Left> {
     let inner = lease.clone();
     step(app, lease, move |tx| {
         let usage = sessions::usage(tx, &inner.workspace, &inner.session)?;
-        if let Err(Error::Internal(_)) = log::queued(tx, &inner.session) {
-            log::forget_queued(tx, &inner.session)?;
-        }
+        log::forget_unreadable(tx, &inner.session)?;
         write(tx, &inner, usage, &work).map(drop)
     })
     .await
@@ -189,7 +187,7 @@ fn end(tx: &mut Tx<'_>, lease: &Lease, usage: SessionUsage, rest: &Rest) -> Resu
     let last = match rest {
         Rest::Waiting => {
             let waiting = sessions::control(tx, workspace, session.as_ref())?.waiting;
-            let interrupted = inputs.iter().any(|i| matches!(i.event.body, EventBody::UserInterrupt { .. }));
+            let interrupted = inputs.iter().any(|input| input.is_interrupt);
             if waiting.is_empty() || interrupted {
                 return Ok(false);
             }

@@ -1,24 +1,25 @@
 //! The tools that a model is offered, and running one.
 
 use rota_api::{
-    agent::{BUILT_IN_TOOLS, ThreadAgent, Tool},
+    agent::{BUILT_IN_TOOLS, ThreadAgent, Tool, WEB_TOOLS, built_in},
     event::EventBody,
 };
 use rota_sandbox::{ToolCall, tool_definitions};
 use serde_json::{json, value::RawValue};
 
-use super::{fold::Call, permission};
+use super::fold::Call;
 use crate::{error::Result, model::ToolDefinition};
 
 /// What the two web tools answer: this server's sandboxes reach no network.
 const NO_NETWORK: &str = "This server gives agents no network access: web_fetch and web_search are not available here.";
 
-/// The tools of an agent, built-in ones first, always in the same order.
-pub(super) fn offered(agent: &ThreadAgent) -> Result<Vec<ToolDefinition>> {
+/// The tools of an agent, built-in ones first, always in the same order. Those that need a network are offered only where a
+/// worker of the user runs them.
+pub(super) fn offered(agent: &ThreadAgent, self_hosted: bool) -> Result<Vec<ToolDefinition>> {
     let known = tool_definitions();
     let mut offered = Vec::new();
     for name in BUILT_IN_TOOLS {
-        if permission::built_in(&agent.tools, name).is_none() {
+        if built_in(&agent.tools, name).is_none() || (WEB_TOOLS.contains(&name) && !self_hosted) {
             continue;
         }
         let (description, schema) = match known.iter().find(|tool| tool.name == name) {
@@ -78,11 +79,34 @@ pub(super) fn answer_of_the_server(call: &Call) -> EventBody {
     result(call, NO_NETWORK, true)
 }
 
-/// The result of a call.
+/// The result of a call. Models' APIs refuse a text that is blank, so there is always something in it.
 pub(super) fn result(call: &Call, text: &str, is_error: bool) -> EventBody {
+    let text = if text.trim().is_empty() { "(no output)" } else { text };
     EventBody::AgentToolResult {
         tool_use_id: call.id.clone(),
         content: vec![json!({"type": "text", "text": text})],
         is_error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rota_api::id::{EventId, Id};
+
+    use super::*;
+    use crate::engine::fold::Stage;
+
+    #[test]
+    fn a_result_is_never_a_blank_text() {
+        let call = Call {
+            id: EventId::trusted("sevt_1".to_owned()),
+            name: "bash".to_owned(),
+            input: json!({"command": "true"}),
+            stage: Stage::Allowed,
+        };
+        for (text, wanted) in [("", "(no output)"), (" \n", "(no output)"), ("done\n", "done\n")] {
+            let EventBody::AgentToolResult { content, .. } = result(&call, text, false) else { panic!("not a result") };
+            assert_eq!(content, [json!({"type": "text", "text": wanted})], "{text:?}");
+        }
     }
 }

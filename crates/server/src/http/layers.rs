@@ -15,7 +15,7 @@ use rota_api::{
     id::{Id, RequestId},
 };
 
-use super::{hosts::Hosts, places::Guest};
+use super::{answers, hosts::Hosts, places::Guest};
 use crate::{
     app::App,
     clock::Stopwatch,
@@ -169,14 +169,16 @@ pub(super) async fn guard(State(app): State<App>, request: Request, next: Next) 
     let admitted = admit(&app, &parts).await;
     let mut response = match admitted {
         Ok(admission) => {
-            let workspace = admission.workspace().map(|id| value(id.as_ref()));
+            let workspace = admission.workspace().cloned();
+            let reads = parts.method.is_safe();
             let answering = answer(&app, admission, parts, body, next);
             let mut response = match tokio::time::timeout(limits::REQUEST_TIMEOUT, answering).await {
                 Ok(response) => response.unwrap_or_else(Error::into_response),
                 Err(_) => Error::Timeout.into_response(),
             };
             if let Some(workspace) = workspace {
-                response.headers_mut().insert(WORKSPACE_ID, workspace);
+                response = answers::counted(&app, &workspace, reads, response).await;
+                response.headers_mut().insert(WORKSPACE_ID, value(workspace.as_ref()));
             }
             response
         }

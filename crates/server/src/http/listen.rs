@@ -163,3 +163,22 @@ impl hyper::body::Body for Answer {
         self.body.size_hint()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_burst_of_connections_waits_to_be_accepted() {
+        let (_listener, address) = bind("127.0.0.1:0").await.unwrap();
+        let mut waiting = Vec::new();
+        for _ in 0..400 {
+            let connecting = timeout(Duration::from_secs(30), TcpStream::connect(address)).await;
+            waiting.push(connecting.expect("room to wait in").unwrap());
+        }
+    }
+}

@@ -58,6 +58,7 @@ fn api(app: &App) -> Router<App> {
         )
         .route("/rota/v1/deployment_runs/{deployment_run_id}", get(run_outcomes::retrieve))
         .route("/rota/v1/schedules/preview", get(schedules::preview))
+        .route("/rota/v1/sessions/{session_id}", get(sessions::warnings::retrieve))
         .route("/rota/v1/webhook_endpoints", get(webhook_endpoints::list).post(webhook_endpoints::create))
         .route(
             "/rota/v1/webhook_endpoints/{webhook_endpoint_id}",

@@ -5,6 +5,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use tokio::{
@@ -26,7 +27,9 @@ pub(super) struct Wire {
     refuse: Arc<Refuse>,
     /// What is left to send in place of what hyper said.
     refusal: Option<Vec<u8>>,
-    /// Runs while the client reads nothing of what is sent.
+    /// How long the client may read nothing of what is sent.
+    patience: Duration,
+    /// Runs while it reads nothing.
     unread: Option<Pin<Box<Sleep>>>,
     /// Bytes that are still read and dropped before the connection is closed, and for how long.
     linger: Option<(usize, Pin<Box<Sleep>>)>,
@@ -34,7 +37,7 @@ pub(super) struct Wire {
 
 impl Wire {
     pub(super) fn new(stream: TcpStream, guest: Arc<Guest>, refuse: Arc<Refuse>) -> Self {
-        Self { stream, guest, refuse, refusal: None, unread: None, linger: None }
+        Self { stream, guest, refuse, refusal: None, patience: WRITE_TIMEOUT, unread: None, linger: None }
     }
 
     /// The end of a write: an error when the client has read nothing for too long.
@@ -43,7 +46,8 @@ impl Wire {
             self.unread = None;
             return written;
         }
-        let unread = self.unread.get_or_insert_with(|| Box::pin(sleep(WRITE_TIMEOUT)));
+        let patience = self.patience;
+        let unread = self.unread.get_or_insert_with(|| Box::pin(sleep(patience)));
         ready!(unread.as_mut().poll(cx));
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read the answer")))
     }
@@ -142,7 +146,29 @@ impl AsyncWrite for Wire {
 
 #[cfg(test)]
 mod tests {
+    use tokio::{io::AsyncWriteExt, net::TcpListener};
+
     use super::*;
+    use crate::http::places::Places;
+
+    #[tokio::test]
+    async fn an_answer_that_nobody_reads_ends_its_connection() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let place = Places::new(1).take().await;
+        place.guest.speaks();
+        let mut wire = Wire::new(stream, place.guest.clone(), Arc::new(|_| Vec::new()));
+        wire.patience = Duration::from_millis(20);
+        let piece = vec![b'x'; 1 << 20];
+        let error = loop {
+            if let Err(error) = wire.write_all(&piece).await {
+                break error;
+            }
+        };
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{error}");
+        drop(client);
+    }
 
     #[test]
     fn the_answers_that_hyper_gives_itself_are_known() {

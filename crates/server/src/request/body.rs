@@ -7,12 +7,13 @@ use axum::{
 use rota_api::decode::{self, Decoded, Object};
 use serde_json::Value;
 
+use super::Query;
 use crate::{
     error::{Error, Result},
     limits::{MAX_BODY_BYTES, MAX_BODY_NODES},
 };
 
-/// A JSON body.
+/// A JSON body, of an operation that has no parameters in its query.
 pub struct Body(Value);
 
 impl Body {
@@ -27,6 +28,7 @@ impl<S: Sync> FromRequest<S> for Body {
 
     /// The bytes are there already: see [`super::Intake`].
     async fn from_request(request: Request, _: &S) -> Result<Self> {
+        Query::none(request.uri())?;
         let bytes = to_bytes(request.into_body(), MAX_BODY_BYTES).await.map_err(Error::internal)?;
         Ok(Self(decode::json(&bytes, MAX_BODY_NODES)?))
     }

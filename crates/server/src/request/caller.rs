@@ -5,7 +5,10 @@
 
 use axum::extract::FromRequestParts;
 use http::{HeaderMap, header, request::Parts};
-use rota_api::id::{ApiKeyId, WorkspaceId};
+use rota_api::{
+    Time,
+    id::{ApiKeyId, WorkspaceId},
+};
 use sha2::{Digest, Sha256};
 
 use crate::{
@@ -136,8 +139,7 @@ pub async fn authenticate(db: &Db, headers: &HeaderMap) -> Result<Admission> {
              WHERE k.key_hash = $1",
             vals![&hash, named],
             |row| {
-                let expired = row.opt_time(3)?.is_some_and(|at| at <= now);
-                let counts = row.text(2)? == "active" && !expired;
+                let counts = counts(&row.text(2)?, row.opt_time(3)?, now);
                 let closed = Closed::of(row.opt_time(5)?, row.opt_time(6)?);
                 let is_administrator = row.opt_text(1)?.is_none();
                 Ok((counts, Admission { key: row.id(0)?, is_administrator, workspace: row.opt_id(4)?, closed }))
@@ -156,6 +158,29 @@ pub async fn authenticate(db: &Db, headers: &HeaderMap) -> Result<Admission> {
         Some(closed) if !admission.is_administrator => Err(closed.into()),
         _ => Ok(admission),
     }
+}
+
+/// Whether a key may still read in a workspace in which it has called.
+pub async fn still_reads(db: &Db, caller: &Caller) -> Result<bool> {
+    let now = db.now();
+    let found = db
+        .lookup(
+            "SELECT k.status, k.expires_at, k.workspace_id, w.archived_at, o.disabled_at
+             FROM api_keys k LEFT JOIN workspaces w ON w.id = $2 LEFT JOIN organization o ON TRUE WHERE k.id = $1",
+            vals![&caller.key, &caller.workspace],
+            |row| {
+                let counts = counts(&row.text(0)?, row.opt_time(1)?, now);
+                let closed = Closed::of(row.opt_time(3)?, row.opt_time(4)?);
+                Ok(counts && (closed.is_none() || row.opt_text(2)?.is_none()))
+            },
+        )
+        .await?;
+    Ok(found.unwrap_or(false))
+}
+
+/// Whether a key of this status counts.
+fn counts(status: &str, expires_at: Option<Time>, now: Time) -> bool {
+    status == "active" && expires_at.is_none_or(|at| at > now)
 }
 
 /// The key that a request sends.

@@ -1,8 +1,8 @@
 //! How bodies come in: whole, within bounds, before a handler acts.
 //!
-//! A body that is larger than a few kilobytes has a place for its bytes, from the first that is read until the request is
-//! answered, because what is made of a body takes as much memory as the body. Places are given in the order in which they
-//! are asked for, first among the bodies of a workspace and then among all.
+//! A body has a place for the memory that it takes, from its first byte until the request is answered, because what is made
+//! of a body lives as long. Places are given in the order in which they are asked for, first among the bodies of a workspace
+//! and then among all.
 
 use std::{
     collections::HashMap,
@@ -22,7 +22,9 @@ use tokio::{
 
 use crate::{
     error::{Error, Result},
-    limits::{BODIES_BYTES, BODIES_BYTES_OF_ONE, BODY_WAIT, MAX_BODY_BYTES, SMALL_BODY_BYTES},
+    limits::{
+        BODIES_BYTES, BODIES_BYTES_OF_ONE, BODY_NODE_BYTES, BODY_WAIT, MAX_BODY_BYTES, MAX_BODY_NODES, SMALL_BODY_BYTES,
+    },
 };
 
 /// Whose bodies share their places: those of a workspace, or of administrators that name none.
@@ -51,7 +53,7 @@ impl Place {
     /// Gives back what is more than enough for a body of so many bytes.
     fn shrink(&mut self, bytes: usize) {
         for permit in [&mut self.of_one, &mut self.all] {
-            drop(permit.split(permit.num_permits().saturating_sub(kib(bytes) as usize)));
+            drop(permit.split(permit.num_permits().saturating_sub(weight(bytes) as usize)));
         }
     }
 }
@@ -98,8 +100,8 @@ impl Intake {
     async fn place(&self, share: Option<&WorkspaceId>, bytes: usize) -> Result<Place> {
         let of_one = self.of_one(share);
         let waiting = async {
-            let of_one = of_one.acquire_many_owned(kib(bytes)).await.map_err(Error::internal)?;
-            let all = self.all.clone().acquire_many_owned(kib(bytes)).await.map_err(Error::internal)?;
+            let of_one = of_one.acquire_many_owned(weight(bytes)).await.map_err(Error::internal)?;
+            let all = self.all.clone().acquire_many_owned(weight(bytes)).await.map_err(Error::internal)?;
             Ok(Place { of_one, all })
         };
         timeout(self.wait, waiting).await.unwrap_or(Err(Error::Overloaded(
@@ -118,6 +120,11 @@ impl Intake {
 
 fn too_large() -> Error {
     Error::TooLarge(format!("the body is larger than {} MB", MAX_BODY_BYTES / 1024 / 1024))
+}
+
+/// The places of a body of so many bytes: for these, and for a value in every four of them. Shorter values take less memory.
+fn weight(bytes: usize) -> u32 {
+    kib(bytes + BODY_NODE_BYTES * MAX_BODY_NODES.min(bytes / 4))
 }
 
 /// A number of bytes in the unit of places.
@@ -163,22 +170,32 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn bodies_of_many_values_count_for_what_those_take() {
+        assert!(weight(MAX_BODY_BYTES) <= kib(BODIES_BYTES_OF_ONE), "the largest has room");
+        let intake = Intake::waiting(Duration::from_millis(20));
+        let one = workspace("one");
+        let mut held = Vec::new();
+        while let Ok(read) = intake.read(Some(&one), body(4 * MAX_BODY_NODES)).await {
+            held.push(read);
+        }
+        assert_eq!(held.len(), 2, "of 0.8 MB, each with as many values as there may be");
+    }
+
+    #[tokio::test]
     async fn a_body_of_unknown_length_takes_a_place_as_soon_as_it_is_not_small() {
         let intake = Intake::waiting(Duration::from_millis(20));
         let one = workspace("one");
-        assert!(intake.read(Some(&one), pieces(8)).await.unwrap().1.is_none());
+        let short = Body::from_stream(futures_util::stream::iter([Ok::<_, std::io::Error>("{}")]));
+        assert!(intake.read(Some(&one), short).await.unwrap().1.is_none());
         let (bytes, place) = intake.read(Some(&one), pieces(9)).await.unwrap();
         assert_eq!(bytes.len(), 9000);
-        assert!(place.is_some());
+        let largest = intake.read(Some(&one), body(MAX_BODY_BYTES)).await;
+        assert!(largest.is_ok() && place.is_some(), "there is room for what it turned out not to need");
+        drop(largest);
+        let (_, other) = intake.read(Some(&one), body(1_000_000)).await.unwrap();
         let refused = intake.read(Some(&one), pieces(9)).await.map(drop).unwrap_err();
         assert_eq!(refused.status().as_u16(), 529, "it may turn out to be as large as a body can be: {refused}");
-        drop(place);
-        let (_, other) = intake.read(Some(&one), pieces(9)).await.unwrap();
-        intake
-            .read(Some(&one), body(MAX_BODY_BYTES / 2))
-            .await
-            .expect("room for what the other turned out not to need");
-        assert!(other.is_some());
+        drop(other);
         let too_large = intake.read(None, pieces(MAX_BODY_BYTES / 1000 + 1)).await.map(drop).unwrap_err();
         assert_eq!(too_large.status().as_u16(), 413);
     }

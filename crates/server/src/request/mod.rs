@@ -10,7 +10,7 @@ pub mod query;
 pub use body::Body;
 pub use caller::{Administrator, Caller, Starter};
 pub use intake::Intake;
-pub use path::Path;
+pub use path::{Path, PathAndQuery};
 pub use query::Query;
 
 use axum::response::{IntoResponse, Response};
@@ -57,7 +57,7 @@ impl Error {
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::Conflict(_) => StatusCode::CONFLICT,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
+            Self::RateLimited(_) | Self::TooManyStreams(_) | Self::TooManyUnread(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
             Self::Overloaded(_) | Self::Stopping => StatusCode::from_u16(529).expect("529 is a status"),
             Self::Database(_) | Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
@@ -73,7 +73,7 @@ impl Error {
             Self::Forbidden(_) => "permission_error",
             Self::NotFound(_) => "not_found_error",
             Self::TooLarge(_) => "request_too_large",
-            Self::RateLimited(_) => "rate_limit_error",
+            Self::RateLimited(_) | Self::TooManyStreams(_) | Self::TooManyUnread(_) => "rate_limit_error",
             Self::Timeout => "timeout_error",
             Self::Overloaded(_) | Self::Stopping => "overloaded_error",
             Self::Database(_) | Self::Internal(_) => "api_error",

@@ -3,7 +3,7 @@
 use std::{cell::RefCell, iter, str::FromStr};
 
 use axum::extract::FromRequestParts;
-use http::request::Parts;
+use http::{Uri, request::Parts};
 use rota_api::{
     Time,
     id::{self, Id},
@@ -17,7 +17,8 @@ use crate::{
     page::{Cursor, Order, Paging},
 };
 
-/// The query of a request. Every parameter must be asked for before [`Query::finish`].
+/// The query of a request, for an operation that has parameters in it; any other one refuses what is sent there, through
+/// [`Path`](super::Path) or [`Body`](super::Body). Every parameter must be asked for before [`Query::finish`].
 pub struct Query {
     path: String,
     pairs: Vec<(String, String)>,
@@ -48,6 +49,11 @@ impl<S: Sync> FromRequestParts<S> for Query {
 }
 
 impl Query {
+    /// That nothing was sent, for an operation without parameters.
+    pub(super) fn none(uri: &Uri) -> Result<()> {
+        uri.query().map_or(Ok(()), |query| Self::parse(uri.path(), query)?.finish())
+    }
+
     fn parse(path: &str, query: &str) -> Result<Self> {
         if query.len() > MAX_QUERY_BYTES {
             return Err(Error::invalid(format_args!("the query string is longer than {MAX_QUERY_BYTES} bytes")));
@@ -215,6 +221,7 @@ pub const CREATED_ANY: [&str; 4] = ["created_at[gt]", "created_at[gte]", "create
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::page::Rows;
 
     #[test]
     fn parameters_are_read_strictly() {
@@ -257,7 +264,7 @@ mod tests {
         };
         let paging = |text: &str, order| of("/v1/deployments", text, order);
         let first = paging("agent_id=a", Order::Desc).unwrap();
-        let page = first.page(vec!["2", "1"], |row| (*row).to_owned());
+        let page = first.page(Rows::new(vec!["2", "1"], 1, false), |row| (*row).to_owned());
         let next = page.next_page.unwrap();
         assert!(paging(&format!("agent_id=a&page={next}"), Order::Desc).is_ok());
         assert!(paging(&format!("agent_id=a&limit=7&page={next}"), Order::Desc).is_ok());

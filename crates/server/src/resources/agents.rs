@@ -12,13 +12,17 @@ use rota_api::{
     webhook::EventType,
 };
 
+use serde::Serialize;
+use serde_json::value::RawValue;
+
 use crate::{
     app::App,
     db::{Row, Select, Tx, vals},
     error::{Error, Result},
+    limits::{MAX_AGENT_BYTES, PAGE_BYTES},
     model::Offer,
-    page::{Order, Page, Paging},
-    request::{Body, Caller, Json, Path, Query, query::CREATED_BETWEEN},
+    page::{Order, Page, Paging, Rows},
+    request::{Body, Caller, Json, Path, PathAndQuery, Query, query::CREATED_BETWEEN},
     resources::{deployments, webhook_outbox},
 };
 
@@ -33,8 +37,7 @@ pub async fn create(State(app): State<App>, caller: Caller, body: Body) -> Resul
 pub async fn retrieve(
     State(app): State<App>,
     caller: Caller,
-    Path(id): Path<String>,
-    query: Query,
+    PathAndQuery(id, query): PathAndQuery<String>,
 ) -> Result<Json<Agent>> {
     let version = query.integer("version", 1, i64::MAX)?;
     query.finish()?;
@@ -49,14 +52,14 @@ pub async fn update(State(app): State<App>, caller: Caller, Path(id): Path<Strin
 }
 
 /// `GET /v1/agents`.
-pub async fn list(State(app): State<App>, caller: Caller, query: Query) -> Result<Json<Page<Agent>>> {
+pub async fn list(State(app): State<App>, caller: Caller, query: Query) -> Result<Json<Page<Listed>>> {
     let mut select = Select::new(&format!("{SELECT} AND v.version = a.version"), &caller.workspace);
     select.when(!query.boolean("include_archived")?.unwrap_or(false), "a.archived_at IS NULL");
     query.created_at::<AgentId>(&mut select, "a.id", &CREATED_BETWEEN)?;
     let paging = query.paging(20, 100, Order::Desc)?;
     app.db
         .read(move |tx| {
-            let rows = select.page(tx, "a.id", &paging, from_row)?;
+            let rows = select.page(tx, "a.id", &paging, listed)?;
             Ok(paging.page(rows, |agent| agent.id.to_string()))
         })
         .await
@@ -67,9 +70,8 @@ pub async fn list(State(app): State<App>, caller: Caller, query: Query) -> Resul
 pub async fn versions(
     State(app): State<App>,
     caller: Caller,
-    Path(id): Path<String>,
-    query: Query,
-) -> Result<Json<Page<Agent>>> {
+    PathAndQuery(id, query): PathAndQuery<String>,
+) -> Result<Json<Page<Listed>>> {
     let paging = query.paging(20, 100, Order::Desc)?;
     app.db.read(move |tx| version_page(tx, &caller.workspace, &id, &paging)).await.map(Json)
 }
@@ -174,22 +176,27 @@ fn insert_version(tx: &mut Tx<'_>, id: &AgentId, version: i64, config: &AgentCon
         })
         .transpose()?;
     let snapshot = SessionAgent { primary: ThreadAgent::new(id.clone(), version, config.clone()), multiagent };
+    let snapshot = serde_json::to_string(&snapshot)?;
+    check_size(&snapshot)?;
     let roster: Vec<&AgentReference> = config.multiagent.iter().flat_map(Multiagent::agents).collect();
     let roster = (!roster.is_empty()).then(|| serde_json::to_string(&roster)).transpose()?;
     tx.execute(
         "INSERT INTO agent_versions (agent_id, version, model, config, snapshot, roster, created_at)
          VALUES ($1, $2, $3, $4, $5, $6, $7)",
-        vals![
-            id,
-            version,
-            &config.model.id,
-            &serde_json::to_string(config)?,
-            &serde_json::to_string(&snapshot)?,
-            roster.as_deref(),
-            tx.now()
-        ],
+        vals![id, version, &config.model.id, &serde_json::to_string(config)?, &snapshot, roster.as_deref(), tx.now()],
     )?;
     Ok(())
+}
+
+/// A snapshot is kept with its version and read with each of its sessions, so it has a bound.
+pub fn check_size(snapshot: &str) -> Result<()> {
+    if snapshot.len() <= MAX_AGENT_BYTES {
+        return Ok(());
+    }
+    let mebibytes = MAX_AGENT_BYTES / 1024 / 1024;
+    Err(Error::invalid(format_args!(
+        "an agent may have no more than {mebibytes} MB as JSON, together with the agents of its roster: shorten its tools"
+    )))
 }
 
 /// Keeps the agent `id` from being changed or archived until this transaction ends.
@@ -255,15 +262,16 @@ fn set(tx: &mut Tx<'_>, offer: &Offer, workspace: &WorkspaceId, id: &str, update
 }
 
 /// A page of versions, newest first; the cursor is the version.
-fn version_page(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, paging: &Paging) -> Result<Page<Agent>> {
+fn version_page(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, paging: &Paging) -> Result<Page<Listed>> {
     get(tx, workspace, id, None)?;
     let after = paging.after().map(str::parse).transpose().map_err(|_| Error::invalid("page: Invalid page cursor."))?;
-    let rows = tx.all(
+    let (rows, cut) = tx.within(
+        PAGE_BYTES,
         &format!("{SELECT} AND a.id = $2 AND v.version < $3 ORDER BY v.version DESC LIMIT $4"),
-        vals![workspace, id, after.unwrap_or(i64::MAX), paging.fetch()],
-        from_row,
+        vals![workspace, id, after.unwrap_or(i64::MAX), paging.limit + 1],
+        listed,
     )?;
-    Ok(paging.page(rows, |agent| agent.version.to_string()))
+    Ok(paging.page(Rows::new(rows, paging.limit, cut), |agent| agent.version.to_string()))
 }
 
 /// Archives an agent and, in the same operation and at the same time, its deployments.
@@ -285,6 +293,29 @@ const SELECT: &str = "SELECT a.id, v.version, a.created_at, v.created_at, a.arch
     FROM agents a JOIN agent_versions v ON v.agent_id = a.id WHERE a.workspace_id = $1";
 
 fn from_row(row: &Row<'_>) -> Result<Agent> {
+    Ok(head(row)?.with(row.json(5)?))
+}
+
+/// An agent of a list. Its configuration, which may be large, is told as it is stored and not read.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+pub struct Listed {
+    json: Box<RawValue>,
+    #[serde(skip)]
+    id: AgentId,
+    #[serde(skip)]
+    version: i64,
+}
+
+fn listed(row: &Row<'_>) -> Result<Listed> {
+    let head = head(row)?;
+    let (fields, config) = (serde_json::to_string(&head)?, row.raw(5)?);
+    let (fields, config) = (fields.trim_end_matches('}'), config.get().trim_start_matches('{'));
+    let json = RawValue::from_string(format!("{fields},{config}"))?;
+    Ok(Listed { json, id: head.id, version: head.version })
+}
+
+fn head(row: &Row<'_>) -> Result<Agent<()>> {
     let archived_at: Option<Time> = row.opt_time(4)?;
     let written_at = row.time(3)?;
     Ok(Agent {
@@ -294,6 +325,6 @@ fn from_row(row: &Row<'_>) -> Result<Agent> {
         created_at: row.time(2)?,
         updated_at: archived_at.unwrap_or(written_at),
         archived_at,
-        config: row.json(5)?,
+        config: (),
     })
 }

@@ -12,6 +12,7 @@ use crate::{
     app::App,
     db::{Row, Select, Tx, vals},
     error::{Error, Result},
+    limits::MAX_ENVIRONMENT_BYTES,
     page::{Order, Page},
     request::{Body, Caller, Json, Path, Query},
     resources::webhook_outbox,
@@ -81,7 +82,7 @@ fn insert(tx: &mut Tx<'_>, workspace: &WorkspaceId, fields: &EnvironmentFields) 
             workspace,
             &fields.name,
             fields.description.as_deref(),
-            &serde_json::to_string(&fields.config)?,
+            &config_text(&fields.config)?,
             &serde_json::to_string(&fields.metadata)?,
             now
         ],
@@ -128,7 +129,7 @@ fn set(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, update: &UpdateEnviro
             id,
             &fields.name,
             fields.description.as_deref(),
-            &serde_json::to_string(&fields.config)?,
+            &config_text(&fields.config)?,
             &serde_json::to_string(&fields.metadata)?,
             now
         ],
@@ -136,6 +137,16 @@ fn set(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, update: &UpdateEnviro
     )?;
     webhook_outbox::emit(tx, workspace, [EventType::EnvironmentUpdated], id)?;
     get(tx, workspace, id)
+}
+
+/// The configuration as it is stored.
+fn config_text(config: &EnvironmentConfig) -> Result<String> {
+    let text = serde_json::to_string(config)?;
+    if text.len() <= MAX_ENVIRONMENT_BYTES {
+        return Ok(text);
+    }
+    let kibibytes = MAX_ENVIRONMENT_BYTES / 1024;
+    Err(Error::invalid(format_args!("config: value must be no more than {kibibytes} kB as JSON: name fewer packages")))
 }
 
 fn set_archived(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Environment> {

@@ -8,7 +8,7 @@ use crate::{
     app::App,
     error::{Error, Result},
     page::IdPage,
-    request::{Caller, Json, Path, Query, beta},
+    request::{Caller, Json, PathAndQuery, Query, beta},
 };
 
 const LIFECYCLES: [&str; 3] = ["active", "deprecated", "retired"];
@@ -17,8 +17,7 @@ const LIFECYCLES: [&str; 3] = ["active", "deprecated", "retired"];
 pub async fn retrieve(
     State(app): State<App>,
     _caller: Caller,
-    Path(id): Path<String>,
-    query: Query,
+    PathAndQuery(id, query): PathAndQuery<String>,
     headers: HeaderMap,
 ) -> Result<Json<Model>> {
     query.finish()?;

@@ -8,14 +8,19 @@ use crate::{
     db::{Tx, vals},
     error::{Error, Result},
     random,
-    request::{Administrator, Json},
+    request::{Administrator, Json, Query},
 };
 
 /// The name of the organization of a new server.
 const NAME: &str = "Rota";
 
 /// `GET /v1/organizations/me`.
-pub async fn retrieve(State(app): State<App>, _administrator: Administrator) -> Result<Json<Organization>> {
+pub async fn retrieve(
+    State(app): State<App>,
+    _administrator: Administrator,
+    query: Query,
+) -> Result<Json<Organization>> {
+    query.finish()?;
     app.db.read(get).await.map(Json)
 }
 

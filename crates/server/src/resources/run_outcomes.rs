@@ -18,17 +18,11 @@ use crate::{
     app::App,
     db::{Tx, vals},
     error::Result,
-    request::{Caller, Json, Path, Query},
+    request::{Caller, Json, Path},
 };
 
 /// `GET /rota/v1/deployment_runs/{deployment_run_id}`.
-pub async fn retrieve(
-    State(app): State<App>,
-    caller: Caller,
-    Path(id): Path<String>,
-    query: Query,
-) -> Result<Json<RunWithOutcome>> {
-    query.finish()?;
+pub async fn retrieve(State(app): State<App>, caller: Caller, Path(id): Path<String>) -> Result<Json<RunWithOutcome>> {
     app.db.read(move |tx| get(tx, &caller.workspace, &id)).await.map(Json)
 }
 
@@ -38,8 +32,14 @@ fn get(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<RunWithOutc
         Some(id) => sessions::find(tx, workspace, id.as_ref())?,
         None => None,
     };
-    let session = session.map(|session| outcome(tx, workspace, &session)).transpose()?;
-    let outcome = RunOutcome { session, lateness_ms: lateness_ms(&run) };
+    let (session, warnings) = match session {
+        Some(session) => {
+            let warnings = sessions::warnings::of_session(tx, workspace, &session)?;
+            (Some(outcome(tx, workspace, &session)?), warnings)
+        }
+        None => (None, Vec::new()),
+    };
+    let outcome = RunOutcome { session, lateness_ms: lateness_ms(&run), warnings };
     Ok(RunWithOutcome { run, outcome })
 }
 

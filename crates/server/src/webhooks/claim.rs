@@ -49,9 +49,12 @@ pub(super) fn waiting(tx: &mut Tx<'_>, after: &str, limit: i64) -> Result<Vec<We
 
 /// Takes at most `count` deliveries to an endpoint, those first that have waited longest. The claims run out at `until`.
 pub(super) fn claim(tx: &mut Tx<'_>, endpoint: &WebhookEndpointId, count: i64, until: Time) -> Result<Vec<Claim>> {
-    let sql = "SELECT workspace_id, url, secret FROM webhook_endpoints WHERE id = $1 AND state = 'enabled'";
-    let found: Option<(WorkspaceId, String, String)> =
-        tx.one(sql, vals![endpoint], |row| Ok((row.id(0)?, row.text(1)?, row.text(2)?)))?;
+    let mut found = enabled(tx, endpoint)?;
+    if found.is_none() {
+        // Somebody may be enabling it at this moment: what is due then is not to be parked after that.
+        tx.lock("webhook_endpoints WHERE id = $1", vals![endpoint])?;
+        found = enabled(tx, endpoint)?;
+    }
     let Some((workspace, url, secret)) = found else {
         // An event was written at the moment in which its endpoint went.
         webhook_endpoints::deliveries::park(tx, endpoint.as_ref())?;
@@ -78,6 +81,12 @@ pub(super) fn claim(tx: &mut Tx<'_>, endpoint: &WebhookEndpointId, count: i64, u
             secret: secret.clone(),
         })
     })
+}
+
+/// The workspace, the URL and the secret of an endpoint that is enabled.
+fn enabled(tx: &mut Tx<'_>, endpoint: &WebhookEndpointId) -> Result<Option<(WorkspaceId, String, String)>> {
+    let sql = "SELECT workspace_id, url, secret FROM webhook_endpoints WHERE id = $1 AND state = 'enabled'";
+    tx.one(sql, vals![endpoint], |row| Ok((row.id(0)?, row.text(1)?, row.text(2)?)))
 }
 
 /// Writes down what was answered to an attempt, and what becomes of the delivery `next`. Whether the endpoint was

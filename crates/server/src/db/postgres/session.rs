@@ -8,7 +8,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use futures_util::poll;
+use futures_util::{TryStreamExt, poll};
 use tokio::runtime::Runtime;
 use tokio_postgres::{Client, Error as Failure, Row, Statement, error::SqlState};
 
@@ -183,6 +183,25 @@ impl Session {
         parameters::check(params)?;
         let client = self.client.clone();
         self.wait(async move { client.query(&statement, &parameters::list(params)).await })
+    }
+
+    /// Runs a statement and gives its rows to `take`, one by one, until it wants no more. The rest is read over.
+    pub(crate) fn query_while(
+        &mut self,
+        sql: &str,
+        params: &[Val<'_>],
+        mut take: impl FnMut(&Row) -> bool,
+    ) -> Result<()> {
+        let statement = self.prepared(sql)?;
+        parameters::check(params)?;
+        let client = self.client.clone();
+        self.wait(async move {
+            let mut rows = pin!(client.query_raw(&statement, params).await?);
+            while let Some(row) = rows.try_next().await?
+                && take(&row)
+            {}
+            Ok(())
+        })
     }
 
     /// Sends a statement. What comes of it shows when the next one is waited for, or with the commit.

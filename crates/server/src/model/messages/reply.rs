@@ -23,9 +23,19 @@ pub(super) struct PartialReply {
 #[derive(Debug)]
 enum Part {
     Text(String),
-    Call { id: String, name: String, input: String },
-    Thinking { thinking: String, signature: String },
+    Call {
+        id: String,
+        name: String,
+        input: String,
+    },
+    Thinking {
+        thinking: String,
+        signature: String,
+    },
+    /// A block that is whole as it begins: one of a type that is not known goes back to the upstream as it came.
     Whole(Box<RawValue>),
+    /// A block of a type that is not known, of which pieces came: it cannot be put together, so it is left out.
+    Pieces,
 }
 
 #[derive(Deserialize)]
@@ -88,8 +98,10 @@ enum PartDelta {
     Thinking { thinking: String },
     #[serde(rename = "signature_delta")]
     Signature { signature: String },
-    #[serde(rename = "citations_delta")]
-    Citation,
+    /// Of a citation, which points into a document of the client, and of whatever is added to the API: the block stands
+    /// without it.
+    #[serde(other)]
+    Other,
 }
 
 #[derive(Deserialize)]
@@ -206,13 +218,13 @@ impl PartialReply {
                 send_text(&more, deltas);
                 text.push_str(&more);
             }
-            // A citation points into a document of the client; the text stands without it.
-            (Some(Part::Text(_)), PartDelta::Citation) => {}
             (Some(Part::Call { input, .. }), PartDelta::Input { partial_json }) => input.push_str(&partial_json),
             (Some(Part::Thinking { thinking, .. }), PartDelta::Thinking { thinking: more }) => thinking.push_str(&more),
             (Some(Part::Thinking { signature, .. }), PartDelta::Signature { signature: more }) => {
                 signature.push_str(&more);
             }
+            (Some(part @ Part::Whole(_)), _) => *part = Part::Pieces,
+            (Some(_), PartDelta::Other) | (Some(Part::Pieces), _) => {}
             _ => return Err(malformed("a delta does not fit its block")),
         }
         Ok(())
@@ -249,7 +261,7 @@ impl PartialReply {
                 Part::Text(text) if text.trim().is_empty() => {}
                 Part::Call { .. } if cut => {}
                 Part::Thinking { signature, .. } if cut && signature.is_empty() => {}
-                part => content.push(block(part)?),
+                part => content.extend(block(part)?),
             }
         }
         let calls = content.iter().any(|block| matches!(block, Block::ToolUse { .. }));
@@ -307,8 +319,8 @@ fn stop_of(reason: &str) -> Result<Stop, ModelError> {
     }
 }
 
-fn block(part: Part) -> Result<Block, ModelError> {
-    Ok(match part {
+fn block(part: Part) -> Result<Option<Block>, ModelError> {
+    Ok(Some(match part {
         Part::Text(text) => Block::Text { text },
         Part::Call { id, name, input } => Block::ToolUse { input: arguments(&name, input)?, id, name },
         Part::Thinking { thinking, signature } => {
@@ -316,7 +328,8 @@ fn block(part: Part) -> Result<Block, ModelError> {
             Block::Verbatim(to_raw_value(&block).expect("two strings are JSON"))
         }
         Part::Whole(block) => Block::Verbatim(block),
-    })
+        Part::Pieces => return Ok(None),
+    }))
 }
 
 /// The arguments of a call; none at all stand for an empty object.

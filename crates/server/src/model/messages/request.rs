@@ -4,6 +4,8 @@
 //! of the user: the last one writes the cache, the one before is where the previous request wrote it. The upstream looks
 //! for an earlier entry only a few blocks back from a breakpoint, and one turn may add more blocks than that.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 
@@ -11,6 +13,9 @@ use crate::model::{Block, Message, ModelRequest, Role, ToolDefinition};
 
 /// How many of the user's messages carry a breakpoint.
 const CACHED_USER_MESSAGES: usize = 2;
+
+/// What is sent in place of a message that has nothing to send.
+const EMPTY_MESSAGE: &str = "(empty message)";
 
 /// What a breakpoint adds to a JSON object, in place of its closing brace.
 const BREAKPOINT: &str = r#","cache_control":{"type":"ephemeral"}}"#;
@@ -37,7 +42,7 @@ struct OutputConfig<'a> {
 #[derive(Serialize)]
 struct MessageBody<'a> {
     role: Role,
-    content: Vec<Part<'a, Block>>,
+    content: Vec<Part<'a, Cow<'a, Block>>>,
 }
 
 /// A tool or a block, as it is or with a breakpoint.
@@ -58,7 +63,8 @@ struct Markable<'a> {
 
 /// The JSON text of the request.
 pub(super) fn body(request: &ModelRequest) -> serde_json::Result<Vec<u8>> {
-    let system = request.system.as_deref().filter(|system| !system.is_empty());
+    let system = request.system.as_deref().filter(|system| !is_blank(system));
+    let conversation: Vec<_> = request.messages.iter().map(|message| (message.role, sendable(message))).collect();
     serde_json::to_vec(&Body {
         model: &request.model,
         max_tokens: request.max_tokens,
@@ -66,24 +72,48 @@ pub(super) fn body(request: &ModelRequest) -> serde_json::Result<Vec<u8>> {
         output_config: request.effort.as_deref().map(|effort| OutputConfig { effort }),
         tools: marked_at(&request.tools, request.tools.len().checked_sub(1))?,
         system: system.map(|text| marked(&Block::Text { text: text.to_owned() }).map(|block| [block])).transpose()?,
-        messages: messages(&request.messages)?,
+        messages: messages(&conversation)?,
     })
 }
 
-fn messages(messages: &[Message]) -> serde_json::Result<Vec<MessageBody<'_>>> {
-    let users = messages.iter().filter(|message| message.role == Role::User).count();
+/// The blocks of a message that an upstream takes: it refuses a request with blank text in it. No client can send such text
+/// and no tool gives it, but the log of a session may have it from before that was so.
+fn sendable(message: &Message) -> Vec<Cow<'_, Block>> {
+    let is_blank = |block: &Block| matches!(block, Block::Text { text } if is_blank(text));
+    let mut blocks: Vec<Cow<'_, Block>> = Vec::with_capacity(message.content.len());
+    for block in message.content.iter().filter(|block| !is_blank(block)) {
+        blocks.push(match block {
+            Block::ToolResult { tool_use_id, content, is_error } if content.iter().any(is_blank) => {
+                let content = content.iter().filter(|block| !is_blank(block)).cloned().collect();
+                Cow::Owned(Block::ToolResult { tool_use_id: tool_use_id.clone(), content, is_error: *is_error })
+            }
+            block => Cow::Borrowed(block),
+        });
+    }
+    if blocks.is_empty() {
+        blocks.push(Cow::Owned(Block::Text { text: EMPTY_MESSAGE.to_owned() }));
+    }
+    blocks
+}
+
+fn is_blank(text: &str) -> bool {
+    text.trim().is_empty()
+}
+
+fn messages<'a>(messages: &'a [(Role, Vec<Cow<'a, Block>>)]) -> serde_json::Result<Vec<MessageBody<'a>>> {
+    let users = messages.iter().filter(|(role, _)| *role == Role::User).count();
     let mut users_before = 0;
     messages
         .iter()
-        .map(|message| {
+        .map(|(role, content)| {
             let mut mark = None;
-            if message.role == Role::User {
+            if *role == Role::User {
                 users_before += 1;
                 if users_before + CACHED_USER_MESSAGES > users {
-                    mark = message.content.iter().rposition(takes_breakpoint);
+                    mark = content.iter().rposition(|block| takes_breakpoint(block));
                 }
             }
-            Ok(MessageBody { role: message.role, content: marked_at(&message.content, mark)? })
+            Ok(MessageBody { role: *role, content: marked_at(content, mark)? })
         })
         .collect()
 }
@@ -101,12 +131,10 @@ fn marked(part: &impl Serialize) -> serde_json::Result<Box<RawValue>> {
     RawValue::from_string(json)
 }
 
-/// Whether the upstream allows a breakpoint on the block: not on reasoning, and not on empty text. One that has its
-/// own keeps that.
+/// Whether the upstream allows a breakpoint on the block: not on reasoning. One that has its own keeps that.
 fn takes_breakpoint(block: &Block) -> bool {
     match block {
-        Block::Text { text } => !text.is_empty(),
-        Block::ToolUse { .. } | Block::ToolResult { .. } => true,
+        Block::Text { .. } | Block::ToolUse { .. } | Block::ToolResult { .. } => true,
         Block::Verbatim(json) => serde_json::from_str::<Markable<'_>>(json.get()).is_ok_and(|block| {
             block.cache_control.is_none() && !matches!(block.kind, "thinking" | "redacted_thinking")
         }),
@@ -196,6 +224,31 @@ mod tests {
                 ],
             })
         );
+    }
+
+    #[test]
+    fn blank_text_of_an_old_log_is_not_sent() {
+        let call = Block::ToolUse { id: "t1".to_owned(), name: "bash".to_owned(), input: raw(&json!({})) };
+        let result = |content| Block::ToolResult { tool_use_id: "t1".to_owned(), content, is_error: false };
+        let image = Block::Verbatim(raw(&json!({"type": "image"})));
+        let request = ModelRequest {
+            system: Some(" \n".to_owned()),
+            ..request(vec![
+                message(Role::User, vec![text(""), text("run it"), text("  ")]),
+                message(Role::Assistant, vec![call.clone()]),
+                message(Role::User, vec![result(vec![text("")])]),
+                message(Role::Assistant, vec![call]),
+                message(Role::User, vec![result(vec![text("\n"), image, text("seen")])]),
+                message(Role::User, vec![text("")]),
+            ])
+        };
+        let written = written(&request);
+        assert_eq!(written.get("system"), None);
+        let content = |message: usize| written["messages"][message]["content"].clone();
+        assert_eq!(content(0), json!([{"type": "text", "text": "run it"}]));
+        assert_eq!(content(2)[0]["content"], json!([]), "a result may be without content");
+        assert_eq!(content(4)[0]["content"], json!([{"type": "image"}, {"type": "text", "text": "seen"}]));
+        assert_eq!(content(5)[0]["text"], "(empty message)", "a message may not be without content");
     }
 
     #[test]

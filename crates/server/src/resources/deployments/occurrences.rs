@@ -18,7 +18,7 @@ use crate::{
     error::{Error, Result},
     limits::{MAX_OCCURRENCES_FILTERED, OCCURRENCE_SPANS, OVERLAPPING_GAPS},
     page::{Order, Page, Paging},
-    request::{Caller, Json, Path, Query},
+    request::{Caller, Json, PathAndQuery},
     resources::{deployment_runs, run_outcomes::lateness_ms},
     scheduler::{
         cron::Cron,
@@ -33,8 +33,7 @@ use crate::{
 pub async fn list(
     AppState(app): AppState<App>,
     caller: Caller,
-    Path(id): Path<String>,
-    query: Query,
+    PathAndQuery(id, query): PathAndQuery<String>,
 ) -> Result<Json<Page<AuditedOccurrence>>> {
     let from = query.time("from")?.map_or(Timestamp::MIN, Time::timestamp);
     let to = query.time("to")?;

@@ -12,18 +12,12 @@ use crate::{
     app::App,
     db::{Row, Tx, vals},
     error::{Error, Result},
-    request::{Body, Caller, Json, Path, Query},
+    request::{Body, Caller, Json, Path},
     scheduler::{policy::Policy, settle::Timing},
 };
 
 /// `GET /rota/v1/deployments/{deployment_id}/policy`.
-pub async fn get(
-    State(app): State<App>,
-    caller: Caller,
-    Path(id): Path<String>,
-    query: Query,
-) -> Result<Json<DeploymentPolicy>> {
-    query.finish()?;
+pub async fn get(State(app): State<App>, caller: Caller, Path(id): Path<String>) -> Result<Json<DeploymentPolicy>> {
     let default = app.config.scheduler.timing();
     app.db.read(move |tx| read(tx, &caller.workspace, &id).map(|found| shown(found, default))).await.map(Json)
 }

@@ -18,6 +18,7 @@ use super::{schedule, store};
 use crate::{
     db::{Tx, vals},
     error::{Error, Result},
+    limits::MAX_DEPLOYMENT_BYTES,
     resources::{agents, environments, sessions, webhook_outbox},
     scheduler::{cron::Cron, settle::State},
 };
@@ -44,8 +45,8 @@ pub(super) fn insert(tx: &mut Tx<'_>, workspace: &WorkspaceId, fields: &Deployme
             &agent.id,
             agent.version,
             &environment_id,
-            &serde_json::to_string(&fields.initial_events)?,
-            &serde_json::to_string(&fields.resources)?,
+            &text("initial_events", &fields.initial_events)?,
+            &text("resources", &fields.resources)?,
             &serde_json::to_string(&fields.vault_ids)?,
             &serde_json::to_string(&fields.metadata)?,
             fields.schedule.as_ref().map(|s| s.expression.as_str()),
@@ -104,9 +105,9 @@ fn set(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, update: &UpdateDeploy
     if schedule_changes {
         check_schedule(schedule.as_ref(), tx.now())?;
     }
-    let initial_events = text(update.initial_events.as_ref(), &stored.initial_events)?;
-    let resources = text(update.resources.as_ref(), &stored.resources)?;
-    let vault_ids = text(update.vault_ids.as_ref(), &stored.vault_ids)?;
+    let initial_events = over("initial_events", update.initial_events.as_ref(), &stored.initial_events)?;
+    let resources = over("resources", update.resources.as_ref(), &stored.resources)?;
+    let vault_ids = over("vault_ids", update.vault_ids.as_ref(), &stored.vault_ids)?;
     let description = update.description.clone().over(stored.description);
     tx.send(
         "UPDATE deployments SET name = $3, description = $4, agent_id = $5, agent_version = $6, environment_id = $7,
@@ -133,11 +134,20 @@ fn set(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, update: &UpdateDeploy
 }
 
 /// What was sent as JSON, or what is stored.
-fn text<T: Serialize>(sent: Option<&Vec<T>>, stored: &RawValue) -> Result<String> {
-    Ok(match sent {
-        Some(values) => serde_json::to_string(values)?,
-        None => stored.get().to_owned(),
-    })
+fn over<T: Serialize>(field: &str, sent: Option<&Vec<T>>, stored: &RawValue) -> Result<String> {
+    sent.map_or_else(|| Ok(stored.get().to_owned()), |values| text(field, values))
+}
+
+/// A field as it is stored. It is read with each fire and shown in each list, so it has a bound.
+fn text<T: Serialize>(field: &str, values: &[T]) -> Result<String> {
+    let text = serde_json::to_string(values)?;
+    if text.len() <= MAX_DEPLOYMENT_BYTES {
+        return Ok(text);
+    }
+    let mebibytes = MAX_DEPLOYMENT_BYTES / 1024 / 1024;
+    Err(Error::invalid(format_args!(
+        "{field}: value must be no more than {mebibytes} MB as JSON: send what is larger to the session that a run creates"
+    )))
 }
 
 /// An agent that is archived at the same time takes its deployments with it, this one too.

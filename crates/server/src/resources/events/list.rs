@@ -8,7 +8,8 @@ use super::{check_session, log::wire};
 use crate::{
     db::{Row, Select, Tx, Val},
     error::{Error, Result},
-    page::{Order, Page, Paging},
+    limits::PAGE_BYTES,
+    page::{Order, Page, Paging, Rows},
     request::Query,
 };
 
@@ -19,6 +20,12 @@ pub struct Listed {
     json: Box<RawValue>,
     #[serde(skip)]
     key: String,
+}
+
+impl Listed {
+    fn bytes(&self) -> usize {
+        self.json.get().len()
+    }
 }
 
 /// Which events are listed.
@@ -61,16 +68,26 @@ pub(super) fn page(
         Order::Desc => [Part::Waiting, Part::Log],
     };
     let cursor = paging.after().map(place).transpose()?;
-    let mut rows = Vec::new();
+    let mut page = Rows { rows: Vec::new(), more: false };
     let from = cursor.map_or(0, |(part, _)| parts.iter().position(|p| *p == part).unwrap_or(0));
     for part in &parts[from..] {
         let after = cursor.filter(|(p, _)| p == part).map(|(_, key)| key);
-        let room = paging.fetch() - rows.len() as i64;
-        if room > 0 {
-            rows.extend(read(tx, session, *part, filter, paging.reading(), after, room)?);
+        let used: usize = page.rows.iter().map(Listed::bytes).sum();
+        let bytes = PAGE_BYTES.saturating_sub(used);
+        let room = (paging.limit - page.rows.len() as i64, bytes);
+        let read = read(tx, session, *part, filter, paging.reading(), after, room)?;
+        // The first one is read in any case.
+        if used > 0 && read.rows.first().is_some_and(|first| first.bytes() > bytes) {
+            page.more = true;
+            break;
+        }
+        page.rows.extend(read.rows);
+        page.more = read.more;
+        if page.more {
+            break;
         }
     }
-    Ok(paging.page(rows, |listed| listed.key.clone()))
+    Ok(paging.page(page, |listed| listed.key.clone()))
 }
 
 fn place(key: &str) -> Result<(Part, i64)> {
@@ -87,14 +104,14 @@ fn read(
     filter: &Filter,
     order: Order,
     after: Option<i64>,
-    limit: i64,
-) -> Result<Vec<Listed>> {
+    room: (i64, usize),
+) -> Result<Rows<Listed>> {
     let (mut select, key) = match part {
         Part::Log => {
             (Select::new("SELECT seq, body, processed_at FROM session_events WHERE session_id = $1", session), "seq")
         }
         // What has not been processed is in no range of times.
-        Part::Waiting if !filter.processed.is_empty() => return Ok(Vec::new()),
+        Part::Waiting if !filter.processed.is_empty() => return Ok(Rows { rows: Vec::new(), more: false }),
         Part::Waiting => {
             (Select::new("SELECT place, body FROM session_inputs WHERE session_id = $1", session), "place")
         }
@@ -103,7 +120,7 @@ fn read(
         select.int(&format!("processed_at {comparison}"), Some(at.micros()));
     }
     select.any_of("type", &filter.types);
-    select.rows(tx, key, order, after.map(Val::Int), limit, |row| listed(row, part))
+    select.rows(tx, key, order, after.map(Val::Int), room, |row| listed(row, part))
 }
 
 fn listed(row: &Row<'_>, part: Part) -> Result<Listed> {

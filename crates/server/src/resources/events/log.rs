@@ -6,12 +6,13 @@ use rota_api::{
     id::{EventId, Id, OutcomeId, SessionId, WorkspaceId},
     webhook::EventType,
 };
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::{
     db::{Notice, Tx, vals},
     error::{Error, Result},
+    limits::{LOG_BATCH_BYTES, STREAM_BATCH},
     resources::{sessions, webhook_outbox},
 };
 
@@ -66,17 +67,29 @@ pub fn append_new(
     events: &[NewEvent],
 ) -> Result<Vec<Box<RawValue>>> {
     let now = tx.now();
-    let first = reserve(tx, workspace, session, events.len())?;
+    let texts = events.iter().map(|NewEvent { id, body, .. }| text(id, body)).collect::<Result<Vec<_>>>()?;
+    let hidden = events.iter().filter_map(|event| event.hidden.as_ref()).map(String::len);
+    let bytes = texts.iter().map(String::len).chain(hidden).sum();
+    let first = reserve(tx, workspace, session, events.len(), bytes)?;
     (first..)
-        .zip(events)
-        .map(|(seq, NewEvent { id, body, hidden })| {
-            let tag = body.tag();
-            let text = serde_json::to_string(&Event { id: id.clone(), body: body.clone() })?;
-            insert(tx, session, seq, tag, &text, hidden.as_deref())?;
+        .zip(events.iter().zip(texts))
+        .map(|(seq, (NewEvent { body, hidden, .. }, text))| {
+            insert(tx, session, seq, body.tag(), &text, hidden.as_deref())?;
             notify(tx, workspace, session, body)?;
             wire(&text, Some(now))
         })
         .collect()
+}
+
+/// The text of an event as it is stored.
+pub(super) fn text(id: &EventId, body: &EventBody) -> Result<String> {
+    #[derive(Serialize)]
+    struct Stored<'a> {
+        id: &'a EventId,
+        #[serde(flatten)]
+        body: &'a EventBody,
+    }
+    Ok(serde_json::to_string(&Stored { id, body })?)
 }
 
 /// Tells webhooks of an event that they have a type for.
@@ -96,12 +109,12 @@ fn notify(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &SessionId, body: &
     webhook_outbox::emit(tx, workspace, [r#type], session)
 }
 
-/// Numbers for the next `count` events of a session. Returns the first.
-pub(super) fn reserve(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &SessionId, count: usize) -> Result<i64> {
+/// Numbers for the next `count` events of a session, which have `bytes` together. Returns the first.
+fn reserve(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &SessionId, count: usize, bytes: usize) -> Result<i64> {
     let next = tx.one(
-        "UPDATE sessions SET next_seq = next_seq + $3, updated_at = $4 WHERE workspace_id = $1 AND id = $2
-         RETURNING next_seq",
-        vals![workspace, session, count as i64, tx.now()],
+        "UPDATE sessions SET next_seq = next_seq + $3, log_bytes = log_bytes + $4, updated_at = $5
+         WHERE workspace_id = $1 AND id = $2 RETURNING next_seq",
+        vals![workspace, session, count as i64, bytes as i64, tx.now()],
         |row| row.int(0),
     )?;
     tx.after_commit(Notice::SessionChanged(session.clone()));
@@ -109,14 +122,7 @@ pub(super) fn reserve(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &Sessio
     Ok(next - count as i64)
 }
 
-pub(super) fn insert(
-    tx: &mut Tx<'_>,
-    session: &SessionId,
-    seq: i64,
-    tag: &str,
-    body: &str,
-    hidden: Option<&str>,
-) -> Result<()> {
+fn insert(tx: &mut Tx<'_>, session: &SessionId, seq: i64, tag: &str, body: &str, hidden: Option<&str>) -> Result<()> {
     tx.add(
         "INSERT INTO session_events (session_id, seq, type, body, hidden, processed_at) VALUES ($1, $2, $3, $4, $5, $6)",
         vals![session, seq, tag, body, hidden, tx.now()],
@@ -134,67 +140,85 @@ struct Tag<'a> {
     description: Option<std::borrow::Cow<'a, str>>,
 }
 
-/// Adds a first event of a new session: the text that a client sent, with an id put in front. Returns the outcome that
-/// it defines, where it does.
+/// Adds a first event of a new session: the text that a client sent, with an id put in front. Returns its bytes, and the
+/// outcome that it defines, where it does.
 pub fn insert_initial(
     tx: &mut Tx<'_>,
     session: &SessionId,
     seq: i64,
     sent: &RawValue,
-) -> Result<Option<serde_json::Value>> {
+) -> Result<(usize, Option<serde_json::Value>)> {
     let now = tx.now();
     let id = EventId::new(now);
     let Tag { r#type, description } = serde_json::from_str(sent.get())?;
     let fields = sent.get().strip_prefix('{').ok_or_else(|| Error::internal("a first event is not an object"))?;
     if r#type != "user.define_outcome" {
-        insert(tx, session, seq, r#type, &format!("{{\"id\":\"{id}\",{fields}"), None)?;
-        return Ok(None);
+        let body = format!("{{\"id\":\"{id}\",{fields}");
+        insert(tx, session, seq, r#type, &body, None)?;
+        return Ok((body.len(), None));
     }
     let outcome = OutcomeId::new(now);
     let body = format!("{{\"id\":\"{id}\",\"outcome_id\":\"{outcome}\",{fields}");
     insert(tx, session, seq, r#type, &body, None)?;
-    Ok(Some(sessions::new_outcome(&outcome, &description.unwrap_or_default())))
+    Ok((body.len(), Some(sessions::new_outcome(&outcome, &description.unwrap_or_default()))))
 }
 
-/// The events after `seq`, in order, at most `limit`.
-pub fn read(tx: &mut Tx<'_>, session: &SessionId, seq: i64, limit: i64) -> Result<Vec<Logged>> {
-    tx.all(
+/// The next events after `seq`, in order. Whether there are more.
+pub fn read(tx: &mut Tx<'_>, session: &SessionId, seq: i64) -> Result<(Vec<Logged>, bool)> {
+    let (events, cut) = tx.within(
+        LOG_BATCH_BYTES,
         "SELECT seq, body, hidden, processed_at FROM session_events WHERE session_id = $1 AND seq > $2
          ORDER BY seq LIMIT $3",
-        vals![session, seq, limit],
+        vals![session, seq, STREAM_BATCH],
         |row| {
             Ok(Logged { seq: row.int(0)?, event: row.json(1)?, hidden: row.opt_text(2)?, processed_at: row.time(3)? })
         },
-    )
+    )?;
+    let more = cut || events.len() as i64 == STREAM_BATCH;
+    Ok((events, more))
 }
 
-/// Something that a client sent to a working session.
-#[derive(Debug, Clone)]
+/// Something that a client sent to a working session. What it says is read when it is in the log.
+#[derive(Debug, Clone, Copy)]
 pub struct Input {
     /// Its place among what waits, or has waited.
     pub place: i64,
-    /// The event.
-    pub event: Event,
+    /// Whether it stops the agent.
+    pub is_interrupt: bool,
+    /// The length of its text.
+    pub bytes: i64,
 }
 
 /// What waits to be taken up by a working session, in order.
 pub fn queued(tx: &mut Tx<'_>, session: &SessionId) -> Result<Vec<Input>> {
-    let sql = "SELECT place, body FROM session_inputs WHERE session_id = $1 ORDER BY place";
-    tx.all(sql, vals![session], |row| Ok(Input { place: row.int(0)?, event: row.json(1)? }))
+    let sql = "SELECT place, type, octet_length(body) FROM session_inputs WHERE session_id = $1 ORDER BY place";
+    tx.all(sql, vals![session], |row| {
+        Ok(Input { place: row.int(0)?, is_interrupt: row.text(1)? == "user.interrupt", bytes: row.int(2)? })
+    })
 }
 
-/// Moves inputs into the log.
+/// Moves inputs into the log: the first of those that wait.
 pub fn take_up(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &SessionId, inputs: &[Input]) -> Result<()> {
     let Some(last) = inputs.last() else { return Ok(()) };
-    let events: Vec<NewEvent> = inputs
-        .iter()
-        .map(|Input { event: Event { id, body }, .. }| NewEvent { id: id.clone(), body: body.clone(), hidden: None })
-        .collect();
-    append_new(tx, workspace, session, &events)?;
+    let bytes: i64 = inputs.iter().map(|input| input.bytes).sum();
+    let first = reserve(tx, workspace, session, inputs.len(), bytes as usize)?;
+    for (seq, input) in (first..).zip(inputs) {
+        let sql = "SELECT type, body FROM session_inputs WHERE session_id = $1 AND place = $2";
+        let found = tx.one(sql, vals![session, input.place], |row| Ok((row.text(0)?, row.raw(1)?)))?;
+        let (tag, body) = found.ok_or_else(|| Error::internal("an input that waited is gone"))?;
+        insert(tx, session, seq, &tag, body.get(), None)?;
+    }
     tx.send("DELETE FROM session_inputs WHERE session_id = $1 AND place <= $2", vals![session, last.place])
 }
 
-/// Drops what waits to be taken up.
-pub fn forget_queued(tx: &mut Tx<'_>, session: &SessionId) -> Result<()> {
-    tx.send("DELETE FROM session_inputs WHERE session_id = $1", vals![session])
+/// Drops what waits to be taken up and is no event, as when the store was damaged.
+pub fn forget_unreadable(tx: &mut Tx<'_>, session: &SessionId) -> Result<()> {
+    for input in queued(tx, session)? {
+        let sql = "SELECT body FROM session_inputs WHERE session_id = $1 AND place = $2";
+        let readable = tx.one(sql, vals![session, input.place], |row| Ok(row.json::<Event>(0).is_ok()))?;
+        if readable == Some(false) {
+            return tx.send("DELETE FROM session_inputs WHERE session_id = $1", vals![session]);
+        }
+    }
+    Ok(())
 }

@@ -2,6 +2,7 @@
 
 mod list;
 pub mod log;
+mod news;
 mod send;
 pub mod stream;
 
@@ -16,7 +17,7 @@ use crate::{
     app::App,
     error::Result,
     page::{Order, Page},
-    request::{Body, Caller, Json, Path, Query},
+    request::{Body, Caller, Json, Path, PathAndQuery},
 };
 
 /// The events that a request made.
@@ -37,8 +38,7 @@ pub async fn send(State(app): State<App>, caller: Caller, Path(id): Path<String>
 pub async fn list(
     State(app): State<App>,
     caller: Caller,
-    Path(id): Path<String>,
-    query: Query,
+    PathAndQuery(id, query): PathAndQuery<String>,
 ) -> Result<Json<Page<list::Listed>>> {
     let filter = list::Filter::read(&query)?;
     let order = query.one_of("order", &["asc", "desc"])?.map_or(Order::Asc, Order::from_name);

@@ -3,8 +3,10 @@
 //! A session at rest takes events into its log at once and goes to work. A working one keeps messages and interrupts
 //! waiting until the agent takes them up; answers to what waits for the client enter the log at once.
 
+use std::io;
+
 use rota_api::{
-    event::{Event, EventBody, StopReason},
+    event::{EventBody, StopReason},
     id::{EventId, Id, SessionId, WorkspaceId},
     session::Status,
 };
@@ -14,7 +16,7 @@ use super::log;
 use crate::{
     db::{Notice, Tx, vals},
     error::{Error, Result},
-    limits::{MAX_QUEUED_INPUTS, MAX_SESSION_EVENTS},
+    limits::{MAX_QUEUED_BYTES, MAX_QUEUED_INPUTS, MAX_SESSION_BYTES, MAX_SESSION_EVENTS},
     model::INTERRUPTED,
     resources::sessions::{self, Control, Waiting, WaitingFor},
 };
@@ -37,6 +39,7 @@ pub(super) fn send(
     for (i, event) in events.iter().enumerate() {
         answers.push(accept(i, event, &mut waiting, working)?);
     }
+    check_room(tx, &session, events)?;
     sessions::add_outcomes(tx, workspace, &session.id, events)?;
     if !working {
         return take(tx, workspace, &session, events);
@@ -45,6 +48,73 @@ pub(super) fn send(
         sessions::set_waiting(tx, workspace, &session.id, &waiting)?;
     }
     queue(tx, workspace, &session, events, &answers)
+}
+
+/// That a session has room for `events`, in its log and, while it works, among what waits. What moves a session on, or stops
+/// it, is taken in also where nothing else is.
+fn check_room(tx: &mut Tx<'_>, session: &Control, events: &[EventBody]) -> Result<()> {
+    let moves =
+        |event: &EventBody| matches!(event, EventBody::UserInterrupt { .. } | EventBody::UserToolConfirmation { .. });
+    let mut counted = Counted(0);
+    let mut count = 0;
+    for event in events.iter().filter(|event| !moves(event)) {
+        serde_json::to_writer(&mut counted, event)?;
+        count += 1;
+    }
+    let sql = "SELECT count(*), coalesce(sum(octet_length(body)), 0) FROM session_inputs WHERE session_id = $1";
+    let waiting = match session.status {
+        Status::Idle => None,
+        _ => tx.one(sql, vals![&session.id], |row| Ok((row.int(0)?, row.int(1)?)))?,
+    };
+    let (waiting, waiting_bytes) = waiting.unwrap_or_default();
+    let id = &session.id;
+    let most = if count == 0 { 2 * MAX_QUEUED_INPUTS } else { MAX_QUEUED_INPUTS };
+    if waiting + events.len() as i64 > most {
+        return Err(Error::invalid(format_args!("more than {most} events would wait in session {id}")));
+    }
+    if count == 0 {
+        return Ok(());
+    }
+    if waiting_bytes > 0 && waiting_bytes + counted.0 > MAX_QUEUED_BYTES {
+        return Err(Error::invalid(format_args!(
+            "more than {} MB of events would wait in session {id}; send them when it has come to rest",
+            MAX_QUEUED_BYTES / 1024 / 1024
+        )));
+    }
+    // An answer to what waits enters a full log too: the session comes to rest by it.
+    let asks = |event: &EventBody| {
+        matches!(
+            event,
+            EventBody::UserMessage { .. } | EventBody::UserDefineOutcome { .. } | EventBody::SystemMessage { .. }
+        )
+    };
+    let there = session.events + waiting;
+    if events.iter().any(asks) && there + events.len() as i64 >= MAX_SESSION_EVENTS {
+        return Err(Error::invalid(format_args!(
+            "session {id} has {there} of at most {MAX_SESSION_EVENTS} events, and no room for more messages; create another one"
+        )));
+    }
+    if session.bytes + waiting_bytes + counted.0 > MAX_SESSION_BYTES {
+        return Err(Error::invalid(format_args!(
+            "the events of session {id} would have more than {} MB; create another one",
+            MAX_SESSION_BYTES / 1024 / 1024
+        )));
+    }
+    Ok(())
+}
+
+/// Counts the bytes that are written.
+struct Counted(i64);
+
+impl io::Write for Counted {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len() as i64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Checks one event against what waits, and takes what it answers from there. Whether it is an answer.
@@ -90,25 +160,6 @@ fn accept(i: usize, event: &EventBody, waiting: &mut Vec<Waiting>, working: bool
     }
 }
 
-/// That the agent can take up what is sent before the log is full. An interrupt, or an answer to what waits, enters a full
-/// log too: the session comes to rest by it.
-fn check_room(session: &Control, queued: i64, events: &[EventBody]) -> Result<()> {
-    let asks = |event: &EventBody| {
-        matches!(
-            event,
-            EventBody::UserMessage { .. } | EventBody::UserDefineOutcome { .. } | EventBody::SystemMessage { .. }
-        )
-    };
-    let there = session.events + queued;
-    if events.iter().any(asks) && there + events.len() as i64 >= MAX_SESSION_EVENTS {
-        return Err(Error::invalid(format_args!(
-            "session {} has {there} of at most {MAX_SESSION_EVENTS} events, and no room for more messages; create another one",
-            session.id
-        )));
-    }
-    Ok(())
-}
-
 /// For a session at rest: the events enter the log, and the session goes to work unless something still waits.
 fn take(
     tx: &mut Tx<'_>,
@@ -116,7 +167,6 @@ fn take(
     session: &Control,
     events: &[EventBody],
 ) -> Result<Vec<Box<RawValue>>> {
-    check_room(session, 0, events)?;
     let id = &session.id;
     let mut waiting = session.waiting.clone();
     let mut sent = Vec::new();
@@ -199,15 +249,6 @@ fn queue(
     events: &[EventBody],
     answers: &[bool],
 ) -> Result<Vec<Box<RawValue>>> {
-    let count =
-        tx.one("SELECT count(*) FROM session_inputs WHERE session_id = $1", vals![&session.id], |r| r.int(0))?;
-    check_room(session, count.unwrap_or(0), events)?;
-    if count.unwrap_or(0) + events.len() as i64 > MAX_QUEUED_INPUTS {
-        return Err(Error::invalid(format_args!(
-            "more than {MAX_QUEUED_INPUTS} events would wait in session {}",
-            session.id
-        )));
-    }
     let mut sent = Vec::new();
     for (event, answer) in events.iter().zip(answers) {
         if *answer {
@@ -235,12 +276,11 @@ fn wake(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &Control) -> Result<(
 }
 
 fn wait(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &Control, body: &EventBody) -> Result<Box<RawValue>> {
-    let event = Event { id: EventId::new(tx.now()), body: body.clone() };
-    let text = serde_json::to_string(&event)?;
+    let text = log::text(&EventId::new(tx.now()), body)?;
     tx.execute(
         "INSERT INTO session_inputs (session_id, place, type, body)
          SELECT id, next_input, $2, $3 FROM sessions WHERE workspace_id = $4 AND id = $1",
-        vals![&session.id, event.body.tag(), &text, workspace],
+        vals![&session.id, body.tag(), &text, workspace],
     )?;
     tx.execute(
         "UPDATE sessions SET next_input = next_input + 1 WHERE workspace_id = $1 AND id = $2",

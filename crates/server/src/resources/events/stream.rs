@@ -1,5 +1,8 @@
 //! The open stream of a session: server-sent events, from the store after each change.
 //!
+//! What it holds is one batch, however much there is and however slowly it is read: the store is asked for more when that has
+//! gone out. It ends when the key that opened it no longer counts.
+//!
 //! Frames of the log carry `id:`, the event's place in it; a client that comes back with `Last-Event-ID` misses nothing.
 //! What waits to be taken up is shown once as it comes in and again, processed, when it enters the log.
 
@@ -7,7 +10,7 @@ use std::{collections::VecDeque, convert::Infallible, time::Duration};
 
 use axum::{body::Body, extract::State, response::Response};
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{FutureExt, stream};
 use http::{HeaderMap, HeaderValue, header};
 use rota_api::{
     Time,
@@ -19,14 +22,18 @@ use tokio::{
     time::{Interval, MissedTickBehavior, interval_at},
 };
 
-use super::check_session;
+use super::{
+    check_session,
+    news::{self, Item},
+};
 use crate::{
     app::App,
-    db::{Tx, vals},
+    db::{Row, Tx, vals},
     error::{Error, Result},
     hub::{Change, Delta, Watcher},
-    limits::{PING_EVERY, STREAM_BATCH, STREAM_POLL},
-    request::{Caller, Path, Query},
+    limits::{DELTA_QUEUE, MAX_STREAMS_PER_WORKSPACE, PING_EVERY, STREAM_PIECE, STREAM_POLL},
+    request::{Caller, PathAndQuery, caller},
+    shares::Share,
 };
 
 /// Types whose production can be watched.
@@ -40,21 +47,25 @@ const MAX_DELTAS: usize = 100;
 pub async fn open(
     State(app): State<App>,
     caller: Caller,
-    Path(id): Path<String>,
-    query: Query,
+    PathAndQuery(id, query): PathAndQuery<String>,
     headers: HeaderMap,
 ) -> Result<Response> {
     let deltas = query.any_of("event_deltas", &DELTAS, MAX_DELTAS)?;
     query.finish()?;
     let resume = last_event_id(&headers)?;
+    let place = app
+        .streams
+        .take(&caller.workspace, 1, MAX_STREAMS_PER_WORKSPACE)
+        .ok_or(Error::TooManyStreams(MAX_STREAMS_PER_WORKSPACE))?;
     let watcher = app.hub.watch(&SessionId::trusted(id.clone()));
     let workspace = caller.workspace.clone();
-    let from = app.db.read(move |tx| start(tx, &caller.workspace, &id)).await?;
+    let from = app.db.read(move |tx| start(tx, &workspace, &id)).await?;
     let seq = resume.map_or(from.seq, |seq| seq.min(from.seq));
     let open = Open {
         app,
         watcher,
-        workspace,
+        _place: place,
+        caller,
         session: from.session,
         seq,
         input: from.input,
@@ -63,8 +74,7 @@ pub async fn open(
         lagging: false,
         ping: every(PING_EVERY),
         poll: every(STREAM_POLL),
-        first: true,
-        ended: false,
+        stage: Stage::Opening,
     };
     let frames = stream::unfold(open, |mut open| async move {
         let bytes = open.next().await?;
@@ -110,7 +120,8 @@ fn start(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Start> {
 struct Open {
     app: App,
     watcher: Watcher,
-    workspace: WorkspaceId,
+    _place: Share,
+    caller: Caller,
     session: SessionId,
     /// The last event of the log that was sent.
     seq: i64,
@@ -124,41 +135,76 @@ struct Open {
     lagging: bool,
     ping: Interval,
     poll: Interval,
-    first: bool,
-    ended: bool,
+    stage: Stage,
+}
+
+/// What a stream does next.
+enum Stage {
+    /// It tells the client that it is open.
+    Opening,
+    /// It reads on in the store: there was more than a batch.
+    Reading,
+    /// It is in the middle of a frame, which is too large to be read as a whole.
+    Within { place: i64, sent: usize, processed_at: Option<Time> },
+    /// It waits for something to happen.
+    Waiting,
+    /// It has sent its last frame.
+    Ended,
+}
+
+/// What the store says of a session and of who watches it.
+enum Look {
+    News,
+    Nothing,
+    Deleted,
+    Refused,
 }
 
 impl Open {
     /// The next bytes to send. `None` ends the stream.
     async fn next(&mut self) -> Option<Bytes> {
-        if std::mem::take(&mut self.first) {
-            // A comment opens the stream: clients see their request answered before anything happens.
-            let mut frames = b": open\n\n".to_vec();
-            self.read(&mut frames).await.ok()?;
-            return Some(Bytes::from(frames));
-        }
-        if self.ended {
-            return None;
-        }
         loop {
             let mut read = false;
-            if self.held.is_empty() {
-                tokio::select! {
-                    biased;
-                    () = self.app.stopping() => return None,
-                    delta = self.watcher.deltas.recv(), if !self.deltas.is_empty() => self.hold(delta),
-                    changed = self.watcher.changes.changed() => {
-                        changed.ok()?;
-                        read = true;
-                    }
-                    _ = self.poll.tick() => match self.has_news().await {
-                        Ok(None) => return self.deleted(),
-                        Ok(Some(news)) => read = news,
-                        // A stream outlives an outage of the store: the next look tells.
-                        Err(_) => {}
-                    },
-                    _ = self.ping.tick() => return Some(Bytes::from_static(PING)),
+            let mut due = false;
+            match self.stage {
+                Stage::Ended => return None,
+                Stage::Opening => {
+                    self.stage = Stage::Reading;
+                    // A comment opens the stream: clients see their request answered before anything happens.
+                    return Some(Bytes::from_static(b": open\n\n"));
                 }
+                Stage::Reading | Stage::Within { .. } => {
+                    if self.app.is_stopping() {
+                        return None;
+                    }
+                    read = true;
+                    due = self.poll.tick().now_or_never().is_some();
+                }
+                Stage::Waiting if self.held.is_empty() => {
+                    tokio::select! {
+                        biased;
+                        () = self.app.stopping() => return None,
+                        _ = self.poll.tick() => due = true,
+                        delta = self.watcher.deltas.recv(), if !self.deltas.is_empty() => self.hold(delta),
+                        changed = self.watcher.changes.changed() => {
+                            changed.ok()?;
+                            read = true;
+                        }
+                        _ = self.ping.tick() => return Some(Bytes::from_static(PING)),
+                    }
+                }
+                Stage::Waiting => {}
+            }
+            if due {
+                match self.look().await {
+                    Look::Refused => return None,
+                    Look::Deleted if !matches!(self.stage, Stage::Within { .. }) => return self.deleted(),
+                    Look::News | Look::Deleted => read = true,
+                    Look::Nothing => {}
+                }
+            }
+            if let Stage::Within { place, sent, processed_at } = self.stage {
+                return self.piece(place, sent, processed_at).await;
             }
             self.hold_waiting();
             let mut early = self.held.len();
@@ -170,55 +216,85 @@ impl Open {
                 }
                 early = early.saturating_sub(self.read(&mut frames).await.ok()?);
             }
-            self.release(early, &mut frames);
+            // Until all is read, events of the log may be missing that were there before the deltas.
+            if matches!(self.stage, Stage::Waiting) {
+                self.release(early, &mut frames);
+            }
             if !frames.is_empty() {
                 return Some(Bytes::from(frames));
             }
         }
     }
 
-    /// Whether the store has something beyond what was sent; `None` when the session is gone.
-    async fn has_news(&self) -> Result<Option<bool>> {
+    /// Asks the store whether the stream may go on, and whether there is something beyond what was sent. A stream outlives an
+    /// outage of the store: the next look tells.
+    async fn look(&self) -> Look {
+        if matches!(caller::still_reads(&self.app.db, &self.caller).await, Ok(false)) {
+            return Look::Refused;
+        }
         let sql = "SELECT next_seq, next_input FROM sessions WHERE workspace_id = $1 AND id = $2";
         let (seq, input) = (self.seq, self.input);
-        let params = vals![&self.workspace, &self.session];
-        self.app.db.lookup(sql, params, |row| Ok(row.int(0)? > seq + 1 || row.int(1)? > input + 1)).await
+        let params = vals![&self.caller.workspace, &self.session];
+        let news = |row: &Row<'_>| Ok(row.int(0)? > seq + 1 || row.int(1)? > input + 1);
+        match self.app.db.lookup(sql, params, news).await {
+            Ok(None) => Look::Deleted,
+            Ok(Some(true)) => Look::News,
+            Ok(Some(false)) | Err(_) => Look::Nothing,
+        }
     }
 
-    /// Writes everything that the store has beyond what was sent, each event after its deltas. Returns how many of these
-    /// there were.
+    /// Writes the next batch of what the store has beyond what was sent, each event after its deltas. Returns how many of
+    /// these there were.
     async fn read(&mut self, frames: &mut Vec<u8>) -> Result<usize> {
+        let (session, seq, input) = (self.session.clone(), self.seq, self.input);
+        let news = self.app.db.read(move |tx| news::read(tx, &session, seq, input)).await?;
+        self.stage = if news.more { Stage::Reading } else { Stage::Waiting };
+        // An event is committed after the last of its deltas.
+        self.hold_waiting();
         let mut released = 0;
-        loop {
-            let (session, seq, input) = (self.session.clone(), self.seq, self.input);
-            let news = self.app.db.read(move |tx| news(tx, &session, seq, input)).await?;
-            let more = news.log.len() as i64 == STREAM_BATCH;
-            // An event is committed after the last of its deltas.
-            self.hold_waiting();
-            for waiting in news.waiting {
-                self.input = waiting.place;
-                frame(frames, &waiting.tag, None, &with_processed_at(&waiting.body, None));
-            }
-            for logged in news.log {
-                self.seq = logged.place;
-                let own = self.count_until(&logged)?;
-                self.release(own, frames);
-                released += own;
-                frame(frames, &logged.tag, Some(logged.place), &with_processed_at(&logged.body, logged.processed_at));
-            }
-            if !more {
-                return Ok(released);
+        for Item { place, tag, body, .. } in news.waiting {
+            self.input = place;
+            if let Some(body) = body {
+                frame(frames, &tag, None, &with_processed_at(&body, None));
             }
         }
+        for Item { place, tag, body, processed_at } in news.log {
+            self.seq = place;
+            let own = self.count_until(&tag, body.as_deref());
+            self.release(own, frames);
+            released += own;
+            if let Some(body) = body {
+                frame(frames, &tag, Some(place), &with_processed_at(&body, processed_at));
+            } else {
+                frames.extend_from_slice(head(&tag, Some(place)).as_bytes());
+                self.stage = Stage::Within { place, sent: 0, processed_at };
+            }
+        }
+        Ok(released)
     }
 
-    /// How many of the deltas that are held go before an event of the log: its own, and those before them.
-    fn count_until(&self, logged: &Item) -> Result<usize> {
-        if !self.held.iter().any(|delta| delta.of == logged.tag) {
-            return Ok(0);
+    /// The next piece of an event of the log that is too large to be read as a whole.
+    async fn piece(&mut self, place: i64, sent: usize, processed_at: Option<Time>) -> Option<Bytes> {
+        let session = self.session.clone();
+        let read = self.app.db.read(move |tx| news::piece(tx, &session, place, sent)).await;
+        let (mut text, more) = read.ok()??;
+        if more {
+            self.stage = Stage::Within { place, sent: sent + STREAM_PIECE, processed_at };
+        } else {
+            self.stage = Stage::Reading;
+            text = with_processed_at(&text, processed_at) + "\n\n";
         }
-        let event: Event = serde_json::from_str(&logged.body)?;
-        Ok(self.held.iter().rposition(|delta| delta.event == event.id).map_or(0, |last| last + 1))
+        Some(Bytes::from(text))
+    }
+
+    /// How many of the deltas that are held go before an event of the log: its own, and those before them. One that is too
+    /// large to be read as a whole comes after all of its type.
+    fn count_until(&self, tag: &str, body: Option<&str>) -> usize {
+        let is_of = |delta: &Delta| match body {
+            Some(body) => id_of(body) == Some(delta.event.as_ref()),
+            None => delta.of == tag,
+        };
+        self.held.iter().rposition(is_of).map_or(0, |last| last + 1)
     }
 
     fn release(&mut self, count: usize, frames: &mut Vec<u8>) {
@@ -242,6 +318,7 @@ impl Open {
         match received {
             Ok(delta) => {
                 self.lagging &= delta.name != "event_start";
+                self.lagging |= self.held.len() >= DELTA_QUEUE;
                 if !self.lagging && self.deltas.contains(&delta.of) {
                     self.held.push_back(delta);
                 }
@@ -256,40 +333,24 @@ impl Open {
         let body = serde_json::to_string(&event).ok()?;
         let mut frames = Vec::new();
         frame(&mut frames, "session.deleted", None, &with_processed_at(&body, Some(now)));
-        self.ended = true;
+        self.stage = Stage::Ended;
         Some(Bytes::from(frames))
     }
 }
 
+/// The id of an event, which its text begins with.
+fn id_of(body: &str) -> Option<&str> {
+    body.strip_prefix("{\"id\":\"")?.split('"').next()
+}
+
 fn frame(out: &mut Vec<u8>, name: &str, id: Option<i64>, json: &str) {
+    for part in [&head(name, id), json, "\n\n"] {
+        out.extend_from_slice(part.as_bytes());
+    }
+}
+
+/// What a frame begins with, before its data.
+fn head(name: &str, id: Option<i64>) -> String {
     let id = id.map(|id| format!("id: {id}\n")).unwrap_or_default();
-    out.extend_from_slice(format!("event: {name}\n{id}data: {json}\n\n").as_bytes());
-}
-
-/// What a stream has not sent yet.
-struct News {
-    log: Vec<Item>,
-    waiting: Vec<Item>,
-}
-
-struct Item {
-    place: i64,
-    tag: String,
-    body: String,
-    processed_at: Option<Time>,
-}
-
-fn news(tx: &mut Tx<'_>, session: &SessionId, seq: i64, input: i64) -> Result<News> {
-    let log = tx.all(
-        "SELECT seq, type, body, processed_at FROM session_events WHERE session_id = $1 AND seq > $2
-         ORDER BY seq LIMIT $3",
-        vals![session, seq, STREAM_BATCH],
-        |row| Ok(Item { place: row.int(0)?, tag: row.text(1)?, body: row.text(2)?, processed_at: row.opt_time(3)? }),
-    )?;
-    let waiting = tx.all(
-        "SELECT place, type, body FROM session_inputs WHERE session_id = $1 AND place > $2 ORDER BY place",
-        vals![session, input],
-        |row| Ok(Item { place: row.int(0)?, tag: row.text(1)?, body: row.text(2)?, processed_at: None }),
-    )?;
-    Ok(News { log, waiting })
+    format!("event: {name}\n{id}data: ")
 }

@@ -2,6 +2,7 @@
 
 pub mod egress;
 mod store;
+pub mod warnings;
 mod write;
 
 use axum::extract::State;

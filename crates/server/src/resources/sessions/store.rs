@@ -13,7 +13,7 @@ use serde_json::{json, value::RawValue};
 use crate::{
     db::{Notice, Row, Select, Tx, vals},
     error::{Error, Result},
-    limits::DELETED_SESSIONS_KEPT_MICROS,
+    limits::{DELETED_SESSIONS_KEPT_MICROS, MAX_OUTCOMES_BYTES},
     resources::events::log,
 };
 
@@ -118,8 +118,10 @@ pub struct Control {
     pub archived_at: Option<Time>,
     /// What the client must answer before the session goes on.
     pub waiting: Vec<Waiting>,
-    /// How many events its log has.
+    /// How many events it has.
     pub events: i64,
+    /// Their bytes.
+    pub bytes: i64,
 }
 
 /// An event that waits for the client.
@@ -154,7 +156,7 @@ pub fn lock(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<()> {
 /// 404 when there is none.
 pub fn control(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Control> {
     let found = tx.one(
-        "SELECT id, status, archived_at, waiting_on, next_seq FROM sessions WHERE workspace_id = $1 AND id = $2",
+        "SELECT id, status, archived_at, waiting_on, next_seq, log_bytes FROM sessions WHERE workspace_id = $1 AND id = $2",
         vals![workspace, id],
         |row| {
             let waiting = row.opt_text(3)?.map(|waiting| serde_json::from_str(&waiting)).transpose()?;
@@ -164,6 +166,7 @@ pub fn control(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Con
                 archived_at: row.opt_time(2)?,
                 waiting: waiting.unwrap_or_default(),
                 events: row.int(4)? - 1,
+                bytes: row.int(5)?,
             })
         },
     )?;
@@ -218,15 +221,18 @@ pub fn insert(tx: &mut Tx<'_>, new: &NewSession<'_>) -> Result<SessionId> {
     let status = if events.is_empty() { Status::Idle } else { Status::Running };
     let running_since = (status == Status::Running).then_some(now);
     let mut outcomes = Vec::new();
+    let mut log_bytes = 0;
     for (seq, event) in (1..).zip(&events) {
-        outcomes.extend(log::insert_initial(tx, &id, seq, event)?);
+        let (bytes, outcome) = log::insert_initial(tx, &id, seq, event)?;
+        log_bytes += bytes as i64;
+        outcomes.extend(outcome);
     }
     let outcomes = if outcomes.is_empty() { "[]".to_owned() } else { serde_json::to_string(&outcomes)? };
     tx.add(
         "INSERT INTO sessions (id, workspace_id, agent_id, agent_version, agent, environment_id, deployment_id, title,
              metadata, resources, vault_ids, outcomes, status, active_micros, running_since, next_seq, next_input, runnable_at,
-             lease_epoch, created_at, updated_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, 0, $14, $15, 1, $14, 0, $16, $16)",
+             lease_epoch, created_at, updated_at, log_bytes)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, 0, $14, $15, 1, $14, 0, $16, $16, $17)",
         vals![
             &id,
             new.workspace,
@@ -243,7 +249,8 @@ pub fn insert(tx: &mut Tx<'_>, new: &NewSession<'_>) -> Result<SessionId> {
             status.as_str(),
             running_since,
             events.len() as i64 + 1,
-            now
+            now,
+            log_bytes
         ],
     )?;
     if status == Status::Running {
@@ -280,10 +287,14 @@ pub fn add_outcomes(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &SessionId, ev
     let sql = "SELECT outcomes FROM sessions WHERE workspace_id = $1 AND id = $2";
     let stored: Option<Vec<serde_json::Value>> = tx.one(sql, vals![workspace, id], |row| row.json(0))?;
     let outcomes: Vec<_> = stored.unwrap_or_default().into_iter().chain(defined).collect();
-    tx.execute(
-        "UPDATE sessions SET outcomes = $3 WHERE workspace_id = $1 AND id = $2",
-        vals![workspace, id, &serde_json::to_string(&outcomes)?],
-    )?;
+    let text = serde_json::to_string(&outcomes)?;
+    if text.len() > MAX_OUTCOMES_BYTES {
+        return Err(Error::invalid(format_args!(
+            "the outcomes of session {id} would have more than {MAX_OUTCOMES_BYTES} bytes; create another session"
+        )));
+    }
+    let sql = "UPDATE sessions SET outcomes = $3 WHERE workspace_id = $1 AND id = $2";
+    tx.execute(sql, vals![workspace, id, &text])?;
     Ok(())
 }
 

@@ -84,7 +84,9 @@ fn changed(
     if primary.tools.is_empty() && !primary.skills.is_empty() {
         return Err(Error::invalid("agent.tools: cannot be cleared while the agent has skills"));
     }
-    Ok(Some(serde_json::to_string(&SessionAgent { primary, multiagent })?))
+    let snapshot = serde_json::to_string(&SessionAgent { primary, multiagent })?;
+    agents::check_size(&snapshot)?;
+    Ok(Some(snapshot))
 }
 
 /// No vault exists on this server yet, so every reference to one is to something that is not there.
@@ -185,7 +187,9 @@ fn with_tools(tx: &mut Tx<'_>, workspace: &WorkspaceId, stored: &Session, update
     {
         return Err(Error::invalid(message));
     }
-    Ok(serde_json::to_string(&agent)?)
+    let snapshot = serde_json::to_string(&agent)?;
+    agents::check_size(&snapshot)?;
+    Ok(snapshot)
 }
 
 /// Ends a session for good; its history stays readable.

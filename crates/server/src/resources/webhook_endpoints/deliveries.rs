@@ -12,15 +12,14 @@ use crate::{
     db::{Notice, Row, Select, Tx, vals},
     error::{Error, Result},
     page::{Order, Page},
-    request::{Caller, Json, Path, Query},
+    request::{Caller, Json, Path, PathAndQuery},
 };
 
 /// `GET /rota/v1/webhook_endpoints/{webhook_endpoint_id}/deliveries`, newest first.
 pub async fn list(
     State(app): State<App>,
     caller: Caller,
-    Path(endpoint): Path<String>,
-    query: Query,
+    PathAndQuery(endpoint, query): PathAndQuery<String>,
 ) -> Result<Json<Page<WebhookDelivery>>> {
     let mut select = Select::new(SELECT, &caller.workspace);
     select.text("endpoint_id =", Some(&endpoint));

@@ -1,0 +1,24 @@
+//! What a session asks for and this server does not do.
+
+use serde::Serialize;
+
+use crate::session::Session;
+
+/// Something that a session asks for and this server does not do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Warning {
+    /// The stable name of what is missing, to match on.
+    pub code: &'static str,
+    /// What is missing, for people.
+    pub message: String,
+}
+
+/// A session and what it lacks.
+#[derive(Debug, Serialize)]
+pub struct SessionWithWarnings {
+    /// The session.
+    #[serde(flatten)]
+    pub session: Session,
+    /// What it lacks; empty when it has everything.
+    pub warnings: Vec<Warning>,
+}

@@ -1,0 +1,163 @@
+//! What a session asks for and this server does not do. The API accepts it, so whoever created the session is told here.
+
+use axum::extract::State;
+use rota_api::{
+    agent::{SessionAgent, WEB_TOOLS, built_in},
+    environment::{EnvironmentConfig, LimitedNetwork, Networking},
+    id::WorkspaceId,
+    session::Session,
+    warning::{SessionWithWarnings, Warning},
+};
+use serde::de::IgnoredAny;
+
+use super::get;
+use crate::{
+    app::App,
+    db::Tx,
+    error::Result,
+    request::{Caller, Json, Path},
+    resources::environments,
+};
+
+/// `GET /rota/v1/sessions/{session_id}`.
+pub async fn retrieve(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Result<Json<SessionWithWarnings>> {
+    app.db
+        .read(move |tx| {
+            let session = get(tx, &caller.workspace, &id)?;
+            let warnings = of_session(tx, &caller.workspace, &session)?;
+            Ok(SessionWithWarnings { session, warnings })
+        })
+        .await
+        .map(Json)
+}
+
+/// What a session lacks.
+pub fn of_session(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &Session) -> Result<Vec<Warning>> {
+    let agent: SessionAgent = serde_json::from_str(session.agent.get())?;
+    let environment = environments::config(tx, workspace, session.environment_id.as_ref())?;
+    let outcomes: Vec<IgnoredAny> = serde_json::from_str(session.outcome_evaluations.get())?;
+    Ok(warnings(&agent, environment.as_ref(), !outcomes.is_empty()))
+}
+
+/// Pure: what a session of `agent` lacks. `environment` is `None` once it is deleted.
+fn warnings(agent: &SessionAgent, environment: Option<&EnvironmentConfig>, has_outcomes: bool) -> Vec<Warning> {
+    let mut warnings = Vec::new();
+    let mut warn = |wanted: bool, code, message: &str| {
+        if wanted {
+            warnings.push(Warning { code, message: message.to_owned() });
+        }
+    };
+    let primary = &agent.primary;
+    warn(
+        !primary.mcp_servers.is_empty(),
+        "mcp_servers_not_called",
+        "this server calls no MCP servers: the agent has no tools from them",
+    );
+    warn(
+        agent.multiagent.is_some(),
+        "roster_not_started",
+        "this server starts no other agents: the roster is not used",
+    );
+    let self_hosted = matches!(environment, Some(EnvironmentConfig::SelfHosted {}));
+    warn(
+        !self_hosted && WEB_TOOLS.iter().any(|name| built_in(&primary.tools, name).is_some()),
+        "web_tools_not_offered",
+        "sandboxes of this server have no network: the model is not offered web_fetch and web_search",
+    );
+    match environment {
+        Some(EnvironmentConfig::Cloud { networking, packages }) => {
+            warn(
+                !packages.is_empty(),
+                "packages_not_installed",
+                "this server installs no packages: the sandbox has what the server's machine has",
+            );
+            let none = Networking::Limited(LimitedNetwork::default());
+            warn(
+                *networking != none,
+                "network_not_available",
+                "sandboxes of this server have no network, whatever the environment allows",
+            );
+        }
+        Some(EnvironmentConfig::SelfHosted {}) => warn(
+            true,
+            "work_queue_not_served",
+            "workers cannot ask this server for work: a client answers each call with user.tool_result",
+        ),
+        None => {}
+    }
+    warn(
+        has_outcomes,
+        "outcomes_not_graded",
+        "this server grades no outcomes: they are worked towards and stay pending",
+    );
+    let model = &primary.model;
+    warn(
+        model.speed.as_deref().is_some_and(|speed| speed != "standard") || model.inference_geo.is_some(),
+        "model_settings_not_sent",
+        "this server does not send a model's speed and inference_geo to its upstream",
+    );
+    warnings
+}
+
+#[cfg(test)]
+mod tests {
+    use rota_api::{
+        agent::{AgentConfig, CreateAgent, ThreadAgent},
+        decode,
+        id::{AgentId, Id},
+    };
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn agent(changes: &Value) -> SessionAgent {
+        let mut body = json!({"name": "a", "model": "m"});
+        body.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        let config: AgentConfig = decode::body(&body, CreateAgent::read).unwrap().config;
+        let id = AgentId::trusted("agent_a".to_owned());
+        SessionAgent { primary: ThreadAgent::new(id, 1, config), multiagent: None }
+    }
+
+    #[test]
+    fn each_thing_that_is_missing_has_a_code_and_nothing_else_has() {
+        let cloud = |config: Value| {
+            let mut whole = json!({"type": "cloud", "networking": {"type": "limited", "allowed_hosts": [],
+                "allow_mcp_servers": false, "allow_package_managers": false},
+                "packages": {"type": "packages", "apt": [], "cargo": [], "gem": [], "go": [], "npm": [], "pip": []}});
+            whole.as_object_mut().unwrap().extend(config.as_object().unwrap().clone());
+            serde_json::from_value::<EnvironmentConfig>(whole).unwrap()
+        };
+        let check = |agent: &SessionAgent, environment: Option<EnvironmentConfig>, has_outcomes, expect: &[&str]| {
+            let warnings = warnings(agent, environment.as_ref(), has_outcomes);
+            assert_eq!(warnings.iter().map(|warning| warning.code).collect::<Vec<_>>(), expect);
+        };
+        let plain = agent(&json!({}));
+        let web = agent(&json!({"tools": [{"type": "agent_toolset_20260401"}]}));
+        let off = json!([{"name": "web_fetch", "enabled": false}, {"name": "web_search", "enabled": false}]);
+        let without = agent(&json!({"tools": [{"type": "agent_toolset_20260401", "configs": off}]}));
+        let mcp = agent(&json!({
+            "mcp_servers": [{"type": "url", "name": "tracker", "url": "https://mcp.example.com"}],
+            "tools": [{"type": "mcp_toolset", "mcp_server_name": "tracker"}],
+        }));
+        let fast = agent(&json!({"model": {"id": "m", "speed": "fast"}}));
+        let mut roster = plain.clone();
+        roster.multiagent = Some(serde_json::from_value(json!({"type": "coordinator", "agents": []})).unwrap());
+        let packages = json!({"packages": {"type": "packages", "apt": ["jq"], "cargo": [], "gem": [], "go": [],
+            "npm": [], "pip": []}});
+        check(&plain, Some(cloud(json!({}))), false, &[]);
+        check(&plain, None, false, &[]);
+        check(&web, Some(cloud(json!({}))), false, &["web_tools_not_offered"]);
+        check(&web, Some(EnvironmentConfig::SelfHosted {}), false, &["work_queue_not_served"]);
+        check(&without, Some(cloud(json!({}))), false, &[]);
+        check(&mcp, Some(cloud(json!({}))), false, &["mcp_servers_not_called"]);
+        check(&roster, Some(cloud(json!({}))), false, &["roster_not_started"]);
+        check(&fast, Some(cloud(json!({}))), false, &["model_settings_not_sent"]);
+        check(&plain, Some(cloud(packages)), false, &["packages_not_installed"]);
+        let open = json!({"networking": {"type": "unrestricted"}});
+        check(&plain, Some(cloud(open)), true, &["network_not_available", "outcomes_not_graded"]);
+    }
+}
