@@ -37,10 +37,9 @@ impl SetAside {
 }
 
 impl Lost {
-    /// A folder in that of the sessions, so that both are on one file system.
-    pub(super) fn new(sessions: &Path) -> io::Result<Self> {
-        Folder::open(sessions)?.make_private(NAME)?;
-        Ok(Self { sessions: sessions.to_owned(), folder: sessions.join(NAME) })
+    /// A folder in that of the sessions, so that both are on one file system. It is made when it is needed.
+    pub(super) fn new(sessions: &Path) -> Self {
+        Self { sessions: sessions.to_owned(), folder: sessions.join(NAME) }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -53,6 +52,9 @@ impl Lost {
 
     /// Everything that was set aside, oldest first.
     pub(super) fn list(&self) -> io::Result<Vec<SetAside>> {
+        if !Folder::open(&self.sessions)?.has(NAME) {
+            return Ok(Vec::new());
+        }
         let entries = self.open()?.entries()?;
         let mut files: Vec<SetAside> =
             entries.iter().filter_map(|(name, _)| SetAside::parse(name.to_str().ok()?)).collect();
@@ -63,7 +65,8 @@ impl Lost {
     /// Takes a session's folder.
     pub(super) fn take(&self, files: &SetAside) -> io::Result<()> {
         let session = CString::new(&*files.session_id)?;
-        Folder::open(&self.sessions)?.move_to(&session, &self.open()?, &files.name())
+        let sessions = Folder::open(&self.sessions)?;
+        sessions.move_to(&session, &sessions.make_private(NAME)?, &files.name())
     }
 
     /// Puts a session's folder back, unless it has another one. Whether it did.
@@ -85,7 +88,7 @@ mod tests {
     #[test]
     fn what_was_set_aside_comes_back_once_and_never_over_other_files() {
         let sessions = tempfile::tempdir().unwrap();
-        let lost = Lost::new(sessions.path()).unwrap();
+        let lost = Lost::new(sessions.path());
         let session = sessions.path().join("sesn_1");
         let set_aside = |at| SetAside { session_id: "sesn_1".to_owned(), at };
         for at in [2, 1] {

@@ -58,7 +58,7 @@ impl Embedded {
     pub fn new(config: Config) -> Result<Arc<Self>, Error> {
         let identities = Identities::choose();
         let store = Store::new(&config, &identities)?;
-        let lost = Lost::new(store.root()).map_err(Error::host_at("making a folder in", store.root()))?;
+        let lost = Lost::new(store.root());
         let cgroups = Cgroups::find(store.root());
         let spawner = Spawner::start(config.init_program.clone())?;
         let (slots, tasks) = (Mutex::default(), TaskTracker::new());

@@ -21,6 +21,9 @@ use crate::folder::{self, Folder};
 use crate::init::{SESSION_FOLDERS, STAGE};
 use crate::wire::{self, Failure, FromInit, Identity, ToInit};
 
+/// What is being deleted, in the folder of the sessions: it is moved there first, and that may be a file system of its own.
+/// Made when it is needed, so that a disk without room keeps nobody from starting. No session has such an id.
+const TRASH: &str = ".trash";
 /// The longest session id, in bytes.
 const MAX_ID: usize = 128;
 /// Folders of an overlay: the session's changes, and the kernel's own scratch space.
@@ -83,8 +86,8 @@ impl Store {
             let path = config.data_dir.join(name);
             folder::private(&path).map_err(Error::host_at("making a folder of the server's", &path))
         };
-        // What is deleted is moved first: the trash is on the file system of the sessions, which may be one of its own.
-        let (sessions, trash, records) = (own("sessions")?, own("sessions/.trash")?, Records(own("sandboxes")?));
+        let (sessions, records) = (own("sessions")?, Records(own("sandboxes")?));
+        let trash = sessions.join(TRASH);
         let inside = identities.subordinate();
         let inside = inside.map(|identity| Inside { identity, init_program: config.init_program.clone() });
         Ok(Self { sessions, records, trash, overlay: config.root_fs.is_some(), inside })
@@ -150,7 +153,7 @@ impl Store {
     /// Deletes the folder `name` in `parent`, which has the files of session `id`.
     pub(super) fn delete(&self, parent: &Folder, name: &str, id: &str) -> Result<(), Error> {
         let removed = (|| {
-            let all = Folder::open(&self.trash)?;
+            let all = Folder::open(&self.sessions)?.make_private(TRASH)?;
             let trash = all.make_private(id)?;
             let (path, name) = (self.trash.join(id), CString::new(name)?);
             let mut moved = parent.move_to(&name, &trash, "first");
@@ -182,6 +185,9 @@ impl Store {
 
     /// Finishes deletions that an earlier server began.
     pub(super) fn finish_deletions(&self) -> Result<(), Error> {
+        if !Folder::open(&self.sessions).is_ok_and(|sessions| sessions.has(TRASH)) {
+            return Ok(());
+        }
         let left = Folder::open(&self.trash).and_then(|trash| trash.entries());
         for (name, _) in left.map_err(Error::host_at("listing a folder of the server's", &self.trash))? {
             if let Ok(id) = name.to_str() {
