@@ -197,6 +197,15 @@ pub const LEASE_RENEW_EVERY: Duration = Duration::from_secs(10);
 /// Sessions that a server has in memory to run them: those at work, those whose calls run, and those that wait for a place
 /// for either. Workspaces share them.
 pub const MAX_DRIVEN_SESSIONS: usize = 1024;
+/// Bytes of a session's log, with what waits to be taken up, from which on its conversation counts as large. A session that
+/// has grown by so much, or by a quarter of what it had, is counted anew before its next request to the model.
+pub const LARGE_LOG_BYTES: i64 = 1024 * 1024;
+/// Bytes of the logs of sessions with large conversations that are driven at the same time; further ones wait. In memory a
+/// conversation takes about three times as much: it is sent from a copy.
+pub const LARGE_LOGS_BYTES: usize = 2 * LARGE_LOGS_BYTES_OF_ONE;
+/// The part of [`LARGE_LOGS_BYTES`] that the sessions of one workspace may have. At least [`MAX_SESSION_BYTES`], or a session
+/// of that size counts for less than it takes.
+pub const LARGE_LOGS_BYTES_OF_ONE: usize = 64 * 1024 * 1024;
 /// Sessions of one workspace that are taken up before another workspace has its turn.
 pub const CLAIM_BATCH: usize = 64;
 /// How long a runner sleeps when nothing wakes it.

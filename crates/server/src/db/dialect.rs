@@ -7,9 +7,14 @@ pub(super) const SQLITE_PRAGMAS: &str = "
     PRAGMA synchronous = FULL;
     PRAGMA foreign_keys = OFF;
     PRAGMA temp_store = MEMORY;
-    PRAGMA cache_size = -32000;
     PRAGMA wal_autocheckpoint = 3000;
 ";
+
+/// The cache of the connection that writes.
+pub(super) const SQLITE_WRITER_CACHE: &str = "PRAGMA cache_size = -32000";
+
+/// The cache of each connection that reads. What it does not hold, the system's own cache does.
+pub(super) const SQLITE_READER_CACHE: &str = "PRAGMA cache_size = -4000";
 
 /// Settings of every PostgreSQL connection. A server that is stopped in the middle of a transaction loses it, and with it
 /// the rows that it holds; nobody waits for a row without end.

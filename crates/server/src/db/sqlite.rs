@@ -108,6 +108,8 @@ fn connect(path: &PathBuf, flags: OpenFlags) -> Result<Connection> {
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.set_prepared_statement_cache_capacity(limits::STATEMENT_CACHE);
     connection.execute_batch(dialect::SQLITE_PRAGMAS)?;
+    let reads = flags.contains(OpenFlags::SQLITE_OPEN_READ_ONLY);
+    connection.execute_batch(if reads { dialect::SQLITE_READER_CACHE } else { dialect::SQLITE_WRITER_CACHE })?;
     Ok(connection)
 }
 

@@ -15,7 +15,9 @@ use super::{
 use crate::{
     app::App,
     error::{Error, Result},
-    limits, telemetry,
+    limits,
+    room::Room,
+    telemetry,
 };
 
 /// What runs sessions in this process.
@@ -24,6 +26,8 @@ struct Engine {
     driven: Arc<Driven>,
     /// Places of driven sessions.
     sessions: Arc<Places>,
+    /// Memory for large conversations.
+    conversations: Room,
     /// Places of sessions at work: those that read their log or ask their model, and do not wait for a call.
     at_work: Arc<Places>,
 }
@@ -48,6 +52,7 @@ pub async fn run(app: App) {
         app: app.clone(),
         driven: Arc::default(),
         sessions: Places::new(limits::MAX_DRIVEN_SESSIONS),
+        conversations: Room::new(limits::LARGE_LOGS_BYTES, limits::LARGE_LOGS_BYTES_OF_ONE),
         at_work: Places::new(concurrency),
     });
     // Before the first session is taken up: its files will be here.
@@ -171,7 +176,7 @@ async fn drive(engine: Arc<Engine>, lease: Lease, place: Place) {
         () = app.stopping() => Ok(()),
     };
     match left {
-        Ok(()) | Err(Left::Failed(Error::Stopping)) => {}
+        Ok(()) | Err(Left::Outgrown | Left::Failed(Error::Stopping)) => {}
         Err(Left::Lost) => {
             tracing::info!(session_id = %lease.session, "another runner has the session");
             end_sandbox(app, &lease).await;
@@ -194,6 +199,12 @@ async fn drive(engine: Arc<Engine>, lease: Lease, place: Place) {
 /// something else fails it is tried a few times: nothing says that the next one would go better, so then the session ends.
 async fn run_on(engine: &Engine, lease: &Lease) -> Result<(), Left> {
     let (workspace, session) = (&lease.workspace, &lease.session);
+    let _room = match usize::try_from(lease.bytes) {
+        Ok(bytes) if lease.bytes > limits::LARGE_LOG_BYTES => {
+            Some(engine.conversations.take(Some(workspace), bytes).await)
+        }
+        _ => None,
+    };
     let mut finished = None;
     let mut pause = limits::SESSION_RETRY_FIRST;
     let mut tries = 0;

@@ -17,6 +17,8 @@ use crate::{
 pub struct State {
     /// The last event that was read.
     pub seq: i64,
+    /// The bytes of all events that were read.
+    pub bytes: i64,
     /// Whether the log says that the agent works.
     pub running: bool,
     /// The conversation, as the model is sent it.
@@ -84,6 +86,7 @@ impl State {
     pub fn apply(&mut self, events: &[Logged]) {
         for logged in events {
             self.seq = logged.seq;
+            self.bytes += logged.bytes;
             self.event(logged);
         }
     }
@@ -308,6 +311,7 @@ mod tests {
             event: Event { id: id(seq), body },
             hidden: None,
             processed_at: Time::from_micros(seq),
+            bytes: 1,
         });
         state.apply(&logged.collect::<Vec<_>>());
         state

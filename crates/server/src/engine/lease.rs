@@ -14,6 +14,8 @@ use crate::{
 pub(super) struct Lease {
     pub(super) workspace: WorkspaceId,
     pub(super) session: SessionId,
+    /// The bytes of its log and of what waited to be taken up, when it was claimed.
+    pub(super) bytes: i64,
     epoch: i64,
 }
 
@@ -43,12 +45,13 @@ pub(super) fn claim(tx: &mut Tx<'_>, node: &str, workspace: &WorkspaceId, count:
              SELECT id FROM sessions WHERE workspace_id = $3 AND {} ORDER BY runnable_at LIMIT $4{})
          UPDATE sessions SET lease_owner = $2, lease_epoch = lease_epoch + 1, lease_expires_at = $5
          WHERE workspace_id = $3 AND id IN (SELECT id FROM due)
-         RETURNING id, lease_epoch",
+         RETURNING id, lease_epoch, log_bytes + coalesce(
+             (SELECT sum(octet_length(body)) FROM session_inputs WHERE session_id = sessions.id), 0)",
         due!(),
         tx.skip_locked("sessions")
     );
     tx.all(&sql, vals![now, node, workspace, count, now.plus_micros(LEASE_MICROS)], |row| {
-        Ok(Lease { workspace: workspace.clone(), session: row.id(0)?, epoch: row.int(1)? })
+        Ok(Lease { workspace: workspace.clone(), session: row.id(0)?, bytes: row.int(2)?, epoch: row.int(1)? })
     })
 }
 

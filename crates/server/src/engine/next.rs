@@ -106,6 +106,7 @@ mod tests {
             event: Event { id: id(seq), body },
             hidden: None,
             processed_at: Time::from_micros(seq),
+            bytes: 1,
         });
         state.apply(&logged.collect::<Vec<_>>());
         state

@@ -94,14 +94,24 @@ impl<'a> Runner<'a> {
         if runner.record_finished().await? {
             beside = runner.catch_up().await?;
         }
+        let counted = runner.bytes(&beside).max(lease.bytes);
         loop {
             let action = next(&runner.state, beside.surroundings(runner.recovering, runner.self_hosted));
             runner.recovering &= matches!(action, Action::Close(_));
+            let slack = limits::LARGE_LOG_BYTES.max(counted / 4);
+            if matches!(action, Action::Ask) && runner.bytes(&beside) > counted + slack {
+                return Err(Left::Outgrown);
+            }
             if runner.act(action, &beside).await? {
                 return Ok(());
             }
             beside = runner.catch_up().await?;
         }
+    }
+
+    /// The bytes of the log that was read, and of what waits to enter it.
+    fn bytes(&self, beside: &Beside) -> i64 {
+        self.state.bytes + beside.inputs.iter().map(|input| input.bytes).sum::<i64>()
     }
 
     /// Reads what is new in the log and beside it.

@@ -28,6 +28,8 @@ use crate::{
 pub(super) enum Left {
     /// Another runner has it now.
     Lost,
+    /// The session takes more memory than was counted for it; it is taken up again, and counted anew.
+    Outgrown,
     /// Something failed; the session is taken up again when the lease ends.
     Failed(Error),
 }

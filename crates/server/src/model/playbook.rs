@@ -58,6 +58,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use super::{
     Block, Delta, DeltaSink, INTERRUPTED, Message, Model, ModelReply, ModelRequest, ReplyFuture, Role, Stop, Usage,
 };
+use crate::json_size::json_size;
 
 /// Most bytes of what a block returned that the report repeats.
 const OUTPUT_BYTES: usize = 4 << 10;
@@ -371,8 +372,8 @@ fn stream(text: &str, deltas: DeltaSink<'_>) {
 }
 
 fn tokens(content: &impl Serialize) -> u64 {
-    let json = serde_json::to_string(content).expect("messages and tools are JSON");
-    (json.len() as u64).div_ceil(TOKEN_BYTES)
+    let bytes = json_size(content).expect("messages and tools are JSON");
+    (bytes as u64).div_ceil(TOKEN_BYTES)
 }
 
 #[cfg(test)]

@@ -4,37 +4,27 @@
 //! of a body lives as long. Places are given in the order in which they are asked for, first among the bodies of a workspace
 //! and then among all.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::time::Duration;
 
 use axum::body::Body;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use hyper::body::Body as _;
 use rota_api::id::WorkspaceId;
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::timeout,
-};
+use tokio::time::timeout;
 
 use crate::{
     error::{Error, Result},
     limits::{
         BODIES_BYTES, BODIES_BYTES_OF_ONE, BODY_NODE_BYTES, BODY_WAIT, MAX_BODY_BYTES, MAX_BODY_NODES, SMALL_BODY_BYTES,
     },
+    room::{Held, Room},
 };
-
-/// Whose bodies share their places: those of a workspace, or of administrators that name none.
-type Share = Option<WorkspaceId>;
 
 /// The places for bodies.
 pub struct Intake {
     wait: Duration,
-    all: Arc<Semaphore>,
-    of_one: Mutex<HashMap<Share, Arc<Semaphore>>>,
+    room: Room,
 }
 
 impl Default for Intake {
@@ -43,32 +33,17 @@ impl Default for Intake {
     }
 }
 
-/// The places that a body has, until this is dropped.
-pub struct Place {
-    of_one: OwnedSemaphorePermit,
-    all: OwnedSemaphorePermit,
-}
-
-impl Place {
-    /// Gives back what is more than enough for a body of so many bytes.
-    fn shrink(&mut self, bytes: usize) {
-        for permit in [&mut self.of_one, &mut self.all] {
-            drop(permit.split(permit.num_permits().saturating_sub(weight(bytes) as usize)));
-        }
-    }
-}
-
 impl Intake {
     /// Places for which a body waits at most so long.
     fn waiting(wait: Duration) -> Self {
-        Self { wait, all: Arc::new(Semaphore::new(kib(BODIES_BYTES) as usize)), of_one: Mutex::default() }
+        Self { wait, room: Room::new(BODIES_BYTES, BODIES_BYTES_OF_ONE) }
     }
 
     /// Reads a body. Its place, if it needs one, is to be kept until the request is answered.
     ///
     /// # Errors
     /// 413 when it is too large, 400 when it breaks off, 529 when it has waited too long for a place.
-    pub async fn read(&self, share: Option<&WorkspaceId>, body: Body) -> Result<(Bytes, Option<Place>)> {
+    pub async fn read(&self, share: Option<&WorkspaceId>, body: Body) -> Result<(Bytes, Option<Held>)> {
         let length = body.size_hint().exact().map(|length| usize::try_from(length).unwrap_or(usize::MAX));
         if length.is_some_and(|length| length > MAX_BODY_BYTES) {
             return Err(too_large());
@@ -92,29 +67,15 @@ impl Intake {
             bytes.extend_from_slice(&chunk);
         }
         if let Some(place) = &mut place {
-            place.shrink(bytes.len());
+            place.shrink(weight(bytes.len()));
         }
         Ok((bytes.into(), place))
     }
 
-    async fn place(&self, share: Option<&WorkspaceId>, bytes: usize) -> Result<Place> {
-        let of_one = self.of_one(share);
-        let waiting = async {
-            let of_one = of_one.acquire_many_owned(weight(bytes)).await.map_err(Error::internal)?;
-            let all = self.all.clone().acquire_many_owned(weight(bytes)).await.map_err(Error::internal)?;
-            Ok(Place { of_one, all })
-        };
-        timeout(self.wait, waiting).await.unwrap_or(Err(Error::Overloaded(
-            "the server is at work on as many large bodies as it has room for; try again",
-        )))
-    }
-
-    /// The places of one share. Those that nobody uses are forgotten.
-    fn of_one(&self, share: Option<&WorkspaceId>) -> Arc<Semaphore> {
-        let mut all = self.of_one.lock().unwrap_or_else(PoisonError::into_inner);
-        all.retain(|_, places| Arc::strong_count(places) > 1);
-        let fresh = || Arc::new(Semaphore::new(kib(BODIES_BYTES_OF_ONE) as usize));
-        all.entry(share.cloned()).or_insert_with(fresh).clone()
+    async fn place(&self, share: Option<&WorkspaceId>, bytes: usize) -> Result<Held> {
+        timeout(self.wait, self.room.take(share, weight(bytes))).await.map_err(|_| {
+            Error::Overloaded("the server is at work on as many large bodies as it has room for; try again")
+        })
     }
 }
 
@@ -122,14 +83,9 @@ fn too_large() -> Error {
     Error::TooLarge(format!("the body is larger than {} MB", MAX_BODY_BYTES / 1024 / 1024))
 }
 
-/// The places of a body of so many bytes: for these, and for a value in every four of them. Shorter values take less memory.
-fn weight(bytes: usize) -> u32 {
-    kib(bytes + BODY_NODE_BYTES * MAX_BODY_NODES.min(bytes / 4))
-}
-
-/// A number of bytes in the unit of places.
-fn kib(bytes: usize) -> u32 {
-    u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX)
+/// The memory that a body of so many bytes counts for: these, and a value in every four of them. Shorter values take less.
+fn weight(bytes: usize) -> usize {
+    bytes + BODY_NODE_BYTES * MAX_BODY_NODES.min(bytes / 4)
 }
 
 #[cfg(test)]
@@ -166,12 +122,11 @@ mod tests {
         assert_eq!(bytes.len(), MAX_BODY_BYTES, "another workspace has places");
         drop((held, there));
         intake.read(Some(&one), body(MAX_BODY_BYTES)).await.unwrap();
-        assert!(intake.of_one.lock().unwrap().len() <= 1, "what nobody uses is forgotten");
     }
 
     #[tokio::test]
     async fn bodies_of_many_values_count_for_what_those_take() {
-        assert!(weight(MAX_BODY_BYTES) <= kib(BODIES_BYTES_OF_ONE), "the largest has room");
+        assert!(weight(MAX_BODY_BYTES) <= BODIES_BYTES_OF_ONE, "the largest has room");
         let intake = Intake::waiting(Duration::from_millis(20));
         let one = workspace("one");
         let mut held = Vec::new();

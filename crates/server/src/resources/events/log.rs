@@ -27,6 +27,8 @@ pub struct Logged {
     pub hidden: Option<String>,
     /// When it was processed.
     pub processed_at: Time,
+    /// The length of its text.
+    pub bytes: i64,
 }
 
 /// An event to append.
@@ -167,11 +169,12 @@ pub fn insert_initial(
 pub fn read(tx: &mut Tx<'_>, session: &SessionId, seq: i64) -> Result<(Vec<Logged>, bool)> {
     let (events, cut) = tx.within(
         LOG_BATCH_BYTES,
-        "SELECT seq, body, hidden, processed_at FROM session_events WHERE session_id = $1 AND seq > $2
+        "SELECT seq, body, hidden, processed_at, octet_length(body) FROM session_events WHERE session_id = $1 AND seq > $2
          ORDER BY seq LIMIT $3",
         vals![session, seq, STREAM_BATCH],
         |row| {
-            Ok(Logged { seq: row.int(0)?, event: row.json(1)?, hidden: row.opt_text(2)?, processed_at: row.time(3)? })
+            let (seq, event, bytes) = (row.int(0)?, row.json(1)?, row.int(4)?);
+            Ok(Logged { seq, event, hidden: row.opt_text(2)?, processed_at: row.time(3)?, bytes })
         },
     )?;
     let more = cut || events.len() as i64 == STREAM_BATCH;

@@ -3,8 +3,6 @@
 //! A session at rest takes events into its log at once and goes to work. A working one keeps messages and interrupts
 //! waiting until the agent takes them up; answers to what waits for the client enter the log at once.
 
-use std::io;
-
 use rota_api::{
     event::{EventBody, StopReason},
     id::{EventId, Id, SessionId, WorkspaceId},
@@ -16,6 +14,7 @@ use super::log;
 use crate::{
     db::{Notice, Tx, vals},
     error::{Error, Result},
+    json_size::json_size,
     limits::{MAX_QUEUED_BYTES, MAX_QUEUED_INPUTS, MAX_SESSION_BYTES, MAX_SESSION_EVENTS},
     model::INTERRUPTED,
     resources::sessions::{self, Control, Waiting, WaitingFor},
@@ -55,10 +54,10 @@ pub(super) fn send(
 fn check_room(tx: &mut Tx<'_>, session: &Control, events: &[EventBody]) -> Result<()> {
     let moves =
         |event: &EventBody| matches!(event, EventBody::UserInterrupt { .. } | EventBody::UserToolConfirmation { .. });
-    let mut counted = Counted(0);
+    let mut bytes = 0;
     let mut count = 0;
     for event in events.iter().filter(|event| !moves(event)) {
-        serde_json::to_writer(&mut counted, event)?;
+        bytes += json_size(event)? as i64;
         count += 1;
     }
     let sql = "SELECT count(*), coalesce(sum(octet_length(body)), 0) FROM session_inputs WHERE session_id = $1";
@@ -75,7 +74,7 @@ fn check_room(tx: &mut Tx<'_>, session: &Control, events: &[EventBody]) -> Resul
     if count == 0 {
         return Ok(());
     }
-    if waiting_bytes > 0 && waiting_bytes + counted.0 > MAX_QUEUED_BYTES {
+    if waiting_bytes > 0 && waiting_bytes + bytes > MAX_QUEUED_BYTES {
         return Err(Error::invalid(format_args!(
             "more than {} MB of events would wait in session {id}; send them when it has come to rest",
             MAX_QUEUED_BYTES / 1024 / 1024
@@ -94,27 +93,13 @@ fn check_room(tx: &mut Tx<'_>, session: &Control, events: &[EventBody]) -> Resul
             "session {id} has {there} of at most {MAX_SESSION_EVENTS} events, and no room for more messages; create another one"
         )));
     }
-    if session.bytes + waiting_bytes + counted.0 > MAX_SESSION_BYTES {
+    if session.bytes + waiting_bytes + bytes > MAX_SESSION_BYTES {
         return Err(Error::invalid(format_args!(
             "the events of session {id} would have more than {} MB; create another one",
             MAX_SESSION_BYTES / 1024 / 1024
         )));
     }
     Ok(())
-}
-
-/// Counts the bytes that are written.
-struct Counted(i64);
-
-impl io::Write for Counted {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0 += bytes.len() as i64;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 /// Checks one event against what waits, and takes what it answers from there. Whether it is an answer.
