@@ -81,7 +81,8 @@ mod tests {
         let mut of_third = Box::pin(room.take(Some(&third), 100 << 10));
         assert!(poll!(&mut of_third).is_pending(), "there is no more");
         first.shrink(100 << 10);
-        drop((of_third.await, more.await, of_other, first));
+        drop(of_third.await);
+        drop((more.await, of_other, first));
         drop(room.take(Some(&one), 0).await);
         assert!(room.of_one.lock().unwrap().len() <= 1, "parts that nobody uses are forgotten");
     }

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// One of each resource, by the name of the parameter that stands for it in a path.
-async fn one_of_each(api: &Api) -> BTreeMap<&'static str, String> {
+pub async fn one_of_each(api: &Api) -> BTreeMap<&'static str, String> {
     let wants = json!({"url": "https://hooks.invalid", "enabled_events": ["agent.created"]});
     let endpoint = api.post(ENDPOINTS, wants).await;
     let parts = Parts::new(api).await;
@@ -36,7 +36,7 @@ async fn one_of_each(api: &Api) -> BTreeMap<&'static str, String> {
 }
 
 /// Every operation of the server, with the ids of resources that are there.
-fn operations(ids: &BTreeMap<&str, String>) -> Vec<(Method, String)> {
+pub fn operations(ids: &BTreeMap<&str, String>) -> Vec<(Method, String)> {
     let filled = |path: &str| ids.iter().fold(path.to_owned(), |path, (name, id)| path.replace(name, id));
     served().into_iter().map(|(method, path)| (method, filled(path))).collect()
 }

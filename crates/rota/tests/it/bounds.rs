@@ -8,12 +8,15 @@ use rota_server::{
     limits::{MAX_AGENT_BYTES, MAX_DEPLOYMENT_BYTES, MAX_SESSION_BYTES, MAX_SESSION_EVENTS, PAGE_BYTES},
 };
 use serde_json::{Value, json};
+use tokio::time::{sleep, timeout};
 
 use crate::{
     client::{Api, Refusal, invalid},
-    given::{Parts, agent, id, message, over, script},
+    given::{Parts, agent, environment, id, message, over, script},
     process::{self, Server},
-    server::{PATIENCE, Rota},
+    server::{PATIENCE, Rota, appears},
+    stream::{first, kinds, text},
+    upstream::{Reply, Upstream},
 };
 
 const MIB: usize = 1024 * 1024;
@@ -247,6 +250,65 @@ async fn streams_that_nobody_reads_hold_a_batch_each_and_not_the_session() {
     let grown = memory_mib(&server).saturating_sub(rested);
     // The four readers of SQLite keep 32 MB each.
     assert!(grown < 200, "13 unread streams over a session of 30 MB took {grown} MB");
+}
+
+/// How long the conversations are that a model was sent, in MiB, shortest first.
+fn sizes(upstream: &Upstream) -> Vec<usize> {
+    let size = |asked: &Value| asked["messages"].to_string().len() / MIB;
+    let mut sizes: Vec<usize> = upstream.asked().iter().map(size).collect();
+    sizes.sort_unstable();
+    sizes
+}
+
+#[tokio::test]
+async fn large_conversations_of_one_workspace_wait_for_one_another_and_not_those_of_another() {
+    let upstream = Upstream::start((0..5).map(|_| Reply::Stall)).await;
+    let rota = Rota::with(|config| config.models = vec![upstream.model()]).await;
+    let (api, other) = (&rota.api, rota.other_workspace().await);
+    let session = async |api: &Api, mib: usize| {
+        let parts = Parts {
+            agent: agent(api, json!({"model": "house"})).await,
+            environment: environment(api, &format!("{mib}")).await,
+        };
+        let events: Vec<Value> = (0..3).map(|_| large((mib * MIB / 3).max(1))).collect();
+        parts.session(api, json!({"initial_events": events})).await
+    };
+    let asked = async |expected: &[usize]| {
+        let waiting = async {
+            while upstream.asked().len() < expected.len() {
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(PATIENCE, waiting).await.expect("the model is asked");
+        assert_eq!(sizes(&upstream), expected);
+    };
+    let first = session(api, 30).await;
+    asked(&[30]).await;
+    session(api, 29).await;
+    asked(&[29, 30]).await;
+    session(api, 28).await;
+    session(&other, 27).await;
+    asked(&[27, 29, 30]).await;
+    session(api, 0).await;
+    asked(&[0, 27, 29, 30]).await;
+    api.events(id(&first), json!([{"type": "user.interrupt"}])).await;
+    asked(&[0, 27, 28, 29, 30]).await;
+}
+
+#[tokio::test]
+async fn a_session_that_grows_large_at_work_goes_on() {
+    let rota = Rota::start().await;
+    let api = &rota.api;
+    let waits = "touch started; while [ ! -e go ]; do sleep 0.05; done; echo gone";
+    let session = Parts::new(api).await.session_with(api, script(waits)).await;
+    appears(rota.workspace_file(id(&session), "started")).await;
+    api.events(id(&session), json!([large(8 * MIB)])).await;
+    std::fs::write(rota.workspace_file(id(&session), "go"), "").unwrap();
+    let events = api.stream_from(id(&session), 0).await.turn().await;
+    let of_calls: Vec<&str> =
+        kinds(&events).into_iter().filter(|kind| kind.contains("tool") || kind.contains("status")).collect();
+    assert_eq!(of_calls, ["session.status_running", "agent.tool_use", "agent.tool_result", "session.status_idle"]);
+    assert_eq!(text(first(&events, "agent.tool_result")).trim(), "gone");
 }
 
 /// What a server has in memory.

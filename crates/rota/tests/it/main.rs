@@ -31,6 +31,7 @@ mod models;
 mod node_policies;
 mod nodes;
 mod occurrences;
+mod odd_inputs;
 mod places;
 mod policies;
 mod preview;

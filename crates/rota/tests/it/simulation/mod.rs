@@ -5,7 +5,7 @@
 //! `ROTA_SIMULATION_SEED=7 cargo test -p rota --test it simulation` plays one again; `ROTA_SIMULATION_SEEDS` says how many
 //! are played.
 
-mod dice;
+pub mod dice;
 mod history;
 mod model;
 mod outbox;
