@@ -98,7 +98,10 @@ fn nodes(value: &Value, at: &str, found: &mut Vec<String>) {
         Value::Array(items) => {
             items.iter().enumerate().for_each(|(index, item)| nodes(item, &format!("{at}/{index}"), found));
         }
-        Value::Object(fields) => fields.iter().for_each(|(name, field)| nodes(field, &format!("{at}/{name}"), found)),
+        Value::Object(fields) => fields.iter().for_each(|(name, field)| {
+            let name = name.replace('~', "~0").replace('/', "~1");
+            nodes(field, &format!("{at}/{name}"), found);
+        }),
         _ => {}
     }
 }
