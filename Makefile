@@ -9,7 +9,7 @@ demo:
 # Everything: what `check` does, the same tests on PostgreSQL, and the official SDKs against the real binary; the widest
 # of their suites also on PostgreSQL.
 test: check
-	tests/with-postgres sh -c 'cargo test -p rota --test it && tests/sdk/run python' || [ $$? = 77 ]
+	tests/with-postgres sh -c 'cargo test -p rota --test it -- --include-ignored && tests/sdk/run python' || [ $$? = 77 ]
 	tests/sdk/run
 
 # Before each commit: format, lints, and every Rust test.

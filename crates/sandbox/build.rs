@@ -13,8 +13,7 @@ const NAME: &str = "rota-init";
 const PROFILE: &str = "init";
 /// What must not reach the second cargo: flags and wrappers of this build (`cargo clippy` is one), which are not for the
 /// init and would have it built anew by each kind of build.
-const NOT_FOR_THE_INIT: [&str; 4] =
-    ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "RUSTC_WORKSPACE_WRAPPER", "CLIPPY_ARGS"];
+const NOT_FOR_THE_INIT: [&str; 4] = ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "RUSTC_WORKSPACE_WRAPPER", "CLIPPY_ARGS"];
 
 fn main() {
     for read in ["build.rs", "Cargo.toml", "src", "../../Cargo.toml", "../../Cargo.lock"] {
@@ -27,7 +26,17 @@ fn main() {
     let target_dir = beside_the_profiles(&out).join(PROFILE);
     let target = variable("TARGET");
     let mut cargo = Command::new(variable("CARGO"));
-    cargo.args(["build", "--locked", "--no-default-features", "--bin", NAME, "--profile", PROFILE, "--target", &target]);
+    cargo.args([
+        "build",
+        "--locked",
+        "--no-default-features",
+        "--bin",
+        NAME,
+        "--profile",
+        PROFILE,
+        "--target",
+        &target,
+    ]);
     cargo.arg("--manifest-path").arg(Path::new(&variable("CARGO_MANIFEST_DIR")).join("Cargo.toml"));
     cargo.arg("--target-dir").arg(&target_dir);
     for name in NOT_FOR_THE_INIT {
