@@ -1,6 +1,6 @@
 # What the README's commands do. Each target needs only what the README names.
 
-.PHONY: demo test check reliability bench
+.PHONY: demo test check quick release reliability bench
 
 # The whole way once: server, agent, environment, deployment, run, live session.
 demo:
@@ -9,14 +9,29 @@ demo:
 # Everything: what `check` does, the same tests on PostgreSQL, and the official SDKs against the real binary; the widest
 # of their suites also on PostgreSQL.
 test: check
-	tests/with-postgres sh -c 'cargo test -p rota --test it && tests/sdk/run python' || [ $$? = 77 ]
+	tests/with-postgres sh -c 'cargo test -p rota --test it -- --include-ignored && tests/sdk/run python' || [ $$? = 77 ]
 	tests/sdk/run
 
-# Before each commit: format, lints, and every Rust test.
+# Before each commit: format, lints, docs, licences, and every Rust test that needs no PostgreSQL.
 check:
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- --deny warnings
+	RUSTDOCFLAGS='--deny warnings' cargo doc --quiet --workspace --no-deps
+	deny=$$(tests/setup --print-cargo-deny) && $$deny check licenses bans sources || [ $$? = 77 ]
 	cargo test --workspace
+
+# While working: format, lints, and the tests beside the code. Under two minutes where the last run is not long ago.
+quick:
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- --deny warnings
+	cargo test --workspace --lib
+
+# What is shipped, in target/ship: the program, and its symbols for debuggers and backtraces, which find them beside it.
+release:
+	cargo build --profile dist -p rota
+	mkdir -p target/ship
+	objcopy --only-keep-debug target/dist/rota target/ship/rota.debug
+	cd target/ship && objcopy --strip-all --add-gnu-debuglink=rota.debug ../dist/rota rota
 
 # Sessions at work through outages of the database, kills, freezes and a full disk: half an hour, as root all of it.
 reliability:

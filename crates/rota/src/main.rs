@@ -19,8 +19,6 @@ use cli::{Cli, Command};
 const LAST_MOMENT: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
-    // A process that the server starts as the init of a sandbox never comes back from here.
-    rota_sandbox::run_init_if_asked();
     rota_sandbox::heap::keep_little();
     let cli = Cli::parse();
     match run(cli.command) {

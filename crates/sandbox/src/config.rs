@@ -16,8 +16,7 @@ pub struct Config {
     pub root_fs: Option<PathBuf>,
     /// What one sandbox may take.
     pub limits: Limits,
-    /// The program that becomes process 1 of a sandbox; it calls [`crate::run_init_if_asked`] first thing in `main`.
-    /// `None`: the running program itself.
+    /// The program that becomes process 1 of a sandbox. `None`: the one that is built with this crate.
     pub init_program: Option<PathBuf>,
 }
 

@@ -1,13 +1,12 @@
 //! The fence around an agent's tools: namespaces, limits, the init inside, the built-in tools.
 //!
-//! [`Embedded`] opens one [`Sandbox`] a session. The program that hosts it calls [`run_init_if_asked`] first thing in
-//! `main`: the same program, started again with a marker argument, becomes process 1 of every sandbox.
+//! [`Embedded`] opens one [`Sandbox`] a session. Process 1 of a sandbox is a program of its own, `rota-init`: this crate
+//! without its feature `host`, which `build.rs` builds and [`Embedded`] carries inside.
 //!
 //! ```no_run
 //! use rota_sandbox::{Config, Embedded, ToolCall};
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! rota_sandbox::run_init_if_asked();
 //! let embedded = Embedded::new(Config::new("/var/lib/rota"))?;
 //! let sandbox = embedded.open("sesn_1").await?;
 //! let call = ToolCall::bash("echo hello");
@@ -16,11 +15,16 @@
 //! # }
 //! ```
 
+// The init uses a part of what both sides share.
+#![cfg_attr(not(feature = "host"), allow(dead_code))]
+
 mod config;
 mod deletion;
+#[cfg(feature = "host")]
 mod embedded;
 mod error;
 mod folder;
+#[cfg(feature = "host")]
 #[allow(unsafe_code)] // Speaks to the C library's allocator.
 pub mod heap;
 mod init;
@@ -30,7 +34,8 @@ mod tools;
 mod wire;
 
 pub use config::{Config, Limits};
+#[cfg(feature = "host")]
 pub use embedded::{Embedded, Protection, ProtectionState, Sandbox, SetAside};
 pub use error::Error;
-pub use init::run_init_if_asked;
+pub use init::run_init;
 pub use tools::{ToolCall, ToolDefinition, ToolOutput, tool_definitions};

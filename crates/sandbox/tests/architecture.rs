@@ -33,7 +33,7 @@ const MAY: [(&str, &str); 18] = [
     ("heap.rs", "/proc"),
     ("embedded/cgroup.rs", "the kernel's cgroup files"),
     ("embedded/identity.rs", "/etc/subuid and the programs that map ids"),
-    ("embedded/program.rs", "the server's own program"),
+    ("embedded/program.rs", "the program that a test puts in the place of the init"),
     ("embedded/records.rs", "the records of what runs, which the server alone writes"),
     ("embedded/remedy.rs", "/proc"),
     ("init/mod.rs", "/dev/null, id maps in /proc, cgroup.procs"),

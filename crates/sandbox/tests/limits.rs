@@ -400,7 +400,7 @@ fn the_death_of_the_server_ends_its_sandboxes() {
 #[tokio::test]
 async fn what_an_earlier_server_left_running_is_swept_away() {
     let folder = tempfile::tempdir().unwrap();
-    let config = Config { init_program: Some(inside::INIT.into()), ..Config::new(folder.path()) };
+    let config = Config::new(folder.path());
     let earlier = Embedded::new(config.clone()).unwrap();
     let sandbox = earlier.open("s").await.unwrap();
     bash(&sandbox, "sleep 77012 & cd /tmp; touch /workspace/kept").await;

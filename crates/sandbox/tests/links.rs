@@ -173,7 +173,7 @@ async fn the_operator_may_put_the_sessions_elsewhere_by_a_link() {
     fs::create_dir(&data).unwrap();
     fs::create_dir_all(elsewhere.join("sessions")).unwrap();
     symlink(elsewhere.join("sessions"), data.join("sessions")).unwrap();
-    let embedded = Embedded::new(Config { init_program: Some(inside::INIT.into()), ..Config::new(&data) }).unwrap();
+    let embedded = Embedded::new(Config::new(&data)).unwrap();
     let sandbox = embedded.open("s").await.unwrap();
     inside::bash(&sandbox, "echo kept > file").await;
     assert_eq!(fs::read_to_string(elsewhere.join("sessions/s/workspace/file")).unwrap(), "kept\n");

@@ -304,7 +304,7 @@ pub struct SandboxConfig {
     pub cpus: f64,
     /// Most bytes on disk of one sandbox, in MiB.
     pub disk_mib: u64,
-    /// The program that becomes the init of a sandbox. Absent: this program.
+    /// The program that becomes the init of a sandbox, for tests. Absent: the one that is built in.
     #[serde(skip)]
     pub init_program: Option<PathBuf>,
 }

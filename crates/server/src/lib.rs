@@ -1,6 +1,7 @@
 //! The Rota server as a library: [`serve`] starts it, for the binary and for every test.
 
 pub mod app;
+pub mod backoff;
 pub mod clock;
 pub mod closed;
 pub mod config;

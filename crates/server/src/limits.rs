@@ -153,6 +153,8 @@ pub const DATABASE_SILENCE: Duration = Duration::from_secs(30);
 pub const DATABASE_TRIES: u32 = 7;
 /// The pause before the second try; it doubles with each further one. Together they outlast a restart of the database.
 pub const DATABASE_RETRY_FIRST: Duration = Duration::from_millis(50);
+/// The longest such pause.
+pub const DATABASE_RETRY_MAX: Duration = Duration::from_millis(3200);
 /// Hints for other servers that may wait to be sent; more are left out.
 pub const HINT_QUEUE: usize = 10_000;
 /// Most hints in one notification, which can carry 8,000 bytes.

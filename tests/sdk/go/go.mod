@@ -1,8 +1,8 @@
 module rota.invalid/sdk-tests
 
-go 1.24
+go 1.25
 
-require github.com/anthropics/anthropic-sdk-go v1.84.0
+require github.com/anthropics/anthropic-sdk-go/v2 v2.15.0
 
 require (
 	github.com/bahlo/generic-list-go v0.2.0 // indirect

@@ -12,8 +12,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/anthropics/anthropic-sdk-go"
-	"github.com/anthropics/anthropic-sdk-go/option"
+	"github.com/anthropics/anthropic-sdk-go/v2"
+	"github.com/anthropics/anthropic-sdk-go/v2/option"
 )
 
 var client = connect("ROTA_KEY")
@@ -45,19 +45,15 @@ func unique(t *testing.T, kind string) string {
 
 func message(script string) *anthropic.BetaManagedAgentsUserMessageEventParams {
 	text := anthropic.BetaManagedAgentsTextBlockParam{
-		Type: anthropic.BetaManagedAgentsTextBlockTypeText,
 		Text: "```bash\n" + script + "\n```\n",
 	}
 	return &anthropic.BetaManagedAgentsUserMessageEventParams{
-		Type:    anthropic.BetaManagedAgentsUserMessageEventParamsTypeUserMessage,
 		Content: []anthropic.BetaManagedAgentsUserMessageEventParamsContentUnion{{OfText: &text}},
 	}
 }
 
 func newAgent(t *testing.T) *anthropic.BetaManagedAgentsAgent {
-	toolset := anthropic.BetaManagedAgentsAgentToolset20260401Params{
-		Type: anthropic.BetaManagedAgentsAgentToolset20260401ParamsTypeAgentToolset20260401,
-	}
+	toolset := anthropic.BetaManagedAgentsAgentToolset20260401Params{}
 	agent, err := client.Beta.Agents.New(t.Context(), anthropic.BetaAgentNewParams{
 		Name:  unique(t, "agent"),
 		Model: anthropic.BetaManagedAgentsModelConfigParams{ID: "playbook"},

@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"reflect"
 
-	"github.com/anthropics/anthropic-sdk-go/packages/respjson"
+	"github.com/anthropics/anthropic-sdk-go/v2/packages/respjson"
 )
 
 // misfits names each required field that a response lacks, each field whose value is not of its type, and each field

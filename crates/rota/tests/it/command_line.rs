@@ -8,13 +8,20 @@ use std::{
     process::{Output, Stdio},
 };
 
+use reqwest::Method;
 use rota_server::{clock::Clock, config::Config};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
-use crate::{client::Api, database::Database, given::environment, server::Rota};
+use crate::{
+    client::Api,
+    database::{Database, NEEDED},
+    given::environment,
+    process,
+    server::Rota,
+};
 
 async fn rota(arguments: &[&str], data: &Path) -> Output {
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_rota"));
@@ -43,7 +50,12 @@ async fn only_the_creation_of_a_key_begins_a_store() {
     refused(CREATE, &folder.path().join("missing"), "is not a folder").await;
     assert!(rota(CREATE, folder.path()).await.status.success());
     assert!(rota(&["keys", "list"], folder.path()).await.status.success());
-    let Some(database) = Database::create() else { return };
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: tests/with-postgres"]
+async fn a_command_begins_no_store_in_a_database_either() {
+    let (folder, database) = (TempDir::new().unwrap(), Database::create().expect(NEEDED));
     refused(&["org", "disable", "--database", &database.url().0], folder.path(), "the store is empty").await;
 }
 
@@ -152,6 +164,25 @@ async fn a_stopped_server_and_a_command_leave_a_store_that_is_one_file() {
     let api = Api::new(server.address, created["key"].as_str().unwrap().to_owned(), Clock::System);
     assert_eq!(api.get("/v1/environments").await["data"], json!([made]));
     server.stop().await;
+}
+
+#[tokio::test]
+async fn the_log_names_the_request_that_a_transaction_belongs_to() {
+    let folder = TempDir::new().unwrap();
+    let key = process::create_key(folder.path(), &[]);
+    let mut server = process::Server::new(folder.path(), &[]);
+    server.log = Some(folder.path().join("log"));
+    server.start().await;
+    let client = process::Client::new(server.address, key);
+    for (method, transaction) in [(Method::POST, "write"), (Method::GET, "read")] {
+        let request = client.request(method.clone(), "/v1/environments");
+        let body = (method == Method::POST).then(|| json!({"name": "e"}).to_string());
+        let response = request.body(body.unwrap_or_default()).send().await.unwrap();
+        let id = response.headers()["request-id"].to_str().unwrap().to_owned();
+        let log = fs::read_to_string(folder.path().join("log")).unwrap();
+        let told = |line: &&str| line.contains(&format!("request{{request_id={id}}}")) && line.contains(transaction);
+        assert!(log.lines().any(|line| told(&line)), "no {transaction} of {id}:\n{log}");
+    }
 }
 
 #[tokio::test]

@@ -11,6 +11,9 @@ use tokio_postgres::NoTls;
 /// The variable that names a PostgreSQL server, without a database: `tests/with-postgres` sets it.
 const SERVER: &str = "ROTA_TEST_DATABASE";
 
+/// Why a test that needs PostgreSQL fails where it is asked for without: such tests are ignored otherwise.
+pub const NEEDED: &str = "ROTA_TEST_DATABASE names a PostgreSQL server: tests/with-postgres";
+
 /// The host and the port of the server. `None` when tests run on SQLite.
 pub fn address() -> Option<String> {
     let url = std::env::var(SERVER).ok()?;

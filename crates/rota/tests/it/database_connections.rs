@@ -11,7 +11,7 @@ use std::{
 use tempfile::TempDir;
 
 use crate::{
-    database::{self, Database},
+    database::{self, Database, NEEDED},
     process::Server,
     receiver::CERTIFICATE,
 };
@@ -57,8 +57,9 @@ fn nowhere() -> u16 {
 }
 
 #[test]
+#[ignore = "needs PostgreSQL: tests/with-postgres"]
 fn a_server_that_cannot_use_its_database_says_why_and_what_to_do_but_no_password() {
-    let Some((database, port)) = database_with_password() else { return };
+    let (database, port) = database_with_password().expect(NEEDED);
     let name = database.name();
     let (nowhere, without_tls) = (nowhere(), without_tls());
     // What comes after the password, whether the certificate is trusted, why, and what to do.
@@ -88,8 +89,9 @@ fn a_server_that_cannot_use_its_database_says_why_and_what_to_do_but_no_password
 }
 
 #[tokio::test]
+#[ignore = "needs PostgreSQL: tests/with-postgres"]
 async fn a_server_reaches_its_database_over_tls_under_a_private_authority() {
-    let Some((database, port)) = database_with_password() else { return };
+    let (database, port) = database_with_password().expect(NEEDED);
     let url = format!("postgres://password_only:{PASSWORD}@localhost:{port}/{}?sslmode=require", database.name());
     let folder = TempDir::new().unwrap();
     let mut server = server(folder.path(), &url, true);

@@ -20,7 +20,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::{
     client::{Answer, Api, Refusal},
-    database::Database,
+    database::{Database, NEEDED},
     given::{Parts, environment, id, message, over},
     proxy::{Cut, Proxy},
     schedules::{every, fired, path, runs},
@@ -47,9 +47,10 @@ async fn run_with_key(api: &Api, deployment: &Value) -> Answer {
 }
 
 #[tokio::test]
+#[ignore = "needs PostgreSQL: tests/with-postgres"]
 async fn a_commit_whose_answer_is_lost_is_no_success_and_can_be_asked_for_again() {
     for cut in [Cut::Before, Cut::After] {
-        let Some(proxy) = Proxy::start() else { return };
+        let proxy = Proxy::start().expect(NEEDED);
         let rota = behind(&proxy, [Role::Api].into_iter().collect()).await;
         let api = &rota.api;
         let made = Parts::new(api).await.deployment(api, json!({})).await;
@@ -66,8 +67,9 @@ async fn a_commit_whose_answer_is_lost_is_no_success_and_can_be_asked_for_again(
 }
 
 #[tokio::test]
+#[ignore = "needs PostgreSQL: tests/with-postgres"]
 async fn a_connection_that_ends_right_after_an_answer_is_replaced_and_the_write_runs_again() {
-    let Some(proxy) = Proxy::start().map(Arc::new) else { return };
+    let proxy = Proxy::start().map(Arc::new).expect(NEEDED);
     let rota = behind(&proxy, [Role::Api].into_iter().collect()).await;
     let direct = rota.beside(|config| config.database = rota.database().map(Database::url)).await.unwrap();
     let direct = &direct.server.app().db;
@@ -108,8 +110,9 @@ async fn a_connection_that_ends_right_after_an_answer_is_replaced_and_the_write_
 }
 
 #[tokio::test]
+#[ignore = "needs PostgreSQL: tests/with-postgres"]
 async fn an_outage_of_the_database_is_told_and_ends_by_itself() {
-    let Some(proxy) = Proxy::start() else { return };
+    let proxy = Proxy::start().expect(NEEDED);
     let rota = behind(&proxy, Roles::default()).await;
     let api = &rota.api;
     let parts = Parts::new(api).await;
@@ -142,8 +145,9 @@ async fn an_outage_of_the_database_is_told_and_ends_by_itself() {
 }
 
 #[tokio::test]
+#[ignore = "needs PostgreSQL: tests/with-postgres"]
 async fn a_database_that_does_not_answer_is_told_and_what_waits_for_it_goes_on() {
-    let Some(proxy) = Proxy::start() else { return };
+    let proxy = Proxy::start().expect(NEEDED);
     let rota = behind(&proxy, [Role::Api].into_iter().collect()).await;
     proxy.silence();
     let silent = async {

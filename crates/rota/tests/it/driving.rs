@@ -19,7 +19,7 @@ use tokio::time::sleep;
 
 use crate::{
     client::Api,
-    database::Database,
+    database::{Database, NEEDED},
     given::{Parts, agent, environment, id, message, script},
     proxy::{Cut, Proxy},
     server::{Rota, appears},
@@ -88,7 +88,7 @@ async fn a_runner_whose_session_was_claimed_again_leaves_it_and_its_call_does_no
 
 /// A session whose call ends while the database is away for `seconds`.
 async fn outlasts_an_outage_of(seconds: i64) {
-    let Some(proxy) = Proxy::start() else { return };
+    let proxy = Proxy::start().expect(NEEDED);
     let rota = Rota::with(|config| config.database = config.database.take().map(|url| proxy.url(&url))).await;
     let session = Parts::new(&rota.api).await.session_with(&rota.api, script(WAITS)).await;
     appears(rota.workspace_file(id(&session), "started")).await;
@@ -113,19 +113,22 @@ async fn goes_on(rota: &Rota, session: &Value) {
 }
 
 #[tokio::test]
+#[ignore = "needs PostgreSQL: tests/with-postgres"]
 async fn a_session_in_a_tool_outlasts_a_short_outage_of_the_database() {
     outlasts_an_outage_of(2).await;
 }
 
 #[tokio::test]
+#[ignore = "needs PostgreSQL: tests/with-postgres"]
 async fn a_session_in_a_tool_outlasts_an_outage_of_the_database_that_is_longer_than_its_lease() {
     outlasts_an_outage_of(40).await;
 }
 
 #[tokio::test]
+#[ignore = "needs PostgreSQL: tests/with-postgres"]
 async fn a_result_whose_commit_loses_its_connection_is_recorded_once() {
     for cut in [Cut::Before, Cut::After] {
-        let Some(proxy) = Proxy::start() else { return };
+        let proxy = Proxy::start().expect(NEEDED);
         let rota = Rota::with(|config| {
             config.database = config.database.take().map(|url| proxy.url(&url));
             config.roles = [Role::Api, Role::Runner].into_iter().collect();
@@ -140,8 +143,9 @@ async fn a_result_whose_commit_loses_its_connection_is_recorded_once() {
 }
 
 #[tokio::test]
+#[ignore = "needs PostgreSQL: tests/with-postgres"]
 async fn a_claim_that_nobody_heard_of_runs_out() {
-    let Some(proxy) = Proxy::start() else { return };
+    let proxy = Proxy::start().expect(NEEDED);
     let runner = Rota::with(|config| {
         config.database = config.database.take().map(|url| proxy.url(&url));
         config.roles = [Role::Runner].into_iter().collect();

@@ -4,15 +4,16 @@ use rota_server::copy_to_postgres;
 use serde_json::json;
 
 use crate::{
-    database::Database,
+    database::{Database, NEEDED},
     given::{Parts, id, message, script},
     server::Rota,
     stream::text,
 };
 
 #[tokio::test]
+#[ignore = "needs PostgreSQL: tests/with-postgres"]
 async fn a_store_that_was_moved_is_the_same_store() {
-    let Some(database) = Database::create() else { return };
+    let database = Database::create().expect(NEEDED);
     let rota = Rota::with(|config| config.database = None).await;
     let parts = Parts::new(&rota.api).await;
     let deployment = parts.deployment(

@@ -25,6 +25,7 @@ use tokio::{
 
 use crate::{
     client::Api,
+    database::NEEDED,
     given::{Parts, id, message, over, script},
     occurrences::audit,
     policies::{sessions, set_policy},
@@ -62,8 +63,9 @@ async fn let_go(api: &Api, (session, go): &(String, PathBuf)) {
 }
 
 #[tokio::test]
+#[ignore = "needs PostgreSQL: tests/with-postgres"]
 async fn what_rests_on_one_server_makes_room_for_what_the_other_one_fires() {
-    let Some((runner, scheduler)) = runner_and_scheduler().await else { return };
+    let (runner, scheduler) = runner_and_scheduler().await.expect(NEEDED);
     let parts = Parts::new(&scheduler.api).await;
     let queued = slow(&scheduler, &parts, json!({"overlap": "queue_one"})).await;
     let skipping = slow(&scheduler, &parts, json!({"overlap": "skip"})).await;
@@ -94,8 +96,9 @@ async fn what_rests_on_one_server_makes_room_for_what_the_other_one_fires() {
 }
 
 #[tokio::test]
+#[ignore = "needs PostgreSQL: tests/with-postgres"]
 async fn a_fire_on_one_server_interrupts_the_session_that_works_on_the_other() {
-    let Some((runner, scheduler)) = runner_and_scheduler().await else { return };
+    let (runner, scheduler) = runner_and_scheduler().await.expect(NEEDED);
     let made = slow(&scheduler, &Parts::new(&scheduler.api).await, json!({"overlap": "cancel_previous"})).await;
     at(&scheduler, "02T08:10:00").await;
     let (first, _) = nth_at_work(&runner, &made, 1).await;
@@ -153,8 +156,9 @@ async fn is_waited_for(rota: &Rota) -> bool {
 }
 
 #[tokio::test]
+#[ignore = "needs PostgreSQL: tests/with-postgres"]
 async fn a_place_that_becomes_free_while_an_occurrence_is_being_queued_is_not_overlooked() {
-    let Some((runner, scheduler)) = runner_and_scheduler().await else { return };
+    let (runner, scheduler) = runner_and_scheduler().await.expect(NEEDED);
     let made = slow(&scheduler, &Parts::new(&scheduler.api).await, json!({"overlap": "queue_one"})).await;
     at(&scheduler, "02T08:10:00").await;
     let (session, go) = nth_at_work(&runner, &made, 1).await;
@@ -176,9 +180,10 @@ async fn a_place_that_becomes_free_while_an_occurrence_is_being_queued_is_not_ov
 }
 
 #[tokio::test]
+#[ignore = "needs PostgreSQL: tests/with-postgres"]
 async fn a_place_that_becomes_free_while_a_queue_is_being_set_up_is_not_overlooked() {
     let one = Rota::without_engine().await;
-    let Some(two) = one.beside(|_| {}).await else { return };
+    let two = one.beside(|_| {}).await.expect(NEEDED);
     let made = slow(&one, &Parts::new(&one.api).await, json!({"overlap": "skip"})).await;
     at(&one, "02T08:10:00").await;
     let session = SessionId::trusted(sessions(&one.api, &made).await[0].0.clone());
@@ -224,9 +229,10 @@ async fn every_minute(rota: &Rota, policies: &[Value]) -> Vec<Value> {
 }
 
 #[tokio::test]
+#[ignore = "needs PostgreSQL: tests/with-postgres"]
 async fn two_schedulers_that_look_at_the_same_moment_do_what_one_would() {
     let one = Rota::without_engine().await;
-    let Some(two) = one.beside(|_| {}).await else { return };
+    let two = one.beside(|_| {}).await.expect(NEEDED);
     let policies = [
         json!({}),
         json!({"overlap": "skip"}),
@@ -260,9 +266,10 @@ async fn two_schedulers_that_look_at_the_same_moment_do_what_one_would() {
 }
 
 #[tokio::test]
+#[ignore = "needs PostgreSQL: tests/with-postgres"]
 async fn while_two_servers_fire_and_run_no_more_sessions_work_than_may_and_no_occurrence_is_lost() {
     let one = Rota::start().await;
-    let Some(two) = one.beside(|_| {}).await else { return };
+    let two = one.beside(|_| {}).await.expect(NEEDED);
     let limits = [1, 1, 2];
     let policies = [json!({"overlap": "skip"}), json!({"overlap": "queue_one"}), json!({"max_concurrent_sessions": 2})];
     let made = every_minute(&one, &policies).await;
@@ -291,9 +298,10 @@ async fn while_two_servers_fire_and_run_no_more_sessions_work_than_may_and_no_oc
 }
 
 #[tokio::test]
+#[ignore = "needs PostgreSQL: tests/with-postgres"]
 async fn an_attempt_that_failed_on_one_server_is_repeated_by_whichever_comes_next() {
     let one = Rota::one_session_a_minute().await;
-    let Some(two) = one.beside(|_| {}).await else { return };
+    let two = one.beside(|_| {}).await.expect(NEEDED);
     let parts = Parts::new(&one.api).await;
     let made = parts.deployment(&one.api, every("0 * * * *")).await;
     let retry = json!({"max_attempts": 3, "initial_backoff_seconds": 20, "multiplier": 1});

@@ -8,6 +8,7 @@ use tempfile::TempDir;
 
 use crate::{
     client::Api,
+    database::NEEDED,
     given::{Parts, id, message, script},
     process,
     server::{Rota, appears, disappears, record},
@@ -18,9 +19,10 @@ use crate::{
 const GONE_MICROS: i64 = 120_000_000;
 
 #[tokio::test]
+#[ignore = "needs PostgreSQL: tests/with-postgres"]
 async fn a_stream_shows_what_was_sent_and_done_through_another_server() {
     let one = Rota::start().await;
-    let Some(two) = one.beside(|config| config.roles = [Role::Api].into_iter().collect()).await else { return };
+    let two = one.beside(|config| config.roles = [Role::Api].into_iter().collect()).await.expect(NEEDED);
     let parts = Parts::new(&two.api).await;
     let session = parts.session(&two.api, json!({})).await;
     let mut stream = two.api.stream(id(&session)).await;
@@ -32,9 +34,10 @@ async fn a_stream_shows_what_was_sent_and_done_through_another_server() {
 }
 
 #[tokio::test]
+#[ignore = "needs PostgreSQL: tests/with-postgres"]
 async fn an_interrupt_reaches_the_server_that_runs_the_session() {
     let one = Rota::start().await;
-    let Some(two) = one.beside(|config| config.roles = [Role::Api].into_iter().collect()).await else { return };
+    let two = one.beside(|config| config.roles = [Role::Api].into_iter().collect()).await.expect(NEEDED);
     let parts = Parts::new(&one.api).await;
     let session = parts.session_with(&one.api, script("touch started; sleep 600")).await;
     appears(one.workspace_file(id(&session), "started")).await;
@@ -44,9 +47,10 @@ async fn an_interrupt_reaches_the_server_that_runs_the_session() {
 }
 
 #[tokio::test]
+#[ignore = "needs PostgreSQL: tests/with-postgres"]
 async fn a_key_that_is_revoked_on_one_server_is_refused_by_the_other_at_once() {
     let one = Rota::without_engine().await;
-    let Some(two) = one.beside(|_| {}).await else { return };
+    let two = one.beside(|_| {}).await.expect(NEEDED);
     let other = one.other_workspace().await;
     let (at_two, key) = (other.clone().at(two.server.address), other.key.clone());
     at_two.get("/v1/agents").await;
@@ -61,9 +65,10 @@ async fn a_key_that_is_revoked_on_one_server_is_refused_by_the_other_at_once() {
 }
 
 #[tokio::test]
+#[ignore = "needs PostgreSQL: tests/with-postgres"]
 async fn servers_that_start_at_the_same_time_make_one_store() {
     let one = Rota::without_engine().await;
-    let Some(database) = one.database() else { return };
+    let database = one.database().expect(NEEDED);
     database.run("DROP SCHEMA public CASCADE; CREATE SCHEMA public");
     let folders = [(); 3].map(|()| TempDir::new().unwrap());
     let starts = folders.iter().map(|folder| {
@@ -78,9 +83,10 @@ async fn servers_that_start_at_the_same_time_make_one_store() {
 }
 
 #[tokio::test]
+#[ignore = "needs PostgreSQL: tests/with-postgres"]
 async fn a_store_of_a_newer_program_is_refused() {
     let one = Rota::without_engine().await;
-    let Some(database) = one.database() else { return };
+    let database = one.database().expect(NEEDED);
     database.run("UPDATE schema_version SET version = 99");
     let folder = TempDir::new().unwrap();
     let mut config = one.server.app().config.clone();
@@ -141,8 +147,9 @@ async fn whole_turn(api: &Api, session: &str) -> Vec<Value> {
 }
 
 #[tokio::test]
+#[ignore = "needs PostgreSQL: tests/with-postgres"]
 async fn a_session_moves_when_its_server_is_killed_and_is_told_that_its_files_are_gone() {
-    let Some(pair) = Pair::start().await else { return };
+    let pair = Pair::start().await.expect(NEEDED);
     let waits = "echo once >> count; touch started; sleep 600";
     let session = pair.parts.session_with(&pair.here.api, script(waits)).await;
     let session = id(&session).to_owned();
@@ -165,8 +172,9 @@ async fn a_session_moves_when_its_server_is_killed_and_is_told_that_its_files_ar
 }
 
 #[tokio::test]
+#[ignore = "needs PostgreSQL: tests/with-postgres"]
 async fn between_two_turns_a_session_waits_for_the_server_with_its_files_and_then_goes_on_without() {
-    let Some(pair) = Pair::start().await else { return };
+    let pair = Pair::start().await.expect(NEEDED);
     let session = pair.parts.session_with(&pair.here.api, script("echo kept > note")).await;
     let session = id(&session).to_owned();
     whole_turn(&pair.here.api, &session).await;
@@ -182,8 +190,9 @@ async fn between_two_turns_a_session_waits_for_the_server_with_its_files_and_the
 }
 
 #[tokio::test]
+#[ignore = "needs PostgreSQL: tests/with-postgres"]
 async fn a_server_that_was_frozen_writes_nothing_to_a_session_that_has_moved() {
-    let Some(pair) = Pair::start().await else { return };
+    let pair = Pair::start().await.expect(NEEDED);
     let waits = "touch started; while [ ! -e go ]; do sleep 0.05; done";
     let session = pair.parts.session_with(&pair.here.api, script(waits)).await;
     let session = id(&session).to_owned();

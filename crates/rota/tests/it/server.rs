@@ -78,7 +78,6 @@ impl Rota {
         let mut config =
             Config { data: folder.path().to_owned(), listen: "127.0.0.1:0".to_owned(), ..Config::default() };
         config.roles = [Role::Api, Role::Runner, Role::Webhooks].into_iter().collect();
-        config.sandbox.init_program = Some(env!("CARGO_BIN_EXE_rota").into());
         let database = Database::create().map(Arc::new);
         config.database = database.as_ref().map(|database| database.url());
         configure(&mut config);

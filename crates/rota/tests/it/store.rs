@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 
 use crate::{
     client::{conflict, invalid},
+    database::NEEDED,
     given::{environment, id},
     server::Rota,
 };
@@ -73,13 +74,12 @@ async fn a_statement_that_the_database_refuses_undoes_its_own_write_only() {
     assert_eq!(names(db).await, ["a", "b"]);
 }
 
+/// SQLite undoes the statement alone, and the rest may be committed.
 #[tokio::test]
+#[ignore = "needs PostgreSQL: tests/with-postgres"]
 async fn a_write_that_overlooks_a_refused_statement_is_no_success() {
     let rota = Rota::without_engine().await;
-    if rota.database().is_none() {
-        // SQLite undoes the statement alone, and the rest may be committed.
-        return;
-    }
+    rota.database().expect(NEEDED);
     let db = &rota.server.app().db;
     let overlooks = |tx: &mut Tx<'_>| {
         insert(tx, "once")?;
@@ -127,13 +127,12 @@ async fn a_read_that_panics_keeps_no_connection_from_later_ones() {
     }
 }
 
+/// SQLite knows no such bound.
 #[tokio::test]
+#[ignore = "needs PostgreSQL: tests/with-postgres"]
 async fn a_statement_that_takes_too_long_is_not_run_again() {
     let rota = Rota::without_engine().await;
-    if rota.database().is_none() {
-        // SQLite knows no such bound.
-        return;
-    }
+    rota.database().expect(NEEDED);
     let ran = Arc::new(AtomicUsize::new(0));
     let count = ran.clone();
     let slow = move |tx: &mut Tx<'_>| {
@@ -237,9 +236,10 @@ async fn what_is_read_under_a_lock_is_true_until_the_commit() {
 }
 
 #[tokio::test]
+#[ignore = "needs PostgreSQL: tests/with-postgres"]
 async fn connections_that_the_database_ends_are_opened_again() {
     let rota = Rota::start().await;
-    let Some(database) = rota.database() else { return };
+    let database = rota.database().expect(NEEDED);
     environment(&rota.api, "before").await;
     for round in 0..3 {
         database.run(

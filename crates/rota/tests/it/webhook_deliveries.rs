@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::{
     client::{Api, ENDPOINTS, invalid, not_found},
+    database::NEEDED,
     given::{environment, id},
     receiver::{Delivery, Receiver, Reply},
     server::Rota,
@@ -329,9 +330,10 @@ async fn a_delivery_that_a_server_leaves_under_way_is_sent_again() {
 }
 
 #[tokio::test]
+#[ignore = "needs PostgreSQL: tests/with-postgres"]
 async fn servers_on_one_store_share_deliveries_and_send_each_once() {
     let mut told = Subscribed::start().await;
-    let Some(other) = told.rota.beside(|_| {}).await else { return };
+    let other = told.rota.beside(|_| {}).await.expect(NEEDED);
     for number in 0..30 {
         told.create(&format!("one {number}")).await;
         environment(&other.api, &format!("two {number}")).await;
@@ -396,9 +398,10 @@ async fn only_a_server_of_the_role_sends() {
 }
 
 #[tokio::test]
+#[ignore = "needs PostgreSQL: tests/with-postgres"]
 async fn an_endpoint_that_is_enabled_while_the_sender_looks_misses_nothing() {
     let mut subscribed = Subscribed::with(|config| config.roles = [Role::Api].into_iter().collect()).await;
-    let Some(database) = subscribed.rota.database() else { return };
+    let database = subscribed.rota.database().expect(NEEDED);
     subscribed.create("told").await;
     // As an event is left that was written at the moment in which its endpoint was disabled.
     database.run("UPDATE webhook_endpoints SET state = 'disabled'");

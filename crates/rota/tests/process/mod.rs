@@ -21,6 +21,8 @@ pub struct Server {
     pub address: SocketAddr,
     /// The authorities whose certificates it trusts; those of the machine if there are none.
     pub authorities: Option<PathBuf>,
+    /// Where its log of every detail goes; without, errors go to the log of the tests.
+    pub log: Option<PathBuf>,
     options: Vec<String>,
     child: Option<Child>,
 }
@@ -30,7 +32,7 @@ impl Server {
     pub fn new(data: &Path, options: &[&str]) -> Self {
         let address = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
         let options = options.iter().map(|&option| option.to_owned()).collect();
-        Self { data: data.to_owned(), address, authorities: None, options, child: None }
+        Self { data: data.to_owned(), address, authorities: None, log: None, options, child: None }
     }
 
     /// Starts it. Returns how long it took until it was ready.
@@ -52,7 +54,10 @@ impl Server {
     pub fn command(&self) -> Command {
         let mut command = rota();
         command.arg("serve").arg("--data").arg(&self.data).args(["--listen", &self.address.to_string()]);
-        command.args(&self.options).args(["--log", "error"]);
+        command.args(&self.options).args(["--log", if self.log.is_some() { "debug" } else { "error" }]);
+        if let Some(log) = &self.log {
+            command.stderr(std::fs::File::create(log).expect("a file for the log"));
+        }
         command.envs(self.authorities.as_ref().map(|file| ("SSL_CERT_FILE", file)));
         command
     }

@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 use rota_sandbox::{Config, Embedded, ToolCall};
 
 fn main() -> ExitCode {
-    rota_sandbox::run_init_if_asked();
     let mut arguments: Vec<String> = std::env::args().skip(1).collect();
     let as_json = arguments.first().is_some_and(|first| first == "--json");
     arguments.drain(..usize::from(as_json));

@@ -2,11 +2,12 @@
 
 use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::cgroup::{Cgroups, Controller};
 use super::identity::Identities;
-use super::program;
+use super::program::Program;
 use super::remedy;
 use super::store::Store;
 use crate::config::Config;
@@ -52,8 +53,13 @@ impl Protection {
     }
 }
 
-pub(super) fn probe(config: &Config, identities: &Identities, cgroups: &Cgroups) -> Vec<Protection> {
-    let mut rows = match trial(config, identities) {
+pub(super) fn probe(
+    config: &Config,
+    identities: &Identities,
+    cgroups: &Cgroups,
+    program: &Arc<Program>,
+) -> Vec<Protection> {
+    let mut rows = match trial(config, identities, program) {
         Ok(landlock) => fence_stands(&landlock),
         Err(Error::CannotIsolate { cause, remedy }) => {
             vec![Protection { name: "isolation", state: ProtectionState::Missing, detail: cause, remedy }]
@@ -135,8 +141,8 @@ fn limit(cgroups: &Cgroups, controller: Controller, name: &'static str, instead:
 }
 
 /// Sets up a real fence around nothing, and takes it down again. Answers how far Landlock is enforced.
-fn trial(config: &Config, identities: &Identities) -> Result<String, Error> {
-    let store = Store::new(config, identities)?;
+fn trial(config: &Config, identities: &Identities, program: &Arc<Program>) -> Result<String, Error> {
+    let store = Store::new(config, identities, program)?;
     let session = store.prepare(TRIAL, |owner| identities.for_session(owner))?;
     let launch = Launch {
         identity: session.identity,
@@ -147,17 +153,17 @@ fn trial(config: &Config, identities: &Identities) -> Result<String, Error> {
         limit_address_space: false,
         had_shell: false,
     };
-    let outcome = converse(config, launch);
+    let outcome = converse(program, launch);
     store.remove(TRIAL)?;
     outcome
 }
 
-fn converse(config: &Config, launch: Launch) -> Result<String, Error> {
+fn converse(program: &Program, launch: Launch) -> Result<String, Error> {
     let trying = || Error::host("trying a sandbox");
     let (mut ours, theirs) = UnixStream::pair().map_err(trying())?;
     ours.set_read_timeout(Some(TRIAL_TIMEOUT)).map_err(trying())?;
     // This thread waits for the trial's end, so the init may follow its death.
-    let mut child = program::spawn(&mut None, config.init_program.as_ref(), theirs.into()).map_err(trying())?;
+    let mut child = program.start(theirs.into()).map_err(trying())?;
     let verdict = (|| -> io::Result<Result<String, Error>> {
         ours.write_all(&wire::encode(&ToInit::Launch(Box::new(launch))))?;
         loop {

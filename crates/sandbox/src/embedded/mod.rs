@@ -26,7 +26,7 @@ use crate::wire::Launch;
 use cgroup::Cgroups;
 use identity::Identities;
 use lost::Lost;
-use program::Spawner;
+use program::{Program, Spawner};
 use store::Store;
 
 /// The embedded backend. Dropping it, or the end of the process, ends every sandbox.
@@ -36,6 +36,7 @@ pub struct Embedded {
     lost: Lost,
     identities: Identities,
     cgroups: Cgroups,
+    program: Arc<Program>,
     spawner: Spawner,
     /// One slot a session that was opened, so that two openings of one session wait for each other and others do not.
     slots: Mutex<HashMap<String, Arc<Slot>>>,
@@ -57,18 +58,19 @@ impl Embedded {
     /// [`Error::Host`] when the data folder cannot be made.
     pub fn new(config: Config) -> Result<Arc<Self>, Error> {
         let identities = Identities::choose();
-        let store = Store::new(&config, &identities)?;
+        let program = Arc::new(Program::new(config.init_program.clone()));
+        let store = Store::new(&config, &identities, &program)?;
         let lost = Lost::new(store.root());
         let cgroups = Cgroups::find(store.root());
-        let spawner = Spawner::start(config.init_program.clone())?;
+        let spawner = Spawner::start(Arc::clone(&program))?;
         let (slots, tasks) = (Mutex::default(), TaskTracker::new());
-        Ok(Arc::new(Self { config, store, lost, identities, cgroups, spawner, slots, tasks }))
+        Ok(Arc::new(Self { config, store, lost, identities, cgroups, program, spawner, slots, tasks }))
     }
 
     /// Says of each protection whether this machine gives it, and what to do where it does not. Starts nothing that
     /// stays, but does make namespaces to see whether the kernel allows it.
     pub fn probe(&self) -> Vec<Protection> {
-        doctor::probe(&self.config, &self.identities, &self.cgroups)
+        doctor::probe(&self.config, &self.identities, &self.cgroups, &self.program)
     }
 
     /// The running sandbox of a session, or a new one over the session's files. It is in use until this handle and all

@@ -1,11 +1,11 @@
-//! Starting the init: this server's own program, from a sealed copy in memory that nothing inside can change.
+//! Starting the init: a small program that this one carries, from a sealed copy in memory that nothing inside can change.
 
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
+use std::sync::{Arc, OnceLock, mpsc};
 use std::thread;
 
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
@@ -13,8 +13,9 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use tokio::sync::oneshot;
 
 use crate::error::Error;
-use crate::init::MARKER;
 
+/// The init, built by `build.rs`.
+const INIT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/rota-init"));
 /// Lets the copy be run where the system's default is that memory files are not programs (Linux 6.3 and later).
 const MFD_EXEC: u32 = 0x10;
 
@@ -27,15 +28,14 @@ pub(super) struct Spawner {
 }
 
 impl Spawner {
-    pub(super) fn start(program: Option<PathBuf>) -> Result<Self, Error> {
+    pub(super) fn start(program: Arc<Program>) -> Result<Self, Error> {
         let (requests, received) = mpsc::channel::<Request>();
         thread::Builder::new()
             .name("sandbox-spawner".to_owned())
             .spawn(move || {
-                let mut sealed = None;
                 for (socket, reply) in received {
                     // Nobody waits for the reply when the opening was given up: then the init ends with its socket.
-                    let _ = reply.send(spawn(&mut sealed, program.as_ref(), socket));
+                    let _ = reply.send(program.start(socket));
                 }
             })
             .map_err(Error::host("starting the sandbox thread"))?;
@@ -51,40 +51,49 @@ impl Spawner {
     }
 }
 
-pub(super) fn spawn(sealed: &mut Option<OwnedFd>, program: Option<&PathBuf>, socket: OwnedFd) -> io::Result<Child> {
-    let copy = match sealed {
-        Some(copy) => copy,
-        None => sealed.insert(seal(program)?),
-    };
-    start(&PathBuf::from(format!("/proc/self/fd/{}", copy.as_raw_fd())), socket)
+/// The program that inits run: a sealed copy in memory, made when it is first needed.
+#[derive(Debug)]
+pub(super) struct Program {
+    instead: Option<PathBuf>,
+    sealed: OnceLock<OwnedFd>,
 }
 
-/// Starts the program itself to delete files. No code of an agent's runs in it, so it needs no copy.
-pub(super) fn spawn_for_deletion(program: Option<&PathBuf>, socket: OwnedFd) -> io::Result<Child> {
-    start(&program.cloned().map_or_else(std::env::current_exe, Ok)?, socket)
+impl Program {
+    /// The init that is built with this crate, or `instead` of it a file.
+    pub(super) fn new(instead: Option<PathBuf>) -> Self {
+        Self { instead, sealed: OnceLock::new() }
+    }
+
+    /// Starts an init that holds `socket`, and follows the death of the calling thread.
+    pub(super) fn start(&self, socket: OwnedFd) -> io::Result<Child> {
+        Command::new(format!("/proc/self/fd/{}", self.copy()?.as_raw_fd()))
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::from(socket))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+    }
+
+    fn copy(&self) -> io::Result<&OwnedFd> {
+        if let Some(copy) = self.sealed.get() {
+            return Ok(copy);
+        }
+        let copy = match &self.instead {
+            Some(path) => seal(&std::fs::read(path)?)?,
+            None => seal(INIT)?,
+        };
+        Ok(self.sealed.get_or_init(|| copy))
+    }
 }
 
-fn start(program: &Path, socket: OwnedFd) -> io::Result<Child> {
-    Command::new(program)
-        .arg(MARKER)
-        .env_clear()
-        .current_dir("/")
-        .stdin(Stdio::from(socket))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-}
-
-/// Copies the program into memory and forbids every change to the copy.
-fn seal(program: Option<&PathBuf>) -> io::Result<OwnedFd> {
-    let path = program.cloned().map_or_else(std::env::current_exe, Ok)?;
-    let mut original = File::open(path)?;
+/// Copies a program into memory and forbids every change to the copy.
+fn seal(program: &[u8]) -> io::Result<OwnedFd> {
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
     let executable = flags | MFdFlags::from_bits_retain(MFD_EXEC);
     let copy = memfd_create(c"rota-sandbox-init", executable).or_else(|_| memfd_create(c"rota-sandbox-init", flags))?;
     let mut copy = File::from(copy);
-    io::copy(&mut original, &mut copy)?;
-    copy.flush()?;
+    copy.write_all(program)?;
     let seals = SealFlag::F_SEAL_SEAL | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE;
     fcntl(&copy, FcntlArg::F_ADD_SEALS(seals))?;
     Ok(copy.into())
@@ -97,7 +106,8 @@ mod tests {
 
     #[test]
     fn the_copy_that_sandboxes_run_cannot_be_changed() {
-        let copy = seal(None).unwrap();
+        let program = Program::new(None);
+        let copy = program.copy().unwrap();
         let mut reopened = OpenOptions::new().write(true).open(format!("/proc/self/fd/{}", copy.as_raw_fd())).unwrap();
         assert!(reopened.write_all(b"x").is_err());
         assert!(reopened.set_len(0).is_err());

@@ -9,10 +9,11 @@ use std::ffi::CString;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::identity::{self, Identities, Owner};
-use super::program;
+use super::program::Program;
 use super::records::{Record, Records};
 use crate::config::Config;
 use crate::deletion;
@@ -52,13 +53,13 @@ pub(super) struct Store {
 #[derive(Debug, Clone)]
 pub(super) struct Inside {
     pub(super) identity: Identity,
-    pub(super) init_program: Option<PathBuf>,
+    pub(super) program: Arc<Program>,
 }
 
 impl Inside {
     fn empty(&self, trash: &Path) -> io::Result<()> {
         let (mut ours, theirs) = UnixStream::pair()?;
-        let mut child = program::spawn_for_deletion(self.init_program.as_ref(), theirs.into())?;
+        let mut child = self.program.start(theirs.into())?;
         let request = ToInit::Delete { identity: self.identity, folder: trash.to_owned() };
         let answer = wire::write(&mut ours, &request).and_then(|()| wire::read(&mut ours, wire::MAX_FRAME_FROM_INIT));
         child.wait()?;
@@ -81,7 +82,7 @@ pub(super) struct Session {
 }
 
 impl Store {
-    pub(super) fn new(config: &Config, identities: &Identities) -> Result<Self, Error> {
+    pub(super) fn new(config: &Config, identities: &Identities, program: &Arc<Program>) -> Result<Self, Error> {
         let own = |name: &str| {
             let path = config.data_dir.join(name);
             folder::private(&path).map_err(Error::host_at("making a folder of the server's", &path))
@@ -89,7 +90,7 @@ impl Store {
         let (sessions, records) = (own("sessions")?, Records(own("sandboxes")?));
         let trash = sessions.join(TRASH);
         let inside = identities.subordinate();
-        let inside = inside.map(|identity| Inside { identity, init_program: config.init_program.clone() });
+        let inside = inside.map(|identity| Inside { identity, program: Arc::clone(program) });
         Ok(Self { sessions, records, trash, overlay: config.root_fs.is_some(), inside })
     }
 
@@ -247,7 +248,7 @@ mod tests {
     fn what_a_deletion_left_that_was_cut_off_is_not_in_the_way_of_the_next() {
         let data = tempfile::tempdir().unwrap();
         let identities = Identities::Fixed(Identity::Single { uid: 0, gid: 0 });
-        let store = Store::new(&Config::new(data.path()), &identities).unwrap();
+        let store = Store::new(&Config::new(data.path()), &identities, &Arc::new(Program::new(None))).unwrap();
         for folder in [store.session_dir("s"), store.trash.join("s/first")] {
             std::fs::create_dir_all(folder.join("workspace/deep")).unwrap();
             std::fs::write(folder.join("workspace/deep/file"), "content").unwrap();

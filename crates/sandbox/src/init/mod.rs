@@ -1,6 +1,6 @@
 //! The program inside: a launcher that sets up the fence on the host, and the process 1 that it becomes.
 //!
-//! The server starts its own executable again with [`MARKER`]. That process has one thread and never gets another. It
+//! The server starts `rota-init`. That process has one thread and never gets another. It
 //! reads how to set things up, makes the namespaces, writes the id maps and stays to wait; its child finishes the fence
 //! from inside, gives up every power it does not need, checks the result and only then says that it is ready.
 
@@ -24,7 +24,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, ExitCode};
 
 use nix::sys::signal::Signal;
 
@@ -33,8 +33,6 @@ use crate::error;
 use crate::sys::{self, Cloned};
 use crate::wire::{self, Failure, FromInit, Identity, Launch, ToInit};
 
-/// The argument that makes a program the init.
-pub(crate) const MARKER: &str = "__rota_sandbox_init";
 /// The namespaces that are made at once; the cgroup namespace follows once the process is in its cgroup.
 const NAMESPACES: libc::c_int = libc::CLONE_NEWUSER
     | libc::CLONE_NEWNS
@@ -52,13 +50,11 @@ pub(crate) fn at<E: Into<io::Error>>(step: impl Into<String>) -> impl FnOnce(E) 
     }
 }
 
-/// Becomes the init of a sandbox, and does not return, when the program was started as one; otherwise does nothing.
+/// All of the program `rota-init`: sets up a sandbox and becomes its process 1, as the server asks over standard input.
 ///
 /// Call it first thing in `main`, before any thread exists.
-pub fn run_init_if_asked() {
-    if std::env::args_os().nth(1).is_some_and(|argument| argument == MARKER) {
-        std::process::exit(launcher());
-    }
+pub fn run_init() -> ExitCode {
+    ExitCode::from(u8::try_from(launcher()).unwrap_or(1))
 }
 
 fn launcher() -> i32 {

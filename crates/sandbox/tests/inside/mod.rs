@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use rota_sandbox::{Config, Embedded, Limits, Sandbox, ToolCall, ToolOutput};
 
-/// The program that becomes process 1.
-pub const INIT: &str = env!("CARGO_BIN_EXE_rota-sandbox");
+/// The command line around a backend.
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_rota-sandbox");
 
 /// A backend over a folder that is deleted with it.
 pub struct Backend {
@@ -27,14 +27,14 @@ impl Backend {
 
     pub fn with(limits: Limits) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let config = Config { limits, init_program: Some(INIT.into()), ..Config::new(folder.path()) };
+        let config = Config { limits, ..Config::new(folder.path()) };
         Self { embedded: Embedded::new(config).unwrap(), folder }
     }
 
     /// A backend whose data is on a disk of this many bytes. `None` without root, who alone can make one.
     pub fn on_small_disk(bytes: u64, limits: Limits) -> Option<(Self, SmallDisk)> {
         let disk = SmallDisk::new(bytes)?;
-        let config = Config { limits, init_program: Some(INIT.into()), ..Config::new(disk.0.path()) };
+        let config = Config { limits, ..Config::new(disk.0.path()) };
         Some((Self { embedded: Embedded::new(config).unwrap(), folder: tempfile::tempdir().unwrap() }, disk))
     }
 
@@ -120,7 +120,7 @@ impl CommandLine {
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         // By another process: a descriptor open for writing here could be inherited by what another test starts, and a
         // file that is open for writing cannot be run.
-        assert!(Command::new("cp").arg(INIT).arg(folder.path().join("program")).status().unwrap().success());
+        assert!(Command::new("cp").arg(PROGRAM).arg(folder.path().join("program")).status().unwrap().success());
         let data = folder.path().join("data");
         std::fs::create_dir(&data).unwrap();
         if server == Server::PlainUser && nix::unistd::geteuid().is_root() {

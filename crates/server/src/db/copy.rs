@@ -36,8 +36,12 @@ pub(crate) fn sqlite_to_postgres(folder: &Path, url: &DatabaseUrl) -> Result<Vec
     let mut target = Session::open(&Connector::new(&url.0)?)?;
     migrate::postgres(&mut target)?;
     target.begin(dialect::BEGIN);
-    let tables =
-        names(&source, "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite%'", &[])?;
+    // Those of the migrations the database has by now.
+    let tables = names(
+        &source,
+        "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite%' AND name != 'applied_migrations'",
+        &[],
+    )?;
     for table in &tables {
         target.batch(&dialect::lock_table(table))?;
         if !target.query(&format!("SELECT 1 FROM {table} LIMIT 1"), &[])?.is_empty() {

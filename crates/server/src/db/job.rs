@@ -3,6 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use tokio::sync::oneshot;
+use tracing::Span;
 
 use super::Tx;
 use crate::error::{Error, Result};
@@ -18,6 +19,8 @@ pub(super) trait Job: Send {
 /// A job of which `T` is the answer.
 pub(super) struct Write<T, F> {
     f: F,
+    /// Whose write it is: the log says so of what happens in it.
+    span: Span,
     outcome: Option<Result<T>>,
     answer: oneshot::Sender<Result<T>>,
 }
@@ -26,14 +29,16 @@ impl<T, F> Write<T, F> {
     /// A job that runs `f`, and where its answer will be.
     pub(super) fn new(f: F) -> (Self, oneshot::Receiver<Result<T>>) {
         let (answer, answered) = oneshot::channel();
-        (Self { f, outcome: None, answer }, answered)
+        (Self { f, span: Span::current(), outcome: None, answer }, answered)
     }
 }
 
 impl<T: Send, F: Fn(&mut Tx<'_>) -> Result<T> + Send> Job for Write<T, F> {
     fn run(&mut self, tx: &mut Tx<'_>) -> bool {
+        let _within = self.span.enter();
         let result = catch_unwind(AssertUnwindSafe(|| (self.f)(tx)));
         let outcome = self.outcome.insert(result.unwrap_or_else(|_| Err(Error::internal("a write panicked"))));
+        tracing::debug!(succeeded = outcome.is_ok(), "write");
         outcome.is_ok()
     }
 

@@ -1,6 +1,7 @@
 //! Numbered migrations, applied at start. A store that is newer than this program is refused.
 
 use rusqlite::{Connection, TransactionBehavior};
+use sha2::{Digest, Sha256};
 
 use super::{dialect, postgres::Session, value::Val};
 use crate::error::{Error, Result};
@@ -19,18 +20,37 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0010_log_bytes.sql"),
 ];
 
+/// Where a store keeps the checksums of the migrations that it has seen, each under the version that it leads to.
+const CHECKSUMS: &str = "CREATE TABLE IF NOT EXISTS applied_migrations (
+    version BIGINT NOT NULL PRIMARY KEY,
+    checksum TEXT NOT NULL
+);";
+
 /// Brings a store in SQLite to this program's version.
 ///
 /// # Errors
-/// When the store is newer than this program, or a statement fails; then nothing is changed.
+/// When the store is newer than this program, was made by other migrations, or a statement fails; then nothing is changed.
 pub(super) fn sqlite(connection: &mut Connection) -> Result<()> {
     let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let version = tx.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    tx.execute_batch(&dialect::sqlite_ddl(CHECKSUMS))?;
+    check(version, &sqlite_checksums(&tx)?)?;
     for migration in missing(version)? {
         tx.execute_batch(&dialect::sqlite_ddl(migration))?;
     }
+    for (version, checksum) in checksums() {
+        // A store of before there were checksums gets those of this program.
+        let insert = "INSERT INTO applied_migrations (version, checksum) VALUES (?1, ?2) ON CONFLICT DO NOTHING";
+        tx.execute(insert, (version, checksum))?;
+    }
     tx.pragma_update(None, "user_version", MIGRATIONS.len() as i64)?;
     Ok(tx.commit()?)
+}
+
+fn sqlite_checksums(connection: &Connection) -> Result<Vec<(i64, String)>> {
+    let mut statement = connection.prepare("SELECT version, checksum FROM applied_migrations")?;
+    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(rows.collect::<Result<_, _>>()?)
 }
 
 /// The same in PostgreSQL. Of several servers that start at once one does it and the others wait for it.
@@ -40,10 +60,18 @@ pub(super) fn sqlite(connection: &mut Connection) -> Result<()> {
 pub(super) fn postgres(session: &mut Session) -> Result<()> {
     session.begin(dialect::BEGIN);
     session.batch(dialect::LOCK_SCHEMA)?;
+    session.batch(&dialect::postgres_ddl(CHECKSUMS))?;
     let stored = session.query("SELECT version FROM schema_version", &[])?;
-    let version = stored.first().map(|row| row.try_get(0)).transpose()?;
-    for migration in missing(version.unwrap_or(0))? {
+    let version = stored.first().map(|row| row.try_get(0)).transpose()?.unwrap_or(0);
+    let seen = session.query("SELECT version, checksum FROM applied_migrations", &[])?;
+    let seen = seen.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?)));
+    check(version, &seen.collect::<Result<Vec<_>>>()?)?;
+    for migration in missing(version)? {
         session.batch(&dialect::postgres_ddl(migration))?;
+    }
+    for (version, checksum) in checksums() {
+        let insert = "INSERT INTO applied_migrations (version, checksum) VALUES ($1, $2) ON CONFLICT DO NOTHING";
+        session.execute(insert, &[Val::Int(version), Val::Text(&checksum)])?;
     }
     let number = MIGRATIONS.len() as i64;
     session.execute("DELETE FROM schema_version", &[])?;
@@ -51,12 +79,39 @@ pub(super) fn postgres(session: &mut Session) -> Result<()> {
     session.commit().map_err(|(_, error)| error)
 }
 
+/// The version that each migration leads to, and its checksum.
+fn checksums() -> impl Iterator<Item = (i64, String)> {
+    (1..).zip(MIGRATIONS).map(|(version, migration)| (version, checksum(migration)))
+}
+
+/// The SHA-256 of a migration's text, in hexadecimal digits.
+fn checksum(migration: &str) -> String {
+    Sha256::digest(migration).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// That a store of this version has seen the migrations that this program has.
+fn check(version: i64, seen: &[(i64, String)]) -> Result<()> {
+    for (version, own) in checksums().take_while(|(known, _)| *known <= version) {
+        if seen.iter().any(|(known, checksum)| *known == version && *checksum != own) {
+            return Err(Error::internal(format!(
+                "the store was made by another build of this program: its migration {version} is not the one that this \
+                 build has, so what is in its tables is not known; use the build that made it"
+            )));
+        }
+    }
+    Ok(())
+}
+
 /// That a store in SQLite is of this program's version.
 ///
 /// # Errors
-/// When it is of another one; the message says what to do.
+/// When it is of another one, or was made by other migrations; the message says what to do.
 pub(super) fn check_current(connection: &Connection) -> Result<()> {
     let version = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let seen = "SELECT count(*) FROM sqlite_schema WHERE name = 'applied_migrations'";
+    if connection.query_row(seen, [], |row| row.get::<_, i64>(0))? > 0 {
+        check(version, &sqlite_checksums(connection)?)?;
+    }
     if missing(version)?.is_empty() {
         return Ok(());
     }
@@ -84,5 +139,28 @@ mod tests {
         sqlite(&mut connection).unwrap();
         connection.pragma_update(None, "user_version", 99).unwrap();
         assert!(sqlite(&mut connection).unwrap_err().to_string().contains("newer"));
+    }
+
+    #[test]
+    fn a_store_that_was_made_by_another_migration_is_refused_and_not_changed() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        sqlite(&mut connection).unwrap();
+        connection.execute("UPDATE applied_migrations SET checksum = 'other' WHERE version = 3", []).unwrap();
+        for refused in [sqlite(&mut connection), check_current(&connection)] {
+            let said = refused.unwrap_err().to_string();
+            assert!(said.contains("its migration 3 is not the one that this build has"), "{said}");
+        }
+        let stored = sqlite_checksums(&connection).unwrap();
+        assert!(stored.contains(&(3, "other".to_owned())), "{stored:?}");
+    }
+
+    #[test]
+    fn a_store_of_before_there_were_checksums_gets_them() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        sqlite(&mut connection).unwrap();
+        connection.execute("DROP TABLE applied_migrations", []).unwrap();
+        check_current(&connection).unwrap();
+        sqlite(&mut connection).unwrap();
+        assert_eq!(sqlite_checksums(&connection).unwrap(), checksums().collect::<Vec<_>>());
     }
 }

@@ -30,6 +30,7 @@ use rota_api::{
     id::{Id, SessionId},
 };
 use tokio::sync::{Semaphore, mpsc};
+use tracing::Span;
 
 use crate::{
     clock::Clock,
@@ -162,12 +163,14 @@ impl Db {
         T: Send + 'static,
     {
         let permit = self.reading.clone().acquire_owned().await.expect("the semaphore is never closed");
-        let (store, clock) = (self.store.clone(), self.clock.clone());
+        let (store, clock, span) = (self.store.clone(), self.clock.clone(), Span::current());
         let reading = tokio::task::spawn_blocking(move || {
+            let _within = span.enter();
             let result = match &store {
                 Store::Sqlite(readers) => readers.read(&clock, &f),
                 Store::Postgres(readers, _) => readers.read(&clock, &f),
             };
+            tracing::debug!(succeeded = result.is_ok(), "read");
             // Not before: a caller that gives up leaves the read running, and the connection with it.
             drop(permit);
             result

@@ -16,6 +16,7 @@ use super::{
     tools,
 };
 use crate::{
+    backoff::Backoff,
     closed::Closed,
     error::Result,
     limits,
@@ -243,7 +244,9 @@ impl Runner<'_> {
 }
 
 fn backoff_micros(failures: u32, asked: Duration) -> i64 {
-    let own = limits::MODEL_RETRY_FIRST_MICROS << failures.min(16);
+    let [first, longest] = [limits::MODEL_RETRY_FIRST_MICROS, limits::MODEL_RETRY_MAX_MICROS];
+    let [first, longest] = [first, longest].map(|micros| Duration::from_micros(micros as u64));
+    let own = Backoff::doubling(first, longest).pause(failures + 1).as_micros() as i64;
     let asked = i64::try_from(asked.as_micros()).unwrap_or(i64::MAX);
     own.max(asked).min(limits::MODEL_RETRY_MAX_MICROS)
 }

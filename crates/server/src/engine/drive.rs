@@ -4,6 +4,7 @@ use std::{any::Any, panic::AssertUnwindSafe, sync::Arc};
 
 use futures_util::FutureExt;
 use tokio::time::sleep;
+use tracing::Instrument;
 
 use super::{
     driven::Driven,
@@ -14,6 +15,7 @@ use super::{
 };
 use crate::{
     app::App,
+    backoff::Backoff,
     error::{Error, Result},
     limits,
     room::Room,
@@ -171,7 +173,7 @@ async fn drive(engine: Arc<Engine>, lease: Lease, place: Place) {
     let app = &engine.app;
     let Some(driving) = engine.driven.begin(&lease).await else { return };
     let left = tokio::select! {
-        left = run_on(&engine, &lease) => left,
+        left = run_on(&engine, &lease).instrument(tracing::info_span!("session", id = %lease.session)) => left,
         () = driving.lost() => Err(Left::Lost),
         () = app.stopping() => Ok(()),
     };
@@ -206,8 +208,8 @@ async fn run_on(engine: &Engine, lease: &Lease) -> Result<(), Left> {
         _ => None,
     };
     let mut finished = None;
-    let mut pause = limits::SESSION_RETRY_FIRST;
-    let mut tries = 0;
+    let backoff = Backoff::doubling(limits::SESSION_RETRY_FIRST, limits::SESSION_RETRY_MAX);
+    let (mut failures, mut tries) = (0, 0);
     loop {
         let running = Runner::load_and_run(&engine.app, lease, &engine.at_work, &mut finished);
         let error = match AssertUnwindSafe(running).catch_unwind().await {
@@ -226,8 +228,8 @@ async fn run_on(engine: &Engine, lease: &Lease) -> Result<(), Left> {
                 return step::abandon(&engine.app, lease).await;
             }
         }
-        sleep(pause).await;
-        pause = (pause * 2).min(limits::SESSION_RETRY_MAX);
+        failures += 1;
+        sleep(backoff.pause(failures)).await;
     }
 }
 

@@ -14,6 +14,7 @@ use rota_api::{
     error::{ErrorBody, ErrorDetail, ErrorDetails},
     id::{Id, RequestId},
 };
+use tracing::Instrument;
 
 use super::{answers, hosts::Hosts, places::Guest};
 use crate::{
@@ -47,7 +48,7 @@ pub(super) async fn envelope(State(Front { app, hosts }): State<Front>, request:
     let path = request.uri().path().to_owned();
     let mut response = match refused(method, &hosts, request.headers()) {
         Some(error) => error.into_response(),
-        None => caught(next.run(request)).await,
+        None => caught(next.run(request)).instrument(tracing::info_span!("request", request_id = %id)).await,
     };
     let method = method.unwrap_or("other");
     let route = response.extensions().get::<MatchedPath>().map_or("none", |path| path.as_str()).to_owned();

@@ -1,5 +1,7 @@
 //! What a deployment's policy makes of an occurrence that is due: whether it fires, and when a failed start is tried again.
 
+use std::time::Duration;
+
 use jiff::{SignedDuration, Timestamp};
 use rota_api::{
     deployment::RunErrorType,
@@ -8,6 +10,7 @@ use rota_api::{
 use sha2::{Digest, Sha256};
 
 use super::settle::{SkipReason, Timing};
+use crate::backoff::Backoff;
 
 /// What of a deployment differs from the server's defaults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -85,12 +88,12 @@ impl Policy {
 /// The pause after `attempts` failed ones. It lies between half of what the policy says and all of it; where, only `seed`
 /// decides, so that deployments that failed together do not come back together.
 fn backoff(retry: &Retry, seed: &str, attempts: u32) -> SignedDuration {
-    let factor = u64::from(retry.multiplier).saturating_pow(attempts.saturating_sub(1));
-    let whole = u64::from(retry.initial_backoff_seconds).saturating_mul(factor);
-    let micros = whole.min(retry.max_backoff_seconds.into()) as i64 * 1_000_000;
-    let hash = Sha256::digest(seed);
-    let place = i64::from(u16::from_be_bytes([hash[0], hash[1]]));
-    SignedDuration::from_micros(micros - ((micros / 2 * place) >> 16))
+    let [first, longest] =
+        [retry.initial_backoff_seconds, retry.max_backoff_seconds].map(|seconds| Duration::from_secs(seconds.into()));
+    let hash: [u8; 32] = Sha256::digest(seed).into();
+    let place = hash[..8].iter().fold(0, |place, byte| place << 8 | u64::from(*byte));
+    let pause = Backoff::growing(first, retry.multiplier, longest).spread(attempts, place);
+    SignedDuration::from_micros(pause.as_micros() as i64)
 }
 
 #[cfg(test)]

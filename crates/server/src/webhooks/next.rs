@@ -1,6 +1,11 @@
 //! Pure: what the end of an attempt means for its delivery, and how long the sender waits for the next one.
 
-use crate::limits::{WEBHOOK_CLAIM_MARGIN_MICROS, WEBHOOK_RETRY_FIRST_MICROS, WEBHOOK_RETRY_MAX_MICROS};
+use std::time::Duration;
+
+use crate::{
+    backoff::Backoff,
+    limits::{WEBHOOK_CLAIM_MARGIN_MICROS, WEBHOOK_RETRY_FIRST_MICROS, WEBHOOK_RETRY_MAX_MICROS},
+};
 
 /// How an attempt ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,10 +53,10 @@ pub fn claim_micros(timeout_seconds: u32) -> i64 {
 /// The pause after the `attempt`-th attempt (from 1) of a delivery, in microseconds. `random` spreads it over the upper
 /// half of its range, so that what failed together is not tried again together.
 fn pause_micros(attempt: i64, random: u64) -> i64 {
-    let doublings = attempt.clamp(1, 32) - 1;
-    let longest = WEBHOOK_RETRY_FIRST_MICROS.saturating_mul(1 << doublings).min(WEBHOOK_RETRY_MAX_MICROS);
-    let half = longest / 2;
-    half + (random % (longest - half + 1) as u64) as i64
+    let [first, longest] =
+        [WEBHOOK_RETRY_FIRST_MICROS, WEBHOOK_RETRY_MAX_MICROS].map(|micros| Duration::from_micros(micros as u64));
+    let failures = u32::try_from(attempt.max(1)).unwrap_or(u32::MAX);
+    Backoff::doubling(first, longest).spread(failures, random).as_micros() as i64
 }
 
 #[cfg(test)]

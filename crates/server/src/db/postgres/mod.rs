@@ -16,6 +16,7 @@ use tokio::sync::{Mutex, mpsc};
 
 use super::{Db, Notice, Publish, Store, Writer, job::Job, migrate, writable::Writable};
 use crate::{
+    backoff::Backoff,
     clock::Clock,
     config::DatabaseUrl,
     error::{Error, Result},
@@ -76,5 +77,5 @@ pub(crate) fn place(url: &DatabaseUrl) -> Result<String> {
 
 /// How long to wait after the `tries`-th try.
 fn pause(tries: u32) -> Duration {
-    limits::DATABASE_RETRY_FIRST * 2_u32.pow(tries - 1)
+    Backoff::doubling(limits::DATABASE_RETRY_FIRST, limits::DATABASE_RETRY_MAX).pause(tries)
 }
