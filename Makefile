@@ -1,6 +1,6 @@
 # What the README's commands do. Each target needs only what the README names.
 
-.PHONY: demo test check reliability bench
+.PHONY: demo test check pages reliability bench
 
 # The whole way once: server, agent, environment, deployment, run, live session.
 demo:
@@ -17,6 +17,10 @@ check:
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- --deny warnings
 	cargo test --workspace
+
+# Writes the parts of the documentation that are made from the code.
+pages:
+	ROTA_WRITE_PAGES=1 cargo test --quiet -p rota-server --test operations_page
 
 # Sessions at work through outages of the database, kills, freezes and a full disk: half an hour, as root all of it.
 reliability:
