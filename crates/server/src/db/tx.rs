@@ -4,6 +4,7 @@ use rota_api::Time;
 
 use super::{
     Notice, dialect,
+    fault::KeyTaken,
     postgres::Session,
     value::{Row, Val},
 };
@@ -96,7 +97,7 @@ impl<'c> Tx<'c> {
         params: &[Val<'_>],
         taken: impl FnOnce() -> Error,
     ) -> Result<usize> {
-        self.execute(sql, params).map_err(|error| if error.is_key_taken() { taken() } else { error })
+        self.execute(sql, params).map_err(|error| if KeyTaken::is_cause_of(&error) { taken() } else { error })
     }
 
     /// Runs a statement whose count nobody needs, without waiting for the database to answer: where that is another

@@ -7,27 +7,11 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
 
+use super::fault::Unstorable;
 use crate::error::{Error, Result};
 
 /// What the libraries of databases take for an error of a value.
 type Cause = Box<dyn std::error::Error + Send + Sync>;
-
-/// A text has the character U+0000, which PostgreSQL cannot hold. It is refused on every database, so that what one of them
-/// takes the other one takes too.
-#[derive(Debug, thiserror::Error)]
-#[error("the character U+0000 cannot be stored")]
-pub(crate) struct Unstorable;
-
-/// A statement met a row that has the same unique key.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(crate) struct KeyTaken(pub(crate) String);
-
-impl KeyTaken {
-    /// What SQLite says then.
-    pub(crate) const SQLITE: [i32; 2] =
-        [rusqlite::ffi::SQLITE_CONSTRAINT_UNIQUE, rusqlite::ffi::SQLITE_CONSTRAINT_PRIMARYKEY];
-}
 
 /// A parameter of a statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,7 +8,6 @@ use tokio::time::sleep;
 use super::{
     driven::Driven,
     lease::{self, Lease},
-    places::{Place, Places},
     runner::Runner,
     step::{self, Left},
 };
@@ -16,6 +15,7 @@ use crate::{
     app::App,
     error::{Error, Result},
     limits,
+    places::{Place, Places},
     room::Room,
     telemetry,
 };

@@ -12,8 +12,8 @@ use http::Method;
 use crate::{
     app::App,
     resources::{
-        agents, api_keys, deployment_runs, deployments, environments, events, models, organization, run_outcomes,
-        schedules, sessions, webhook_endpoints, workspaces,
+        agents, api_keys, archiving, deployment_runs, deployments, environments, events, models, organization,
+        run_outcomes, schedules, sessions, webhook_endpoints, workspaces,
     },
 };
 
@@ -85,7 +85,7 @@ pub fn operations() -> Vec<Operation> {
         post("/v1/agents", Workspace, Required, agents::create),
         get("/v1/agents/{agent_id}", Workspace, Required, agents::retrieve),
         post("/v1/agents/{agent_id}", Workspace, Required, agents::update),
-        call("/v1/agents/{agent_id}/archive", Workspace, Required, agents::archive),
+        call("/v1/agents/{agent_id}/archive", Workspace, Required, archiving::agent),
         get("/v1/agents/{agent_id}/versions", Workspace, Required, agents::versions),
         get("/v1/deployment_runs", Workspace, Required, deployment_runs::list),
         get("/v1/deployment_runs/{deployment_run_id}", Workspace, Required, deployment_runs::retrieve),
@@ -113,7 +113,7 @@ pub fn operations() -> Vec<Operation> {
         post("/v1/organizations/workspaces", Administrator, Optional, workspaces::create),
         get("/v1/organizations/workspaces/{workspace_id}", Administrator, Optional, workspaces::retrieve),
         post("/v1/organizations/workspaces/{workspace_id}", Administrator, Optional, workspaces::update),
-        call("/v1/organizations/workspaces/{workspace_id}/archive", Administrator, Optional, workspaces::archive),
+        call("/v1/organizations/workspaces/{workspace_id}/archive", Administrator, Optional, archiving::workspace),
         get("/v1/sessions", Workspace, Required, sessions::list),
         post("/v1/sessions", Workspace, Required, sessions::create),
         get("/v1/sessions/{session_id}", Workspace, Required, sessions::retrieve),

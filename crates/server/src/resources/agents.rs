@@ -23,7 +23,7 @@ use crate::{
     model::Offer,
     page::{Order, Page, Paging, Rows},
     request::{Body, Caller, Json, Path, PathAndQuery, Query, query::CREATED_BETWEEN},
-    resources::{deployments, webhook_outbox},
+    resources::webhook_outbox,
 };
 
 /// `POST /v1/agents`.
@@ -74,11 +74,6 @@ pub async fn versions(
 ) -> Result<Json<Page<Listed>>> {
     let paging = query.paging(20, 100, Order::Desc)?;
     app.db.read(move |tx| version_page(tx, &caller.workspace, &id, &paging)).await.map(Json)
-}
-
-/// `POST /v1/agents/{agent_id}/archive`.
-pub async fn archive(State(app): State<App>, caller: Caller, Path(id): Path<String>) -> Result<Json<Agent>> {
-    app.db.write(move |tx| set_archived(tx, &caller.workspace, &id)).await.map(Json)
 }
 
 fn insert(tx: &mut Tx<'_>, offer: &Offer, workspace: &WorkspaceId, new: &CreateAgent) -> Result<Agent> {
@@ -274,8 +269,8 @@ fn version_page(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, paging: &Pag
     Ok(paging.page(Rows::new(rows, paging.limit, cut), |agent| agent.version.to_string()))
 }
 
-/// Archives an agent and, in the same operation and at the same time, its deployments.
-fn set_archived(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Agent> {
+/// Archives an agent. Whether it was open until now.
+pub(super) fn set_archived(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<(Agent, bool)> {
     let now = tx.now();
     let archived = tx.execute(
         "UPDATE agents SET archived_at = $3 WHERE workspace_id = $1 AND id = $2 AND archived_at IS NULL",
@@ -284,9 +279,8 @@ fn set_archived(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Ag
     let agent = get(tx, workspace, id, None)?;
     if archived > 0 {
         webhook_outbox::emit(tx, workspace, [EventType::AgentArchived], id)?;
-        deployments::archive_all_of(tx, workspace, &agent.id)?;
     }
-    Ok(agent)
+    Ok((agent, archived > 0))
 }
 
 const SELECT: &str = "SELECT a.id, v.version, a.created_at, v.created_at, a.archived_at, v.config

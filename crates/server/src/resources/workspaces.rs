@@ -7,7 +7,7 @@ use rota_api::{
     workspace::{CreateWorkspace, DISPLAY_COLOR, DataResidency, References, UpdateWorkspace, Workspace},
 };
 
-use super::{api_keys, organization};
+use super::organization;
 use crate::{
     app::App,
     db::{Row, Select, Tx, vals},
@@ -60,11 +60,6 @@ pub async fn list(State(app): State<App>, _: Administrator, query: Query) -> Res
         })
         .await
         .map(Json)
-}
-
-/// `POST /v1/organizations/workspaces/{workspace_id}/archive`.
-pub async fn archive(State(app): State<App>, _: Administrator, Path(id): Path<String>) -> Result<Json<Workspace>> {
-    app.db.write(move |tx| set_archived(tx, &id)).await.map(Json)
 }
 
 fn insert(tx: &mut Tx<'_>, fields: &CreateWorkspace) -> Result<Workspace> {
@@ -135,18 +130,15 @@ fn set(tx: &mut Tx<'_>, id: &str, update: &UpdateWorkspace) -> Result<Workspace>
     get(tx, id)
 }
 
-/// Archives a workspace and, at the same time, its keys. Its sessions end before their next request to a model.
-fn set_archived(tx: &mut Tx<'_>, id: &str) -> Result<Workspace> {
+/// Archives a workspace. Whether it was open until now.
+pub(super) fn set_archived(tx: &mut Tx<'_>, id: &str) -> Result<(Workspace, bool)> {
     if default_id(tx)?.is_some_and(|default| default.as_ref() == id) {
         return Err(Error::invalid("The default workspace cannot be archived."));
     }
     let now = tx.now();
     let archived =
         tx.execute("UPDATE workspaces SET archived_at = $2 WHERE id = $1 AND archived_at IS NULL", vals![id, now])?;
-    if archived > 0 {
-        api_keys::archive_all_of(tx, id)?;
-    }
-    get(tx, id)
+    Ok((get(tx, id)?, archived > 0))
 }
 
 /// The workspace that the organization began with.

@@ -12,13 +12,14 @@ use rota_api::{
 };
 
 use super::{
-    FirePolicy, active,
+    active,
     check::check,
     policy,
     run::{self, Target},
     schedule, store,
 };
 use crate::{
+    app::FirePolicy,
     db::{Db, Row, Tx, vals},
     error::{Error, Result},
     limits::FIRES_AT_ONCE,

@@ -25,7 +25,6 @@ use crate::{
     request::{Body, Caller, Json, Path, Query, Starter, query::CREATED_BETWEEN},
 };
 
-pub use run::FirePolicy;
 use run::{ByHand, Fired};
 pub use store::{archive_all_of, get};
 

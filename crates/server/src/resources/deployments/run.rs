@@ -8,25 +8,13 @@ use rota_api::{
 
 use super::{check::check, store};
 use crate::{
+    app::FirePolicy,
     closed::Closed,
     db::{Row, Tx, vals},
     error::{Error, Result},
     limits::{IDEMPOTENCY_MICROS, IDEMPOTENCY_PURGE},
-    model::Offer,
     resources::{deployment_runs, sessions},
-    scheduler::settle::Timing,
 };
-
-/// What the server's configuration says about fires.
-#[derive(Clone)]
-pub struct FirePolicy {
-    /// The models that sessions can run.
-    pub offer: Offer,
-    /// Sessions that a workspace may create in any minute; 0 is no limit.
-    pub sessions_per_minute: u32,
-    /// How deployments keep their times.
-    pub timing: Timing,
-}
 
 /// A caller's wish to start a deployment.
 #[derive(Clone)]
