@@ -139,6 +139,22 @@ impl<'c> Tx<'c> {
         }
     }
 
+    /// The same, where there must be a row: `missing` is the error when there is none.
+    pub fn one_or<T>(
+        &mut self,
+        sql: &str,
+        params: &[Val<'_>],
+        map: impl Fn(&Row<'_>) -> Result<T>,
+        missing: impl FnOnce() -> Error,
+    ) -> Result<T> {
+        self.one(sql, params, map)?.ok_or_else(missing)
+    }
+
+    /// Runs a statement that changes one row, once: `… AND archived_at IS NULL`. Whether it did now.
+    pub fn changes(&mut self, sql: &str, params: &[Val<'_>]) -> Result<bool> {
+        Ok(self.execute(sql, params)? > 0)
+    }
+
     /// Runs a statement and maps all its rows.
     pub fn all<T>(&mut self, sql: &str, params: &[Val<'_>], map: impl Fn(&Row<'_>) -> Result<T>) -> Result<Vec<T>> {
         match &mut self.connection {
