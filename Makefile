@@ -1,6 +1,6 @@
 # What the README's commands do. Each target needs only what the README names.
 
-.PHONY: demo test check quick release reliability bench
+.PHONY: demo test check quick release pages reliability bench
 
 # The whole way once: server, agent, environment, deployment, run, live session.
 demo:
@@ -32,6 +32,10 @@ release:
 	mkdir -p target/ship
 	objcopy --only-keep-debug target/dist/rota target/ship/rota.debug
 	cd target/ship && objcopy --strip-all --add-gnu-debuglink=rota.debug ../dist/rota rota
+
+# Writes the parts of the documentation that are made from the code.
+pages:
+	ROTA_WRITE_PAGES=1 cargo test --quiet -p rota-server --test operations_page
 
 # Sessions at work through outages of the database, kills, freezes and a full disk: half an hour, as root all of it.
 reliability:

@@ -7,6 +7,7 @@ pub mod agent;
 pub mod api_key;
 pub mod content;
 pub mod decode;
+mod deleted;
 pub mod deployment;
 pub mod environment;
 pub mod error;
@@ -25,4 +26,5 @@ pub mod warning;
 pub mod webhook;
 pub mod workspace;
 
+pub use deleted::Deleted;
 pub use time::Time;

@@ -7,8 +7,8 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    clock::Clock, config::Config, db::Db, engine::Sandboxes, hub::Hub, model::Offer, request::Intake,
-    resources::deployments::FirePolicy, shares::Shares,
+    clock::Clock, config::Config, db::Db, hub::Hub, model::Offer, request::Intake, sandboxes::Sandboxes,
+    scheduler::settle::Timing, shares::Shares,
 };
 
 /// The server's state. Cheap to clone.
@@ -47,6 +47,17 @@ pub struct Inner {
     pub tasks: TaskTracker,
     /// Set when the server is told to stop.
     pub stop: CancellationToken,
+}
+
+/// What the server's configuration says about fires.
+#[derive(Clone)]
+pub struct FirePolicy {
+    /// The models that sessions can run.
+    pub offer: Offer,
+    /// Sessions that a workspace may create in any minute; 0 is no limit.
+    pub sessions_per_minute: u32,
+    /// How deployments keep their times.
+    pub timing: Timing,
 }
 
 impl App {

@@ -4,8 +4,6 @@ use std::fmt;
 
 use rota_api::decode::Invalid;
 
-use crate::db::{KeyTaken, Unstorable};
-
 /// Why a request, or a worker's step, failed.
 ///
 /// What a client reads names the field and the remedy. [`Error::Database`] and [`Error::Internal`] are logged once, where
@@ -94,11 +92,6 @@ impl Error {
         }
     }
 
-    /// Whether a statement met a row that has the same unique key.
-    pub(crate) fn is_key_taken(&self) -> bool {
-        matches!(self, Self::Database(cause) if cause.is::<KeyTaken>())
-    }
-
     /// A fault that no client is told about.
     pub fn internal(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::Internal(error.into())
@@ -108,20 +101,6 @@ impl Error {
 impl From<Invalid> for Error {
     fn from(invalid: Invalid) -> Self {
         Self::Invalid(invalid.to_string())
-    }
-}
-
-impl From<rusqlite::Error> for Error {
-    /// A value of an unexpected type is no failure of the database: trying again does not help.
-    fn from(error: rusqlite::Error) -> Self {
-        match error {
-            rusqlite::Error::SqliteFailure(failure, _) if KeyTaken::SQLITE.contains(&failure.extended_code) => {
-                Self::Database(KeyTaken(error.to_string()).into())
-            }
-            rusqlite::Error::SqliteFailure(..) => Self::Database(error.into()),
-            rusqlite::Error::ToSqlConversionFailure(cause) if cause.is::<Unstorable>() => Self::invalid(cause),
-            other => Self::internal(other),
-        }
     }
 }
 

@@ -17,14 +17,17 @@ pub mod json_size;
 pub mod limits;
 pub mod model;
 pub mod page;
+mod places;
 pub mod random;
 pub mod request;
 pub mod resources;
 pub mod room;
+pub mod sandboxes;
 pub mod scheduler;
 pub mod shares;
 mod sweep;
 pub mod telemetry;
+pub mod tick;
 pub mod tls;
 pub mod webhooks;
 
@@ -40,7 +43,6 @@ use crate::{
     clock::Clock,
     config::{Config, DatabaseUrl, Role},
     db::{Db, Writer},
-    engine::Sandboxes,
     error::{Error, Result},
     hub::Hub,
     model::Offer,
@@ -49,6 +51,7 @@ use crate::{
         api_keys::{self, CreatedKey},
         organization, workspaces,
     },
+    sandboxes::Sandboxes,
     shares::Shares,
 };
 
@@ -135,7 +138,7 @@ pub async fn serve_offer(offer: Offer, config: Config, clock: Clock) -> Result<S
         sandboxes,
     });
     if app.config.roles.has(Role::Scheduler) {
-        app.spawn(scheduler::tick::run(app.clone()));
+        app.spawn(tick::run(app.clone()));
     }
     if app.config.roles.has(Role::Runner) {
         app.spawn(sweep::run(app.clone()));
@@ -143,7 +146,7 @@ pub async fn serve_offer(offer: Offer, config: Config, clock: Clock) -> Result<S
     if app.config.roles.has(Role::Webhooks) {
         app.spawn(webhooks::run(app.clone()));
     }
-    app.spawn(telemetry::upkeep(app.clone()));
+    app.spawn(telemetry::upkeep(app.metrics.clone(), app.stop.clone()));
     let metrics_address = metrics_listener.as_ref().map(|(_, address)| *address);
     if let Some((listener, address)) = metrics_listener {
         let router = http::metrics_router(app.clone(), address);

@@ -8,9 +8,9 @@ use std::{
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use rota_sandbox::heap;
 use tokio::{task::spawn_blocking, time::interval};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
-    app::App,
     clock::Stopwatch,
     limits::{LOG_LINES_A_MINUTE, SPARE_MEMORY_BYTES, UPKEEP_EVERY},
 };
@@ -35,12 +35,12 @@ pub fn metrics() -> PrometheusHandle {
 
 /// Sums up what was measured, which would otherwise be kept value by value until somebody reads it; says what was left
 /// out of the log; gives memory back that is not used any more.
-pub async fn upkeep(app: App) {
+pub async fn upkeep(metrics: PrometheusHandle, stop: CancellationToken) {
     let mut ticks = interval(UPKEEP_EVERY);
     loop {
         tokio::select! {
             _ = ticks.tick() => {
-                app.metrics.run_upkeep();
+                metrics.run_upkeep();
                 let (since, causes) = &*LINES;
                 let over = left_out(&mut causes.lock().unwrap_or_else(PoisonError::into_inner), since.seconds());
                 for (cause, count) in over {
@@ -49,7 +49,7 @@ pub async fn upkeep(app: App) {
                 // It fails only when the runtime ends.
                 let _ = spawn_blocking(|| heap::give_back(SPARE_MEMORY_BYTES)).await;
             }
-            () = app.stopping() => return,
+            () = stop.cancelled() => return,
         }
     }
 }

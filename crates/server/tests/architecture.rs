@@ -3,29 +3,149 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
 };
 
-/// What the files below a folder never import.
-const NEVER: [(&str, &[&str]); 17] = [
-    ("db", &["request", "resources", "engine", "http", "model", "scheduler", "app", "hub"]),
-    ("page.rs", &["db", "request", "resources", "engine", "http"]),
-    ("request", &["resources", "engine", "http", "model", "app"]),
-    ("model", &["db", "request", "resources", "engine", "http", "app"]),
-    ("scheduler/cron.rs", &["db", "request", "resources", "engine", "http", "app", "clock"]),
-    ("scheduler/schedule.rs", &["db", "request", "resources", "engine", "http", "app", "clock"]),
-    ("scheduler/occurrences.rs", &["db", "request", "resources", "engine", "http", "app", "clock"]),
-    ("scheduler/pending.rs", &["db", "request", "resources", "engine", "http", "app", "clock"]),
-    ("scheduler/policy.rs", &["db", "request", "resources", "engine", "http", "app", "clock"]),
-    ("scheduler/preview.rs", &["db", "request", "resources", "engine", "http", "app", "clock"]),
-    ("scheduler/settle.rs", &["db", "request", "resources", "engine", "http", "app", "clock"]),
-    ("scheduler/tick.rs", &["request", "engine", "http"]),
-    ("egress.rs", &["db", "request", "resources", "engine", "http", "app", "webhooks"]),
-    ("resources", &["engine", "http", "webhooks"]),
-    ("engine", &["http", "request", "webhooks"]),
-    ("webhooks", &["engine", "http", "request"]),
-    ("webhooks/next.rs", &["db", "request", "resources", "engine", "http", "app", "clock"]),
+/// What every room may import.
+const GROUND: [&str; 4] = ["clock", "error", "limits", "telemetry"];
+
+/// Which room imports which. A room is a file or a folder of `src`, and each resource is one of its own. A line more here
+/// is a decision: nothing below a room knows it, so what two rooms need of each other belongs below both.
+const IMPORTS: &[(&str, &[&str])] = &[
+    ("app", &["config", "db", "hub", "model", "request", "sandboxes", "scheduler", "shares"]),
+    ("config", &["scheduler"]),
+    ("db", &["config", "page", "tls"]),
+    ("egress", &["tls"]),
+    (
+        "engine",
+        &[
+            "app",
+            "closed",
+            "db",
+            "hub",
+            "model",
+            "places",
+            "resources/deployments",
+            "resources/events",
+            "resources/sessions",
+            "room",
+        ],
+    ),
+    ("folder", &["config", "db", "random"]),
+    (
+        "http",
+        &[
+            "app",
+            "config",
+            "request",
+            "resources/agents",
+            "resources/api_keys",
+            "resources/archiving",
+            "resources/deployment_runs",
+            "resources/deployments",
+            "resources/environments",
+            "resources/events",
+            "resources/models",
+            "resources/organization",
+            "resources/run_outcomes",
+            "resources/schedules",
+            "resources/sessions",
+            "resources/webhook_endpoints",
+            "resources/workspaces",
+            "shares",
+        ],
+    ),
+    ("hub", &["db"]),
+    ("model", &["config", "json_size", "tls"]),
+    ("request", &["closed", "db", "page", "room"]),
+    ("resources/agents", &["app", "db", "model", "page", "request", "resources/webhook_outbox"]),
+    ("resources/api_keys", &["app", "db", "page", "random", "request", "resources/workspaces"]),
+    (
+        "resources/archiving",
+        &[
+            "app",
+            "db",
+            "request",
+            "resources/agents",
+            "resources/api_keys",
+            "resources/deployments",
+            "resources/workspaces",
+        ],
+    ),
+    ("resources/deployment_runs", &["app", "db", "page", "request"]),
+    (
+        "resources/deployments",
+        &[
+            "app",
+            "closed",
+            "db",
+            "page",
+            "request",
+            "resources/agents",
+            "resources/deployment_runs",
+            "resources/environments",
+            "resources/events",
+            "resources/run_outcomes",
+            "resources/sessions",
+            "resources/webhook_outbox",
+            "scheduler",
+        ],
+    ),
+    ("resources/environments", &["app", "db", "page", "request", "resources/webhook_outbox"]),
+    (
+        "resources/events",
+        &[
+            "app",
+            "db",
+            "hub",
+            "json_size",
+            "model",
+            "page",
+            "request",
+            "resources/sessions",
+            "resources/webhook_outbox",
+            "shares",
+        ],
+    ),
+    ("resources/models", &["app", "page", "request"]),
+    ("resources/organization", &["app", "db", "random", "request"]),
+    ("resources/run_outcomes", &["app", "db", "request", "resources/deployment_runs", "resources/sessions"]),
+    ("resources/schedules", &["app", "request", "scheduler"]),
+    (
+        "resources/sessions",
+        &[
+            "app",
+            "db",
+            "page",
+            "request",
+            "resources/agents",
+            "resources/environments",
+            "resources/events",
+            "resources/webhook_outbox",
+        ],
+    ),
+    ("resources/webhook_endpoints", &["app", "db", "egress", "page", "request"]),
+    ("resources/webhook_outbox", &["db", "resources/organization"]),
+    ("resources/workspaces", &["app", "db", "page", "random", "request", "resources/organization"]),
+    ("sandboxes", &["places"]),
+    ("sweep", &["app", "engine", "resources/sessions"]),
+    ("tick", &["app", "db", "resources/deployments", "scheduler"]),
+    ("webhooks", &["app", "config", "db", "egress", "resources/webhook_endpoints"]),
+];
+
+/// Pure files, which import nothing that acts: no store, no time, no state of the server.
+const NOTHING_THAT_ACTS: [&str; 9] = [
+    "scheduler/cron.rs",
+    "scheduler/occurrences.rs",
+    "scheduler/pending.rs",
+    "scheduler/policy.rs",
+    "scheduler/preview.rs",
+    "scheduler/schedule.rs",
+    "scheduler/settle.rs",
+    "webhooks/next.rs",
+    "page.rs",
 ];
 
 /// The engine's pure parts look at nothing but the log.
@@ -39,48 +159,157 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     entries.flat_map(|path| files(&path)).filter(|path| path.extension().is_some_and(|e| e == "rs")).collect()
 }
 
-/// The modules of this crate that a file names in code: `crate::db::Tx`, or `use crate::{db::Tx, error::Result}`.
-fn imports(file: &Path) -> Vec<String> {
+/// The code of a file, without comments and without its tests.
+fn code(file: &Path) -> String {
     let text = fs::read_to_string(file).unwrap();
-    let code: String = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
-    let word = |text: &str| text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
-    let mut found = Vec::new();
-    for (at, _) in code.match_indices("crate::") {
-        let rest = &code[at + "crate::".len()..];
-        let Some(group) = rest.strip_prefix('{') else {
-            found.push(word(rest));
-            continue;
-        };
-        let mut depth = 0;
-        let mut start = true;
+    let text = text.split("#[cfg(test)]\nmod ").next().unwrap();
+    text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
+}
+
+/// The module that a file is, as the names on its path.
+fn module(file: &Path, src: &Path) -> Vec<String> {
+    let path = file.strip_prefix(src).unwrap().with_extension("");
+    let mut names: Vec<String> = path.iter().map(|name| name.to_str().unwrap().to_owned()).collect();
+    names.pop_if(|last| last == "mod");
+    names
+}
+
+fn is_of_a_name(c: char) -> bool {
+    c.is_alphanumeric() || c == '_'
+}
+
+/// The paths that `tree` names, which is what stands behind `crate::` or `super::`: `db::{Tx, vals}` or `error::Result`.
+fn paths(base: &[String], tree: &str) -> Vec<Vec<String>> {
+    if let Some(group) = tree.strip_prefix('{') {
+        let mut found = Vec::new();
+        let (mut depth, mut start) = (0, 0);
         for (i, c) in group.char_indices() {
             match c {
                 '{' => depth += 1,
-                '}' if depth == 0 => break,
-                '}' => depth -= 1,
-                ',' if depth == 0 => start = true,
-                c if start && c.is_alphanumeric() => {
-                    found.push(word(&group[i..]));
-                    start = false;
+                ',' | '}' if depth == 0 => {
+                    let member = group[start..i].trim();
+                    if !member.is_empty() {
+                        found.extend(paths(base, member));
+                    }
+                    start = i + 1;
+                    if c == '}' {
+                        break;
+                    }
                 }
+                '}' => depth -= 1,
                 _ => {}
             }
+        }
+        return found;
+    }
+    let end = tree.find(|c| !is_of_a_name(c)).unwrap_or(tree.len());
+    let (name, rest) = tree.split_at(end);
+    let mut path = base.to_vec();
+    if !name.is_empty() && name != "self" {
+        path.push(name.to_owned());
+    }
+    match rest.strip_prefix("::") {
+        Some(rest) => paths(&path, rest),
+        None => vec![path],
+    }
+}
+
+/// Every path that the code of `module` names from the crate's root, whether by `crate::` or by `super::`.
+fn named(module: &[String], code: &str) -> Vec<Vec<String>> {
+    let mut found = Vec::new();
+    for word in ["crate::", "super::"] {
+        for (at, _) in code.match_indices(word) {
+            let before = &code[..at];
+            // The second of `super::super::`, and the end of a longer word.
+            if before.ends_with(is_of_a_name) || before.ends_with("super::") {
+                continue;
+            }
+            let mut rest = &code[at..];
+            let mut base = if word == "crate::" { &[][..] } else { module };
+            while let Some(next) = rest.strip_prefix("super::") {
+                base = &base[..base.len() - 1];
+                rest = next;
+            }
+            found.extend(paths(base, rest.strip_prefix("crate::").unwrap_or(rest)));
         }
     }
     found
 }
 
-#[test]
-fn imports_point_one_way() {
+/// The room that a path leads into; `None` for the crate itself and what it does not have.
+fn room(path: &[String], rooms: &BTreeSet<String>) -> Option<String> {
+    let long = path.get(..2).map(|two| two.join("/"));
+    long.filter(|long| rooms.contains(long)).or_else(|| path.first().filter(|first| rooms.contains(*first)).cloned())
+}
+
+/// Which room imports which, and one file that does.
+fn graph() -> BTreeMap<(String, String), PathBuf> {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut wrong = Vec::new();
-    for (place, never) in NEVER {
-        for file in files(&src.join(place)) {
-            let found = imports(&file).into_iter().filter(|module| never.contains(&module.as_str()));
-            wrong.extend(found.map(|module| format!("{} imports {module}", file.display())));
+    let files: Vec<PathBuf> = files(&src).into_iter().filter(|file| !file.ends_with("src/lib.rs")).collect();
+    let rooms = files.iter().map(|file| {
+        let module = module(file, &src);
+        let resource = module[0] == "resources" && module.len() > 1;
+        module[..if resource { 2 } else { 1 }].join("/")
+    });
+    let rooms: BTreeSet<String> = rooms.collect();
+    let mut graph = BTreeMap::new();
+    for file in files {
+        let module = module(&file, &src);
+        let own = room(&module, &rooms).unwrap();
+        let targets = named(&module, &code(&file)).into_iter().filter_map(|path| room(&path, &rooms));
+        for target in targets.filter(|target| *target != own) {
+            graph.insert((own.clone(), target), file.clone());
         }
     }
+    graph
+}
+
+#[test]
+fn each_room_imports_what_its_line_says_and_nothing_else() {
+    let graph = graph();
+    let mut wrong = Vec::new();
+    for ((from, to), file) in &graph {
+        let is_said = IMPORTS.iter().any(|(room, imports)| room == from && imports.contains(&to.as_str()));
+        let is_ground = GROUND.contains(&to.as_str());
+        if is_ground && is_said {
+            wrong.push(format!("{to} is ground: {from} needs no line for it"));
+        } else if !is_ground && !is_said {
+            wrong.push(format!("{from} imports {to}, in {}", file.display()));
+        }
+    }
+    for (from, imports) in IMPORTS {
+        let unused = imports.iter().filter(|to| !graph.contains_key(&((*from).to_owned(), (**to).to_owned())));
+        wrong.extend(unused.map(|to| format!("{from} does not import {to}: take it out of its line")));
+    }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn no_room_imports_itself_through_others() {
+    let mut left: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (from, to) in graph().into_keys() {
+        left.entry(to.clone()).or_default();
+        left.entry(from).or_default().insert(to);
+    }
+    // What imports nothing that is left is in no cycle.
+    while let Some(free) = left.iter().find(|(_, imports)| imports.is_empty()).map(|(room, _)| room.clone()) {
+        left.remove(&free);
+        left.values_mut().for_each(|imports| drop(imports.remove(&free)));
+    }
+    assert!(left.is_empty(), "a cycle is among {left:#?}");
+}
+
+#[test]
+fn what_only_decides_imports_nothing_that_acts() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let acting = ["app", "clock", "db", "engine", "http", "hub", "request", "resources", "sandboxes", "tick"];
+    for file in NOTHING_THAT_ACTS {
+        let file = src.join(file);
+        let found = named(&module(&file, &src), &code(&file));
+        let found: Vec<_> =
+            found.iter().filter(|path| path.first().is_some_and(|p| acting.contains(&p.as_str()))).collect();
+        assert!(found.is_empty(), "{} imports {found:?}", file.display());
+    }
 }
 
 #[test]
@@ -134,10 +363,21 @@ fn the_server_reaches_no_file_of_a_session() {
 }
 
 #[test]
-fn a_group_of_imports_is_read_whole() {
-    let file = std::env::temp_dir().join(format!("rota-imports-{}.rs", std::process::id()));
-    fs::write(&file, "use crate::{\n    db::{Tx, vals},\n    error::Result,\n};\nuse crate::page::Page;\n").unwrap();
-    let found = imports(&file);
-    fs::remove_file(&file).unwrap();
-    assert_eq!(found, ["db", "error", "page"]);
+fn imports_are_read_in_every_form() {
+    let path = |text: &str| text.split("::").map(str::to_owned).collect::<Vec<_>>();
+    let found = |code: &str| named(&path("resources::sessions::write"), code);
+    for (code, expect) in [
+        ("use crate::page::Page;", &["page::Page"][..]),
+        (
+            "use crate::{\n    db::{Tx, vals},\n    error::{self, Result},\n};",
+            &["db::Tx", "db::vals", "error", "error::Result"],
+        ),
+        ("use super::{store, write::set};", &["resources::sessions::store", "resources::sessions::write::set"]),
+        ("use super::super::agents;", &["resources::agents"]),
+        ("    let x = crate::telemetry::may_tell(y);", &["telemetry::may_tell"]),
+        ("pub(super) fn f(a: &super::Control) {}", &["resources::sessions::Control"]),
+        ("my_crate::x", &[]),
+    ] {
+        assert_eq!(found(code), expect.iter().map(|text| path(text)).collect::<Vec<_>>(), "{code}");
+    }
 }

@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 
 use reqwest::{Method, RequestBuilder};
-use rota_server::config::{Provider, Role};
+use rota_server::{
+    config::{Provider, Role},
+    http::operations::{Beta, Operation, Who, operations},
+};
 use serde_json::{Value, json};
 
 use crate::{
     client::{Answer, Api, BETA, ENDPOINTS, Refusal, forbidden, invalid, not_found},
     given::{Parts, id, message, model},
-    routes::served,
     server::Rota,
 };
 
@@ -35,17 +37,15 @@ pub async fn one_of_each(api: &Api) -> BTreeMap<&'static str, String> {
     ])
 }
 
-/// Every operation of the server, with the ids of resources that are there.
-pub fn operations(ids: &BTreeMap<&str, String>) -> Vec<(Method, String)> {
-    let filled = |path: &str| ids.iter().fold(path.to_owned(), |path, (name, id)| path.replace(name, id));
-    served().into_iter().map(|(method, path)| (method, filled(path))).collect()
+/// The path of an operation, with the ids of resources that are there.
+pub fn filled(operation: &Operation, ids: &BTreeMap<&str, String>) -> String {
+    ids.iter().fold(operation.path.to_owned(), |path, (name, id)| path.replace(name, id))
 }
 
-/// A body that the operation would accept.
-fn body(method: &Method, path: &str) -> Option<Value> {
-    let verbs = ["archive", "pause", "unpause", "run", "replay", "regenerate_signing_secret"];
-    let has_body = *method == Method::POST && !verbs.iter().any(|verb| path.ends_with(verb));
-    has_body.then(|| if path.ends_with("/events") { json!({"events": [message("hi")]}) } else { json!({}) })
+/// A body that the operation would read, where it has one.
+fn body(operation: &Operation) -> Option<Value> {
+    let events = json!({"events": [message("hi")]});
+    operation.has_body.then(|| if operation.path.ends_with("/events") { events } else { json!({}) })
 }
 
 fn refusal(status: u16, kind: &str, message: &str) -> Refusal {
@@ -59,11 +59,12 @@ async fn every_route_refuses_who_has_no_key_or_a_wrong_one() {
     let rota = Rota::without_engine().await;
     let ids = one_of_each(&rota.api).await;
     let impostor = rota.api.with_key(format!("{}x", rota.api.key));
-    for (method, path) in operations(&ids) {
+    for operation in operations() {
+        let (method, path) = (operation.method.clone(), filled(&operation, &ids));
         let bare = rota.api.http.request(method.clone(), format!("{}{path}", rota.api.base)).header(BETA.0, BETA.1);
         let answer = rota.api.answer(bare).await.refusal();
         assert_eq!(answer, refusal(401, "authentication_error", NO_KEY), "{method} {path}");
-        let answer = impostor.send(method.clone(), &path, body(&method, &path).as_ref()).await.refusal();
+        let answer = impostor.send(method.clone(), &path, body(&operation).as_ref()).await.refusal();
         assert_eq!(answer, refusal(401, "authentication_error", "invalid x-api-key"), "{method} {path}");
     }
 }
@@ -74,13 +75,11 @@ async fn another_workspace_finds_nothing_at_any_route() {
     let ids = one_of_each(&rota.api).await;
     let other = rota.other_workspace().await;
     let mut walked = 0;
-    for (method, path) in operations(&ids) {
-        if path.starts_with("/v1/organizations/") {
-            continue;
-        }
+    for operation in operations().into_iter().filter(|operation| operation.who != Who::Administrator) {
+        let (method, path) = (operation.method.clone(), filled(&operation, &ids));
         let names_a_resource = ids.iter().any(|(name, id)| *name != "{model_id}" && path.contains(id.as_str()));
         if names_a_resource {
-            let answer = other.send(method.clone(), &path, body(&method, &path).as_ref()).await.refusal();
+            let answer = other.send(method.clone(), &path, body(&operation).as_ref()).await.refusal();
             assert_eq!((answer.status, &*answer.kind), (404, "not_found_error"), "{method} {path}");
             walked += 1;
         } else if method == Method::GET && !["/v1/models", "/rota/v1/schedules"].iter().any(|p| path.starts_with(p)) {
@@ -100,13 +99,13 @@ async fn the_organization_is_for_administrators_and_workspaces_are_for_who_names
     let no_administrator = forbidden("this needs an administrator's key: `rota keys create --admin` makes one");
     let no_workspace =
         forbidden("an administrator's key acts in the workspace that the header anthropic-workspace-id names");
-    for (method, path) in operations(&ids) {
-        let (api, refused) = if path.starts_with("/v1/organizations/") {
-            (&rota.api, &no_administrator)
-        } else {
-            (&administrator, &no_workspace)
+    for operation in operations() {
+        let (api, refused) = match operation.who {
+            Who::Administrator => (&rota.api, &no_administrator),
+            Who::Workspace | Who::Starter => (&administrator, &no_workspace),
         };
-        let answer = api.send(method.clone(), &path, body(&method, &path).as_ref()).await.refusal();
+        let (method, path) = (operation.method.clone(), filled(&operation, &ids));
+        let answer = api.send(method.clone(), &path, body(&operation).as_ref()).await.refusal();
         assert_eq!(answer, *refused, "{method} {path}");
     }
     let nowhere = administrator.in_workspace("wrkspc_nowhere");
@@ -211,6 +210,41 @@ async fn the_beta_header_opens_the_api_with_and_without_the_query_parameter() {
 }
 
 #[tokio::test]
+async fn every_operation_needs_the_beta_header_or_not_as_the_table_says() {
+    let rota = Rota::without_engine().await;
+    let ids = one_of_each(&rota.api).await;
+    let key = &rota.api.key;
+    for operation in operations() {
+        let (method, path) = (operation.method.clone(), filled(&operation, &ids));
+        let refused = not_found(format!("Not found: {path} needs the header `{}: {}`", BETA.0, BETA.1));
+        let bare = rota.api.http.request(method.clone(), format!("{}{path}?colour=red", rota.api.base));
+        let answer = rota.api.answer(bare.header("x-api-key", key)).await.refusal();
+        assert_eq!(answer == refused, operation.beta == Beta::Required, "{method} {path}: {answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_archived_workspace_is_read_and_not_changed_and_only_a_starter_is_recorded() {
+    let rota = Rota::without_engine().await;
+    let administrator = rota.administrator().await;
+    let made = administrator.post("/v1/organizations/workspaces", json!({"name": "closed soon"})).await;
+    let api = administrator.in_workspace(id(&made));
+    let ids = one_of_each(&api).await;
+    administrator.call(&format!("/v1/organizations/workspaces/{}/archive", id(&made))).await;
+    let refused = forbidden("the workspace is archived: its resources can be read, not changed");
+    for operation in operations().into_iter().filter(|operation| operation.who != Who::Administrator) {
+        let (method, path) = (operation.method.clone(), filled(&operation, &ids));
+        if path.ends_with("/events/stream") {
+            continue;
+        }
+        let answer = api.send(method.clone(), &path, body(&operation).as_ref()).await;
+        let is_refused = !answer.status.is_success() && answer.refusal() == refused;
+        let changes = method != Method::GET && operation.who == Who::Workspace;
+        assert_eq!(is_refused, changes, "{method} {path}: {}", answer.body);
+    }
+}
+
+#[tokio::test]
 async fn models_are_served_without_the_beta_header_in_their_general_shape() {
     let rota = Rota::without_engine().await;
     let api = &rota.api;
@@ -266,7 +300,7 @@ async fn probes_need_no_key_and_nothing_else_is_open() {
 #[tokio::test]
 async fn a_server_without_the_role_api_has_only_the_paths_that_need_no_key() {
     let rota = Rota::with(|config| config.roles = [Role::Runner].into_iter().collect()).await;
-    for (method, path) in served() {
+    for Operation { method, path, .. } in operations() {
         let answer = rota.api.send(method.clone(), path, None).await.refusal();
         assert_eq!(answer, not_found("Not found"), "{method} {path}");
     }

@@ -32,10 +32,30 @@ pub struct Operation {
     pub method: String,
     /// With the names of its parameters in braces.
     pub path: String,
-    /// The names of those in its query.
-    pub query: Vec<String>,
+    /// Those in its query.
+    pub query: Vec<Parameter>,
+    /// Its JSON body, when it has one.
+    pub body: Option<Body>,
     /// Where the schema of its answer is; `None` when it answers with bytes.
     schema: Option<String>,
+}
+
+/// A parameter of a query.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parameter {
+    /// Its name.
+    pub name: String,
+    /// Where its schema is.
+    pub schema: String,
+}
+
+/// The body of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Body {
+    /// The names of the fields that must be there.
+    pub required: Vec<String>,
+    /// The name of each field, and where its schema is.
+    pub fields: Vec<(String, String)>,
 }
 
 /// The base of the schemas' names.
@@ -71,6 +91,11 @@ impl Contract {
         assert!(faults.is_empty(), "the event breaks the contract: {faults:#?}\n{event:#}");
     }
 
+    /// Whether `value` is what the schema at `schema` allows.
+    pub fn allows(&self, schema: &str, value: &Value) -> bool {
+        self.validator(schema).is_valid(value)
+    }
+
     fn validator(&self, schema: &str) -> Arc<Validator> {
         let mut compiled = self.compiled.lock().unwrap();
         let compile = || {
@@ -85,15 +110,34 @@ fn operations(document: &Value, uri: &str) -> Vec<Operation> {
     let mut operations = Vec::new();
     for (path, methods) in document["paths"].as_object().unwrap() {
         for (method, operation) in methods.as_object().unwrap() {
+            let at = |rest: &[&str]| {
+                let pointer = ["paths", path, method].iter().chain(rest).map(|token| escaped(token));
+                format!("{uri}#/{}", pointer.collect::<Vec<_>>().join("/"))
+            };
             let media = operation["responses"]["200"]["content"].as_object().and_then(|content| content.keys().next());
-            let schema = media.map(|media| {
-                let pointer = ["paths", path, method, "responses", "200", "content", media, "schema"];
-                format!("{uri}#/{}", pointer.map(escaped).join("/"))
+            let schema = media.map(|media| at(&["responses", "200", "content", media, "schema"]));
+            let parameters = operation["parameters"].as_array().into_iter().flatten().enumerate();
+            let query =
+                parameters.filter(|(_, parameter)| parameter["in"] == "query").map(|(i, parameter)| Parameter {
+                    name: parameter["name"].as_str().unwrap().to_owned(),
+                    schema: at(&["parameters", &i.to_string(), "schema"]),
+                });
+            let body = operation["requestBody"]["content"]["application/json"]["schema"].as_object().map(|body| {
+                let place = ["requestBody", "content", "application/json", "schema", "properties"];
+                let fields = body["properties"].as_object().unwrap().keys();
+                let required = body["required"].as_array().into_iter().flatten();
+                Body {
+                    required: required.map(|name| name.as_str().unwrap().to_owned()).collect(),
+                    fields: fields.map(|name| (name.clone(), at(&[&place[..], &[name]].concat()))).collect(),
+                }
             });
-            let parameters = operation["parameters"].as_array().into_iter().flatten();
-            let query = parameters.filter(|parameter| parameter["in"] == "query");
-            let query = query.map(|parameter| parameter["name"].as_str().unwrap().to_owned()).collect();
-            operations.push(Operation { method: method.to_uppercase(), path: path.clone(), query, schema });
+            operations.push(Operation {
+                method: method.to_uppercase(),
+                path: path.clone(),
+                query: query.collect(),
+                body,
+                schema,
+            });
         }
     }
     operations

@@ -5,10 +5,11 @@
 use std::{collections::BTreeMap, env};
 
 use reqwest::Method;
+use rota_server::http::operations::operations;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    access::{one_of_each, operations},
+    access::{filled, one_of_each},
     client::{Api, ENDPOINTS},
     given::{message, over, toolset},
     server::Rota,
@@ -194,7 +195,7 @@ async fn nothing_that_a_client_sends_is_a_fault_of_the_server() {
     let seed = number("ROTA_ODD_INPUTS_SEED").unwrap_or(1);
     let rota = Rota::without_engine().await;
     let ids = one_of_each(&rota.api).await;
-    let mut all = operations(&ids);
+    let mut all: Vec<_> = operations().iter().map(|one| (one.method.clone(), filled(one, &ids))).collect();
     all.retain(|(_, path)| !path.ends_with("/stream"));
     for input in 0..number("ROTA_ODD_INPUTS").unwrap_or(INPUTS) {
         let mut dice = Dice::new(seed.wrapping_mul(1 << 32).wrapping_add(input));

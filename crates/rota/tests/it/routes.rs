@@ -1,91 +1,74 @@
-//! Every operation that this server claims to have is there: those of the contract and its own.
+//! The table of operations, held against the contract and the server.
 
 use reqwest::{Method, StatusCode};
+use rota_server::http::operations::{NOT_SERVED, Operation, not_served, operations};
 
 use crate::{
-    client::{Api, invalid},
-    contract::{ADMINISTRATION, MANAGED_AGENTS, Operation},
+    client::{Api, invalid, not_found},
+    contract::{ADMINISTRATION, MANAGED_AGENTS},
     given::id,
     server::Rota,
 };
 
-/// Resources of the contract that this server does not have yet, and parts of those that it has.
-const ABSENT: [&str; 10] = [
-    "/v1/dreams",
-    "/v1/environments/{environment_id}/work",
-    "/v1/files",
-    "/v1/memory_stores",
-    "/v1/sessions/{session_id}/resources",
-    "/v1/sessions/{session_id}/threads",
-    "/v1/skills",
-    "/v1/tunnels",
-    "/v1/user_profiles",
-    "/v1/vaults",
-];
-
-/// What the server has of the organization's own resources.
-const ADMINISTERED: [&str; 6] = [
-    "/v1/organizations/api_keys",
-    "/v1/organizations/api_keys/{api_key_id}",
-    "/v1/organizations/me",
-    "/v1/organizations/workspaces",
-    "/v1/organizations/workspaces/{workspace_id}",
-    "/v1/organizations/workspaces/{workspace_id}/archive",
-];
-
-/// What the server has beside the contract.
-const OWN: [(Method, &str); 15] = [
-    (Method::GET, "/rota/v1/deployment_runs/{deployment_run_id}"),
-    (Method::GET, "/rota/v1/deployments/{deployment_id}/occurrences"),
-    (Method::GET, "/rota/v1/deployments/{deployment_id}/policy"),
-    (Method::POST, "/rota/v1/deployments/{deployment_id}/policy"),
-    (Method::GET, "/rota/v1/schedules/preview"),
-    (Method::GET, "/rota/v1/sessions/{session_id}"),
-    (Method::GET, "/rota/v1/webhook_endpoints"),
-    (Method::POST, "/rota/v1/webhook_endpoints"),
-    (Method::GET, "/rota/v1/webhook_endpoints/{webhook_endpoint_id}"),
-    (Method::POST, "/rota/v1/webhook_endpoints/{webhook_endpoint_id}"),
-    (Method::DELETE, "/rota/v1/webhook_endpoints/{webhook_endpoint_id}"),
-    (Method::GET, "/rota/v1/webhook_endpoints/{webhook_endpoint_id}/deliveries"),
-    (Method::GET, "/rota/v1/webhook_endpoints/{webhook_endpoint_id}/deliveries/{webhook_event_id}"),
-    (Method::POST, "/rota/v1/webhook_endpoints/{webhook_endpoint_id}/deliveries/{webhook_event_id}/replay"),
-    (Method::POST, "/rota/v1/webhook_endpoints/{webhook_endpoint_id}/regenerate_signing_secret"),
-];
-
-/// Every operation that the server has.
-pub fn served() -> Vec<(Method, &'static str)> {
-    of_the_contract().into_iter().chain(administration()).chain(OWN).collect()
-}
-
-/// The operations of the contract that the server has.
+/// Every operation of the contract: managed agents, and what administrator's keys manage.
 fn of_the_contract() -> Vec<(Method, &'static str)> {
-    let operations = MANAGED_AGENTS.operations.iter();
-    let present = operations.filter(|operation| !ABSENT.iter().any(|absent| operation.path.starts_with(absent)));
-    present.map(named).collect()
+    let all = MANAGED_AGENTS.operations.iter().chain(&ADMINISTRATION.operations);
+    all.map(|operation| (operation.method.parse().unwrap(), operation.path.as_str())).collect()
 }
 
-/// The operations on the organization's own resources that the server has. They need an administrator's key.
-pub fn administration() -> Vec<(Method, &'static str)> {
-    let operations = ADMINISTRATION.operations.iter();
-    operations.filter(|operation| ADMINISTERED.contains(&operation.path.as_str())).map(named).collect()
+fn named(operation: &Operation) -> (Method, &'static str) {
+    (operation.method.clone(), operation.path)
 }
 
-fn named(operation: &'static Operation) -> (Method, &'static str) {
-    (operation.method.parse().unwrap(), operation.path.as_str())
+#[test]
+fn every_operation_of_the_contract_is_served_or_said_not_to_be() {
+    let contract = of_the_contract();
+    let served: Vec<_> = operations().iter().map(named).collect();
+    for (method, path) in &contract {
+        let is_served = served.contains(&(method.clone(), path));
+        assert_ne!(is_served, not_served(path).is_some(), "{method} {path}: it is served, or it is in NOT_SERVED");
+    }
+    for (method, path) in &served {
+        let is_ours = path.starts_with("/rota/v1/");
+        assert_ne!(
+            is_ours,
+            contract.contains(&(method.clone(), path)),
+            "{method} {path}: the contract has it, or it is ours"
+        );
+    }
+    for (beginning, what) in NOT_SERVED {
+        assert!(
+            contract.iter().any(|(_, path)| path.starts_with(beginning)),
+            "the contract has no {beginning} ({what})"
+        );
+    }
+    assert_eq!(served.len(), 57);
 }
 
 #[tokio::test]
-async fn every_operation_is_served() {
+async fn every_operation_of_the_table_is_there() {
     let rota = Rota::without_engine().await;
-    let operations = of_the_contract();
-    assert_eq!(operations.len(), 33, "{operations:#?}");
-    assert_eq!(administration().len(), 9);
-    for (method, path) in served() {
-        let path = path.replace(['{', '}'], "");
-        let answer = rota.api.send(method.clone(), &path, None).await;
+    for Operation { method, path, .. } in operations() {
+        let answer = rota.api.send(method.clone(), &path.replace(['{', '}'], ""), None).await;
         assert_ne!(answer.status, StatusCode::METHOD_NOT_ALLOWED, "{method} {path}");
         assert_ne!(answer.body["error"]["message"], "Not found", "{method} {path}");
     }
+}
+
+#[tokio::test]
+async fn what_is_not_served_says_so_with_and_without_the_beta_header() {
+    let rota = Rota::without_engine().await;
+    let api = &rota.api;
+    for (method, path) in of_the_contract() {
+        let Some(what) = not_served(path) else { continue };
+        let refused = not_found(format!("Not found: this server does not serve {what}"));
+        let path = path.replace(['{', '}'], "");
+        assert_eq!(api.send(method.clone(), &path, None).await.refusal(), refused, "{method} {path}");
+        let bare = api.http.request(method.clone(), format!("{}{path}", api.base)).header("x-api-key", &api.key);
+        assert_eq!(api.answer(bare).await.refusal(), refused, "{method} {path}");
+    }
+    let bare = api.http.get(format!("{}/v1/nothing", api.base)).header("x-api-key", &api.key);
+    assert_eq!(api.answer(bare).await.refusal(), not_found("Not found"), "no header brings it");
 }
 
 /// A client that every operation lets in.
@@ -98,7 +81,7 @@ async fn everywhere(rota: &Rota) -> Api {
 async fn a_parameter_that_an_operation_does_not_have_is_refused_by_every_operation_in_the_same_words() {
     let rota = Rota::without_engine().await;
     let api = everywhere(&rota).await;
-    for (method, path) in served() {
+    for Operation { method, path, .. } in operations() {
         let required = if path.ends_with("/preview") { "expression=0+9+*+*+*&timezone=UTC&" } else { "" };
         let path = path.replace(['{', '}'], "");
         for (query, named) in [("colour=red", "colour"), ("beta=true&colour=", "colour"), ("include=1", "include")] {
@@ -113,13 +96,15 @@ async fn a_parameter_that_an_operation_does_not_have_is_refused_by_every_operati
 async fn every_parameter_of_the_contract_is_taken_and_so_is_what_the_sdks_send_with_each_request() {
     let rota = Rota::without_engine().await;
     let api = everywhere(&rota).await;
-    let operations = MANAGED_AGENTS.operations.iter().chain(&ADMINISTRATION.operations);
-    let served = served();
+    let served: Vec<_> = operations().iter().map(named).collect();
     let mut parameters = 0;
-    for operation in operations.filter(|operation| served.contains(&named(operation))) {
-        let (method, path) = named(operation);
-        let path = path.replace(['{', '}'], "");
-        for parameter in operation.query.iter().map(String::as_str).chain(["beta"]) {
+    for operation in MANAGED_AGENTS.operations.iter().chain(&ADMINISTRATION.operations) {
+        let method: Method = operation.method.parse().unwrap();
+        if !served.contains(&(method.clone(), operation.path.as_str())) {
+            continue;
+        }
+        let path = operation.path.replace(['{', '}'], "");
+        for parameter in operation.query.iter().map(|parameter| parameter.name.as_str()).chain(["beta"]) {
             let answer = api.send(method.clone(), &format!("{path}?{parameter}=true"), None).await;
             let said = answer.body["error"]["message"].as_str().unwrap_or_default();
             assert!(!said.contains("Extra inputs"), "{method} {path}?{parameter}: {said}");

@@ -136,7 +136,7 @@ impl Rota {
 
     /// Lets the scheduler look at what is due, once.
     pub async fn tick(&self) {
-        rota_server::scheduler::tick::fire_due(self.server.app()).await.unwrap();
+        rota_server::tick::fire_due(self.server.app()).await.unwrap();
     }
 
     /// Moves the clock.

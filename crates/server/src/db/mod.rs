@@ -14,6 +14,7 @@
 
 mod copy;
 mod dialect;
+mod fault;
 mod job;
 mod migrate;
 mod postgres;
@@ -46,7 +47,7 @@ pub(crate) use postgres::place;
 pub use select::Select;
 pub(crate) use sqlite::FILE;
 pub use tx::Tx;
-pub(crate) use value::{KeyTaken, Unstorable, vals};
+pub(crate) use value::vals;
 pub use value::{Row, Val};
 use writable::Writable;
 

@@ -4,6 +4,7 @@ use rota_api::Time;
 
 use super::{
     Notice, dialect,
+    fault::KeyTaken,
     postgres::Session,
     value::{Row, Val},
 };
@@ -96,7 +97,7 @@ impl<'c> Tx<'c> {
         params: &[Val<'_>],
         taken: impl FnOnce() -> Error,
     ) -> Result<usize> {
-        self.execute(sql, params).map_err(|error| if error.is_key_taken() { taken() } else { error })
+        self.execute(sql, params).map_err(|error| if KeyTaken::is_cause_of(&error) { taken() } else { error })
     }
 
     /// Runs a statement whose count nobody needs, without waiting for the database to answer: where that is another
@@ -136,6 +137,22 @@ impl<'c> Tx<'c> {
                 session.query(sql, params)?.first().map(|row| map(&Row::postgres(row))).transpose()
             }
         }
+    }
+
+    /// The same, where there must be a row: `missing` is the error when there is none.
+    pub fn one_or<T>(
+        &mut self,
+        sql: &str,
+        params: &[Val<'_>],
+        map: impl Fn(&Row<'_>) -> Result<T>,
+        missing: impl FnOnce() -> Error,
+    ) -> Result<T> {
+        self.one(sql, params, map)?.ok_or_else(missing)
+    }
+
+    /// Runs a statement that changes one row, once: `… AND archived_at IS NULL`. Whether it did now.
+    pub fn changes(&mut self, sql: &str, params: &[Val<'_>]) -> Result<bool> {
+        Ok(self.execute(sql, params)? > 0)
     }
 
     /// Runs a statement and maps all its rows.

@@ -1,5 +1,7 @@
 //! What goes into a statement and what comes out: parameters and rows, the same for every database.
 
+use std::cell::Cell;
+
 use bytes::BytesMut;
 use rota_api::{Time, id::Id};
 use rusqlite::types::ValueRef;
@@ -7,27 +9,11 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
 
+use super::fault::Unstorable;
 use crate::error::{Error, Result};
 
 /// What the libraries of databases take for an error of a value.
 type Cause = Box<dyn std::error::Error + Send + Sync>;
-
-/// A text has the character U+0000, which PostgreSQL cannot hold. It is refused on every database, so that what one of them
-/// takes the other one takes too.
-#[derive(Debug, thiserror::Error)]
-#[error("the character U+0000 cannot be stored")]
-pub(crate) struct Unstorable;
-
-/// A statement met a row that has the same unique key.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(crate) struct KeyTaken(pub(crate) String);
-
-impl KeyTaken {
-    /// What SQLite says then.
-    pub(crate) const SQLITE: [i32; 2] =
-        [rusqlite::ffi::SQLITE_CONSTRAINT_UNIQUE, rusqlite::ffi::SQLITE_CONSTRAINT_PRIMARYKEY];
-}
 
 /// A parameter of a statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -155,26 +141,52 @@ impl From<Val<'_>> for Owned {
     }
 }
 
-/// A row of a result. Columns count from 0.
-pub struct Row<'a>(Columns<'a>);
+/// A row of a result.
+///
+/// A column is asked for by its name, so that a function which reads rows does not depend on the order in which a SELECT,
+/// perhaps of another file, has them. Asked for in that order, each is found at once. A closure beside its statement may
+/// count them from 0.
+pub struct Row<'a> {
+    columns: Columns<'a>,
+    /// Where the next name is looked for first.
+    next: Cell<usize>,
+}
 
 enum Columns<'a> {
     Sqlite(&'a rusqlite::Row<'a>),
     Postgres(&'a tokio_postgres::Row),
 }
 
+/// Which column of a row: its name, or its place from 0.
+pub trait Column {
+    /// Its place.
+    fn place(&self, row: &Row<'_>) -> Result<usize>;
+}
+
+impl Column for usize {
+    fn place(&self, _: &Row<'_>) -> Result<usize> {
+        Ok(*self)
+    }
+}
+
+impl Column for &str {
+    fn place(&self, row: &Row<'_>) -> Result<usize> {
+        row.named(self)
+    }
+}
+
 impl<'a> Row<'a> {
     pub(super) fn sqlite(row: &'a rusqlite::Row<'a>) -> Self {
-        Self(Columns::Sqlite(row))
+        Self { columns: Columns::Sqlite(row), next: Cell::new(0) }
     }
 
     pub(super) fn postgres(row: &'a tokio_postgres::Row) -> Self {
-        Self(Columns::Postgres(row))
+        Self { columns: Columns::Postgres(row), next: Cell::new(0) }
     }
 
     /// The bytes of what it holds.
     pub(super) fn bytes(&self) -> Result<usize> {
-        match self.0 {
+        match self.columns {
             Columns::Sqlite(row) => {
                 let lengths = (0..row.as_ref().column_count()).map(|column| match row.get_ref(column)? {
                     ValueRef::Text(bytes) | ValueRef::Blob(bytes) => Ok(bytes.len()),
@@ -186,67 +198,102 @@ impl<'a> Row<'a> {
         }
     }
 
+    fn named(&self, name: &str) -> Result<usize> {
+        let count = match self.columns {
+            Columns::Sqlite(row) => row.as_ref().column_count(),
+            Columns::Postgres(row) => row.len(),
+        };
+        let first = self.next.get();
+        for place in (0..count).map(|i| (first + i) % count) {
+            let is_it = match self.columns {
+                Columns::Sqlite(row) => row.as_ref().column_name(place)? == name,
+                Columns::Postgres(row) => row.columns()[place].name() == name,
+            };
+            if is_it {
+                self.next.set(place + 1);
+                return Ok(place);
+            }
+        }
+        Err(Error::internal(format!("the statement has no column {name}")))
+    }
+
     /// A TEXT.
-    pub fn text(&self, column: usize) -> Result<String> {
+    pub fn text(&self, column: impl Column) -> Result<String> {
         self.str(column).map(str::to_owned)
     }
 
     /// A TEXT that may be NULL.
-    pub fn opt_text(&self, column: usize) -> Result<Option<String>> {
-        Ok(match self.0 {
+    pub fn opt_text(&self, column: impl Column) -> Result<Option<String>> {
+        let column = column.place(self)?;
+        Ok(match self.columns {
             Columns::Sqlite(row) => row.get(column)?,
             Columns::Postgres(row) => row.try_get(column)?,
         })
     }
 
     /// A BIGINT.
-    pub fn int(&self, column: usize) -> Result<i64> {
-        Ok(match self.0 {
+    pub fn int(&self, column: impl Column) -> Result<i64> {
+        let column = column.place(self)?;
+        Ok(match self.columns {
             Columns::Sqlite(row) => row.get(column)?,
             Columns::Postgres(row) => row.try_get::<_, Number>(column)?.0,
         })
     }
 
     /// A BIGINT that may be NULL.
-    pub fn opt_int(&self, column: usize) -> Result<Option<i64>> {
-        Ok(match self.0 {
+    pub fn opt_int(&self, column: impl Column) -> Result<Option<i64>> {
+        let column = column.place(self)?;
+        Ok(match self.columns {
             Columns::Sqlite(row) => row.get(column)?,
             Columns::Postgres(row) => row.try_get::<_, Option<Number>>(column)?.map(|number| number.0),
         })
     }
 
     /// A time.
-    pub fn time(&self, column: usize) -> Result<Time> {
+    pub fn time(&self, column: impl Column) -> Result<Time> {
         self.int(column).map(Time::from_micros)
     }
 
     /// A time that may be NULL.
-    pub fn opt_time(&self, column: usize) -> Result<Option<Time>> {
+    pub fn opt_time(&self, column: impl Column) -> Result<Option<Time>> {
         Ok(self.opt_int(column)?.map(Time::from_micros))
     }
 
     /// An id.
-    pub fn id<I: Id>(&self, column: usize) -> Result<I> {
+    pub fn id<I: Id>(&self, column: impl Column) -> Result<I> {
         self.text(column).map(I::trusted)
     }
 
     /// An id that may be NULL.
-    pub fn opt_id<I: Id>(&self, column: usize) -> Result<Option<I>> {
+    pub fn opt_id<I: Id>(&self, column: impl Column) -> Result<Option<I>> {
         Ok(self.opt_text(column)?.map(I::trusted))
     }
 
     /// JSON text, kept as it is.
-    pub fn raw(&self, column: usize) -> Result<Box<RawValue>> {
+    pub fn raw(&self, column: impl Column) -> Result<Box<RawValue>> {
         Ok(RawValue::from_string(self.text(column)?)?)
     }
 
+    /// JSON text that may be NULL, read into `T`.
+    pub fn opt_json<T: DeserializeOwned>(&self, column: impl Column) -> Result<Option<T>> {
+        Ok(self.opt_text(column)?.map(|text| serde_json::from_str(&text)).transpose()?)
+    }
+
+    /// A TEXT that is the name of something, which `read` knows.
+    pub fn name<T>(&self, column: impl Column, read: impl FnOnce(&str) -> Option<T>) -> Result<T> {
+        let text = self.str(column)?;
+        read(text)
+            .ok_or_else(|| Error::internal(format!("the store has a name that this program does not know: {text}")))
+    }
+
     /// JSON text, read into `T`.
-    pub fn json<T: DeserializeOwned>(&self, column: usize) -> Result<T> {
+    pub fn json<T: DeserializeOwned>(&self, column: impl Column) -> Result<T> {
         Ok(serde_json::from_str(self.str(column)?)?)
     }
 
-    fn str(&self, column: usize) -> Result<&str> {
-        match self.0 {
+    fn str(&self, column: impl Column) -> Result<&str> {
+        let column = column.place(self)?;
+        match self.columns {
             Columns::Sqlite(row) => row.get_ref(column)?.as_str().map_err(Error::internal),
             Columns::Postgres(row) => Ok(row.try_get(column)?),
         }

@@ -9,7 +9,6 @@ use tracing::Instrument;
 use super::{
     driven::Driven,
     lease::{self, Lease},
-    places::{Place, Places},
     runner::Runner,
     step::{self, Left},
 };
@@ -18,6 +17,7 @@ use crate::{
     backoff::Backoff,
     error::{Error, Result},
     limits,
+    places::{Place, Places},
     room::Room,
     telemetry,
 };

@@ -9,12 +9,9 @@ pub mod fold;
 mod lease;
 pub mod next;
 mod permission;
-mod places;
 mod runner;
-mod sandboxes;
 mod step;
 mod tools;
 
 pub use drive::run;
 pub use lease::release_all_of;
-pub use sandboxes::Sandboxes;

@@ -16,7 +16,6 @@ use super::{
     fold::{Call, Stage, State},
     lease::Lease,
     next::{Action, Closing, next},
-    places::{Place, Places},
     step::{Beside, Left, Rest, Step, perform},
     tools,
 };
@@ -28,6 +27,7 @@ use crate::{
     hub::Watcher,
     limits,
     model::Usage,
+    places::{Place, Places},
     resources::{
         events::{
             interrupted_result,

@@ -16,7 +16,12 @@ use rota_api::{
 };
 use tracing::Instrument;
 
-use super::{answers, hosts::Hosts, places::Guest};
+use super::{
+    answers,
+    hosts::Hosts,
+    operations::{self, Beta},
+    places::Guest,
+};
 use crate::{
     app::App,
     clock::Stopwatch,
@@ -197,7 +202,8 @@ async fn admit(app: &App, parts: &Parts) -> Result<Admission> {
     if let Some(guest) = parts.extensions.get::<Arc<Guest>>() {
         guest.shows_key();
     }
-    beta::check(parts.uri.path(), &parts.headers)?;
+    let rule = parts.extensions.get::<MatchedPath>().and_then(|path| operations::beta(path.as_str()));
+    beta::check(parts.uri.path(), rule == Some(Beta::Required), &parts.headers)?;
     Ok(admission)
 }
 

@@ -1,10 +1,11 @@
-//! The HTTP surface: every route in one table, and what holds for all of them.
+//! The HTTP surface: every operation in one table, and what holds for all of them.
 
 mod answers;
 mod hosts;
 mod layers;
 mod lent;
 mod listen;
+pub mod operations;
 mod places;
 mod router;
 mod wire;

@@ -1,4 +1,4 @@
-//! Every route of the server.
+//! Every route of the server: those of `operations.rs`, and the probes.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -7,25 +7,16 @@ use axum::{
     extract::State,
     middleware::from_fn_with_state,
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::get,
 };
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, HeaderValue, Uri, header};
 
 use super::{
     hosts::Hosts,
     layers::{self, Front},
+    operations,
 };
-use crate::{
-    app::App,
-    config::Role,
-    error::Error,
-    limits,
-    request::caller,
-    resources::{
-        agents, api_keys, deployment_runs, deployments, environments, events, models, organization, run_outcomes,
-        schedules, sessions, webhook_endpoints, workspaces,
-    },
-};
+use crate::{app::App, config::Role, error::Error, limits, request::caller};
 
 /// The whole server at `address` as a service. One without the role `api` answers only what needs no API key.
 pub fn router(app: App, address: SocketAddr) -> Router {
@@ -50,67 +41,20 @@ fn in_front(app: App, address: SocketAddr, router: Router<App>) -> Router {
 }
 
 fn api(app: &App) -> Router<App> {
-    Router::new()
-        .route("/rota/v1/deployments/{deployment_id}/occurrences", get(deployments::occurrences::list))
-        .route(
-            "/rota/v1/deployments/{deployment_id}/policy",
-            get(deployments::policy::get).post(deployments::policy::set),
-        )
-        .route("/rota/v1/deployment_runs/{deployment_run_id}", get(run_outcomes::retrieve))
-        .route("/rota/v1/schedules/preview", get(schedules::preview))
-        .route("/rota/v1/sessions/{session_id}", get(sessions::warnings::retrieve))
-        .route("/rota/v1/webhook_endpoints", get(webhook_endpoints::list).post(webhook_endpoints::create))
-        .route(
-            "/rota/v1/webhook_endpoints/{webhook_endpoint_id}",
-            get(webhook_endpoints::retrieve).post(webhook_endpoints::update).delete(webhook_endpoints::delete),
-        )
-        .route("/rota/v1/webhook_endpoints/{webhook_endpoint_id}/deliveries", get(webhook_endpoints::deliveries::list))
-        .route(
-            "/rota/v1/webhook_endpoints/{webhook_endpoint_id}/deliveries/{webhook_event_id}",
-            get(webhook_endpoints::deliveries::retrieve),
-        )
-        .route(
-            "/rota/v1/webhook_endpoints/{webhook_endpoint_id}/deliveries/{webhook_event_id}/replay",
-            post(webhook_endpoints::deliveries::replay),
-        )
-        .route(
-            "/rota/v1/webhook_endpoints/{webhook_endpoint_id}/regenerate_signing_secret",
-            post(webhook_endpoints::regenerate_signing_secret),
-        )
-        .route("/v1/agents", get(agents::list).post(agents::create))
-        .route("/v1/agents/{agent_id}", get(agents::retrieve).post(agents::update))
-        .route("/v1/agents/{agent_id}/archive", post(agents::archive))
-        .route("/v1/agents/{agent_id}/versions", get(agents::versions))
-        .route("/v1/deployment_runs", get(deployment_runs::list))
-        .route("/v1/deployment_runs/{deployment_run_id}", get(deployment_runs::retrieve))
-        .route("/v1/deployments", get(deployments::list).post(deployments::create))
-        .route("/v1/deployments/{deployment_id}", get(deployments::retrieve).post(deployments::update))
-        .route("/v1/deployments/{deployment_id}/archive", post(deployments::archive))
-        .route("/v1/deployments/{deployment_id}/pause", post(deployments::pause))
-        .route("/v1/deployments/{deployment_id}/run", post(deployments::run))
-        .route("/v1/deployments/{deployment_id}/unpause", post(deployments::unpause))
-        .route("/v1/environments", get(environments::list).post(environments::create))
-        .route(
-            "/v1/environments/{environment_id}",
-            get(environments::retrieve).post(environments::update).delete(environments::delete),
-        )
-        .route("/v1/environments/{environment_id}/archive", post(environments::archive))
-        .route("/v1/models", get(models::list))
-        .route("/v1/models/{model_id}", get(models::retrieve))
-        .route("/v1/organizations/api_keys", get(api_keys::list))
-        .route("/v1/organizations/api_keys/{api_key_id}", get(api_keys::retrieve).post(api_keys::update))
-        .route("/v1/organizations/me", get(organization::retrieve))
-        .route("/v1/organizations/workspaces", get(workspaces::list).post(workspaces::create))
-        .route("/v1/organizations/workspaces/{workspace_id}", get(workspaces::retrieve).post(workspaces::update))
-        .route("/v1/organizations/workspaces/{workspace_id}/archive", post(workspaces::archive))
-        .route("/v1/sessions", get(sessions::list).post(sessions::create))
-        .route("/v1/sessions/{session_id}", get(sessions::retrieve).post(sessions::update).delete(sessions::delete))
-        .route("/v1/sessions/{session_id}/archive", post(sessions::archive))
-        .route("/v1/sessions/{session_id}/events", get(events::list).post(events::send))
-        .route("/v1/sessions/{session_id}/events/stream", get(events::stream::open))
-        .fallback(not_found)
+    let table = operations::operations().into_iter();
+    table
+        .fold(Router::new(), |router, operation| router.route(operation.path, operation.handler))
+        .fallback(not_there)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(from_fn_with_state(app.clone(), layers::guard))
+}
+
+/// A path that has no operation: one that the API has, or nothing.
+async fn not_there(uri: Uri) -> Error {
+    match operations::not_served(uri.path()) {
+        Some(what) => Error::NotFound(format!("Not found: this server does not serve {what}")),
+        None => not_found().await,
+    }
 }
 
 async fn not_found() -> Error {

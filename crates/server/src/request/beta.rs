@@ -71,16 +71,11 @@ const KNOWN_BETAS: &[&str] = &[
     "webhooks-2026-10-07",
 ];
 
-/// Whether a path is served without a beta header too.
-fn is_general(path: &str) -> bool {
-    ["/v1/models", "/v1/organizations/", "/rota/"].iter().any(|prefix| path.starts_with(prefix))
-}
-
-/// Checks the beta header of a request for `path`.
+/// Checks the beta header of a request for `path`, whose operations need the managed agents beta when it is `required`.
 ///
 /// # Errors
-/// 404 when the path needs the managed agents beta and it is not named; 400 when a name does not exist.
-pub fn check(path: &str, headers: &HeaderMap) -> Result<()> {
+/// 404 when it is required and not named; 400 when a name does not exist.
+pub fn check(path: &str, required: bool, headers: &HeaderMap) -> Result<()> {
     let betas = betas(headers);
     if let Some(unknown) = betas.iter().find(|beta| !KNOWN_BETAS.contains(beta)) {
         return Err(Error::invalid(format_args!(
@@ -88,7 +83,7 @@ pub fn check(path: &str, headers: &HeaderMap) -> Result<()> {
              docs.anthropic.com or try again without the header."
         )));
     }
-    if is_general(path) || betas.contains(&MANAGED_AGENTS) {
+    if !required || betas.contains(&MANAGED_AGENTS) {
         return Ok(());
     }
     Err(Error::NotFound(format!("Not found: {path} needs the header `anthropic-beta: {MANAGED_AGENTS}`")))
@@ -112,12 +107,12 @@ mod tests {
 
     #[test]
     fn the_beta_header_decides() {
-        let check = |path, values: &[&'static str]| {
+        let check = |path: &str, values: &[&'static str]| {
             let mut headers = HeaderMap::new();
             for value in values {
                 headers.append(BETA, HeaderValue::from_static(value));
             }
-            super::check(path, &headers)
+            super::check(path, path != "/v1/models", &headers)
         };
         assert!(check("/v1/agents", &[MANAGED_AGENTS]).is_ok());
         assert!(check("/v1/agents", &["files-api-2025-04-14, managed-agents-2026-04-01"]).is_ok());

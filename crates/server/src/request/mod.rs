@@ -4,12 +4,14 @@ pub mod beta;
 mod body;
 pub mod caller;
 mod intake;
+mod list;
 mod path;
 pub mod query;
 
 pub use body::Body;
 pub use caller::{Administrator, Caller, Starter};
 pub use intake::Intake;
+pub use list::List;
 pub use path::{Path, PathAndQuery};
 pub use query::Query;
 

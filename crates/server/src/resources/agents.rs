@@ -22,8 +22,8 @@ use crate::{
     limits::{MAX_AGENT_BYTES, PAGE_BYTES},
     model::Offer,
     page::{Order, Page, Paging, Rows},
-    request::{Body, Caller, Json, Path, PathAndQuery, Query, query::CREATED_BETWEEN},
-    resources::{deployments, webhook_outbox},
+    request::{Body, Caller, Json, List, Path, PathAndQuery, Query, query::CREATED_BETWEEN},
+    resources::webhook_outbox,
 };
 
 /// `POST /v1/agents`.
@@ -56,14 +56,8 @@ pub async fn list(State(app): State<App>, caller: Caller, query: Query) -> Resul
     let mut select = Select::new(&format!("{SELECT} AND v.version = a.version"), &caller.workspace);
     select.when(!query.boolean("include_archived")?.unwrap_or(false), "a.archived_at IS NULL");
     query.created_at::<AgentId>(&mut select, "a.id", &CREATED_BETWEEN)?;
-    let paging = query.paging(20, 100, Order::Desc)?;
-    app.db
-        .read(move |tx| {
-            let rows = select.page(tx, "a.id", &paging, listed)?;
-            Ok(paging.page(rows, |agent| agent.id.to_string()))
-        })
-        .await
-        .map(Json)
+    let list = List { select, key: "a.id", paging: query.paging(20, 100, Order::Desc)? };
+    list.page(&app.db, listed, |agent| agent.id.to_string()).await
 }
 
 /// `GET /v1/agents/{agent_id}/versions`.
@@ -74,11 +68,6 @@ pub async fn versions(
 ) -> Result<Json<Page<Listed>>> {
     let paging = query.paging(20, 100, Order::Desc)?;
     app.db.read(move |tx| version_page(tx, &caller.workspace, &id, &paging)).await.map(Json)
-}
-
-/// `POST /v1/agents/{agent_id}/archive`.
-pub async fn archive(State(app): State<App>, caller: Caller, Path(id): Path<String>) -> Result<Json<Agent>> {
-    app.db.write(move |tx| set_archived(tx, &caller.workspace, &id)).await.map(Json)
 }
 
 fn insert(tx: &mut Tx<'_>, offer: &Offer, workspace: &WorkspaceId, new: &CreateAgent) -> Result<Agent> {
@@ -206,7 +195,7 @@ pub fn lock(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<()> {
 
 fn version_config(tx: &mut Tx<'_>, agent: &AgentReference) -> Result<AgentConfig> {
     let sql = "SELECT config FROM agent_versions WHERE agent_id = $1 AND version = $2";
-    tx.one(sql, vals![&agent.id, agent.version], |row| row.json(0))?.ok_or_else(|| Error::reference("agent"))
+    tx.one_or(sql, vals![&agent.id, agent.version], |row| row.json("config"), || Error::reference("agent"))
 }
 
 /// The agent `id` of a workspace, at its latest version or the one that is named.
@@ -274,26 +263,25 @@ fn version_page(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, paging: &Pag
     Ok(paging.page(Rows::new(rows, paging.limit, cut), |agent| agent.version.to_string()))
 }
 
-/// Archives an agent and, in the same operation and at the same time, its deployments.
-fn set_archived(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Agent> {
+/// Archives an agent. Whether it was open until now.
+pub(super) fn set_archived(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<(Agent, bool)> {
     let now = tx.now();
-    let archived = tx.execute(
+    let archives = tx.changes(
         "UPDATE agents SET archived_at = $3 WHERE workspace_id = $1 AND id = $2 AND archived_at IS NULL",
         vals![workspace, id, now],
     )?;
     let agent = get(tx, workspace, id, None)?;
-    if archived > 0 {
+    if archives {
         webhook_outbox::emit(tx, workspace, [EventType::AgentArchived], id)?;
-        deployments::archive_all_of(tx, workspace, &agent.id)?;
     }
-    Ok(agent)
+    Ok((agent, archives))
 }
 
-const SELECT: &str = "SELECT a.id, v.version, a.created_at, v.created_at, a.archived_at, v.config
+const SELECT: &str = "SELECT a.id, v.version, a.created_at, v.created_at AS written_at, a.archived_at, v.config
     FROM agents a JOIN agent_versions v ON v.agent_id = a.id WHERE a.workspace_id = $1";
 
 fn from_row(row: &Row<'_>) -> Result<Agent> {
-    Ok(head(row)?.with(row.json(5)?))
+    Ok(head(row)?.with(row.json("config")?))
 }
 
 /// An agent of a list. Its configuration, which may be large, is told as it is stored and not read.
@@ -309,20 +297,20 @@ pub struct Listed {
 
 fn listed(row: &Row<'_>) -> Result<Listed> {
     let head = head(row)?;
-    let (fields, config) = (serde_json::to_string(&head)?, row.raw(5)?);
+    let (fields, config) = (serde_json::to_string(&head)?, row.raw("config")?);
     let (fields, config) = (fields.trim_end_matches('}'), config.get().trim_start_matches('{'));
     let json = RawValue::from_string(format!("{fields},{config}"))?;
     Ok(Listed { json, id: head.id, version: head.version })
 }
 
 fn head(row: &Row<'_>) -> Result<Agent<()>> {
-    let archived_at: Option<Time> = row.opt_time(4)?;
-    let written_at = row.time(3)?;
+    let archived_at: Option<Time> = row.opt_time("archived_at")?;
+    let written_at = row.time("written_at")?;
     Ok(Agent {
-        id: row.id(0)?,
+        id: row.id("id")?,
         r#type: "agent",
-        version: row.int(1)?,
-        created_at: row.time(2)?,
+        version: row.int("version")?,
+        created_at: row.time("created_at")?,
         updated_at: archived_at.unwrap_or(written_at),
         archived_at,
         config: (),

@@ -16,7 +16,7 @@ use crate::{
     page::{IdPage, Order},
     random,
     request::{
-        Administrator, Body, Json, Path, Query,
+        Administrator, Body, Json, List, Path, Query,
         caller::{self, ADMIN_KEY_PREFIX, KEY_PREFIX},
     },
 };
@@ -57,13 +57,8 @@ pub async fn list(State(app): State<App>, _: Administrator, query: Query) -> Res
         }
         None => {}
     }
-    app.db
-        .read(move |tx| {
-            let rows = select.page(tx, "id", &paging, |row| from_row(row, now))?;
-            Ok(paging.by_ids(rows, |key| key.id.to_string()))
-        })
-        .await
-        .map(Json)
+    let list = List { select, key: "id", paging };
+    list.by_ids(&app.db, move |row| from_row(row, now), |key| key.id.to_string()).await
 }
 
 /// A key of a workspace that was just made. Nothing else ever shows the secret.
@@ -158,8 +153,8 @@ pub fn all(tx: &mut Tx<'_>) -> Result<Vec<ApiKey>> {
 /// 404 when there is none.
 pub fn get(tx: &mut Tx<'_>, id: &str) -> Result<ApiKey> {
     let now = tx.now();
-    let found = tx.one(&format!("{SELECT} AND id = $1"), vals![id], |row| from_row(row, now))?;
-    found.ok_or_else(|| Error::not_found("API key", id))
+    let missing = || Error::not_found("API key", id);
+    tx.one_or(&format!("{SELECT} AND id = $1"), vals![id], |row| from_row(row, now), missing)
 }
 
 fn set(tx: &mut Tx<'_>, id: &str, update: &UpdateApiKey) -> Result<ApiKey> {
@@ -200,24 +195,22 @@ const SELECT: &str =
     "SELECT id, name, workspace_id, partial_key_hint, status, created_at, expires_at FROM api_keys WHERE TRUE";
 
 fn from_row(row: &Row<'_>, now: Time) -> Result<ApiKey> {
-    let status = row.text(4)?;
-    let stored = KeyStatus::from_name(&status)
-        .ok_or_else(|| Error::internal(format!("the store has an API key of status {status}")))?;
-    let expires_at = row.opt_time(6)?;
+    let stored = row.name("status", KeyStatus::from_name)?;
+    let expires_at = row.opt_time("expires_at")?;
     let expired = expires_at.is_some_and(|at| at <= now);
     Ok(ApiKey {
-        id: row.id(0)?,
+        id: row.id("id")?,
         r#type: "api_key",
-        name: row.text(1)?,
-        scope: match row.opt_id(2)? {
+        name: row.text("name")?,
+        scope: match row.opt_id("workspace_id")? {
             Some(workspace_id) => KeyScope::Workspace { workspace_id },
             None => KeyScope::Organization,
         },
-        partial_key_hint: row.text(3)?,
+        partial_key_hint: row.text("partial_key_hint")?,
         status: if expired && stored != KeyStatus::Archived { KeyStatus::Expired } else { stored },
         created_by: None,
         principal: None,
-        created_at: row.time(5)?,
+        created_at: row.time("created_at")?,
         expires_at,
     })
 }

@@ -15,7 +15,7 @@ use crate::{
     db::{Row, Select, Tx, vals},
     error::{Error, Result},
     page::{Order, Page},
-    request::{Caller, Json, Path, Query, query::CREATED_ANY},
+    request::{Caller, Json, List, Path, Query, query::CREATED_ANY},
 };
 
 /// `GET /v1/deployment_runs/{deployment_run_id}`.
@@ -38,14 +38,8 @@ pub async fn list(State(app): State<App>, caller: Caller, query: Query) -> Resul
     select.when(trigger == Some("schedule"), "scheduled_at IS NOT NULL");
     select.when(trigger == Some("manual"), "scheduled_at IS NULL");
     query.created_at::<RunId>(&mut select, "id", &CREATED_ANY)?;
-    let paging = query.paging(20, 1000, Order::Desc)?;
-    app.db
-        .read(move |tx| {
-            let rows = select.page(tx, "id", &paging, from_row)?;
-            Ok(paging.page(rows, |run| run.id.to_string()))
-        })
-        .await
-        .map(Json)
+    let list = List { select, key: "id", paging: query.paging(20, 1000, Order::Desc)? };
+    list.page(&app.db, from_row, |run| run.id.to_string()).await
 }
 
 /// The run `id` of a workspace.
@@ -53,8 +47,8 @@ pub async fn list(State(app): State<App>, caller: Caller, query: Query) -> Resul
 /// # Errors
 /// 404 when there is none.
 pub fn get(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<DeploymentRun> {
-    let found = tx.one(&format!("{SELECT} AND id = $2"), vals![workspace, id], from_row)?;
-    found.ok_or_else(|| Error::not_found("Deployment run", id))
+    let missing = || Error::not_found("Deployment run", id);
+    tx.one_or(&format!("{SELECT} AND id = $2"), vals![workspace, id], from_row, missing)
 }
 
 /// The run of the occurrence `scheduled_at` of a deployment, if it has one.
@@ -77,7 +71,7 @@ pub fn of_occurrences(
     last: Time,
 ) -> Result<HashMap<Time, DeploymentRun>> {
     let sql = format!("{SELECT} AND deployment_id = $2 AND scheduled_at >= $3 AND scheduled_at <= $4");
-    let by_occurrence = |row: &Row<'_>| Ok((row.time(6)?, from_row(row)?));
+    let by_occurrence = |row: &Row<'_>| Ok((row.time("scheduled_at")?, from_row(row)?));
     Ok(tx.all(&sql, vals![workspace, deployment, first, last], by_occurrence)?.into_iter().collect())
 }
 
@@ -110,16 +104,16 @@ const SELECT: &str = "SELECT id, deployment_id, agent_id, agent_version, session
     FROM deployment_runs WHERE workspace_id = $1";
 
 fn from_row(row: &Row<'_>) -> Result<DeploymentRun> {
-    let scheduled_at = row.opt_time(6)?;
+    let scheduled_at = row.opt_time("scheduled_at")?;
     Ok(DeploymentRun {
-        id: row.id(0)?,
+        id: row.id("id")?,
         r#type: "deployment_run",
-        deployment_id: row.id(1)?,
-        agent: AgentReference::new(row.id(2)?, row.int(3)?),
-        session_id: row.opt_id(4)?,
-        error: row.opt_text(5)?.map(|error| serde_json::from_str(&error)).transpose()?,
+        deployment_id: row.id("deployment_id")?,
+        agent: AgentReference::new(row.id("agent_id")?, row.int("agent_version")?),
+        session_id: row.opt_id("session_id")?,
+        error: row.opt_json("error")?,
         trigger_context: scheduled_at
             .map_or(TriggerContext::Manual, |scheduled_at| TriggerContext::Schedule { scheduled_at }),
-        created_at: row.time(7)?,
+        created_at: row.time("created_at")?,
     })
 }

@@ -2,11 +2,11 @@
 
 use axum::extract::State;
 use rota_api::{
+    Deleted,
     environment::{Environment, EnvironmentConfig, EnvironmentFields, UpdateEnvironment},
     id::{EnvironmentId, Id, WorkspaceId},
     webhook::EventType,
 };
-use serde::Serialize;
 
 use crate::{
     app::App,
@@ -14,7 +14,7 @@ use crate::{
     error::{Error, Result},
     limits::MAX_ENVIRONMENT_BYTES,
     page::{Order, Page},
-    request::{Body, Caller, Json, Path, Query},
+    request::{Body, Caller, Json, List, Path, Query},
     resources::webhook_outbox,
 };
 
@@ -44,14 +44,8 @@ pub async fn update(
 pub async fn list(State(app): State<App>, caller: Caller, query: Query) -> Result<Json<Page<Environment>>> {
     let mut select = Select::new(SELECT, &caller.workspace);
     select.when(!query.boolean("include_archived")?.unwrap_or(false), "archived_at IS NULL");
-    let paging = query.paging(20, 100, Order::Desc)?;
-    app.db
-        .read(move |tx| {
-            let rows = select.page(tx, "id", &paging, from_row)?;
-            Ok(paging.page(rows, |environment| environment.id.to_string()))
-        })
-        .await
-        .map(Json)
+    let list = List { select, key: "id", paging: query.paging(20, 100, Order::Desc)? };
+    list.page(&app.db, from_row, |environment| environment.id.to_string()).await
 }
 
 /// `POST /v1/environments/{environment_id}/archive`.
@@ -62,13 +56,6 @@ pub async fn archive(State(app): State<App>, caller: Caller, Path(id): Path<Stri
 /// `DELETE /v1/environments/{environment_id}`.
 pub async fn delete(State(app): State<App>, caller: Caller, Path(id): Path<String>) -> Result<Json<Deleted>> {
     app.db.write(move |tx| remove(tx, &caller.workspace, &id)).await.map(Json)
-}
-
-/// The answer to a delete.
-#[derive(Debug, Serialize)]
-pub struct Deleted {
-    id: EnvironmentId,
-    r#type: &'static str,
 }
 
 fn insert(tx: &mut Tx<'_>, workspace: &WorkspaceId, fields: &EnvironmentFields) -> Result<Environment> {
@@ -101,8 +88,8 @@ fn name_taken(name: &str) -> Error {
 /// # Errors
 /// 404 when there is none.
 pub fn get(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Environment> {
-    let found = tx.one(&format!("{SELECT} AND id = $2"), vals![workspace, id], from_row)?;
-    found.ok_or_else(|| Error::not_found("Environment", id))
+    let missing = || Error::not_found("Environment", id);
+    tx.one_or(&format!("{SELECT} AND id = $2"), vals![workspace, id], from_row, missing)
 }
 
 fn set(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, update: &UpdateEnvironment) -> Result<Environment> {
@@ -151,24 +138,23 @@ fn config_text(config: &EnvironmentConfig) -> Result<String> {
 
 fn set_archived(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Environment> {
     let now = tx.now();
-    let archived = tx.execute(
+    let archives = tx.changes(
         "UPDATE environments SET archived_at = $3, updated_at = $3
          WHERE workspace_id = $1 AND id = $2 AND archived_at IS NULL",
         vals![workspace, id, now],
     )?;
-    if archived > 0 {
+    if archives {
         webhook_outbox::emit(tx, workspace, [EventType::EnvironmentArchived], id)?;
     }
     get(tx, workspace, id)
 }
 
 fn remove(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Deleted> {
-    let deleted = tx.execute("DELETE FROM environments WHERE workspace_id = $1 AND id = $2", vals![workspace, id])?;
-    if deleted == 0 {
+    if !tx.changes("DELETE FROM environments WHERE workspace_id = $1 AND id = $2", vals![workspace, id])? {
         return Err(Error::not_found("Environment", id));
     }
     webhook_outbox::emit(tx, workspace, [EventType::EnvironmentDeleted], id)?;
-    Ok(Deleted { id: EnvironmentId::trusted(id.to_owned()), r#type: "environment_deleted" })
+    Ok(Deleted::new("environment_deleted", id))
 }
 
 /// The environment that a body refers to, when sessions can be created in it.
@@ -177,14 +163,14 @@ fn remove(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Deleted>
 /// 404 when there is none or it is archived.
 pub fn referenced(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<(EnvironmentId, EnvironmentConfig)> {
     let sql = "SELECT id, config FROM environments WHERE workspace_id = $1 AND id = $2 AND archived_at IS NULL";
-    tx.one(sql, vals![workspace, id], |row| Ok((row.id(0)?, row.json(1)?)))?
-        .ok_or_else(|| Error::reference("environment"))
+    let read = |row: &Row<'_>| Ok((row.id("id")?, row.json("config")?));
+    tx.one_or(sql, vals![workspace, id], read, || Error::reference("environment"))
 }
 
 /// The configuration of an environment, archived or not; `None` once it is deleted.
 pub fn config(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Option<EnvironmentConfig>> {
     let sql = "SELECT config FROM environments WHERE workspace_id = $1 AND id = $2";
-    tx.one(sql, vals![workspace, id], |row| row.json(0))
+    tx.one(sql, vals![workspace, id], |row| row.json("config"))
 }
 
 const SELECT: &str = "SELECT id, name, description, config, metadata, created_at, updated_at, archived_at
@@ -192,15 +178,15 @@ const SELECT: &str = "SELECT id, name, description, config, metadata, created_at
 
 fn from_row(row: &Row<'_>) -> Result<Environment> {
     Ok(Environment {
-        id: row.id(0)?,
+        id: row.id("id")?,
         r#type: "environment",
-        name: row.text(1)?,
-        description: row.opt_text(2)?,
-        config: row.json(3)?,
-        metadata: row.json(4)?,
+        name: row.text("name")?,
+        description: row.opt_text("description")?,
+        config: row.json("config")?,
+        metadata: row.json("metadata")?,
         scope: "organization",
-        created_at: row.time(5)?,
-        updated_at: row.time(6)?,
-        archived_at: row.opt_time(7)?,
+        created_at: row.time("created_at")?,
+        updated_at: row.time("updated_at")?,
+        archived_at: row.opt_time("archived_at")?,
     })
 }

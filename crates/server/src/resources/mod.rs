@@ -2,6 +2,7 @@
 
 pub mod agents;
 pub mod api_keys;
+pub mod archiving;
 pub mod deployment_runs;
 pub mod deployments;
 pub mod environments;

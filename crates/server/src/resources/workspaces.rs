@@ -7,7 +7,7 @@ use rota_api::{
     workspace::{CreateWorkspace, DISPLAY_COLOR, DataResidency, References, UpdateWorkspace, Workspace},
 };
 
-use super::{api_keys, organization};
+use super::organization;
 use crate::{
     app::App,
     db::{Row, Select, Tx, vals},
@@ -15,7 +15,7 @@ use crate::{
     limits::MAX_LISTED_IDS,
     page::{IdPage, Order},
     random,
-    request::{Administrator, Body, Json, Path, Query},
+    request::{Administrator, Body, Json, List, Path, Query},
 };
 
 /// The name of the workspace that a new server begins with.
@@ -52,19 +52,8 @@ pub async fn list(State(app): State<App>, _: Administrator, query: Query) -> Res
         "id <> coalesce((SELECT default_workspace_id FROM organization), '')",
     );
     select.any_of("id", &query.texts("ids", MAX_LISTED_IDS)?);
-    let paging = query.id_paging::<WorkspaceId>(20, 1000, Order::Desc)?;
-    app.db
-        .read(move |tx| {
-            let rows = select.page(tx, "id", &paging, from_row)?;
-            Ok(paging.by_ids(rows, |workspace| workspace.id.to_string()))
-        })
-        .await
-        .map(Json)
-}
-
-/// `POST /v1/organizations/workspaces/{workspace_id}/archive`.
-pub async fn archive(State(app): State<App>, _: Administrator, Path(id): Path<String>) -> Result<Json<Workspace>> {
-    app.db.write(move |tx| set_archived(tx, &id)).await.map(Json)
+    let list = List { select, key: "id", paging: query.id_paging::<WorkspaceId>(20, 1000, Order::Desc)? };
+    list.by_ids(&app.db, from_row, |workspace| workspace.id.to_string()).await
 }
 
 fn insert(tx: &mut Tx<'_>, fields: &CreateWorkspace) -> Result<Workspace> {
@@ -108,8 +97,8 @@ fn check_references(references: &References) -> Result<()> {
 /// # Errors
 /// 404 when there is none.
 pub fn get(tx: &mut Tx<'_>, id: &str) -> Result<Workspace> {
-    let found = tx.one(&format!("{SELECT} AND id = $1"), vals![id], from_row)?;
-    found.ok_or_else(|| Error::not_found("Workspace", id))
+    let missing = || Error::not_found("Workspace", id);
+    tx.one_or(&format!("{SELECT} AND id = $1"), vals![id], from_row, missing)
 }
 
 fn set(tx: &mut Tx<'_>, id: &str, update: &UpdateWorkspace) -> Result<Workspace> {
@@ -135,18 +124,15 @@ fn set(tx: &mut Tx<'_>, id: &str, update: &UpdateWorkspace) -> Result<Workspace>
     get(tx, id)
 }
 
-/// Archives a workspace and, at the same time, its keys. Its sessions end before their next request to a model.
-fn set_archived(tx: &mut Tx<'_>, id: &str) -> Result<Workspace> {
+/// Archives a workspace. Whether it was open until now.
+pub(super) fn set_archived(tx: &mut Tx<'_>, id: &str) -> Result<(Workspace, bool)> {
     if default_id(tx)?.is_some_and(|default| default.as_ref() == id) {
         return Err(Error::invalid("The default workspace cannot be archived."));
     }
     let now = tx.now();
-    let archived =
-        tx.execute("UPDATE workspaces SET archived_at = $2 WHERE id = $1 AND archived_at IS NULL", vals![id, now])?;
-    if archived > 0 {
-        api_keys::archive_all_of(tx, id)?;
-    }
-    get(tx, id)
+    let archives =
+        tx.changes("UPDATE workspaces SET archived_at = $2 WHERE id = $1 AND archived_at IS NULL", vals![id, now])?;
+    Ok((get(tx, id)?, archives))
 }
 
 /// The workspace that the organization began with.
@@ -193,16 +179,16 @@ const SELECT: &str = "SELECT id, name, compartment_id, display_color, data_resid
 
 fn from_row(row: &Row<'_>) -> Result<Workspace> {
     Ok(Workspace {
-        id: row.id(0)?,
+        id: row.id("id")?,
         r#type: "workspace",
-        name: row.text(1)?,
-        compartment_id: row.text(2)?,
-        display_color: row.text(3)?,
-        data_residency: row.json(4)?,
-        tags: row.json(5)?,
+        name: row.text("name")?,
+        compartment_id: row.text("compartment_id")?,
+        display_color: row.text("display_color")?,
+        data_residency: row.json("data_residency")?,
+        tags: row.json("tags")?,
         external_key_id: None,
         user_profile_id: None,
-        created_at: row.time(6)?,
-        archived_at: row.opt_time(7)?,
+        created_at: row.time("created_at")?,
+        archived_at: row.opt_time("archived_at")?,
     })
 }

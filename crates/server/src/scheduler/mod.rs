@@ -7,4 +7,3 @@ pub mod policy;
 pub mod preview;
 pub mod schedule;
 pub mod settle;
-pub mod tick;

@@ -13,7 +13,10 @@ use tokio::runtime::Runtime;
 use tokio_postgres::{Client, Error as Failure, Row, Statement, error::SqlState};
 
 use super::{
-    super::value::{KeyTaken, Owned, Val},
+    super::{
+        fault::KeyTaken,
+        value::{Owned, Val},
+    },
     connect::Connector,
     parameters,
     rows::{Batch, Rows},

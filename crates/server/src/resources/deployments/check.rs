@@ -9,8 +9,9 @@ use rota_api::{
 };
 use serde::Deserialize;
 
-use super::run::{FirePolicy, Target};
+use super::run::Target;
 use crate::{
+    app::FirePolicy,
     closed::Closed,
     db::{Tx, vals},
     error::{Error, Result},

@@ -12,13 +12,14 @@ use rota_api::{
 };
 
 use super::{
-    FirePolicy, active,
+    active,
     check::check,
     policy,
     run::{self, Target},
     schedule, store,
 };
 use crate::{
+    app::FirePolicy,
     db::{Db, Row, Tx, vals},
     error::{Error, Result},
     limits::FIRES_AT_ONCE,
@@ -146,9 +147,9 @@ impl Scheduled {
         // Only what is read after the rows are locked is true of the rows of other tables, too.
         let sql = format!(
             "SELECT {}, d.overlap, d.max_concurrent_sessions, d.retry, d.catch_up_seconds, d.jitter, d.workspace_id,
-                 a.id, d.cron, d.timezone, d.settled_at, d.next_fire_at, d.pending,
+                 a.id AS existing_agent_id, d.cron, d.timezone, d.settled_at, d.next_fire_at, d.pending,
                  (SELECT max(r.scheduled_at) FROM deployment_runs r
-                  WHERE r.deployment_id = d.id AND r.scheduled_at IS NOT NULL)
+                  WHERE r.deployment_id = d.id AND r.scheduled_at IS NOT NULL) AS last_fired
              FROM {} WHERE {DUE_BETWEEN}",
             Target::COLUMNS,
             Target::TABLES,
@@ -160,17 +161,17 @@ impl Scheduled {
 
     fn from_row(row: &Row<'_>) -> Result<Self> {
         Ok(Self {
+            id: row.id("deployment_id")?,
+            agent: AgentReference::new(row.id("agent_id")?, row.int("agent_version")?),
             target: Target::from_row(row),
-            id: row.id(0)?,
-            agent: AgentReference::new(row.id(2)?, row.int(3)?),
-            policy: policy::from_row(row, 16)?,
-            workspace: row.id(21)?,
-            has_agent: row.opt_text(22)?.is_some(),
-            cron: Cron::parse(&row.text(23)?, &row.text(24)?),
-            settled_at: row.time(25)?,
-            next_fire_at: row.time(26)?,
-            pending: row.opt_text(27)?.map(|pending| serde_json::from_str(&pending)).transpose()?,
-            last_fired: row.opt_time(28)?,
+            policy: policy::from_row(row)?,
+            workspace: row.id("workspace_id")?,
+            has_agent: row.opt_text("existing_agent_id")?.is_some(),
+            cron: Cron::parse(&row.text("cron")?, &row.text("timezone")?),
+            settled_at: row.time("settled_at")?,
+            next_fire_at: row.time("next_fire_at")?,
+            pending: row.opt_json("pending")?,
+            last_fired: row.opt_time("last_fired")?,
         })
     }
 

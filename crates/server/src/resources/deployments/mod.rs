@@ -22,10 +22,9 @@ use crate::{
     error::{Error, Result},
     limits::MAX_IDEMPOTENCY_KEY,
     page::{Order, Page},
-    request::{Body, Caller, Json, Path, Query, Starter, query::CREATED_BETWEEN},
+    request::{Body, Caller, Json, List, Path, Query, Starter, query::CREATED_BETWEEN},
 };
 
-pub use run::FirePolicy;
 use run::{ByHand, Fired};
 pub use store::{archive_all_of, get};
 
@@ -69,15 +68,9 @@ pub async fn list(State(app): State<App>, caller: Caller, query: Query) -> Resul
     {
         return Err(Error::invalid("agent_id: Invalid agent ID."));
     }
-    let paging = query.paging(20, 100, Order::Desc)?;
-    app.db
-        .read(move |tx| {
-            let now = tx.now();
-            let rows = select.page(tx, "id", &paging, |row| store::from_row(row, now))?;
-            Ok(paging.page(rows, |deployment| deployment.id.to_string()))
-        })
-        .await
-        .map(Json)
+    let list = List { select, key: "id", paging: query.paging(20, 100, Order::Desc)? };
+    let now = app.clock.now();
+    list.page(&app.db, move |row| store::from_row(row, now), |deployment| deployment.id.to_string()).await
 }
 
 /// `POST /v1/deployments/{deployment_id}/archive`.

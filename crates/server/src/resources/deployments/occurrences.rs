@@ -14,7 +14,7 @@ use rota_api::{
 
 use crate::{
     app::App,
-    db::{Tx, vals},
+    db::{Row, Tx, vals},
     error::{Error, Result},
     limits::{MAX_OCCURRENCES_FILTERED, OCCURRENCE_SPANS, OVERLAPPING_GAPS},
     page::{Order, Page, Paging},
@@ -103,15 +103,10 @@ fn spans(tx: &mut Tx<'_>, id: &str, begin: Place) -> Result<Vec<Span>> {
          WHERE deployment_id = $1 AND seq <= $2 AND since < $3 ORDER BY seq DESC LIMIT $4",
         vals![id, begin.seq, Time::from(begin.until), OCCURRENCE_SPANS],
         |row| {
-            let cron = row.opt_text(2)?.zip(row.opt_text(3)?);
-            let state = row.text(4)?;
-            Ok(Span {
-                seq: row.int(0)?,
-                since: row.time(1)?.timestamp(),
-                cron: cron.and_then(|(cron, timezone)| Cron::parse(&cron, &timezone).ok()),
-                state: State::from_name(&state)
-                    .ok_or_else(|| Error::internal(format!("the store has a span with the state {state}")))?,
-            })
+            let (seq, since) = (row.int("seq")?, row.time("since")?.timestamp());
+            let cron = row.opt_text("cron")?.zip(row.opt_text("timezone")?);
+            let cron = cron.and_then(|(cron, timezone)| Cron::parse(&cron, &timezone).ok());
+            Ok(Span { seq, since, cron, state: row.name("state", State::from_name)? })
         },
     )
 }
@@ -125,11 +120,9 @@ struct Standing {
 impl Standing {
     fn find(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Self> {
         let sql = "SELECT settled_at, pending FROM deployments WHERE workspace_id = $1 AND id = $2";
-        let found = tx.one(sql, vals![workspace, id], |row| {
-            let pending = row.opt_text(1)?.map(|pending| serde_json::from_str(&pending)).transpose()?;
-            Ok(Self { settled_at: row.opt_time(0)?, pending })
-        })?;
-        found.ok_or_else(|| Error::not_found("Deployment", id))
+        let read =
+            |row: &Row<'_>| Ok(Self { settled_at: row.opt_time("settled_at")?, pending: row.opt_json("pending")? });
+        tx.one_or(sql, vals![workspace, id], read, || Error::not_found("Deployment", id))
     }
 
     fn audit(&self, record: &Record, occurrence: Occurrence, now: Time) -> AuditedOccurrence {
@@ -208,10 +201,8 @@ impl Record {
              ORDER BY last_at LIMIT $3",
             vals![id, oldest, (of.len() + OVERLAPPING_GAPS) as i64],
             |row| {
-                let reason = row.text(2)?;
-                let reason = Reason::from_name(&reason)
-                    .ok_or_else(|| Error::internal(format!("the store has a gap with the reason {reason}")))?;
-                Ok(Gap { first: row.time(0)?, last: row.time(1)?, reason })
+                let (first, last) = (row.time("first_at")?, row.time("last_at")?);
+                Ok(Gap { first, last, reason: row.name("reason", Reason::from_name)? })
             },
         )?;
         Ok(Self { runs, gaps })

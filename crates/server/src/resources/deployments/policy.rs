@@ -49,26 +49,26 @@ fn shown((deployment_id, policy): (DeploymentId, Policy), default: Timing) -> De
 }
 
 fn read(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<(DeploymentId, Policy)> {
-    let found = tx.one(
-        "SELECT overlap, max_concurrent_sessions, retry, catch_up_seconds, jitter, id FROM deployments
+    tx.one_or(
+        "SELECT id, overlap, max_concurrent_sessions, retry, catch_up_seconds, jitter FROM deployments
          WHERE workspace_id = $1 AND id = $2",
         vals![workspace, id],
-        |row| Ok((row.id(5)?, from_row(row, 0)?)),
-    )?;
-    found.ok_or_else(|| Error::not_found("Deployment", id))
+        |row| Ok((row.id("id")?, from_row(row)?)),
+        || Error::not_found("Deployment", id),
+    )
 }
 
-/// Reads `overlap, max_concurrent_sessions, retry, catch_up_seconds, jitter` from the column `first` on.
-pub(super) fn from_row(row: &Row<'_>, first: usize) -> Result<Policy> {
+/// Reads the columns `overlap`, `max_concurrent_sessions`, `retry`, `catch_up_seconds` and `jitter`.
+pub(super) fn from_row(row: &Row<'_>) -> Result<Policy> {
     let unknown = |what: &str| Error::internal(format!("the store has a policy with {what}"));
     let number = |column| row.opt_int(column).map(|number| number.map(|number| number as u32));
-    let overlap = row.opt_text(first)?.map(|name| Overlap::from_name(&name).ok_or_else(|| unknown(&name)));
+    let overlap = row.opt_text("overlap")?.map(|name| Overlap::from_name(&name).ok_or_else(|| unknown(&name)));
     Ok(Policy {
         overlap: overlap.transpose()?,
-        max_concurrent_sessions: number(first + 1)?,
-        retry: row.opt_text(first + 2)?.map(|retry| serde_json::from_str(&retry)).transpose()?,
-        catch_up_seconds: number(first + 3)?,
-        jitter: row.opt_text(first + 4)?.map(|jitter| jitter.parse()).transpose().map_err(|e: String| unknown(&e))?,
+        max_concurrent_sessions: number("max_concurrent_sessions")?,
+        retry: row.opt_json("retry")?,
+        catch_up_seconds: number("catch_up_seconds")?,
+        jitter: row.opt_text("jitter")?.map(|jitter| jitter.parse()).transpose().map_err(|e: String| unknown(&e))?,
     })
 }
 

@@ -8,25 +8,13 @@ use rota_api::{
 
 use super::{check::check, store};
 use crate::{
+    app::FirePolicy,
     closed::Closed,
     db::{Row, Tx, vals},
     error::{Error, Result},
     limits::{IDEMPOTENCY_MICROS, IDEMPOTENCY_PURGE},
-    model::Offer,
     resources::{deployment_runs, sessions},
-    scheduler::settle::Timing,
 };
-
-/// What the server's configuration says about fires.
-#[derive(Clone)]
-pub struct FirePolicy {
-    /// The models that sessions can run.
-    pub offer: Offer,
-    /// Sessions that a workspace may create in any minute; 0 is no limit.
-    pub sessions_per_minute: u32,
-    /// How deployments keep their times.
-    pub timing: Timing,
-}
 
 /// A caller's wish to start a deployment.
 #[derive(Clone)]
@@ -155,9 +143,11 @@ pub(super) struct Target {
 
 impl Target {
     /// What [`from_row`](Self::from_row) reads.
-    pub(super) const COLUMNS: &str = "d.id, d.name, d.agent_id, d.agent_version, a.archived_at, v.model, v.roster,
-        d.environment_id, e.config, e.archived_at, d.initial_events, d.resources, d.vault_ids, d.archived_at, w.archived_at,
-        (SELECT disabled_at FROM organization)";
+    pub(super) const COLUMNS: &str = "d.id AS deployment_id, d.name, w.archived_at AS workspace_archived_at,
+        (SELECT disabled_at FROM organization) AS disabled_at, d.agent_id, d.agent_version,
+        a.archived_at AS agent_archived_at, v.model, v.roster, d.environment_id,
+        e.archived_at AS environment_archived_at, e.config AS environment_config, d.initial_events, d.resources,
+        d.vault_ids, d.archived_at";
     /// Where that is; the agent and the environment may be gone.
     pub(super) const TABLES: &str = "deployments d
         JOIN workspaces w ON w.id = d.workspace_id
@@ -175,21 +165,23 @@ impl Target {
     }
 
     pub(super) fn from_row(row: &Row<'_>) -> Result<Self> {
-        let environment_archived = row.opt_time(9)?.is_some();
         Ok(Self {
-            id: row.id(0)?,
-            name: row.text(1)?,
-            closed: Closed::of(row.opt_time(14)?, row.opt_time(15)?),
-            agent: AgentReference::new(row.id(2)?, row.int(3)?),
-            agent_archived: row.opt_time(4)?.is_some(),
-            model: row.text(5)?,
-            roster: row.opt_text(6)?.map(|roster| serde_json::from_str(&roster)).transpose()?,
-            environment_id: row.id(7)?,
-            environment: row.opt_text(8)?.map(|config| (environment_archived, config)),
-            initial_events: row.text(10)?,
-            resources: row.text(11)?,
-            vault_ids: row.text(12)?,
-            archived: row.opt_time(13)?.is_some(),
+            id: row.id("deployment_id")?,
+            name: row.text("name")?,
+            closed: Closed::of(row.opt_time("workspace_archived_at")?, row.opt_time("disabled_at")?),
+            agent: AgentReference::new(row.id("agent_id")?, row.int("agent_version")?),
+            agent_archived: row.opt_time("agent_archived_at")?.is_some(),
+            model: row.text("model")?,
+            roster: row.opt_json("roster")?,
+            environment_id: row.id("environment_id")?,
+            environment: {
+                let is_archived = row.opt_time("environment_archived_at")?.is_some();
+                row.opt_text("environment_config")?.map(|config| (is_archived, config))
+            },
+            initial_events: row.text("initial_events")?,
+            resources: row.text("resources")?,
+            vault_ids: row.text("vault_ids")?,
+            archived: row.opt_time("archived_at")?.is_some(),
         })
     }
 }

@@ -30,14 +30,15 @@ struct Standing {
 }
 
 impl Standing {
-    /// The columns are `cron`, `timezone`, `paused_reason`, `archived_at`.
+    /// Reads the columns `cron`, `timezone`, `paused_reason` and `archived_at`.
     fn from_row(row: &Row<'_>) -> Result<Self> {
-        let state = match (row.opt_time(3)?, row.opt_text(2)?) {
-            (Some(_), _) => State::Archived,
-            (None, Some(_)) => State::Paused,
+        let schedule = row.opt_text("cron")?.zip(row.opt_text("timezone")?);
+        let state = match (row.opt_text("paused_reason")?, row.opt_time("archived_at")?) {
+            (_, Some(_)) => State::Archived,
+            (Some(_), None) => State::Paused,
             (None, None) => State::Active,
         };
-        Ok(Self { state, schedule: row.opt_text(0)?.zip(row.opt_text(1)?) })
+        Ok(Self { state, schedule })
     }
 
     /// A stored schedule that this program cannot read, as of a zone that it does not know, has no occurrences.
@@ -100,19 +101,19 @@ struct Stored {
 }
 
 fn stored(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Stored> {
-    let found = tx.one(
+    tx.one_or(
         "SELECT cron, timezone, paused_reason, archived_at, settled_at, pending FROM deployments
          WHERE workspace_id = $1 AND id = $2",
         vals![workspace, id],
         |row| {
             Ok(Stored {
                 standing: Standing::from_row(row)?,
-                settled_at: row.opt_time(4)?,
-                pending: row.opt_text(5)?.map(|pending| serde_json::from_str(&pending)).transpose()?,
+                settled_at: row.opt_time("settled_at")?,
+                pending: row.opt_json("pending")?,
             })
         },
-    )?;
-    found.ok_or_else(|| Error::not_found("Deployment", id))
+        || Error::not_found("Deployment", id),
+    )
 }
 
 /// Carries out all of `effects` but the fire, and forgets what was pending. `settled_at` is up to where occurrences were

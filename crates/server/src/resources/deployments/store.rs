@@ -35,8 +35,8 @@ pub(super) fn select(workspace: &WorkspaceId) -> Select {
 /// 404 when there is none.
 pub fn get(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Deployment> {
     let now = tx.now();
-    let found = tx.one(&format!("{SELECT} AND id = $2"), vals![workspace, id], |row| from_row(row, now))?;
-    found.ok_or_else(|| Error::not_found("Deployment", id))
+    let missing = || Error::not_found("Deployment", id);
+    tx.one_or(&format!("{SELECT} AND id = $2"), vals![workspace, id], |row| from_row(row, now), missing)
 }
 
 /// The same, to be changed in this transaction by what leaves its schedule and its state alone.
@@ -75,7 +75,7 @@ pub(super) fn archive(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Res
 /// Archives every deployment of an agent that is being archived: they go with it, at the same time.
 pub fn archive_all_of(tx: &mut Tx<'_>, workspace: &WorkspaceId, agent: &AgentId) -> Result<()> {
     let open = "SELECT id FROM deployments WHERE agent_id = $1 AND archived_at IS NULL ORDER BY id";
-    for id in tx.all(open, vals![agent], |row| row.text(0))? {
+    for id in tx.all(open, vals![agent], |row| row.text("id"))? {
         archive(tx, workspace, &id)?;
     }
     Ok(())
@@ -124,34 +124,41 @@ pub(super) fn set_paused(
 
 /// Maps a row of [`SELECT`]. What comes next is told as of `now`.
 pub(super) fn from_row(row: &Row<'_>, now: Time) -> Result<Deployment> {
-    let archived_at = row.opt_time(16)?;
-    let paused_reason: Option<PausedReason> =
-        row.opt_text(13)?.map(|reason| serde_json::from_str(&reason)).transpose()?;
+    let archived_at = row.opt_time("archived_at")?;
+    let paused_reason: Option<PausedReason> = row.opt_json("paused_reason")?;
     Ok(Deployment {
-        id: row.id(0)?,
+        id: row.id("id")?,
         r#type: "deployment",
-        name: row.text(1)?,
-        description: row.opt_text(2)?,
-        agent: AgentReference::new(row.id(3)?, row.int(4)?),
-        environment_id: row.id(5)?,
-        initial_events: row.raw(6)?,
-        resources: row.raw(7)?,
-        vault_ids: row.raw(8)?,
-        metadata: row.raw(9)?,
+        name: row.text("name")?,
+        description: row.opt_text("description")?,
+        agent: AgentReference::new(row.id("agent_id")?, row.int("agent_version")?),
+        environment_id: row.id("environment_id")?,
+        initial_events: row.raw("initial_events")?,
+        resources: row.raw("resources")?,
+        vault_ids: row.raw("vault_ids")?,
+        metadata: row.raw("metadata")?,
         schedule: schedule_from_row(row, now, archived_at.is_some())?,
         status: if paused_reason.is_some() { "paused" } else { "active" },
         paused_reason,
-        created_at: row.time(14)?,
-        updated_at: row.time(15)?,
+        created_at: row.time("created_at")?,
+        updated_at: row.time("updated_at")?,
         archived_at,
     })
 }
 
 fn schedule_from_row(row: &Row<'_>, now: Time, archived: bool) -> Result<Option<Schedule>> {
-    let (Some(expression), Some(timezone)) = (row.opt_text(10)?, row.opt_text(11)?) else { return Ok(None) };
+    let (Some(expression), Some(timezone)) = (row.opt_text("cron")?, row.opt_text("timezone")?) else {
+        return Ok(None);
+    };
     // A zone that this program does not know, as in a store that a newer one wrote, must not hide the deployment.
     let cron = Cron::parse(&expression, &timezone).ok().filter(|_| !archived);
     let upcoming_runs_at = cron.map(|cron| upcoming(&cron, now.timestamp(), UPCOMING_MAX)).unwrap_or_default();
     let upcoming_runs_at = upcoming_runs_at.into_iter().map(Time::from).collect();
-    Ok(Some(Schedule { r#type: "cron", expression, timezone, last_run_at: row.opt_time(12)?, upcoming_runs_at }))
+    Ok(Some(Schedule {
+        r#type: "cron",
+        expression,
+        timezone,
+        last_run_at: row.opt_time("last_run_at")?,
+        upcoming_runs_at,
+    }))
 }

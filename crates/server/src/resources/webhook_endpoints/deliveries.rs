@@ -61,8 +61,7 @@ pub async fn replay(
 fn get(tx: &mut Tx<'_>, workspace: &WorkspaceId, endpoint: &str, event: &str) -> Result<WebhookDelivery> {
     store::get(tx, workspace, endpoint)?;
     let sql = format!("{SELECT} AND endpoint_id = $2 AND event_id = $3");
-    let found = tx.one(&sql, vals![workspace, endpoint, event], from_row)?;
-    found.ok_or_else(|| Error::not_found("Webhook delivery", event))
+    tx.one_or(&sql, vals![workspace, endpoint, event], from_row, || Error::not_found("Webhook delivery", event))
 }
 
 fn set_replayed(tx: &mut Tx<'_>, workspace: &WorkspaceId, endpoint: &str, event: &str) -> Result<WebhookDelivery> {
@@ -105,21 +104,19 @@ const SELECT: &str = "SELECT event_id, endpoint_id, state, attempts, attempted_a
     response_excerpt, error, payload, created_at FROM webhook_deliveries WHERE workspace_id = $1";
 
 fn from_row(row: &Row<'_>) -> Result<WebhookDelivery> {
-    let state = row.text(2)?;
-    let is_under_way = row.opt_time(6)?.is_some();
+    let is_under_way = row.opt_time("claimed_at")?.is_some();
     Ok(WebhookDelivery {
-        id: row.id(0)?,
+        id: row.id("event_id")?,
         r#type: "webhook_delivery",
-        webhook_endpoint_id: row.id(1)?,
-        state: DeliveryState::from_name(&state)
-            .ok_or_else(|| Error::internal(format!("the store has a delivery of state {state}")))?,
-        attempts: row.int(3)?,
-        last_attempt_at: row.opt_time(4)?,
-        next_attempt_at: row.opt_time(5)?.filter(|_| !is_under_way),
-        response_status: row.opt_int(7)?,
-        response_excerpt: row.opt_text(8)?,
-        error: row.opt_text(9)?,
-        event: row.raw(10)?,
-        created_at: row.time(11)?,
+        webhook_endpoint_id: row.id("endpoint_id")?,
+        state: row.name("state", DeliveryState::from_name)?,
+        attempts: row.int("attempts")?,
+        last_attempt_at: row.opt_time("attempted_at")?,
+        next_attempt_at: row.opt_time("due_at")?.filter(|_| !is_under_way),
+        response_status: row.opt_int("response_status")?,
+        response_excerpt: row.opt_text("response_excerpt")?,
+        error: row.opt_text("error")?,
+        event: row.raw("payload")?,
+        created_at: row.time("created_at")?,
     })
 }

@@ -4,8 +4,10 @@ pub mod deliveries;
 mod store;
 
 use axum::extract::State;
-use rota_api::webhook::{EndpointFields, NewWebhookEndpoint, SigningSecret, UpdateEndpoint, WebhookEndpoint};
-use serde::Serialize;
+use rota_api::{
+    Deleted,
+    webhook::{EndpointFields, NewWebhookEndpoint, SigningSecret, UpdateEndpoint, WebhookEndpoint},
+};
 
 use crate::{
     app::App,
@@ -85,13 +87,6 @@ pub async fn list(State(app): State<App>, caller: Caller, query: Query) -> Resul
 /// `DELETE /rota/v1/webhook_endpoints/{webhook_endpoint_id}`.
 pub async fn delete(State(app): State<App>, caller: Caller, Path(id): Path<String>) -> Result<Json<Deleted>> {
     app.db.write(move |tx| store::remove(tx, &caller.workspace, &id)).await.map(Json)
-}
-
-/// The answer to a delete.
-#[derive(Debug, Serialize)]
-pub struct Deleted {
-    id: String,
-    r#type: &'static str,
 }
 
 /// `POST /rota/v1/webhook_endpoints/{webhook_endpoint_id}/regenerate_signing_secret`.

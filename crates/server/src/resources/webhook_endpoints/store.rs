@@ -2,14 +2,14 @@
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use rota_api::{
-    Time,
+    Deleted, Time,
     id::{Id, WebhookEndpointId, WorkspaceId},
     webhook::{
         EndpointFields, EndpointState, EventType, NewWebhookEndpoint, SigningSecret, UpdateEndpoint, WebhookEndpoint,
     },
 };
 
-use super::{Deleted, deliveries};
+use super::deliveries;
 use crate::{
     db::{Row, Tx, vals},
     error::{Error, Result},
@@ -88,8 +88,11 @@ fn unsubscribe(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<()>
 /// # Errors
 /// 404 when there is none.
 pub(super) fn get(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<WebhookEndpoint> {
-    let found = tx.one(&format!("{SELECT} AND id = $2"), vals![workspace, id], from_row)?;
-    found.ok_or_else(|| Error::not_found("Webhook endpoint", id))
+    tx.one_or(&format!("{SELECT} AND id = $2"), vals![workspace, id], from_row, || missing(id))
+}
+
+fn missing(id: &str) -> Error {
+    Error::not_found("Webhook endpoint", id)
 }
 
 /// Every endpoint of a workspace, oldest first.
@@ -171,7 +174,7 @@ pub fn record_failure(tx: &mut Tx<'_>, id: &WebhookEndpointId) -> Result<bool> {
         "UPDATE webhook_endpoints SET failures = failures + 1, failing_since = coalesce(failing_since, $2)
          WHERE id = $1 RETURNING failures, failing_since",
         vals![id, now],
-        |row| Ok(has_failed_for_too_long(row.int(0)?, row.time(1)?, now)),
+        |row| Ok(has_failed_for_too_long(row.int("failures")?, row.time("failing_since")?, now)),
     )?;
     Ok(sustained.unwrap_or(false))
 }
@@ -185,38 +188,34 @@ pub fn has_failed_for_too_long(failures: i64, since: Time, now: Time) -> bool {
 /// Removes an endpoint. What was not delivered is not sent any more; the record of what was goes with its age.
 pub(super) fn remove(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Deleted> {
     unsubscribe(tx, workspace, id)?;
-    let deleted =
-        tx.execute("DELETE FROM webhook_endpoints WHERE workspace_id = $1 AND id = $2", vals![workspace, id])?;
-    if deleted == 0 {
-        return Err(Error::not_found("Webhook endpoint", id));
+    if !tx.changes("DELETE FROM webhook_endpoints WHERE workspace_id = $1 AND id = $2", vals![workspace, id])? {
+        return Err(missing(id));
     }
     deliveries::park(tx, id)?;
-    Ok(Deleted { id: id.to_owned(), r#type: "webhook_endpoint_deleted" })
+    Ok(Deleted::new("webhook_endpoint_deleted", id))
 }
 
 /// Gives an endpoint a new secret; the old one signs nothing any more.
 pub(super) fn replace_secret(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<SigningSecret> {
     let key = new_key()?;
-    let changed = tx.execute(
+    let changes = tx.changes(
         "UPDATE webhook_endpoints SET secret = $3, updated_at = $4 WHERE workspace_id = $1 AND id = $2",
         vals![workspace, id, &key, tx.now()],
     )?;
-    if changed == 0 { Err(Error::not_found("Webhook endpoint", id)) } else { Ok(shown(&key)) }
+    if changes { Ok(shown(&key)) } else { Err(missing(id)) }
 }
 
 fn from_row(row: &Row<'_>) -> Result<WebhookEndpoint> {
-    let state = row.text(6)?;
-    let events: Vec<String> = row.json(4)?;
+    let events: Vec<String> = row.json("enabled_events")?;
     Ok(WebhookEndpoint {
-        id: row.id(0)?,
-        created_at: row.time(1)?,
-        description: row.text(2)?,
-        disabled_reason: row.text(3)?,
+        id: row.id("id")?,
+        created_at: row.time("created_at")?,
+        description: row.text("description")?,
+        disabled_reason: row.text("disabled_reason")?,
         enabled_events: events.iter().filter_map(|name| EventType::from_name(name)).collect(),
-        name: row.text(5)?,
-        state: EndpointState::from_name(&state)
-            .ok_or_else(|| Error::internal(format!("the store has an endpoint of state {state}")))?,
-        updated_at: row.time(7)?,
-        url: row.text(8)?,
+        name: row.text("name")?,
+        state: row.name("state", EndpointState::from_name)?,
+        updated_at: row.time("updated_at")?,
+        url: row.text("url")?,
     })
 }

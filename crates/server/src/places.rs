@@ -22,7 +22,7 @@ fn may_take(used: usize, free: usize) -> bool {
 
 /// A number of places.
 #[derive(Debug)]
-pub(super) struct Places {
+pub(crate) struct Places {
     shares: Mutex<Shares>,
     freed: Notify,
 }
@@ -37,19 +37,19 @@ struct Shares {
 
 /// A place, taken until this is dropped.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(crate) struct Place {
     places: Arc<Places>,
     workspace: WorkspaceId,
 }
 
 impl Places {
-    pub(super) fn new(count: usize) -> Arc<Self> {
+    pub(crate) fn new(count: usize) -> Arc<Self> {
         let shares = Shares { free: count, used: HashMap::new(), waiting: HashMap::new() };
         Arc::new(Self { shares: Mutex::new(shares), freed: Notify::new() })
     }
 
     /// Takes a place for `workspace`, as soon as there is one for it.
-    pub(super) async fn take(self: &Arc<Self>, workspace: &WorkspaceId) -> Place {
+    pub(crate) async fn take(self: &Arc<Self>, workspace: &WorkspaceId) -> Place {
         let waiting = {
             let mut shares = self.shares();
             if !shares.waiting.contains_key(workspace) && shares.take(workspace) {
@@ -63,18 +63,18 @@ impl Places {
     }
 
     /// Takes what there is for `workspace` now, at most `count` places.
-    pub(super) fn take_free(self: &Arc<Self>, workspace: &WorkspaceId, count: usize) -> Vec<Place> {
+    pub(crate) fn take_free(self: &Arc<Self>, workspace: &WorkspaceId, count: usize) -> Vec<Place> {
         let mut shares = self.shares();
         (0..count).take_while(|_| shares.take(workspace)).map(|_| self.place(workspace)).collect()
     }
 
     /// How many places nobody uses.
-    pub(super) fn free(&self) -> usize {
+    pub(crate) fn free(&self) -> usize {
         self.shares().free
     }
 
     /// Returns when a place may have become free since the last time.
-    pub(super) async fn freed(&self) {
+    pub(crate) async fn freed(&self) {
         self.freed.notified().await;
     }
 

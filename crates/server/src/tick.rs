@@ -6,16 +6,16 @@ use futures_util::{StreamExt, stream};
 use rota_api::deployment::RunError;
 use tokio::time::sleep;
 
-use super::pending::Pending;
 use crate::{
-    app::App,
+    app::{App, FirePolicy},
     db::Tx,
     error::{Error, Result},
     limits::{DUE_BATCH, FIRE_GROUPS_IN_FLIGHT, FIRES_AT_ONCE, SCHEDULER_POLL_MICROS},
     resources::deployments::{
-        FirePolicy, count_run,
+        count_run,
         due::{self, Due, Report, Settled},
     },
+    scheduler::pending::Pending,
     telemetry,
 };
 

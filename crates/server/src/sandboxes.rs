@@ -9,8 +9,7 @@ use std::{
 use rota_api::id::{Id, SessionId, WorkspaceId};
 use rota_sandbox::{Embedded, Error, ToolCall, ToolOutput};
 
-use super::places::Places;
-use crate::{clock::Stopwatch, limits::SANDBOX_IDLE};
+use crate::{clock::Stopwatch, limits::SANDBOX_IDLE, places::Places};
 
 /// The sandboxes of this process.
 pub struct Sandboxes {

@@ -1,0 +1,236 @@
+//! What the contract does not allow is refused, by every operation, and changes nothing. The cases are made from the
+//! contract: each field left out, of a wrong type, unknown; each parameter unknown, wrong and sent twice.
+
+use std::collections::BTreeMap;
+
+use reqwest::Method;
+use rota_server::{
+    config::Role,
+    http::operations::{Operation, Who, operations},
+};
+use serde_json::{Map, Value, json};
+
+use crate::{
+    access::{filled, one_of_each},
+    client::Api,
+    contract::{self, ADMINISTRATION, Contract, MANAGED_AGENTS},
+    given::{Parts, id, message, over},
+    server::Rota,
+};
+
+/// What every operation is tried on.
+struct World {
+    api: Api,
+    ids: BTreeMap<&'static str, String>,
+    parts: Parts,
+    // Kept running.
+    _rota: Rota,
+}
+
+impl World {
+    /// One of each resource, which nothing but requests changes: no engine, no scheduler, no sender of webhooks.
+    async fn new() -> Self {
+        let rota = Rota::with(|config| {
+            config.engine.concurrency = 0;
+            config.roles = [Role::Api, Role::Runner].into_iter().collect();
+        })
+        .await;
+        let administrator = rota.administrator().await;
+        let workspace = administrator.get("/v1/organizations/workspaces?include_default=true").await;
+        let api = administrator.in_workspace(id(&workspace["data"][0]));
+        let mut ids = one_of_each(&api).await;
+        ids.insert("{workspace_id}", id(&workspace["data"][0]).to_owned());
+        let keys = api.get("/v1/organizations/api_keys").await;
+        ids.insert("{api_key_id}", id(&keys["data"][0]).to_owned());
+        let agent = api.get(&format!("/v1/agents/{}", ids["{agent_id}"])).await;
+        let environment = api.get(&format!("/v1/environments/{}", ids["{environment_id}"])).await;
+        Self { api, ids, parts: Parts { agent, environment }, _rota: rota }
+    }
+
+    /// Everything that can be read.
+    async fn everything(&self) -> Vec<(String, Value)> {
+        let mut read = Vec::new();
+        for operation in operations().into_iter().filter(|operation| operation.method == Method::GET) {
+            let path = filled(&operation, &self.ids);
+            // Not at rest: a stream; a preview, which reads nothing; how long a session has been at work.
+            if ["/stream", "/preview"].iter().any(|end| path.ends_with(end))
+                || path.starts_with("/rota/v1/deployment_runs/")
+            {
+                continue;
+            }
+            read.push((path.clone(), self.api.get(&path).await));
+        }
+        assert!(read.len() > 25, "{} can be read", read.len());
+        read
+    }
+
+    /// A body that the operation takes.
+    fn body(&self, operation: &Operation) -> Value {
+        let Self { parts, .. } = self;
+        let toolset = json!({"type": "agent_toolset_20260401", "default_config": {"enabled": true, "permission_policy": {"type": "always_allow"}},
+            "configs": [{"name": "bash", "enabled": true, "permission_policy": {"type": "always_ask"}}]});
+        let custom = json!({"type": "custom", "name": "look_up", "description": "Looks up.", "input_schema": {"type": "object", "properties": {}}});
+        let agent = json!({"name": "refused", "model": {"id": "playbook"}, "description": "d", "system": "s", "tools": [toolset, custom], "metadata": {"a": "b"}});
+        let cloud = json!({"type": "cloud", "networking": {"type": "limited", "allowed_hosts": ["a.example"], "allow_mcp_servers": false, "allow_package_managers": false}, "packages": {"type": "packages", "apt": ["jq"]}});
+        let environment = json!({"name": "refused", "description": "d", "config": cloud, "metadata": {"a": "b"}});
+        let schedule = json!({"type": "cron", "expression": "0 9 * * *", "timezone": "UTC"});
+        let deployment = json!({"name": "refused", "description": "d", "schedule": schedule, "metadata": {"a": "b"}});
+        let endpoint =
+            json!({"name": "refused", "url": "https://refused.invalid", "enabled_events": ["agent.created"]});
+        match operation.path {
+            "/v1/agents" => agent,
+            "/v1/agents/{agent_id}" => over(agent, &json!({"version": parts.agent["version"]})),
+            "/v1/environments" | "/v1/environments/{environment_id}" => environment,
+            "/v1/deployments" => parts.deployment_body(&deployment),
+            "/v1/deployments/{deployment_id}" => deployment,
+            "/v1/sessions" => parts.session_body(&json!({"title": "refused", "metadata": {"a": "b"}})),
+            "/v1/sessions/{session_id}" => json!({"title": "refused", "metadata": {"a": "b"}}),
+            "/v1/sessions/{session_id}/events" => json!({"events": [message("refused")]}),
+            "/v1/organizations/workspaces" => json!({"name": "refused", "tags": {"a": "b"}}),
+            "/v1/organizations/workspaces/{workspace_id}" => json!({"name": "refused", "tags": {"a": "b"}}),
+            "/v1/organizations/api_keys/{api_key_id}" => json!({"name": "refused", "status": "active"}),
+            "/rota/v1/webhook_endpoints" | "/rota/v1/webhook_endpoints/{webhook_endpoint_id}" => endpoint,
+            "/rota/v1/deployments/{deployment_id}/policy" => json!({
+                "overlap": "skip", "max_concurrent_sessions": 1, "catch_up_seconds": 60, "jitter": "off",
+                "retry": {"max_attempts": 2, "initial_backoff_seconds": 30, "max_backoff_seconds": 60, "multiplier": 2},
+            }),
+            path => panic!("{path} has a body: say here which one it takes"),
+        }
+    }
+
+    /// That a request is refused as wrong, in words that name `field`.
+    async fn refuses(&self, method: &Method, path: &str, body: Option<&Value>, field: &str) {
+        let answer = self.api.send(method.clone(), path, body).await;
+        let said = format!("{method} {path} with {body:?} is answered {}: {}", answer.status, answer.body);
+        assert_eq!(answer.status, 400, "{said}");
+        let refusal = answer.refusal();
+        assert_eq!(refusal.kind, "invalid_request_error", "{said}");
+        assert!(refusal.message.contains(field), "no word of {field}: {said}");
+    }
+}
+
+fn of_the_contract(operation: &Operation) -> Option<(&'static Contract, &'static contract::Operation)> {
+    let contract = if operation.who == Who::Administrator { &*ADMINISTRATION } else { &*MANAGED_AGENTS };
+    let found = contract
+        .operations
+        .iter()
+        .find(|known| known.method == operation.method.as_str() && known.path == operation.path);
+    found.map(|found| (contract, found))
+}
+
+/// Values of every type, among which a field finds some that it does not take.
+fn values() -> Vec<Value> {
+    vec![json!(true), json!(7), json!(1.5), json!("nonsense"), json!([]), json!([7]), json!({"nonsense": 1})]
+}
+
+/// `body` once for each object in it that lists its fields, with a field more.
+fn with_an_unknown_field(body: &Value) -> Vec<Value> {
+    let mut made = Vec::new();
+    match body {
+        Value::Object(fields) => {
+            let mut more = fields.clone();
+            more.insert("colour".to_owned(), json!("red"));
+            made.push(Value::Object(more));
+            // These are maps with keys of the caller's own.
+            let own = ["metadata", "tags", "input_schema"];
+            for (name, value) in fields.iter().filter(|(name, _)| !own.contains(&name.as_str())) {
+                made.extend(with_an_unknown_field(value).into_iter().map(|value| with(fields, name, value)));
+            }
+        }
+        Value::Array(items) => {
+            for (i, item) in items.iter().enumerate() {
+                made.extend(with_an_unknown_field(item).into_iter().map(|item| {
+                    let mut items = items.clone();
+                    items[i] = item;
+                    Value::Array(items)
+                }));
+            }
+        }
+        _ => {}
+    }
+    made
+}
+
+fn with(fields: &Map<String, Value>, name: &str, value: Value) -> Value {
+    let mut fields = fields.clone();
+    fields.insert(name.to_owned(), value);
+    Value::Object(fields)
+}
+
+#[tokio::test]
+async fn a_body_that_the_contract_does_not_allow_is_refused_and_changes_nothing() {
+    let world = World::new().await;
+    let before = world.everything().await;
+    let mut tried = 0;
+    for operation in operations().into_iter().filter(|operation| operation.has_body) {
+        let (method, path) = (&operation.method, filled(&operation, &world.ids));
+        let whole = world.body(&operation);
+        let fields = whole.as_object().unwrap();
+        let mut cases: Vec<(Value, String)> =
+            with_an_unknown_field(&whole).into_iter().map(|body| (body, "colour".to_owned())).collect();
+        cases.extend(fields.keys().map(|name| (with(fields, name, json!({"nonsense": 1})), name.clone())));
+        cases.extend(values().into_iter().filter(|body| !body.is_object()).map(|body| (body, String::new())));
+        if let Some((contract, operation)) = of_the_contract(&operation) {
+            let body = operation.body.as_ref().unwrap();
+            cases.extend(body.required.iter().map(|name| {
+                let mut without = fields.clone();
+                without.remove(name);
+                (Value::Object(without), name.clone())
+            }));
+            for (name, schema) in &body.fields {
+                let wrong = values().into_iter().filter(|value| !contract.allows(schema, value));
+                cases.extend(wrong.map(|value| (with(fields, name, value), name.clone())));
+            }
+        }
+        for (body, field) in &cases {
+            world.refuses(method, &path, Some(body), field).await;
+        }
+        assert_eq!(world.everything().await, before, "{method} {path}");
+        tried += cases.len();
+    }
+    assert!(tried > 500, "{tried} bodies were tried");
+    for operation in operations().into_iter().filter(|operation| operation.has_body) {
+        let body = world.body(&operation);
+        let answer = world.api.send(operation.method.clone(), &filled(&operation, &world.ids), Some(&body)).await;
+        assert_eq!(answer.status, 200, "the whole body is taken by {}: {}", operation.path, answer.body);
+    }
+}
+
+#[tokio::test]
+async fn a_query_that_the_contract_does_not_allow_is_refused_and_changes_nothing() {
+    let world = World::new().await;
+    let before = world.everything().await;
+    let mut tried = 0;
+    for operation in operations() {
+        let (method, path) = (&operation.method, filled(&operation, &world.ids));
+        let path = if path.ends_with("/preview") {
+            format!("{path}?expression=0+9+*+*+*&timezone=UTC&")
+        } else {
+            format!("{path}?")
+        };
+        let body = operation.has_body.then(|| world.body(&operation));
+        let mut cases = vec![("colour=red".to_owned(), "colour".to_owned())];
+        if let Some((contract, operation)) = of_the_contract(&operation) {
+            for contract::Parameter { name, schema } in &operation.query {
+                let takes = |value: Value| contract.allows(schema, &value);
+                let (text, many) = (takes(json!("nonsense")), takes(json!([])));
+                if !text && !takes(json!(["nonsense"])) {
+                    cases.push((format!("{name}=nonsense"), name.clone()));
+                }
+                if !many {
+                    let value = [json!(true), json!(7), json!("2026-03-02T08:00:00Z")]
+                        .into_iter()
+                        .find(|value| takes(value.clone()));
+                    let value = value.map_or("x".to_owned(), |value| value.to_string().replace('"', ""));
+                    cases.push((format!("{name}={value}&{name}={value}"), name.clone()));
+                }
+            }
+        }
+        for (query, field) in &cases {
+            world.refuses(method, &format!("{path}{query}"), body.as_ref(), field).await;
+        }
+        tried += cases.len();
+    }
+    assert_eq!(world.everything().await, before);
+    assert!(tried > 150, "{tried} queries were tried");
+}

@@ -1,0 +1,218 @@
+//! Every operation of the API, one line each. The router is made from this table; so are the list in
+//! `docs/compatibility.md` and the tests that walk every operation.
+
+use std::{collections::HashMap, sync::LazyLock};
+
+use axum::{
+    handler::Handler,
+    routing::{self, MethodRouter},
+};
+use http::Method;
+
+use crate::{
+    app::App,
+    resources::{
+        agents, api_keys, archiving, deployment_runs, deployments, environments, events, models, organization,
+        run_outcomes, schedules, sessions, webhook_endpoints, workspaces,
+    },
+};
+
+/// Something to call.
+pub struct Operation {
+    /// `GET`, `POST` or `DELETE`.
+    pub method: Method,
+    /// With the names of its parameters in braces.
+    pub path: &'static str,
+    /// Whose key it takes. The handler's signature decides; the tests hold this line to it.
+    pub who: Who,
+    /// Whether the request has a JSON body.
+    pub has_body: bool,
+    /// Whether the request must name the beta. It is the same for all operations of a path.
+    pub beta: Beta,
+    pub(super) handler: MethodRouter<App>,
+}
+
+/// Whose key an operation takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Who {
+    /// That of a workspace, or an administrator's that names one. One that changes something is refused in a workspace
+    /// that is archived or switched off.
+    Workspace,
+    /// The same, also where nothing may be changed any more: the answer records why nothing started.
+    Starter,
+    /// An administrator's.
+    Administrator,
+}
+
+/// Whether a request must name the managed agents beta in its `anthropic-beta` header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Beta {
+    /// It must.
+    Required,
+    /// It may.
+    Optional,
+}
+
+/// Every operation that the server has, by path.
+pub fn operations() -> Vec<Operation> {
+    use Beta::{Optional, Required};
+    use Who::{Administrator, Starter, Workspace};
+
+    const ENDPOINT: &str = "/rota/v1/webhook_endpoints/{webhook_endpoint_id}";
+    const DELIVERIES: &str = "/rota/v1/webhook_endpoints/{webhook_endpoint_id}/deliveries";
+    const DELIVERY: &str = "/rota/v1/webhook_endpoints/{webhook_endpoint_id}/deliveries/{webhook_event_id}";
+    const REPLAY: &str = "/rota/v1/webhook_endpoints/{webhook_endpoint_id}/deliveries/{webhook_event_id}/replay";
+    const SECRET: &str = "/rota/v1/webhook_endpoints/{webhook_endpoint_id}/regenerate_signing_secret";
+    const OCCURRENCES: &str = "/rota/v1/deployments/{deployment_id}/occurrences";
+
+    vec![
+        get("/rota/v1/deployment_runs/{deployment_run_id}", Workspace, Optional, run_outcomes::retrieve),
+        get(OCCURRENCES, Workspace, Optional, deployments::occurrences::list),
+        get("/rota/v1/deployments/{deployment_id}/policy", Workspace, Optional, deployments::policy::get),
+        post("/rota/v1/deployments/{deployment_id}/policy", Workspace, Optional, deployments::policy::set),
+        get("/rota/v1/schedules/preview", Workspace, Optional, schedules::preview),
+        get("/rota/v1/sessions/{session_id}", Workspace, Optional, sessions::warnings::retrieve),
+        get("/rota/v1/webhook_endpoints", Workspace, Optional, webhook_endpoints::list),
+        post("/rota/v1/webhook_endpoints", Workspace, Optional, webhook_endpoints::create),
+        get(ENDPOINT, Workspace, Optional, webhook_endpoints::retrieve),
+        post(ENDPOINT, Workspace, Optional, webhook_endpoints::update),
+        delete(ENDPOINT, Workspace, Optional, webhook_endpoints::delete),
+        get(DELIVERIES, Workspace, Optional, webhook_endpoints::deliveries::list),
+        get(DELIVERY, Workspace, Optional, webhook_endpoints::deliveries::retrieve),
+        call(REPLAY, Workspace, Optional, webhook_endpoints::deliveries::replay),
+        call(SECRET, Workspace, Optional, webhook_endpoints::regenerate_signing_secret),
+        get("/v1/agents", Workspace, Required, agents::list),
+        post("/v1/agents", Workspace, Required, agents::create),
+        get("/v1/agents/{agent_id}", Workspace, Required, agents::retrieve),
+        post("/v1/agents/{agent_id}", Workspace, Required, agents::update),
+        call("/v1/agents/{agent_id}/archive", Workspace, Required, archiving::agent),
+        get("/v1/agents/{agent_id}/versions", Workspace, Required, agents::versions),
+        get("/v1/deployment_runs", Workspace, Required, deployment_runs::list),
+        get("/v1/deployment_runs/{deployment_run_id}", Workspace, Required, deployment_runs::retrieve),
+        get("/v1/deployments", Workspace, Required, deployments::list),
+        post("/v1/deployments", Workspace, Required, deployments::create),
+        get("/v1/deployments/{deployment_id}", Workspace, Required, deployments::retrieve),
+        post("/v1/deployments/{deployment_id}", Workspace, Required, deployments::update),
+        call("/v1/deployments/{deployment_id}/archive", Workspace, Required, deployments::archive),
+        call("/v1/deployments/{deployment_id}/pause", Workspace, Required, deployments::pause),
+        call("/v1/deployments/{deployment_id}/run", Starter, Required, deployments::run),
+        call("/v1/deployments/{deployment_id}/unpause", Workspace, Required, deployments::unpause),
+        get("/v1/environments", Workspace, Required, environments::list),
+        post("/v1/environments", Workspace, Required, environments::create),
+        get("/v1/environments/{environment_id}", Workspace, Required, environments::retrieve),
+        post("/v1/environments/{environment_id}", Workspace, Required, environments::update),
+        delete("/v1/environments/{environment_id}", Workspace, Required, environments::delete),
+        call("/v1/environments/{environment_id}/archive", Workspace, Required, environments::archive),
+        get("/v1/models", Workspace, Optional, models::list),
+        get("/v1/models/{model_id}", Workspace, Optional, models::retrieve),
+        get("/v1/organizations/api_keys", Administrator, Optional, api_keys::list),
+        get("/v1/organizations/api_keys/{api_key_id}", Administrator, Optional, api_keys::retrieve),
+        post("/v1/organizations/api_keys/{api_key_id}", Administrator, Optional, api_keys::update),
+        get("/v1/organizations/me", Administrator, Optional, organization::retrieve),
+        get("/v1/organizations/workspaces", Administrator, Optional, workspaces::list),
+        post("/v1/organizations/workspaces", Administrator, Optional, workspaces::create),
+        get("/v1/organizations/workspaces/{workspace_id}", Administrator, Optional, workspaces::retrieve),
+        post("/v1/organizations/workspaces/{workspace_id}", Administrator, Optional, workspaces::update),
+        call("/v1/organizations/workspaces/{workspace_id}/archive", Administrator, Optional, archiving::workspace),
+        get("/v1/sessions", Workspace, Required, sessions::list),
+        post("/v1/sessions", Workspace, Required, sessions::create),
+        get("/v1/sessions/{session_id}", Workspace, Required, sessions::retrieve),
+        post("/v1/sessions/{session_id}", Workspace, Required, sessions::update),
+        delete("/v1/sessions/{session_id}", Workspace, Required, sessions::delete),
+        call("/v1/sessions/{session_id}/archive", Workspace, Required, sessions::archive),
+        get("/v1/sessions/{session_id}/events", Workspace, Required, events::list),
+        post("/v1/sessions/{session_id}/events", Workspace, Required, events::send),
+        get("/v1/sessions/{session_id}/events/stream", Workspace, Required, events::stream::open),
+    ]
+}
+
+/// What the API has and this server does not: how its paths begin, and what stands there. An operation that comes to be
+/// served moves from here to the table above.
+pub const NOT_SERVED: [(&str, &str); 22] = [
+    ("/v1/dreams", "dreams"),
+    ("/v1/environments/{environment_id}/work", "the work queue of self-hosted environments"),
+    ("/v1/files", "files"),
+    ("/v1/memory_stores", "memory stores"),
+    ("/v1/organizations/federation_issuers", "federation"),
+    ("/v1/organizations/federation_rules", "federation"),
+    ("/v1/organizations/invites", "invites"),
+    ("/v1/organizations/rate_limits", "rate limits of the organization"),
+    ("/v1/organizations/service_accounts", "service accounts"),
+    ("/v1/organizations/spend_limits", "spend limits"),
+    ("/v1/organizations/telemetry_destinations", "telemetry destinations"),
+    ("/v1/organizations/users", "users"),
+    (
+        "/v1/organizations/webhooks",
+        "webhooks of the organization; those of a workspace are at /rota/v1/webhook_endpoints",
+    ),
+    ("/v1/organizations/workspaces/{workspace_id}/members", "members of workspaces"),
+    ("/v1/organizations/workspaces/{workspace_id}/rate_limits", "rate limits of workspaces"),
+    ("/v1/organizations/workspaces/{workspace_id}/service_accounts", "service accounts"),
+    ("/v1/sessions/{session_id}/resources", "resources of sessions"),
+    ("/v1/sessions/{session_id}/threads", "threads of sessions"),
+    ("/v1/skills", "skills"),
+    ("/v1/tunnels", "tunnels"),
+    ("/v1/user_profiles", "user profiles"),
+    ("/v1/vaults", "vaults"),
+];
+
+/// What the API has at `path`, when this server does not serve it.
+pub fn not_served(path: &str) -> Option<&'static str> {
+    let begins = |beginning: &str| {
+        let mut segments = path.split('/');
+        beginning
+            .split('/')
+            .all(|wanted| segments.next().is_some_and(|given| wanted.starts_with('{') || wanted == given))
+    };
+    NOT_SERVED.iter().find(|(beginning, _)| begins(beginning)).map(|(_, what)| *what)
+}
+
+/// The beta rule of a path of the table.
+pub(super) fn beta(path: &str) -> Option<Beta> {
+    static RULES: LazyLock<HashMap<&str, Beta>> =
+        LazyLock::new(|| operations().into_iter().map(|operation| (operation.path, operation.beta)).collect());
+    RULES.get(path).copied()
+}
+
+fn get<T: 'static>(path: &'static str, who: Who, beta: Beta, handler: impl Handler<T, App>) -> Operation {
+    Operation { method: Method::GET, path, who, has_body: false, beta, handler: routing::get(handler) }
+}
+
+fn post<T: 'static>(path: &'static str, who: Who, beta: Beta, handler: impl Handler<T, App>) -> Operation {
+    Operation { method: Method::POST, path, who, has_body: true, beta, handler: routing::post(handler) }
+}
+
+/// A `POST` without a body.
+fn call<T: 'static>(path: &'static str, who: Who, beta: Beta, handler: impl Handler<T, App>) -> Operation {
+    Operation { method: Method::POST, path, who, has_body: false, beta, handler: routing::post(handler) }
+}
+
+fn delete<T: 'static>(path: &'static str, who: Who, beta: Beta, handler: impl Handler<T, App>) -> Operation {
+    Operation { method: Method::DELETE, path, who, has_body: false, beta, handler: routing::delete(handler) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_beta_rule_holds_for_all_operations_of_a_path() {
+        for operation in operations() {
+            assert_eq!(beta(operation.path), Some(operation.beta), "{} {}", operation.method, operation.path);
+        }
+    }
+
+    #[test]
+    fn what_is_not_served_is_known_by_the_beginning_of_its_path() {
+        for (path, what) in [
+            ("/v1/files", Some("files")),
+            ("/v1/files/file_1/content", Some("files")),
+            ("/v1/filesystem", None),
+            ("/v1/sessions/sesn_1/threads/sthr_1", Some("threads of sessions")),
+            ("/v1/sessions/sesn_1/nothing", None),
+            ("/v1", None),
+        ] {
+            assert_eq!(not_served(path), what, "{path}");
+        }
+    }
+}
