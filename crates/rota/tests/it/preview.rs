@@ -81,7 +81,7 @@ async fn a_preview_refuses_what_a_deployment_would_refuse() {
         let schedule = json!({"type": "cron", "expression": expression, "timezone": timezone});
         let body = parts.deployment_body(&json!({ "schedule": schedule }));
         let refused = rota.api.post_refused("/v1/deployments", body).await.message;
-        let refused = invalid(refused.strip_prefix("schedule.").unwrap());
+        let refused = invalid(refused.replacen("schedule.", "", 1));
         let parameters = [("expression", expression), ("timezone", timezone)];
         assert_eq!(rota.api.get_refused(&path(&parameters)).await, refused);
     }

@@ -17,6 +17,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0008_turns.sql"),
     include_str!("migrations/0009_store.sql"),
     include_str!("migrations/0010_log_bytes.sql"),
+    include_str!("migrations/0011_texts.sql"),
 ];
 
 /// Brings a store in SQLite to this program's version.

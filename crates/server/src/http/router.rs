@@ -12,6 +12,7 @@ use axum::{
 use http::{HeaderMap, HeaderValue, header};
 
 use super::{
+    absent::{method_not_allowed, not_found},
     hosts::Hosts,
     layers::{self, Front},
 };
@@ -111,14 +112,6 @@ fn api(app: &App) -> Router<App> {
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(from_fn_with_state(app.clone(), layers::guard))
-}
-
-async fn not_found() -> Error {
-    Error::NotFound("Not found".to_owned())
-}
-
-async fn method_not_allowed() -> Error {
-    Error::MethodNotAllowed
 }
 
 /// Whether requests can be answered: the store must be readable, and take writes.

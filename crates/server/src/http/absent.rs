@@ -1,0 +1,43 @@
+//! What is answered where no operation is: the words of the API, and which parts of it this server does not serve.
+
+use http::{Method, Uri};
+
+use crate::error::Error;
+
+/// The answer to a path that nothing is at.
+pub(super) async fn not_found(uri: Uri) -> Error {
+    let path = uri.path();
+    Error::NotFound(match not_served(path) {
+        Some(what) => format!("Not found: {what} are not served by this server"),
+        None if path.starts_with("/v1/deployments/") => "Not Found".to_owned(),
+        None => "Not found".to_owned(),
+    })
+}
+
+/// What the API has at `path` and this server does not serve yet, as `docs/compatibility.md` says.
+fn not_served(path: &str) -> Option<&'static str> {
+    let parts: Vec<&str> = path.split('/').skip(1).collect();
+    Some(match parts[..] {
+        ["v1", "vaults", ..] => "vaults",
+        ["v1", "files", ..] => "files",
+        ["v1", "memory_stores", ..] => "memory stores",
+        ["v1", "skills", ..] => "skills",
+        ["v1", "user_profiles", ..] => "user profiles",
+        ["v1", "dreams", ..] => "dreams",
+        ["v1", "tunnels", ..] => "tunnels",
+        ["v1", "messages", ..] => "messages",
+        ["v1", "environments", _, "work", ..] => "work queues",
+        ["v1", "sessions", _, "resources", ..] => "resources of sessions",
+        ["v1", "organizations", ..] => "these operations on the organization",
+        _ => return None,
+    })
+}
+
+/// The answer to a method that a path does not have. Agents cannot be deleted, which the API says as if there were nothing.
+pub(super) async fn method_not_allowed(method: Method, uri: Uri) -> Error {
+    let of_an_agent = || uri.path().strip_prefix("/v1/agents/").is_some_and(|id| !id.contains('/'));
+    if method == Method::DELETE && of_an_agent() {
+        return Error::NotFound("not found".to_owned());
+    }
+    Error::MethodNotAllowed
+}
