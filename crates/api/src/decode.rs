@@ -8,30 +8,57 @@
 //! assert_eq!(error.to_string(), "colour: Extra inputs are not permitted");
 //! ```
 
-use std::{cell::Cell, fmt};
+use std::{cell::Cell, fmt, rc::Rc};
 
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
+/// In which words a body is refused: the hosted service has two readers, and the newer one differs by resource.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dialect {
+    /// Environments, what administrators manage, and Rota's own: `x: Extra inputs are not permitted`.
+    Plain,
+    /// Agents: `Failed to parse request body: unknown field "x"`, `name: minimum string length is 1`.
+    Agents,
+    /// Deployments: as agents, but places are told without the kinds of what stands there.
+    Deployments,
+    /// Sessions and their events: as agents, but what is missing is `value is required`.
+    Sessions,
+}
+
 /// What is wrong with a request, in the words that the client reads: `field.path: what is wrong`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Invalid(String);
+pub struct Invalid {
+    message: String,
+    code: Option<&'static str>,
+}
 
 impl Invalid {
     /// An error that is about no single field.
     pub fn request(message: impl Into<String>) -> Self {
-        Self(message.into())
+        Self { message: message.into(), code: None }
     }
 
     /// An error about the field at `path`.
     pub fn field(path: &str, message: impl fmt::Display) -> Self {
-        if path.is_empty() { Self(message.to_string()) } else { Self(format!("{path}: {message}")) }
+        Self::request(if path.is_empty() { message.to_string() } else { format!("{path}: {message}") })
+    }
+
+    /// The same error with a name that programs read, in `error.details.error_code`.
+    #[must_use]
+    pub fn with_code(self, code: &'static str) -> Self {
+        Self { code: Some(code), ..self }
+    }
+
+    /// The name that programs read, where the error has one.
+    pub fn code(&self) -> Option<&'static str> {
+        self.code
     }
 }
 
 impl fmt::Display for Invalid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.message)
     }
 }
 
@@ -179,15 +206,123 @@ impl<'de> Visitor<'de> for Tree<'_> {
     }
 }
 
-/// Reads a whole request body, which must be an object.
+/// Reads a whole request body, which must be an object. It is refused in the words of [`Dialect::Plain`], unless `read` says
+/// otherwise: [`Object::speak`].
 pub fn body<'a, T>(value: &'a Value, read: impl FnOnce(&mut Object<'a>) -> Decoded<T>) -> Decoded<T> {
-    Node { path: String::new(), value }.object(read)
+    Node { dialect: Dialect::Plain, place: Place(None), value }.object(read)
+}
+
+/// Where a value stands in a body: the steps to it, the last one first.
+#[derive(Debug, Clone)]
+struct Place<'a>(Option<Rc<(Place<'a>, Step<'a>)>>);
+
+#[derive(Debug, Clone, Copy)]
+enum Step<'a> {
+    Field(&'a str),
+    Item(usize),
+    /// The kind of what stands here, which only some dialects tell.
+    Kind(&'static str),
+}
+
+impl<'a> Place<'a> {
+    fn then(&self, step: Step<'a>) -> Self {
+        Self(Some(Rc::new((self.clone(), step))))
+    }
+
+    /// `resources[0].url`: how what cannot be parsed is told.
+    fn bracketed(&self) -> String {
+        self.written(|text, step| match step {
+            Step::Field(name) => dotted(text, name),
+            Step::Item(i) => *text += &format!("[{i}]"),
+            Step::Kind(_) => {}
+        })
+    }
+
+    /// `resources.0.github_repository.url`: how a broken rule is told.
+    fn dotted(&self, kinds: bool) -> String {
+        self.written(|text, step| match step {
+            Step::Field(name) => dotted(text, name),
+            Step::Item(i) => dotted(text, &i.to_string()),
+            Step::Kind(name) if kinds => dotted(text, name),
+            Step::Kind(_) => {}
+        })
+    }
+
+    fn written(&self, write: impl Fn(&mut String, Step<'a>)) -> String {
+        let mut steps = Vec::new();
+        let mut place = self;
+        while let Some(last) = &place.0 {
+            steps.push(last.1);
+            place = &last.0;
+        }
+        let mut text = String::new();
+        steps.into_iter().rev().for_each(|step| write(&mut text, step));
+        text
+    }
+}
+
+fn dotted(text: &mut String, name: &str) {
+    if !text.is_empty() {
+        text.push('.');
+    }
+    text.push_str(if name.is_empty() { "\"\"" } else { name });
+}
+
+impl Dialect {
+    /// An error about what stands at `place` and can be read, but is not allowed.
+    fn rule(self, place: &Place<'_>, message: impl fmt::Display) -> Invalid {
+        let path = match self {
+            Self::Plain => place.bracketed(),
+            Self::Agents | Self::Sessions => place.dotted(true),
+            Self::Deployments => place.dotted(false),
+        };
+        Invalid::field(&path, message)
+    }
+
+    /// An error about what stands at `place` and cannot be read.
+    fn unreadable(self, place: &Place<'_>, message: impl fmt::Display) -> Invalid {
+        let invalid = Invalid::field(&place.bracketed(), message);
+        if self == Self::Plain { invalid } else { Invalid::request(format!("Failed to parse request: {invalid}")) }
+    }
+
+    fn missing(self, place: &Place<'_>) -> Invalid {
+        self.rule(place, if self == Self::Sessions { "value is required" } else { "Field required" })
+    }
+
+    fn unknown(self, place: &Place<'_>, name: &str) -> Invalid {
+        match self {
+            Self::Plain => self.rule(place, "Extra inputs are not permitted"),
+            _ => Invalid::request(format!("Failed to parse request body: unknown field {name:?}")),
+        }
+    }
+
+    fn too_short(self, least: usize) -> String {
+        match self {
+            Self::Plain => format!("String should have at least {least} character{}", plural(least)),
+            Self::Agents | Self::Deployments => format!("minimum string length is {least}"),
+            Self::Sessions => "value is required".to_owned(),
+        }
+    }
+
+    fn too_long(self, most: usize) -> String {
+        match self {
+            Self::Plain => format!("String should have at most {most} characters"),
+            Self::Agents | Self::Deployments => format!("maximum string length is {most}"),
+            Self::Sessions => format!("must be at most {most} characters"),
+        }
+    }
+
+    fn too_few(self, least: usize) -> String {
+        let value = if matches!(self, Self::Plain | Self::Deployments) { "value " } else { "" };
+        format!("{value}must contain at least {least} item{}", plural(least))
+    }
 }
 
 /// A value in a request and where it stands.
 #[derive(Debug, Clone)]
 pub struct Node<'a> {
-    path: String,
+    dialect: Dialect,
+    place: Place<'a>,
     value: &'a Value,
 }
 
@@ -198,18 +333,45 @@ impl<'a> Node<'a> {
     }
 
     /// Where the value stands: `initial_events[0].type`.
-    pub fn path(&self) -> &str {
-        &self.path
+    pub fn path(&self) -> String {
+        self.place.bracketed()
     }
 
-    /// An error about this value.
+    /// The words in which it is refused.
+    pub fn dialect(&self) -> Dialect {
+        self.dialect
+    }
+
+    /// The same value, told as one of the kind `kind` where that is part of its place: `tools.1.custom.name`.
+    #[must_use]
+    pub fn of_kind(&self, kind: &'static str) -> Self {
+        Self { place: self.place.then(Step::Kind(kind)), ..self.clone() }
+    }
+
+    /// The same value, told as standing under `name`.
+    #[must_use]
+    pub fn under(&self, name: &'static str) -> Self {
+        Self { place: self.place.then(Step::Field(name)), ..self.clone() }
+    }
+
+    /// An error about this value, which can be read and is not allowed.
     pub fn invalid(&self, message: impl fmt::Display) -> Invalid {
-        Invalid::field(&self.path, message)
+        self.dialect.rule(&self.place, message)
+    }
+
+    /// The same about something in it, at the place `below`.
+    pub fn invalid_at(&self, below: &str, message: impl fmt::Display) -> Invalid {
+        self.dialect.rule(&self.place.then(Step::Field(below)), message)
+    }
+
+    /// An error about this value, which cannot be read.
+    pub fn unreadable(&self, message: impl fmt::Display) -> Invalid {
+        self.dialect.unreadable(&self.place, message)
     }
 
     /// A string of any length.
     pub fn string(&self) -> Decoded<&'a str> {
-        self.value.as_str().ok_or_else(|| self.invalid("Input should be a valid string"))
+        self.value.as_str().ok_or_else(|| self.unreadable("Input should be a valid string"))
     }
 
     /// A string of `least` to `most` characters, none of which is U+0000: not every store can hold that one.
@@ -217,10 +379,10 @@ impl<'a> Node<'a> {
         let text = self.string()?;
         let length = text.chars().count();
         if length < least {
-            return Err(self.invalid(format_args!("value must contain at least {least} character(s)")));
+            return Err(self.invalid(self.dialect.too_short(least)));
         }
         if length > most {
-            return Err(self.invalid(format_args!("value must contain no more than {most} character(s)")));
+            return Err(self.invalid(self.dialect.too_long(most)));
         }
         if text.contains('\0') {
             return Err(self.invalid("value must not contain the character U+0000"));
@@ -231,17 +393,24 @@ impl<'a> Node<'a> {
     /// A string that is one of `allowed`.
     pub fn one_of(&self, allowed: &[&'static str]) -> Decoded<&'static str> {
         let text = self.string()?;
-        allowed.iter().find(|a| **a == text).copied().ok_or_else(|| self.not_a_value(text))
+        allowed.iter().find(|a| **a == text).copied().ok_or_else(|| {
+            if self.dialect == Dialect::Plain {
+                return self.not_a_value(text);
+            }
+            let mut names = allowed.to_vec();
+            names.sort_unstable();
+            self.unreadable(format_args!("\"{text}\" is not a valid value; expected one of {}", names.join(", ")))
+        })
     }
 
-    /// The error for a discriminator or enum value that does not exist.
+    /// The error for a value that does not exist.
     pub fn not_a_value(&self, text: &str) -> Invalid {
-        self.invalid(format_args!("\"{text}\" is not a valid value"))
+        self.unreadable(format_args!("\"{text}\" is not a valid value"))
     }
 
     /// A whole number from `least` to `most`.
     pub fn integer(&self, least: i64, most: i64) -> Decoded<i64> {
-        let number = self.value.as_i64().ok_or_else(|| self.invalid("Input should be a valid integer"))?;
+        let number = self.value.as_i64().ok_or_else(|| self.unreadable("Input should be a valid integer"))?;
         if number < least {
             return Err(self.invalid(format_args!("value must be greater than or equal to {least}")));
         }
@@ -253,12 +422,18 @@ impl<'a> Node<'a> {
 
     /// A boolean.
     pub fn boolean(&self) -> Decoded<bool> {
-        self.value.as_bool().ok_or_else(|| self.invalid("Input should be a valid boolean"))
+        self.value.as_bool().ok_or_else(|| self.unreadable("Input should be a valid boolean"))
     }
 
     /// An object whose every field `read` asks for; one that it does not ask for is an error.
     pub fn object<T>(&self, read: impl FnOnce(&mut Object<'a>) -> Decoded<T>) -> Decoded<T> {
-        let mut object = Object { path: self.path.clone(), fields: self.map()?, seen: Vec::new(), open: false };
+        let mut object = Object {
+            dialect: self.dialect,
+            place: self.place.clone(),
+            fields: self.map()?,
+            seen: Vec::new(),
+            others: Others::Refused,
+        };
         let value = read(&mut object)?;
         object.finish()?;
         Ok(value)
@@ -266,26 +441,25 @@ impl<'a> Node<'a> {
 
     /// An object whose fields are free.
     pub fn map(&self) -> Decoded<&'a Map<String, Value>> {
-        self.value.as_object().ok_or_else(|| self.invalid("Input should be an object"))
+        self.value.as_object().ok_or_else(|| self.unreadable("Input should be an object"))
     }
 
     /// The fields of a free object with their places.
     pub fn entries(&self) -> Decoded<impl Iterator<Item = (&'a String, Node<'a>)>> {
         let map = self.map()?;
-        Ok(map.iter().map(|(key, value)| (key, Node { path: join(&self.path, key), value })))
+        Ok(map.iter().map(|(key, value)| (key, self.inner(Step::Field(key), value))))
     }
 
     /// An array of `least` to `most` items.
     pub fn list(&self, least: usize, most: usize) -> Decoded<Vec<Node<'a>>> {
-        let items = self.value.as_array().ok_or_else(|| self.invalid("Input should be a valid array"))?;
+        let items = self.value.as_array().ok_or_else(|| self.unreadable("Input should be a valid array"))?;
         if items.len() < least {
-            return Err(self.invalid(format_args!("value must contain at least {least} item{}", plural(least))));
+            return Err(self.invalid(self.dialect.too_few(least)));
         }
         if items.len() > most {
             return Err(self.invalid(format_args!("value must contain no more than {most} item(s)")));
         }
-        let place = |(i, value)| Node { path: format!("{}[{i}]", self.path), value };
-        Ok(items.iter().enumerate().map(place).collect())
+        Ok(items.iter().enumerate().map(|(i, value)| self.inner(Step::Item(i), value)).collect())
     }
 
     /// An array of `least` to `most` items, each read by `read`.
@@ -295,14 +469,37 @@ impl<'a> Node<'a> {
 
     /// The `type` of an object, which decides how the rest is read. [`Object::tagged`] then accepts the field.
     pub fn tag(&self) -> Decoded<&'a str> {
-        let tag = self.map()?.get("type").filter(|v| !v.is_null());
-        let tag = tag.ok_or_else(|| Invalid::field(&join(&self.path, "type"), "Field required"))?;
-        Node { path: join(&self.path, "type"), value: tag }.string()
+        let place = self.place.then(Step::Field("type"));
+        match self.map()?.get("type").filter(|tag| !tag.is_null()) {
+            Some(tag) => Node { dialect: self.dialect, place, value: tag }.string(),
+            None => Err(self.dialect.unreadable(&place, "Field required")),
+        }
+    }
+
+    /// The `type` of an object, one of `allowed`.
+    pub fn tag_of(&self, allowed: &[&'static str]) -> Decoded<&'static str> {
+        let tag = self.tag()?;
+        let found = allowed.iter().find(|name| **name == tag).copied();
+        found.ok_or_else(|| match self.dialect {
+            Dialect::Plain => {
+                let names: Vec<_> = allowed.iter().map(|name| format!("'{name}'")).collect();
+                let names = names.join(", ");
+                self.invalid(format_args!(
+                    "Input tag '{tag}' found using 'type' does not match any of the expected tags: {names}"
+                ))
+            }
+            _ => self.wrong_tag(tag),
+        })
     }
 
     /// The error for a `type` that does not exist here.
     pub fn wrong_tag(&self, tag: &str) -> Invalid {
-        Invalid::field(&join(&self.path, "type"), format_args!("\"{tag}\" is not a valid value"))
+        let place = self.place.then(Step::Field("type"));
+        self.dialect.unreadable(&place, format_args!("\"{tag}\" is not a valid value"))
+    }
+
+    fn inner(&self, step: Step<'a>, value: &'a Value) -> Self {
+        Self { dialect: self.dialect, place: self.place.then(step), value }
     }
 }
 
@@ -310,24 +507,39 @@ fn plural(count: usize) -> &'static str {
     if count == 1 { "" } else { "s" }
 }
 
-fn join(path: &str, field: &str) -> String {
-    let field = if field.is_empty() { "\"\"" } else { field };
-    if path.is_empty() { field.to_owned() } else { format!("{path}.{field}") }
-}
-
 /// An object that is being read field by field.
 #[derive(Debug)]
 pub struct Object<'a> {
-    path: String,
+    dialect: Dialect,
+    place: Place<'a>,
     fields: &'a Map<String, Value>,
     seen: Vec<&'static str>,
-    open: bool,
+    others: Others<'a>,
+}
+
+/// What becomes of fields that nobody asks for.
+#[derive(Debug, Clone, Copy)]
+enum Others<'a> {
+    Refused,
+    /// Refused in words that name what the object is for.
+    RefusedFor(&'a str),
+    Allowed,
 }
 
 impl<'a> Object<'a> {
+    /// Has this object and all in it refused in the words of `dialect`.
+    pub fn speak(&mut self, dialect: Dialect) {
+        self.dialect = dialect;
+    }
+
+    /// Has the places of all in this object begin with `name`, as those of an agent's update do.
+    pub fn stand_under(&mut self, name: &'static str) {
+        self.place = self.place.then(Step::Field(name));
+    }
+
     /// A field that must be there. Null counts as missing.
     pub fn required(&mut self, name: &'static str) -> Decoded<Node<'a>> {
-        self.optional(name).ok_or_else(|| Invalid::field(&join(&self.path, name), "Field required"))
+        self.optional(name).ok_or_else(|| self.dialect.missing(&self.place.then(Step::Field(name))))
     }
 
     /// A field that may be absent or null.
@@ -344,7 +556,7 @@ impl<'a> Object<'a> {
         match self.fields.get(name) {
             None => Patch::Keep,
             Some(Value::Null) => Patch::Clear,
-            Some(value) => Patch::Set(Node { path: join(&self.path, name), value }),
+            Some(value) => Patch::Set(Node { dialect: self.dialect, place: self.place.then(Step::Field(name)), value }),
         }
     }
 
@@ -352,7 +564,7 @@ impl<'a> Object<'a> {
     pub fn settable(&mut self, name: &'static str) -> Decoded<Option<Node<'a>>> {
         match self.patch(name) {
             Patch::Keep => Ok(None),
-            Patch::Clear => Err(Invalid::field(&join(&self.path, name), "value cannot be null")),
+            Patch::Clear => Err(self.invalid(name, "value cannot be null")),
             Patch::Set(node) => Ok(Some(node)),
         }
     }
@@ -364,20 +576,34 @@ impl<'a> Object<'a> {
 
     /// Accepts every further field: for objects that the contract leaves open.
     pub fn allow_others(&mut self) {
-        self.open = true;
+        self.others = Others::Allowed;
+    }
+
+    /// Refuses further fields in words that say for which `name` they are not.
+    pub fn refuse_others_for(&mut self, name: &'a str) {
+        self.others = Others::RefusedFor(name);
     }
 
     /// An error about the field `name` of this object.
     pub fn invalid(&self, name: &str, message: impl fmt::Display) -> Invalid {
-        Invalid::field(&join(&self.path, name), message)
+        self.dialect.rule(&self.place.then(Step::Field(name)), message)
+    }
+
+    /// The same for one that cannot be read.
+    pub fn unreadable(&self, name: &str, message: impl fmt::Display) -> Invalid {
+        self.dialect.unreadable(&self.place.then(Step::Field(name)), message)
     }
 
     fn finish(self) -> Decoded<()> {
-        match self.fields.keys().find(|key| !self.seen.contains(&key.as_str())) {
-            Some(unknown) if !self.open => {
-                Err(Invalid::field(&join(&self.path, unknown), "Extra inputs are not permitted"))
+        let Some(unknown) = self.fields.keys().find(|key| !self.seen.contains(&key.as_str())) else { return Ok(()) };
+        let place = self.place.then(Step::Field(unknown));
+        match self.others {
+            Others::Allowed => Ok(()),
+            Others::Refused => Err(self.dialect.unknown(&place, unknown)),
+            Others::RefusedFor(name) => {
+                let message = format_args!("Extra inputs are not permitted for name {name:?}");
+                Err(self.dialect.unreadable(&place, message))
             }
-            _ => Ok(()),
         }
     }
 }
@@ -446,8 +672,8 @@ mod tests {
             (json!({}), "name: Field required"),
             (json!({"name": null}), "name: Field required"),
             (json!({"name": 1}), "name: Input should be a valid string"),
-            (json!({"name": ""}), "name: value must contain at least 1 character(s)"),
-            (json!({"name": "123456"}), "name: value must contain no more than 5 character(s)"),
+            (json!({"name": ""}), "name: String should have at least 1 character"),
+            (json!({"name": "123456"}), "name: String should have at most 5 characters"),
             (json!({"name": "a", "x": 1}), "x: Extra inputs are not permitted"),
             (json!({"name": "a", "": 1}), "\"\": Extra inputs are not permitted"),
             (json!({"name": "a", "schedule": {}}), "schedule.type: Field required"),

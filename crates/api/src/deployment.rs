@@ -6,7 +6,7 @@ use serde_json::{Value, value::RawValue};
 use crate::{
     Time,
     agent::{self, AgentChoice, AgentReference, MAX_DESCRIPTION, MAX_NAME},
-    decode::{Decoded, Node, Object, Patch},
+    decode::{Decoded, Dialect, Node, Object, Patch},
     event,
     id::{DeploymentId, EnvironmentId, RunId, SessionId},
     metadata::{self, Changes, Metadata},
@@ -140,6 +140,7 @@ pub struct DeploymentFields {
 impl DeploymentFields {
     /// Reads the body of a create request.
     pub fn read(o: &mut Object<'_>) -> Decoded<Self> {
+        o.speak(Dialect::Deployments);
         Ok(Self {
             name: o.required("name")?.text(1, MAX_NAME)?,
             description: agent::optional_text(o.optional("description"), MAX_DESCRIPTION)?,
@@ -183,6 +184,7 @@ pub struct UpdateDeployment {
 impl UpdateDeployment {
     /// Reads the body of an update request.
     pub fn read(o: &mut Object<'_>) -> Decoded<Self> {
+        o.speak(Dialect::Deployments);
         Ok(Self {
             name: o.settable("name")?.map(|n| n.text(1, MAX_NAME)).transpose()?,
             description: agent::text_patch(o.patch("description"), MAX_DESCRIPTION)?,

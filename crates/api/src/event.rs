@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     Time, content,
-    decode::{Decoded, Node},
+    decode::{Decoded, Invalid, Node},
     id::{EventId, OutcomeId},
     metadata::Metadata,
     session::SessionUsage,
@@ -450,8 +450,25 @@ fn tags(events: &[Value]) -> Vec<&str> {
 /// The events that a client sends to a session.
 pub fn read_events(node: &Node<'_>, now: Time) -> Decoded<Vec<EventBody>> {
     let events = node.items(1, MAX_EVENTS, |event| read_sent(event, now))?;
+    check_deny_messages(&events)?;
     check_system_message(node, &events.iter().map(EventBody::tag).collect::<Vec<_>>())?;
     Ok(events)
+}
+
+/// A message goes with a denial only.
+fn check_deny_messages(events: &[EventBody]) -> Decoded<()> {
+    let allows = |event: &EventBody| match event {
+        EventBody::UserToolConfirmation { result, deny_message, .. } => {
+            *result == Confirmation::Allow && deny_message.is_some()
+        }
+        _ => false,
+    };
+    match events.iter().position(allows) {
+        Some(i) => Err(Invalid::request(format!(
+            "Invalid tool_confirmation event at index {i}: deny_message is only allowed when result is 'deny'"
+        ))),
+        None => Ok(()),
+    }
 }
 
 fn check_system_message(node: &Node<'_>, tags: &[&str]) -> Decoded<()> {
@@ -466,11 +483,23 @@ fn check_system_message(node: &Node<'_>, tags: &[&str]) -> Decoded<()> {
     Ok(())
 }
 
+/// What clients send, and how places in it are told.
+const SENT_KINDS: [(&str, &str); 7] = [
+    ("user.message", "user_message"),
+    ("user.interrupt", "user_interrupt"),
+    ("user.tool_confirmation", "user_tool_confirmation"),
+    ("user.custom_tool_result", "user_custom_tool_result"),
+    ("user.tool_result", "user_tool_result"),
+    ("user.define_outcome", "user_define_outcome"),
+    ("system.message", "system_message"),
+];
+
 fn read_sent(node: &Node<'_>, now: Time) -> Decoded<EventBody> {
     use crate::id::Id;
 
     let tag = node.tag()?;
-    node.object(|o| {
+    let kind = SENT_KINDS.iter().find(|(name, _)| *name == tag).map_or("", |(_, kind)| kind);
+    node.of_kind(kind).object(|o| {
         o.tagged();
         Ok(match tag {
             "user.message" => EventBody::UserMessage { content: content::message_blocks(&o.required("content")?)? },
@@ -593,7 +622,7 @@ mod tests {
         }
         let deny = json!({"type": "user.tool_confirmation", "tool_use_id": "t", "result": "deny", "deny_message": ""});
         let read = body(&json!({"events": [deny]}), |o| read_events(&o.required("events")?, Time::from_micros(0)));
-        let said = "events[0].deny_message: value must contain at least 1 character(s)";
+        let said = "events[0].deny_message: String should have at least 1 character";
         assert_eq!(read.unwrap_err().to_string(), said);
     }
 
@@ -613,7 +642,7 @@ mod tests {
             assert_eq!(value["type"], body.tag());
             assert_eq!(serde_json::from_str::<Event>(&text).unwrap().body, body);
             let wire: Value = serde_json::from_str(&with_processed_at(&text, Some(Time::from_micros(0)))).unwrap();
-            assert_eq!(wire["processed_at"], "1970-01-01T00:00:00Z");
+            assert_eq!(wire["processed_at"], "1970-01-01T00:00:00.000000Z");
         }
     }
 }

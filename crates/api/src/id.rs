@@ -80,6 +80,18 @@ fn is_well_formed(prefix: &str, text: &str) -> bool {
     text.strip_prefix(prefix).is_some_and(|rest| rest.len() == DIGITS && rest.bytes().all(|b| ALPHABET.contains(&b)))
 }
 
+/// Whether a text can be an id of the kind `I`: one of ours, or of the hosted service, whose ids have two characters more.
+/// What cannot is told from what is not there where the hosted service does so.
+pub fn is_plausible<I: Id>(text: &str) -> bool {
+    is_id_like(I::PREFIX, text)
+}
+
+/// The same for a kind of id that this server gives to nothing.
+pub fn is_id_like(prefix: &str, text: &str) -> bool {
+    let digits = text.strip_prefix(prefix).unwrap_or_default();
+    [DIGITS, DIGITS + 2].contains(&digits.len()) && digits.bytes().all(|b| ALPHABET.contains(&b))
+}
+
 macro_rules! ids {
     ($($name:ident $prefix:literal $doc:literal;)*) => {$(
         #[doc = $doc]

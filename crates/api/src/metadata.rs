@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::decode::{Decoded, Invalid, Node, Patch};
+use crate::decode::{Decoded, Dialect, Invalid, Node, Patch};
 
 /// Pairs of a resource, at most [`MAX_PAIRS`].
 pub type Metadata = BTreeMap<String, String>;
@@ -22,28 +22,38 @@ pub fn create(node: Option<Node<'_>>) -> Decoded<Metadata> {
         check_key(&node, key)?;
         pairs.insert(key.clone(), value.text(0, MAX_VALUE)?);
     }
-    check_count(node.path(), &pairs)?;
+    check_count(node.dialect(), &node.path(), &pairs)?;
     Ok(pairs)
 }
 
 /// What an update says about the pairs of a resource.
 #[derive(Debug, Clone, Default)]
 pub struct Changes {
-    path: String,
+    /// How a refusal tells of them.
+    node: Option<(Dialect, String)>,
     pairs: BTreeMap<String, Option<String>>,
 }
 
 impl Changes {
-    /// Reads the pairs of an update request: null or an empty text deletes a key.
+    /// Reads the pairs of an update request: null deletes a key.
     pub fn read(patch: Patch<Node<'_>>) -> Decoded<Self> {
+        Self::reading(patch, |_| false)
+    }
+
+    /// The same where an empty text deletes a key too, as it does of environments.
+    pub fn read_with_empty(patch: Patch<Node<'_>>) -> Decoded<Self> {
+        Self::reading(patch, str::is_empty)
+    }
+
+    fn reading(patch: Patch<Node<'_>>, deletes: impl Fn(&str) -> bool) -> Decoded<Self> {
         let Patch::Set(node) = patch else { return Ok(Self::default()) };
         let mut pairs = BTreeMap::new();
         for (key, value) in node.entries()? {
             check_key(&node, key)?;
-            let text = if value.value().is_null() { String::new() } else { value.text(0, MAX_VALUE)? };
-            pairs.insert(key.clone(), (!text.is_empty()).then_some(text));
+            let text = (!value.value().is_null()).then(|| value.text(0, MAX_VALUE)).transpose()?;
+            pairs.insert(key.clone(), text.filter(|text| !deletes(text)));
         }
-        Ok(Self { path: node.path().to_owned(), pairs })
+        Ok(Self { node: Some((node.dialect(), node.path())), pairs })
     }
 
     /// The pairs that `stored` becomes.
@@ -58,7 +68,10 @@ impl Changes {
                 Some(value) => drop(pairs.insert(key.clone(), value.clone())),
             }
         }
-        check_count(&self.path, &pairs)?;
+        match &self.node {
+            Some((dialect, path)) => check_count(*dialect, path, &pairs)?,
+            None => {}
+        }
         Ok(pairs)
     }
 }
@@ -70,11 +83,17 @@ fn check_key(node: &Node<'_>, key: &str) -> Decoded<()> {
     Err(node.invalid(format_args!("keys must have 1 to {MAX_KEY} characters")))
 }
 
-fn check_count(path: &str, pairs: &Metadata) -> Decoded<()> {
-    if pairs.len() <= MAX_PAIRS {
+fn check_count(dialect: Dialect, path: &str, pairs: &Metadata) -> Decoded<()> {
+    let count = pairs.len();
+    if count <= MAX_PAIRS {
         return Ok(());
     }
-    Err(Invalid::field(path, format_args!("value must contain no more than {MAX_PAIRS} item(s)")))
+    Err(match dialect {
+        Dialect::Plain => Invalid::field(path, format_args!("value must contain no more than {MAX_PAIRS} item(s)")),
+        _ => Invalid::request(format!(
+            "invalid metadata: metadata map would have {count} entries, exceeding the maximum of {MAX_PAIRS}"
+        )),
+    })
 }
 
 #[cfg(test)]
@@ -85,12 +104,15 @@ mod tests {
     use crate::decode::body;
 
     #[test]
-    fn an_update_merges_by_key_and_null_or_empty_deletes() {
+    fn an_update_merges_by_key_and_null_deletes_and_an_empty_text_where_it_may() {
         let stored = Metadata::from([("a".into(), "1".into()), ("b".into(), "2".into()), ("c".into(), "3".into())]);
         let sent = json!({"metadata": {"a": null, "b": "", "c": "4", "d": "5"}});
+        let merged = Metadata::from([("c".into(), "4".into()), ("d".into(), "5".into())]);
+        let changes = body(&sent, |o| Changes::read_with_empty(o.patch("metadata"))).unwrap();
+        assert_eq!(changes.over(&stored).unwrap(), merged);
+        let kept = Metadata::from([("b".into(), String::new())]).into_iter().chain(merged).collect::<Metadata>();
         let changes = body(&sent, |o| Changes::read(o.patch("metadata"))).unwrap();
-        let merged = changes.over(&stored).unwrap();
-        assert_eq!(merged, Metadata::from([("c".into(), "4".into()), ("d".into(), "5".into())]));
+        assert_eq!(changes.over(&stored).unwrap(), kept);
     }
 
     #[test]

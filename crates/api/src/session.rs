@@ -1,12 +1,14 @@
 //! Sessions: one agent at work in one environment.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, value::RawValue};
 
 use crate::{
     Time,
     agent::{self, AgentChoice, McpServer, ModelConfig, Skill, Tool},
-    decode::{Decoded, Node, Object, Patch},
+    decode::{Decoded, Dialect, Invalid, Node, Object, Patch},
     event,
     id::{DeploymentId, EnvironmentId, SessionId},
     metadata::{self, Changes, Metadata},
@@ -18,6 +20,8 @@ pub const MAX_TITLE: usize = 512;
 pub const MAX_RESOURCES: usize = 500;
 /// Most vaults of a session or a deployment.
 pub const MAX_VAULTS: usize = 50;
+/// Most memory stores among the resources of a session or a deployment.
+pub const MAX_MEMORY_STORES: usize = 8;
 /// Most characters of the instructions for a memory store.
 pub const MAX_INSTRUCTIONS: usize = 4096;
 
@@ -109,8 +113,8 @@ pub struct SessionUsage {
     pub output_tokens: u64,
     /// Tokens read from the prompt cache.
     pub cache_read_input_tokens: u64,
-    /// Tokens written to the prompt cache.
-    pub cache_creation: CacheCreation,
+    /// Tokens written to the prompt cache; null before the first turn.
+    pub cache_creation: Option<CacheCreation>,
     /// Seconds spent running.
     pub active_seconds: f64,
     /// What the tokens cost; absent until a model with a price has answered.
@@ -190,6 +194,7 @@ pub struct CreateSession {
 impl CreateSession {
     /// Reads the body of a create request.
     pub fn read(o: &mut Object<'_>) -> Decoded<Self> {
+        o.speak(Dialect::Sessions);
         let (agent, overrides) = read_agent(&o.required("agent")?)?;
         Ok(Self {
             agent,
@@ -224,10 +229,11 @@ pub struct Overrides {
 }
 
 fn read_agent(node: &Node<'_>) -> Decoded<(AgentChoice, Overrides)> {
-    if !node.value().is_object() || node.tag()? != "agent_with_overrides" {
-        return Ok((agent::read_choice(node, false)?, Overrides::default()));
+    let selector = node.under("selector");
+    if !node.value().is_object() || selector.tag()? != "agent_with_overrides" {
+        return Ok((agent::read_choice(&selector, false)?, Overrides::default()));
     }
-    node.object(|o| {
+    node.of_kind("agent_with_overrides").of_kind("config").object(|o| {
         o.tagged();
         let id = o.required("id")?.text(1, 128)?;
         let version = o.optional("version").map(|n| n.integer(1, i64::MAX)).transpose()?;
@@ -235,7 +241,7 @@ fn read_agent(node: &Node<'_>) -> Decoded<(AgentChoice, Overrides)> {
             model: match o.patch("model") {
                 Patch::Keep => None,
                 Patch::Clear => return Err(o.invalid("model", "agent_model_required: the model cannot be cleared")),
-                Patch::Set(n) => Some(agent::read_model(&n)?),
+                Patch::Set(n) => Some(agent::read_model(&n)?.resolved()),
             },
             system: match o.patch("system") {
                 Patch::Keep => None,
@@ -277,6 +283,7 @@ pub struct UpdateSession {
 impl UpdateSession {
     /// Reads the body of an update request.
     pub fn read(o: &mut Object<'_>) -> Decoded<Self> {
+        o.speak(Dialect::Sessions);
         if let Some(node) = o.optional("vault_ids") {
             return Err(node.invalid("not yet supported"));
         }
@@ -353,12 +360,27 @@ pub enum Resource {
 
 /// The resources of a create request.
 pub fn read_resources(node: Option<Node<'_>>) -> Decoded<Vec<Resource>> {
-    node.map_or(Ok(Vec::new()), |n| n.items(0, MAX_RESOURCES, read_resource))
+    let Some(node) = node else { return Ok(Vec::new()) };
+    let resources = node.items(0, MAX_RESOURCES, read_resource)?;
+    let mut stores = BTreeSet::new();
+    for resource in &resources {
+        let Resource::MemoryStore { memory_store_id, .. } = resource else { continue };
+        if !stores.insert(memory_store_id) {
+            let message = format!("resources contains duplicate memory_store_id: {memory_store_id}");
+            return Err(Invalid::request(message));
+        }
+    }
+    if stores.len() > MAX_MEMORY_STORES {
+        return Err(node.invalid(format_args!("at most {MAX_MEMORY_STORES} memory stores can be attached")));
+    }
+    Ok(resources)
 }
 
+const RESOURCES: [&str; 3] = ["file", "github_repository", "memory_store"];
+
 fn read_resource(node: &Node<'_>) -> Decoded<Resource> {
-    let tag = node.tag()?;
-    node.object(|o| {
+    let tag = node.tag_of(&RESOURCES)?;
+    node.of_kind(tag).object(|o| {
         o.tagged();
         let mount_path = |o: &mut Object<'_>| o.optional("mount_path").map(|n| n.text(1, 4096)).transpose();
         match tag {
@@ -371,7 +393,7 @@ fn read_resource(node: &Node<'_>) -> Decoded<Resource> {
                 }
                 Ok(Resource::GithubRepository { url, mount_path })
             }
-            "memory_store" => {
+            _ => {
                 let access = o.optional("access").map(|n| n.one_of(&["read_write", "read_only"])).transpose()?;
                 Ok(Resource::MemoryStore {
                     memory_store_id: o.required("memory_store_id")?.text(1, 128)?,
@@ -379,7 +401,6 @@ fn read_resource(node: &Node<'_>) -> Decoded<Resource> {
                     instructions: o.optional("instructions").map(|n| n.text(0, MAX_INSTRUCTIONS)).transpose()?,
                 })
             }
-            other => Err(node.wrong_tag(other)),
         }
     })
 }

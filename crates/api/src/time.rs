@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr};
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// Microseconds since the Unix epoch, UTC. On the wire it is an RFC 3339 text.
+/// Microseconds since the Unix epoch, UTC. On the wire it is an RFC 3339 text with six decimals.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Time(i64);
 
@@ -46,7 +46,8 @@ impl From<Timestamp> for Time {
 
 impl fmt::Display for Time {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.timestamp().fmt(f)
+        // As many decimals always: texts of times then sort as the times do.
+        write!(f, "{:.6}", self.timestamp())
     }
 }
 
@@ -79,9 +80,9 @@ mod tests {
     #[test]
     fn times_are_written_in_utc_and_read_with_any_offset() {
         for (text, written) in [
-            ("2026-03-15T10:00:00Z", "2026-03-15T10:00:00Z"),
-            ("2026-03-15T12:00:00.5+02:00", "2026-03-15T10:00:00.5Z"),
-            ("2019-12-27T18:11:19.117Z", "2019-12-27T18:11:19.117Z"),
+            ("2026-03-15T10:00:00Z", "2026-03-15T10:00:00.000000Z"),
+            ("2026-03-15T12:00:00.5+02:00", "2026-03-15T10:00:00.500000Z"),
+            ("2019-12-27T18:11:19.117Z", "2019-12-27T18:11:19.117000Z"),
         ] {
             assert_eq!(text.parse::<Time>().unwrap().to_string(), written);
         }

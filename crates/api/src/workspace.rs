@@ -31,6 +31,8 @@ pub struct Workspace {
     pub display_color: String,
     /// Where its data and inference may be.
     pub data_residency: DataResidency,
+    /// Where what is retained of its inference goes; null where nobody said.
+    pub inference_data_privacy: Option<InferenceDataPrivacy>,
     /// Free pairs.
     pub tags: Metadata,
     /// Always null: no key of a customer encrypts a workspace.
@@ -156,6 +158,78 @@ fn read_geos(node: &Node<'_>) -> Decoded<AllowedGeos> {
     node.items(1, Geo::NAMES.len(), Geo::read).map(AllowedGeos::Some)
 }
 
+/// Where what is retained of a workspace's inference goes, and who reviews it. It is stored and shown; this server retains
+/// nothing of the kind.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InferenceDataPrivacy {
+    /// Whether people review what is retained.
+    pub human_review: Option<HumanReview>,
+    /// Where what safeguards retain is stored.
+    pub safeguards_storage: Option<InternalStorage>,
+    /// Where transcripts are stored.
+    pub transcripts_storage: Option<InternalStorage>,
+}
+
+/// Whether people review what is retained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum HumanReview {
+    /// They may.
+    Enabled,
+    /// They may not.
+    Disabled,
+}
+
+/// A store of the service's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum InternalStorage {
+    /// The only one.
+    Internal,
+}
+
+impl InferenceDataPrivacy {
+    fn read(node: &Node<'_>) -> Decoded<Self> {
+        node.object(|o| {
+            let human_review = o.settable("human_review")?.map(|node| {
+                let tag = node.tag_of(&["enabled", "disabled"])?;
+                let review = if tag == "enabled" { HumanReview::Enabled } else { HumanReview::Disabled };
+                node.object(|o| {
+                    o.tagged();
+                    Ok(review)
+                })
+            });
+            Ok(Self {
+                human_review: human_review.transpose()?,
+                safeguards_storage: o.settable("safeguards_storage")?.map(|n| read_storage(&n)).transpose()?,
+                transcripts_storage: o.settable("transcripts_storage")?.map(|n| read_storage(&n)).transpose()?,
+            })
+        })
+    }
+
+    /// What `stored` becomes: a member that was not sent is unchanged.
+    #[must_use]
+    pub fn over(self, stored: Self) -> Self {
+        Self {
+            human_review: self.human_review.or(stored.human_review),
+            safeguards_storage: self.safeguards_storage.or(stored.safeguards_storage),
+            transcripts_storage: self.transcripts_storage.or(stored.transcripts_storage),
+        }
+    }
+}
+
+fn read_storage(node: &Node<'_>) -> Decoded<InternalStorage> {
+    let tag = node.tag_of(&["internal", "external"])?;
+    node.object(|o| {
+        o.tagged();
+        if tag == "internal" {
+            return Ok(InternalStorage::Internal);
+        }
+        let id = o.required("external_storage_id")?;
+        Err(id.invalid(format_args!("{:?} is no store that this server knows: it has no external ones", id.string()?)))
+    })
+}
+
 /// A create request.
 #[derive(Debug)]
 pub struct CreateWorkspace {
@@ -165,6 +239,8 @@ pub struct CreateWorkspace {
     pub display_color: String,
     /// Where data and inference may be.
     pub data_residency: DataResidency,
+    /// Where what is retained goes.
+    pub inference_data_privacy: Option<InferenceDataPrivacy>,
     /// Free pairs.
     pub tags: Metadata,
     /// What a workspace can refer to elsewhere.
@@ -186,6 +262,10 @@ impl CreateWorkspace {
             },
             data_residency: DataResidencyFields::read(o.optional("data_residency"), true)?
                 .over(DataResidency::default())?,
+            inference_data_privacy: o
+                .optional("inference_data_privacy")
+                .map(|n| InferenceDataPrivacy::read(&n))
+                .transpose()?,
             tags: metadata::create(tags)?,
             references: References {
                 external_key: o.optional("external_key_id").map(|n| n.text(1, MAX_NAME)).transpose()?,
@@ -213,6 +293,8 @@ pub struct UpdateWorkspace {
     pub display_color: Option<String>,
     /// Where data and inference may be.
     pub data_residency: DataResidencyFields,
+    /// Where what is retained goes; members that are not named stay.
+    pub inference_data_privacy: Option<InferenceDataPrivacy>,
     /// Pairs to set and to delete.
     pub tags: Changes,
     /// What a workspace can refer to elsewhere.
@@ -230,6 +312,10 @@ impl UpdateWorkspace {
             name: o.settable("name")?.map(|n| n.text(1, MAX_NAME)).transpose()?,
             display_color: o.settable("display_color")?.map(|n| read_color(&n)).transpose()?,
             data_residency: DataResidencyFields::read(o.optional("data_residency"), false)?,
+            inference_data_privacy: o
+                .settable("inference_data_privacy")?
+                .map(|n| InferenceDataPrivacy::read(&n))
+                .transpose()?,
             tags: Changes::read(tags)?,
             references: References {
                 external_key: o.settable("external_key_id")?.map(|n| n.text(1, MAX_NAME)).transpose()?,

@@ -31,9 +31,9 @@ pub enum Error {
     #[error("{0}")]
     NotFound(String),
     /// 405 `invalid_request_error`.
-    #[error("method not allowed for this path")]
+    #[error("Method Not Allowed")]
     MethodNotAllowed,
-    /// 409 `conflict_error`: the state has moved on. A retry cannot help.
+    /// 409 `invalid_request_error`: the state has moved on. A retry cannot help.
     #[error("{0}")]
     Conflict(String),
     /// 413 `request_too_large`.
@@ -100,7 +100,10 @@ impl Error {
 
 impl From<Invalid> for Error {
     fn from(invalid: Invalid) -> Self {
-        Self::Invalid(invalid.to_string())
+        match invalid.code() {
+            Some(code) => Self::Rejected { code, message: invalid.to_string() },
+            None => Self::Invalid(invalid.to_string()),
+        }
     }
 }
 

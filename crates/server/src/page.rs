@@ -111,8 +111,22 @@ impl Paging {
 pub struct Page<T> {
     /// The rows.
     pub data: Vec<T>,
-    /// The cursor of the next page; null on the last.
+    /// The cursor of the next page; absent on the last.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub next_page: Option<String>,
+}
+
+/// A page of a list whose last page says so with null.
+#[derive(Debug, Serialize)]
+pub struct NullPage<T> {
+    data: Vec<T>,
+    next_page: Option<String>,
+}
+
+impl<T> From<Page<T>> for NullPage<T> {
+    fn from(page: Page<T>) -> Self {
+        Self { data: page.data, next_page: page.next_page }
+    }
 }
 
 /// A page of a list that can be walked back.
@@ -120,9 +134,11 @@ pub struct Page<T> {
 pub struct BothWays<T> {
     /// The rows.
     pub data: Vec<T>,
-    /// The cursor of the next page; null on the last.
+    /// The cursor of the next page; absent on the last.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub next_page: Option<String>,
-    /// The cursor of the page before; null on the first.
+    /// The cursor of the page before; absent on the first.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub prev_page: Option<String>,
 }
 

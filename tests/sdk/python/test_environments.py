@@ -87,5 +87,5 @@ def test_a_deleted_environment_is_gone(client: Client, environment: Any) -> None
 def test_two_environments_may_not_have_one_name(client: Client, environment: Any) -> None:
     with pytest.raises(anthropic.ConflictError) as failure:
         client.beta.environments.create(name=environment.name, description="the second")
-    assert failure.value.type == "conflict_error"
+    assert failure.value.type == "invalid_request_error"
     assert failure.value.response.headers["x-should-retry"] == "false"

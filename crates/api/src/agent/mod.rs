@@ -29,6 +29,8 @@ pub const MAX_NAME: usize = 256;
 pub const MAX_DESCRIPTION: usize = 2048;
 /// Most characters of a system prompt.
 pub const MAX_SYSTEM: usize = 100_000;
+/// The level of effort of a model that nobody gave one. It is also what a model does when it is asked for no level.
+pub const DEFAULT_EFFORT: &str = "high";
 /// Most skills of an agent.
 pub const MAX_SKILLS: usize = 20;
 
@@ -174,12 +176,20 @@ impl AgentReference {
 pub struct ModelConfig {
     /// The name that the server's configuration gives the model.
     pub id: String,
-    /// How hard the model works, where the agent says so.
+    /// How hard the model works. What is stored always has it; see [`ModelConfig::resolved`].
     pub effort: Option<Effort>,
     /// `standard` or `fast`.
     pub speed: Option<String>,
     /// Where inference runs.
     pub inference_geo: Option<String>,
+}
+
+impl ModelConfig {
+    /// The same with the effort that holds where none was named: [`DEFAULT_EFFORT`].
+    #[must_use]
+    pub fn resolved(self) -> Self {
+        Self { effort: self.effort.or_else(|| Some(Effort { level: DEFAULT_EFFORT.to_owned() })), ..self }
+    }
 }
 
 /// A level of effort, an object on the wire: `{"type": "high"}`.

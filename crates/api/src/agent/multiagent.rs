@@ -176,11 +176,15 @@ pub struct PredefinedFields {
 impl MultiagentFields {
     pub(super) fn read(node: &Node<'_>) -> Decoded<Self> {
         let tag = node.tag()?;
-        node.object(|o| {
+        let kind = if tag == "coordinator" { node.of_kind("coordinator") } else { node.clone() };
+        kind.object(|o| {
             o.tagged();
             match tag {
                 "coordinator" => {
-                    Ok(Self::Coordinator { agents: o.required("agents")?.items(1, MAX_ROSTER, read_entry)? })
+                    let agents = o.required("agents")?;
+                    let entries = agents.items(1, MAX_ROSTER, read_entry)?;
+                    check_itself(node, &entries)?;
+                    Ok(Self::Coordinator { agents: entries })
                 }
                 "multiagent_20261001" => Ok(Self::Members {
                     advisor: o.patch("advisor").read(read_advisor)?,
@@ -258,7 +262,20 @@ fn pinned(stored: &Switch<Predefined<AgentReference>>) -> Switch<Predefined<Agen
     map_predefined(stored, &mut { pin }).expect("pinning cannot fail")
 }
 
+/// An agent names itself once at most. `node` is the roster.
+fn check_itself(node: &Node<'_>, entries: &[RosterEntry<AgentChoice>]) -> Decoded<()> {
+    let itself = |entry: &&RosterEntry<AgentChoice>| matches!(entry, RosterEntry::Agent(AgentChoice::Itself));
+    let places = entries.iter().enumerate().filter(|(_, entry)| itself(entry)).map(|(i, _)| i);
+    match places.skip(1).next() {
+        Some(i) => Err(node.invalid_at(&format!("agents.{i}"), "at most one {\"type\":\"self\"} entry is allowed")),
+        None => Ok(()),
+    }
+}
+
 fn read_entry(node: &Node<'_>) -> Decoded<RosterEntry<AgentChoice>> {
+    if !node.value().is_object() && !node.value().is_string() {
+        return Err(node.unreadable(format_args!("must be a string or an object (got {})", kind_of(node.value()))));
+    }
     if node.value().is_object() && node.tag()? == "advisor" {
         let model = node.object(|o| {
             o.tagged();
@@ -308,6 +325,19 @@ fn read_switch(node: &Node<'_>) -> Decoded<Switch<Nothing>> {
             other => Err(node.wrong_tag(other)),
         }
     })
+}
+
+/// What kind of JSON a value is.
+fn kind_of(value: &serde_json::Value) -> &'static str {
+    use serde_json::Value;
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
 }
 
 /// An agent by id, by id and version, or, where `itself` is allowed, as `{"type": "self"}`.

@@ -6,7 +6,7 @@ use super::{
     read_tools, text_patch,
 };
 use crate::{
-    decode::{Decoded, Node, Object, Patch},
+    decode::{Decoded, Dialect, Invalid, Node, Object, Patch},
     metadata::{self, Changes},
 };
 
@@ -22,11 +22,12 @@ pub struct CreateAgent {
 impl CreateAgent {
     /// Reads the body of a create request.
     pub fn read(o: &mut Object<'_>) -> Decoded<Self> {
+        o.speak(Dialect::Agents);
         let config = AgentConfig {
             name: o.required("name")?.text(1, MAX_NAME)?,
             description: optional_text(o.optional("description"), MAX_DESCRIPTION)?,
             system: optional_text(o.optional("system"), MAX_SYSTEM)?,
-            model: read_model(&o.required("model")?)?,
+            model: read_model(&o.required("model")?)?.resolved(),
             tools: o.optional("tools").map(|n| read_tools(&n)).transpose()?.unwrap_or_default(),
             mcp_servers: o.optional("mcp_servers").map(|n| read_mcp_servers(&n)).transpose()?.unwrap_or_default(),
             skills: o.optional("skills").map(|n| read_skills(&n)).transpose()?.unwrap_or_default(),
@@ -72,8 +73,10 @@ pub struct UpdateAgent {
 impl UpdateAgent {
     /// Reads the body of an update request.
     pub fn read(o: &mut Object<'_>) -> Decoded<Self> {
+        o.speak(Dialect::Agents);
+        o.stand_under("agent");
         Ok(Self {
-            version: o.settable("version")?.map(|n| n.integer(1, i64::MAX)).transpose()?,
+            version: o.optional("version").map(|n| n.integer(1, i64::MAX)).transpose()?,
             name: o.settable("name")?.map(|n| n.text(1, MAX_NAME)).transpose()?,
             description: text_patch(o.patch("description"), MAX_DESCRIPTION)?,
             system: text_patch(o.patch("system"), MAX_SYSTEM)?,
@@ -114,10 +117,11 @@ impl UpdateAgent {
 
 /// An update without `effort` keeps the stored level; everything else of the model is replaced.
 fn model_over(sent: &ModelConfig, stored: &ModelConfig) -> ModelConfig {
-    ModelConfig { effort: sent.effort.as_ref().or(stored.effort.as_ref()).cloned(), ..sent.clone() }
+    ModelConfig { effort: sent.effort.as_ref().or(stored.effort.as_ref()).cloned(), ..sent.clone() }.resolved()
 }
 
 const EFFORTS: [&str; 5] = ["low", "medium", "high", "xhigh", "max"];
+const GEOS: [&str; 2] = ["global", "us"];
 
 /// A model: its name, or an object with more settings.
 pub fn read_model(node: &Node<'_>) -> Decoded<ModelConfig> {
@@ -132,9 +136,17 @@ pub fn read_model(node: &Node<'_>) -> Decoded<ModelConfig> {
             id: o.required("id")?.text(1, MAX_NAME)?,
             effort,
             speed: speed.map(str::to_owned).or_else(standard),
-            inference_geo: o.optional("inference_geo").map(|n| n.text(1, MAX_NAME)).transpose()?,
+            inference_geo: o.optional("inference_geo").map(|n| read_geo(&n)).transpose()?,
         })
     })
+}
+
+fn read_geo(node: &Node<'_>) -> Decoded<String> {
+    let geo = node.string()?;
+    if GEOS.contains(&geo) {
+        return Ok(geo.to_owned());
+    }
+    Err(Invalid::request("`inference_geo`: must be one of [\"global\" \"us\"]: invalid inference_geo value"))
 }
 
 fn read_effort(node: &Node<'_>) -> Decoded<Effort> {

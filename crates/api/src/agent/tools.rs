@@ -1,5 +1,7 @@
 //! The tools of an agent: built-in ones, those of MCP servers, and those that the client runs.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -12,6 +14,9 @@ pub const MAX_TOOLS: usize = 256;
 pub const MAX_MCP_SERVERS: usize = 20;
 /// Most domains in a list of a web tool.
 pub const MAX_DOMAINS: usize = 64;
+
+/// Most tools in a list of `url_sources`.
+pub const MAX_SOURCE_TOOLS: usize = 128;
 
 /// The built-in tools, in the order in which a model is offered them.
 pub const BUILT_IN_TOOLS: [&str; 8] = ["bash", "read", "write", "edit", "glob", "grep", "web_fetch", "web_search"];
@@ -162,33 +167,71 @@ pub fn read_tools(node: &Node<'_>) -> Decoded<Vec<Tool>> {
     if count > MAX_TOOLS {
         return Err(node.invalid(format_args!("value must contain no more than {MAX_TOOLS} item(s)")));
     }
+    check_url_sources(node, &tools)?;
     Ok(tools)
+}
+
+/// What a list of `client_tool_results` names must be a custom tool beside it.
+fn check_url_sources(node: &Node<'_>, tools: &[Tool]) -> Decoded<()> {
+    let is_custom = |name: &str| tools.iter().any(|tool| matches!(tool, Tool::Custom(custom) if custom.name == name));
+    let configs = tools.iter().flat_map(|tool| match tool {
+        Tool::BuiltIn { configs, .. } => &configs[..],
+        Tool::Mcp { .. } | Tool::Custom(_) => &[],
+    });
+    for sources in configs.filter_map(|config| config.url_sources.as_ref()) {
+        let listed = sources["client_tool_results"]["tools"].as_array().into_iter().flatten();
+        if let Some(name) = listed.filter_map(|tool| tool["name"].as_str()).find(|name| !is_custom(name)) {
+            return Err(node.invalid(format_args!(
+                "url_sources.client_tool_results names \"{name}\", which is no custom tool of these tools"
+            )));
+        }
+    }
+    Ok(())
 }
 
 fn read_tool(node: &Node<'_>) -> Decoded<Tool> {
     let tag = node.tag()?;
+    let node = if tag == "custom" { &node.of_kind("custom") } else { node };
     node.object(|o| {
         o.tagged();
         match tag {
             "agent_toolset_20260401" => {
                 let default_config = read_default(o.optional("default_config"), PermissionPolicy::AlwaysAllow)?;
                 let configs = o.optional("configs");
-                let configs =
-                    configs.map(|n| n.items(0, MAX_TOOLS, |n| read_built_in(n, default_config))).transpose()?;
-                Ok(Tool::BuiltIn { configs: configs.unwrap_or_default(), default_config })
+                let configs = configs.map(|n| {
+                    let configs = n.items(0, MAX_TOOLS, |n| read_built_in(n, default_config))?;
+                    check_once(&n, configs.iter().map(|config| &config.name))?;
+                    Ok(configs)
+                });
+                Ok(Tool::BuiltIn { configs: configs.transpose()?.unwrap_or_default(), default_config })
             }
             "mcp_toolset" => {
                 let default_config = read_default(o.optional("default_config"), PermissionPolicy::AlwaysAsk)?;
                 let configs = o.optional("configs");
-                let configs =
-                    configs.map(|n| n.items(0, MAX_TOOLS, |n| read_mcp_tool(n, default_config))).transpose()?;
+                let configs = configs.map(|n| {
+                    let configs = n.items(0, MAX_TOOLS, |n| read_mcp_tool(n, default_config))?;
+                    check_once(&n, configs.iter().map(|config| &config.name))?;
+                    Ok(configs)
+                });
+                let configs = configs.transpose()?.unwrap_or_default();
                 let mcp_server_name = o.required("mcp_server_name")?.text(1, 255)?;
-                Ok(Tool::Mcp { mcp_server_name, configs: configs.unwrap_or_default(), default_config })
+                Ok(Tool::Mcp { mcp_server_name, configs, default_config })
             }
             "custom" => read_custom(o).map(Tool::Custom),
             other => Err(node.wrong_tag(other)),
         }
     })
+}
+
+/// That no tool has a second entry.
+fn check_once<'a>(node: &Node<'_>, names: impl Iterator<Item = &'a String>) -> Decoded<()> {
+    let mut seen = BTreeSet::new();
+    for name in names {
+        if !seen.insert(name) {
+            return Err(node.invalid(format_args!("\"{name}\" has more than one entry")));
+        }
+    }
+    Ok(())
 }
 
 fn read_default(node: Option<Node<'_>>, policy: PermissionPolicy) -> Decoded<ToolDefault> {
@@ -221,12 +264,19 @@ fn read_policy(node: &Node<'_>) -> Decoded<PermissionPolicy> {
 
 fn read_built_in(node: &Node<'_>, default: ToolDefault) -> Decoded<BuiltInToolConfig> {
     node.object(|o| {
-        let name = o.required("name")?.one_of(&BUILT_IN_TOOLS)?;
-        if let Some(tag) = o.optional("type")
-            && tag.string()? != name
-        {
-            return Err(tag.invalid(format_args!("must be \"{name}\", the tool's name")));
+        let tag = o.optional("type").map(|tag| tag.string()).transpose()?;
+        let name = match (o.optional("name"), tag) {
+            (None, Some(tag)) => {
+                let message = format_args!("must be \"{tag}\" on a config of type \"{tag}\"");
+                return Err(o.unreadable("name", message));
+            }
+            (Some(name), _) => name.one_of(&BUILT_IN_TOOLS)?,
+            (None, None) => o.required("name")?.one_of(&BUILT_IN_TOOLS)?,
+        };
+        if let Some(tag) = tag.filter(|tag| *tag != name) {
+            return Err(o.unreadable("type", format_args!("\"{tag}\" does not match name \"{name}\"")));
         }
+        o.refuse_others_for(name);
         let ToolDefault { enabled, permission_policy } = read_switches(o, default)?;
         let mut config = BuiltInToolConfig {
             name: name.to_owned(),
@@ -287,18 +337,21 @@ fn read_location(node: &Node<'_>) -> Decoded<Value> {
 fn read_url_sources(node: &Node<'_>) -> Decoded<Value> {
     let sources = node.object(|o| {
         let mut sources = serde_json::Map::new();
-        for (field, lists) in [("client_tool_results", true), ("server_tool_results", true), ("user_input", false)] {
+        for field in ["client_tool_results", "server_tool_results", "user_input"] {
             if let Some(source) = o.optional(field) {
-                sources.insert(field.to_owned(), read_url_source(&source, lists)?);
+                sources.insert(field.to_owned(), read_url_source(&source, field)?);
             }
         }
         Ok(sources)
     })?;
+    if sources.len() == 3 && sources.values().all(|source| source["type"] == "none") {
+        return Err(node.invalid("at least one source must not be \"none\": else no URL may be fetched"));
+    }
     Ok(Value::Object(sources))
 }
 
 /// `"all"` and `"none"` are short for `{"type": "all"}` and `{"type": "none"}`.
-fn read_url_source(node: &Node<'_>, lists: bool) -> Decoded<Value> {
+fn read_url_source(node: &Node<'_>, field: &str) -> Decoded<Value> {
     if node.value().is_string() {
         return Ok(serde_json::json!({"type": node.one_of(&["all", "none"])?}));
     }
@@ -307,13 +360,19 @@ fn read_url_source(node: &Node<'_>, lists: bool) -> Decoded<Value> {
         o.tagged();
         match tag {
             "all" | "none" => {}
-            "only" | "except" if lists => {
-                o.required("tools")?.items(0, MAX_TOOLS, |tool| {
+            "only" | "except" if field != "user_input" => {
+                let list = o.required("tools")?;
+                let names = list.items(1, MAX_SOURCE_TOOLS, |tool| {
                     tool.object(|o| {
                         o.required("type")?.one_of(&["tool_reference"])?;
-                        o.required("name")?.text(1, 128)
+                        let name = o.required("name")?;
+                        if field == "server_tool_results" {
+                            return name.one_of(&WEB_TOOLS).map(str::to_owned);
+                        }
+                        name.text(1, 128)
                     })
                 })?;
+                check_once(&list, names.iter())?;
             }
             other => return Err(node.wrong_tag(other)),
         }
@@ -334,8 +393,11 @@ fn read_custom(o: &mut Object<'_>) -> Decoded<CustomTool> {
     if name.contains(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == '-')) {
         return Err(node.invalid("must contain only letters, digits, underscores and hyphens"));
     }
-    if BUILT_IN_TOOLS.contains(&name.as_str()) || name.starts_with("mcp__") {
-        return Err(node.invalid(format_args!("\"{name}\" is reserved")));
+    if name.starts_with("mcp__") {
+        return Err(node.invalid(format_args!("custom tool name \"{name}\" uses reserved MCP tool prefix")));
+    }
+    if BUILT_IN_TOOLS.contains(&name.as_str()) {
+        return Err(node.invalid(format_args!("custom tool name \"{name}\" is the name of a built-in tool")));
     }
     let schema = o.required("input_schema")?;
     check_schema(&schema)?;

@@ -57,7 +57,7 @@ impl UpdateEnvironment {
             name: o.optional("name").map(|n| n.text(1, MAX_NAME)).transpose()?,
             description: o.patch("description").read(|n| n.text(0, MAX_DESCRIPTION))?,
             config: o.optional("config").map(|n| ConfigFields::read(&n)).transpose()?,
-            metadata: Changes::read(o.patch("metadata"))?,
+            metadata: Changes::read_with_empty(o.patch("metadata"))?,
         })
     }
 
@@ -102,7 +102,7 @@ pub enum ConfigFields {
 
 impl ConfigFields {
     fn read(node: &Node<'_>) -> Decoded<Self> {
-        let tag = node.tag()?;
+        let tag = node.tag_of(&["cloud", "self_hosted"])?;
         node.object(|o| {
             o.tagged();
             match tag {
@@ -110,8 +110,7 @@ impl ConfigFields {
                     networking: o.patch("networking").read(NetworkingFields::read)?,
                     packages: o.patch("packages").read(read_packages)?,
                 }),
-                "self_hosted" => Ok(Self::SelfHosted),
-                other => Err(node.wrong_tag(other)),
+                _ => Ok(Self::SelfHosted),
             }
         })
     }
@@ -138,7 +137,8 @@ impl ConfigFields {
                 };
                 (networking, packages.clone().over_or(installed.clone(), Packages::default()))
             }
-            _ => return Err(Invalid::field("config.type", "cannot be changed after creation")),
+            (Self::SelfHosted, _) => return Err(kind_change("Cloud", "BYOC")),
+            (Self::Cloud { .. }, _) => return Err(kind_change("BYOC", "Cloud")),
         };
         if let Networking::Limited(limited) = &networking
             && !packages.is_empty()
@@ -148,6 +148,12 @@ impl ConfigFields {
         }
         Ok(EnvironmentConfig::Cloud { networking, packages })
     }
+}
+
+/// The kinds are told as the hosted service does, where a self-hosted environment is "bring your own compute".
+fn kind_change(from: &str, to: &str) -> Invalid {
+    let message = format!("Cannot change environment type from {from} to {to}");
+    Invalid::request(message).with_code("invalid_config_type_change")
 }
 
 /// What a body says about what a sandbox reaches; what it leaves out is kept.
@@ -168,19 +174,18 @@ pub enum NetworkingFields {
 
 impl NetworkingFields {
     fn read(node: &Node<'_>) -> Decoded<Self> {
-        let tag = node.tag()?;
+        let tag = node.tag_of(&["unrestricted", "limited"])?;
         node.object(|o| {
             o.tagged();
             match tag {
                 "unrestricted" => Ok(Self::Unrestricted),
-                "limited" => {
+                _ => {
                     let mut flag = |name| o.optional(name).map(|n| n.boolean()).transpose();
                     let allow_mcp_servers = flag("allow_mcp_servers")?;
                     let allow_package_managers = flag("allow_package_managers")?;
                     let hosts = o.optional("allowed_hosts").map(|n| n.items(0, MAX_HOSTS, read_host)).transpose()?;
                     Ok(Self::Limited { allowed_hosts: hosts, allow_mcp_servers, allow_package_managers })
                 }
-                other => Err(node.wrong_tag(other)),
             }
         })
     }

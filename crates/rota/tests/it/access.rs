@@ -52,7 +52,7 @@ fn refusal(status: u16, kind: &str, message: &str) -> Refusal {
     Refusal { status, kind: kind.to_owned(), message: message.to_owned() }
 }
 
-const NO_KEY: &str = "no API key: send one as `x-api-key` or as `Authorization: Bearer`";
+const NO_KEY: &str = "x-api-key header is required";
 
 #[tokio::test]
 async fn every_route_refuses_who_has_no_key_or_a_wrong_one() {
@@ -108,9 +108,9 @@ async fn the_organization_is_for_administrators_and_workspaces_are_for_who_names
         let answer = api.send(method.clone(), &path, body(&operation).as_ref()).await.refusal();
         assert_eq!(answer, *refused, "{method} {path}");
     }
-    let nowhere = administrator.in_workspace("wrkspc_nowhere");
-    let refused = forbidden("anthropic-workspace-id names no workspace of this organization");
-    assert_eq!(nowhere.get_refused("/v1/agents").await, refused);
+    let nowhere = format!("wrkspc_{}", "1".repeat(22));
+    let refused = not_found(format!("Workspace `{nowhere}` not found."));
+    assert_eq!(administrator.in_workspace(&nowhere).get_refused("/v1/agents").await, refused);
     let workspace = rota.server.first_key.as_ref().unwrap().workspace_id.to_string();
     let answer = administrator.in_workspace(&workspace).send(Method::GET, "/v1/agents", None).await;
     assert_eq!(answer.headers["anthropic-workspace-id"], *workspace);
@@ -134,12 +134,14 @@ async fn a_body_cannot_refer_to_another_workspace() {
         let deployment = ours.deployment_body(&json!({ field: value }));
         assert_eq!(other.post_refused("/v1/deployments", deployment).await, refused);
         let session = ours.session_body(&json!({ field: value }));
+        let of_a_session = not_found(format!("Environment {value} not found."));
+        let refused = if kind == "environment" { of_a_session } else { refused };
         assert_eq!(other.post_refused("/v1/sessions", session).await, refused);
     }
     let roster = json!({"type": "coordinator", "agents": [id(&theirs.agent)]});
     let body = json!({"name": "a", "model": "playbook", "multiagent": roster});
-    let refused = not_found("Referenced agent not found or not accessible.");
-    assert_eq!(other.post_refused("/v1/agents", body).await, refused);
+    let refused = format!("Agent has invalid configuration: subagent {} not found", id(&theirs.agent));
+    assert_eq!(other.post_refused("/v1/agents", body).await, invalid(refused));
 }
 
 #[tokio::test]
@@ -166,7 +168,8 @@ async fn a_key_is_taken_from_either_header_and_for_its_own_workspace_only() {
     let key = api.key.as_str();
     let (bearer, small, basic) = (format!("Bearer {key}"), format!("bearer {key}"), format!("Basic {key}"));
     let workspace = rota.server.first_key.as_ref().unwrap().workspace_id.to_string();
-    let rows: [(&[(&str, &str)], u16); 8] = [
+    let other = format!("wrkspc_{}", "1".repeat(22));
+    let rows: [(&[(&str, &str)], u16); 11] = [
         (&[("x-api-key", key)], 200),
         (&[("authorization", &bearer)], 200),
         (&[("authorization", &small)], 200),
@@ -174,7 +177,10 @@ async fn a_key_is_taken_from_either_header_and_for_its_own_workspace_only() {
         (&[("authorization", key)], 401),
         (&[("x-api-key", "wrong"), ("authorization", &bearer)], 401),
         (&[("x-api-key", key), ("anthropic-workspace-id", &workspace)], 200),
-        (&[("x-api-key", key), ("anthropic-workspace-id", "wrkspc_other")], 403),
+        (&[("x-api-key", key), ("anthropic-workspace-id", "")], 200),
+        (&[("x-api-key", key), ("anthropic-workspace-id", &other)], 404),
+        (&[("x-api-key", key), ("anthropic-workspace-id", "wrkspc_other")], 400),
+        (&[("x-api-key", key), ("anthropic-workspace-id", "default")], 400),
     ];
     for (headers, status) in rows {
         let answer = api.answer(headed(api, "", headers).header(BETA.0, BETA.1)).await;
@@ -182,7 +188,11 @@ async fn a_key_is_taken_from_either_header_and_for_its_own_workspace_only() {
         match status {
             200 => assert_eq!(answer.headers["anthropic-workspace-id"], *workspace),
             401 => assert_eq!(answer.refusal().kind, "authentication_error"),
-            _ => assert_eq!(answer.refusal().kind, "permission_error"),
+            404 => assert_eq!(answer.refusal(), not_found(format!("Workspace `{other}` not found."))),
+            _ => {
+                let said = "anthropic-workspace-id header must be a valid workspace ID.";
+                assert_eq!(answer.refusal(), invalid(said));
+            }
         }
     }
 }
@@ -202,9 +212,10 @@ async fn the_beta_header_opens_the_api_with_and_without_the_query_parameter() {
         let refused = not_found("Not found: /v1/agents needs the header `anthropic-beta: managed-agents-2026-04-01`");
         assert_eq!(ask(query, &[]).await.refusal(), refused);
         assert_eq!(ask(query, &["files-api-2025-04-14"]).await.refusal(), refused);
-        let refused = ask(query, &[BETA.1, "managed-agents-2020-01-01"]).await.refusal();
+        assert_eq!(ask(query, &[BETA.1, "efs-2026-10-01,of-a-later-release-2031-01-31"]).await.status, 200);
+        let refused = ask(query, &[BETA.1, "nonsense"]).await.refusal();
         assert_eq!((refused.status, &*refused.kind), (400, "invalid_request_error"));
-        let start = "Unexpected value(s) `managed-agents-2020-01-01` for the `anthropic-beta` header.";
+        let start = "Unexpected value(s) `nonsense` for the `anthropic-beta` header.";
         assert!(refused.message.starts_with(start), "{}", refused.message);
     }
 }

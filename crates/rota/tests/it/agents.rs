@@ -65,8 +65,8 @@ async fn null_and_empty_values_clear_what_can_be_cleared() {
         (json!({"description": ""}), "description", Value::Null),
         (json!({"system": null}), "system", Value::Null),
         (json!({"metadata": {"a": null, "c": "3"}}), "metadata", json!({"b": "2", "c": "3"})),
-        (json!({"metadata": {"b": ""}}), "metadata", json!({"c": "3"})),
-        (json!({"metadata": null}), "metadata", json!({"c": "3"})),
+        (json!({"metadata": {"b": ""}}), "metadata", json!({"b": "", "c": "3"})),
+        (json!({"metadata": null}), "metadata", json!({"b": "", "c": "3"})),
         (json!({"tools": null}), "tools", json!([])),
         (json!({"description": "back"}), "description", json!("back")),
         (json!({"description": null}), "description", Value::Null),
@@ -80,12 +80,15 @@ async fn a_model_is_named_or_described_and_must_be_offered() {
     let rota = Rota::without_engine().await;
     let api = &rota.api;
     let plain = agent(api, json!({})).await;
-    assert_eq!(plain["model"], json!({"id": "playbook", "effort": null, "speed": "standard", "inference_geo": null}));
-    let described = agent(api, json!({"model": {"id": "playbook", "effort": "high", "speed": "fast"}})).await;
-    let model = json!({"id": "playbook", "effort": {"type": "high"}, "speed": "fast", "inference_geo": null});
+    assert_eq!(
+        plain["model"],
+        json!({"id": "playbook", "effort": {"type": "high"}, "speed": "standard", "inference_geo": null})
+    );
+    let described = agent(api, json!({"model": {"id": "playbook", "effort": "low", "speed": "fast"}})).await;
+    let model = json!({"id": "playbook", "effort": {"type": "low"}, "speed": "fast", "inference_geo": null});
     assert_eq!(described["model"], model);
     let renamed = api.post(&path(&described), json!({"model": "playbook"})).await;
-    assert_eq!(renamed["model"]["effort"], json!({"type": "high"}), "an update without effort keeps it");
+    assert_eq!(renamed["model"]["effort"], json!({"type": "low"}), "an update without effort keeps it");
     assert_eq!(renamed["model"]["speed"], "standard");
     let unknown = invalid(
         "model: \"gpt\" is not offered by this server; GET /v1/models lists those that are, and [[models]] in \
@@ -122,7 +125,8 @@ async fn archiving_an_agent_archives_its_deployments_at_the_same_moment_and_leav
     let body = over(unrelated.deployment_body(&json!({})), &json!({"agent": id(&archived)}));
     assert_eq!(api.post_refused("/v1/deployments", body).await, refused);
     let body = over(unrelated.session_body(&json!({})), &json!({"agent": id(&archived)}));
-    assert_eq!(api.post_refused("/v1/sessions", body).await, refused);
+    let refused = format!("agent {} is archived and cannot be used to create a session", id(&archived));
+    assert_eq!(api.post_refused("/v1/sessions", body).await, invalid(refused));
 }
 
 #[tokio::test]
@@ -165,25 +169,34 @@ async fn tools_follow_the_rules_of_the_api() {
         .map(|i| json!({"type": "custom", "name": format!("t{i}"), "description": "d", "input_schema": {"type": "object"}}))
         .collect();
     for (changes, message) in [
-        (custom(json!({"name": "bash"})), "tools[0].name: \"bash\" is reserved"),
-        (custom(json!({"name": "mcp__x"})), "tools[0].name: \"mcp__x\" is reserved"),
-        (custom(json!({"name": "a b"})), "tools[0].name: must contain only letters, digits, underscores and hyphens"),
-        (custom(json!({"name": "x".repeat(129)})), "tools[0].name: value must contain no more than 128 character(s)"),
+        (
+            custom(json!({"name": "bash"})),
+            "tools.0.custom.name: custom tool name \"bash\" is the name of a built-in tool",
+        ),
+        (
+            custom(json!({"name": "mcp__x"})),
+            "tools.0.custom.name: custom tool name \"mcp__x\" uses reserved MCP tool prefix",
+        ),
+        (
+            custom(json!({"name": "a b"})),
+            "tools.0.custom.name: must contain only letters, digits, underscores and hyphens",
+        ),
+        (custom(json!({"name": "x".repeat(129)})), "tools.0.custom.name: maximum string length is 128"),
         (
             custom(json!({"input_schema": {"type": "array"}})),
-            "tools[0].input_schema.type: \"array\" is not a valid value",
+            "Failed to parse request: tools[0].input_schema.type: \"array\" is not a valid value; expected one of object",
         ),
         (
             custom(json!({"input_schema": {"type": "object", "properties": {"a": {"$ref": "#"}}}})),
-            "tools[0].input_schema: \"$ref\" is not supported",
+            "tools.0.custom.input_schema: \"$ref\" is not supported",
         ),
         (
             custom(json!({"input_schema": {"type": "object", "anyOf": []}})),
-            "tools[0].input_schema.anyOf: is not supported at the top level of input_schema",
+            "tools.0.custom.input_schema.anyOf: is not supported at the top level of input_schema",
         ),
         (
             custom(json!({"permission_policy": {"type": "auto"}})),
-            "tools[0].permission_policy: Extra inputs are not permitted",
+            "Failed to parse request body: unknown field \"permission_policy\"",
         ),
         (json!({"tools": [toolset(), toolset()]}), "tools: \"agent_toolset_20260401\" is named more than once"),
         (json!({ "tools": many }), "tools: value must contain no more than 256 item(s)"),
@@ -195,22 +208,26 @@ async fn tools_follow_the_rules_of_the_api() {
             json!({"tools": many[..249].iter().chain([&toolset()]).collect::<Vec<_>>()}),
             "tools: value must contain no more than 256 item(s)",
         ),
-        (config(json!({"name": "python"})), "tools[0].configs[0].name: \"python\" is not a valid value"),
+        (
+            config(json!({"name": "python"})),
+            "Failed to parse request: tools[0].configs[0].name: \"python\" is not a valid value; expected one of bash, edit, glob, grep, read, web_fetch, \
+             web_search, write",
+        ),
         (
             config(json!({"name": "bash", "permission_policy": {"type": "never"}})),
-            "tools[0].configs[0].permission_policy.type: \"never\" is not a valid value",
+            "Failed to parse request: tools[0].configs[0].permission_policy.type: \"never\" is not a valid value",
         ),
         (
             config(json!({"name": "bash", "allowed_domains": ["x"]})),
-            "tools[0].configs[0].allowed_domains: Extra inputs are not permitted",
+            "Failed to parse request: tools[0].configs[0].allowed_domains: Extra inputs are not permitted for name \"bash\"",
         ),
         (
             config(json!({"name": "web_fetch", "allowed_domains": []})),
-            "tools[0].configs[0].allowed_domains: value must contain at least 1 item",
+            "tools.0.configs.0.allowed_domains: must contain at least 1 item",
         ),
         (
             config(json!({"name": "web_search", "max_content_tokens": 5})),
-            "tools[0].configs[0].max_content_tokens: Extra inputs are not permitted",
+            "Failed to parse request: tools[0].configs[0].max_content_tokens: Extra inputs are not permitted for name \"web_search\"",
         ),
     ] {
         assert_eq!(refused(api, changes).await, message);
@@ -239,7 +256,7 @@ async fn servers_and_their_toolsets_name_each_other() {
         (json!({ "mcp_servers": servers }), "mcp_servers: value must contain no more than 20 item(s)"),
         (
             json!({"mcp_servers": [over(server("a"), &json!({"url": "ftp://x"}))], "tools": [tools("a")]}),
-            "mcp_servers[0].url: must be an http or https URL",
+            "mcp_servers.0.url: must be an http or https URL",
         ),
     ] {
         assert_eq!(refused(api, changes).await, message);
@@ -255,7 +272,7 @@ async fn servers_and_their_toolsets_name_each_other() {
 async fn a_skill_that_is_not_there_cannot_be_referred_to() {
     let rota = Rota::without_engine().await;
     let body = json!({"name": "a", "model": "playbook", "skills": [{"type": "custom", "skill_id": "skill_x"}]});
-    let refused = not_found("Referenced skill not found or not accessible.");
+    let refused = invalid("Agent has invalid configuration: `skill_id` `skill_x` not found");
     assert_eq!(rota.api.post_refused("/v1/agents", body).await, refused);
 }
 
@@ -294,21 +311,32 @@ async fn a_roster_that_breaks_the_rules_is_refused() {
     let gone = agent(api, json!({})).await;
     api.call(&format!("{}/archive", path(&gone))).await;
     let roster = |agents: Value| json!({"multiagent": {"type": "coordinator", "agents": agents}});
-    let twice = format!("multiagent.agents: agent `{}` is named more than once", id(&member));
-    let deep = format!("multiagent: agent `{}` has a roster of its own", id(&lead));
+    let wrong = |what: String| format!("Agent has invalid configuration: subagent {what}");
+    let twice = wrong(format!("{} referenced multiple times", id(&member)));
+    let deep = wrong(format!("{} has its own subagents; maximum depth is 1", id(&lead)));
+    let archived = wrong(format!("{} is archived", id(&gone)));
+    let missing = wrong(format!("{} version 7 not found", id(&member)));
     for (changes, message) in [
-        (roster(json!([])), "multiagent.agents: value must contain at least 1 item"),
-        (roster(json!(vec![id(&member); 21])), "multiagent.agents: value must contain no more than 20 item(s)"),
+        (roster(json!([])), "multiagent.coordinator.agents: must contain at least 1 item"),
+        (
+            roster(json!(vec![id(&member); 21])),
+            "multiagent.coordinator.agents: value must contain no more than 20 item(s)",
+        ),
         (roster(json!([id(&member), id(&member)])), &*twice),
         (roster(json!([id(&lead)])), &*deep),
-        (roster(json!([id(&gone)])), "Cannot modify archived agent"),
-        (roster(json!([{"type": "human"}])), "multiagent.agents[0].type: \"human\" is not a valid value"),
+        (roster(json!([id(&gone)])), &*archived),
+        (roster(json!([{"type": "agent", "id": id(&member), "version": 7}])), &*missing),
+        (
+            roster(json!([{"type": "human"}])),
+            "Failed to parse request: multiagent.agents[0].type: \"human\" is not a valid value",
+        ),
+        (
+            roster(json!(["agent_nobody"])),
+            "Agent has invalid configuration: subagent agent_nobody is not a valid agent ID",
+        ),
     ] {
         assert_eq!(refused(api, changes).await, message);
     }
-    let missing = over(json!({"name": "a", "model": "playbook"}), &roster(json!(["agent_nobody"])));
-    let refusal = not_found("Referenced agent not found or not accessible.");
-    assert_eq!(api.post_refused("/v1/agents", missing).await, refusal);
 }
 
 #[tokio::test]

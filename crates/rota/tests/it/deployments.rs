@@ -137,66 +137,66 @@ async fn upcoming_runs_follow_the_wall_clock_of_the_zone() {
             "0 9 * * 1-5",
             "UTC",
             [
-                "2026-03-02T09:00:00Z",
-                "2026-03-03T09:00:00Z",
-                "2026-03-04T09:00:00Z",
-                "2026-03-05T09:00:00Z",
-                "2026-03-06T09:00:00Z",
+                "2026-03-02T09:00:00.000000Z",
+                "2026-03-03T09:00:00.000000Z",
+                "2026-03-04T09:00:00.000000Z",
+                "2026-03-05T09:00:00.000000Z",
+                "2026-03-06T09:00:00.000000Z",
             ],
         ),
         (
             "30 2 * * *",
             "America/New_York",
             [
-                "2026-03-03T07:30:00Z",
-                "2026-03-04T07:30:00Z",
-                "2026-03-05T07:30:00Z",
-                "2026-03-06T07:30:00Z",
-                "2026-03-07T07:30:00Z",
+                "2026-03-03T07:30:00.000000Z",
+                "2026-03-04T07:30:00.000000Z",
+                "2026-03-05T07:30:00.000000Z",
+                "2026-03-06T07:30:00.000000Z",
+                "2026-03-07T07:30:00.000000Z",
             ],
         ),
         (
             "30 2 7-9 * *",
             "America/New_York",
             [
-                "2026-03-07T07:30:00Z",
-                "2026-03-09T06:30:00Z",
-                "2026-04-07T06:30:00Z",
-                "2026-04-08T06:30:00Z",
-                "2026-04-09T06:30:00Z",
+                "2026-03-07T07:30:00.000000Z",
+                "2026-03-09T06:30:00.000000Z",
+                "2026-04-07T06:30:00.000000Z",
+                "2026-04-08T06:30:00.000000Z",
+                "2026-04-09T06:30:00.000000Z",
             ],
         ),
         (
             "30 1 1 11 *",
             "America/New_York",
             [
-                "2026-11-01T05:30:00Z",
-                "2026-11-01T06:30:00Z",
-                "2027-11-01T05:30:00Z",
-                "2028-11-01T05:30:00Z",
-                "2029-11-01T05:30:00Z",
+                "2026-11-01T05:30:00.000000Z",
+                "2026-11-01T06:30:00.000000Z",
+                "2027-11-01T05:30:00.000000Z",
+                "2028-11-01T05:30:00.000000Z",
+                "2029-11-01T05:30:00.000000Z",
             ],
         ),
         (
             "0 0 1 1 *",
             "Asia/Tokyo",
             [
-                "2026-12-31T15:00:00Z",
-                "2027-12-31T15:00:00Z",
-                "2028-12-31T15:00:00Z",
-                "2029-12-31T15:00:00Z",
-                "2030-12-31T15:00:00Z",
+                "2026-12-31T15:00:00.000000Z",
+                "2027-12-31T15:00:00.000000Z",
+                "2028-12-31T15:00:00.000000Z",
+                "2029-12-31T15:00:00.000000Z",
+                "2030-12-31T15:00:00.000000Z",
             ],
         ),
         (
             "0 12 13 * 5",
             "UTC",
             [
-                "2026-03-06T12:00:00Z",
-                "2026-03-13T12:00:00Z",
-                "2026-03-20T12:00:00Z",
-                "2026-03-27T12:00:00Z",
-                "2026-04-03T12:00:00Z",
+                "2026-03-06T12:00:00.000000Z",
+                "2026-03-13T12:00:00.000000Z",
+                "2026-03-20T12:00:00.000000Z",
+                "2026-03-27T12:00:00.000000Z",
+                "2026-04-03T12:00:00.000000Z",
             ],
         ),
     ] {
@@ -212,9 +212,9 @@ async fn upcoming_runs_move_with_time_stay_while_paused_and_end_with_the_archive
     let parts = Parts::new(&rota.api).await;
     let made = parts.deployment(&rota.api, json!({"schedule": cron("0 9 * * *", "UTC")})).await;
     let next = |deployment: &Value| deployment["schedule"]["upcoming_runs_at"][0].clone();
-    assert_eq!(next(&made), "2026-03-02T09:00:00Z");
+    assert_eq!(next(&made), "2026-03-02T09:00:00.000000Z");
     rota.advance_seconds(3600);
-    assert_eq!(next(&rota.api.get(&path(&made)).await), "2026-03-03T09:00:00Z");
+    assert_eq!(next(&rota.api.get(&path(&made)).await), "2026-03-03T09:00:00.000000Z");
     let paused = rota.api.call(&format!("{}/pause", path(&made))).await;
     assert_eq!(paused["schedule"]["upcoming_runs_at"].as_array().unwrap().len(), 5);
     let archived = rota.api.call(&format!("{}/archive", path(&made))).await;
@@ -248,7 +248,7 @@ async fn an_update_replaces_merges_or_clears_each_field_by_its_own_rule() {
         assert_eq!(updated[field], expected, "{body}");
     }
     let updated = rota.api.post(&path(&made), json!({"schedule": cron("0 10 * * *", "UTC")})).await;
-    assert_eq!(updated["schedule"]["upcoming_runs_at"][0], "2026-03-02T10:00:00Z");
+    assert_eq!(updated["schedule"]["upcoming_runs_at"][0], "2026-03-02T10:00:00.000000Z");
     assert_ne!(updated["updated_at"], made["updated_at"]);
     assert_eq!(updated["created_at"], made["created_at"]);
 }

@@ -85,8 +85,10 @@ async fn packages_need_a_network_that_reaches_them() {
 async fn the_type_of_an_environment_never_changes() {
     let rota = Rota::without_engine().await;
     let made = environment(&rota.api, "e").await;
-    let refused = invalid("config.type: cannot be changed after creation");
-    assert_eq!(rota.api.post_refused(&path(&made), json!({"config": {"type": "self_hosted"}})).await, refused);
+    let answer =
+        rota.api.send(reqwest::Method::POST, &path(&made), Some(&json!({"config": {"type": "self_hosted"}}))).await;
+    assert_eq!(answer.refusal(), invalid("Cannot change environment type from Cloud to BYOC"));
+    assert_eq!(answer.body["error"]["details"], json!({"error_code": "invalid_config_type_change"}));
     assert_eq!(rota.api.get(&path(&made)).await, made);
 }
 
@@ -112,7 +114,7 @@ async fn a_deleted_environment_is_gone() {
     let rota = Rota::without_engine().await;
     let made = environment(&rota.api, "e").await;
     rota.api.delete(&path(&made)).await;
-    let gone = not_found(format!("Environment `{}` not found.", id(&made)));
+    let gone = not_found(format!("Environment {} not found.", id(&made)));
     assert_eq!(rota.api.get_refused(&path(&made)).await, gone);
     assert_eq!(rota.api.send(reqwest::Method::DELETE, &path(&made), None).await.refusal(), gone);
     assert_eq!(rota.api.call_refused(&format!("{}/archive", path(&made))).await, gone);

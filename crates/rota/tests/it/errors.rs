@@ -254,7 +254,8 @@ async fn an_environment_reaches_the_mcp_servers_that_it_allows() {
         let answer = api.send(Method::POST, "/v1/sessions", Some(&body)).await;
         assert_eq!(answer.status == 200, reached, "{network}: {}", answer.body);
         if !reached {
-            assert!(answer.refusal().message.contains("does not reach the MCP server \"tracker\""), "{}", answer.body);
+            let said = "MCP server host(s) blocked by environment network policy: \"tracker\" (mcp.example.";
+            assert!(answer.refusal().message.starts_with(said), "{}", answer.body);
         }
     }
 }
@@ -265,21 +266,18 @@ async fn a_session_cannot_be_given_an_mcp_server_that_its_environment_does_not_r
     let api = &rota.api;
     let closed = limited(api, json!({"allowed_hosts": ["mcp.example.com"]})).await;
     let parts = Parts { agent: agent(api, json!({})).await, environment: closed };
-    let place = id(&parts.environment);
-    let refused = |url: &str| {
-        invalid(format!(
-            "environment `{place}` does not reach the MCP server \"tracker\" at {url}: add its host to \
-             networking.allowed_hosts, or set networking.allow_mcp_servers"
-        ))
-    };
+    let refused = invalid(
+        "MCP server host(s) blocked by environment network policy: \"tracker\" (mcp.example.org). Add these hosts to the \
+         environment's allowed_hosts, or set allow_mcp_servers=true.",
+    );
     let with = |url: &str| over(json!({"type": "agent_with_overrides", "id": id(&parts.agent)}), &with_mcp(url));
     let (inside, outside) = ("https://mcp.example.com", "https://mcp.example.org");
     let body = parts.session_body(&json!({"agent": with(outside)}));
-    assert_eq!(api.post_refused("/v1/sessions", body).await, refused(outside));
+    assert_eq!(api.post_refused("/v1/sessions", body).await, refused.clone());
     parts.session(api, json!({"agent": with(inside)})).await;
     let session = parts.session(api, json!({})).await;
     let path = format!("/v1/sessions/{}", id(&session));
-    assert_eq!(api.post_refused(&path, json!({"agent": with_mcp(outside)})).await, refused(outside));
+    assert_eq!(api.post_refused(&path, json!({"agent": with_mcp(outside)})).await, refused);
     api.post(&path, json!({"agent": with_mcp(inside)})).await;
     let open = json!({"agent": with(outside), "environment_id": id(&environment(api, "open").await)});
     parts.session(api, open).await;

@@ -40,6 +40,7 @@ mod preview;
 mod process;
 mod proxy;
 mod receiver;
+mod recorded;
 mod refusals;
 mod replies;
 mod request;

@@ -87,7 +87,7 @@ async fn each_occurrence_is_told_with_its_run_or_its_reason() {
     let runs = runs(api, &made).await;
     let late = json!({
         "type": "deployment_occurrence",
-        "scheduled_at": "2026-03-02T09:00:00Z",
+        "scheduled_at": "2026-03-02T09:00:00.000000Z",
         "outcome": "ran",
         "reason": null,
         "run_id": id(&runs[0]),
@@ -287,5 +287,5 @@ async fn a_year_of_minutes_is_accounted_for_in_a_few_rows() {
         (key("skipped", "paused"), paused),
     ]);
     assert_eq!(tally, expected);
-    assert_eq!(last.unwrap(), "2026-03-02T08:01:00Z");
+    assert_eq!(last.unwrap(), "2026-03-02T08:01:00.000000Z");
 }

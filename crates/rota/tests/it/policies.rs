@@ -346,7 +346,7 @@ async fn use_up(rota: &Rota, deployment: &Value) {
 async fn a_rate_limited_occurrence_is_tried_again_and_has_one_run() {
     let policy = json!({"retry": {"max_attempts": 3, "initial_backoff_seconds": 60}});
     let (rota, made) = rate_limited("0 * * * *", policy).await;
-    rota.set_time("2026-03-02T08:59:58Z");
+    rota.set_time("2026-03-02T08:59:58.000000Z");
     use_up(&rota, &made).await;
     at(&rota, "02T09:00:00").await;
     assert_eq!(runs(&rota.api, &made).await, [json!(null); 0], "no run while attempts remain");
@@ -358,7 +358,7 @@ async fn a_rate_limited_occurrence_is_tried_again_and_has_one_run() {
     }
     let runs = runs(&rota.api, &made).await;
     assert_eq!((runs.len(), &runs[0]["error"]), (1, &Value::Null));
-    assert_eq!(runs[0]["trigger_context"]["scheduled_at"], "2026-03-02T09:00:00Z");
+    assert_eq!(runs[0]["trigger_context"]["scheduled_at"], "2026-03-02T09:00:00.000000Z");
     assert_eq!(skipped(&rota, &made).await, []);
     at(&rota, "02T10:00:00").await;
     assert_eq!(fired(&rota.api, &made).await, ["02T09:00:00", "02T10:00:00"]);
@@ -368,7 +368,7 @@ async fn a_rate_limited_occurrence_is_tried_again_and_has_one_run() {
 async fn the_last_attempt_records_its_error() {
     let policy = json!({"retry": {"max_attempts": 3, "initial_backoff_seconds": 10, "multiplier": 1}});
     let (rota, made) = rate_limited("0 * * * *", policy).await;
-    rota.set_time("2026-03-02T08:59:58Z");
+    rota.set_time("2026-03-02T08:59:58.000000Z");
     use_up(&rota, &made).await;
     for (time, count) in [("02T09:00:00", 0), ("02T09:00:10", 0), ("02T09:00:20", 1), ("02T09:00:30", 1)] {
         at(&rota, time).await;
@@ -383,7 +383,7 @@ async fn the_last_attempt_records_its_error() {
 async fn an_attempt_gives_way_to_the_next_occurrence() {
     let policy = json!({"retry": {"max_attempts": 10, "initial_backoff_seconds": 40, "multiplier": 1}});
     let (rota, made) = rate_limited("* * * * *", policy).await;
-    rota.set_time("2026-03-02T08:00:59Z");
+    rota.set_time("2026-03-02T08:00:59.000000Z");
     use_up(&rota, &made).await;
     at(&rota, "02T08:01:00").await;
     assert_eq!(runs(&rota.api, &made).await.len(), 0);
@@ -445,7 +445,10 @@ async fn a_deployment_keeps_its_own_times() {
     at(&rota, "03T08:59:00").await;
     at(&rota, "03T09:10:00").await;
     let run = runs(&rota.api, &strict).await.pop().unwrap();
-    assert_eq!(run["trigger_context"]["scheduled_at"], "2026-03-03T09:00:00Z", "a range of 10 minutes has ended");
+    assert_eq!(
+        run["trigger_context"]["scheduled_at"], "2026-03-03T09:00:00.000000Z",
+        "a range of 10 minutes has ended"
+    );
     // A delay that is set after the occurrence was looked for holds all the same, and so does its end.
     let delayed = deployment_of(&parts, &rota, "0 9 * * *", json!({})).await;
     set_policy(&rota.api, &delayed, json!({"jitter": 3600})).await;

@@ -15,7 +15,7 @@ pub fn nine_o_clock() -> Value {
 
 /// Lets `day` of March come to nine o'clock, and `deployment` fire then. Its run.
 pub async fn fire_on(rota: &Rota, day: u32, deployment: &Value) -> Value {
-    let occurrence = format!("2026-03-{day:02}T09:00:00Z");
+    let occurrence = format!("2026-03-{day:02}T09:00:00.000000Z");
     rota.set_time(&occurrence);
     rota.tick().await;
     let list = format!("/v1/deployment_runs?trigger_type=schedule&deployment_id={}", id(deployment));
@@ -54,7 +54,7 @@ async fn an_occurrence_that_comes_again_after_the_clock_was_set_back_does_not_ru
     let path = format!("/v1/deployments/{}", id(&made));
     fire_on(&rota, 2, &made).await;
     let before = deployment(&rota.api, &made).await;
-    rota.set_time("2026-03-02T08:30:00Z");
+    rota.set_time("2026-03-02T08:30:00.000000Z");
     for expression in ["0 10 * * *", "0 9 * * *"] {
         let schedule = json!({"type": "cron", "expression": expression, "timezone": "UTC"});
         rota.api.post(&path, json!({ "schedule": schedule })).await;
@@ -112,7 +112,7 @@ async fn only_errors_that_a_later_fire_cannot_outlive_pause() {
     ];
     for (day, (changes, expected)) in (2..).zip(rows) {
         let made = parts.deployment(api, changes).await;
-        rota.set_time(&format!("2026-03-{day:02}T08:59:30Z"));
+        rota.set_time(&format!("2026-03-{day:02}T08:59:30.000000Z"));
         parts.session(api, json!({})).await;
         let run = fire_on(&rota, day, &made).await;
         assert_eq!(run["error"]["type"], expected.as_str());

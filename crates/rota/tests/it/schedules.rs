@@ -42,7 +42,7 @@ pub async fn fired(api: &Api, deployment: &Value) -> Vec<String> {
 }
 
 fn short(time: &str) -> String {
-    time.strip_prefix("2026-03-").unwrap().strip_suffix('Z').unwrap().to_owned()
+    time.strip_prefix("2026-03-").unwrap().strip_suffix(".000000Z").unwrap().to_owned()
 }
 
 /// The first and the last of each range of occurrences that were passed over, and why.
@@ -80,9 +80,9 @@ async fn a_deployment_fires_at_its_time_and_once() {
     }
     at(&rota, "03T09:00:00").await;
     let run = &runs(&rota.api, &made).await[1];
-    let context = json!({"type": "schedule", "scheduled_at": "2026-03-03T09:00:00Z"});
+    let context = json!({"type": "schedule", "scheduled_at": "2026-03-03T09:00:00.000000Z"});
     assert_eq!((&run["trigger_context"], &run["error"]), (&context, &Value::Null));
-    assert_eq!(run["created_at"], "2026-03-03T09:00:00Z");
+    assert_eq!(run["created_at"], "2026-03-03T09:00:00.000000Z");
     let after = rota.api.get(&path(&made)).await;
     assert_eq!(after["schedule"]["last_run_at"], run["created_at"]);
     assert_eq!(skipped(&rota, &made).await, []);
@@ -97,7 +97,7 @@ async fn the_scheduler_fires_without_being_told() {
     .await;
     let parts = Parts::new(&rota.api).await;
     let made = parts.deployment(&rota.api, every("0 9 * * *")).await;
-    rota.set_time("2026-03-02T09:00:00Z");
+    rota.set_time("2026-03-02T09:00:00.000000Z");
     let fires = async {
         while fired(&rota.api, &made).await.is_empty() {
             sleep(std::time::Duration::from_millis(10)).await;
@@ -119,7 +119,7 @@ async fn an_edited_schedule_counts_from_the_edit() {
     let renamed = parts.deployment(api, every("0 9 * * *")).await;
     api.post(&path(&earlier), every("30 9 * * *")).await;
     // Nine o'clock has come, and the scheduler has not looked yet.
-    rota.set_time("2026-03-02T09:00:05Z");
+    rota.set_time("2026-03-02T09:00:05.000000Z");
     api.post(&path(&due), every("30 9 * * *")).await;
     api.post(&path(&removed), json!({"schedule": null})).await;
     api.post(&path(&added), every("0 9,10 * * *")).await;
@@ -147,14 +147,14 @@ async fn a_paused_deployment_waits_for_the_next_occurrence_after_the_pause() {
     let parts = Parts::new(api).await;
     let made = parts.deployment(api, every("0 * * * *")).await;
     at(&rota, "02T09:00:00").await;
-    rota.set_time("2026-03-02T10:00:05Z");
+    rota.set_time("2026-03-02T10:00:05.000000Z");
     api.call(&format!("{}/pause", path(&made))).await;
     for time in ["02T10:00:10", "02T11:00:00", "02T12:00:00"] {
         at(&rota, time).await;
     }
     api.post(&path(&made), every("30 * * * *")).await;
     at(&rota, "02T12:30:00").await;
-    rota.set_time("2026-03-02T12:59:00Z");
+    rota.set_time("2026-03-02T12:59:00.000000Z");
     api.call(&format!("{}/unpause", path(&made))).await;
     for time in ["02T13:00:00", "02T13:30:00"] {
         at(&rota, time).await;
@@ -174,7 +174,7 @@ async fn an_archived_deployment_never_fires_again() {
     let by_agent = with_agent.deployment(api, every("0 9 * * *")).await;
     let manual = with_agent.deployment(api, json!({})).await;
     let stays = parts.deployment(api, every("0 9 * * *")).await;
-    rota.set_time("2026-03-02T09:00:05Z");
+    rota.set_time("2026-03-02T09:00:05.000000Z");
     api.call(&format!("{}/archive", path(&by_hand))).await;
     api.call(&format!("/v1/agents/{}/archive", id(&with_agent.agent))).await;
     at(&rota, "02T09:00:10").await;
@@ -202,7 +202,7 @@ async fn after_a_downtime_the_latest_occurrence_fires_if_it_is_not_too_old() {
     let rota = Rota::without_engine().await;
     let parts = Parts::new(&rota.api).await;
     for (expression, up_again, runs, skip) in cases {
-        rota.set_time("2026-03-02T08:00:00Z");
+        rota.set_time("2026-03-02T08:00:00.000000Z");
         let made = parts.deployment(&rota.api, every(expression)).await;
         at(&rota, up_again).await;
         assert_eq!(fired(&rota.api, &made).await, runs, "{expression} at {up_again}");
@@ -235,10 +235,10 @@ async fn a_server_that_was_down_catches_up_when_it_is_back() {
     let parts = Parts::new(&rota.api).await;
     let made = parts.deployment(&rota.api, every("0 * * * *")).await;
     at(&rota, "02T09:00:00").await;
-    rota.set_time("2026-03-02T09:59:59Z");
+    rota.set_time("2026-03-02T09:59:59.000000Z");
     let rota = rota.restart().await;
     at(&rota, "02T10:00:00").await;
-    rota.set_time("2026-03-02T12:20:00Z");
+    rota.set_time("2026-03-02T12:20:00.000000Z");
     let rota = rota.restart().await;
     at(&rota, "02T12:20:00").await;
     assert_eq!(fired(&rota.api, &made).await, ["02T09:00:00", "02T10:00:00", "02T12:00:00"]);
@@ -297,7 +297,7 @@ async fn a_fire_that_fails_pauses_and_delays_no_other() {
     for (deployment, kind) in [(&unreadable, "unknown_error"), (&archived, "environment_archived_error")] {
         let runs = runs(api, deployment).await;
         assert_eq!((runs.len(), &runs[0]["error"]["type"]), (1, &json!(kind)));
-        assert_eq!(runs[0]["trigger_context"]["scheduled_at"], "2026-03-02T09:00:00Z");
+        assert_eq!(runs[0]["trigger_context"]["scheduled_at"], "2026-03-02T09:00:00.000000Z");
     }
     assert_eq!(api.all("/v1/sessions", 100).await.len(), 2, "what failed has left nothing");
     let paused = api.get(&path(&archived)).await;
@@ -352,7 +352,7 @@ async fn a_deployment_whose_agent_is_gone_is_archived_when_it_is_due() {
     at(&rota, "02T08:59:00").await;
     assert_eq!(rota.api.get(&path(&made)).await["archived_at"], Value::Null);
     at(&rota, "02T09:00:00").await;
-    assert_eq!(rota.api.get(&path(&made)).await["archived_at"], "2026-03-02T09:00:00Z");
+    assert_eq!(rota.api.get(&path(&made)).await["archived_at"], "2026-03-02T09:00:00.000000Z");
     assert_eq!(runs(&rota.api, &made).await, [json!(null); 0]);
     assert_eq!(skipped(&rota, &made).await, [range("02T09:00:00", "02T09:00:00", "archived")]);
 }
@@ -377,7 +377,7 @@ async fn jitter_delays_the_fire_and_not_the_occurrence() {
         }
         for deployment in &made {
             let run = runs(&rota.api, deployment).await.pop().unwrap();
-            assert_eq!(run["trigger_context"]["scheduled_at"], format!("2026-03-02T08:{minute:02}:00Z"));
+            assert_eq!(run["trigger_context"]["scheduled_at"], format!("2026-03-02T08:{minute:02}:00.000000Z"));
             delays.push(run["created_at"].as_str().unwrap()[17..19].to_owned());
         }
     }

@@ -95,7 +95,10 @@ async fn overrides_replace_clear_or_inherit_each_part_of_the_agent() {
     assert_eq!(api.get(&format!("/v1/agents/{}", id(&base))).await, base, "the agent itself does not change");
     let toolset_of_a_server = json!({"tools": [{"type": "mcp_toolset", "mcp_server_name": "m"}]});
     for (changes, refused) in [
-        (json!({"model": null}), "agent.model: agent_model_required: the model cannot be cleared"),
+        (
+            json!({"model": null}),
+            "agent.agent_with_overrides.config.model: agent_model_required: the model cannot be cleared",
+        ),
         (toolset_of_a_server, "agent.tools: mcp_server_name \"m\" is not one of mcp_servers"),
     ] {
         let body = parts.session_body(&overriding(changes));
@@ -115,13 +118,13 @@ async fn what_a_session_refers_to_must_be_there() {
     api.call(&format!("/v1/environments/{}/archive", id(&closed))).await;
     let mine = api.post("/v1/environments", json!({"name": "mine", "config": {"type": "self_hosted"}})).await;
     let file = json!([{"type": "file", "file_id": "file_x"}]);
-    let no_environment = not_found("Referenced environment not found or not accessible.");
+    let no_environment = |id: &str| not_found(format!("Environment {id} not found."));
     for (changes, refused) in [
         (json!({"agent": "agent_nobody"}), not_found("Referenced agent not found or not accessible.")),
-        (json!({"environment_id": "env_nowhere"}), no_environment.clone()),
-        (json!({"environment_id": id(&closed)}), no_environment),
+        (json!({"environment_id": "env_nowhere"}), no_environment("env_nowhere")),
+        (json!({"environment_id": id(&closed)}), no_environment(id(&closed))),
         (json!({"vault_ids": ["vlt_x"]}), not_found("Referenced vault not found or not accessible.")),
-        (json!({"resources": file}), not_found("Referenced file not found or not accessible.")),
+        (json!({"resources": file}), invalid("Invalid file resource: invalid file_id: \"file_x\"")),
         (
             json!({"environment_id": id(&mine), "resources": file}),
             invalid(format!(
@@ -213,18 +216,19 @@ async fn sessions_are_listed_by_agent_version_deployment_status_time_and_archive
     let by_agent = format!("agent_id={}", id(&parts.agent));
     let of_deployment = format!("deployment_id={}", id(&deployment));
     for (query, expected) in [
-        ("order=desc", vec![6, 5, 3, 2, 1, 0]),
-        ("order=asc", vec![0, 1, 2, 3, 5, 6]),
+        ("order=desc", vec![5, 3, 2, 1, 0]),
+        ("order=asc", vec![0, 1, 2, 3, 5]),
         ("include_archived=true", vec![6, 5, 4, 3, 2, 1, 0]),
         ("statuses[]=terminated", vec![6]),
         ("statuses[]=terminated&include_archived=true", vec![6, 4]),
         ("statuses[]=running", vec![5, 3, 0]),
         ("statuses=idle&statuses=running", vec![5, 3, 2, 1, 0]),
         ("statuses=terminated&statuses=running&order=asc", vec![0, 3, 5, 6]),
-        (&*by_agent, vec![6, 5, 2, 1, 0]),
-        (&format!("{by_agent}&agent_version=1"), vec![6, 5, 1, 0]),
+        ("agent_version=1", vec![5, 3, 2, 1, 0]),
+        (&*by_agent, vec![5, 2, 1, 0]),
+        (&format!("{by_agent}&agent_version=1"), vec![5, 1, 0]),
         (&format!("{by_agent}&agent_version=1&statuses[]=idle"), vec![1]),
-        (&of_deployment, vec![6, 5, 0]),
+        (&of_deployment, vec![5, 0]),
         (&format!("{of_deployment}&statuses[]=running"), vec![5, 0]),
         (&format!("{of_deployment}&statuses[]=running&order=asc"), vec![0, 5]),
         (&format!("{of_deployment}&statuses[]=terminated"), vec![6]),
@@ -335,14 +339,14 @@ async fn a_working_session_can_be_neither_archived_nor_deleted() {
     let rota = Rota::without_engine().await;
     let parts = Parts::new(&rota.api).await;
     let session = parts.session_with(&rota.api, message("hi")).await;
-    let refused = |verb: &str| {
-        let name = id(&session);
-        invalid(format!(
-            "Session {name} cannot be {verb} while its status is running. Send a user.interrupt event first."
-        ))
-    };
-    assert_eq!(rota.api.call_refused(&format!("{}/archive", path(&session))).await, refused("archived"));
-    assert_eq!(rota.api.send(Method::DELETE, &path(&session), None).await.refusal(), refused("deleted"));
+    let archive = invalid(format!(
+        "Session {} cannot be archived while its status is \"running\". Only pending or idle sessions may be archived.",
+        id(&session)
+    ));
+    let delete =
+        "Cannot delete session while it is running. Send an interrupt event or wait for the session to complete.";
+    assert_eq!(rota.api.call_refused(&format!("{}/archive", path(&session))).await, archive);
+    assert_eq!(rota.api.send(Method::DELETE, &path(&session), None).await.refusal(), invalid(delete));
     assert_eq!(rota.api.get(&path(&session)).await["status"], "running");
 }
 
@@ -383,7 +387,7 @@ async fn a_deleted_session_is_gone_and_its_open_streams_end() {
         assert_eq!((last.kind(), last.id), ("session.deleted", None));
         assert!(stream.next().await.is_none());
     }
-    let gone = not_found(format!("Session `{}` not found.", id(&session)));
+    let gone = not_found(format!("Session not found: {}", id(&session)));
     for (method, path) in [
         (Method::GET, path(&session)),
         (Method::DELETE, path(&session)),

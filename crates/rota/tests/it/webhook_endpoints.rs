@@ -45,8 +45,8 @@ async fn an_endpoint_has_the_fields_of_an_organization_webhook_and_shows_its_sec
     endpoint.as_object_mut().unwrap().shift_remove("signing_secret");
     let expected = json!({
         "id": created["id"],
-        "created_at": "2026-03-02T08:00:00.001Z",
-        "updated_at": "2026-03-02T08:00:00.001Z",
+        "created_at": "2026-03-02T08:00:00.001000Z",
+        "updated_at": "2026-03-02T08:00:00.001000Z",
         "name": "pager",
         "description": "wakes people",
         "url": "https://hooks.example.com/rota",

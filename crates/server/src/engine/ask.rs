@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use rota_api::{
+    agent::DEFAULT_EFFORT,
     event::{EventBody, Permission, RetryStatus, SessionError, SessionErrorType, StopDetails, StopReason},
     id::{EventId, Id},
 };
@@ -78,12 +79,18 @@ impl Runner<'_> {
         let system = texts.collect::<Vec<_>>().join("\n\n");
         Ok(ModelRequest {
             model: offered.upstream.clone(),
-            effort: self.agent.model.effort.as_ref().map(|effort| effort.level.clone()),
+            effort: self.effort(),
             max_tokens: offered.max_tokens,
             system: (!system.is_empty()).then_some(system),
             messages: self.state.messages.clone(),
             tools: tools::offered(&self.agent, self.self_hosted)?,
         })
+    }
+
+    /// The level of effort to ask for. The default needs no word, which not every upstream knows.
+    fn effort(&self) -> Option<String> {
+        let level = self.agent.model.effort.as_ref().map(|effort| effort.level.clone());
+        level.filter(|level| level != DEFAULT_EFFORT)
     }
 
     /// The step that a reply makes: what the agent said and called, in the order of its blocks, then perhaps rest.

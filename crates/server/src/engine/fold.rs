@@ -97,10 +97,10 @@ impl State {
             input_tokens: self.usage.input_tokens,
             output_tokens: self.usage.output_tokens,
             cache_read_input_tokens: self.usage.cache_read_input_tokens,
-            cache_creation: CacheCreation {
+            cache_creation: Some(CacheCreation {
                 ephemeral_5m_input_tokens: self.usage.cache_creation_5m_input_tokens,
                 ephemeral_1h_input_tokens: self.usage.cache_creation_1h_input_tokens,
-            },
+            }),
             active_seconds,
             list_cost: self.usage.cost_nanos.map(MonetaryAmount::from_nanos),
         }

@@ -28,7 +28,7 @@ use crate::{
     error::{Error, Result},
     limits,
     request::{
-        beta,
+        Coding, beta,
         caller::{self, Admission},
     },
 };
@@ -65,6 +65,9 @@ pub(super) async fn envelope(State(Front { app, hosts }): State<Front>, request:
             tracing::error!(request_id = %id, method, path, error = %cause, "request failed");
         }
         write_error(&mut response, &error, &id);
+        if is_final(&error, &path, &route) {
+            response.headers_mut().insert(SHOULD_RETRY, HeaderValue::from_static("false"));
+        }
     }
     let headers = response.headers_mut();
     headers.insert(REQUEST_ID, value(id.as_ref()));
@@ -101,6 +104,11 @@ fn known(method: &Method) -> Option<&'static str> {
 fn refused(method: Option<&str>, hosts: &Hosts, headers: &HeaderMap) -> Option<Error> {
     if method.is_none() {
         return Some(Error::MethodNotAllowed);
+    }
+    if method == Some("OPTIONS") && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD) {
+        let message = "CORS requests are not answered: pages of other origins cannot call this server from a browser, which \
+            would show their readers its key; call it from the page's own server";
+        return Some(Error::Forbidden(message.to_owned()));
     }
     let message = "the `Host` header names none of this server's hosts: its operator lists them in `[http] hosts`";
     (!hosts.answers(headers)).then(|| Error::Forbidden(message.to_owned()))
@@ -159,12 +167,34 @@ fn write_error(response: &mut Response, error: &Error, id: &RequestId) {
     *response.body_mut() = Body::from(error_text(error, id));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    // The SDKs repeat a 409 unless they are told that it cannot help.
-    if matches!(error, Error::Conflict(_)) {
-        headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
-    }
     if matches!(error, Error::RateLimited(_)) {
         headers.insert(header::RETRY_AFTER, HeaderValue::from_static("60"));
+    }
+}
+
+/// Whether an error says that no try will do better, with `x-should-retry: false`. As the hosted service was recorded to do:
+/// what nobody may enter says so, unknown paths, and each refusal of an environment or of what administrators manage; the other
+/// resources never do, not even for a stale version. Rota's own do.
+fn is_final(error: &Error, path: &str, route: &str) -> bool {
+    let resource = || path.split('/').nth(2).unwrap_or_default();
+    match error {
+        Error::Unauthenticated(_) => true,
+        Error::NotFound(_) if route == "none" => !matches!(resource(), "deployments" | "dreams"),
+        Error::Invalid(_)
+        | Error::Rejected { .. }
+        | Error::Forbidden(_)
+        | Error::NotFound(_)
+        | Error::MethodNotAllowed
+        | Error::Conflict(_)
+        | Error::TooLarge(_) => path.starts_with("/rota/") || matches!(resource(), "environments" | "organizations"),
+        Error::RateLimited(_)
+        | Error::TooManyStreams(_)
+        | Error::TooManyUnread(_)
+        | Error::Timeout
+        | Error::Overloaded(_)
+        | Error::Stopping
+        | Error::Database(_)
+        | Error::Internal(_) => false,
     }
 }
 
@@ -202,13 +232,16 @@ async fn admit(app: &App, parts: &Parts) -> Result<Admission> {
     if let Some(guest) = parts.extensions.get::<Arc<Guest>>() {
         guest.shows_key();
     }
-    let rule = parts.extensions.get::<MatchedPath>().and_then(|path| operations::beta(path.as_str()));
-    beta::check(parts.uri.path(), rule == Some(Beta::Required), &parts.headers)?;
+    // Where nothing is, that is what is said, whatever header is missing.
+    if let Some(path) = parts.extensions.get::<MatchedPath>() {
+        beta::check(parts.uri.path(), operations::beta(path.as_str()) == Some(Beta::Required), &parts.headers)?;
+    }
     Ok(admission)
 }
 
 async fn answer(app: &App, admission: Admission, mut parts: Parts, body: Body, next: Next) -> Result<Response> {
-    let (bytes, _place) = app.intake.read(admission.workspace(), body).await?;
+    let coding = Coding::of(&parts.headers)?;
+    let (bytes, _place) = app.intake.read(admission.workspace(), body, coding).await?;
     parts.extensions.insert(admission);
     Ok(next.run(Request::from_parts(parts, bytes.into())).await)
 }

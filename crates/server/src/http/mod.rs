@@ -1,5 +1,6 @@
 //! The HTTP surface: every operation in one table, and what holds for all of them.
 
+mod absent;
 mod answers;
 mod hosts;
 mod layers;

@@ -9,9 +9,10 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use http::{HeaderMap, HeaderValue, Uri, header};
+use http::{HeaderMap, HeaderValue, header};
 
 use super::{
+    absent::{method_not_allowed, not_found},
     hosts::Hosts,
     layers::{self, Front},
     operations,
@@ -44,25 +45,9 @@ fn api(app: &App) -> Router<App> {
     let table = operations::operations().into_iter();
     table
         .fold(Router::new(), |router, operation| router.route(operation.path, operation.handler))
-        .fallback(not_there)
+        .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(from_fn_with_state(app.clone(), layers::guard))
-}
-
-/// A path that has no operation: one that the API has, or nothing.
-async fn not_there(uri: Uri) -> Error {
-    match operations::not_served(uri.path()) {
-        Some(what) => Error::NotFound(format!("Not found: this server does not serve {what}")),
-        None => not_found().await,
-    }
-}
-
-async fn not_found() -> Error {
-    Error::NotFound("Not found".to_owned())
-}
-
-async fn method_not_allowed() -> Error {
-    Error::MethodNotAllowed
 }
 
 /// Whether requests can be answered: the store must be readable, and take writes.

@@ -7,7 +7,7 @@ use axum::extract::FromRequestParts;
 use http::{HeaderMap, header, request::Parts};
 use rota_api::{
     Time,
-    id::{ApiKeyId, WorkspaceId},
+    id::{ApiKeyId, WorkspaceId, is_plausible},
 };
 use sha2::{Digest, Sha256};
 
@@ -123,12 +123,11 @@ pub fn hash(key: &str) -> String {
 /// Finds out who calls.
 ///
 /// # Errors
-/// 401 without a key or with one that does not count. 403 when a workspace's key names another workspace or the
-/// organization is disabled, and when an administrator's key names a workspace that does not exist.
+/// 401 without a key or with one that does not count. When a request names a workspace that is not there or not the key's, 404,
+/// or 400 where it is no id of one. 403 when the organization is disabled.
 pub async fn authenticate(db: &Db, headers: &HeaderMap) -> Result<Admission> {
-    let key = key_of(headers)
-        .ok_or(Error::Unauthenticated("no API key: send one as `x-api-key` or as `Authorization: Bearer`"))?;
-    let named = headers.get(WORKSPACE).map(|named| named.to_str().unwrap_or_default());
+    let key = key_of(headers).ok_or(Error::Unauthenticated("x-api-key header is required"))?;
+    let named = headers.get(WORKSPACE).map(|named| named.to_str().unwrap_or("?")).filter(|named| !named.is_empty());
     let (hash, now) = (hash(key), db.now());
     let found = db
         .lookup(
@@ -146,13 +145,18 @@ pub async fn authenticate(db: &Db, headers: &HeaderMap) -> Result<Admission> {
             },
         )
         .await?;
-    let Some((true, admission)) = found else { return Err(Error::Unauthenticated("invalid x-api-key")) };
-    if named.is_some_and(|named| admission.workspace().is_none_or(|workspace| workspace.as_ref() != named)) {
-        return Err(Error::Forbidden(if admission.is_administrator {
-            format!("{WORKSPACE} names no workspace of this organization")
+    let Some((true, admission)) = found else {
+        let as_key = headers.contains_key("x-api-key");
+        return Err(Error::Unauthenticated(if as_key { "invalid x-api-key" } else { "Invalid bearer token" }));
+    };
+    if let Some(named) = named
+        && admission.workspace().is_none_or(|workspace| workspace.as_ref() != named)
+    {
+        return Err(if is_plausible::<WorkspaceId>(named) {
+            Error::not_found("Workspace", named)
         } else {
-            format!("{WORKSPACE} is not the workspace of this key")
-        }));
+            Error::invalid(format_args!("{WORKSPACE} header must be a valid workspace ID."))
+        });
     }
     match admission.closed {
         Some(closed) if !admission.is_administrator => Err(closed.into()),

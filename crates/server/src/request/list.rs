@@ -3,7 +3,7 @@
 use crate::{
     db::{Db, Row, Select},
     error::Result,
-    page::{IdPage, Page, Paging},
+    page::{IdPage, NullPage, Page, Paging},
     request::Json,
 };
 
@@ -27,6 +27,17 @@ impl List {
     ) -> Result<Json<Page<T>>> {
         let Self { select, key, paging } = self;
         db.read(move |tx| Ok(paging.page(select.page(tx, key, &paging, &map)?, id))).await.map(Json)
+    }
+
+    /// The same, of a list whose last page says so with null.
+    pub async fn null_page<T: Send + 'static>(
+        self,
+        db: &Db,
+        map: impl Fn(&Row<'_>) -> Result<T> + Send + Sync + 'static,
+        id: fn(&T) -> String,
+    ) -> Result<Json<NullPage<T>>> {
+        let Json(page) = self.page(db, map, id).await?;
+        Ok(Json(NullPage::from(page)))
     }
 
     /// The same, of a list whose cursors are the ids at the ends of its pages.

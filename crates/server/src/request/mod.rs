@@ -10,7 +10,7 @@ pub mod query;
 
 pub use body::Body;
 pub use caller::{Administrator, Caller, Starter};
-pub use intake::Intake;
+pub use intake::{Coding, Intake};
 pub use list::List;
 pub use path::{Path, PathAndQuery};
 pub use query::Query;
@@ -69,8 +69,9 @@ impl Error {
     /// The `error.type` on the wire.
     pub fn wire_type(&self) -> &'static str {
         match self {
-            Self::Invalid(_) | Self::Rejected { .. } | Self::MethodNotAllowed => "invalid_request_error",
-            Self::Conflict(_) => "conflict_error",
+            Self::Invalid(_) | Self::Rejected { .. } | Self::MethodNotAllowed | Self::Conflict(_) => {
+                "invalid_request_error"
+            }
             Self::Unauthenticated(_) => "authentication_error",
             Self::Forbidden(_) => "permission_error",
             Self::NotFound(_) => "not_found_error",

@@ -1,5 +1,7 @@
 //! Agents and their versions.
 
+use std::fmt;
+
 use axum::extract::State;
 use rota_api::{
     Time,
@@ -8,7 +10,7 @@ use rota_api::{
         UpdateAgent,
     },
     decode::Patch,
-    id::{AgentId, Id, WorkspaceId},
+    id::{AgentId, Id, WorkspaceId, is_plausible},
     webhook::EventType,
 };
 
@@ -41,12 +43,14 @@ pub async fn retrieve(
 ) -> Result<Json<Agent>> {
     let version = query.integer("version", 1, i64::MAX)?;
     query.finish()?;
+    check_id(&id)?;
     app.db.read(move |tx| get(tx, &caller.workspace, &id, version)).await.map(Json)
 }
 
 /// `POST /v1/agents/{agent_id}`.
 pub async fn update(State(app): State<App>, caller: Caller, Path(id): Path<String>, body: Body) -> Result<Json<Agent>> {
     let update = body.read(UpdateAgent::read)?;
+    check_id(&id)?;
     let offer = app.offer.clone();
     app.db.write(move |tx| set(tx, &offer, &caller.workspace, &id, &update)).await.map(Json)
 }
@@ -67,7 +71,13 @@ pub async fn versions(
     PathAndQuery(id, query): PathAndQuery<String>,
 ) -> Result<Json<Page<Listed>>> {
     let paging = query.paging(20, 100, Order::Desc)?;
+    check_id(&id)?;
     app.db.read(move |tx| version_page(tx, &caller.workspace, &id, &paging)).await.map(Json)
+}
+
+/// What can be no id is told from an agent that is not there.
+pub(super) fn check_id(id: &str) -> Result<()> {
+    if is_plausible::<AgentId>(id) { Ok(()) } else { Err(Error::invalid("Invalid agent ID.")) }
 }
 
 fn insert(tx: &mut Tx<'_>, offer: &Offer, workspace: &WorkspaceId, new: &CreateAgent) -> Result<Agent> {
@@ -92,7 +102,14 @@ fn check(offer: &Offer, config: &AgentConfig) -> Result<()> {
 
 /// No skill exists on this server yet, so every reference to one is to something that is not there.
 pub fn check_skills(skills: &[Skill]) -> Result<()> {
-    if skills.is_empty() { Ok(()) } else { Err(Error::reference("skill")) }
+    let Some(Skill { skill_id, version, .. }) = skills.first() else { return Ok(()) };
+    let version = if version == "latest" { String::new() } else { format!(" version `{version}`") };
+    Err(misconfigured(format_args!("`skill_id` `{skill_id}`{version} not found")))
+}
+
+/// The error for an agent that refers to what it cannot use.
+fn misconfigured(why: impl fmt::Display) -> Error {
+    Error::invalid(format_args!("Agent has invalid configuration: {why}"))
 }
 
 /// Looks up the agents of a roster and pins their versions. `id` at `version` is the agent that carries the roster.
@@ -107,10 +124,10 @@ fn resolve(
         if *choice == AgentChoice::Itself {
             return Ok(AgentReference::new(id.clone(), version));
         }
-        let (reference, config) = referenced(tx, workspace, choice)?;
+        let (reference, config) = member(tx, workspace, choice)?;
         if config.multiagent.is_some() {
             let id = reference.id;
-            return Err(Error::invalid(format_args!("multiagent: agent `{id}` has a roster of its own")));
+            return Err(misconfigured(format_args!("subagent {id} has its own subagents; maximum depth is 1")));
         }
         Ok(reference)
     })?;
@@ -118,37 +135,57 @@ fn resolve(
     if let Multiagent::Coordinator { .. } = &resolved {
         let agents = resolved.agents();
         if let Some(twice) = agents.iter().enumerate().find(|(i, a)| agents[..*i].iter().any(|b| b.id == a.id)) {
-            return Err(Error::invalid(format_args!(
-                "multiagent.agents: agent `{}` is named more than once",
-                twice.1.id
-            )));
+            return Err(misconfigured(format_args!("subagent {} referenced multiple times", twice.1.id)));
         }
     }
     Ok(resolved)
 }
 
-/// The agent and version that a body refers to, when it can be used.
-///
-/// # Errors
-/// 404 when there is none; 400 when it is archived.
-pub fn referenced(
+/// A subagent of a roster.
+fn member(tx: &mut Tx<'_>, workspace: &WorkspaceId, choice: &AgentChoice) -> Result<(AgentReference, AgentConfig)> {
+    if let AgentChoice::Latest(id) | AgentChoice::Pinned(id, _) = choice
+        && !is_plausible::<AgentId>(id)
+    {
+        return Err(misconfigured(format_args!("subagent {id} is not a valid agent ID")));
+    }
+    chosen(tx, workspace, choice)?.map_err(|unusable| match (unusable, choice) {
+        (Unusable::Archived(id), _) => misconfigured(format_args!("subagent {id} is archived")),
+        (Unusable::Missing, AgentChoice::Pinned(id, version)) => {
+            misconfigured(format_args!("subagent {id} version {version} not found"))
+        }
+        (Unusable::Missing, AgentChoice::Latest(id)) => misconfigured(format_args!("subagent {id} not found")),
+        (Unusable::Missing, AgentChoice::Itself) => Error::reference("agent"),
+    })
+}
+
+/// Why an agent that a body refers to cannot be used. Each resource has words of its own for it.
+pub enum Unusable {
+    /// There is no such agent or version.
+    Missing,
+    /// It is archived.
+    Archived(AgentId),
+}
+
+/// The agent and version that a body refers to, or why it cannot be used.
+pub fn chosen(
     tx: &mut Tx<'_>,
     workspace: &WorkspaceId,
     choice: &AgentChoice,
-) -> Result<(AgentReference, AgentConfig)> {
+) -> Result<Result<(AgentReference, AgentConfig), Unusable>> {
     let (id, version) = match choice {
         AgentChoice::Latest(id) => (id, None),
         AgentChoice::Pinned(id, version) => (id, Some(*version)),
-        AgentChoice::Itself => return Err(Error::reference("agent")),
+        AgentChoice::Itself => return Ok(Err(Unusable::Missing)),
     };
-    let agent = find(tx, workspace, id, version)?.ok_or_else(|| Error::reference("agent"))?;
+    let Some(agent) = find(tx, workspace, id, version)? else { return Ok(Err(Unusable::Missing)) };
     if agent.archived_at.is_some() {
-        return Err(archived());
+        return Ok(Err(Unusable::Archived(agent.id)));
     }
-    Ok((AgentReference::new(agent.id, agent.version), agent.config))
+    Ok(Ok((AgentReference::new(agent.id, agent.version), agent.config)))
 }
 
-fn archived() -> Error {
+/// The error for an archived agent that something would change, or be bound to.
+pub fn archived() -> Error {
     Error::invalid("Cannot modify archived agent")
 }
 
@@ -223,8 +260,8 @@ fn set(tx: &mut Tx<'_>, offer: &Offer, workspace: &WorkspaceId, id: &str, update
     if let Some(seen) = update.version
         && seen != stored.version
     {
-        let latest = stored.version;
-        return Err(Error::Conflict(format!("Agent `{id}` has version {latest} by now, not {seen}: read it again.")));
+        let message = "Concurrent modification detected. Please fetch the latest version and retry.";
+        return Err(Error::Conflict(message.to_owned()));
     }
     let (id, next) = (stored.id.clone(), stored.version + 1);
     let mut config = update.over(&stored.config)?;

@@ -13,6 +13,7 @@ use crate::{
 
 /// `POST /v1/agents/{agent_id}/archive`.
 pub async fn agent(State(app): State<App>, caller: Caller, Path(id): Path<String>) -> Result<Json<Agent>> {
+    agents::check_id(&id)?;
     app.db.write(move |tx| archive_agent(tx, &caller.workspace, &id)).await.map(Json)
 }
 

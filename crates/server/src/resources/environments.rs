@@ -13,8 +13,8 @@ use crate::{
     db::{Row, Select, Tx, vals},
     error::{Error, Result},
     limits::MAX_ENVIRONMENT_BYTES,
-    page::{Order, Page},
-    request::{Body, Caller, Json, List, Path, Query},
+    page::{NullPage, Order},
+    request::{Body, Caller, Json, List, Path, PathAndQuery, Query},
     resources::webhook_outbox,
 };
 
@@ -41,11 +41,11 @@ pub async fn update(
 }
 
 /// `GET /v1/environments`.
-pub async fn list(State(app): State<App>, caller: Caller, query: Query) -> Result<Json<Page<Environment>>> {
+pub async fn list(State(app): State<App>, caller: Caller, query: Query) -> Result<Json<NullPage<Environment>>> {
     let mut select = Select::new(SELECT, &caller.workspace);
     select.when(!query.boolean("include_archived")?.unwrap_or(false), "archived_at IS NULL");
     let list = List { select, key: "id", paging: query.paging(20, 100, Order::Desc)? };
-    list.page(&app.db, from_row, |environment| environment.id.to_string()).await
+    list.null_page(&app.db, from_row, |environment| environment.id.to_string()).await
 }
 
 /// `POST /v1/environments/{environment_id}/archive`.
@@ -53,9 +53,15 @@ pub async fn archive(State(app): State<App>, caller: Caller, Path(id): Path<Stri
     app.db.write(move |tx| set_archived(tx, &caller.workspace, &id)).await.map(Json)
 }
 
-/// `DELETE /v1/environments/{environment_id}`.
-pub async fn delete(State(app): State<App>, caller: Caller, Path(id): Path<String>) -> Result<Json<Deleted>> {
-    app.db.write(move |tx| remove(tx, &caller.workspace, &id)).await.map(Json)
+/// `DELETE /v1/environments/{environment_id}`. `force=true` deletes a self-hosted one although sessions use it.
+pub async fn delete(
+    State(app): State<App>,
+    caller: Caller,
+    PathAndQuery(id, query): PathAndQuery<String>,
+) -> Result<Json<Deleted>> {
+    let force = query.boolean("force")?.unwrap_or(false);
+    query.finish()?;
+    app.db.write(move |tx| remove(tx, &caller.workspace, &id, force)).await.map(Json)
 }
 
 fn insert(tx: &mut Tx<'_>, workspace: &WorkspaceId, fields: &EnvironmentFields) -> Result<Environment> {
@@ -83,13 +89,17 @@ fn name_taken(name: &str) -> Error {
     Error::Conflict(format!("An environment named \"{name}\" already exists in this workspace."))
 }
 
+/// The error for an environment that does not exist, or belongs to another workspace.
+pub fn not_found(id: &str) -> Error {
+    Error::NotFound(format!("Environment {id} not found."))
+}
+
 /// The environment `id` of a workspace.
 ///
 /// # Errors
 /// 404 when there is none.
 pub fn get(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Environment> {
-    let missing = || Error::not_found("Environment", id);
-    tx.one_or(&format!("{SELECT} AND id = $2"), vals![workspace, id], from_row, missing)
+    tx.one_or(&format!("{SELECT} AND id = $2"), vals![workspace, id], from_row, || not_found(id))
 }
 
 fn set(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, update: &UpdateEnvironment) -> Result<Environment> {
@@ -149,22 +159,39 @@ fn set_archived(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<En
     get(tx, workspace, id)
 }
 
-fn remove(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Deleted> {
+fn remove(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, force: bool) -> Result<Deleted> {
+    if !force && config(tx, workspace, id)? == Some(EnvironmentConfig::SelfHosted {}) {
+        check_unused(tx, workspace, id)?;
+    }
     if !tx.changes("DELETE FROM environments WHERE workspace_id = $1 AND id = $2", vals![workspace, id])? {
-        return Err(Error::not_found("Environment", id));
+        return Err(not_found(id));
     }
     webhook_outbox::emit(tx, workspace, [EventType::EnvironmentDeleted], id)?;
     Ok(Deleted::new("environment_deleted", id))
 }
 
-/// The environment that a body refers to, when sessions can be created in it.
-///
-/// # Errors
-/// 404 when there is none or it is archived.
-pub fn referenced(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<(EnvironmentId, EnvironmentConfig)> {
+/// Sessions of a self-hosted environment wait for workers that find them through it. Those of a cloud environment go on
+/// without it.
+fn check_unused(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<()> {
+    let sql =
+        "SELECT count(*) FROM sessions WHERE workspace_id = $1 AND environment_id = $2 AND status <> 'terminated'";
+    let count = tx.one(sql, vals![workspace, id], |row| row.int(0))?.unwrap_or(0);
+    let sessions = match count {
+        0 => return Ok(()),
+        1 => "1 active session".to_owned(),
+        count => format!("{count} active sessions"),
+    };
+    Err(Error::Conflict(format!("Environment has {sessions}. Use force=true to delete anyway.")))
+}
+
+/// The environment that a body refers to, when sessions can be created in it: `None` when there is none or it is archived.
+pub fn referenced(
+    tx: &mut Tx<'_>,
+    workspace: &WorkspaceId,
+    id: &str,
+) -> Result<Option<(EnvironmentId, EnvironmentConfig)>> {
     let sql = "SELECT id, config FROM environments WHERE workspace_id = $1 AND id = $2 AND archived_at IS NULL";
-    let read = |row: &Row<'_>| Ok((row.id("id")?, row.json("config")?));
-    tx.one_or(sql, vals![workspace, id], read, || Error::reference("environment"))
+    tx.one(sql, vals![workspace, id], |row| Ok((row.id("id")?, row.json("config")?)))
 }
 
 /// The configuration of an environment, archived or not; `None` once it is deleted.

@@ -25,10 +25,8 @@ pub async fn preview(State(app): State<App>, _: Caller, query: Query) -> Result<
     let after = query.time("after")?.unwrap_or_else(|| app.clock.now());
     let count = query.integer("count", 1, MAX_PREVIEW_OCCURRENCES)?.unwrap_or(PREVIEW_OCCURRENCES);
     query.finish()?;
-    let cron = Cron::validate(expression, timezone, after.timestamp()).map_err(|error| {
-        let parameter = error.field.trim_start_matches("schedule.");
-        Error::invalid(format_args!("{parameter}: {}", error.message))
-    })?;
+    let cron = Cron::validate(expression, timezone, after.timestamp())
+        .map_err(|error| Error::invalid(error.to_string().replacen("schedule.", "", 1)))?;
     let found = preview::preview(&cron, after.timestamp(), count as usize, MAX_PREVIEW_NOTES);
     let occurrences = found.occurrences.into_iter();
     Ok(Json(SchedulePreview {

@@ -4,7 +4,9 @@ use axum::extract::State;
 use rota_api::{
     id::{Id, WorkspaceId},
     metadata::Metadata,
-    workspace::{CreateWorkspace, DISPLAY_COLOR, DataResidency, References, UpdateWorkspace, Workspace},
+    workspace::{
+        CreateWorkspace, DISPLAY_COLOR, DataResidency, InferenceDataPrivacy, References, UpdateWorkspace, Workspace,
+    },
 };
 
 use super::organization;
@@ -61,8 +63,9 @@ fn insert(tx: &mut Tx<'_>, fields: &CreateWorkspace) -> Result<Workspace> {
     let now = tx.now();
     let id = WorkspaceId::new(now);
     tx.execute_unless_taken(
-        "INSERT INTO workspaces (id, name, compartment_id, display_color, data_residency, tags, created_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        "INSERT INTO workspaces (id, name, compartment_id, display_color, data_residency, tags, created_at,
+             inference_data_privacy)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
         vals![
             &id,
             &fields.name,
@@ -70,7 +73,8 @@ fn insert(tx: &mut Tx<'_>, fields: &CreateWorkspace) -> Result<Workspace> {
             &fields.display_color,
             &serde_json::to_string(&fields.data_residency)?,
             &serde_json::to_string(&fields.tags)?,
-            now
+            now,
+            text_of(fields.inference_data_privacy.as_ref())?.as_deref()
         ],
         || name_taken(&fields.name),
     )?;
@@ -110,14 +114,20 @@ fn set(tx: &mut Tx<'_>, id: &str, update: &UpdateWorkspace) -> Result<Workspace>
     check_references(&update.references)?;
     let name = update.name.as_ref().unwrap_or(&stored.name);
     let data_residency = update.data_residency.over(stored.data_residency)?;
+    let privacy = match (update.inference_data_privacy.clone(), stored.inference_data_privacy) {
+        (Some(sent), kept) => Some(sent.over(kept.unwrap_or_default())),
+        (None, kept) => kept,
+    };
     tx.execute_unless_taken(
-        "UPDATE workspaces SET name = $2, display_color = $3, data_residency = $4, tags = $5 WHERE id = $1",
+        "UPDATE workspaces SET name = $2, display_color = $3, data_residency = $4, tags = $5, inference_data_privacy = $6
+         WHERE id = $1",
         vals![
             id,
             name,
             update.display_color.as_ref().unwrap_or(&stored.display_color),
             &serde_json::to_string(&data_residency)?,
-            &serde_json::to_string(&update.tags.over(&stored.tags)?)?
+            &serde_json::to_string(&update.tags.over(&stored.tags)?)?,
+            text_of(privacy.as_ref())?.as_deref()
         ],
         || name_taken(name),
     )?;
@@ -164,6 +174,7 @@ pub fn named_or_new(tx: &mut Tx<'_>, name: Option<&str>) -> Result<WorkspaceId> 
         name: name.to_owned(),
         display_color: DISPLAY_COLOR.to_owned(),
         data_residency: DataResidency::default(),
+        inference_data_privacy: None,
         tags: Metadata::new(),
         references: References::default(),
     };
@@ -174,8 +185,13 @@ pub fn named_or_new(tx: &mut Tx<'_>, name: Option<&str>) -> Result<WorkspaceId> 
     Ok(id)
 }
 
-const SELECT: &str = "SELECT id, name, compartment_id, display_color, data_residency, tags, created_at, archived_at
-    FROM workspaces WHERE TRUE";
+/// How it is stored where there is any.
+fn text_of(privacy: Option<&InferenceDataPrivacy>) -> Result<Option<String>> {
+    Ok(privacy.map(serde_json::to_string).transpose()?)
+}
+
+const SELECT: &str = "SELECT id, name, compartment_id, display_color, data_residency, tags, created_at, archived_at,
+    inference_data_privacy FROM workspaces WHERE TRUE";
 
 fn from_row(row: &Row<'_>) -> Result<Workspace> {
     Ok(Workspace {
@@ -185,6 +201,7 @@ fn from_row(row: &Row<'_>) -> Result<Workspace> {
         compartment_id: row.text("compartment_id")?,
         display_color: row.text("display_color")?,
         data_residency: row.json("data_residency")?,
+        inference_data_privacy: row.opt_json("inference_data_privacy")?,
         tags: row.json("tags")?,
         external_key_id: None,
         user_profile_id: None,

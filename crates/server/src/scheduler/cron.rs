@@ -44,7 +44,7 @@ const WIDEST_OFFSET: i64 = Offset::MAX.seconds() as i64;
 
 /// Why a schedule is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{field}: {message}")]
+#[error("`{field}` {message}")]
 pub struct CronError {
     /// The field of the request body: `schedule.expression` or `schedule.timezone`.
     pub field: &'static str,
@@ -72,14 +72,19 @@ impl Cron {
         Ok(Cron { times, days, zone })
     }
 
-    /// Reads a schedule that a client wants to use from `now` on: as [`Cron::parse`], and it must also occur within
+    /// Reads a schedule that a client wants to use from `now` on: as [`Cron::parse`], but it must not restrict both the day
+    /// of the month and that of the week, which schedules of earlier versions may, and must occur within
     /// [`MUST_OCCUR_WITHIN`].
     pub fn validate(expression: &str, timezone: &str, now: Timestamp) -> Result<Cron, CronError> {
         let cron = Cron::parse(expression, timezone)?;
+        if cron.days.either {
+            let message = "cannot restrict both day-of-month and day-of-week; use `*` for one";
+            return Err(in_expression(message.to_owned()));
+        }
         if cron.next(now).is_some_and(|next| next.duration_since(now) <= MUST_OCCUR_WITHIN) {
             return Ok(cron);
         }
-        Err(in_expression(format!("{expression:?} does not produce any occurrences in the next year")))
+        Err(in_expression("does not produce any occurrences in the next year".to_owned()))
     }
 
     /// The first occurrence after `after`, or `None` if there is none within 400 years.
@@ -326,7 +331,7 @@ const SIX_WEEKS: u64 = 1 | 1 << 7 | 1 << 14 | 1 << 21 | 1 << 28 | 1 << 35;
 
 fn read_expression(expression: &str) -> Result<(Times, Days), String> {
     check_length(expression, MAX_EXPRESSION)?;
-    let refuse = |reason| format!("{expression:?} is not a valid 5-field cron expression: {reason}");
+    let refuse = |reason| format!("is not a valid 5-field cron expression: {reason}");
     if expression.trim_ascii_start().starts_with('@') {
         return Err(refuse("predefined shortcuts (@daily, @hourly, ...) are not supported".to_owned()));
     }
@@ -404,7 +409,7 @@ fn read_timezone(name: &str) -> Result<TimeZone, String> {
 
 fn check_length(text: &str, most: usize) -> Result<(), String> {
     if text.chars().nth(most).is_some() {
-        return Err(format!("value must contain no more than {most} character(s)"));
+        return Err(format!("must be at most {most} characters"));
     }
     Ok(())
 }
@@ -483,7 +488,7 @@ mod tests {
         for (expression, reason) in cases {
             let refused = Cron::parse(expression, "UTC").unwrap_err();
             assert_eq!(refused.field, "schedule.expression");
-            assert_eq!(refused.message, format!("{expression:?} is not a valid 5-field cron expression: {reason}"));
+            assert_eq!(refused.message, format!("is not a valid 5-field cron expression: {reason}"), "{expression}");
         }
     }
 
@@ -493,7 +498,7 @@ mod tests {
         assert_eq!(longest.len(), 255);
         assert!(Cron::parse(&format!("{longest} "), "UTC").is_ok());
         let refused = Cron::parse(&format!("{longest}  "), "UTC").unwrap_err();
-        assert_eq!(refused.to_string(), "schedule.expression: value must contain no more than 256 character(s)");
+        assert_eq!(refused.to_string(), "`schedule.expression` must be at most 256 characters");
     }
 
     #[test]
@@ -520,10 +525,10 @@ mod tests {
         ];
         for name in refused {
             let refused = Cron::parse("* * * * *", name).unwrap_err();
-            assert_eq!(refused.to_string(), format!("schedule.timezone: {name:?} is not a valid IANA timezone"));
+            assert_eq!(refused.to_string(), format!("`schedule.timezone` {name:?} is not a valid IANA timezone"));
         }
         let refused = Cron::parse("* * * * *", &"x".repeat(65)).unwrap_err();
-        assert_eq!(refused.to_string(), "schedule.timezone: value must contain no more than 64 character(s)");
+        assert_eq!(refused.to_string(), "`schedule.timezone` must be at most 64 characters");
     }
 
     #[test]
@@ -540,8 +545,7 @@ mod tests {
         ];
         for (expression, timezone, now, accepted) in cases {
             let validated = Cron::validate(expression, timezone, at(now)).map(|_| ());
-            let message =
-                format!("schedule.expression: {expression:?} does not produce any occurrences in the next year");
+            let message = "`schedule.expression` does not produce any occurrences in the next year".to_owned();
             assert_eq!(validated.map_err(|e| e.to_string()), if accepted { Ok(()) } else { Err(message) }, "{now}");
         }
     }
@@ -658,6 +662,22 @@ mod tests {
         for (expression, days) in cases {
             let expect = days.map(|day| format!("{day}T00:00Z"));
             check(expression, "UTC", "2026-03-01T00:00Z", &expect.each_ref().map(String::as_str));
+        }
+    }
+
+    #[test]
+    fn a_new_schedule_restricts_one_of_the_two_day_fields_at_most() {
+        for (expression, accepted) in [
+            ("0 0 1 * 1", false),
+            ("0 0 13-14 * 5", false),
+            ("0 0 1 * *", true),
+            ("0 0 * * 1", true),
+            ("0 0 */2 * 1", true),
+        ] {
+            let refused =
+                Cron::validate(expression, "UTC", at("2026-03-01T00:00Z")).map(drop).map_err(|e| e.to_string());
+            let message = "`schedule.expression` cannot restrict both day-of-month and day-of-week; use `*` for one";
+            assert_eq!(refused, if accepted { Ok(()) } else { Err(message.to_owned()) }, "{expression}");
         }
     }
 

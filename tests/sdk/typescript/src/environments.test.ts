@@ -80,7 +80,7 @@ test('two environments may not have one name', async () => {
   const { name } = await makeEnvironment();
   await assert.rejects(client.beta.environments.create({ name }), (failure) => {
     assert(failure instanceof Anthropic.ConflictError);
-    assert.equal(failure.type, 'conflict_error');
+    assert.equal(failure.type, 'invalid_request_error');
     assert.equal(failure.headers.get('x-should-retry'), 'false');
     return true;
   });

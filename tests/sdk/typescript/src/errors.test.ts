@@ -67,8 +67,8 @@ test('a body that does not fit is 400 and names the place', async () => {
   };
   const cron = { type: 'cron', expression: '0 3 * * *', timezone: 'UTC' };
   const cases: Array<[object, string]> = [
-    [{ colour: 'red' }, 'colour: Extra inputs are not permitted'],
-    [{ schedule: { ...cron, every: 5 } }, 'schedule.every: Extra inputs are not permitted'],
+    [{ colour: 'red' }, 'Failed to parse request body: unknown field "colour"'],
+    [{ schedule: { ...cron, every: 5 } }, 'Failed to parse request body: unknown field "every"'],
     [{ schedule: { type: 'interval' } }, 'schedule.type: "interval" is not a valid value'],
     [{ schedule: { ...cron, expression: '@daily' } }, 'predefined shortcuts'],
     [{ schedule: { ...cron, timezone: 'Mars/Phobos' } }, '"Mars/Phobos" is not a valid IANA timezone'],
@@ -95,23 +95,24 @@ test('a request without the beta header is 404', async () => {
   await failure(client.get('/v1/agents'), Anthropic.NotFoundError, 'not_found_error');
 });
 
-test('an unknown beta is 400 and named', async () => {
-  const call = client.beta.agents.list({ betas: ['nonsense-2020-01-01'] });
+test('a beta that is no name is 400 and named', async () => {
+  const call = client.beta.agents.list({ betas: ['nonsense'] });
   const { apiMessage } = await failure(call, Anthropic.BadRequestError, 'invalid_request_error');
-  assert.match(apiMessage!, /Unexpected value\(s\).*nonsense-2020-01-01/);
+  assert.match(apiMessage!, /Unexpected value\(s\).*`nonsense`/);
 });
 
-test('a stale version is 409 and not worth a retry', async () => {
+test('a stale version is 409', async () => {
   const { id } = await makeAgent();
   await client.beta.agents.update(id, { version: 1, system: 'two' });
   const call = client.beta.agents.update(id, { version: 1, system: 'three' });
-  const { headers } = await failure(call, Anthropic.ConflictError, 'conflict_error');
-  assert.equal(headers.get('x-should-retry'), 'false');
+  await failure(call, Anthropic.ConflictError, 'invalid_request_error');
 });
 
-test('a workspace that is not the key\'s is 403', async () => {
-  const call = client.beta.agents.list({ workspace_id: 'wrkspc_another' });
-  await failure(call, Anthropic.PermissionDeniedError, 'permission_error');
+test('a workspace that is not the key\'s is 404, and one that is no id 400', async () => {
+  const missing = client.beta.agents.list({ workspace_id: 'wrkspc_' + '1'.repeat(22) });
+  await failure(missing, Anthropic.NotFoundError, 'not_found_error');
+  const malformed = client.beta.agents.list({ workspace_id: 'default' });
+  await failure(malformed, Anthropic.BadRequestError, 'invalid_request_error');
 });
 
 test('a session over the rate is 429 and a run is recorded as failed', async () => {

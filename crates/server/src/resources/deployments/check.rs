@@ -93,7 +93,8 @@ fn check_agents(tx: &mut Tx<'_>, workspace: &WorkspaceId, target: &Target) -> Re
 fn check_environment(tx: &mut Tx<'_>, target: &Target) -> Result<(), Obstacle> {
     let id = &target.environment_id;
     let Some((archived, environment)) = &target.environment else {
-        return fails(RunErrorType::EnvironmentNotFound, format!("environment `{id}` no longer exists"));
+        let message = format!("session creation rejected: environment `{id}` not found");
+        return fails(RunErrorType::EnvironmentNotFound, message);
     };
     if *archived {
         return fails(RunErrorType::EnvironmentArchived, format!("environment `{id}` is archived"));
@@ -105,7 +106,7 @@ fn check_environment(tx: &mut Tx<'_>, target: &Target) -> Result<(), Obstacle> {
     if let Some((r#type, message)) = missing_resource(target, &environment)? {
         return fails(r#type, message);
     }
-    match egress::blocked_version(tx, id, &environment, &target.agent)? {
+    match egress::blocked_version(tx, &environment, &target.agent)? {
         Some(message) => fails(RunErrorType::McpEgressBlocked, message),
         None => Ok(()),
     }

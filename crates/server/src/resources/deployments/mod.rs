@@ -54,8 +54,8 @@ pub async fn update(
 pub async fn list(State(app): State<App>, caller: Caller, query: Query) -> Result<Json<Page<Deployment>>> {
     let archived = query.boolean("include_archived")?;
     let status = query.one_of("status", &["active", "paused"])?;
-    if archived == Some(true) && status.is_some() {
-        return Err(Error::invalid("include_archived: cannot be combined with status"));
+    if archived.is_some() && status.is_some() {
+        return Err(Error::invalid("include_archived: cannot be set together with status"));
     }
     let mut select = store::select(&caller.workspace);
     select.when(archived != Some(true), "archived_at IS NULL");

@@ -2,7 +2,7 @@
 
 use rota_api::{
     Time,
-    agent::AgentChoice,
+    agent::{AgentChoice, AgentReference},
     decode::Patch,
     deployment::{Deployment, DeploymentFields, ScheduleFields, UpdateDeployment},
     environment::EnvironmentConfig,
@@ -19,14 +19,17 @@ use crate::{
     db::{Tx, vals},
     error::{Error, Result},
     limits::MAX_DEPLOYMENT_BYTES,
-    resources::{agents, environments, sessions, webhook_outbox},
+    resources::{
+        agents::{self, Unusable},
+        environments, sessions, webhook_outbox,
+    },
     scheduler::{cron::Cron, settle::State},
 };
 
 pub(super) fn insert(tx: &mut Tx<'_>, workspace: &WorkspaceId, fields: &DeploymentFields) -> Result<Deployment> {
     lock_agent(tx, workspace, &fields.agent)?;
-    let (agent, _) = agents::referenced(tx, workspace, &fields.agent)?;
-    let (environment_id, environment) = environments::referenced(tx, workspace, &fields.environment_id)?;
+    let agent = agent(tx, workspace, &fields.agent)?;
+    let (environment_id, environment) = environment(tx, workspace, &fields.environment_id)?;
     sessions::check_vaults(&fields.vault_ids)?;
     sessions::check_budget(fields.budget.as_ref())?;
     check_resources(&fields.resources, &environment_id, &environment)?;
@@ -83,12 +86,12 @@ fn set(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, update: &UpdateDeploy
     let metadata: Metadata = serde_json::from_str(stored.metadata.get())?;
     let metadata = serde_json::to_string(&update.metadata.over(&metadata)?)?;
     let agent = match &update.agent {
-        Some(choice) => agents::referenced(tx, workspace, choice)?.0,
+        Some(choice) => agent(tx, workspace, choice)?,
         None => stored.agent,
     };
     let environment_id = update.environment_id.as_deref().unwrap_or(stored.environment_id.as_ref()).to_owned();
     if update.environment_id.is_some() || update.resources.is_some() {
-        let (id, environment) = environments::referenced(tx, workspace, &environment_id)?;
+        let (id, environment) = environment(tx, workspace, &environment_id)?;
         if let Some(resources) = &update.resources {
             check_resources(resources, &id, &environment)?;
         }
@@ -156,6 +159,18 @@ fn lock_agent(tx: &mut Tx<'_>, workspace: &WorkspaceId, choice: &AgentChoice) ->
         AgentChoice::Latest(id) | AgentChoice::Pinned(id, _) => agents::lock(tx, workspace, id),
         AgentChoice::Itself => Ok(()),
     }
+}
+
+fn agent(tx: &mut Tx<'_>, workspace: &WorkspaceId, choice: &AgentChoice) -> Result<AgentReference> {
+    match agents::chosen(tx, workspace, choice)? {
+        Ok((agent, _)) => Ok(agent),
+        Err(Unusable::Missing) => Err(Error::reference("agent")),
+        Err(Unusable::Archived(_)) => Err(agents::archived()),
+    }
+}
+
+fn environment(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<(EnvironmentId, EnvironmentConfig)> {
+    environments::referenced(tx, workspace, id)?.ok_or_else(|| Error::reference("environment"))
 }
 
 fn check_schedule(schedule: Option<&ScheduleFields>, now: Time) -> Result<()> {

@@ -120,7 +120,7 @@ fn reserve(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &SessionId, count:
         |row| row.int(0),
     )?;
     tx.after_commit(Notice::SessionChanged(session.clone()));
-    let next = next.ok_or_else(|| Error::not_found("Session", session.as_ref()))?;
+    let next = next.ok_or_else(|| sessions::not_found(session.as_ref()))?;
     Ok(next - count as i64)
 }
 

@@ -9,7 +9,7 @@ pub mod stream;
 pub use send::{interrupt, interrupted_result};
 
 use axum::extract::State;
-use rota_api::{event, id::WorkspaceId};
+use rota_api::{decode::Dialect, event, id::WorkspaceId};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -29,7 +29,10 @@ pub struct Sent {
 /// `POST /v1/sessions/{session_id}/events`.
 pub async fn send(State(app): State<App>, caller: Caller, Path(id): Path<String>, body: Body) -> Result<Json<Sent>> {
     let now = app.clock.now();
-    let events = body.read(|o| event::read_events(&o.required("events")?, now))?;
+    let events = body.read(|o| {
+        o.speak(Dialect::Sessions);
+        event::read_events(&o.required("events")?, now)
+    })?;
     let data = app.db.write(move |tx| send::send(tx, &caller.workspace, &id, &events)).await?;
     Ok(Json(Sent { data }))
 }

@@ -113,7 +113,7 @@ fn start(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Start> {
     let found = tx.one(sql, vals![workspace, id], |row| {
         Ok(Start { session: row.id(0)?, seq: row.int(1)? - 1, input: row.int(2)? - 1 })
     })?;
-    found.ok_or_else(|| Error::not_found("Session", id))
+    found.ok_or_else(|| crate::resources::sessions::not_found(id))
 }
 
 /// An open stream.

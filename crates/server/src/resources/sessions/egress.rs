@@ -2,9 +2,8 @@
 
 use http::Uri;
 use rota_api::{
-    agent::{AgentReference, McpServer, Multiagent, SessionAgent},
+    agent::{AgentReference, Multiagent, SessionAgent},
     environment::{EnvironmentConfig, LimitedNetwork, Networking},
-    id::EnvironmentId,
 };
 
 use crate::{
@@ -15,21 +14,29 @@ use crate::{
 /// Why a session of `agent` cannot reach an MCP server in an environment; `None` when it reaches all of them.
 ///
 /// The agents of a roster work in the same environment, so their servers count too.
-pub fn blocked(id: &EnvironmentId, environment: &EnvironmentConfig, agent: &SessionAgent) -> Option<String> {
+pub fn blocked(environment: &EnvironmentConfig, agent: &SessionAgent) -> Option<String> {
     let network = restricted(environment)?;
     let members = agent.multiagent.iter().flat_map(Multiagent::agents);
-    let mut servers = agent.primary.mcp_servers.iter().chain(members.flat_map(|member| &member.mcp_servers));
-    let McpServer { name, url, .. } = servers.find(|server| !reaches(network, &server.url))?;
-    Some(format!(
-        "environment `{id}` does not reach the MCP server \"{name}\" at {url}: add its host to \
-         networking.allowed_hosts, or set networking.allow_mcp_servers"
-    ))
+    let servers = agent.primary.mcp_servers.iter().chain(members.flat_map(|member| &member.mcp_servers));
+    let mut blocked: Vec<String> = Vec::new();
+    for server in servers.filter(|server| !reaches(network, &server.url)) {
+        let told = format!("\"{}\" ({})", server.name, host_of(&server.url));
+        if !blocked.contains(&told) {
+            blocked.push(told);
+        }
+    }
+    (!blocked.is_empty()).then(|| {
+        format!(
+            "MCP server host(s) blocked by environment network policy: {}. Add these hosts to the environment's \
+             allowed_hosts, or set allow_mcp_servers=true.",
+            blocked.join(", ")
+        )
+    })
 }
 
 /// The same, for an agent as it is stored. An environment that reaches every MCP server needs no look at the agent.
 pub fn blocked_version(
     tx: &mut Tx<'_>,
-    id: &EnvironmentId,
     environment: &EnvironmentConfig,
     agent: &AgentReference,
 ) -> Result<Option<String>> {
@@ -39,7 +46,7 @@ pub fn blocked_version(
     let sql = "SELECT snapshot FROM agent_versions WHERE agent_id = $1 AND version = $2";
     let snapshot = tx.one(sql, vals![&agent.id, agent.version], |row| row.json(0))?;
     let snapshot = snapshot.ok_or_else(|| Error::internal(format!("agent `{}` has lost a version", agent.id)))?;
-    Ok(blocked(id, environment, &snapshot))
+    Ok(blocked(environment, &snapshot))
 }
 
 /// The network, when it does not reach every MCP server.
@@ -56,6 +63,11 @@ fn restricted(environment: &EnvironmentConfig) -> Option<&LimitedNetwork> {
 fn reaches(network: &LimitedNetwork, url: &str) -> bool {
     let Ok(url) = url.parse::<Uri>() else { return false };
     url.host().is_some_and(|host| network.allows(host))
+}
+
+/// The host of `url`, or all of what is no URL.
+fn host_of(url: &str) -> String {
+    url.parse::<Uri>().ok().and_then(|uri| uri.host().map(str::to_owned)).unwrap_or_else(|| url.to_owned())
 }
 
 #[cfg(test)]

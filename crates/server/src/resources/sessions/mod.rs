@@ -22,7 +22,7 @@ use crate::{
 
 pub use store::{
     Control, FilesOf, NewSession, Waiting, WaitingFor, add_outcomes, control, files_are_gone, files_of, find,
-    forget_deleted, get, insert, is_rate_limited, lock, new_outcome, set_waiting, usage,
+    forget_deleted, get, insert, is_rate_limited, lock, new_outcome, not_found, set_waiting, usage,
 };
 pub use write::{check_budget, check_mountable, check_vaults, self_hosted_resources};
 
@@ -65,10 +65,8 @@ pub async fn list(State(app): State<App>, caller: Caller, query: Query) -> Resul
         return Err(Error::invalid("Invalid agent ID."));
     }
     select.text("s.agent_id =", agent);
-    let version = query.integer("agent_version", 1, i64::MAX)?;
-    if version.is_some() && agent.is_none() {
-        return Err(Error::invalid("agent_version: applies only together with agent_id"));
-    }
+    // As the API has it, a version without an agent is of no agent, and says nothing.
+    let version = query.integer("agent_version", 1, i64::MAX)?.filter(|_| agent.is_some());
     select.int("s.agent_version =", version);
     // No session has a memory store: this server does not hold any yet.
     select.when(query.text("memory_store_id").is_some(), "1 = 0");
@@ -113,6 +111,7 @@ fn walk(
     select.when(terminated, "s.status = 'terminated'");
     select.any_of("s.status", if terminated { &[] } else { statuses });
     select.when(!archived, "s.archived_at IS NULL");
+    select.when(!archived && statuses.is_empty(), "s.status <> 'terminated'");
     (select, key)
 }
 

@@ -61,12 +61,17 @@ pub(super) fn listed(row: &Row<'_>, now: Time) -> Result<Listed> {
     Ok(Listed { session: from_row(row, now)?, key: row.text(16)? })
 }
 
+/// The error for a session that does not exist, or belongs to another workspace.
+pub fn not_found(id: &str) -> Error {
+    Error::NotFound(format!("Session not found: {id}"))
+}
+
 /// The session `id` of a workspace.
 ///
 /// # Errors
 /// 404 when there is none.
 pub fn get(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Session> {
-    find(tx, workspace, id)?.ok_or_else(|| Error::not_found("Session", id))
+    find(tx, workspace, id)?.ok_or_else(|| not_found(id))
 }
 
 /// The session `id` of a workspace. `None` when there is none.
@@ -170,7 +175,7 @@ pub fn control(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Con
             })
         },
     )?;
-    found.ok_or_else(|| Error::not_found("Session", id))
+    found.ok_or_else(|| not_found(id))
 }
 
 /// The totals of a session as they were last stored; nothing where they cannot be read.

@@ -4,7 +4,7 @@ use rota_api::{
     agent::{AgentConfig, SessionAgent, check_tool_references},
     environment::EnvironmentConfig,
     event::EventBody,
-    id::{EnvironmentId, Id, SessionId, WorkspaceId},
+    id::{self, EnvironmentId, Id, SessionId, WorkspaceId},
     metadata::Metadata,
     session::{CreateSession, Overrides, Resource, Session, Status, UpdateSession},
     webhook::EventType,
@@ -16,7 +16,12 @@ use crate::{
     app::FirePolicy,
     db::{Notice, Tx, vals},
     error::{Error, Result},
-    resources::{agents, environments, events::log, webhook_outbox},
+    resources::{
+        agents::{self, Unusable},
+        environments,
+        events::log,
+        webhook_outbox,
+    },
 };
 
 pub(super) fn create(
@@ -25,15 +30,21 @@ pub(super) fn create(
     workspace: &WorkspaceId,
     new: &CreateSession,
 ) -> Result<Session> {
-    let (agent, config) = agents::referenced(tx, workspace, &new.agent)?;
+    let (agent, config) = agents::chosen(tx, workspace, &new.agent)?.map_err(|unusable| match unusable {
+        Unusable::Missing => Error::reference("agent"),
+        Unusable::Archived(id) => {
+            Error::invalid(format_args!("agent {id} is archived and cannot be used to create a session"))
+        }
+    })?;
     let changed_agent = changed(tx, policy, &agent, &config, &new.overrides)?;
-    let (environment_id, environment) = environments::referenced(tx, workspace, &new.environment_id)?;
+    let found = environments::referenced(tx, workspace, &new.environment_id)?;
+    let (environment_id, environment) = found.ok_or_else(|| environments::not_found(&new.environment_id))?;
     check_vaults(&new.vault_ids)?;
     check_budget(new.budget.as_ref())?;
     check_resources(&new.resources, &environment_id, &environment)?;
     let blocked = match &changed_agent {
-        Some(snapshot) => egress::blocked(&environment_id, &environment, &serde_json::from_str(snapshot)?),
-        None => egress::blocked_version(tx, &environment_id, &environment, &agent)?,
+        Some(snapshot) => egress::blocked(&environment, &serde_json::from_str(snapshot)?),
+        None => egress::blocked_version(tx, &environment, &agent)?,
     };
     if let Some(message) = blocked {
         return Err(Error::invalid(message));
@@ -122,7 +133,18 @@ fn check_resources(resources: &[Resource], id: &EnvironmentId, environment: &Env
         return Err(self_hosted_resources(id));
     }
     check_mountable(resources)?;
-    Err(Error::reference(if matches!(first, Resource::File { .. }) { "file" } else { "memory store" }))
+    Err(match first {
+        Resource::File { file_id, .. } if !id::is_id_like("file_", file_id) => {
+            Error::invalid(format_args!("Invalid file resource: invalid file_id: {file_id:?}"))
+        }
+        Resource::File { file_id, .. } => Error::NotFound(format!(
+            "One or more files not found. Check that each `file_id` exists and is accessible: {file_id}"
+        )),
+        Resource::MemoryStore { memory_store_id, .. } => {
+            Error::NotFound(format!("Memory store `{memory_store_id}` not found."))
+        }
+        Resource::GithubRepository { .. } => Error::reference("repository"),
+    })
 }
 
 /// The error for resources that a worker cannot mount.
@@ -184,7 +206,7 @@ fn with_tools(tx: &mut Tx<'_>, workspace: &WorkspaceId, stored: &Session, update
     check_tool_references("agent", &primary.tools, &primary.mcp_servers)?;
     let agent = SessionAgent { primary, multiagent };
     if let Some(environment) = environments::config(tx, workspace, stored.environment_id.as_ref())?
-        && let Some(message) = egress::blocked(&stored.environment_id, &environment, &agent)
+        && let Some(message) = egress::blocked(&environment, &agent)
     {
         return Err(Error::invalid(message));
     }
@@ -198,7 +220,12 @@ pub(super) fn archive(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Res
     lock(tx, workspace, id)?;
     let session = control(tx, workspace, id)?;
     if session.archived_at.is_none() {
-        check_at_rest(&session, "archived")?;
+        check_at_rest(&session, |id, status| {
+            format!(
+                "Session {id} cannot be archived while its status is \"{status}\". Only pending or idle sessions may be \
+                 archived."
+            )
+        })?;
         tx.execute(
             "UPDATE sessions SET archived_at = $3, updated_at = $3, status = 'terminated', waiting_on = NULL,
                  runnable_at = NULL, running_since = NULL
@@ -217,7 +244,10 @@ pub(super) fn archive(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Res
 pub(super) fn delete(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Deleted> {
     lock(tx, workspace, id)?;
     let session = control(tx, workspace, id)?;
-    check_at_rest(&session, "deleted")?;
+    check_at_rest(&session, |_, _| {
+        "Cannot delete session while it is running. Send an interrupt event or wait for the session to complete."
+            .to_owned()
+    })?;
     for table in ["session_events", "session_inputs"] {
         tx.execute(&format!("DELETE FROM {table} WHERE session_id = $1"), vals![id])?;
     }
@@ -228,13 +258,10 @@ pub(super) fn delete(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Resu
     Ok(Deleted { id: SessionId::trusted(id.to_owned()), r#type: "session_deleted" })
 }
 
-fn check_at_rest(session: &super::Control, verb: &str) -> Result<()> {
+/// That a session is not at work; `refused` says what cannot be done to the session of this id and status.
+fn check_at_rest(session: &super::Control, refused: impl Fn(&SessionId, &str) -> String) -> Result<()> {
     match session.status {
         Status::Idle | Status::Terminated => Ok(()),
-        working => Err(Error::invalid(format_args!(
-            "Session {} cannot be {verb} while its status is {}. Send a user.interrupt event first.",
-            session.id,
-            working.as_str()
-        ))),
+        working => Err(Error::invalid(refused(&session.id, working.as_str()))),
     }
 }
