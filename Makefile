@@ -4,7 +4,7 @@
 
 # The whole way once: server, agent, environment, deployment, run, live session.
 demo:
-	cargo run --quiet -p rota -- demo
+	cargo run -p rota -- demo
 
 # Everything: what `check` does, the same tests on PostgreSQL, and the official SDKs against the real binary; the widest
 # of their suites also on PostgreSQL.

@@ -11,15 +11,18 @@ use std::{env, fs};
 const NAME: &str = "rota-init";
 /// The profile of the workspace's `Cargo.toml` that it is built with.
 const PROFILE: &str = "init";
-/// What must not reach the second cargo: flags and wrappers of this build (`cargo clippy` is one), which are not for the
-/// init and would have it built anew by each kind of build.
-const NOT_FOR_THE_INIT: [&str; 4] = ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "RUSTC_WORKSPACE_WRAPPER", "CLIPPY_ARGS"];
+/// The feature of the server's side. Cargo leaves this variable to what a build script starts.
+const HOST: &str = "CARGO_FEATURE_HOST";
+/// What must not reach the second cargo: the feature, and flags and wrappers of this build (`cargo clippy` is one), which
+/// would have the init built anew by each kind of build.
+const NOT_FOR_THE_INIT: [&str; 5] =
+    [HOST, "RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "RUSTC_WORKSPACE_WRAPPER", "CLIPPY_ARGS"];
 
 fn main() {
     for read in ["build.rs", "Cargo.toml", "src", "../../Cargo.toml", "../../Cargo.lock"] {
         println!("cargo::rerun-if-changed={read}");
     }
-    if env::var_os("CARGO_FEATURE_HOST").is_none() {
+    if env::var_os(HOST).is_none() {
         return; // This is the build of the init.
     }
     let out = PathBuf::from(variable("OUT_DIR"));

@@ -1,6 +1,10 @@
 //! `rota demo`: the whole way once, as a client sees it.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    io::{IsTerminal, stdout},
+    path::PathBuf,
+    process::ExitCode,
+};
 
 use anyhow::{Context, Result, bail};
 use reqwest::{Client, Method, Response};
@@ -42,12 +46,13 @@ async fn in_folder(data: PathBuf) -> Result<ExitCode> {
     let server = rota_server::serve(config, Clock::System).await?;
     let key = server.first_key.as_ref().context("the folder has a store already; use a fresh one")?.key.clone();
     let client = Api { http: client()?, base: format!("http://{}", server.address), key };
-    let outcome = drive(&client).await;
+    let outcome = drive(&client, stdout().is_terminal()).await;
     server.stop().await;
     outcome
 }
 
-async fn drive(api: &Api) -> Result<ExitCode> {
+/// Goes the whole way. Somebody who watches may `stay` and look at what there is, until the demo is interrupted.
+async fn drive(api: &Api, stay: bool) -> Result<ExitCode> {
     println!("A server listens on {}\n", api.base);
     let tools = json!([{"type": "agent_toolset_20260401"}]);
     let agent = api.post("/v1/agents", &json!({"name": "demo", "model": "playbook", "tools": tools})).await?;
@@ -76,8 +81,35 @@ async fn drive(api: &Api) -> Result<ExitCode> {
         text(&done, "status"),
         text(&run, "id")
     );
+    if stay {
+        println!("{}", to_look_at(api, session));
+        tokio::signal::ctrl_c().await?;
+    }
     api.delete(&format!("/v1/sessions/{session}")).await?;
+    println!("{NEXT}");
     Ok(code)
+}
+
+/// What to do once the demo is over.
+const NEXT: &str = "
+Next: start a server that stays, and give it work.
+
+  cargo build --release -p rota
+  target/release/rota serve --data ./data      shows the first API key, once
+
+README.md goes on from there, with curl, the Python SDK and `ant`: see \"A first deployment\".";
+
+/// What to do while the server of the demo is there.
+fn to_look_at(api: &Api, session: &str) -> String {
+    let Api { base, key, .. } = api;
+    format!(
+        "
+The server stays until you end it with Ctrl-C; then what it made is deleted. Until then, in another shell:
+
+  export ANTHROPIC_BASE_URL={base} ANTHROPIC_API_KEY={key}
+  curl -s -H \"x-api-key: $ANTHROPIC_API_KEY\" -H \"anthropic-beta: managed-agents-2026-04-01\" \\
+    $ANTHROPIC_BASE_URL/v1/sessions/{session}/events"
+    )
 }
 
 /// Prints the events of a session until it rests. From the log's start: what happened before the stream was opened

@@ -36,6 +36,7 @@ impl Db {
     /// committed transaction goes to `publish`, in the order of the commits.
     pub fn open(folder: &Path, clock: Clock, publish: Publish) -> Result<(Self, Writer)> {
         let path = folder.join(FILE);
+        refuse_half_a_copy(&path)?;
         let mut writer = connect(&path, OpenFlags::default())?;
         migrate::sqlite(&mut writer)?;
         let idle = (0..limits::READ_CONNECTIONS).map(|_| connect(&path, read_only())).collect::<Result<_>>()?;
@@ -72,6 +73,24 @@ impl Readers {
     ) -> Result<Option<T>> {
         Tx::sqlite(&lock(&self.lookup), clock).one(sql, params, map)
     }
+}
+
+/// Refuses what is left of a store that was copied while its server ran, when the log beside it was left behind: an empty
+/// file, on which a new store would begin.
+fn refuse_half_a_copy(path: &Path) -> Result<()> {
+    let length = |path: &Path| path.metadata().map_or(0, |file| file.len());
+    if length(path) == 0 || length(&path.with_extension("db-wal")) > 0 {
+        return Ok(());
+    }
+    let connection = Connection::open_with_flags(path, read_only())?;
+    if connection.query_row("SELECT EXISTS (SELECT 1 FROM sqlite_schema)", [], |row| row.get(0))? {
+        return Ok(());
+    }
+    Err(Error::invalid(format_args!(
+        "{} has no tables. It may be a copy that was made while a server ran, without rota.db-wal beside it: copy the store of a \
+         server that has stopped, or both files at one moment. To begin a new store, delete it first",
+        path.display()
+    )))
 }
 
 /// Whether there is no store in `folder`, or nobody has begun it.
@@ -346,6 +365,26 @@ mod tests {
         assert_eq!(log(), 0);
         let copy = Folder::new();
         std::fs::copy(folder.0.join(FILE), copy.0.join(FILE)).unwrap();
+        let (db, _writer) = Db::open(&copy.0, Clock::System, Box::new(|_| {})).unwrap();
+        let names = db.read(|tx| tx.all("SELECT key FROM idempotency_keys", &[], |row| row.text(0))).await.unwrap();
+        assert_eq!(names, ["a"]);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_copy_of_a_store_in_use_without_its_log_is_refused_and_not_begun_anew() {
+        let folder = Folder::new();
+        let (db, _writer) = Db::open(&folder.0, Clock::System, Box::new(|_| {})).unwrap();
+        db.write(insert("a")).await.unwrap();
+        let copy = Folder::new();
+        std::fs::copy(folder.0.join(FILE), copy.0.join(FILE)).unwrap();
+        for _ in 0..2 {
+            let Err(refused) = Db::open(&copy.0, Clock::System, Box::new(|_| {})) else {
+                panic!("a new store was begun")
+            };
+            assert!(refused.to_string().contains("without rota.db-wal beside it"), "{refused}");
+        }
+        let log = format!("{FILE}-wal");
+        std::fs::copy(folder.0.join(&log), copy.0.join(&log)).unwrap();
         let (db, _writer) = Db::open(&copy.0, Clock::System, Box::new(|_| {})).unwrap();
         let names = db.read(|tx| tx.all("SELECT key FROM idempotency_keys", &[], |row| row.text(0))).await.unwrap();
         assert_eq!(names, ["a"]);

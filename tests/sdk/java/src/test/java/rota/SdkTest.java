@@ -26,10 +26,12 @@ import com.anthropic.models.beta.deployments.DeploymentCreateParams;
 import com.anthropic.models.beta.environments.BetaEnvironment;
 import com.anthropic.models.beta.environments.EnvironmentCreateParams;
 import com.anthropic.models.beta.sessions.BetaManagedAgentsSession;
+import com.anthropic.models.beta.sessions.SessionCreateParams;
 import com.anthropic.models.beta.sessions.events.BetaManagedAgentsSessionEvent;
 import com.anthropic.models.beta.sessions.events.BetaManagedAgentsStreamSessionEvents;
 import com.anthropic.models.beta.sessions.events.BetaManagedAgentsUserMessageEventParams;
 import com.anthropic.models.beta.sessions.events.EventListPage;
+import com.anthropic.models.beta.sessions.events.EventSendParams;
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.json.JsonMapper;
 import java.io.IOException;
@@ -38,6 +40,7 @@ import java.nio.file.Path;
 import java.nio.file.Paths;
 import java.time.Duration;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.Collection;
 import java.util.Collections;
 import java.util.LinkedHashMap;
@@ -47,6 +50,7 @@ import java.util.Map;
 import java.util.UUID;
 import java.util.stream.Collectors;
 import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.Timeout;
 
 /** The main job with the official Java SDK; each response passes the SDK's own {@code validate()}. */
 class SdkTest {
@@ -73,11 +77,15 @@ class SdkTest {
     }
 
     private static BetaManagedAgentsAgent newAgent() {
+        return newAgent(BetaManagedAgentsModel.CLAUDE_OPUS_5_5);
+    }
+
+    private static BetaManagedAgentsAgent newAgent(BetaManagedAgentsModel model) {
         return CLIENT.beta()
                 .agents()
                 .create(AgentCreateParams.builder()
                         .name(unique("agent"))
-                        .model(BetaManagedAgentsModel.CLAUDE_OPUS_5_5)
+                        .model(model)
                         .addTool(BetaManagedAgentsAgentToolset20260401Params.builder().build())
                         .build())
                 .validate();
@@ -122,6 +130,51 @@ class SdkTest {
             for (BetaManagedAgentsStreamSessionEvents event : stream) {
                 if (note(events, JSON.valueToTree(event.validate()))) {
                     return events.values();
+                }
+            }
+        }
+        return fail("the stream ended before the session came to rest");
+    }
+
+    /**
+     * The calls of the SDK's own example programs in their order: send, then open the stream, and read until the session
+     * rests. The first model is `playbook` under another name, the second one is slow.
+     */
+    @Test
+    @Timeout(120)
+    void theFirstProgramReadsItsAnswerAndEnds() {
+        for (BetaManagedAgentsModel model : Arrays.asList(
+                BetaManagedAgentsModel.CLAUDE_OPUS_5_5, BetaManagedAgentsModel.CLAUDE_HAIKU_4_5)) {
+            String agent = newAgent(model).id();
+            for (int time = 0; time < 10; time++) {
+                List<String> types = program(agent);
+                assertTrue(types.contains("agent.message"), "no answer in " + types);
+            }
+        }
+    }
+
+    private static List<String> program(String agent) {
+        String session = CLIENT.beta()
+                .sessions()
+                .create(SessionCreateParams.builder()
+                        .agent(agent)
+                        .environmentId(newEnvironment().id())
+                        .build())
+                .validate()
+                .id();
+        CLIENT.beta()
+                .sessions()
+                .events()
+                .send(session, EventSendParams.builder().addEvent(message("echo hello")).build())
+                .validate();
+        List<String> types = new ArrayList<>();
+        try (StreamResponse<BetaManagedAgentsStreamSessionEvents> stream =
+                CLIENT.beta().sessions().events().streamStreaming(session)) {
+            for (BetaManagedAgentsStreamSessionEvents event : stream) {
+                String type = JSON.valueToTree(event.validate()).get("type").asText();
+                types.add(type);
+                if (type.equals("session.status_idle")) {
+                    return types;
                 }
             }
         }
