@@ -1,6 +1,7 @@
 //! Sessions: one agent at work in one environment.
 
 pub mod egress;
+pub mod events;
 mod store;
 pub mod warnings;
 mod write;

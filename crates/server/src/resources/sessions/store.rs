@@ -10,11 +10,11 @@ use rota_api::{
 use serde::{Deserialize, Serialize};
 use serde_json::{json, value::RawValue};
 
+use super::events::log;
 use crate::{
     db::{Notice, Row, Select, Tx, vals},
     error::{Error, Result},
     limits::{DELETED_SESSIONS_KEPT_MICROS, MAX_OUTCOMES_BYTES},
-    resources::events::log,
 };
 
 macro_rules! columns {

@@ -11,12 +11,14 @@ use rota_api::{
 };
 use serde_json::Value;
 
-use super::{Deleted, NewSession, control, egress, get, insert, is_rate_limited, lock, store::files_are_to_go};
+use super::{
+    Deleted, NewSession, control, egress, events::log, get, insert, is_rate_limited, lock, store::files_are_to_go,
+};
 use crate::{
     app::FirePolicy,
     db::{Notice, Tx, vals},
     error::{Error, Result},
-    resources::{agents, environments, events::log, webhook_outbox},
+    resources::{agents, environments, webhook_outbox},
 };
 
 pub(super) fn create(
