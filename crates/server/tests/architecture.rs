@@ -300,6 +300,32 @@ fn pure_parts_do_nothing() {
     }
 }
 
+/// A function that reads rows does so by name: the order of a SELECT, perhaps of another file, is none of its business. A
+/// closure beside its statement may count.
+#[test]
+fn no_function_reads_a_row_by_number() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/resources");
+    let mut readers = 0;
+    for file in files(&src).into_iter().filter(|file| !file.to_str().unwrap().contains("sessions/events/")) {
+        let code = code(&file);
+        for reader in code
+            .split("fn ")
+            .filter(|rest| rest.split_once('(').is_some_and(|(_, parameters)| parameters.starts_with("row: &Row<'_>")))
+        {
+            let body = reader.split("\n}").next().unwrap();
+            let by_number = body.match_indices("row.").find(|(at, _)| {
+                let asked =
+                    body[*at..].split_once('(').map(|(_, column)| column.starts_with(|c: char| c.is_ascii_digit()));
+                asked == Some(true)
+            });
+            let line = by_number.map(|(at, _)| body[at..].lines().next().unwrap());
+            assert_eq!(line, None, "{}", file.display());
+            readers += 1;
+        }
+    }
+    assert!(readers > 10, "{readers} functions that read rows were found");
+}
+
 /// A log line has its text as `message`: a field of that name would be a second one in the same JSON object.
 #[test]
 fn no_log_line_has_a_field_named_message() {

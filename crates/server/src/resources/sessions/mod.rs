@@ -8,10 +8,10 @@ mod write;
 
 use axum::extract::State;
 use rota_api::{
+    Deleted,
     id::{AgentId, DeploymentId, SessionId, WorkspaceId},
     session::{CreateSession, Session, UpdateSession},
 };
-use serde::Serialize;
 
 use crate::{
     app::App,
@@ -125,11 +125,4 @@ pub async fn archive(State(app): State<App>, caller: Caller, Path(id): Path<Stri
 /// `DELETE /v1/sessions/{session_id}`.
 pub async fn delete(State(app): State<App>, caller: Caller, Path(id): Path<String>) -> Result<Json<Deleted>> {
     app.db.write(move |tx| write::delete(tx, &caller.workspace, &id)).await.map(Json)
-}
-
-/// The answer to a delete.
-#[derive(Debug, Serialize)]
-pub struct Deleted {
-    id: SessionId,
-    r#type: &'static str,
 }
