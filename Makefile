@@ -33,9 +33,9 @@ release:
 	objcopy --only-keep-debug target/dist/rota target/ship/rota.debug
 	cd target/ship && objcopy --strip-all --add-gnu-debuglink=rota.debug ../dist/rota rota
 
-# Writes the parts of the documentation that are made from the code.
+# Writes what is made from the code: the list in docs/compatibility.md and the contract of /rota/v1.
 pages:
-	ROTA_WRITE_PAGES=1 cargo test --quiet -p rota-server --test operations_page
+	ROTA_WRITE_PAGES=1 cargo test --quiet -p rota-api -p rota-server --test own_contract --test operations_page
 
 # Sessions at work through outages of the database, kills, freezes and a full disk: half an hour, as root all of it.
 reliability:

@@ -1,9 +1,10 @@
 //! The answer to a delete.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// What is gone.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct Deleted {
     /// The id that it had.
     pub id: String,

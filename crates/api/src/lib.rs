@@ -20,6 +20,7 @@ pub mod organization;
 pub mod policy;
 pub mod run_outcome;
 pub mod schedule;
+mod schema;
 pub mod session;
 pub mod time;
 pub mod warning;

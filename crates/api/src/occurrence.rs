@@ -1,5 +1,6 @@
 //! Occurrences of a deployment's schedule and what became of each.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -9,7 +10,7 @@ use crate::{
 };
 
 /// A time at which a schedule matched, or will match, and what became of it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct AuditedOccurrence {
     /// Always `deployment_occurrence`.
     pub r#type: &'static str,
@@ -34,7 +35,7 @@ pub struct AuditedOccurrence {
 macro_rules! names {
     ($(#[$doc:meta])* $type:ident { $($(#[$each:meta])* $variant:ident $name:literal)* }) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
         pub enum $type {$(
             $(#[$each])*
             #[serde(rename = $name)]

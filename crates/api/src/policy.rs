@@ -2,6 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::Value;
 
@@ -26,7 +27,7 @@ pub const MAX_CATCH_UP_SECONDS: i64 = 31 * 86_400;
 pub const MAX_JITTER_SECONDS: i64 = 3600;
 
 /// The policy of a deployment as the API shows it: what holds, whether it was set or is the server's default.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct DeploymentPolicy {
     /// Always `deployment_policy`.
     pub r#type: &'static str,
@@ -45,7 +46,7 @@ pub struct DeploymentPolicy {
 }
 
 /// What becomes of an occurrence that finds as many sessions of its deployment at work as there may be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Overlap {
     /// It fires, unless a limit is set: then it is skipped.
@@ -79,7 +80,7 @@ impl Overlap {
 }
 
 /// How often, and when, the session of an occurrence is tried to be started.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Retry {
     /// Attempts, the first included: 1 to [`MAX_ATTEMPTS`]. 1 is no retry.
     pub max_attempts: u32,

@@ -1,5 +1,6 @@
 //! What became of a deployment run: the run, which only says that a session was created, beside that session.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::{
@@ -11,17 +12,18 @@ use crate::{
 };
 
 /// A run and what became of it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct RunWithOutcome {
     /// The run.
     #[serde(flatten)]
+    #[schemars(skip)]
     pub run: DeploymentRun,
     /// What became of it.
     pub outcome: RunOutcome,
 }
 
 /// What became of a run.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct RunOutcome {
     /// The session as it is now; null when none was created, or when it was deleted since.
     pub session: Option<SessionOutcome>,
@@ -32,7 +34,7 @@ pub struct RunOutcome {
 }
 
 /// How the session of a run fares.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct SessionOutcome {
     /// Whether the agent works, waits or has ended.
     pub status: Status,
@@ -55,7 +57,7 @@ pub struct SessionOutcome {
 }
 
 /// An event that must be answered.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct WaitingOn {
     /// The event.
     pub event_id: EventId,

@@ -1,11 +1,12 @@
 //! Previews of schedules.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::Time;
 
 /// What a schedule will do.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct SchedulePreview {
     /// Always `schedule_preview`.
     pub r#type: &'static str,
@@ -20,7 +21,7 @@ pub struct SchedulePreview {
 }
 
 /// An occurrence of a schedule that is being previewed.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct Occurrence {
     /// When, before jitter.
     pub at: Time,
@@ -29,7 +30,7 @@ pub struct Occurrence {
 }
 
 /// A step of the clock by which local times that the expression names are skipped or repeated.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct ClockNote {
     /// Which of the two.
     pub r#type: ClockNoteType,
@@ -50,7 +51,7 @@ pub struct ClockNote {
 }
 
 /// What a step of the clock does to local times.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ClockNoteType {
     /// They do not exist, and the schedule does not fire.

@@ -1,11 +1,12 @@
 //! What a session asks for and this server does not do.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::session::Session;
 
 /// Something that a session asks for and this server does not do.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Warning {
     /// The stable name of what is missing, to match on.
     pub code: &'static str,
@@ -14,10 +15,11 @@ pub struct Warning {
 }
 
 /// A session and what it lacks.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct SessionWithWarnings {
     /// The session.
     #[serde(flatten)]
+    #[schemars(skip)]
     pub session: Session,
     /// What it lacks; empty when it has everything.
     pub warnings: Vec<Warning>,

@@ -3,6 +3,7 @@
 //! Endpoints have the fields of the organization webhooks of the administration API; events are the `webhooks` of the
 //! managed agents API.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -115,7 +116,7 @@ impl<'a> WebhookEvent<'a> {
 }
 
 /// Whether events are delivered to an endpoint.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum EndpointState {
     /// They are.
@@ -140,7 +141,7 @@ impl EndpointState {
 }
 
 /// An endpoint of a workspace.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct WebhookEndpoint {
     /// Its id.
     pub id: WebhookEndpointId,
@@ -163,7 +164,7 @@ pub struct WebhookEndpoint {
 }
 
 /// A new endpoint, with the secret that no other answer shows.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct NewWebhookEndpoint {
     /// The endpoint.
     #[serde(flatten)]
@@ -174,7 +175,7 @@ pub struct NewWebhookEndpoint {
 }
 
 /// What an endpoint's deliveries are signed with.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub struct SigningSecret {
     /// `whsec_` and the key in base64.
     pub signing_secret: String,
@@ -260,7 +261,7 @@ fn read_events(node: &Node<'_>, least: usize) -> Decoded<Vec<EventType>> {
 }
 
 /// What has become of a delivery.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DeliveryState {
     /// It is tried, or tried again later; for an endpoint that is disabled, when it is enabled again.
@@ -287,7 +288,7 @@ impl DeliveryState {
 }
 
 /// The delivery of an event to an endpoint. It has the id of the event: what the endpoint sees as `webhook-id`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct WebhookDelivery {
     /// The event's id.
     pub id: WebhookEventId,
@@ -310,6 +311,7 @@ pub struct WebhookDelivery {
     /// Why the last attempt did not succeed.
     pub error: Option<String>,
     /// The event as it is sent.
+    #[schemars(with = "serde_json::Map<String, serde_json::Value>")]
     pub event: Box<RawValue>,
     /// When the event happened.
     pub created_at: Time,

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 
 use crate::{
-    contract::{ADMINISTRATION, GENERAL, MANAGED_AGENTS},
+    contract::{ADMINISTRATION, GENERAL, MANAGED_AGENTS, OWN},
     server::PATIENCE,
     stream::Stream,
 };
@@ -91,7 +91,7 @@ impl Api {
         let answer = Answer { status, headers, body };
         answer.check_headers();
         match (status.is_success(), beta) {
-            (true, _) if path.starts_with("/rota/") => {}
+            (true, _) if path.starts_with("/rota/") => OWN.check(method.as_str(), &path, &answer.body),
             (true, _) if path.starts_with("/v1/organizations/") => {
                 ADMINISTRATION.check(method.as_str(), &path, &answer.body);
             }

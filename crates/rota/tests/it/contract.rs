@@ -15,6 +15,8 @@ pub static MANAGED_AGENTS: LazyLock<Contract> = LazyLock::new(|| Contract::load(
 pub static GENERAL: LazyLock<Contract> = LazyLock::new(|| Contract::load("general.json"));
 /// The contract of the organization's own resources.
 pub static ADMINISTRATION: LazyLock<Contract> = LazyLock::new(|| Contract::load("administration.json"));
+/// The contract of what is Rota's own, which names parts of the first.
+pub static OWN: LazyLock<Contract> = LazyLock::new(|| Contract::load("rota.json"));
 
 /// One file of the contract.
 pub struct Contract {
@@ -64,12 +66,19 @@ const BASE: &str = "https://contract.invalid/";
 impl Contract {
     fn load(name: &str) -> Self {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../contract");
-        let text = std::fs::read_to_string(folder.join(name)).unwrap();
-        let mut document: Value = serde_json::from_str(&text).unwrap();
-        close(&mut document);
-        let uri = format!("{BASE}{name}");
+        let read = |name: &str| {
+            let mut document: Value =
+                serde_json::from_str(&std::fs::read_to_string(folder.join(name)).unwrap()).unwrap();
+            close(&mut document);
+            document
+        };
+        let (uri, document) = (format!("{BASE}{name}"), read(name));
         let operations = operations(&document, &uri);
-        let registry = Registry::new().add(&uri, document).unwrap().prepare().unwrap();
+        let mut registry = Registry::new().add(&uri, document).unwrap();
+        if name == "rota.json" {
+            registry = registry.add(format!("{BASE}openapi.json"), read("openapi.json")).unwrap();
+        }
+        let registry = registry.prepare().unwrap();
         Self { operations, uri, registry, compiled: Mutex::default() }
     }
 

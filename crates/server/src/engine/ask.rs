@@ -23,7 +23,7 @@ use crate::{
     limits,
     model::{Block, Delta, ModelError, ModelReply, ModelRequest, Stop, Usage, offer::Offered},
     resources::{
-        events::log::NewEvent,
+        sessions::events::log::NewEvent,
         sessions::{Waiting, WaitingFor},
     },
 };

@@ -9,7 +9,7 @@ use serde_json::{Value, value::RawValue};
 
 use crate::{
     model::{Block, INTERRUPTED, Message, Role, Usage},
-    resources::events::log::Logged,
+    resources::sessions::events::log::Logged,
 };
 
 /// What the log says, up to [`State::seq`].

@@ -3,7 +3,7 @@
 use rota_api::id::EventId;
 
 use super::fold::{Call, Stage, State};
-use crate::{limits, resources::events::log::Input};
+use crate::{limits, resources::sessions::events::log::Input};
 
 /// What to do next.
 #[derive(Debug, PartialEq)]
@@ -96,7 +96,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::resources::events::log::Logged;
+    use crate::resources::sessions::events::log::Logged;
 
     /// Events of a log, with ids that are their places.
     fn fold(bodies: Vec<EventBody>) -> State {

@@ -29,7 +29,7 @@ use crate::{
     model::Usage,
     places::{Place, Places},
     resources::{
-        events::{
+        sessions::events::{
             interrupted_result,
             log::{self, NewEvent},
         },

@@ -18,7 +18,7 @@ use crate::{
     error::{Error, Result},
     resources::{
         deployments,
-        events::log::{self, Input, NewEvent},
+        sessions::events::log::{self, Input, NewEvent},
         sessions::{self, Waiting},
     },
 };

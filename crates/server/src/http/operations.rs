@@ -12,8 +12,10 @@ use http::Method;
 use crate::{
     app::App,
     resources::{
-        agents, api_keys, archiving, deployment_runs, deployments, environments, events, models, organization,
-        run_outcomes, schedules, sessions, webhook_endpoints, workspaces,
+        agents, api_keys, archiving, deployment_runs, deployments, environments, models, organization, run_outcomes,
+        schedules,
+        sessions::{self, events},
+        webhook_endpoints, workspaces,
     },
 };
 

@@ -77,6 +77,7 @@ pub fn of_occurrences(
 
 /// Adds a run. Runs are never changed.
 pub fn insert(tx: &mut Tx<'_>, workspace: &WorkspaceId, run: &DeploymentRun) -> Result<()> {
+    assert_ne!(run.session_id.is_some(), run.error.is_some(), "a run has a session or an error: {}", run.id);
     let scheduled_at = match run.trigger_context {
         TriggerContext::Schedule { scheduled_at } => Some(scheduled_at),
         TriggerContext::Manual => None,

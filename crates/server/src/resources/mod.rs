@@ -6,7 +6,6 @@ pub mod archiving;
 pub mod deployment_runs;
 pub mod deployments;
 pub mod environments;
-pub mod events;
 pub mod models;
 pub mod organization;
 pub mod run_outcomes;

@@ -23,7 +23,7 @@ use crate::{
     db::{Db, Row, Tx, vals},
     error::{Error, Result},
     limits::FIRES_AT_ONCE,
-    resources::{deployment_runs, events, webhook_outbox::Outbox},
+    resources::{deployment_runs, sessions::events, webhook_outbox::Outbox},
     scheduler::{
         cron::{Cron, CronError},
         pending::{self, Pending, Step},

@@ -169,6 +169,7 @@ pub(super) fn skip(
     reason: SkipReason,
 ) -> Result<()> {
     let (first, last) = (Time::from(*occurrences.start()), Time::from(*occurrences.end()));
+    assert!(first <= last, "occurrences that are skipped from {first} to {last}");
     let grown = tx.execute(
         "UPDATE deployment_skips SET last_at = $3 WHERE deployment_id = $1 AND last_at = $2 AND reason = $4",
         vals![id, Time::from(settled_at), last, reason.as_str()],

@@ -1,16 +1,17 @@
 //! Sessions: one agent at work in one environment.
 
 pub mod egress;
+pub mod events;
 mod store;
 pub mod warnings;
 mod write;
 
 use axum::extract::State;
 use rota_api::{
+    Deleted,
     id::{AgentId, DeploymentId, SessionId, WorkspaceId},
     session::{CreateSession, Session, UpdateSession},
 };
-use serde::Serialize;
 
 use crate::{
     app::App,
@@ -123,11 +124,4 @@ pub async fn archive(State(app): State<App>, caller: Caller, Path(id): Path<Stri
 /// `DELETE /v1/sessions/{session_id}`.
 pub async fn delete(State(app): State<App>, caller: Caller, Path(id): Path<String>) -> Result<Json<Deleted>> {
     app.db.write(move |tx| write::delete(tx, &caller.workspace, &id)).await.map(Json)
-}
-
-/// The answer to a delete.
-#[derive(Debug, Serialize)]
-pub struct Deleted {
-    id: SessionId,
-    r#type: &'static str,
 }

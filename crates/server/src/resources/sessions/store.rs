@@ -10,16 +10,16 @@ use rota_api::{
 use serde::{Deserialize, Serialize};
 use serde_json::{json, value::RawValue};
 
+use super::events::log;
 use crate::{
     db::{Notice, Row, Select, Tx, vals},
     error::{Error, Result},
     limits::{DELETED_SESSIONS_KEPT_MICROS, MAX_OUTCOMES_BYTES},
-    resources::events::log,
 };
 
 macro_rules! columns {
     () => {
-        "s.id, s.status, coalesce(s.agent, v.snapshot), s.environment_id, s.deployment_id, s.title, s.metadata,
+        "s.id, s.status, coalesce(s.agent, v.snapshot) AS agent, s.environment_id, s.deployment_id, s.title, s.metadata,
          s.resources, s.vault_ids, s.outcomes, s.usage, s.active_micros, s.running_since, s.created_at, s.updated_at,
          s.archived_at"
     };
@@ -31,12 +31,12 @@ macro_rules! joins {
     };
 }
 
-const SELECT: &str = concat!("SELECT ", columns!(), ", s.id ", joins!(), " WHERE s.workspace_id = $1");
+const SELECT: &str = concat!("SELECT ", columns!(), ", s.id AS key ", joins!(), " WHERE s.workspace_id = $1");
 
 const SELECT_BY_RUN: &str = concat!(
     "SELECT ",
     columns!(),
-    ", r.id ",
+    ", r.id AS key ",
     joins!(),
     " JOIN deployment_runs r ON r.session_id = s.id WHERE r.workspace_id = $1 AND s.workspace_id = $1"
 );
@@ -58,7 +58,7 @@ pub(super) struct Listed {
 }
 
 pub(super) fn listed(row: &Row<'_>, now: Time) -> Result<Listed> {
-    Ok(Listed { session: from_row(row, now)?, key: row.text(16)? })
+    Ok(Listed { session: from_row(row, now)?, key: row.text("key")? })
 }
 
 /// The error for a session that does not exist, or belongs to another workspace.
@@ -81,25 +81,26 @@ pub fn find(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Option
 }
 
 fn from_row(row: &Row<'_>, now: Time) -> Result<Session> {
-    let usage = row.opt_text(10)?.map(|usage| serde_json::from_str(&usage)).transpose()?;
-    let (created_at, updated_at, archived_at) = (row.time(13)?, row.time(14)?, row.opt_time(15)?);
-    let status = status(&row.text(1)?)?;
-    let running = row.opt_time(12)?.map_or(0.0, |since| now.seconds_since(since).max(0.0));
-    let active_seconds = row.int(11)? as f64 / 1e6 + running;
+    let usage = row.opt_json::<SessionUsage>("usage")?;
+    let (created_at, updated_at, archived_at) =
+        (row.time("created_at")?, row.time("updated_at")?, row.opt_time("archived_at")?);
+    let status = status(&row.text("status")?)?;
+    let running = row.opt_time("running_since")?.map_or(0.0, |since| now.seconds_since(since).max(0.0));
+    let active_seconds = row.int("active_micros")? as f64 / 1e6 + running;
     let until = if status == Status::Terminated { archived_at.unwrap_or(updated_at) } else { now };
     Ok(Session {
-        id: row.id(0)?,
+        id: row.id("id")?,
         r#type: "session",
         status,
-        agent: row.raw(2)?,
-        environment_id: row.id(3)?,
-        deployment_id: row.opt_id(4)?,
-        title: row.opt_text(5)?,
-        metadata: row.raw(6)?,
+        agent: row.raw("agent")?,
+        environment_id: row.id("environment_id")?,
+        deployment_id: row.opt_id("deployment_id")?,
+        title: row.opt_text("title")?,
+        metadata: row.raw("metadata")?,
         budget: None,
-        resources: row.raw(7)?,
-        vault_ids: row.raw(8)?,
-        outcome_evaluations: row.raw(9)?,
+        resources: row.raw("resources")?,
+        vault_ids: row.raw("vault_ids")?,
+        outcome_evaluations: row.raw("outcomes")?,
         stats: Stats { active_seconds, duration_seconds: until.seconds_since(created_at).max(0.0) },
         usage: SessionUsage { active_seconds, ..usage.unwrap_or_default() },
         created_at,

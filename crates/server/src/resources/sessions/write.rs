@@ -1,26 +1,25 @@
 //! Creating, changing and ending sessions.
 
 use rota_api::{
+    Deleted,
     agent::{AgentConfig, SessionAgent, check_tool_references},
     environment::EnvironmentConfig,
     event::EventBody,
-    id::{self, EnvironmentId, Id, SessionId, WorkspaceId},
+    id::{self, EnvironmentId, SessionId, WorkspaceId},
     metadata::Metadata,
     session::{CreateSession, Overrides, Resource, Session, Status, UpdateSession},
     webhook::EventType,
 };
 use serde_json::Value;
 
-use super::{Deleted, NewSession, control, egress, get, insert, is_rate_limited, lock, store::files_are_to_go};
+use super::{NewSession, control, egress, events::log, get, insert, is_rate_limited, lock, store::files_are_to_go};
 use crate::{
     app::FirePolicy,
     db::{Notice, Tx, vals},
     error::{Error, Result},
     resources::{
         agents::{self, Unusable},
-        environments,
-        events::log,
-        webhook_outbox,
+        environments, webhook_outbox,
     },
 };
 
@@ -255,7 +254,7 @@ pub(super) fn delete(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Resu
     tx.execute("DELETE FROM sessions WHERE workspace_id = $1 AND id = $2", vals![workspace, id])?;
     webhook_outbox::emit(tx, workspace, [EventType::SessionDeleted], &session.id)?;
     tx.after_commit(Notice::SessionDeleted(session.id));
-    Ok(Deleted { id: SessionId::trusted(id.to_owned()), r#type: "session_deleted" })
+    Ok(Deleted::new("session_deleted", id))
 }
 
 /// That a session is not at work; `refused` says what cannot be done to the session of this id and status.

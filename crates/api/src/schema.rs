@@ -1,0 +1,52 @@
+//! Schemas of types that stand in answers of Rota's own (`contract/rota.json`). What the official contract describes is named
+//! there, and not described twice.
+
+use std::borrow::Cow;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+
+use crate::{
+    Time,
+    deployment::RunError,
+    event::{SessionError, StopReason},
+    id::{DeploymentId, EventId, RunId, SessionId, WebhookEndpointId, WebhookEventId},
+    policy::Jitter,
+    session::{MonetaryAmount, SessionUsage, Status},
+    webhook::EventType,
+};
+
+macro_rules! schemas {
+    ($($type:ident $schema:tt;)*) => {$(
+        impl JsonSchema for $type {
+            fn inline_schema() -> bool {
+                true
+            }
+
+            fn schema_name() -> Cow<'static, str> {
+                Cow::Borrowed(stringify!($type))
+            }
+
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                json_schema!($schema)
+            }
+        }
+    )*};
+}
+
+schemas! {
+    DeploymentId {"type": "string"};
+    EventId {"type": "string"};
+    RunId {"type": "string"};
+    SessionId {"type": "string"};
+    WebhookEndpointId {"type": "string"};
+    WebhookEventId {"type": "string"};
+    Time {"type": "string", "format": "date-time"};
+    Jitter {"anyOf": [{"enum": ["off", "hosted"]}, {"type": "integer", "minimum": 1}]};
+    EventType {"enum": (EventType::ALL)};
+    RunError {"$ref": "openapi.json#/paths/~1v1~1deployment_runs~1%7Bdeployment_run_id%7D/get/responses/200/content/application~1json/schema/properties/error"};
+    SessionError {"$ref": "openapi.json#/components/schemas/BetaManagedAgentsSessionErrorEvent/properties/error"};
+    StopReason {"$ref": "openapi.json#/components/schemas/BetaManagedAgentsSessionStatusIdleEvent/properties/stop_reason"};
+    SessionUsage {"$ref": "openapi.json#/components/schemas/BetaManagedAgentsSessionUsage"};
+    MonetaryAmount {"$ref": "openapi.json#/components/schemas/BetaMonetaryAmount"};
+    Status {"$ref": "openapi.json#/paths/~1v1~1sessions~1%7Bsession_id%7D/get/responses/200/content/application~1json/schema/properties/status"};
+}

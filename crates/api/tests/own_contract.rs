@@ -1,0 +1,177 @@
+//! The contract of what is Rota's own, `/rota/v1`: `contract/rota.json` is made from the types of its answers. `make pages`
+//! writes it.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use std::{env, fs};
+
+use rota_api::{
+    Deleted,
+    occurrence::{AuditedOccurrence, OccurrenceOutcome},
+    policy::DeploymentPolicy,
+    run_outcome::RunWithOutcome,
+    schedule::SchedulePreview,
+    warning::SessionWithWarnings,
+    webhook::{DeliveryState, NewWebhookEndpoint, SigningSecret, WebhookDelivery, WebhookEndpoint},
+};
+use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
+use serde_json::{Map, Value, json};
+
+const CONTRACT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../contract");
+
+const RUN: &str = "/v1/deployment_runs/{deployment_run_id}";
+const SESSION: &str = "/v1/sessions/{session_id}";
+const POLICY: &str = "/rota/v1/deployments/{deployment_id}/policy";
+const ENDPOINTS: &str = "/rota/v1/webhook_endpoints";
+const ENDPOINT: &str = "/rota/v1/webhook_endpoints/{webhook_endpoint_id}";
+const SECRET: &str = "/rota/v1/webhook_endpoints/{webhook_endpoint_id}/regenerate_signing_secret";
+const DELIVERIES: &str = "/rota/v1/webhook_endpoints/{webhook_endpoint_id}/deliveries";
+const DELIVERY: &str = "/rota/v1/webhook_endpoints/{webhook_endpoint_id}/deliveries/{webhook_event_id}";
+const REPLAY: &str = "/rota/v1/webhook_endpoints/{webhook_endpoint_id}/deliveries/{webhook_event_id}/replay";
+
+/// The contract as it grows.
+struct Contract {
+    generator: SchemaGenerator,
+    official: Value,
+    paths: Map<String, Value>,
+}
+
+impl Contract {
+    /// The schema of an answer.
+    fn schema<T: JsonSchema>(&mut self) -> Value {
+        self.generator.subschema_for::<T>().to_value()
+    }
+
+    /// A page of a list with a cursor.
+    fn page<T: JsonSchema>(&mut self) -> Value {
+        let data = json!({"type": "array", "items": self.schema::<T>()});
+        let properties = json!({"data": data, "next_page": {"type": ["string", "null"]}});
+        json!({"type": "object", "required": ["data"], "properties": properties})
+    }
+
+    /// A page of a list whose cursors are ids.
+    fn by_ids<T: JsonSchema>(&mut self) -> Value {
+        let (data, id) = (json!({"type": "array", "items": self.schema::<T>()}), json!({"type": ["string", "null"]}));
+        let properties = json!({"data": data, "has_more": {"type": "boolean"}, "first_id": id, "last_id": id});
+        json!({"type": "object", "required": ["data", "has_more", "first_id", "last_id"], "properties": properties})
+    }
+
+    /// What the official contract answers at `path`, with the fields of `T` beside its own.
+    fn beside<T: JsonSchema>(&mut self, path: &str) -> Value {
+        let mut own = <T as JsonSchema>::json_schema(&mut self.generator).to_value();
+        let answer = &self.official["paths"][path]["get"]["responses"]["200"]["content"]["application/json"]["schema"];
+        let mut answer = answer.clone();
+        into_the_official(&mut answer);
+        let (fields, required) = (own["properties"].as_object_mut().unwrap(), &mut answer["properties"]);
+        required.as_object_mut().unwrap().append(fields);
+        let more = own["required"].as_array_mut().unwrap();
+        answer["required"].as_array_mut().unwrap().append(more);
+        answer
+    }
+
+    fn add(&mut self, method: &str, path: &str, query: &[(&str, Value)], answer: &Value) {
+        let parameters: Vec<Value> =
+            query.iter().map(|(name, schema)| json!({"name": name, "in": "query", "schema": schema})).collect();
+        let content = json!({"application/json": {"schema": answer}});
+        let operation =
+            json!({"parameters": parameters, "responses": {"200": {"description": "ok", "content": content}}});
+        let path = self.paths.entry(path).or_insert_with(|| json!({}));
+        path[method] = operation;
+    }
+}
+
+/// Names what the official contract has as it is named from beside it.
+fn into_the_official(schema: &mut Value) {
+    match schema {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                match value {
+                    Value::String(place) if name == "$ref" => place.insert_str(0, "openapi.json"),
+                    value => into_the_official(value),
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(into_the_official),
+        _ => {}
+    }
+}
+
+/// Descriptions are the code's; the contract has none.
+fn bare(schema: &mut Value) {
+    match schema {
+        Value::Object(fields) => {
+            fields.retain(|name, value| !(["description", "title"].contains(&name.as_str()) && value.is_string()));
+            fields.values_mut().for_each(bare);
+        }
+        Value::Array(items) => items.iter_mut().for_each(bare),
+        _ => {}
+    }
+}
+
+fn made() -> String {
+    let official = fs::read_to_string(format!("{CONTRACT}/openapi.json")).unwrap();
+    let mut settings = SchemaSettings::draft2020_12().for_serialize();
+    settings.definitions_path = "/components/schemas".into();
+    let generator = settings.into_generator();
+    let mut c = Contract { generator, official: serde_json::from_str(&official).unwrap(), paths: Map::new() };
+    let (text, integer) = (json!({"type": "string"}), json!({"type": "integer"}));
+    let time = json!({"type": "string", "format": "date-time"});
+    let (limit, page) = (("limit", integer.clone()), ("page", text.clone()));
+
+    let answer = c.beside::<RunWithOutcome>(RUN);
+    c.add("get", &format!("/rota{RUN}"), &[], &answer);
+    let answer = c.beside::<SessionWithWarnings>(SESSION);
+    c.add("get", &format!("/rota{SESSION}"), &[], &answer);
+    let outcome = ("outcome", json!({"enum": OccurrenceOutcome::NAMES}));
+    let query = [limit.clone(), page.clone(), ("from", time.clone()), ("to", time.clone()), outcome];
+    let answer = c.page::<AuditedOccurrence>();
+    c.add("get", "/rota/v1/deployments/{deployment_id}/occurrences", &query, &answer);
+    let answer = c.schema::<DeploymentPolicy>();
+    c.add("get", POLICY, &[], &answer);
+    c.add("post", POLICY, &[], &answer);
+    let query = [("expression", text.clone()), ("timezone", text.clone()), ("after", time), ("count", integer)];
+    let answer = c.schema::<SchedulePreview>();
+    c.add("get", "/rota/v1/schedules/preview", &query, &answer);
+    let order = ("order", json!({"enum": ["asc", "desc"]}));
+    let query = [limit.clone(), order, ("after_id", text.clone()), ("before_id", text)];
+    let answer = c.by_ids::<WebhookEndpoint>();
+    c.add("get", ENDPOINTS, &query, &answer);
+    let answer = c.schema::<NewWebhookEndpoint>();
+    c.add("post", ENDPOINTS, &[], &answer);
+    let answer = c.schema::<WebhookEndpoint>();
+    c.add("get", ENDPOINT, &[], &answer);
+    c.add("post", ENDPOINT, &[], &answer);
+    let answer = c.schema::<Deleted>();
+    c.add("delete", ENDPOINT, &[], &answer);
+    let answer = c.schema::<SigningSecret>();
+    c.add("post", SECRET, &[], &answer);
+    let answer = c.page::<WebhookDelivery>();
+    c.add("get", DELIVERIES, &[limit, page, ("state", json!({"enum": DeliveryState::NAMES}))], &answer);
+    let answer = c.schema::<WebhookDelivery>();
+    c.add("get", DELIVERY, &[], &answer);
+    c.add("post", REPLAY, &[], &answer);
+
+    let schemas = c.generator.take_definitions(true);
+    let mut contract = json!({
+        "openapi": "3.1.0",
+        "info": {"title": "wire contract of Rota's own", "version": "1"},
+        "paths": c.paths,
+        "components": {"schemas": schemas},
+    });
+    bare(&mut contract);
+    contract.sort_all_objects();
+    serde_json::to_string_pretty(&contract).unwrap() + "\n"
+}
+
+#[test]
+fn the_contract_of_what_is_our_own_is_what_its_types_give() {
+    let (path, made) = (format!("{CONTRACT}/rota.json"), made());
+    if env::var_os("ROTA_WRITE_PAGES").is_some() {
+        fs::write(path, made).unwrap();
+        return;
+    }
+    assert!(
+        fs::read_to_string(path).unwrap_or_default() == made,
+        "contract/rota.json is not what the types give: run `make pages`"
+    );
+}
