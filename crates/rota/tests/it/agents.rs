@@ -46,11 +46,10 @@ async fn an_update_of_a_version_that_is_not_the_latest_conflicts_even_when_it_ch
     let agent = agent(&rota.api, json!({})).await;
     rota.api.post(&path(&agent), json!({"system": "x", "version": 1})).await;
     for body in [json!({"system": "y", "version": 1}), json!({"system": "x", "version": 1}), json!({"version": 3})] {
-        let seen = body["version"].as_i64().unwrap();
-        let refused = conflict(format!("Agent `{}` has version 2 by now, not {seen}: read it again.", id(&agent)));
+        let refused = conflict("Concurrent modification detected. Please fetch the latest version and retry.");
         let answer = rota.api.send(reqwest::Method::POST, &path(&agent), Some(&body)).await;
         assert_eq!(answer.refusal(), refused);
-        assert_eq!(answer.headers["x-should-retry"], "false");
+        assert!(!answer.headers.contains_key("x-should-retry"));
     }
     assert_eq!(rota.api.get(&path(&agent)).await["version"], 2);
 }
@@ -80,7 +79,10 @@ async fn a_model_is_named_or_described_and_must_be_offered() {
     let rota = Rota::without_engine().await;
     let api = &rota.api;
     let plain = agent(api, json!({})).await;
-    assert_eq!(plain["model"], json!({"id": "playbook", "effort": {"type": "high"}, "speed": "standard", "inference_geo": null}));
+    assert_eq!(
+        plain["model"],
+        json!({"id": "playbook", "effort": {"type": "high"}, "speed": "standard", "inference_geo": null})
+    );
     let described = agent(api, json!({"model": {"id": "playbook", "effort": "low", "speed": "fast"}})).await;
     let model = json!({"id": "playbook", "effort": {"type": "low"}, "speed": "fast", "inference_geo": null});
     assert_eq!(described["model"], model);
@@ -166,9 +168,18 @@ async fn tools_follow_the_rules_of_the_api() {
         .map(|i| json!({"type": "custom", "name": format!("t{i}"), "description": "d", "input_schema": {"type": "object"}}))
         .collect();
     for (changes, message) in [
-        (custom(json!({"name": "bash"})), "tools.0.custom.name: custom tool name \"bash\" is the name of a built-in tool"),
-        (custom(json!({"name": "mcp__x"})), "tools.0.custom.name: custom tool name \"mcp__x\" uses reserved MCP tool prefix"),
-        (custom(json!({"name": "a b"})), "tools.0.custom.name: must contain only letters, digits, underscores and hyphens"),
+        (
+            custom(json!({"name": "bash"})),
+            "tools.0.custom.name: custom tool name \"bash\" is the name of a built-in tool",
+        ),
+        (
+            custom(json!({"name": "mcp__x"})),
+            "tools.0.custom.name: custom tool name \"mcp__x\" uses reserved MCP tool prefix",
+        ),
+        (
+            custom(json!({"name": "a b"})),
+            "tools.0.custom.name: must contain only letters, digits, underscores and hyphens",
+        ),
         (custom(json!({"name": "x".repeat(129)})), "tools.0.custom.name: maximum string length is 128"),
         (
             custom(json!({"input_schema": {"type": "array"}})),
@@ -196,8 +207,11 @@ async fn tools_follow_the_rules_of_the_api() {
             json!({"tools": many[..249].iter().chain([&toolset()]).collect::<Vec<_>>()}),
             "tools: value must contain no more than 256 item(s)",
         ),
-        (config(json!({"name": "python"})), "Failed to parse request: tools[0].configs[0].name: \"python\" is not a valid value; expected one of bash, edit, glob, grep, read, web_fetch, \
-             web_search, write"),
+        (
+            config(json!({"name": "python"})),
+            "Failed to parse request: tools[0].configs[0].name: \"python\" is not a valid value; expected one of bash, edit, glob, grep, read, web_fetch, \
+             web_search, write",
+        ),
         (
             config(json!({"name": "bash", "permission_policy": {"type": "never"}})),
             "Failed to parse request: tools[0].configs[0].permission_policy.type: \"never\" is not a valid value",
@@ -211,6 +225,14 @@ async fn tools_follow_the_rules_of_the_api() {
             "tools.0.configs.0.allowed_domains: must contain at least 1 item",
         ),
         (
+            json!({"tools": [{"type": "agent_toolset_20260401", "configs": [{"name": "bash"}, {"name": "bash"}]}]}),
+            "tools.0.configs: \"bash\" has more than one entry",
+        ),
+        (
+            json!({"tools": [{"type": "mcp_toolset", "mcp_server_name": "m", "configs": [{"name": "a"}, {"name": "a"}]}]}),
+            "tools.0.configs: \"a\" has more than one entry",
+        ),
+        (
             config(json!({"name": "web_search", "max_content_tokens": 5})),
             "Failed to parse request: tools[0].configs[0].max_content_tokens: Extra inputs are not permitted for name \"web_search\"",
         ),
@@ -222,6 +244,58 @@ async fn tools_follow_the_rules_of_the_api() {
     let sent = json!([{"type": "agent_toolset_20260401", "configs": [{"name": "bash", "permission_policy": {"type": "always_ask"}}]}]);
     let shown = json!([{"type": "agent_toolset_20260401", "configs": [asked], "default_config": enabled}]);
     assert_eq!(agent(api, json!({ "tools": sent })).await["tools"], shown, "defaults are filled in");
+}
+
+#[tokio::test]
+async fn the_sources_of_urls_follow_the_rules_of_the_api() {
+    let rota = Rota::without_engine().await;
+    let api = &rota.api;
+    let custom = json!({"type": "custom", "name": "w", "description": "d", "input_schema": {"type": "object"}});
+    let with = |sources: Value| {
+        let config = json!({"name": "web_fetch", "url_sources": sources});
+        json!({"tools": [{"type": "agent_toolset_20260401", "configs": [config]}, custom]})
+    };
+    let tool = |name: &str| json!({"type": "tool_reference", "name": name});
+    let only =
+        |names: &[&str]| json!({"type": "only", "tools": names.iter().map(|name| tool(name)).collect::<Vec<_>>()});
+    let many: Vec<String> = (0..129).map(|i| format!("t{i}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let place = "tools.0.configs.0.url_sources";
+    for (sources, message) in [
+        (
+            json!({"client_tool_results": "none", "server_tool_results": "none", "user_input": "none"}),
+            format!("{place}: at least one source must not be \"none\": else no URL may be fetched"),
+        ),
+        (json!({"client_tool_results": only(&[])}), format!("{place}.client_tool_results.tools: must contain at least 1 item")),
+        (
+            json!({"client_tool_results": only(&many)}),
+            format!("{place}.client_tool_results.tools: value must contain no more than 128 item(s)"),
+        ),
+        (
+            json!({"client_tool_results": only(&["w", "w"])}),
+            format!("{place}.client_tool_results.tools: \"w\" has more than one entry"),
+        ),
+        (
+            json!({"client_tool_results": only(&["other"])}),
+            "tools: url_sources.client_tool_results names \"other\", which is no custom tool of these tools".to_owned(),
+        ),
+        (
+            json!({"server_tool_results": only(&["bash"])}),
+            "Failed to parse request: tools[0].configs[0].url_sources.server_tool_results.tools[0].name: \"bash\" is not a \
+             valid value; expected one of web_fetch, web_search"
+                .to_owned(),
+        ),
+        (
+            json!({"user_input": only(&["w"])}),
+            "Failed to parse request: tools[0].configs[0].url_sources.user_input.type: \"only\" is not a valid value"
+                .to_owned(),
+        ),
+    ] {
+        assert_eq!(refused(api, with(sources)).await, message);
+    }
+    let sources = json!({"client_tool_results": only(&["w"]), "server_tool_results": only(&["web_search"]), "user_input": "none"});
+    let shown = agent(api, with(sources.clone())).await["tools"][0]["configs"][0]["url_sources"].clone();
+    assert_eq!(shown, over(sources, &json!({"user_input": {"type": "none"}})));
 }
 
 #[tokio::test]
@@ -303,7 +377,10 @@ async fn a_roster_that_breaks_the_rules_is_refused() {
     let missing = wrong(format!("{} version 7 not found", id(&member)));
     for (changes, message) in [
         (roster(json!([])), "multiagent.coordinator.agents: must contain at least 1 item"),
-        (roster(json!(vec![id(&member); 21])), "multiagent.coordinator.agents: value must contain no more than 20 item(s)"),
+        (
+            roster(json!(vec![id(&member); 21])),
+            "multiagent.coordinator.agents: value must contain no more than 20 item(s)",
+        ),
         (roster(json!([id(&member), id(&member)])), &*twice),
         (roster(json!([id(&lead)])), &*deep),
         (roster(json!([id(&gone)])), &*archived),
@@ -312,7 +389,10 @@ async fn a_roster_that_breaks_the_rules_is_refused() {
             roster(json!([{"type": "human"}])),
             "Failed to parse request: multiagent.agents[0].type: \"human\" is not a valid value",
         ),
-        (roster(json!(["agent_nobody"])), "Agent has invalid configuration: subagent agent_nobody is not a valid agent ID"),
+        (
+            roster(json!(["agent_nobody"])),
+            "Agent has invalid configuration: subagent agent_nobody is not a valid agent ID",
+        ),
     ] {
         assert_eq!(refused(api, changes).await, message);
     }

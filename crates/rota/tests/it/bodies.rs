@@ -42,12 +42,18 @@ async fn wrong_bodies_of_agents_are_refused_by_field() {
         (with(json!({"description": long(2049)})), "description: maximum string length is 2048"),
         (with(json!({"system": long(100_001)})), "system: maximum string length is 100000"),
         (with(json!({"system": ["x"]})), "Failed to parse request: system: Input should be a valid string"),
-        (with(json!({"model": {"id": "playbook", "effort": "huge"}})), "Failed to parse request: model.effort: \"huge\" is not a valid value; expected one of high, low, max, medium, xhigh"),
+        (
+            with(json!({"model": {"id": "playbook", "effort": "huge"}})),
+            "Failed to parse request: model.effort: \"huge\" is not a valid value; expected one of high, low, max, medium, xhigh",
+        ),
         (
             with(json!({"model": {"id": "playbook", "effort": {"type": "huge"}}})),
             "Failed to parse request: model.effort.type: \"huge\" is not a valid value",
         ),
-        (with(json!({"model": {"id": "playbook", "speed": "slow"}})), "Failed to parse request: model.speed: \"slow\" is not a valid value; expected one of fast, standard"),
+        (
+            with(json!({"model": {"id": "playbook", "speed": "slow"}})),
+            "Failed to parse request: model.speed: \"slow\" is not a valid value; expected one of fast, standard",
+        ),
         (with(json!({"model": {"id": "playbook", "x": 1}})), "Failed to parse request body: unknown field \"x\""),
         (with(json!({"model": {}})), "model.id: Field required"),
         (with(json!({"tools": {}})), "Failed to parse request: tools: Input should be a valid array"),
@@ -55,7 +61,10 @@ async fn wrong_bodies_of_agents_are_refused_by_field() {
         (with(json!({"tools": ["bash"]})), "Failed to parse request: tools[0]: Input should be an object"),
         (with(json!({"tools": [{"type": "x"}]})), "Failed to parse request: tools[0].type: \"x\" is not a valid value"),
         (with(json!({"metadata": {"k": 1}})), "Failed to parse request: metadata.k: Input should be a valid string"),
-        (with(json!({"metadata": pairs(17)})), "invalid metadata: metadata map would have 17 entries, exceeding the maximum of 16"),
+        (
+            with(json!({"metadata": pairs(17)})),
+            "invalid metadata: metadata map would have 17 entries, exceeding the maximum of 16",
+        ),
         (with(json!({"metadata": {long(65): "x"}})), "metadata: keys must have 1 to 64 characters"),
         (with(json!({"metadata": {"k": long(513)}})), "metadata.k: maximum string length is 512"),
         (
@@ -79,7 +88,10 @@ async fn wrong_bodies_of_agents_are_refused_by_field() {
         (json!({"version": "1"}), "Failed to parse request: agent.version: Input should be a valid integer"),
         (json!({"version": 0}), "agent.version: value must be greater than or equal to 1"),
         (json!({"archived_at": null}), "Failed to parse request body: unknown field \"archived_at\""),
-        (json!({"multiagent": {"type": "team"}}), "Failed to parse request: agent.multiagent.type: \"team\" is not a valid value"),
+        (
+            json!({"multiagent": {"type": "team"}}),
+            "Failed to parse request: agent.multiagent.type: \"team\" is not a valid value",
+        ),
     ] {
         assert_eq!(rota.api.post_refused(&path, body.clone()).await, invalid(message), "{body}");
     }
@@ -94,7 +106,10 @@ async fn wrong_bodies_of_environments_are_refused_by_field() {
         (json!({"name": "e", "x": 1}), "x: Extra inputs are not permitted"),
         (json!({"name": long(257)}), "name: String should have at most 256 characters"),
         (json!({"name": "e", "config": {"networking": {}}}), "config.type: Field required"),
-        (json!({"name": "e", "config": {"type": "moon"}}), "config: Input tag 'moon' found using 'type' does not match any of the expected tags: 'cloud', 'self_hosted'"),
+        (
+            json!({"name": "e", "config": {"type": "moon"}}),
+            "config: Input tag 'moon' found using 'type' does not match any of the expected tags: 'cloud', 'self_hosted'",
+        ),
         (
             json!({"name": "e", "config": {"type": "self_hosted", "networking": {"type": "unrestricted"}}}),
             "config.networking: Extra inputs are not permitted",
@@ -136,10 +151,7 @@ async fn wrong_bodies_of_deployments_are_refused_by_field() {
         (with(json!({"status": "paused"})), "Failed to parse request body: unknown field \"status\""),
         (with(json!({"name": long(257)})), "name: maximum string length is 256"),
         (with(json!({"description": long(2049)})), "description: maximum string length is 2048"),
-        (
-            with(json!({"environment_id": long(129)})),
-            "environment_id: maximum string length is 128",
-        ),
+        (with(json!({"environment_id": long(129)})), "environment_id: maximum string length is 128"),
         (
             with(json!({"agent": {"type": "agent_with_overrides", "id": "x"}})),
             "Failed to parse request: agent.type: \"agent_with_overrides\" is not a valid value",
@@ -155,9 +167,15 @@ async fn wrong_bodies_of_deployments_are_refused_by_field() {
             with(json!({"resources": vec![json!({"type": "file", "file_id": "f"}); 501]})),
             "resources: value must contain no more than 500 item(s)",
         ),
-        (with(json!({"resources": [{"type": "disk"}]})), "Failed to parse request: resources[0].type: \"disk\" is not a valid value"),
+        (
+            with(json!({"resources": [{"type": "disk"}]})),
+            "Failed to parse request: resources[0].type: \"disk\" is not a valid value",
+        ),
         (with(json!({"resources": [{"type": "file"}]})), "resources.0.file_id: Field required"),
-        (with(json!({"schedule": {"type": "interval"}})), "Failed to parse request: schedule.type: \"interval\" is not a valid value"),
+        (
+            with(json!({"schedule": {"type": "interval"}})),
+            "Failed to parse request: schedule.type: \"interval\" is not a valid value",
+        ),
         (with(json!({"schedule": {"type": "cron", "expression": "* * * * *"}})), "schedule.timezone: Field required"),
         (with(json!({"schedule": {"type": "cron", "timezone": "UTC"}})), "schedule.expression: Field required"),
         (
@@ -168,7 +186,10 @@ async fn wrong_bodies_of_deployments_are_refused_by_field() {
             with(json!({"schedule": {"type": "cron", "expression": "* * * * *", "timezone": "x".repeat(129)}})),
             "schedule.timezone: maximum string length is 64",
         ),
-        (with(json!({"budget": {"type": "wish"}})), "Failed to parse request: budget.type: \"wish\" is not a valid value"),
+        (
+            with(json!({"budget": {"type": "wish"}})),
+            "Failed to parse request: budget.type: \"wish\" is not a valid value",
+        ),
         (with(json!({"budget": budget("0125")})), not_cents),
         (with(json!({"budget": budget("1.25")})), not_cents),
     ];
@@ -201,8 +222,14 @@ async fn wrong_first_events_are_refused_by_place() {
     let cases = [
         (json!([]), "initial_events: value must contain at least 1 item"),
         (json!(vec![say.clone(); 51]), "initial_events: value must contain no more than 50 item(s)"),
-        (json!([{"type": "user.interrupt"}]), "Failed to parse request: initial_events[0].type: \"user.interrupt\" is not a valid value"),
-        (json!([say, {"type": "agent.message"}]), "Failed to parse request: initial_events[1].type: \"agent.message\" is not a valid value"),
+        (
+            json!([{"type": "user.interrupt"}]),
+            "Failed to parse request: initial_events[0].type: \"user.interrupt\" is not a valid value",
+        ),
+        (
+            json!([say, {"type": "agent.message"}]),
+            "Failed to parse request: initial_events[1].type: \"agent.message\" is not a valid value",
+        ),
         (json!([{"content": []}]), "Failed to parse request: initial_events[0].type: Field required"),
         (json!([{"type": "user.message"}]), "initial_events.0.content: Field required"),
         (
@@ -261,7 +288,10 @@ async fn wrong_bodies_of_sessions_are_refused_by_field() {
             "initial_events: value must contain no more than 50 item(s)",
         ),
         (agent(json!({"name": "x"})), "Failed to parse request body: unknown field \"name\""),
-        (agent(json!({"tools": [{"type": "x"}]})), "Failed to parse request: agent.tools[0].type: \"x\" is not a valid value"),
+        (
+            agent(json!({"tools": [{"type": "x"}]})),
+            "Failed to parse request: agent.tools[0].type: \"x\" is not a valid value",
+        ),
         (
             agent(json!({"model": {"id": "playbook", "effort": "huge"}})),
             "Failed to parse request: agent.model.effort: \"huge\" is not a valid value; expected one of high, low, max, medium, xhigh",
@@ -285,7 +315,10 @@ async fn wrong_bodies_of_sessions_are_refused_by_field() {
         (json!({}), "events: value is required"),
         (json!({"events": []}), "events: must contain at least 1 item"),
         (json!({"events": vec![message("x"); 51]}), "events: value must contain no more than 50 item(s)"),
-        (json!({"events": [{"type": "agent.message"}]}), "Failed to parse request: events[0].type: \"agent.message\" is not a valid value"),
+        (
+            json!({"events": [{"type": "agent.message"}]}),
+            "Failed to parse request: events[0].type: \"agent.message\" is not a valid value",
+        ),
         (
             json!({"events": [{"type": "user.tool_confirmation", "tool_use_id": "x"}]}),
             "events.0.user_tool_confirmation.result: value is required",
@@ -467,6 +500,34 @@ async fn a_body_of_more_than_32_mb_is_refused() {
     let mut padded = json!({"name": "a", "model": "playbook"}).to_string().into_bytes();
     padded.resize(too_large - 1, b' ');
     rota.api.answer(rota.api.request(Method::POST, "/v1/agents").body(padded)).await.success();
+}
+
+fn gzip(text: &[u8]) -> Vec<u8> {
+    use std::io::Write;
+
+    let mut coder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    coder.write_all(text).unwrap();
+    coder.finish().unwrap()
+}
+
+#[tokio::test]
+async fn a_body_may_be_coded_with_gzip_and_what_comes_out_is_bounded() {
+    let rota = Rota::without_engine().await;
+    let send = async |coding: &str, body: Vec<u8>| {
+        rota.api
+            .answer(rota.api.request(Method::POST, "/v1/agents").header("content-encoding", coding).body(body))
+            .await
+    };
+    let body = json!({"name": "coded", "model": "playbook", "system": long(100_000)}).to_string().into_bytes();
+    let coded = gzip(&body);
+    assert!(coded.len() < 1000);
+    assert_eq!(send("gzip", coded.clone()).await.success()["name"], "coded");
+    let bomb = send("gzip", gzip(&vec![b' '; 32 * 1024 * 1024 + 1])).await.refusal();
+    assert_eq!((bomb.status, &*bomb.message), (413, "the body is larger than 32 MB"));
+    let wrong = send("gzip", body).await.refusal();
+    assert!(wrong.status == 400 && wrong.message.starts_with("the body is not gzip, as it says: "), "{wrong:?}");
+    let refused = invalid("content-encoding: \"br\" is not read; send the body with gzip, or as it is");
+    assert_eq!(send("br", coded).await.refusal(), refused);
 }
 
 #[tokio::test]

@@ -85,7 +85,8 @@ async fn packages_need_a_network_that_reaches_them() {
 async fn the_type_of_an_environment_never_changes() {
     let rota = Rota::without_engine().await;
     let made = environment(&rota.api, "e").await;
-    let answer = rota.api.send(reqwest::Method::POST, &path(&made), Some(&json!({"config": {"type": "self_hosted"}}))).await;
+    let answer =
+        rota.api.send(reqwest::Method::POST, &path(&made), Some(&json!({"config": {"type": "self_hosted"}}))).await;
     assert_eq!(answer.refusal(), invalid("Cannot change environment type from Cloud to BYOC"));
     assert_eq!(answer.body["error"]["details"], json!({"error_code": "invalid_config_type_change"}));
     assert_eq!(rota.api.get(&path(&made)).await, made);

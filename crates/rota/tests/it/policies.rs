@@ -445,7 +445,10 @@ async fn a_deployment_keeps_its_own_times() {
     at(&rota, "03T08:59:00").await;
     at(&rota, "03T09:10:00").await;
     let run = runs(&rota.api, &strict).await.pop().unwrap();
-    assert_eq!(run["trigger_context"]["scheduled_at"], "2026-03-03T09:00:00.000000Z", "a range of 10 minutes has ended");
+    assert_eq!(
+        run["trigger_context"]["scheduled_at"], "2026-03-03T09:00:00.000000Z",
+        "a range of 10 minutes has ended"
+    );
     // A delay that is set after the occurrence was looked for holds all the same, and so does its end.
     let delayed = deployment_of(&parts, &rota, "0 9 * * *", json!({})).await;
     set_policy(&rota.api, &delayed, json!({"jitter": 3600})).await;

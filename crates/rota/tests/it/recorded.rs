@@ -93,7 +93,8 @@ fn an_agent(changes: Value) -> Value {
 }
 
 fn a_deployment(changes: Value) -> Value {
-    let base = json!({"name": "d", "agent": "{agent}", "environment_id": "{environment}", "initial_events": [message("hi")]});
+    let base =
+        json!({"name": "d", "agent": "{agent}", "environment_id": "{environment}", "initial_events": [message("hi")]});
     over(base, &changes)
 }
 
@@ -228,7 +229,10 @@ async fn what_is_refused_is_refused_in_the_recorded_words() {
         let answer = scene.ask(&method, path, &body).await;
         let expected = refusal(status, scene.named(message));
         if answer.status.is_success() || answer.refusal() != expected {
-            wrong.push(format!("{tag}: {method} {path} {body:.120}\n  expected {expected:?}\n  answered {:.300}", answer.body));
+            wrong.push(format!(
+                "{tag}: {method} {path} {body:.120}\n  expected {expected:?}\n  answered {:.300}",
+                answer.body
+            ));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
