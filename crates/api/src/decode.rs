@@ -569,6 +569,16 @@ impl<'a> Object<'a> {
         }
     }
 
+    /// A field of an update of which null is as good as absent: both keep what is stored.
+    pub fn kept<T>(&mut self, name: &'static str, read: impl FnOnce(&Node<'a>) -> Decoded<T>) -> Decoded<Option<T>> {
+        self.optional(name).map(|node| read(&node)).transpose()
+    }
+
+    /// A field of an update that cannot be cleared, read by `read`.
+    pub fn needed<T>(&mut self, name: &'static str, read: impl FnOnce(&Node<'a>) -> Decoded<T>) -> Decoded<Option<T>> {
+        self.settable(name)?.map(|node| read(&node)).transpose()
+    }
+
     /// Accepts the `type` field after [`Node::tag`] has decided on it.
     pub fn tagged(&mut self) {
         self.seen.push("type");

@@ -12,6 +12,7 @@ pub mod deployment;
 pub mod environment;
 pub mod error;
 pub mod event;
+pub mod fields;
 pub mod id;
 pub mod metadata;
 pub mod model;

@@ -27,8 +27,8 @@ pub struct Model {
     pub max_input_tokens: Option<u32>,
     /// Most tokens of a reply.
     pub max_tokens: Option<u32>,
-    /// What the model can do, where it is known.
-    pub capabilities: Option<serde_json::Value>,
+    /// What a session can use of the model, by the API's names.
+    pub capabilities: serde_json::Value,
     /// Models that may stand in. Only in the beta shape.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub allowed_fallback_models: Option<Vec<String>>,

@@ -230,7 +230,10 @@ pub struct Overrides {
 
 fn read_agent(node: &Node<'_>) -> Decoded<(AgentChoice, Overrides)> {
     let selector = node.under("selector");
-    if !node.value().is_object() || selector.tag()? != "agent_with_overrides" {
+    if !node.value().is_object() {
+        return Ok((agent::read_choice(node, false)?, Overrides::default()));
+    }
+    if selector.tag()? != "agent_with_overrides" {
         return Ok((agent::read_choice(&selector, false)?, Overrides::default()));
     }
     node.of_kind("agent_with_overrides").of_kind("config").object(|o| {

@@ -2,11 +2,18 @@
 
 mod request;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
-use crate::{Time, id::EnvironmentId, metadata::Metadata};
+use crate::{
+    Time,
+    agent::MAX_DESCRIPTION,
+    decode::Node,
+    fields::{Decode, Nothing, SaidNothing, fields, names, tagged},
+    id::EnvironmentId,
+    metadata::{Changes, Metadata},
+};
 
-pub use request::{ConfigFields, EnvironmentFields, NetworkingFields, UpdateEnvironment};
+use request::{read_host, read_packages, read_scope};
 
 /// Most characters of an environment's name.
 pub const MAX_NAME: usize = 256;
@@ -30,8 +37,8 @@ pub struct Environment {
     pub config: EnvironmentConfig,
     /// Free pairs.
     pub metadata: Metadata,
-    /// Always `organization`.
-    pub scope: &'static str,
+    /// Whose it is: always [`Scope::Organization`].
+    pub scope: Scope,
     /// When it was created.
     pub created_at: Time,
     /// When it was last changed.
@@ -40,40 +47,120 @@ pub struct Environment {
     pub archived_at: Option<Time>,
 }
 
-/// What an environment is made of.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
-pub enum EnvironmentConfig {
+fields! {
+    /// What an update of an environment can change.
+    #[derive(Debug, Clone, Default, PartialEq, Eq)]
+    EnvironmentFields,
+    /// An update request.
+    UpdateEnvironment {
+        /// 1 to [`MAX_NAME`] characters.
+        name: String, keeps = |n| n.text(1, MAX_NAME);
+        /// At most [`MAX_DESCRIPTION`] characters.
+        description: String, clears = |n| n.text(0, MAX_DESCRIPTION);
+        /// What it is made of. Its type never changes.
+        config: EnvironmentConfig, joins<ConfigFields> = Decode::decode;
+        /// Free pairs.
+        metadata: Metadata, pairs = Changes::read_with_empty;
+        /// Whose it is.
+        scope: Scope, keeps = read_scope;
+    }
+}
+
+tagged! {
+    /// What an environment is made of.
+    EnvironmentConfig,
+    /// What a body says about that; what it leaves out is kept.
+    ConfigFields {
+        /// Sandboxes that this server starts.
+        "cloud" => Cloud(CloudConfig, CloudFields),
+        /// Workers that the user runs.
+        "self_hosted" => SelfHosted(Nothing, SaidNothing),
+    }
+}
+
+fields! {
     /// Sandboxes that this server starts.
-    Cloud {
-        /// What they reach.
-        networking: Networking,
-        /// What is installed in them.
-        packages: Packages,
-    },
-    /// Workers that the user runs.
-    SelfHosted {},
+    #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+    CloudConfig,
+    /// What a body says about them.
+    CloudFields {
+        /// What they reach; null is every public address.
+        networking: Networking, merges<NetworkingFields> = Decode::decode;
+        /// What is installed in them; null is nothing.
+        packages: Packages, resets = |n| PackagesFields::decode(n)?.merged(&Packages::default());
+    }
 }
 
-/// What a sandbox reaches.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
-pub enum Networking {
-    /// Every public address.
-    Unrestricted {},
-    /// Named hosts.
-    Limited(LimitedNetwork),
+tagged! {
+    /// What a sandbox reaches.
+    Networking,
+    /// What a body says about that; what it leaves out is kept.
+    NetworkingFields {
+        /// Every public address.
+        "unrestricted" => Unrestricted(Nothing, SaidNothing),
+        /// Named hosts.
+        "limited" => Limited(LimitedNetwork, LimitedFields),
+    }
 }
 
-/// The hosts that a sandbox reaches.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LimitedNetwork {
-    /// Host names, `*.` in front for their subdomains.
-    pub allowed_hosts: Vec<String>,
-    /// Whether the agent's MCP servers are allowed too.
-    pub allow_mcp_servers: bool,
-    /// Whether the public package registries are allowed too.
-    pub allow_package_managers: bool,
+fields! {
+    /// The hosts that a sandbox reaches.
+    #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+    LimitedNetwork,
+    /// What a body says about them.
+    LimitedFields {
+        /// Host names, `*.` in front for their subdomains.
+        allowed_hosts: Vec<String>, keeps = |n| n.items(0, MAX_HOSTS, read_host);
+        /// Whether the agent's MCP servers are allowed too.
+        allow_mcp_servers: bool, keeps = Node::boolean;
+        /// Whether the public package registries are allowed too.
+        allow_package_managers: bool, keeps = Node::boolean;
+    }
+}
+
+fields! {
+    /// What is installed in a sandbox, per package manager.
+    #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+    Packages,
+    /// What a body says about that.
+    PackagesFields {
+        /// Always `packages`.
+        r#type: PackagesTag, keeps = Decode::decode;
+        /// Debian packages.
+        apt: Vec<String>, keeps = read_packages;
+        /// Rust crates.
+        cargo: Vec<String>, keeps = read_packages;
+        /// Ruby gems.
+        gem: Vec<String>, keeps = read_packages;
+        /// Go modules.
+        go: Vec<String>, keeps = read_packages;
+        /// Node packages.
+        npm: Vec<String>, keeps = read_packages;
+        /// Python packages.
+        pip: Vec<String>, keeps = read_packages;
+    }
+}
+
+names! {
+    /// The `type` of [`Packages`].
+    #[derive(Default)]
+    PackagesTag {
+        /// The only one.
+        #[default]
+        "packages" => Packages,
+    }
+}
+
+names! {
+    /// Whose an environment is.
+    #[derive(Default)]
+    Scope {
+        /// Everybody's in the workspace.
+        #[default]
+        "organization" => Organization,
+        /// One account's.
+        "account" => Account,
+    }
 }
 
 impl LimitedNetwork {
@@ -89,34 +176,6 @@ impl LimitedNetwork {
     }
 }
 
-/// What is installed in a sandbox, per package manager.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Packages {
-    /// Always `packages`.
-    pub r#type: PackagesTag,
-    /// Debian packages.
-    pub apt: Vec<String>,
-    /// Rust crates.
-    pub cargo: Vec<String>,
-    /// Ruby gems.
-    pub gem: Vec<String>,
-    /// Go modules.
-    pub go: Vec<String>,
-    /// Node packages.
-    pub npm: Vec<String>,
-    /// Python packages.
-    pub pip: Vec<String>,
-}
-
-/// The `type` of [`Packages`].
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PackagesTag {
-    /// The only one.
-    #[default]
-    Packages,
-}
-
 impl Packages {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
@@ -125,8 +184,21 @@ impl Packages {
 }
 
 impl EnvironmentConfig {
-    fn cloud() -> Self {
-        Self::Cloud { networking: Networking::Unrestricted {}, packages: Packages::default() }
+    /// Whether workers of the user run the tools.
+    pub fn is_self_hosted(&self) -> bool {
+        matches!(self, Self::SelfHosted(_))
+    }
+}
+
+impl Default for EnvironmentConfig {
+    fn default() -> Self {
+        Self::Cloud(CloudConfig::default())
+    }
+}
+
+impl Default for Networking {
+    fn default() -> Self {
+        Self::Unrestricted(Nothing::default())
     }
 }
 

@@ -264,6 +264,8 @@ async fn models_are_served_without_the_beta_header_in_their_general_shape() {
         let beta = api.get(path).await;
         assert!(!general.success().to_string().contains("allowed_fallback_models"));
         assert!(beta.to_string().contains("allowed_fallback_models"));
+        let model = if path.ends_with("models") { &beta["data"][0] } else { &beta };
+        assert_eq!(model["capabilities"]["effort"]["max"], json!({"supported": false}), "{path}");
     }
     assert_eq!(api.get_refused("/v1/models/other").await, not_found("Model `other` not found."));
 }
@@ -288,6 +290,44 @@ async fn models_are_listed_page_by_page_in_both_directions() {
     assert_eq!(ids("lifecycle[]=retired").await, list(&[], false));
     let both = rota.api.get_refused("/v1/models?after_id=a&before_id=c").await;
     assert_eq!(both, invalid("after_id: cannot be combined with before_id"));
+}
+
+#[tokio::test]
+async fn what_is_not_served_says_so_whatever_header_is_missing() {
+    let rota = Rota::without_engine().await;
+    let api = &rota.api;
+    for (path, what) in [
+        ("/v1/vaults", "vaults"),
+        ("/v1/vaults/vlt_x/credentials", "vaults"),
+        ("/v1/files", "files"),
+        ("/v1/memory_stores/memstore_x/memories", "memory stores"),
+        ("/v1/skills", "skills"),
+        ("/v1/environments/env_x/work/poll", "work queues"),
+        ("/v1/sessions/sesn_x/resources", "resources of sessions"),
+        ("/v1/organizations/invites", "these operations on the organization"),
+    ] {
+        let refused = not_found(format!("Not found: {what} are not served by this server"));
+        assert_eq!(api.get_refused(path).await, refused, "{path}");
+        let bare = api.http.get(format!("{}{path}", api.base)).header("x-api-key", &api.key);
+        assert_eq!(api.answer(bare).await.refusal(), refused, "{path}");
+    }
+    for path in ["/v1/vaultsmith", "/v1/nothing", "/v2/vaults"] {
+        let bare = api.http.get(format!("{}{path}", api.base)).header("x-api-key", &api.key);
+        assert_eq!(api.answer(bare).await.refusal(), not_found("Not found"), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_browser_that_asks_for_a_page_of_another_origin_is_refused_in_words() {
+    let rota = Rota::without_engine().await;
+    let api = &rota.api;
+    let asked = api.http.request(Method::OPTIONS, format!("{}/v1/agents", api.base));
+    let asked = asked.header("origin", "https://app.example.com").header("access-control-request-method", "POST");
+    let answer = api.answer(asked).await;
+    let refused = answer.refusal();
+    assert_eq!((refused.status, &*refused.kind), (403, "permission_error"));
+    assert!(refused.message.starts_with("CORS requests are not answered: "), "{}", refused.message);
+    assert!(answer.headers.keys().all(|name| !name.as_str().starts_with("access-control-")));
 }
 
 #[tokio::test]

@@ -121,6 +121,46 @@ async fn a_body_that_no_workspace_can_have_is_refused() {
 }
 
 #[tokio::test]
+async fn where_a_workspaces_retained_data_goes_is_kept_and_shown() {
+    let rota = Rota::without_engine().await;
+    let administrator = rota.administrator().await;
+    let plain = workspace(&administrator, "plain").await;
+    assert_eq!(plain["inference_data_privacy"], Value::Null);
+    let internal = json!({"type": "internal"});
+    let asked = json!({"human_review": {"type": "disabled"}, "safeguards_storage": internal});
+    let body = json!({"name": "private", "inference_data_privacy": asked});
+    let made = administrator.post(WORKSPACES, body).await;
+    let shown = over(asked, &json!({"transcripts_storage": null}));
+    assert_eq!(made["inference_data_privacy"], shown);
+    let change =
+        json!({"inference_data_privacy": {"human_review": {"type": "enabled"}, "transcripts_storage": internal}});
+    let merged =
+        json!({"human_review": {"type": "enabled"}, "safeguards_storage": internal, "transcripts_storage": internal});
+    let changed = administrator.post(&at(&made), change).await;
+    assert_eq!(changed["inference_data_privacy"], merged, "what is left out stays");
+    assert_eq!(administrator.post(&at(&made), json!({"name": "renamed"})).await["inference_data_privacy"], merged);
+    assert_eq!(administrator.get(&at(&made)).await["inference_data_privacy"], merged);
+    let external = json!({"type": "external", "external_storage_id": "xs_1"});
+    for (privacy, refused) in [
+        (Value::Null, "inference_data_privacy: value cannot be null"),
+        (json!({"human_review": null}), "inference_data_privacy.human_review: value cannot be null"),
+        (
+            json!({"human_review": {"type": "x"}}),
+            "inference_data_privacy.human_review: Input tag 'x' found using 'type' does not match any of the expected \
+             tags: 'enabled', 'disabled'",
+        ),
+        (
+            json!({"transcripts_storage": external}),
+            "inference_data_privacy.transcripts_storage.external_storage_id: \"xs_1\" is no store that this server \
+             knows: it has no external ones",
+        ),
+    ] {
+        let body = json!({ "inference_data_privacy": privacy });
+        assert_eq!(administrator.post_refused(&at(&made), body).await, invalid(refused));
+    }
+}
+
+#[tokio::test]
 async fn an_update_of_a_workspace_keeps_what_it_leaves_out() {
     let rota = Rota::without_engine().await;
     let administrator = rota.administrator().await;

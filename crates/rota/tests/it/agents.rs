@@ -46,11 +46,10 @@ async fn an_update_of_a_version_that_is_not_the_latest_conflicts_even_when_it_ch
     let agent = agent(&rota.api, json!({})).await;
     rota.api.post(&path(&agent), json!({"system": "x", "version": 1})).await;
     for body in [json!({"system": "y", "version": 1}), json!({"system": "x", "version": 1}), json!({"version": 3})] {
-        let seen = body["version"].as_i64().unwrap();
-        let refused = conflict(format!("Agent `{}` has version 2 by now, not {seen}: read it again.", id(&agent)));
+        let refused = conflict("Concurrent modification detected. Please fetch the latest version and retry.");
         let answer = rota.api.send(reqwest::Method::POST, &path(&agent), Some(&body)).await;
         assert_eq!(answer.refusal(), refused);
-        assert_eq!(answer.headers["x-should-retry"], "false");
+        assert!(!answer.headers.contains_key("x-should-retry"));
     }
     assert_eq!(rota.api.get(&path(&agent)).await["version"], 2);
 }
@@ -226,6 +225,14 @@ async fn tools_follow_the_rules_of_the_api() {
             "tools.0.configs.0.allowed_domains: must contain at least 1 item",
         ),
         (
+            json!({"tools": [{"type": "agent_toolset_20260401", "configs": [{"name": "bash"}, {"name": "bash"}]}]}),
+            "tools.0.configs: \"bash\" has more than one entry",
+        ),
+        (
+            json!({"tools": [{"type": "mcp_toolset", "mcp_server_name": "m", "configs": [{"name": "a"}, {"name": "a"}]}]}),
+            "tools.0.configs: \"a\" has more than one entry",
+        ),
+        (
             config(json!({"name": "web_search", "max_content_tokens": 5})),
             "Failed to parse request: tools[0].configs[0].max_content_tokens: Extra inputs are not permitted for name \"web_search\"",
         ),
@@ -237,6 +244,58 @@ async fn tools_follow_the_rules_of_the_api() {
     let sent = json!([{"type": "agent_toolset_20260401", "configs": [{"name": "bash", "permission_policy": {"type": "always_ask"}}]}]);
     let shown = json!([{"type": "agent_toolset_20260401", "configs": [asked], "default_config": enabled}]);
     assert_eq!(agent(api, json!({ "tools": sent })).await["tools"], shown, "defaults are filled in");
+}
+
+#[tokio::test]
+async fn the_sources_of_urls_follow_the_rules_of_the_api() {
+    let rota = Rota::without_engine().await;
+    let api = &rota.api;
+    let custom = json!({"type": "custom", "name": "w", "description": "d", "input_schema": {"type": "object"}});
+    let with = |sources: Value| {
+        let config = json!({"name": "web_fetch", "url_sources": sources});
+        json!({"tools": [{"type": "agent_toolset_20260401", "configs": [config]}, custom]})
+    };
+    let tool = |name: &str| json!({"type": "tool_reference", "name": name});
+    let only =
+        |names: &[&str]| json!({"type": "only", "tools": names.iter().map(|name| tool(name)).collect::<Vec<_>>()});
+    let many: Vec<String> = (0..129).map(|i| format!("t{i}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let place = "tools.0.configs.0.url_sources";
+    for (sources, message) in [
+        (
+            json!({"client_tool_results": "none", "server_tool_results": "none", "user_input": "none"}),
+            format!("{place}: at least one source must not be \"none\": else no URL may be fetched"),
+        ),
+        (json!({"client_tool_results": only(&[])}), format!("{place}.client_tool_results.tools: must contain at least 1 item")),
+        (
+            json!({"client_tool_results": only(&many)}),
+            format!("{place}.client_tool_results.tools: value must contain no more than 128 item(s)"),
+        ),
+        (
+            json!({"client_tool_results": only(&["w", "w"])}),
+            format!("{place}.client_tool_results.tools: \"w\" has more than one entry"),
+        ),
+        (
+            json!({"client_tool_results": only(&["other"])}),
+            "tools: url_sources.client_tool_results names \"other\", which is no custom tool of these tools".to_owned(),
+        ),
+        (
+            json!({"server_tool_results": only(&["bash"])}),
+            "Failed to parse request: tools[0].configs[0].url_sources.server_tool_results.tools[0].name: \"bash\" is not a \
+             valid value; expected one of web_fetch, web_search"
+                .to_owned(),
+        ),
+        (
+            json!({"user_input": only(&["w"])}),
+            "Failed to parse request: tools[0].configs[0].url_sources.user_input.type: \"only\" is not a valid value"
+                .to_owned(),
+        ),
+    ] {
+        assert_eq!(refused(api, with(sources)).await, message);
+    }
+    let sources = json!({"client_tool_results": only(&["w"]), "server_tool_results": only(&["web_search"]), "user_input": "none"});
+    let shown = agent(api, with(sources.clone())).await["tools"][0]["configs"][0]["url_sources"].clone();
+    assert_eq!(shown, over(sources, &json!({"user_input": {"type": "none"}})));
 }
 
 #[tokio::test]

@@ -502,6 +502,34 @@ async fn a_body_of_more_than_32_mb_is_refused() {
     rota.api.answer(rota.api.request(Method::POST, "/v1/agents").body(padded)).await.success();
 }
 
+fn gzip(text: &[u8]) -> Vec<u8> {
+    use std::io::Write;
+
+    let mut coder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    coder.write_all(text).unwrap();
+    coder.finish().unwrap()
+}
+
+#[tokio::test]
+async fn a_body_may_be_coded_with_gzip_and_what_comes_out_is_bounded() {
+    let rota = Rota::without_engine().await;
+    let send = async |coding: &str, body: Vec<u8>| {
+        rota.api
+            .answer(rota.api.request(Method::POST, "/v1/agents").header("content-encoding", coding).body(body))
+            .await
+    };
+    let body = json!({"name": "coded", "model": "playbook", "system": long(100_000)}).to_string().into_bytes();
+    let coded = gzip(&body);
+    assert!(coded.len() < 1000);
+    assert_eq!(send("gzip", coded.clone()).await.success()["name"], "coded");
+    let bomb = send("gzip", gzip(&vec![b' '; 32 * 1024 * 1024 + 1])).await.refusal();
+    assert_eq!((bomb.status, &*bomb.message), (413, "the body is larger than 32 MB"));
+    let wrong = send("gzip", body).await.refusal();
+    assert!(wrong.status == 400 && wrong.message.starts_with("the body is not gzip, as it says: "), "{wrong:?}");
+    let refused = invalid("content-encoding: \"br\" is not read; send the body with gzip, or as it is");
+    assert_eq!(send("br", coded).await.refusal(), refused);
+}
+
 #[tokio::test]
 async fn a_method_that_a_path_does_not_have_is_refused() {
     let rota = Rota::without_engine().await;

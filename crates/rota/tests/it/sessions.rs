@@ -118,11 +118,14 @@ async fn what_a_session_refers_to_must_be_there() {
     api.call(&format!("/v1/environments/{}/archive", id(&closed))).await;
     let mine = api.post("/v1/environments", json!({"name": "mine", "config": {"type": "self_hosted"}})).await;
     let file = json!([{"type": "file", "file_id": "file_x"}]);
+    let store = |i: usize| json!({"type": "memory_store", "memory_store_id": format!("memstore_{i}")});
+    let stores: Vec<Value> = (0..9).map(store).collect();
     let no_environment = |id: &str| not_found(format!("Environment {id} not found."));
     for (changes, refused) in [
         (json!({"agent": "agent_nobody"}), not_found("Referenced agent not found or not accessible.")),
         (json!({"environment_id": "env_nowhere"}), no_environment("env_nowhere")),
         (json!({"environment_id": id(&closed)}), no_environment(id(&closed))),
+        (json!({"resources": stores}), invalid("resources: at most 8 memory stores can be attached")),
         (json!({"vault_ids": ["vlt_x"]}), not_found("Referenced vault not found or not accessible.")),
         (json!({"resources": file}), invalid("Invalid file resource: invalid file_id: \"file_x\"")),
         (

@@ -390,7 +390,7 @@ fn load(tx: &mut Tx<'_>, lease: &Lease) -> Result<(ThreadAgent, bool, Option<Str
         |row| {
             let environment: Option<EnvironmentConfig> =
                 row.opt_text(1)?.map(|config| serde_json::from_str(&config)).transpose()?;
-            Ok((row.json(0)?, matches!(environment, Some(EnvironmentConfig::SelfHosted {})), row.opt_text(2)?))
+            Ok((row.json(0)?, environment.is_some_and(|environment| environment.is_self_hosted()), row.opt_text(2)?))
         },
     )?;
     found.ok_or_else(|| Error::not_found("Session", lease.session.as_ref()))

@@ -5,6 +5,11 @@ use http::{Method, Uri};
 use super::operations;
 use crate::error::Error;
 
+/// The answer of a server that has no part of the API.
+pub(super) async fn nothing() -> Error {
+    Error::NotFound("Not found".to_owned())
+}
+
 /// The answer to a path that nothing is at.
 pub(super) async fn not_found(uri: Uri) -> Error {
     let path = uri.path();

@@ -12,7 +12,7 @@ use axum::{
 use http::{HeaderMap, HeaderValue, header};
 
 use super::{
-    absent::{method_not_allowed, not_found},
+    absent::{method_not_allowed, not_found, nothing},
     hosts::Hosts,
     layers::{self, Front},
     operations,
@@ -26,14 +26,14 @@ pub fn router(app: App, address: SocketAddr) -> Router {
         router = router.route("/metrics", get(metrics));
     }
     let router = router.method_not_allowed_fallback(method_not_allowed);
-    let router = if app.config.roles.has(Role::Api) { router.merge(api(&app)) } else { router.fallback(not_found) };
+    let router = if app.config.roles.has(Role::Api) { router.merge(api(&app)) } else { router.fallback(nothing) };
     in_front(app, address, router)
 }
 
 /// The metrics at an `address` of their own.
 pub fn metrics_router(app: App, address: SocketAddr) -> Router {
     let router = Router::new().route("/metrics", get(metrics)).method_not_allowed_fallback(method_not_allowed);
-    in_front(app, address, router.fallback(not_found))
+    in_front(app, address, router.fallback(nothing))
 }
 
 fn in_front(app: App, address: SocketAddr, router: Router<App>) -> Router {

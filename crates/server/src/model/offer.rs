@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use rota_api::model::Model as WireModel;
+use serde_json::{Value, json};
 
 use super::{
     Model, Price,
@@ -102,9 +103,43 @@ fn wire(id: &str, display_name: &str) -> WireModel {
         line: None,
         max_input_tokens: None,
         max_tokens: None,
-        capabilities: None,
+        capabilities: capabilities(Provider::Playbook),
         allowed_fallback_models: None,
     }
+}
+
+/// What a session can use of a model: of one behind the Messages API what is passed on to it, whether or not that one model
+/// takes it; of the playbook nothing.
+fn capabilities(provider: Provider) -> Value {
+    let passed_on = provider == Provider::Messages;
+    let is = |supported: bool| json!({ "supported": supported });
+    json!({
+        "batch": is(false),
+        "citations": is(false),
+        "code_execution": is(false),
+        "context_management": {
+            "supported": false,
+            "clear_thinking_20251015": is(false),
+            "clear_tool_uses_20250919": is(false),
+            "compact_20260112": is(false),
+        },
+        "effort": {
+            "supported": passed_on,
+            "low": is(passed_on),
+            "medium": is(passed_on),
+            "high": is(passed_on),
+            "xhigh": is(passed_on),
+            "max": is(passed_on),
+        },
+        "image_input": is(passed_on),
+        "pdf_input": is(passed_on),
+        "server_tools": {"supported": false, "code_execution": is(false), "web_search": is(false)},
+        "structured_outputs": is(false),
+        "thinking": {
+            "supported": false,
+            "types": {"adaptive": is(false), "between_tools": is(false), "disabled": is(true), "enabled": is(false)},
+        },
+    })
 }
 
 fn offered(config: &ModelConfig) -> Result<Offered> {
@@ -119,6 +154,7 @@ fn offered(config: &ModelConfig) -> Result<Offered> {
     };
     Ok(Offered {
         wire: WireModel {
+            capabilities: capabilities(config.provider),
             max_input_tokens: config.max_input_tokens,
             max_tokens: Some(config.max_tokens),
             ..wire(&config.id, display_name)

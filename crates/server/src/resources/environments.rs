@@ -3,7 +3,7 @@
 use axum::extract::State;
 use rota_api::{
     Deleted,
-    environment::{Environment, EnvironmentConfig, EnvironmentFields, UpdateEnvironment},
+    environment::{Environment, EnvironmentConfig, EnvironmentFields, Scope, UpdateEnvironment},
     id::{EnvironmentId, Id, WorkspaceId},
     webhook::EventType,
 };
@@ -111,8 +111,8 @@ fn set(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, update: &UpdateEnviro
             message: format!("Environment `{id}` is archived and cannot be changed."),
         });
     }
-    let Environment { name, description, config, metadata, .. } = stored;
-    let stored = EnvironmentFields { name, description, config, metadata };
+    let Environment { name, description, config, metadata, scope, .. } = stored;
+    let stored = EnvironmentFields { name, description, config, metadata, scope };
     let fields = update.over(&stored)?;
     if fields == stored {
         return get(tx, workspace, id);
@@ -160,7 +160,7 @@ fn set_archived(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<En
 }
 
 fn remove(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, force: bool) -> Result<Deleted> {
-    if !force && config(tx, workspace, id)? == Some(EnvironmentConfig::SelfHosted {}) {
+    if !force && config(tx, workspace, id)?.is_some_and(|config| config.is_self_hosted()) {
         check_unused(tx, workspace, id)?;
     }
     if !tx.changes("DELETE FROM environments WHERE workspace_id = $1 AND id = $2", vals![workspace, id])? {
@@ -211,7 +211,7 @@ fn from_row(row: &Row<'_>) -> Result<Environment> {
         description: row.opt_text("description")?,
         config: row.json("config")?,
         metadata: row.json("metadata")?,
-        scope: "organization",
+        scope: Scope::Organization,
         created_at: row.time("created_at")?,
         updated_at: row.time("updated_at")?,
         archived_at: row.opt_time("archived_at")?,

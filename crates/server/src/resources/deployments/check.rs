@@ -129,7 +129,7 @@ fn is_open(environment: &str) -> Result<bool> {
 
 /// The first resource that cannot be mounted. This server holds no files and no memory stores yet, so none is found.
 fn missing_resource(target: &Target, environment: &EnvironmentConfig) -> Result<Option<(RunErrorType, String)>> {
-    let self_hosted = matches!(environment, EnvironmentConfig::SelfHosted {});
+    let self_hosted = environment.is_self_hosted();
     let resources: Vec<Resource> = serde_json::from_str(&target.resources)?;
     Ok(resources.iter().find_map(|resource| match resource {
         Resource::File { .. } | Resource::GithubRepository { .. } if self_hosted => Some((

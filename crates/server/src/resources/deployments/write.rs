@@ -182,7 +182,7 @@ fn check_schedule(schedule: Option<&ScheduleFields>, now: Time) -> Result<()> {
 fn check_resources(resources: &[Resource], id: &EnvironmentId, environment: &EnvironmentConfig) -> Result<()> {
     sessions::check_mountable(resources)?;
     let unmountable = resources.iter().any(|resource| !matches!(resource, Resource::MemoryStore { .. }));
-    if unmountable && matches!(environment, EnvironmentConfig::SelfHosted {}) {
+    if unmountable && environment.is_self_hosted() {
         return Err(sessions::self_hosted_resources(id));
     }
     Ok(())

@@ -3,7 +3,7 @@
 use http::Uri;
 use rota_api::{
     agent::{AgentReference, Multiagent, SessionAgent},
-    environment::{EnvironmentConfig, LimitedNetwork, Networking},
+    environment::{CloudConfig, EnvironmentConfig, LimitedNetwork, Networking},
 };
 
 use crate::{
@@ -52,7 +52,9 @@ pub fn blocked_version(
 /// The network, when it does not reach every MCP server.
 fn restricted(environment: &EnvironmentConfig) -> Option<&LimitedNetwork> {
     match environment {
-        EnvironmentConfig::Cloud { networking: Networking::Limited(network), .. } if !network.allow_mcp_servers => {
+        EnvironmentConfig::Cloud(CloudConfig { networking: Networking::Limited(network), .. })
+            if !network.allow_mcp_servers =>
+        {
             Some(network)
         }
         _ => None,

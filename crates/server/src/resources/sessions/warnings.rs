@@ -3,7 +3,7 @@
 use axum::extract::State;
 use rota_api::{
     agent::{SessionAgent, WEB_TOOLS, built_in},
-    environment::{EnvironmentConfig, LimitedNetwork, Networking},
+    environment::{CloudConfig, EnvironmentConfig, LimitedNetwork, Networking},
     id::WorkspaceId,
     session::Session,
     warning::{SessionWithWarnings, Warning},
@@ -62,14 +62,14 @@ fn warnings(agent: &SessionAgent, environment: Option<&EnvironmentConfig>, has_o
         "roster_not_started",
         "this server starts no other agents: the roster is not used",
     );
-    let self_hosted = matches!(environment, Some(EnvironmentConfig::SelfHosted {}));
+    let self_hosted = environment.is_some_and(EnvironmentConfig::is_self_hosted);
     warn(
         !self_hosted && WEB_TOOLS.iter().any(|name| built_in(&primary.tools, name).is_some()),
         "web_tools_not_offered",
         "sandboxes of this server have no network: the model is not offered web_fetch and web_search",
     );
     match environment {
-        Some(EnvironmentConfig::Cloud { networking, packages }) => {
+        Some(EnvironmentConfig::Cloud(CloudConfig { networking, packages })) => {
             warn(
                 !packages.is_empty(),
                 "packages_not_installed",
@@ -82,7 +82,7 @@ fn warnings(agent: &SessionAgent, environment: Option<&EnvironmentConfig>, has_o
                 "sandboxes of this server have no network, whatever the environment allows",
             );
         }
-        Some(EnvironmentConfig::SelfHosted {}) => warn(
+        Some(EnvironmentConfig::SelfHosted(_)) => warn(
             true,
             "work_queue_not_served",
             "workers cannot ask this server for work: a client answers each call with user.tool_result",
@@ -111,6 +111,8 @@ mod tests {
         id::{AgentId, Id},
     };
     use serde_json::{Value, json};
+
+    use rota_api::fields::Nothing;
 
     use super::*;
 
@@ -151,7 +153,7 @@ mod tests {
         check(&plain, Some(cloud(json!({}))), false, &[]);
         check(&plain, None, false, &[]);
         check(&web, Some(cloud(json!({}))), false, &["web_tools_not_offered"]);
-        check(&web, Some(EnvironmentConfig::SelfHosted {}), false, &["work_queue_not_served"]);
+        check(&web, Some(EnvironmentConfig::SelfHosted(Nothing::default())), false, &["work_queue_not_served"]);
         check(&without, Some(cloud(json!({}))), false, &[]);
         check(&mcp, Some(cloud(json!({}))), false, &["mcp_servers_not_called"]);
         check(&roster, Some(cloud(json!({}))), false, &["roster_not_started"]);

@@ -128,7 +128,7 @@ pub fn check_mountable(resources: &[Resource]) -> Result<()> {
 
 fn check_resources(resources: &[Resource], id: &EnvironmentId, environment: &EnvironmentConfig) -> Result<()> {
     let Some(first) = resources.first() else { return Ok(()) };
-    if matches!(environment, EnvironmentConfig::SelfHosted {}) && !matches!(first, Resource::MemoryStore { .. }) {
+    if environment.is_self_hosted() && !matches!(first, Resource::MemoryStore { .. }) {
         return Err(self_hosted_resources(id));
     }
     check_mountable(resources)?;
