@@ -20,6 +20,7 @@ pub mod policy;
 pub mod run_outcome;
 pub mod schedule;
 pub mod session;
+pub mod thread;
 pub mod time;
 pub mod warning;
 pub mod webhook;

@@ -174,8 +174,12 @@ pub const COPY_BATCH: u64 = 1000;
 
 /// How often an open stream looks for what no other server has told of.
 pub const STREAM_POLL: Duration = Duration::from_secs(5);
-/// How often an open stream sends a ping.
-pub const PING_EVERY: Duration = Duration::from_secs(15);
+/// How often an open stream with nothing to tell says that it is alive.
+pub const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(25);
+/// How long ago a client's newest event may have come for a new stream to begin right after it.
+pub const STREAM_LOOK_BACK: Duration = Duration::from_secs(5);
+/// Most events of the log among which that one is looked for.
+pub const STREAM_LOOK_BACK_EVENTS: i64 = 1000;
 /// Most events read from the store at a time, for a stream or a runner.
 pub const STREAM_BATCH: i64 = 256;
 /// Most bytes of events read at a time for a stream, unless the first of them has more: what a stream that nobody reads

@@ -23,7 +23,7 @@ use crate::{
     request::caller,
     resources::{
         agents, api_keys, deployment_runs, deployments, environments, events, models, organization, run_outcomes,
-        schedules, sessions, webhook_endpoints, workspaces,
+        schedules, sessions, threads, webhook_endpoints, workspaces,
     },
 };
 
@@ -108,6 +108,11 @@ fn api(app: &App) -> Router<App> {
         .route("/v1/sessions/{session_id}/archive", post(sessions::archive))
         .route("/v1/sessions/{session_id}/events", get(events::list).post(events::send))
         .route("/v1/sessions/{session_id}/events/stream", get(events::stream::open))
+        .route("/v1/sessions/{session_id}/threads", get(threads::list))
+        .route("/v1/sessions/{session_id}/threads/{thread_id}", get(threads::retrieve))
+        .route("/v1/sessions/{session_id}/threads/{thread_id}/archive", post(threads::archive))
+        .route("/v1/sessions/{session_id}/threads/{thread_id}/events", get(threads::events))
+        .route("/v1/sessions/{session_id}/threads/{thread_id}/stream", get(threads::stream))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(from_fn_with_state(app.clone(), layers::guard))

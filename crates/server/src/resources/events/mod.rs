@@ -6,10 +6,14 @@ mod news;
 mod send;
 pub mod stream;
 
+pub use list::Listed;
 pub use send::{interrupt, interrupted_result};
 
 use axum::extract::State;
-use rota_api::{event, id::WorkspaceId};
+use rota_api::{
+    event,
+    id::{SessionId, WorkspaceId},
+};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -17,8 +21,32 @@ use crate::{
     app::App,
     error::Result,
     page::{Order, Page},
-    request::{Body, Caller, Json, Path, PathAndQuery},
+    request::{Body, Caller, Json, Path, PathAndQuery, Query},
 };
+
+/// Whose log a reader asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum View {
+    /// The session's: all of it.
+    Session,
+    /// Its primary thread's: all but what is told of the session as a whole.
+    Thread,
+}
+
+impl View {
+    const OF_THE_SESSION: [&str; 6] = [
+        "session.status_running",
+        "session.status_idle",
+        "session.status_rescheduled",
+        "session.status_terminated",
+        "session.usage",
+        "session.updated",
+    ];
+
+    fn shows(self, tag: &str) -> bool {
+        self == Self::Session || !Self::OF_THE_SESSION.contains(&tag)
+    }
+}
 
 /// The events that a request made.
 #[derive(Debug, Serialize)]
@@ -40,10 +68,17 @@ pub async fn list(
     caller: Caller,
     PathAndQuery(id, query): PathAndQuery<String>,
 ) -> Result<Json<Page<list::Listed>>> {
-    let filter = list::Filter::read(&query)?;
+    let filter = list::Filter::read(&query, View::Session)?;
     let order = query.one_of("order", &["asc", "desc"])?.map_or(Order::Asc, Order::from_name);
     let paging = query.paging(1000, 1000, order)?;
     app.db.read(move |tx| list::page(tx, &caller.workspace, &id, &filter, &paging)).await.map(Json)
+}
+
+/// The events of the primary thread of a session.
+pub async fn list_of_thread(app: &App, caller: Caller, session: SessionId, query: &Query) -> Result<Page<list::Listed>> {
+    let filter = list::Filter::of(View::Thread);
+    let paging = query.paging(1000, 1000, Order::Asc)?;
+    app.db.read(move |tx| list::page(tx, &caller.workspace, session.as_ref(), &filter, &paging)).await
 }
 
 /// That the session `id` is one of the workspace.

@@ -1,6 +1,7 @@
 //! Sessions: one agent at work in one environment.
 
 pub mod egress;
+pub mod status;
 mod store;
 pub mod warnings;
 mod write;
@@ -22,7 +23,7 @@ use crate::{
 
 pub use store::{
     Control, FilesOf, NewSession, Waiting, WaitingFor, add_outcomes, control, files_are_gone, files_of, find,
-    forget_deleted, get, insert, is_rate_limited, lock, new_outcome, set_waiting, usage,
+    forget_deleted, get, has_outcome_in_turn, insert, is_rate_limited, is_self_hosted, lock, new_outcome, usage,
 };
 pub use write::{check_budget, check_mountable, check_vaults, self_hosted_resources};
 
@@ -49,7 +50,8 @@ pub async fn update(
     app.db.write(move |tx| write::update(tx, &caller.workspace, &id, &update)).await.map(Json)
 }
 
-const STATUSES: [&str; 4] = ["rescheduling", "running", "idle", "terminated"];
+/// The names of the statuses.
+pub const STATUSES: [&str; 4] = ["rescheduling", "running", "idle", "terminated"];
 
 /// `GET /v1/sessions`.
 pub async fn list(State(app): State<App>, caller: Caller, query: Query) -> Result<Json<BothWays<Session>>> {
