@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use crate::{
     Time, content,
     decode::{Decoded, Node},
-    id::{EventId, OutcomeId, ThreadId},
+    id::{EventId, Id, OutcomeId, ThreadId},
     metadata::Metadata,
     session::SessionUsage,
 };
@@ -521,8 +521,6 @@ fn check_system_message(node: &Node<'_>, tags: &[&str]) -> Decoded<()> {
 }
 
 fn read_sent(node: &Node<'_>, now: Time) -> Decoded<EventBody> {
-    use crate::id::Id;
-
     let tag = node.tag()?;
     node.object(|o| {
         o.tagged();

@@ -42,11 +42,13 @@ async fn an_overloaded_model_is_asked_again_after_a_pause() {
     let frames = stream.until("session.status_rescheduled").await;
     let events: Vec<Value> = frames.into_iter().map(|frame| frame.event).collect();
     let failed = [
-        "user.message",
         "session.status_running",
+        "session.thread_status_running",
+        "user.message",
         "span.model_request_start",
         "span.model_request_end",
         "session.error",
+        "session.thread_status_rescheduled",
         "session.status_rescheduled",
     ];
     assert_eq!(kinds(&events), failed);
@@ -65,9 +67,11 @@ async fn an_overloaded_model_is_asked_again_after_a_pause() {
     let events = stream.turn().await;
     let mended = [
         "session.status_running",
+        "session.thread_status_running",
         "span.model_request_start",
         "agent.message",
         "span.model_request_end",
+        "session.thread_status_idle",
         "session.usage",
         "session.status_idle",
     ];

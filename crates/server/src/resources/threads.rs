@@ -5,13 +5,16 @@ use http::HeaderMap;
 use rota_api::{
     Time,
     agent::SessionAgent,
-    id::{Id, SessionId, ThreadId, WorkspaceId},
+    id::{SessionId, ThreadId, WorkspaceId},
     session::{Session, Status},
     thread::{Thread, ThreadStats},
 };
 
 use super::{
-    events::{self, View, stream},
+    events::{
+        self, View,
+        stream::{self, Asked},
+    },
     sessions,
 };
 use crate::{
@@ -65,8 +68,9 @@ pub async fn events(
     caller: Caller,
     PathAndQuery(ids, query): PathAndQuery<(String, String)>,
 ) -> Result<Json<Page<events::Listed>>> {
+    let paging = query.paging(1000, 1000, Order::Asc)?;
     let session = find(&app, &caller, ids).await?;
-    events::list_of_thread(&app, caller, session, &query).await.map(Json)
+    events::list_of_thread(&app, caller, session, paging).await.map(Json)
 }
 
 /// `GET /v1/sessions/{session_id}/threads/{thread_id}/stream`.
@@ -76,8 +80,9 @@ pub async fn stream(
     PathAndQuery(ids, query): PathAndQuery<(String, String)>,
     headers: HeaderMap,
 ) -> Result<Response> {
+    let asked = Asked::read(&query, &headers)?;
     let session = find(&app, &caller, ids).await?;
-    stream::begin(app, caller, session.to_string(), View::Thread, &query, &headers).await
+    stream::begin(app, caller, session.to_string(), View::Thread, asked).await
 }
 
 /// The session whose thread is named.

@@ -20,8 +20,8 @@ use serde_json::value::RawValue;
 use crate::{
     app::App,
     error::Result,
-    page::{Order, Page},
-    request::{Body, Caller, Json, Path, PathAndQuery, Query},
+    page::{Order, Page, Paging},
+    request::{Body, Caller, Json, Path, PathAndQuery},
 };
 
 /// Whose log a reader asked for.
@@ -74,10 +74,9 @@ pub async fn list(
     app.db.read(move |tx| list::page(tx, &caller.workspace, &id, &filter, &paging)).await.map(Json)
 }
 
-/// The events of the primary thread of a session.
-pub async fn list_of_thread(app: &App, caller: Caller, session: SessionId, query: &Query) -> Result<Page<list::Listed>> {
+/// A page of the events of the primary thread of a session.
+pub async fn list_of_thread(app: &App, caller: Caller, session: SessionId, paging: Paging) -> Result<Page<list::Listed>> {
     let filter = list::Filter::of(View::Thread);
-    let paging = query.paging(1000, 1000, Order::Asc)?;
     app.db.read(move |tx| list::page(tx, &caller.workspace, session.as_ref(), &filter, &paging)).await
 }
 

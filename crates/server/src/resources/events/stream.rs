@@ -62,21 +62,27 @@ pub async fn open(
     PathAndQuery(id, query): PathAndQuery<String>,
     headers: HeaderMap,
 ) -> Result<Response> {
-    begin(app, caller, id, View::Session, &query, &headers).await
+    let asked = Asked::read(&query, &headers)?;
+    begin(app, caller, id, View::Session, asked).await
+}
+
+/// What a request asks of a stream.
+pub struct Asked {
+    deltas: Vec<&'static str>,
+    after: Option<i64>,
+}
+
+impl Asked {
+    /// Reads the query and the headers.
+    pub fn read(query: &Query, headers: &HeaderMap) -> Result<Self> {
+        let deltas = query.any_of("event_deltas", &DELTAS, MAX_DELTAS)?;
+        query.finish()?;
+        Ok(Self { deltas, after: last_event_id(headers)? })
+    }
 }
 
 /// Opens the stream of a session, or of its primary thread.
-pub async fn begin(
-    app: App,
-    caller: Caller,
-    id: String,
-    view: View,
-    query: &Query,
-    headers: &HeaderMap,
-) -> Result<Response> {
-    let deltas = query.any_of("event_deltas", &DELTAS, MAX_DELTAS)?;
-    query.finish()?;
-    let resume = last_event_id(headers)?;
+pub async fn begin(app: App, caller: Caller, id: String, view: View, asked: Asked) -> Result<Response> {
     let place = app
         .streams
         .take(&caller.workspace, 1, MAX_STREAMS_PER_WORKSPACE)
@@ -84,7 +90,7 @@ pub async fn begin(
     let watcher = app.hub.watch(&SessionId::trusted(id.clone()));
     let workspace = caller.workspace.clone();
     let from = app.db.read(move |tx| start(tx, &workspace, &id)).await?;
-    let seq = resume.map_or(from.recent.unwrap_or(from.now), |seq| seq.min(from.now));
+    let seq = asked.after.map_or(from.recent.unwrap_or(from.now), |seq| seq.min(from.now));
     let open = Open {
         app,
         watcher,
@@ -93,7 +99,7 @@ pub async fn begin(
         session: from.session,
         view,
         seq,
-        deltas,
+        deltas: asked.deltas,
         held: VecDeque::new(),
         begun: HashSet::new(),
         keep_alive: every(KEEP_ALIVE_EVERY),

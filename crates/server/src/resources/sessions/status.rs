@@ -7,7 +7,7 @@
 use rota_api::{
     Time,
     event::{EventBody, StopDetails, StopReason, ThreadName},
-    id::{DeploymentId, Id, SessionId, ThreadId, WorkspaceId},
+    id::{DeploymentId, SessionId, ThreadId, WorkspaceId},
     session::{SessionUsage, Status},
 };
 use serde::Deserialize;

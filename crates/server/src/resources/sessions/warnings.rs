@@ -62,11 +62,10 @@ fn warnings(agent: &SessionAgent, environment: Option<&EnvironmentConfig>, has_o
         "roster_not_started",
         "this server starts no other agents: the roster is not used",
     );
-    let self_hosted = matches!(environment, Some(EnvironmentConfig::SelfHosted {}));
     warn(
-        !self_hosted && WEB_TOOLS.iter().any(|name| built_in(&primary.tools, name).is_some()),
+        WEB_TOOLS.iter().any(|name| built_in(&primary.tools, name).is_some()),
         "web_tools_not_offered",
-        "sandboxes of this server have no network: the model is not offered web_fetch and web_search",
+        "this server gives agents no network access: the model is not offered web_fetch and web_search",
     );
     match environment {
         Some(EnvironmentConfig::Cloud { networking, packages }) => {
@@ -151,7 +150,7 @@ mod tests {
         check(&plain, Some(cloud(json!({}))), false, &[]);
         check(&plain, None, false, &[]);
         check(&web, Some(cloud(json!({}))), false, &["web_tools_not_offered"]);
-        check(&web, Some(EnvironmentConfig::SelfHosted {}), false, &["work_queue_not_served"]);
+        check(&web, Some(EnvironmentConfig::SelfHosted {}), false, &["web_tools_not_offered", "work_queue_not_served"]);
         check(&without, Some(cloud(json!({}))), false, &[]);
         check(&mcp, Some(cloud(json!({}))), false, &["mcp_servers_not_called"]);
         check(&roster, Some(cloud(json!({}))), false, &["roster_not_started"]);
