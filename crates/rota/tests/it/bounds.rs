@@ -104,7 +104,7 @@ async fn what_waits_in_a_working_session_is_bounded_in_bytes_and_an_interrupt_is
     api.events(id, json!([message("short")])).await;
     api.events(id, json!([{"type": "user.interrupt"}])).await;
     let waiting = api.all(&events(&session), 1000).await;
-    assert_eq!(waiting.iter().filter(|event| event["processed_at"].is_null()).count(), 3);
+    assert_eq!(waiting.iter().filter(|event| event["processed_at"].is_null()).count(), 4);
 }
 
 #[tokio::test]

@@ -39,6 +39,7 @@ mod preview;
 mod process;
 mod proxy;
 mod receiver;
+mod recorded_events;
 mod replies;
 mod request;
 mod restarts;

@@ -10,7 +10,7 @@ pub mod query;
 pub use body::Body;
 pub use caller::{Administrator, Caller, Starter};
 pub use intake::Intake;
-pub use path::{Path, PathAndQuery};
+pub use path::{Path, PathAndQuery, SessionRef};
 pub use query::Query;
 
 use axum::response::{IntoResponse, Response};

@@ -22,14 +22,14 @@ use crate::{
     db::{Tx, vals},
     error::{Error, Result},
     page::{Order, Page},
-    request::{Caller, Json, Path, PathAndQuery},
+    request::{Caller, Json, Path, PathAndQuery, SessionRef},
 };
 
 /// `GET /v1/sessions/{session_id}/threads`.
 pub async fn list(
     State(app): State<App>,
     caller: Caller,
-    PathAndQuery(session, query): PathAndQuery<String>,
+    PathAndQuery(SessionRef(session), query): PathAndQuery<SessionRef>,
 ) -> Result<Json<Page<Thread>>> {
     let statuses = query.any_of("statuses", &sessions::STATUSES, sessions::STATUSES.len())?;
     let paging = query.paging(1000, 1000, Order::Asc)?;
@@ -44,7 +44,7 @@ pub async fn list(
 pub async fn retrieve(
     State(app): State<App>,
     caller: Caller,
-    Path((session, thread)): Path<(String, String)>,
+    Path((SessionRef(session), thread)): Path<(SessionRef, String)>,
 ) -> Result<Json<Thread>> {
     check_id(&thread)?;
     let found = app.db.read(move |tx| get(tx, &caller.workspace, &session)).await?;
@@ -56,7 +56,7 @@ pub async fn retrieve(
 pub async fn archive(
     State(app): State<App>,
     caller: Caller,
-    Path(ids): Path<(String, String)>,
+    Path(ids): Path<(SessionRef, String)>,
 ) -> Result<Json<Thread>> {
     find(&app, &caller, ids).await?;
     Err(Error::invalid("The primary thread cannot be archived; archive the session instead."))
@@ -66,7 +66,7 @@ pub async fn archive(
 pub async fn events(
     State(app): State<App>,
     caller: Caller,
-    PathAndQuery(ids, query): PathAndQuery<(String, String)>,
+    PathAndQuery(ids, query): PathAndQuery<(SessionRef, String)>,
 ) -> Result<Json<Page<events::Listed>>> {
     let paging = query.paging(1000, 1000, Order::Asc)?;
     let session = find(&app, &caller, ids).await?;
@@ -77,7 +77,7 @@ pub async fn events(
 pub async fn stream(
     State(app): State<App>,
     caller: Caller,
-    PathAndQuery(ids, query): PathAndQuery<(String, String)>,
+    PathAndQuery(ids, query): PathAndQuery<(SessionRef, String)>,
     headers: HeaderMap,
 ) -> Result<Response> {
     let asked = Asked::read(&query, &headers)?;
@@ -86,7 +86,7 @@ pub async fn stream(
 }
 
 /// The session whose thread is named.
-async fn find(app: &App, caller: &Caller, (session, thread): (String, String)) -> Result<SessionId> {
+async fn find(app: &App, caller: &Caller, (SessionRef(session), thread): (SessionRef, String)) -> Result<SessionId> {
     check_id(&thread)?;
     let workspace = caller.workspace.clone();
     let id = app.db.read(move |tx| sessions::control(tx, &workspace, &session).map(|session| session.id)).await?;

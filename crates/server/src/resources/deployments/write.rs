@@ -19,7 +19,7 @@ use crate::{
     db::{Tx, vals},
     error::{Error, Result},
     limits::MAX_DEPLOYMENT_BYTES,
-    resources::{agents, environments, sessions, webhook_outbox},
+    resources::{agents, environments, events::files, sessions, webhook_outbox},
     scheduler::{cron::Cron, settle::State},
 };
 
@@ -30,6 +30,7 @@ pub(super) fn insert(tx: &mut Tx<'_>, workspace: &WorkspaceId, fields: &Deployme
     sessions::check_vaults(&fields.vault_ids)?;
     sessions::check_budget(fields.budget.as_ref())?;
     check_resources(&fields.resources, &environment_id, &environment)?;
+    files::check_sent(&fields.initial_events)?;
     check_schedule(fields.schedule.as_ref(), tx.now())?;
     let now = tx.now();
     let id = DeploymentId::new(now);
@@ -98,6 +99,9 @@ fn set(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, update: &UpdateDeploy
     }
     if let Patch::Set(budget) = &update.budget {
         sessions::check_budget(Some(budget))?;
+    }
+    if let Some(events) = &update.initial_events {
+        files::check_sent(events)?;
     }
     let stored_schedule = stored.schedule.map(|s| ScheduleFields { expression: s.expression, timezone: s.timezone });
     let schedule_changes = update.schedule != Patch::Keep;

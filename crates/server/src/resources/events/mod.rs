@@ -1,5 +1,6 @@
 //! Events of sessions: sending, listing, streaming.
 
+pub mod files;
 mod list;
 pub mod log;
 mod news;
@@ -21,7 +22,7 @@ use crate::{
     app::App,
     error::Result,
     page::{Order, Page, Paging},
-    request::{Body, Caller, Json, Path, PathAndQuery},
+    request::{Body, Caller, Json, Path, PathAndQuery, SessionRef},
 };
 
 /// Whose log a reader asked for.
@@ -55,9 +56,10 @@ pub struct Sent {
 }
 
 /// `POST /v1/sessions/{session_id}/events`.
-pub async fn send(State(app): State<App>, caller: Caller, Path(id): Path<String>, body: Body) -> Result<Json<Sent>> {
+pub async fn send(State(app): State<App>, caller: Caller, Path(SessionRef(id)): Path<SessionRef>, body: Body) -> Result<Json<Sent>> {
     let now = app.clock.now();
     let events = body.read(|o| event::read_events(&o.required("events")?, now))?;
+    files::check(&events)?;
     let data = app.db.write(move |tx| send::send(tx, &caller.workspace, &id, &events)).await?;
     Ok(Json(Sent { data }))
 }
@@ -66,7 +68,7 @@ pub async fn send(State(app): State<App>, caller: Caller, Path(id): Path<String>
 pub async fn list(
     State(app): State<App>,
     caller: Caller,
-    PathAndQuery(id, query): PathAndQuery<String>,
+    PathAndQuery(SessionRef(id), query): PathAndQuery<SessionRef>,
 ) -> Result<Json<Page<list::Listed>>> {
     let filter = list::Filter::read(&query, View::Session)?;
     let order = query.one_of("order", &["asc", "desc"])?.map_or(Order::Asc, Order::from_name);

@@ -5,8 +5,9 @@
 //!
 //! Frames of the log carry `id:`, the event's place in it; a client that comes back with `Last-Event-ID` misses nothing. One
 //! that comes without it is told what followed the newest event that a client has sent, if that was a moment ago: who sends
-//! a message and then opens the stream sees its answer, however fast it was. What waits to be taken up is shown when it enters
-//! the log.
+//! a message and then opens the stream sees its answer, however fast it was. What an earlier stream of the same key has told
+//! is left out there: who opens a stream for each turn does not see the last one again. What waits to be taken up is shown
+//! when it enters the log.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -42,7 +43,7 @@ use crate::{
         DELTA_QUEUE, KEEP_ALIVE_EVERY, MAX_STREAMS_PER_WORKSPACE, STREAM_LOOK_BACK, STREAM_LOOK_BACK_EVENTS, STREAM_PIECE,
         STREAM_POLL,
     },
-    request::{Caller, PathAndQuery, Query, caller},
+    request::{Caller, PathAndQuery, Query, SessionRef, caller},
     shares::Share,
 };
 
@@ -59,7 +60,7 @@ const MAX_DELTAS: usize = 100;
 pub async fn open(
     State(app): State<App>,
     caller: Caller,
-    PathAndQuery(id, query): PathAndQuery<String>,
+    PathAndQuery(SessionRef(id), query): PathAndQuery<SessionRef>,
     headers: HeaderMap,
 ) -> Result<Response> {
     let asked = Asked::read(&query, &headers)?;
@@ -90,7 +91,12 @@ pub async fn begin(app: App, caller: Caller, id: String, view: View, asked: Aske
     let watcher = app.hub.watch(&SessionId::trusted(id.clone()));
     let workspace = caller.workspace.clone();
     let from = app.db.read(move |tx| start(tx, &workspace, &id)).await?;
-    let seq = asked.after.map_or(from.recent.unwrap_or(from.now), |seq| seq.min(from.now));
+    let told = || app.hub.told_before(&caller.key, &from.session, app.clock.now()).unwrap_or_default();
+    let seq = match (asked.after, from.recent) {
+        (Some(seq), _) => seq.min(from.now),
+        (None, Some(recent)) => recent.max(told()).min(from.now),
+        (None, None) => from.now,
+    };
     let open = Open {
         app,
         watcher,
@@ -184,6 +190,12 @@ struct Open {
     keep_alive: Interval,
     poll: Interval,
     stage: Stage,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.app.hub.stream_closed(&self.caller.key, &self.session, self.seq, self.app.clock.now());
+    }
 }
 
 /// What a stream does next.

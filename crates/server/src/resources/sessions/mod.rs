@@ -18,7 +18,7 @@ use crate::{
     db::Select,
     error::{Error, Result},
     page::{BothWays, Order},
-    request::{Body, Caller, Json, Path, Query, query::CREATED_ANY},
+    request::{Body, Caller, Json, Path, Query, SessionRef, query::CREATED_ANY},
 };
 
 pub use store::{
@@ -35,7 +35,7 @@ pub async fn create(State(app): State<App>, caller: Caller, body: Body) -> Resul
 }
 
 /// `GET /v1/sessions/{session_id}`.
-pub async fn retrieve(State(app): State<App>, caller: Caller, Path(id): Path<String>) -> Result<Json<Session>> {
+pub async fn retrieve(State(app): State<App>, caller: Caller, Path(SessionRef(id)): Path<SessionRef>) -> Result<Json<Session>> {
     app.db.read(move |tx| get(tx, &caller.workspace, &id)).await.map(Json)
 }
 
@@ -43,7 +43,7 @@ pub async fn retrieve(State(app): State<App>, caller: Caller, Path(id): Path<Str
 pub async fn update(
     State(app): State<App>,
     caller: Caller,
-    Path(id): Path<String>,
+    Path(SessionRef(id)): Path<SessionRef>,
     body: Body,
 ) -> Result<Json<Session>> {
     let update = body.read(UpdateSession::read)?;
@@ -119,12 +119,12 @@ fn walk(
 }
 
 /// `POST /v1/sessions/{session_id}/archive`.
-pub async fn archive(State(app): State<App>, caller: Caller, Path(id): Path<String>) -> Result<Json<Session>> {
+pub async fn archive(State(app): State<App>, caller: Caller, Path(SessionRef(id)): Path<SessionRef>) -> Result<Json<Session>> {
     app.db.write(move |tx| write::archive(tx, &caller.workspace, &id)).await.map(Json)
 }
 
 /// `DELETE /v1/sessions/{session_id}`.
-pub async fn delete(State(app): State<App>, caller: Caller, Path(id): Path<String>) -> Result<Json<Deleted>> {
+pub async fn delete(State(app): State<App>, caller: Caller, Path(SessionRef(id)): Path<SessionRef>) -> Result<Json<Deleted>> {
     app.db.write(move |tx| write::delete(tx, &caller.workspace, &id)).await.map(Json)
 }
 

@@ -15,7 +15,7 @@ use crate::{
     app::App,
     db::Tx,
     error::Result,
-    request::{Caller, Json, Path},
+    request::{Caller, Json, Path, SessionRef},
     resources::environments,
 };
 
@@ -23,7 +23,7 @@ use crate::{
 pub async fn retrieve(
     State(app): State<App>,
     caller: Caller,
-    Path(id): Path<String>,
+    Path(SessionRef(id)): Path<SessionRef>,
 ) -> Result<Json<SessionWithWarnings>> {
     app.db
         .read(move |tx| {

@@ -15,7 +15,13 @@ use super::{Deleted, NewSession, control, egress, get, insert, is_rate_limited, 
 use crate::{
     db::{Notice, Tx, vals},
     error::{Error, Result},
-    resources::{agents, deployments::FirePolicy, environments, events::log, webhook_outbox},
+    resources::{
+        agents,
+        deployments::FirePolicy,
+        environments,
+        events::{files, log},
+        webhook_outbox,
+    },
 };
 
 pub(super) fn create(
@@ -30,6 +36,7 @@ pub(super) fn create(
     check_vaults(&new.vault_ids)?;
     check_budget(new.budget.as_ref())?;
     check_resources(&new.resources, &environment_id, &environment)?;
+    files::check_sent(&new.initial_events)?;
     let blocked = match &changed_agent {
         Some(snapshot) => egress::blocked(&environment_id, &environment, &serde_json::from_str(snapshot)?),
         None => egress::blocked_version(tx, &environment_id, &environment, &agent)?,
