@@ -96,7 +96,8 @@ async fn a_model_that_stays_overloaded_ends_the_turn_and_a_later_message_works()
     let events = stream.turn().await;
     let error = &first(&events, "session.error")["error"];
     assert_eq!(error["retry_status"]["type"], "exhausted");
-    assert_eq!(kinds(&events)[3..], ["session.error", "session.usage", "session.status_idle"]);
+    let end = ["session.error", "session.thread_status_idle", "session.usage", "session.status_idle"];
+    assert_eq!(kinds(&events)[4..], end);
     assert_eq!(stop_reason(&events)["type"], "retries_exhausted");
     assert_eq!(upstream.asked().len(), 5);
     rota.api.events(id(&session), json!([message("again")])).await;

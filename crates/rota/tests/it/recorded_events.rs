@@ -130,7 +130,15 @@ async fn who_opens_a_stream_for_each_turn_sees_no_turn_twice() {
         drop(stream);
         // The server has seen that the stream is closed.
         let workspace = &rota.server.first_key.as_ref().unwrap().workspace_id;
-        while connections.streams.take(workspace, rota_server::limits::MAX_STREAMS_PER_WORKSPACE, rota_server::limits::MAX_STREAMS_PER_WORKSPACE).is_none() {
+        while connections
+            .streams
+            .take(
+                workspace,
+                rota_server::limits::MAX_STREAMS_PER_WORKSPACE,
+                rota_server::limits::MAX_STREAMS_PER_WORKSPACE,
+            )
+            .is_none()
+        {
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
         assert!(seq > 5);
@@ -252,12 +260,10 @@ async fn a_message_may_come_with_the_answer_that_frees_the_session() {
     let call = first(&stream.turn().await, "agent.tool_use").clone();
     api.events(id(&session), json!([message("and hurry"), allow(&call)])).await;
     let told = stream.turn().await;
-    assert_eq!(kinds(&told)[..4], [
-        "user.tool_confirmation",
-        "session.status_running",
-        "session.thread_status_running",
-        "agent.tool_result",
-    ]);
+    assert_eq!(
+        kinds(&told)[..4],
+        ["user.tool_confirmation", "session.status_running", "session.thread_status_running", "agent.tool_result",]
+    );
     assert_eq!(text(first(&told, "user.message")), "and hurry");
     assert_eq!(stop_reason(&told)["type"], "end_turn");
 }
@@ -279,7 +285,11 @@ async fn an_interrupt_may_name_the_primary_thread_and_no_other() {
     assert!(malformed.message.ends_with("Invalid session_thread_id: sth_1"), "R2: {malformed:?}");
     assert_eq!(malformed.status, 400);
     let listed = api.get(&events).await;
-    assert_eq!(kinds(listed["data"].as_array().unwrap()), ["user.interrupt"], "R2: of an idle session, nothing follows");
+    assert_eq!(
+        kinds(listed["data"].as_array().unwrap()),
+        ["user.interrupt"],
+        "R2: of an idle session, nothing follows"
+    );
 }
 
 #[tokio::test]

@@ -272,10 +272,9 @@ fn workspace_file(data: &Path, session: &str, name: &str) -> PathBuf {
 
 #[tokio::test]
 async fn a_session_that_cannot_be_read_any_more_ends_with_an_error_that_says_so() {
-    for damage in [
-        "UPDATE session_events SET body = '{' WHERE seq = 1",
-        "UPDATE session_inputs SET body = '{' WHERE place = 1",
-    ] {
+    for damage in
+        ["UPDATE session_events SET body = '{' WHERE seq = 1", "UPDATE session_inputs SET body = '{' WHERE place = 1"]
+    {
         let rota = Rota::without_engine().await;
         let session = Parts::new(&rota.api).await.session_with(&rota.api, message("hello")).await;
         rota.api.events(id(&session), json!([message("are you there?")])).await;

@@ -105,7 +105,13 @@ async fn a_call_that_asks_waits_and_runs_when_it_is_allowed() {
     let call = first(&events, "agent.tool_use");
     assert_eq!((&call["evaluated_permission"], &call["evaluation"]["type"]), (&json!("ask"), &json!("always_ask")));
     assert_eq!(*stop_reason(&events), json!({"type": "requires_action", "event_ids": [id(call)]}));
-    let end = ["agent.tool_use", "span.model_request_end", "session.thread_status_idle", "session.usage", "session.status_idle"];
+    let end = [
+        "agent.tool_use",
+        "span.model_request_end",
+        "session.thread_status_idle",
+        "session.usage",
+        "session.status_idle",
+    ];
     assert_eq!(kinds(&events)[4..], end);
     assert_eq!(status(api, &session).await, "idle");
 
@@ -147,7 +153,10 @@ async fn a_call_that_is_denied_does_not_run_and_the_agent_goes_on() {
     let api = &rota.api;
     let parts = asking(api).await;
     for (changes, told) in [
-        (json!({"result": "deny", "deny_message": "not today"}), "Permission to use bash has been rejected. Rejection message: not today"),
+        (
+            json!({"result": "deny", "deny_message": "not today"}),
+            "Permission to use bash has been rejected. Rejection message: not today",
+        ),
         (json!({"result": "deny"}), "Permission to use bash has been rejected."),
     ] {
         let session = parts.session_with(api, script("touch ran")).await;
@@ -171,7 +180,8 @@ async fn an_interrupt_closes_what_waits_and_frees_the_session() {
     stream.turn().await;
     api.events(id(&session), json!([{"type": "user.interrupt"}])).await;
     let events = stream.turn().await;
-    let end = ["agent.tool_result", "user.interrupt", "session.thread_status_idle", "session.usage", "session.status_idle"];
+    let end =
+        ["agent.tool_result", "user.interrupt", "session.thread_status_idle", "session.usage", "session.status_idle"];
     assert_eq!(kinds(&events), end);
     assert_eq!(text(&events[0]), "Tool execution was interrupted before completion. Please retry.");
     assert_eq!(stop_reason(&events)["type"], "end_turn");
@@ -246,7 +256,8 @@ async fn an_interrupt_ends_a_running_command_and_a_later_message_works() {
     assert!(sent["data"][0].get("processed_at").is_none());
     let events = stream.turn().await;
     let at = kinds(&events).iter().rposition(|kind| *kind == "agent.tool_result").unwrap();
-    let end = ["agent.tool_result", "user.interrupt", "session.thread_status_idle", "session.usage", "session.status_idle"];
+    let end =
+        ["agent.tool_result", "user.interrupt", "session.thread_status_idle", "session.usage", "session.status_idle"];
     assert_eq!(kinds(&events)[at..], end);
     let result = first(&events, "agent.tool_result");
     let told = "Tool execution was interrupted before completion. Please retry.";

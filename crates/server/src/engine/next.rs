@@ -248,12 +248,8 @@ mod tests {
         let state = fold(vec![message(), answered(), call("bash", Permission::Allow)]);
         let worker = Surroundings { self_hosted: true, recovering: true, ..around(&[]) };
         assert_eq!(next(&state, worker), Action::Wait);
-        let state = fold(vec![
-            message(),
-            answered(),
-            call("bash", Permission::Allow),
-            call("web_fetch", Permission::Allow),
-        ]);
+        let state =
+            fold(vec![message(), answered(), call("bash", Permission::Allow), call("web_fetch", Permission::Allow)]);
         let worker = Surroundings { recovering: false, ..worker };
         assert_eq!(next(&state, worker), run(&state, 4), "web tools are the server's, and wait for no worker");
     }

@@ -10,12 +10,19 @@ use crate::{
 
 /// That the files are there which events refer to.
 pub fn check<'a>(events: impl IntoIterator<Item = &'a EventBody>) -> Result<()> {
-    check_sent(events.into_iter().filter_map(|event| match event {
-        EventBody::UserMessage { content } => Some(content.as_slice()),
-        EventBody::UserCustomToolResult { content, .. } | EventBody::UserToolResult { content, .. } => content.as_deref(),
-        EventBody::UserDefineOutcome { rubric, .. } => Some(std::slice::from_ref(rubric)),
-        _ => None,
-    }).flatten())
+    check_sent(
+        events
+            .into_iter()
+            .filter_map(|event| match event {
+                EventBody::UserMessage { content } => Some(content.as_slice()),
+                EventBody::UserCustomToolResult { content, .. } | EventBody::UserToolResult { content, .. } => {
+                    content.as_deref()
+                }
+                EventBody::UserDefineOutcome { rubric, .. } => Some(std::slice::from_ref(rubric)),
+                _ => None,
+            })
+            .flatten(),
+    )
 }
 
 /// The same for events, or parts of them, as a client sent them. This server holds no files yet, so none is there.

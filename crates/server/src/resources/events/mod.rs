@@ -56,7 +56,12 @@ pub struct Sent {
 }
 
 /// `POST /v1/sessions/{session_id}/events`.
-pub async fn send(State(app): State<App>, caller: Caller, Path(SessionRef(id)): Path<SessionRef>, body: Body) -> Result<Json<Sent>> {
+pub async fn send(
+    State(app): State<App>,
+    caller: Caller,
+    Path(SessionRef(id)): Path<SessionRef>,
+    body: Body,
+) -> Result<Json<Sent>> {
     let now = app.clock.now();
     let events = body.read(|o| event::read_events(&o.required("events")?, now))?;
     files::check(&events)?;
@@ -77,7 +82,12 @@ pub async fn list(
 }
 
 /// A page of the events of the primary thread of a session.
-pub async fn list_of_thread(app: &App, caller: Caller, session: SessionId, paging: Paging) -> Result<Page<list::Listed>> {
+pub async fn list_of_thread(
+    app: &App,
+    caller: Caller,
+    session: SessionId,
+    paging: Paging,
+) -> Result<Page<list::Listed>> {
     let filter = list::Filter::of(View::Thread);
     app.db.read(move |tx| list::page(tx, &caller.workspace, session.as_ref(), &filter, &paging)).await
 }

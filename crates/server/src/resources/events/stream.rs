@@ -40,8 +40,8 @@ use crate::{
     error::{Error, Result},
     hub::{Change, Delta, Watcher},
     limits::{
-        DELTA_QUEUE, KEEP_ALIVE_EVERY, MAX_STREAMS_PER_WORKSPACE, STREAM_LOOK_BACK, STREAM_LOOK_BACK_EVENTS, STREAM_PIECE,
-        STREAM_POLL,
+        DELTA_QUEUE, KEEP_ALIVE_EVERY, MAX_STREAMS_PER_WORKSPACE, STREAM_LOOK_BACK, STREAM_LOOK_BACK_EVENTS,
+        STREAM_PIECE, STREAM_POLL,
     },
     request::{Caller, PathAndQuery, Query, SessionRef, caller},
     shares::Share,

@@ -35,7 +35,11 @@ pub async fn create(State(app): State<App>, caller: Caller, body: Body) -> Resul
 }
 
 /// `GET /v1/sessions/{session_id}`.
-pub async fn retrieve(State(app): State<App>, caller: Caller, Path(SessionRef(id)): Path<SessionRef>) -> Result<Json<Session>> {
+pub async fn retrieve(
+    State(app): State<App>,
+    caller: Caller,
+    Path(SessionRef(id)): Path<SessionRef>,
+) -> Result<Json<Session>> {
     app.db.read(move |tx| get(tx, &caller.workspace, &id)).await.map(Json)
 }
 
@@ -119,12 +123,20 @@ fn walk(
 }
 
 /// `POST /v1/sessions/{session_id}/archive`.
-pub async fn archive(State(app): State<App>, caller: Caller, Path(SessionRef(id)): Path<SessionRef>) -> Result<Json<Session>> {
+pub async fn archive(
+    State(app): State<App>,
+    caller: Caller,
+    Path(SessionRef(id)): Path<SessionRef>,
+) -> Result<Json<Session>> {
     app.db.write(move |tx| write::archive(tx, &caller.workspace, &id)).await.map(Json)
 }
 
 /// `DELETE /v1/sessions/{session_id}`.
-pub async fn delete(State(app): State<App>, caller: Caller, Path(SessionRef(id)): Path<SessionRef>) -> Result<Json<Deleted>> {
+pub async fn delete(
+    State(app): State<App>,
+    caller: Caller,
+    Path(SessionRef(id)): Path<SessionRef>,
+) -> Result<Json<Deleted>> {
     app.db.write(move |tx| write::delete(tx, &caller.workspace, &id)).await.map(Json)
 }
 
