@@ -293,6 +293,40 @@ async fn an_interrupt_may_name_the_primary_thread_and_no_other() {
 }
 
 #[tokio::test]
+async fn an_interrupt_closes_a_call_too_that_was_allowed_while_another_one_waits() {
+    let calls = ["one", "two"].map(|name| called(name.len(), "bash", &json!({"command": format!("touch {name}")})));
+    let done = json!({"type": "text", "text": "done"});
+    let upstream = Upstream::start([Reply::Message(calls.to_vec()), Reply::Message(vec![done])]).await;
+    let rota = Rota::with(|config| config.models = vec![upstream.model()]).await;
+    let api = &rota.api;
+    let tools = json!([over(toolset(), &json!({"default_config": {"permission_policy": {"type": "always_ask"}}}))]);
+    let agent = agent(api, json!({"model": "house", "tools": tools})).await;
+    let parts = Parts { agent, environment: environment(api, "e").await };
+    let session = parts.session_with(api, message("go")).await;
+    let mut stream = api.stream_from(id(&session), 0).await;
+    let asked = stream.turn().await;
+    let calls: Vec<&Value> = asked.iter().filter(|event| event["type"] == "agent.tool_use").collect();
+    api.events(id(&session), json!([allow(calls[0])])).await;
+    stream.turn().await;
+    api.events(id(&session), json!([user("user.interrupt", &json!({}))])).await;
+    let told = stream.turn().await;
+    let end = [
+        "agent.tool_result",
+        "agent.tool_result",
+        "user.interrupt",
+        "session.thread_status_idle",
+        "session.usage",
+        "session.status_idle",
+    ];
+    assert_eq!(kinds(&told), end, "R2: the results of what is closed stand before the interrupt");
+    assert_eq!([&told[0]["tool_use_id"], &told[1]["tool_use_id"]], [&calls[0]["id"], &calls[1]["id"]]);
+    api.events(id(&session), json!([message("and now?")])).await;
+    let told = stream.turn().await;
+    assert!(!kinds(&told).contains(&"agent.tool_result"), "nothing of it runs later: {told:#?}");
+    assert_eq!(text(first(&told, "agent.message")), "done");
+}
+
+#[tokio::test]
 async fn what_was_cleared_is_told_by_an_event_without_it() {
     let rota = Rota::without_engine().await;
     let api = &rota.api;

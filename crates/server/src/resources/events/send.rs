@@ -4,7 +4,7 @@
 //! client enter the log when they come in, and so does an interrupt of a session at rest.
 
 use rota_api::{
-    event::{Confirmation as Decision, EventBody, StopReason},
+    event::{Confirmation as Decision, Event, EventBody, StopReason},
     id::{EventId, Id, SessionId, ThreadId, WorkspaceId},
     session::Status,
 };
@@ -226,8 +226,8 @@ fn take(
     for (i, event) in events.iter().enumerate() {
         match event {
             EventBody::UserInterrupt { .. } => {
-                let closed = waiting.iter().filter(|w| w.for_ != WaitingFor::CustomToolResult);
-                let results: Vec<EventBody> = closed.map(|w| interrupted_result(&w.id)).collect();
+                let open = if waiting.is_empty() { Vec::new() } else { open_calls(tx, id)? };
+                let results: Vec<EventBody> = open.iter().map(interrupted_result).collect();
                 // Recorded: the results of what the interrupt closes stand before it. What was sent before it is over with it.
                 log::append(tx, workspace, id, &results)?;
                 let inputs = log::queued(tx, id)?;
@@ -258,6 +258,30 @@ fn take(
         status::stay_at_rest(tx, workspace, id, StopReason::EndTurn)?;
     }
     Ok(sent)
+}
+
+/// The calls of built-in tools in the last reply that have no result: those that wait, and those that were decided on while
+/// another one waits.
+fn open_calls(tx: &mut Tx<'_>, session: &SessionId) -> Result<Vec<EventId>> {
+    let events: Vec<Event> = tx.all(
+        "SELECT body FROM session_events WHERE session_id = $1
+             AND type IN ('agent.tool_use', 'agent.tool_result', 'user.tool_result')
+             AND seq > coalesce((SELECT max(seq) FROM session_events
+                 WHERE session_id = $1 AND type = 'span.model_request_start'), 0)
+         ORDER BY seq",
+        vals![session],
+        |row| row.json(0),
+    )?;
+    let mut open = Vec::new();
+    for Event { id, body } in events {
+        match body {
+            EventBody::AgentToolUse { .. } => open.push(id),
+            EventBody::AgentToolResult { tool_use_id, .. } => open.retain(|call| *call != tool_use_id),
+            EventBody::UserToolResult { tool_use_id, .. } => open.retain(|call| *call.as_ref() != *tool_use_id),
+            _ => {}
+        }
+    }
+    Ok(open)
 }
 
 /// Interrupts a session that is at work, unless an interrupt waits in it already.
