@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use crate::{
     Time, content,
     decode::{Decoded, Invalid, Node},
-    id::{EventId, OutcomeId},
+    id::{EventId, Id, OutcomeId, ThreadId},
     metadata::Metadata,
     session::SessionUsage,
 };
@@ -98,6 +98,7 @@ pub enum EventBody {
         /// The decision.
         result: Confirmation,
         /// For the model to read when denied.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
         deny_message: Option<String>,
     },
     /// The client's result of a custom tool.
@@ -106,8 +107,10 @@ pub enum EventBody {
         /// The `agent.custom_tool_use` that this answers.
         custom_tool_use_id: String,
         /// Content blocks.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
         content: Option<Vec<Value>>,
         /// Whether the tool failed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
         is_error: Option<bool>,
     },
     /// A worker's result of a built-in tool in a self-hosted environment.
@@ -116,8 +119,10 @@ pub enum EventBody {
         /// The `agent.tool_use` that this answers.
         tool_use_id: String,
         /// Content blocks.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
         content: Option<Vec<Value>>,
         /// Whether the tool failed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
         is_error: Option<bool>,
     },
     /// The user says what the agent should produce.
@@ -196,6 +201,38 @@ pub enum EventBody {
     /// The session has ended for good.
     #[serde(rename = "session.status_terminated")]
     StatusTerminated {},
+    /// A thread begins to work.
+    #[serde(rename = "session.thread_status_running")]
+    ThreadStatusRunning {
+        /// The thread.
+        #[serde(flatten)]
+        thread: ThreadName,
+    },
+    /// A thread stops and waits for the client.
+    #[serde(rename = "session.thread_status_idle")]
+    ThreadStatusIdle {
+        /// The thread.
+        #[serde(flatten)]
+        thread: ThreadName,
+        /// Why.
+        stop_reason: StopReason,
+        /// More about a refusal.
+        stop_details: Option<StopDetails>,
+    },
+    /// A transient error of a thread is being retried.
+    #[serde(rename = "session.thread_status_rescheduled")]
+    ThreadStatusRescheduled {
+        /// The thread.
+        #[serde(flatten)]
+        thread: ThreadName,
+    },
+    /// A thread has ended for good.
+    #[serde(rename = "session.thread_status_terminated")]
+    ThreadStatusTerminated {
+        /// The thread.
+        #[serde(flatten)]
+        thread: ThreadName,
+    },
     /// Something went wrong.
     #[serde(rename = "session.error")]
     SessionError {
@@ -259,6 +296,10 @@ impl EventBody {
             Self::StatusIdle { .. } => "session.status_idle",
             Self::StatusRescheduled {} => "session.status_rescheduled",
             Self::StatusTerminated {} => "session.status_terminated",
+            Self::ThreadStatusRunning { .. } => "session.thread_status_running",
+            Self::ThreadStatusIdle { .. } => "session.thread_status_idle",
+            Self::ThreadStatusRescheduled { .. } => "session.thread_status_rescheduled",
+            Self::ThreadStatusTerminated { .. } => "session.thread_status_terminated",
             Self::SessionError { .. } => "session.error",
             Self::SessionUpdated { .. } => "session.updated",
             Self::Usage { .. } => "session.usage",
@@ -267,6 +308,15 @@ impl EventBody {
             Self::ModelRequestEnd { .. } => "span.model_request_end",
         }
     }
+}
+
+/// A thread as the events of its status name it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ThreadName {
+    /// Its id.
+    pub session_thread_id: ThreadId,
+    /// The name of the agent that it runs.
+    pub agent_name: String,
 }
 
 /// The decision on a call that waits.
@@ -403,13 +453,17 @@ pub struct ModelUsage {
     pub cache_creation_input_tokens: u64,
 }
 
-/// The text of an event on the wire: `body`, which is the text of an [`Event`], with `processed_at` put in.
+/// The text of an event on the wire: `body`, which is the text of an [`Event`], with `processed_at` put in. What waits to be
+/// processed has none.
 pub fn with_processed_at(body: &str, processed_at: Option<Time>) -> String {
+    let Some(at) = processed_at else { return body.to_owned() };
     let open = body.strip_suffix('}').expect("an event is an object");
-    match processed_at {
-        Some(at) => format!("{open},\"processed_at\":\"{at}\"}}"),
-        None => format!("{open},\"processed_at\":null}}"),
-    }
+    format!("{open},\"processed_at\":\"{at}\"}}")
+}
+
+/// When an event that waits to be taken up was processed: some types are when they come in, and say so at once.
+pub fn processed_on_receipt(tag: &str, id: &EventId) -> Option<Time> {
+    (tag == "user.define_outcome").then(|| id.made_at())
 }
 
 /// The first events of a deployment: messages and outcomes, at the end perhaps a system message.
@@ -495,8 +549,6 @@ const SENT_KINDS: [(&str, &str); 7] = [
 ];
 
 fn read_sent(node: &Node<'_>, now: Time) -> Decoded<EventBody> {
-    use crate::id::Id;
-
     let tag = node.tag()?;
     let kind = SENT_KINDS.iter().find(|(name, _)| *name == tag).map_or("", |(_, kind)| kind);
     node.of_kind(kind).object(|o| {

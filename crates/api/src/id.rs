@@ -30,6 +30,23 @@ pub trait Id: AsRef<str> + fmt::Display + Clone + Send + Sync + 'static {
     fn new(at: Time) -> Self {
         Self::trusted(text(Self::PREFIX, at, random()))
     }
+
+    /// When it was made, to the microsecond.
+    fn made_at(&self) -> Time {
+        let digits = self.as_ref().strip_prefix(Self::PREFIX).unwrap_or_default();
+        let digit = |byte: u8| ALPHABET.iter().position(|known| *known == byte).unwrap_or_default() as u128;
+        let number = digits.bytes().fold(0_u128, |number, byte| number.wrapping_mul(58).wrapping_add(digit(byte)));
+        let (millis, rest) = (number >> 80, (number >> 64 & 0xfff) / 4);
+        Time::from_micros(i64::try_from(millis * 1000 + rest).unwrap_or(i64::MAX))
+    }
+}
+
+impl ThreadId {
+    /// The id of the thread that a session begins with: the session's own, under another prefix.
+    pub fn primary_of(session: &SessionId) -> Self {
+        let digits = session.as_ref().strip_prefix(SessionId::PREFIX).unwrap_or(session.as_ref());
+        Self::trusted([Self::PREFIX, digits].concat())
+    }
 }
 
 /// The least id that something created at `at` can have: ids below it were created before `at`.
@@ -139,6 +156,7 @@ ids! {
     RequestId "req_" "An HTTP request.";
     RunId "drun_" "A deployment run.";
     SessionId "sesn_" "A session.";
+    ThreadId "sthr_" "A thread of a session.";
     WebhookEndpointId "whep_" "An endpoint that webhooks are sent to.";
     WebhookEventId "whe_" "An event that webhooks tell of.";
     WorkspaceId "wrkspc_" "A workspace.";
@@ -159,6 +177,14 @@ mod tests {
         for text in ["", "agent_", "agent_short", &id.as_ref().replace("agent_", "env_"), &format!("{id}1")] {
             assert_eq!(text.parse::<AgentId>(), Err(Malformed), "{text}");
         }
+    }
+
+    #[test]
+    fn a_session_and_its_primary_thread_differ_in_the_prefix() {
+        let session = SessionId::new(Time::from_micros(1_800_000_000_000_000));
+        let thread = ThreadId::primary_of(&session);
+        assert_eq!(thread.as_ref().parse(), Ok(thread.clone()));
+        assert_eq!(thread.as_ref().replace("sthr_", "sesn_"), session.as_ref());
     }
 
     #[test]
@@ -187,6 +213,7 @@ mod tests {
             prop_assert!(AgentId::new(early) < AgentId::new(late));
             prop_assert!(AgentId::new(early).as_ref() < floor::<AgentId>(late).as_str());
             prop_assert!(AgentId::new(late).as_ref() >= floor::<AgentId>(late).as_str());
+            prop_assert_eq!(AgentId::new(early).made_at(), early);
         }
     }
 }

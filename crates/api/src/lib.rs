@@ -23,6 +23,7 @@ pub mod run_outcome;
 pub mod schedule;
 mod schema;
 pub mod session;
+pub mod thread;
 pub mod time;
 pub mod warning;
 pub mod webhook;

@@ -116,7 +116,7 @@ fn templates(connection: &Connection) -> Result<Vec<Template>> {
     let runs = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
     runs.map(|ids| {
         let (run, session): (String, String) = ids?;
-        let mut rows = rows(connection, "session_events", "session_id", &session, &run)?;
+        let mut rows = rows(connection, "session_inputs", "session_id", &session, &run)?;
         rows.extend(self::rows(connection, "sessions", "id", &session, &run)?);
         rows.extend(self::rows(connection, "deployment_runs", "id", &session, &run)?);
         Ok(Template { rows })

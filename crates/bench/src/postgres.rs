@@ -100,7 +100,7 @@ async fn rows_of_a_run(client: &Client) -> Result<Vec<String>> {
     let (run, session): (String, String) = (run.try_get(0)?, run.try_get(1)?);
     let mut statements = Vec::new();
     for (table, column, id) in
-        [("session_events", "session_id", &session), ("sessions", "id", &session), ("deployment_runs", "id", &run)]
+        [("session_inputs", "session_id", &session), ("sessions", "id", &session), ("deployment_runs", "id", &run)]
     {
         let sql = "SELECT column_name::text FROM information_schema.columns
             WHERE table_schema = 'public' AND table_name = $1 ORDER BY ordinal_position";

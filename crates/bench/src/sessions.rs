@@ -30,7 +30,7 @@ const ONE_BLOCK: &str = "```bash\ntrue\n```\n";
 /// What a session answers without a tool.
 const NO_BLOCK: &str = "Hello.";
 /// The frame that ends a turn.
-const AT_REST: &str = "event: session.status_idle";
+const AT_REST: &str = "\"type\":\"session.status_idle\"";
 /// How long the machine is watched before a round, to see whether it is quiet.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -163,7 +163,7 @@ impl Clients<'_> {
     /// How long each call of a session took, from the log.
     fn tool_times(&self, session: &str) -> Result<Vec<f64>> {
         let sql = "SELECT (r.processed_at - u.processed_at) / 1e3 FROM session_events u
-            JOIN session_events r ON r.session_id = u.session_id AND r.seq = u.seq + 1
+            JOIN session_events r ON r.session_id = u.session_id AND r.seq = u.seq + 2
             WHERE u.session_id = ?1 AND u.type = 'agent.tool_use' AND r.type = 'agent.tool_result'";
         let mut statement = self.store.prepare(sql)?;
         let times = statement.query_map([session], |row| row.get(0))?;

@@ -141,7 +141,6 @@ async fn follow(api: &Api, session: &str) -> Result<ExitCode> {
 fn show(event: &Value) {
     let kind = text(event, "type");
     let said = match kind {
-        "ping" => return,
         "agent.tool_use" => format!("{} {}", text(event, "name"), event["input"]),
         "session.error" => text(&event["error"], "message").to_owned(),
         "session.status_idle" => text(&event["stop_reason"], "type").to_owned(),

@@ -349,7 +349,7 @@ fn check_log(session: &str, log: &[(u64, Value)], ran: &str) -> usize {
     let of = |r#type: &str| -> Vec<&Value> {
         log.iter().map(|(_, event)| event).filter(|event| event["type"] == r#type).collect()
     };
-    assert_eq!(log[0].1["type"], "user.message", "{session}: {log:#?}");
+    assert_eq!(log[2].1["type"], "user.message", "{session}: {log:#?}");
     assert_eq!(of("session.error"), [&Value::Null; 0], "{session}");
     let idle = of("session.status_idle");
     assert_eq!(idle.len(), 1, "{session} came to rest more than once: {log:#?}");

@@ -6,7 +6,10 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use rota_api::id::{EventId, SessionId};
+use rota_api::{
+    Time,
+    id::{ApiKeyId, EventId, SessionId},
+};
 use tokio::sync::{Notify, broadcast, watch};
 
 use crate::{db::Notice, limits};
@@ -41,6 +44,8 @@ pub struct Hub {
     deleted: Mutex<Vec<SessionId>>,
     deletion: Notify,
     sessions: Mutex<HashMap<SessionId, Topic>>,
+    /// What streams that were closed a moment ago had told: by key and session, the last place in the log, and when.
+    told: Mutex<HashMap<(ApiKeyId, SessionId), (i64, Time)>>,
 }
 
 struct Topic {
@@ -119,9 +124,32 @@ impl Hub {
         }
     }
 
+    /// Notes how far a stream of a session had come that is closed now.
+    pub fn stream_closed(&self, key: &ApiKeyId, session: &SessionId, seq: i64, now: Time) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.len() >= limits::CLOSED_STREAMS {
+            told.retain(|_, (_, at)| is_recent(*at, now));
+        }
+        // Where that leaves no room, the next stream may repeat something.
+        if told.len() < limits::CLOSED_STREAMS {
+            told.insert((key.clone(), session.clone()), (seq, now));
+        }
+    }
+
+    /// How far streams of this key on this session had come that were closed a moment ago.
+    pub fn told_before(&self, key: &ApiKeyId, session: &SessionId, now: Time) -> Option<i64> {
+        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let (seq, at) = told.get(&(key.clone(), session.clone()))?;
+        is_recent(*at, now).then_some(*seq)
+    }
+
     fn topics(&self) -> MutexGuard<'_, HashMap<SessionId, Topic>> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn is_recent(at: Time, now: Time) -> bool {
+    now.seconds_since(at) <= limits::STREAM_LOOK_BACK.as_secs_f64()
 }
 
 /// Watches a session until it is dropped.

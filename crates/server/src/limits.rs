@@ -176,8 +176,14 @@ pub const COPY_BATCH: u64 = 1000;
 
 /// How often an open stream looks for what no other server has told of.
 pub const STREAM_POLL: Duration = Duration::from_secs(5);
-/// How often an open stream sends a ping.
-pub const PING_EVERY: Duration = Duration::from_secs(15);
+/// How often an open stream with nothing to tell says that it is alive.
+pub const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(25);
+/// How long ago a client's newest event may have come for a new stream to begin right after it.
+pub const STREAM_LOOK_BACK: Duration = Duration::from_secs(5);
+/// Streams that were closed so long ago or less and are remembered, so that the next one of the same client repeats nothing.
+pub const CLOSED_STREAMS: usize = 10_000;
+/// Most events of the log among which that one is looked for.
+pub const STREAM_LOOK_BACK_EVENTS: i64 = 1000;
 /// Most events read from the store at a time, for a stream or a runner.
 pub const STREAM_BATCH: i64 = 256;
 /// Most bytes of events read at a time for a stream, unless the first of them has more: what a stream that nobody reads
@@ -230,6 +236,8 @@ pub const MAX_OUTCOMES_BYTES: usize = 1024 * 1024;
 pub const LOG_BATCH_BYTES: usize = 1024 * 1024;
 /// Requests to the model in one turn.
 pub const MAX_TURN_REQUESTS: u32 = 500;
+/// Files that the events of one request may refer to.
+pub const MAX_FILES_OF_EVENTS: usize = 100;
 /// Inputs that may wait in a running session.
 pub const MAX_QUEUED_INPUTS: i64 = 1000;
 /// Bytes of the inputs that may wait in a running session, as JSON: one request body.

@@ -40,6 +40,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "resources/run_outcomes",
             "resources/schedules",
             "resources/sessions",
+            "resources/threads",
             "resources/webhook_endpoints",
             "resources/workspaces",
             "shares",
@@ -101,6 +102,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "shares",
         ],
     ),
+    ("resources/threads", &["app", "db", "page", "request", "resources/sessions"]),
     ("resources/webhook_endpoints", &["app", "db", "egress", "page", "request"]),
     ("resources/webhook_outbox", &["db", "resources/organization"]),
     ("resources/workspaces", &["app", "db", "page", "random", "request", "resources/organization"]),
@@ -324,6 +326,32 @@ fn no_function_reads_a_row_by_number() {
         }
     }
     assert!(readers > 10, "{readers} functions that read rows were found");
+}
+
+/// Who writes the status of a session is one module, and the statement that adds a session.
+#[test]
+fn one_module_writes_the_status_of_sessions() {
+    const COLUMNS: [&str; 5] = ["status", "runnable_at", "running_since", "active_micros", "waiting_on"];
+    const OWNER: &str = "resources/sessions/status.rs";
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut owned = 0;
+    let mut wrong = Vec::new();
+    for file in files(&src) {
+        let text = fs::read_to_string(&file).unwrap();
+        for (at, _) in text.match_indices("UPDATE sessions SET") {
+            let set = text[at..].split("WHERE").next().unwrap();
+            let written = COLUMNS.iter().any(|column| set.contains(&format!("{column} =")));
+            if written && file.ends_with(OWNER) {
+                owned += 1;
+            } else if written {
+                wrong.push(format!("{}: {set}", file.display()));
+            }
+        }
+        let adds = text.matches("INSERT INTO sessions").count();
+        assert_eq!(adds, usize::from(file.ends_with("resources/sessions/store.rs")), "{}", file.display());
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert!(owned > 5, "the statements are found: {owned}");
 }
 
 /// A log line has its text as `message`: a field of that name would be a second one in the same JSON object.

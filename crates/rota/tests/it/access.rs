@@ -29,6 +29,7 @@ pub async fn one_of_each(api: &Api) -> BTreeMap<&'static str, String> {
         ("{deployment_id}", id(&deployment).to_owned()),
         ("{deployment_run_id}", id(&run).to_owned()),
         ("{session_id}", run["session_id"].as_str().unwrap().to_owned()),
+        ("{thread_id}", run["session_id"].as_str().unwrap().replace("sesn_", "sthr_")),
         ("{model_id}", "playbook".to_owned()),
         ("{workspace_id}", "wrkspc_any".to_owned()),
         ("{api_key_id}", "apikey_any".to_owned()),
@@ -86,7 +87,7 @@ async fn another_workspace_finds_nothing_at_any_route() {
             assert_eq!(other.get(&format!("{path}?limit=100")).await["data"], json!([]), "{path}");
         }
     }
-    assert_eq!(walked, 34);
+    assert_eq!(walked, 39);
     let deployment = rota.api.get(&format!("/v1/deployments/{}", ids["{deployment_id}"])).await;
     assert_eq!((&deployment["archived_at"], &deployment["status"]), (&Value::Null, &json!("active")));
 }

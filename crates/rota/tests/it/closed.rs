@@ -83,7 +83,8 @@ async fn a_session_of_an_archived_workspace_ends_before_its_next_model_request()
     let inside = administrator.in_workspace(key.workspace_id.as_ref());
     let events = log(&inside, &session).await;
     let end = &events[events.len() - 4..];
-    let ending = ["agent.tool_result", "session.error", "session.usage", "session.status_terminated"];
+    let ending =
+        ["agent.tool_result", "session.error", "session.thread_status_terminated", "session.status_terminated"];
     assert_eq!(kinds(end), ending);
     let error =
         json!({"type": "unknown_error", "message": "the workspace is archived", "retry_status": {"type": "terminal"}});

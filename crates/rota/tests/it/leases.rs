@@ -26,7 +26,7 @@ async fn a_runner_that_lost_its_lease_writes_nothing() {
     assert_eq!(rota.server.app().db.write(take_over).await.unwrap(), 1);
     let list = format!("/v1/sessions/{}/events", id(&session));
     let before = api.get(&list).await;
-    assert_eq!(kinds(before["data"].as_array().unwrap()).last(), Some(&"agent.tool_use"));
+    assert_eq!(kinds(before["data"].as_array().unwrap()).last(), Some(&"span.model_request_end"));
 
     std::fs::write(rota.workspace_file(id(&session), "go"), "").unwrap();
     // The runner ends the sandbox when it has let go of a session that another server has.

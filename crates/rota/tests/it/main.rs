@@ -41,6 +41,7 @@ mod process;
 mod proxy;
 mod receiver;
 mod recorded;
+mod recorded_events;
 mod refusals;
 mod replies;
 mod request;

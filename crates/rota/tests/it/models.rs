@@ -42,11 +42,13 @@ async fn an_overloaded_model_is_asked_again_after_a_pause() {
     let frames = stream.until("session.status_rescheduled").await;
     let events: Vec<Value> = frames.into_iter().map(|frame| frame.event).collect();
     let failed = [
-        "user.message",
         "session.status_running",
+        "session.thread_status_running",
+        "user.message",
         "span.model_request_start",
         "span.model_request_end",
         "session.error",
+        "session.thread_status_rescheduled",
         "session.status_rescheduled",
     ];
     assert_eq!(kinds(&events), failed);
@@ -65,9 +67,11 @@ async fn an_overloaded_model_is_asked_again_after_a_pause() {
     let events = stream.turn().await;
     let mended = [
         "session.status_running",
+        "session.thread_status_running",
         "span.model_request_start",
         "agent.message",
         "span.model_request_end",
+        "session.thread_status_idle",
         "session.usage",
         "session.status_idle",
     ];
@@ -92,7 +96,8 @@ async fn a_model_that_stays_overloaded_ends_the_turn_and_a_later_message_works()
     let events = stream.turn().await;
     let error = &first(&events, "session.error")["error"];
     assert_eq!(error["retry_status"]["type"], "exhausted");
-    assert_eq!(kinds(&events)[3..], ["session.error", "session.usage", "session.status_idle"]);
+    let end = ["session.error", "session.thread_status_idle", "session.usage", "session.status_idle"];
+    assert_eq!(kinds(&events)[4..], end);
     assert_eq!(stop_reason(&events)["type"], "retries_exhausted");
     assert_eq!(upstream.asked().len(), 5);
     rota.api.events(id(&session), json!([message("again")])).await;

@@ -49,8 +49,8 @@ async fn blocks_that_alternate_keep_their_order_in_the_log_and_in_the_conversati
         "agent.thinking",
         "agent.tool_use",
         "agent.message",
-        "span.model_request_end",
         "agent.tool_use",
+        "span.model_request_end",
         "agent.tool_result",
     ];
     let from = log.iter().position(|event| event["type"] == expected[0]).unwrap();

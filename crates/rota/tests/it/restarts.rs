@@ -113,19 +113,21 @@ async fn a_model_request_that_a_restart_cut_off_is_made_again() {
     let rota = rota.restart().await;
     let events = rota.api.stream_from(id(&session), 0).await.turn().await;
     let requests = [
-        "user.message",
         "session.status_running",
+        "session.thread_status_running",
+        "user.message",
         "span.model_request_start",
         "span.model_request_end",
         "span.model_request_start",
         "agent.message",
         "span.model_request_end",
+        "session.thread_status_idle",
         "session.usage",
         "session.status_idle",
     ];
     assert_eq!(kinds(&events), requests);
-    assert_eq!((&events[3]["is_error"], &events[6]["is_error"]), (&json!(true), &json!(false)));
-    assert_eq!(events[3]["model_request_start_id"], events[2]["id"]);
+    assert_eq!((&events[4]["is_error"], &events[7]["is_error"]), (&json!(true), &json!(false)));
+    assert_eq!(events[4]["model_request_start_id"], events[3]["id"]);
     assert_eq!(upstream.asked()[0], upstream.asked()[1]);
 }
 
@@ -270,10 +272,14 @@ fn workspace_file(data: &Path, session: &str, name: &str) -> PathBuf {
 
 #[tokio::test]
 async fn a_session_that_cannot_be_read_any_more_ends_with_an_error_that_says_so() {
-    for damage in ["UPDATE session_events SET body = '{' WHERE seq = 1", "UPDATE session_inputs SET body = '{'"] {
+    for damage in
+        ["UPDATE session_events SET body = '{' WHERE seq = 1", "UPDATE session_inputs SET body = '{' WHERE place = 1"]
+    {
         let rota = Rota::without_engine().await;
         let session = Parts::new(&rota.api).await.session_with(&rota.api, message("hello")).await;
         rota.api.events(id(&session), json!([message("are you there?")])).await;
+        // An event of the log.
+        rota.api.post(&format!("/v1/sessions/{}", id(&session)), json!({"title": "t"})).await;
         let damaged = rota.server.app().db.write(move |tx: &mut Tx<'_>| tx.execute(damage, &[])).await;
         assert_eq!(damaged.unwrap(), 1, "{damage}");
         let rota = rota.restart_with(|config| config.engine.concurrency = 1).await;

@@ -65,7 +65,7 @@ async fn a_run_starts_a_session_of_the_pinned_version_with_the_first_events_in_i
     assert_eq!(log.len(), 3);
     for (logged, sent) in log.iter().zip(events.as_array().unwrap()) {
         assert_eq!((&logged["type"], &logged["content"]), (&sent["type"], &sent["content"]));
-        assert_eq!(logged["processed_at"], run["created_at"]);
+        assert!(logged.get("processed_at").is_none() || logged["type"] == "user.define_outcome");
         assert!(id(logged).starts_with("sevt_"));
     }
 }

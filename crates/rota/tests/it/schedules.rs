@@ -334,10 +334,10 @@ async fn a_fire_that_the_database_fails_is_tried_again() {
     let rota = Rota::without_engine().await;
     let parts = Parts::new(&rota.api).await;
     let made = parts.deployment(&rota.api, every("0 9 * * *")).await;
-    tamper(&rota, "ALTER TABLE session_events RENAME TO gone".to_owned()).await;
+    tamper(&rota, "ALTER TABLE session_inputs RENAME TO gone".to_owned()).await;
     at(&rota, "02T09:00:00").await;
     assert_eq!(runs(&rota.api, &made).await, [json!(null); 0]);
-    tamper(&rota, "ALTER TABLE gone RENAME TO session_events".to_owned()).await;
+    tamper(&rota, "ALTER TABLE gone RENAME TO session_inputs".to_owned()).await;
     at(&rota, "02T09:00:30").await;
     assert_eq!(fired(&rota.api, &made).await, ["02T09:00:00"]);
     assert_eq!(rota.api.get(&path(&made)).await["status"], "active");

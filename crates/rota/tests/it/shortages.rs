@@ -132,9 +132,9 @@ async fn a_session_in_a_tool_outlasts_a_full_disk() {
 async fn a_message_for_which_the_log_has_no_room_is_refused_and_an_interrupt_is_not() {
     let rota = Rota::without_engine().await;
     let parts = Parts::new(&rota.api).await;
-    // One at rest, and one that works and has an event waiting.
+    // One at rest, and one that works and has two events waiting.
     for (first, events) in
-        [(json!({}), MAX_SESSION_EVENTS - 2), (json!({"initial_events": [message("hi")]}), MAX_SESSION_EVENTS - 3)]
+        [(json!({}), MAX_SESSION_EVENTS - 2), (json!({"initial_events": [message("hi")]}), MAX_SESSION_EVENTS - 4)]
     {
         let session = parts.session(&rota.api, first.clone()).await;
         let works = first != json!({});

@@ -36,10 +36,11 @@ async fn a_stream_without_a_place_begins_now() {
     let parts = Parts::new(&rota.api).await;
     let session = parts.session_with(&rota.api, message("first")).await;
     rota.api.stream_from(id(&session), 0).await.turn().await;
+    rota.advance_seconds(6);
     let mut stream = rota.api.stream(id(&session)).await;
     rota.api.events(id(&session), json!([message("second")])).await;
     let events = stream.turn().await;
-    assert_eq!(text(&events[0]), "second");
+    assert_eq!(text(first(&events, "user.message")), "second");
 }
 
 #[tokio::test]
@@ -163,6 +164,7 @@ async fn a_stream_ends_soon_after_its_key_no_longer_counts() {
         let key = rota.server.app().db.write(create).await.unwrap();
         let api = rota.api.with_key(key.key.clone());
         let session = Parts::new(&api).await.session_with(&api, message("hi")).await;
+        api.post(&format!("/v1/sessions/{}", id(&session)), json!({"title": "one"})).await;
         let mut stream = api.stream_from(id(&session), 0).await;
         stream.next().await.unwrap();
         let inside = administrator.in_workspace(key.workspace_id.as_ref());
@@ -189,8 +191,8 @@ async fn a_stream_ends_soon_after_its_key_no_longer_counts() {
     // An administrator still reads, and so do the streams of one.
     let (_, _, beside, inside, session) = &mut open[3];
     rota.server.app().db.write(organization::enable).await.unwrap();
-    inside.events(id(session), json!([message("more")])).await;
-    assert_eq!(beside.next().await.unwrap().kind(), "user.message");
+    let _: Value = inside.post(&format!("/v1/sessions/{}", id(session)), json!({"title": "two"})).await;
+    assert_eq!(beside.next().await.unwrap().kind(), "session.updated");
 }
 
 #[tokio::test]
@@ -213,9 +215,10 @@ async fn a_history_is_filtered_ordered_and_paged() {
         let typed = api.all(&format!("{list}?types[]=agent.message&types[]=user.message"), limit).await;
         assert_eq!(kinds(&typed), ["user.message", "agent.message", "user.message", "agent.message"]);
     }
-    let second = log.iter().rposition(|event| event["type"] == "user.message").unwrap();
+    // The pair that tells of the turn stands before the message that began it, at the same time.
+    let second = log.iter().rposition(|event| event["type"] == "session.status_running").unwrap();
     let at = log[second]["processed_at"].as_str().unwrap();
     assert_eq!(api.all(&format!("{list}?created_at[gte]={at}"), 4).await, log[second..]);
     assert_eq!(api.all(&format!("{list}?created_at[lt]={at}"), 4).await, log[..second]);
-    assert_eq!(*first(&log, "user.message"), log[0]);
+    assert_eq!(*first(&log, "session.status_running"), log[0]);
 }

@@ -37,17 +37,20 @@ async fn a_turn_has_its_events_in_the_documented_order_and_idle_is_true_when_it_
     assert_eq!(status(&rota.api, &session).await, "idle");
     let turn = [
         "session.status_running",
+        "session.thread_status_running",
+        "user.message",
         "span.model_request_start",
-        "span.model_request_end",
         "agent.tool_use",
+        "span.model_request_end",
         "agent.tool_result",
         "span.model_request_start",
         "agent.message",
         "span.model_request_end",
+        "session.thread_status_idle",
         "session.usage",
         "session.status_idle",
     ];
-    assert_eq!(kinds(&events), [&["user.message"], &turn[..]].concat());
+    assert_eq!(kinds(&events), turn);
     let call = first(&events, "agent.tool_use");
     assert_eq!((&call["name"], &call["evaluated_permission"]), (&json!("bash"), &json!("allow")));
     assert_eq!(
@@ -58,14 +61,14 @@ async fn a_turn_has_its_events_in_the_documented_order_and_idle_is_true_when_it_
     assert_eq!((&result["tool_use_id"], &result["is_error"]), (&call["id"], &json!(true)));
     assert!(text(result).contains("hello") && text(result).contains("oops"), "{}", text(result));
     assert!(text(first(&events, "agent.message")).starts_with("0 ok, 1 failed, 0 not run."));
-    for (start, end) in [(2, 3), (6, 8)] {
+    for (start, end) in [(3, 5), (7, 9)] {
         assert_eq!(events[end]["model_request_start_id"], events[start]["id"]);
         assert_eq!(events[end]["is_error"], false);
     }
     assert_eq!(stop_reason(&events)["type"], "end_turn");
 
     let used = |field: &str| {
-        events[3]["model_usage"][field].as_u64().unwrap() + events[8]["model_usage"][field].as_u64().unwrap()
+        events[5]["model_usage"][field].as_u64().unwrap() + events[9]["model_usage"][field].as_u64().unwrap()
     };
     let shown = rota.api.get(&format!("/v1/sessions/{}", id(&session))).await["usage"].clone();
     for field in ["input_tokens", "output_tokens"] {
@@ -76,9 +79,9 @@ async fn a_turn_has_its_events_in_the_documented_order_and_idle_is_true_when_it_
 
     rota.api.events(id(&session), json!([script("echo again")])).await;
     let events = stream.turn().await;
-    assert_eq!(kinds(&events), [&["user.message"], &turn[..]].concat(), "the next turn is alike");
+    assert_eq!(kinds(&events), turn, "the next turn is alike");
     let listed = rota.api.all(&format!("/v1/sessions/{}/events", id(&session)), 1000).await;
-    assert_eq!(listed[11..], events[..]);
+    assert_eq!(listed[turn.len()..], events[..]);
 }
 
 #[tokio::test]
@@ -102,12 +105,20 @@ async fn a_call_that_asks_waits_and_runs_when_it_is_allowed() {
     let call = first(&events, "agent.tool_use");
     assert_eq!((&call["evaluated_permission"], &call["evaluation"]["type"]), (&json!("ask"), &json!("always_ask")));
     assert_eq!(*stop_reason(&events), json!({"type": "requires_action", "event_ids": [id(call)]}));
-    assert_eq!(kinds(&events)[4..], ["agent.tool_use", "session.usage", "session.status_idle"]);
+    let end = [
+        "agent.tool_use",
+        "span.model_request_end",
+        "session.thread_status_idle",
+        "session.usage",
+        "session.status_idle",
+    ];
+    assert_eq!(kinds(&events)[4..], end);
     assert_eq!(status(api, &session).await, "idle");
 
     let refused = invalid(format!(
-        "Invalid user.message event at events[0]: waiting on responses to events [{}]; only user.tool_confirmation, \
-         user.custom_tool_result, user.tool_result, or user.interrupt may be sent",
+        "Invalid user.message event at events[0]: waiting on responses to events [{}]; only `user.tool_confirmation`, \
+         `user.custom_tool_result`, `user.tool_result`, or `user.interrupt` may be sent (a `system.message` may trail a tool \
+         result)",
         id(call)
     ));
     let events_path = format!("/v1/sessions/{}/events", id(&session));
@@ -127,7 +138,9 @@ async fn a_call_that_asks_waits_and_runs_when_it_is_allowed() {
     let sent = api.events(id(&session), json!([confirmation(call, &json!({"result": "allow"}))])).await;
     assert!(sent["data"][0]["processed_at"].is_string());
     let events = stream.turn().await;
-    assert_eq!(kinds(&events)[..3], ["user.tool_confirmation", "session.status_running", "agent.tool_result"]);
+    let resumed =
+        ["user.tool_confirmation", "session.status_running", "session.thread_status_running", "agent.tool_result"];
+    assert_eq!(kinds(&events)[..4], resumed);
     let result = first(&events, "agent.tool_result");
     assert_eq!((&result["tool_use_id"], &result["is_error"]), (&call["id"], &json!(false)));
     assert!(text(result).contains("allowed"));
@@ -140,8 +153,11 @@ async fn a_call_that_is_denied_does_not_run_and_the_agent_goes_on() {
     let api = &rota.api;
     let parts = asking(api).await;
     for (changes, told) in [
-        (json!({"result": "deny", "deny_message": "not today"}), "The user denied this call: not today"),
-        (json!({"result": "deny"}), "The user denied this call."),
+        (
+            json!({"result": "deny", "deny_message": "not today"}),
+            "Permission to use bash has been rejected. Rejection message: not today",
+        ),
+        (json!({"result": "deny"}), "Permission to use bash has been rejected."),
     ] {
         let session = parts.session_with(api, script("touch ran")).await;
         let mut stream = api.stream_from(id(&session), 0).await;
@@ -164,8 +180,10 @@ async fn an_interrupt_closes_what_waits_and_frees_the_session() {
     stream.turn().await;
     api.events(id(&session), json!([{"type": "user.interrupt"}])).await;
     let events = stream.turn().await;
-    assert_eq!(kinds(&events)[..2], ["user.interrupt", "agent.tool_result"]);
-    assert_eq!(text(&events[1]), "Tool execution was interrupted before completion. Please retry.");
+    let end =
+        ["agent.tool_result", "user.interrupt", "session.thread_status_idle", "session.usage", "session.status_idle"];
+    assert_eq!(kinds(&events), end);
+    assert_eq!(text(&events[0]), "Tool execution was interrupted before completion. Please retry.");
     assert_eq!(stop_reason(&events)["type"], "end_turn");
     api.events(id(&session), json!([message("nothing")])).await;
     let events = stream.turn().await;
@@ -191,7 +209,8 @@ async fn the_client_runs_custom_tools_and_the_agent_reads_their_results() {
     let result = json!({"type": "user.custom_tool_result", "custom_tool_use_id": id(call), "content": content});
     api.events(id(&session), json!([result])).await;
     let events = stream.turn().await;
-    assert_eq!(kinds(&events)[..2], ["user.custom_tool_result", "session.status_running"]);
+    let resumed = ["user.custom_tool_result", "session.status_running", "session.thread_status_running"];
+    assert_eq!(kinds(&events)[..3], resumed);
     let report = text(first(&events, "agent.message"));
     assert!(report.starts_with("1 ok") && report.contains("sunny"), "{report}");
 
@@ -220,7 +239,7 @@ async fn in_a_self_hosted_environment_calls_wait_for_the_results_of_a_worker() {
     let content = json!([{"type": "text", "text": "workbench"}]);
     api.events(id(&session), json!([{"type": "user.tool_result", "tool_use_id": id(call), "content": content}])).await;
     let events = stream.turn().await;
-    assert_eq!(kinds(&events)[..2], ["user.tool_result", "session.status_running"]);
+    assert_eq!(kinds(&events)[..3], ["user.tool_result", "session.status_running", "session.thread_status_running"]);
     assert!(text(first(&events, "agent.message")).contains("workbench"));
     assert!(!rota.workspace_file(id(&session), "").exists(), "nothing ran here");
 }
@@ -234,10 +253,11 @@ async fn an_interrupt_ends_a_running_command_and_a_later_message_works() {
     let mut stream = api.stream_from(id(&session), 0).await;
     appears(rota.workspace_file(id(&session), "started")).await;
     let sent = api.events(id(&session), json!([{"type": "user.interrupt"}])).await;
-    assert_eq!(sent["data"][0]["processed_at"], Value::Null);
+    assert!(sent["data"][0].get("processed_at").is_none());
     let events = stream.turn().await;
-    let at = kinds(&events).iter().rposition(|kind| *kind == "user.interrupt").unwrap();
-    let end = ["user.interrupt", "agent.tool_result", "session.usage", "session.status_idle"];
+    let at = kinds(&events).iter().rposition(|kind| *kind == "agent.tool_result").unwrap();
+    let end =
+        ["agent.tool_result", "user.interrupt", "session.thread_status_idle", "session.usage", "session.status_idle"];
     assert_eq!(kinds(&events)[at..], end);
     let result = first(&events, "agent.tool_result");
     let told = "Tool execution was interrupted before completion. Please retry.";
@@ -255,7 +275,7 @@ async fn an_interrupt_ends_a_running_command_and_a_later_message_works() {
 }
 
 #[tokio::test]
-async fn a_message_to_a_working_session_waits_and_is_shown_twice_under_one_id() {
+async fn a_message_to_a_working_session_waits_and_is_shown_when_it_is_taken_up() {
     let rota = Rota::start().await;
     let api = &rota.api;
     let parts = Parts::new(api).await;
@@ -263,7 +283,7 @@ async fn a_message_to_a_working_session_waits_and_is_shown_twice_under_one_id() 
     let mut stream = api.stream_from(id(&session), 0).await;
     appears(rota.workspace_file(id(&session), "started")).await;
     let sent = api.events(id(&session), json!([script("echo later")])).await["data"][0].clone();
-    assert_eq!(sent["processed_at"], Value::Null);
+    assert!(sent.get("processed_at").is_none(), "what waits has not been processed");
     let list = format!("/v1/sessions/{}/events", id(&session));
     let waiting = api.get(&list).await["data"].as_array().unwrap().clone();
     assert_eq!(*waiting.last().unwrap(), sent, "what waits stands at the end of the history");
@@ -276,9 +296,8 @@ async fn a_message_to_a_working_session_waits_and_is_shown_twice_under_one_id() 
     std::fs::write(rota.workspace_file(id(&session), "go"), "").unwrap();
     let frames = stream.until("session.status_idle").await;
     let shown: Vec<_> = frames.iter().filter(|frame| frame.event["id"] == sent["id"]).collect();
-    assert_eq!(shown.len(), 2, "once as it comes in and once as it is taken up");
-    assert_eq!((shown[0].id, &shown[0].event), (None, &sent));
-    assert!(shown[1].id.is_some() && shown[1].event["processed_at"].is_string());
+    assert_eq!(shown.len(), 1);
+    assert!(shown[0].id.is_some() && shown[0].event["processed_at"].is_string());
     let log = api.get(&list).await["data"].as_array().unwrap().clone();
     assert_eq!(log.iter().filter(|event| event["id"] == sent["id"]).count(), 1);
     let report = log.iter().rfind(|event| event["type"] == "agent.message").unwrap();

@@ -24,7 +24,7 @@ use crate::{
     model::{Block, Delta, ModelError, ModelReply, ModelRequest, Stop, Usage, offer::Offered},
     resources::{
         sessions::events::log::NewEvent,
-        sessions::{Waiting, WaitingFor},
+        sessions::{Waiting, WaitingFor, status},
     },
 };
 
@@ -83,7 +83,7 @@ impl Runner<'_> {
             max_tokens: offered.max_tokens,
             system: (!system.is_empty()).then_some(system),
             messages: self.state.messages.clone(),
-            tools: tools::offered(&self.agent, self.self_hosted)?,
+            tools: tools::offered(&self.agent)?,
         })
     }
 
@@ -99,20 +99,17 @@ impl Runner<'_> {
         let mut waiting = Vec::new();
         let mut answers = Vec::new();
         let calls = reply.content.iter().any(|block| matches!(block, Block::ToolUse { .. }));
-        let mut shown = 0;
         for block in reply.content {
             match block {
                 Block::Text { text } => {
                     let body = EventBody::AgentMessage { content: vec![json!({"type": "text", "text": text})] };
                     let id = drafts.message(&text).unwrap_or_else(|| EventId::new(self.app.clock.now()));
                     work.events.push(NewEvent { id, body, hidden: None });
-                    shown = work.events.len();
                 }
                 Block::Verbatim(raw) => {
                     let id = drafts.thinking().unwrap_or_else(|| EventId::new(self.app.clock.now()));
                     let hidden = Some(raw.get().to_owned());
                     work.events.push(NewEvent { id, body: EventBody::AgentThinking {}, hidden });
-                    shown = work.events.len();
                 }
                 Block::ToolUse { name, input, .. } => {
                     let event = self.called(name, &input, &mut waiting, &mut answers);
@@ -121,10 +118,8 @@ impl Runner<'_> {
                 Block::ToolResult { .. } => {}
             }
         }
-        let end = self.request_end(start, false, reply.usage);
-        // To a stream that was shown events in the making, the end of the request says that those without a whole event
-        // will have none: so it comes after the last of them, and before the calls that follow.
-        work.events.insert(shown, end);
+        // Recorded: the request ends after the last of its events, the calls too.
+        work.events.push(self.request_end(start, false, reply.usage));
         // A model wants the answers to all calls of a reply after the last of them, also where one is answered at once.
         work.events.append(&mut answers);
         if !waiting.is_empty() {
@@ -158,11 +153,12 @@ impl Runner<'_> {
             }
             Verdict::BuiltIn(permission, evaluation) => {
                 let evaluation = Some(evaluation);
+                let tool = &name.clone();
                 let body = EventBody::AgentToolUse { name, input, evaluated_permission: permission, evaluation };
                 let event = self.event(body);
                 match permission {
-                    Permission::Ask => waiting.push(wait(&event, WaitingFor::Confirmation)),
-                    _ if self.self_hosted => waiting.push(wait(&event, WaitingFor::ToolResult)),
+                    Permission::Ask => waiting.push(wait(&event, self.confirmation_of(tool))),
+                    _ if self.is_of_a_worker(tool) => waiting.push(wait(&event, WaitingFor::ToolResult)),
                     _ => {}
                 }
                 event
@@ -242,7 +238,7 @@ impl Runner<'_> {
         match after {
             None => work.rest = Some(Rest::Dead),
             Some(after) => {
-                work.events.push(self.event(EventBody::StatusRescheduled {}));
+                work.events.extend(status::is_rescheduled(self.thread()).map(|body| self.event(body)));
                 work.retry_in_micros = Some(backoff_micros(self.state.failures, after));
             }
         }

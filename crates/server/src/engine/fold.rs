@@ -179,7 +179,13 @@ impl State {
                     self.failures = 0;
                 }
             }
-            EventBody::SessionUpdated { .. } | EventBody::Usage { .. } | EventBody::SessionDeleted {} => {}
+            EventBody::ThreadStatusRunning { .. }
+            | EventBody::ThreadStatusIdle { .. }
+            | EventBody::ThreadStatusRescheduled { .. }
+            | EventBody::ThreadStatusTerminated { .. }
+            | EventBody::SessionUpdated { .. }
+            | EventBody::Usage { .. }
+            | EventBody::SessionDeleted {} => {}
         }
     }
 
@@ -219,12 +225,11 @@ impl State {
         self.unanswered = true;
     }
 
-    /// Ends the turn: what was said before is not answered any more. The log closes calls of built-in tools itself,
-    /// after the interrupt; those that the client would have run are closed here.
+    /// Ends the turn: what was said before is not answered any more, and calls that are still open are closed. The log has
+    /// the results of built-in tools that the interrupt found waiting or at work; custom tools are the client's.
     fn interrupt(&mut self) {
-        let custom: Vec<_> =
-            self.calls.iter().filter(|call| call.stage == Stage::Custom).map(|c| c.id.clone()).collect();
-        for id in custom {
+        let open: Vec<_> = self.calls.iter().map(|call| call.id.clone()).collect();
+        for id in open {
             self.result(id.as_ref(), vec![Block::Text { text: INTERRUPTED.to_owned() }], true);
         }
         self.unanswered = false;

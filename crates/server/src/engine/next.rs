@@ -1,6 +1,6 @@
 //! Says what a session does next. Pure.
 
-use rota_api::id::EventId;
+use rota_api::{agent::WEB_TOOLS, id::EventId};
 
 use super::fold::{Call, Stage, State};
 use crate::{limits, resources::sessions::events::log::Input};
@@ -31,7 +31,12 @@ pub enum Action {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Closing {
     /// The client denied it.
-    Denied(Option<String>),
+    Denied {
+        /// The tool.
+        tool: String,
+        /// The client's reason.
+        message: Option<String>,
+    },
     /// It may have been running when the server ended; whether it did anything is unknown.
     Unknown,
 }
@@ -49,6 +54,13 @@ pub struct Surroundings<'a> {
     pub is_read_only: fn(&Call) -> bool,
 }
 
+impl Surroundings<'_> {
+    /// Whether a worker of the user runs a call. Tools that need a network are the server's everywhere.
+    fn is_of_a_worker(&self, call: &Call) -> bool {
+        self.self_hosted && !WEB_TOOLS.contains(&call.name.as_str())
+    }
+}
+
 /// What to do next.
 pub fn next(state: &State, around: Surroundings<'_>) -> Action {
     let is_interrupt = |input: &Input| input.is_interrupt;
@@ -59,7 +71,7 @@ pub fn next(state: &State, around: Surroundings<'_>) -> Action {
     if !closed.is_empty() {
         return Action::Close(closed);
     }
-    let runnable = state.calls.iter().find(|call| call.stage == Stage::Allowed && !around.self_hosted);
+    let runnable = state.calls.iter().find(|call| call.stage == Stage::Allowed && !around.is_of_a_worker(call));
     if let Some(call) = runnable {
         return Action::Run(call.clone());
     }
@@ -77,8 +89,8 @@ pub fn next(state: &State, around: Surroundings<'_>) -> Action {
 
 fn closings(state: &State, around: Surroundings<'_>) -> Vec<(EventId, Closing)> {
     let closing = |call: &Call| match &call.stage {
-        Stage::Denied { message } => Some(Closing::Denied(message.clone())),
-        Stage::Allowed if around.recovering && !around.self_hosted && !(around.is_read_only)(call) => {
+        Stage::Denied { message } => Some(Closing::Denied { tool: call.name.clone(), message: message.clone() }),
+        Stage::Allowed if around.recovering && !around.is_of_a_worker(call) && !(around.is_read_only)(call) => {
             Some(Closing::Unknown)
         }
         _ => None,
@@ -182,7 +194,7 @@ mod tests {
             (
                 "a denied call is closed",
                 vec![message(), answered(), call("bash", Ask), confirm(3, Confirmation::Deny)],
-                |_| Action::Close(vec![(id(3), Closing::Denied(None))]),
+                |_| Action::Close(vec![(id(3), Closing::Denied { tool: "bash".to_owned(), message: None })]),
             ),
             ("results go back to the model", vec![message(), answered(), call("bash", Allow), result(3)], |_| {
                 Action::Ask
@@ -236,6 +248,10 @@ mod tests {
         let state = fold(vec![message(), answered(), call("bash", Permission::Allow)]);
         let worker = Surroundings { self_hosted: true, recovering: true, ..around(&[]) };
         assert_eq!(next(&state, worker), Action::Wait);
+        let state =
+            fold(vec![message(), answered(), call("bash", Permission::Allow), call("web_fetch", Permission::Allow)]);
+        let worker = Surroundings { recovering: false, ..worker };
+        assert_eq!(next(&state, worker), run(&state, 4), "web tools are the server's, and wait for no worker");
     }
 
     #[test]

@@ -3,9 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use rota_api::{
-    agent::ThreadAgent,
+    agent::{ThreadAgent, WEB_TOOLS},
     environment::EnvironmentConfig,
-    event::{EventBody, ModelUsage, RetryStatus, SessionError, SessionErrorType, StopReason},
+    event::{EventBody, ModelUsage, RetryStatus, SessionError, SessionErrorType, StopReason, ThreadName},
     id::EventId,
 };
 use rota_sandbox::ToolOutput;
@@ -33,7 +33,7 @@ use crate::{
             interrupted_result,
             log::{self, NewEvent},
         },
-        sessions::{Waiting, WaitingFor},
+        sessions::{Waiting, WaitingFor, status},
     },
 };
 
@@ -134,10 +134,10 @@ impl<'a> Runner<'a> {
         match action {
             Action::Interrupt { count } => {
                 let mut work = self.begin();
-                work.take_up = beside.inputs[..count].to_vec();
                 let built_in = self.state.calls.iter().filter(|call| call.stage != Stage::Custom);
-                let closed: Vec<_> = built_in.map(|call| self.event(interrupted_result(&call.id))).collect();
-                work.events.extend(closed);
+                // Recorded: the results of what the interrupt closes stand before it.
+                work.before.extend(built_in.map(|call| self.event(interrupted_result(&call.id))));
+                work.take_up = beside.inputs[..count].to_vec();
                 work.waiting = Some(Vec::new());
                 work.rest = Some(Rest::Over(StopReason::EndTurn, None));
                 self.perform(work).await
@@ -157,10 +157,8 @@ impl<'a> Runner<'a> {
             Action::Run(call) => self.run(call).await,
             Action::Wait => {
                 let mut work = self.begin();
-                if self.self_hosted {
-                    work.waiting = Some(self.waiting());
-                }
-                work.rest = Some(Rest::Waiting);
+                let seq = self.state.seq + work.before.len() as i64;
+                work.rest = Some(Rest::Waiting { calls: self.waiting(), seq });
                 self.perform(work).await
             }
             Action::Ask => self.ask(beside).await,
@@ -181,7 +179,12 @@ impl<'a> Runner<'a> {
     }
 
     pub(super) async fn perform(&self, work: Step) -> Result<bool, Left> {
-        perform(self.app, self.lease, &self.state, work).await
+        perform(self.app, self.lease, &self.state, self.thread(), work).await
+    }
+
+    /// The session's thread, as events name it.
+    pub(super) fn thread(&self) -> ThreadName {
+        status::primary_named(&self.lease.session, &self.agent.name)
     }
 
     pub(super) fn event(&self, body: EventBody) -> NewEvent {
@@ -193,10 +196,10 @@ impl<'a> Runner<'a> {
         let mut work = Step::default();
         if !self.state.running {
             work.resume = true;
-            work.events.push(self.event(EventBody::StatusRunning {}));
+            work.before.extend(status::runs(self.thread()).map(|body| self.event(body)));
         }
         if let Some(start) = &self.state.open_request {
-            work.events.push(self.event(request_end(start, true, Usage::default())));
+            work.before.push(self.event(request_end(start, true, Usage::default())));
         }
         work
     }
@@ -206,13 +209,23 @@ impl<'a> Runner<'a> {
         let waits = |call: &Call| {
             let for_ = match call.stage {
                 Stage::Custom => WaitingFor::CustomToolResult,
-                Stage::Asked => WaitingFor::Confirmation,
-                Stage::Allowed if self.self_hosted => WaitingFor::ToolResult,
+                Stage::Asked => self.confirmation_of(&call.name),
+                Stage::Allowed if self.is_of_a_worker(&call.name) => WaitingFor::ToolResult,
                 Stage::Allowed | Stage::Denied { .. } => return None,
             };
             Some(Waiting { id: call.id.clone(), for_ })
         };
         self.state.calls.iter().filter_map(waits).collect()
+    }
+
+    /// What a call that asks waits for.
+    pub(super) fn confirmation_of(&self, tool: &str) -> WaitingFor {
+        if self.is_of_a_worker(tool) { WaitingFor::WorkerConfirmation } else { WaitingFor::Confirmation }
+    }
+
+    /// Whether a worker of the user runs a built-in tool. Those that need a network are the server's everywhere.
+    pub(super) fn is_of_a_worker(&self, tool: &str) -> bool {
+        self.self_hosted && !WEB_TOOLS.contains(&tool)
     }
 
     /// Runs a call of a built-in tool. Its result is appended whatever it is; an interrupt is left to the next step.
@@ -362,8 +375,10 @@ const MOVED: &str = "This call was not run. The session has moved to another ser
 
 fn closing_result(id: &EventId, closing: Closing, moved: bool) -> EventBody {
     let text = match closing {
-        Closing::Denied(Some(message)) => format!("The user denied this call: {message}"),
-        Closing::Denied(None) => "The user denied this call.".to_owned(),
+        Closing::Denied { tool, message } => {
+            let said = message.map(|message| format!(" Rejection message: {message}")).unwrap_or_default();
+            format!("Permission to use {tool} has been rejected.{said}")
+        }
         Closing::Unknown if moved => {
             "The server that ran this call is gone. Whether the call did anything outside the sandbox is unknown. The session \
             has moved to another server; all files and processes are lost, and the sandbox is empty now."

@@ -2,9 +2,9 @@
 
 use rota_api::{
     Time,
-    event::{EventBody, RetryStatus, SessionError, SessionErrorType, StopDetails, StopReason},
-    id::{DeploymentId, EventId},
-    session::{SessionUsage, Status},
+    event::{EventBody, RetryStatus, SessionError, SessionErrorType, StopDetails, StopReason, ThreadName},
+    id::EventId,
+    session::SessionUsage,
 };
 
 use super::{
@@ -19,7 +19,7 @@ use crate::{
     resources::{
         deployments,
         sessions::events::log::{self, Input, NewEvent},
-        sessions::{self, Waiting},
+        sessions::{self, Waiting, status},
     },
 };
 
@@ -54,14 +54,16 @@ where
 /// What a runner does with a session in one transaction, in this order.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Step {
+    /// Sets the status to running after a pause.
+    pub(super) resume: bool,
+    /// Events to append before the inputs that are taken up.
+    pub(super) before: Vec<NewEvent>,
     /// Inputs to take up into the log.
     pub(super) take_up: Vec<Input>,
     /// Events to append.
     pub(super) events: Vec<NewEvent>,
     /// What waits for the client from now on, where that changes.
     pub(super) waiting: Option<Vec<Waiting>>,
-    /// Sets the status to running after a pause.
-    pub(super) resume: bool,
     /// The server that has the session's files from now on, where that changes.
     pub(super) home: Option<String>,
     /// The totals of the session, where they change.
@@ -75,8 +77,8 @@ pub(super) struct Step {
 /// How a turn ends.
 #[derive(Debug, Clone)]
 pub(super) enum Rest {
-    /// The agent waits for answers.
-    Waiting,
+    /// The agent waits for answers: to these calls, by the log up to `seq`.
+    Waiting { calls: Vec<Waiting>, seq: i64 },
     /// The turn is over.
     Over(StopReason, Option<StopDetails>),
     /// The turn is dead, and with it what waited to be taken up.
@@ -108,11 +110,17 @@ impl Beside {
     }
 }
 
-/// Performs a step. Whether the session has come to rest.
-pub(super) async fn perform(app: &App, lease: &Lease, state: &State, work: Step) -> Result<bool, Left> {
+/// Performs a step of the session's thread. Whether the session has come to rest.
+pub(super) async fn perform(
+    app: &App,
+    lease: &Lease,
+    state: &State,
+    thread: ThreadName,
+    work: Step,
+) -> Result<bool, Left> {
     let usage = state.session_usage(0.0);
     let inner = lease.clone();
-    step(app, lease, move |tx| write(tx, &inner, usage, &work)).await
+    step(app, lease, move |tx| write(tx, &inner, &thread, usage, &work)).await
 }
 
 /// Ends a session for good whose log cannot be folded: what was used is what the session says. Inputs that wait and cannot
@@ -126,27 +134,21 @@ pub(super) async fn abandon(app: &App, lease: &Lease) -> Result<(), Left> {
     let inner = lease.clone();
     step(app, lease, move |tx| {
         let usage = sessions::usage(tx, &inner.workspace, &inner.session)?;
+        let thread = status::primary(tx, &inner.workspace, &inner.session)?;
         log::forget_unreadable(tx, &inner.session)?;
-        write(tx, &inner, usage, &work).map(drop)
+        write(tx, &inner, &thread, usage, &work).map(drop)
     })
     .await
 }
 
-fn write(tx: &mut Tx<'_>, lease: &Lease, usage: SessionUsage, work: &Step) -> Result<bool> {
+fn write(tx: &mut Tx<'_>, lease: &Lease, thread: &ThreadName, usage: SessionUsage, work: &Step) -> Result<bool> {
     let Lease { workspace, session, .. } = lease;
-    log::take_up(tx, workspace, session, &work.take_up)?;
-    if !work.events.is_empty() {
-        log::append_new(tx, workspace, session, &work.events)?;
-    }
-    if let Some(waiting) = &work.waiting {
-        sessions::set_waiting(tx, workspace, session, waiting)?;
-    }
     if work.resume {
-        tx.send(
-            "UPDATE sessions SET status = 'running', running_since = coalesce(running_since, $3)
-             WHERE workspace_id = $1 AND id = $2",
-            vals![workspace, session, tx.now()],
-        )?;
+        status::resume(tx, workspace, session)?;
+    }
+    log::record(tx, workspace, session, &work.before, &work.take_up, &work.events)?;
+    if let Some(waiting) = &work.waiting {
+        status::wait(tx, workspace, session, waiting)?;
     }
     if let Some(home) = &work.home {
         lease::settle(tx, lease, home)?;
@@ -156,12 +158,12 @@ fn write(tx: &mut Tx<'_>, lease: &Lease, usage: SessionUsage, work: &Step) -> Re
         set_usage(tx, lease, usage)?;
     }
     if let Some(micros) = work.retry_in_micros {
-        pause(tx, lease, micros)?;
+        status::pause(tx, workspace, session, micros)?;
         return Ok(true);
     }
     match &work.rest {
         None => Ok(false),
-        Some(rest) => end(tx, lease, usage, rest),
+        Some(rest) => end(tx, lease, thread, usage, rest),
     }
 }
 
@@ -172,56 +174,45 @@ fn set_usage(tx: &mut Tx<'_>, lease: &Lease, usage: SessionUsage) -> Result<()> 
     )
 }
 
-/// Gives the session back until a retry is due.
-fn pause(tx: &mut Tx<'_>, lease: &Lease, micros: i64) -> Result<()> {
-    tx.send(
-        "UPDATE sessions SET status = 'rescheduling', runnable_at = $3, lease_owner = NULL, lease_expires_at = NULL,
-             active_micros = active_micros + coalesce($4 - running_since, 0), running_since = NULL
-         WHERE workspace_id = $1 AND id = $2",
-        vals![&lease.workspace, &lease.session, tx.now().plus_micros(micros), tx.now()],
-    )
-}
-
 /// Brings the session to rest, unless the client has sent something in the meantime that changes what comes next.
-fn end(tx: &mut Tx<'_>, lease: &Lease, usage: SessionUsage, rest: &Rest) -> Result<bool> {
+fn end(tx: &mut Tx<'_>, lease: &Lease, thread: &ThreadName, usage: SessionUsage, rest: &Rest) -> Result<bool> {
     let Lease { workspace, session, .. } = lease;
     let inputs = log::queued(tx, session)?;
-    let last = match rest {
-        Rest::Waiting => {
-            let waiting = sessions::control(tx, workspace, session.as_ref())?.waiting;
+    let reason = match rest {
+        Rest::Waiting { calls, seq } => {
             let interrupted = inputs.iter().any(|input| input.is_interrupt);
+            let waiting = still_waiting(tx, lease, calls, *seq)?;
             if waiting.is_empty() || interrupted {
                 return Ok(false);
             }
             let event_ids: Vec<EventId> = waiting.into_iter().map(|waiting| waiting.id).collect();
-            EventBody::StatusIdle { stop_reason: StopReason::RequiresAction { event_ids }, stop_details: None }
+            (StopReason::RequiresAction { event_ids }, None)
         }
         Rest::Over(..) if !inputs.is_empty() => return Ok(false),
-        Rest::Over(reason, details) => {
-            EventBody::StatusIdle { stop_reason: reason.clone(), stop_details: details.clone() }
-        }
+        Rest::Over(reason, details) => (reason.clone(), details.clone()),
         Rest::Dead | Rest::Terminated => {
-            log::take_up(tx, workspace, session, &inputs)?;
-            match rest {
-                Rest::Terminated => EventBody::StatusTerminated {},
-                _ => EventBody::StatusIdle { stop_reason: StopReason::RetriesExhausted, stop_details: None },
-            }
+            log::record(tx, workspace, session, &[], &inputs, &[])?;
+            (StopReason::RetriesExhausted, None)
         }
     };
-    let status = if matches!(rest, Rest::Terminated) { Status::Terminated } else { Status::Idle };
-    // The status is set before the event: whoever sees the event and asks for the session finds it at rest.
-    let rested: Option<(i64, Option<DeploymentId>)> = tx.one(
-        "UPDATE sessions SET status = $4, runnable_at = NULL, lease_owner = NULL, lease_expires_at = NULL,
-             active_micros = active_micros + coalesce($3 - running_since, 0), running_since = NULL
-         WHERE workspace_id = $1 AND id = $2 RETURNING active_micros, deployment_id",
-        vals![workspace, session, tx.now(), status.as_str()],
-        |row| Ok((row.int(0)?, row.opt_id(1)?)),
-    )?;
-    let (active_micros, deployment) = rested.unwrap_or_default();
+    let deployment = match rest {
+        Rest::Terminated => status::terminate(tx, workspace, session, thread.clone())?,
+        _ => status::rest(tx, workspace, session, thread.clone(), usage, reason)?,
+    };
     if let Some(deployment) = deployment {
         deployments::active::leave(tx, workspace, &deployment)?;
     }
-    let usage = SessionUsage { active_seconds: active_micros as f64 / 1e6, ..usage };
-    log::append(tx, workspace, session, &[EventBody::Usage { usage }, last])?;
     Ok(true)
+}
+
+/// What still waits for the client. Where the store says that nothing does, though nothing was answered since the runner
+/// read the log, it was written by an earlier version of the server: then it is what the log says.
+fn still_waiting(tx: &mut Tx<'_>, lease: &Lease, calls: &[Waiting], seq: i64) -> Result<Vec<Waiting>> {
+    let Lease { workspace, session, .. } = lease;
+    let stored = sessions::control(tx, workspace, session.as_ref())?;
+    if !stored.waiting.is_empty() || stored.events != seq {
+        return Ok(stored.waiting);
+    }
+    status::wait(tx, workspace, session, calls)?;
+    Ok(calls.to_vec())
 }

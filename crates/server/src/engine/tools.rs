@@ -1,7 +1,7 @@
 //! The tools that a model is offered, and running one.
 
 use rota_api::{
-    agent::{BUILT_IN_TOOLS, ThreadAgent, Tool, WEB_TOOLS, built_in},
+    agent::{BUILT_IN_TOOLS, ThreadAgent, Tool, built_in},
     event::EventBody,
 };
 use rota_sandbox::{ToolCall, tool_definitions};
@@ -13,23 +13,20 @@ use crate::{error::Result, model::ToolDefinition};
 /// What the two web tools answer: this server's sandboxes reach no network.
 const NO_NETWORK: &str = "This server gives agents no network access: web_fetch and web_search are not available here.";
 
-/// The tools of an agent, built-in ones first, always in the same order. Those that need a network are offered only where a
-/// worker of the user runs them.
-pub(super) fn offered(agent: &ThreadAgent, self_hosted: bool) -> Result<Vec<ToolDefinition>> {
+/// The tools of an agent, built-in ones first, always in the same order. Those that need a network are not offered: they
+/// are the server's also where a worker of the user runs the others.
+pub(super) fn offered(agent: &ThreadAgent) -> Result<Vec<ToolDefinition>> {
     let known = tool_definitions();
     let mut offered = Vec::new();
     for name in BUILT_IN_TOOLS {
-        if built_in(&agent.tools, name).is_none() || (WEB_TOOLS.contains(&name) && !self_hosted) {
+        if built_in(&agent.tools, name).is_none() {
             continue;
         }
-        let (description, schema) = match known.iter().find(|tool| tool.name == name) {
-            Some(tool) => (tool.description, tool.input_schema),
-            None => web_tool(name),
-        };
+        let Some(tool) = known.iter().find(|tool| tool.name == name) else { continue };
         offered.push(ToolDefinition {
             name: name.to_owned(),
-            description: description.to_owned(),
-            input_schema: RawValue::from_string(schema.to_owned())?,
+            description: tool.description.to_owned(),
+            input_schema: RawValue::from_string(tool.input_schema.to_owned())?,
         });
     }
     for tool in &agent.tools {
@@ -42,19 +39,6 @@ pub(super) fn offered(agent: &ThreadAgent, self_hosted: bool) -> Result<Vec<Tool
         }
     }
     Ok(offered)
-}
-
-fn web_tool(name: &str) -> (&'static str, &'static str) {
-    if name == "web_fetch" {
-        return (
-            "Fetches a web page and returns its text.",
-            r#"{"type":"object","properties":{"url":{"type":"string","description":"The page's address."}},"required":["url"],"additionalProperties":false}"#,
-        );
-    }
-    (
-        "Searches the web.",
-        r#"{"type":"object","properties":{"query":{"type":"string","description":"What to look for."}},"required":["query"],"additionalProperties":false}"#,
-    )
 }
 
 /// Whether a call changes nothing, so that it may run again after a crash.

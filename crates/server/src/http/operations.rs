@@ -15,7 +15,7 @@ use crate::{
         agents, api_keys, archiving, deployment_runs, deployments, environments, models, organization, run_outcomes,
         schedules,
         sessions::{self, events},
-        webhook_endpoints, workspaces,
+        threads, webhook_endpoints, workspaces,
     },
 };
 
@@ -125,12 +125,17 @@ pub fn operations() -> Vec<Operation> {
         get("/v1/sessions/{session_id}/events", Workspace, Required, events::list),
         post("/v1/sessions/{session_id}/events", Workspace, Required, events::send),
         get("/v1/sessions/{session_id}/events/stream", Workspace, Required, events::stream::open),
+        get("/v1/sessions/{session_id}/threads", Workspace, Required, threads::list),
+        get("/v1/sessions/{session_id}/threads/{thread_id}", Workspace, Required, threads::retrieve),
+        call("/v1/sessions/{session_id}/threads/{thread_id}/archive", Workspace, Required, threads::archive),
+        get("/v1/sessions/{session_id}/threads/{thread_id}/events", Workspace, Required, threads::events),
+        get("/v1/sessions/{session_id}/threads/{thread_id}/stream", Workspace, Required, threads::stream),
     ]
 }
 
 /// What the API has and this server does not: how its paths begin, and what stands there. An operation that comes to be
 /// served moves from here to the table above.
-pub const NOT_SERVED: [(&str, &str); 22] = [
+pub const NOT_SERVED: [(&str, &str); 21] = [
     ("/v1/dreams", "dreams"),
     ("/v1/environments/{environment_id}/work", "the work queue of self-hosted environments"),
     ("/v1/files", "files"),
@@ -151,7 +156,6 @@ pub const NOT_SERVED: [(&str, &str); 22] = [
     ("/v1/organizations/workspaces/{workspace_id}/rate_limits", "rate limits of workspaces"),
     ("/v1/organizations/workspaces/{workspace_id}/service_accounts", "service accounts"),
     ("/v1/sessions/{session_id}/resources", "resources of sessions"),
-    ("/v1/sessions/{session_id}/threads", "threads of sessions"),
     ("/v1/skills", "skills"),
     ("/v1/tunnels", "tunnels"),
     ("/v1/user_profiles", "user profiles"),

@@ -12,7 +12,7 @@ pub use body::Body;
 pub use caller::{Administrator, Caller, Starter};
 pub use intake::{Coding, Intake};
 pub use list::List;
-pub use path::{Path, PathAndQuery};
+pub use path::{Path, PathAndQuery, SessionRef};
 pub use query::Query;
 
 use axum::response::{IntoResponse, Response};

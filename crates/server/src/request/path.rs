@@ -4,7 +4,8 @@
 
 use axum::extract::FromRequestParts;
 use http::request::Parts;
-use serde::de::DeserializeOwned;
+use rota_api::id::{Id, SessionId};
+use serde::{Deserialize, de::DeserializeOwned};
 
 use super::Query;
 use crate::error::{Error, Result};
@@ -31,6 +32,20 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for PathAnd
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self> {
         let query = Query::from_request_parts(parts, state).await?;
         Ok(Self(read(parts, state).await?, query))
+    }
+}
+
+/// The id of a session in a path. An older spelling of its prefix is read too.
+#[derive(Debug, Deserialize)]
+#[serde(from = "String")]
+pub struct SessionRef(pub String);
+
+impl From<String> for SessionRef {
+    fn from(id: String) -> Self {
+        match id.strip_prefix("session_") {
+            Some(rest) => Self([SessionId::PREFIX, rest].concat()),
+            None => Self(id),
+        }
     }
 }
 

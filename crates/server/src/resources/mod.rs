@@ -11,6 +11,7 @@ pub mod organization;
 pub mod run_outcomes;
 pub mod schedules;
 pub mod sessions;
+pub mod threads;
 pub mod webhook_endpoints;
 pub mod webhook_outbox;
 pub mod workspaces;

@@ -64,7 +64,7 @@ fn outcome(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &Session) -> Resul
     Ok(SessionOutcome {
         status: session.status,
         stop_reason,
-        waits_for_human: waiting.iter().any(|waiting| waiting.for_ == WaitingFor::Confirmation),
+        waits_for_human: waiting.iter().any(|waiting| waiting.for_.is_of_a_human()),
         waiting_on: waiting.into_iter().map(|w| WaitingOn { event_id: w.id, answer: answer(w.for_) }).collect(),
         error,
         usage: session.usage,
@@ -76,7 +76,7 @@ fn outcome(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &Session) -> Resul
 
 fn answer(to: WaitingFor) -> &'static str {
     match to {
-        WaitingFor::Confirmation => "user.tool_confirmation",
+        WaitingFor::Confirmation | WaitingFor::WorkerConfirmation => "user.tool_confirmation",
         WaitingFor::CustomToolResult => "user.custom_tool_result",
         WaitingFor::ToolResult => "user.tool_result",
     }

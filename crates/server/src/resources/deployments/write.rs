@@ -21,7 +21,9 @@ use crate::{
     limits::MAX_DEPLOYMENT_BYTES,
     resources::{
         agents::{self, Unusable},
-        environments, sessions, webhook_outbox,
+        environments,
+        sessions::{self, events::files},
+        webhook_outbox,
     },
     scheduler::{cron::Cron, settle::State},
 };
@@ -33,6 +35,7 @@ pub(super) fn insert(tx: &mut Tx<'_>, workspace: &WorkspaceId, fields: &Deployme
     sessions::check_vaults(&fields.vault_ids)?;
     sessions::check_budget(fields.budget.as_ref())?;
     check_resources(&fields.resources, &environment_id, &environment)?;
+    files::check_sent(&fields.initial_events)?;
     check_schedule(fields.schedule.as_ref(), tx.now())?;
     let now = tx.now();
     let id = DeploymentId::new(now);
@@ -101,6 +104,9 @@ fn set(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, update: &UpdateDeploy
     }
     if let Patch::Set(budget) = &update.budget {
         sessions::check_budget(Some(budget))?;
+    }
+    if let Some(events) = &update.initial_events {
+        files::check_sent(events)?;
     }
     let stored_schedule = stored.schedule.map(|s| ScheduleFields { expression: s.expression, timezone: s.timezone });
     let schedule_changes = update.schedule != Patch::Keep;

@@ -2,6 +2,7 @@
 
 pub mod egress;
 pub mod events;
+pub mod status;
 mod store;
 pub mod warnings;
 mod write;
@@ -18,12 +19,13 @@ use crate::{
     db::Select,
     error::{Error, Result},
     page::{BothWays, Order},
-    request::{Body, Caller, Json, Path, Query, query::CREATED_ANY},
+    request::{Body, Caller, Json, Path, Query, SessionRef, query::CREATED_ANY},
 };
 
 pub use store::{
     Control, FilesOf, NewSession, Waiting, WaitingFor, add_outcomes, control, files_are_gone, files_of, find,
-    forget_deleted, get, insert, is_rate_limited, lock, new_outcome, not_found, set_waiting, usage,
+    forget_deleted, get, has_outcome_in_turn, insert, is_rate_limited, is_self_hosted, lock, new_outcome, not_found,
+    usage,
 };
 pub use write::{check_budget, check_mountable, check_vaults, self_hosted_resources};
 
@@ -35,7 +37,11 @@ pub async fn create(State(app): State<App>, caller: Caller, body: Body) -> Resul
 }
 
 /// `GET /v1/sessions/{session_id}`.
-pub async fn retrieve(State(app): State<App>, caller: Caller, Path(id): Path<String>) -> Result<Json<Session>> {
+pub async fn retrieve(
+    State(app): State<App>,
+    caller: Caller,
+    Path(SessionRef(id)): Path<SessionRef>,
+) -> Result<Json<Session>> {
     app.db.read(move |tx| get(tx, &caller.workspace, &id)).await.map(Json)
 }
 
@@ -43,14 +49,15 @@ pub async fn retrieve(State(app): State<App>, caller: Caller, Path(id): Path<Str
 pub async fn update(
     State(app): State<App>,
     caller: Caller,
-    Path(id): Path<String>,
+    Path(SessionRef(id)): Path<SessionRef>,
     body: Body,
 ) -> Result<Json<Session>> {
     let update = body.read(UpdateSession::read)?;
     app.db.write(move |tx| write::update(tx, &caller.workspace, &id, &update)).await.map(Json)
 }
 
-const STATUSES: [&str; 4] = ["rescheduling", "running", "idle", "terminated"];
+/// The names of the statuses.
+pub const STATUSES: [&str; 4] = ["rescheduling", "running", "idle", "terminated"];
 
 /// `GET /v1/sessions`.
 pub async fn list(State(app): State<App>, caller: Caller, query: Query) -> Result<Json<BothWays<Session>>> {
@@ -117,11 +124,19 @@ fn walk(
 }
 
 /// `POST /v1/sessions/{session_id}/archive`.
-pub async fn archive(State(app): State<App>, caller: Caller, Path(id): Path<String>) -> Result<Json<Session>> {
+pub async fn archive(
+    State(app): State<App>,
+    caller: Caller,
+    Path(SessionRef(id)): Path<SessionRef>,
+) -> Result<Json<Session>> {
     app.db.write(move |tx| write::archive(tx, &caller.workspace, &id)).await.map(Json)
 }
 
 /// `DELETE /v1/sessions/{session_id}`.
-pub async fn delete(State(app): State<App>, caller: Caller, Path(id): Path<String>) -> Result<Json<Deleted>> {
+pub async fn delete(
+    State(app): State<App>,
+    caller: Caller,
+    Path(SessionRef(id)): Path<SessionRef>,
+) -> Result<Json<Deleted>> {
     app.db.write(move |tx| write::delete(tx, &caller.workspace, &id)).await.map(Json)
 }

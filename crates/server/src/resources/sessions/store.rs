@@ -3,6 +3,7 @@
 use rota_api::{
     Time,
     agent::AgentReference,
+    environment::EnvironmentConfig,
     event::EventBody,
     id::{DeploymentId, EnvironmentId, EventId, Id, OutcomeId, SessionId, WorkspaceId},
     session::{Session, SessionUsage, Stats, Status},
@@ -10,7 +11,7 @@ use rota_api::{
 use serde::{Deserialize, Serialize};
 use serde_json::{json, value::RawValue};
 
-use super::events::log;
+use super::status;
 use crate::{
     db::{Notice, Row, Select, Tx, vals},
     error::{Error, Result},
@@ -84,7 +85,7 @@ fn from_row(row: &Row<'_>, now: Time) -> Result<Session> {
     let usage = row.opt_json::<SessionUsage>("usage")?;
     let (created_at, updated_at, archived_at) =
         (row.time("created_at")?, row.time("updated_at")?, row.opt_time("archived_at")?);
-    let status = status(&row.text("status")?)?;
+    let status = stored_status(&row.text("status")?)?;
     let running = row.opt_time("running_since")?.map_or(0.0, |since| now.seconds_since(since).max(0.0));
     let active_seconds = row.int("active_micros")? as f64 / 1e6 + running;
     let until = if status == Status::Terminated { archived_at.unwrap_or(updated_at) } else { now };
@@ -109,7 +110,7 @@ fn from_row(row: &Row<'_>, now: Time) -> Result<Session> {
     })
 }
 
-fn status(name: &str) -> Result<Status> {
+fn stored_status(name: &str) -> Result<Status> {
     Status::from_name(name).ok_or_else(|| Error::internal(format!("the store has a session of status {name}")))
 }
 
@@ -145,10 +146,19 @@ pub struct Waiting {
 pub enum WaitingFor {
     /// A `user.tool_confirmation`.
     Confirmation,
+    /// A `user.tool_confirmation` and, where that allows the call, the `user.tool_result` of a worker.
+    WorkerConfirmation,
     /// A `user.custom_tool_result`.
     CustomToolResult,
     /// A `user.tool_result`, from a worker of a self-hosted environment.
     ToolResult,
+}
+
+impl WaitingFor {
+    /// Whether a human decides, and no program.
+    pub fn is_of_a_human(self) -> bool {
+        matches!(self, Self::Confirmation | Self::WorkerConfirmation)
+    }
 }
 
 /// Keeps the session `id` from being changed until this transaction ends.
@@ -168,7 +178,7 @@ pub fn control(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Con
             let waiting = row.opt_text(3)?.map(|waiting| serde_json::from_str(&waiting)).transpose()?;
             Ok(Control {
                 id: row.id(0)?,
-                status: status(&row.text(1)?)?,
+                status: stored_status(&row.text(1)?)?,
                 archived_at: row.opt_time(2)?,
                 waiting: waiting.unwrap_or_default(),
                 events: row.int(4)? - 1,
@@ -184,15 +194,6 @@ pub fn usage(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &SessionId) -> Result
     let sql = "SELECT usage FROM sessions WHERE workspace_id = $1 AND id = $2";
     let stored = tx.one(sql, vals![workspace, id], |row| row.opt_text(0))?.flatten();
     Ok(stored.and_then(|usage| serde_json::from_str(&usage).ok()).unwrap_or_default())
-}
-
-/// Sets what the client must answer before the session goes on.
-pub fn set_waiting(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &SessionId, waiting: &[Waiting]) -> Result<()> {
-    let text = (!waiting.is_empty()).then(|| serde_json::to_string(waiting)).transpose()?;
-    tx.send(
-        "UPDATE sessions SET waiting_on = $3 WHERE workspace_id = $1 AND id = $2",
-        vals![workspace, id, text.as_deref()],
-    )
 }
 
 /// What a new session is made of. The texts are JSON.
@@ -224,21 +225,17 @@ pub fn insert(tx: &mut Tx<'_>, new: &NewSession<'_>) -> Result<SessionId> {
     let now = tx.now();
     let id = SessionId::new(now);
     let events: Vec<&RawValue> = serde_json::from_str(new.initial_events)?;
-    let status = if events.is_empty() { Status::Idle } else { Status::Running };
-    let running_since = (status == Status::Running).then_some(now);
+    let (status, running_since) = status::of_new(!events.is_empty(), now);
     let mut outcomes = Vec::new();
-    let mut log_bytes = 0;
-    for (seq, event) in (1..).zip(&events) {
-        let (bytes, outcome) = log::insert_initial(tx, &id, seq, event)?;
-        log_bytes += bytes as i64;
-        outcomes.extend(outcome);
+    for (place, event) in (1..).zip(&events) {
+        outcomes.extend(log::insert_initial(tx, &id, place, event)?);
     }
     let outcomes = if outcomes.is_empty() { "[]".to_owned() } else { serde_json::to_string(&outcomes)? };
     tx.add(
         "INSERT INTO sessions (id, workspace_id, agent_id, agent_version, agent, environment_id, deployment_id, title,
              metadata, resources, vault_ids, outcomes, status, active_micros, running_since, next_seq, next_input, runnable_at,
              lease_epoch, created_at, updated_at, log_bytes)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, 0, $14, $15, 1, $14, 0, $16, $16, $17)",
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, 0, $14, 1, $15, $14, 0, $16, $16, 0)",
         vals![
             &id,
             new.workspace,
@@ -255,8 +252,7 @@ pub fn insert(tx: &mut Tx<'_>, new: &NewSession<'_>) -> Result<SessionId> {
             status.as_str(),
             running_since,
             events.len() as i64 + 1,
-            now,
-            log_bytes
+            now
         ],
     )?;
     if status == Status::Running {
@@ -302,6 +298,28 @@ pub fn add_outcomes(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &SessionId, ev
     let sql = "UPDATE sessions SET outcomes = $3 WHERE workspace_id = $1 AND id = $2";
     tx.execute(sql, vals![workspace, id, &text])?;
     Ok(())
+}
+
+/// Whether a session at work was given an outcome since it was last at rest.
+pub fn has_outcome_in_turn(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &SessionId) -> Result<bool> {
+    let waits = "SELECT 1 FROM session_inputs WHERE session_id = $1 AND type = 'user.define_outcome' LIMIT 1";
+    if tx.one(waits, vals![id], |_| Ok(()))?.is_some() {
+        return Ok(true);
+    }
+    let last = "SELECT e.type FROM session_events e JOIN sessions s ON s.id = e.session_id
+         WHERE s.workspace_id = $2 AND e.session_id = $1 AND e.type IN ('user.define_outcome', 'session.status_idle')
+         ORDER BY e.seq DESC LIMIT 1";
+    let last = tx.one(last, vals![id, workspace], |row| row.text(0))?;
+    Ok(last.is_some_and(|last| last == "user.define_outcome"))
+}
+
+/// Whether the tools of a session run at a worker of the user.
+pub fn is_self_hosted(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &SessionId) -> Result<bool> {
+    let sql = "SELECT e.config FROM sessions s
+         JOIN environments e ON e.workspace_id = s.workspace_id AND e.id = s.environment_id
+         WHERE s.workspace_id = $1 AND s.id = $2";
+    let config: Option<EnvironmentConfig> = tx.one(sql, vals![workspace, id], |row| row.json(0))?;
+    Ok(matches!(config, Some(EnvironmentConfig::SelfHosted {})))
 }
 
 /// Whether a workspace has created `limit` sessions within the last minute. It reads at most `limit` index entries.

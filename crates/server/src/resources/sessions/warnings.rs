@@ -15,7 +15,7 @@ use crate::{
     app::App,
     db::Tx,
     error::Result,
-    request::{Caller, Json, Path},
+    request::{Caller, Json, Path, SessionRef},
     resources::environments,
 };
 
@@ -23,7 +23,7 @@ use crate::{
 pub async fn retrieve(
     State(app): State<App>,
     caller: Caller,
-    Path(id): Path<String>,
+    Path(SessionRef(id)): Path<SessionRef>,
 ) -> Result<Json<SessionWithWarnings>> {
     app.db
         .read(move |tx| {
@@ -62,11 +62,10 @@ fn warnings(agent: &SessionAgent, environment: Option<&EnvironmentConfig>, has_o
         "roster_not_started",
         "this server starts no other agents: the roster is not used",
     );
-    let self_hosted = environment.is_some_and(EnvironmentConfig::is_self_hosted);
     warn(
-        !self_hosted && WEB_TOOLS.iter().any(|name| built_in(&primary.tools, name).is_some()),
+        WEB_TOOLS.iter().any(|name| built_in(&primary.tools, name).is_some()),
         "web_tools_not_offered",
-        "sandboxes of this server have no network: the model is not offered web_fetch and web_search",
+        "this server gives agents no network access: the model is not offered web_fetch and web_search",
     );
     match environment {
         Some(EnvironmentConfig::Cloud(CloudConfig { networking, packages })) => {
@@ -153,7 +152,12 @@ mod tests {
         check(&plain, Some(cloud(json!({}))), false, &[]);
         check(&plain, None, false, &[]);
         check(&web, Some(cloud(json!({}))), false, &["web_tools_not_offered"]);
-        check(&web, Some(EnvironmentConfig::SelfHosted(Nothing::default())), false, &["work_queue_not_served"]);
+        check(
+            &web,
+            Some(EnvironmentConfig::SelfHosted(Nothing::default())),
+            false,
+            &["web_tools_not_offered", "work_queue_not_served"],
+        );
         check(&without, Some(cloud(json!({}))), false, &[]);
         check(&mcp, Some(cloud(json!({}))), false, &["mcp_servers_not_called"]);
         check(&roster, Some(cloud(json!({}))), false, &["roster_not_started"]);

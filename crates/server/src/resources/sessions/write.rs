@@ -12,7 +12,12 @@ use rota_api::{
 };
 use serde_json::Value;
 
-use super::{NewSession, control, egress, events::log, get, insert, is_rate_limited, lock, store::files_are_to_go};
+use super::{
+    NewSession, control, egress,
+    events::{files, log},
+    get, insert, is_rate_limited, lock, status,
+    store::files_are_to_go,
+};
 use crate::{
     app::FirePolicy,
     db::{Notice, Tx, vals},
@@ -41,6 +46,7 @@ pub(super) fn create(
     check_vaults(&new.vault_ids)?;
     check_budget(new.budget.as_ref())?;
     check_resources(&new.resources, &environment_id, &environment)?;
+    files::check_sent(&new.initial_events)?;
     let blocked = match &changed_agent {
         Some(snapshot) => egress::blocked(&environment, &serde_json::from_str(snapshot)?),
         None => egress::blocked_version(tx, &environment, &agent)?,
@@ -175,10 +181,12 @@ pub(super) fn update(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, update:
     };
     let title = update.title.clone().over(stored.title.clone());
     let new_metadata = Some(update.metadata.over(&metadata)?).filter(|new| *new != metadata);
+    let is_changed = agent.is_some() || title != stored.title || new_metadata.is_some();
+    // What was cleared is absent from the event.
     let changed = EventBody::SessionUpdated {
         agent: agent.as_deref().map(serde_json::from_str).transpose()?,
         title: title.clone().filter(|_| title != stored.title),
-        metadata: new_metadata.clone(),
+        metadata: new_metadata.clone().filter(|new| !new.is_empty()),
     };
     tx.execute(
         "UPDATE sessions SET title = $3, metadata = $4, agent = coalesce($5, agent), updated_at = $6
@@ -192,7 +200,7 @@ pub(super) fn update(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, update:
             tx.now()
         ],
     )?;
-    if changed != (EventBody::SessionUpdated { agent: None, title: None, metadata: None }) || title != stored.title {
+    if is_changed {
         log::append(tx, workspace, &stored.id, &[changed])?;
     }
     get(tx, workspace, id)
@@ -225,15 +233,7 @@ pub(super) fn archive(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Res
                  archived."
             )
         })?;
-        tx.execute(
-            "UPDATE sessions SET archived_at = $3, updated_at = $3, status = 'terminated', waiting_on = NULL,
-                 runnable_at = NULL, running_since = NULL
-             WHERE workspace_id = $1 AND id = $2",
-            vals![workspace, id, tx.now()],
-        )?;
-        if session.status != Status::Terminated {
-            log::append(tx, workspace, &session.id, &[EventBody::StatusTerminated {}])?;
-        }
+        status::archive(tx, workspace, &session.id, session.status)?;
         webhook_outbox::emit(tx, workspace, [EventType::SessionArchived], &session.id)?;
     }
     get(tx, workspace, id)

@@ -4,7 +4,10 @@ use rota_api::{Time, event::TYPES, id::WorkspaceId};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::{check_session, log::wire};
+use super::{
+    View, check_session,
+    log::{wire, wire_waiting},
+};
 use crate::{
     db::{Row, Select, Tx, Val},
     error::{Error, Result},
@@ -30,13 +33,19 @@ impl Listed {
 
 /// Which events are listed.
 pub(super) struct Filter {
+    view: View,
     types: Vec<&'static str>,
     // Comparison and time, against processed_at.
     processed: Vec<(&'static str, Time)>,
 }
 
 impl Filter {
-    pub(super) fn read(query: &Query) -> Result<Self> {
+    /// Everything that a view shows.
+    pub(super) fn of(view: View) -> Self {
+        Self { view, types: Vec::new(), processed: Vec::new() }
+    }
+
+    pub(super) fn read(query: &Query, view: View) -> Result<Self> {
         let types = query.any_of("types", &TYPES, TYPES.len())?;
         let mut processed = Vec::new();
         for (name, comparison) in
@@ -44,7 +53,7 @@ impl Filter {
         {
             processed.extend(query.time(name)?.map(|at| (comparison, at)));
         }
-        Ok(Self { types, processed })
+        Ok(Self { view, types, processed })
     }
 }
 
@@ -113,19 +122,22 @@ fn read(
         // What has not been processed is in no range of times.
         Part::Waiting if !filter.processed.is_empty() => return Ok(Rows { rows: Vec::new(), more: false }),
         Part::Waiting => {
-            (Select::new("SELECT place, body FROM session_inputs WHERE session_id = $1", session), "place")
+            (Select::new("SELECT place, body, type FROM session_inputs WHERE session_id = $1", session), "place")
         }
     };
     for (comparison, at) in &filter.processed {
         select.int(&format!("processed_at {comparison}"), Some(at.micros()));
     }
     select.any_of("type", &filter.types);
+    if filter.view == View::Thread {
+        select.when(true, &format!("type NOT IN ('{}')", View::OF_THE_SESSION.join("', '")));
+    }
     select.rows(tx, key, order, after.map(Val::Int), room, |row| listed(row, part))
 }
 
 fn listed(row: &Row<'_>, part: Part) -> Result<Listed> {
     Ok(match part {
         Part::Log => Listed { json: wire(&row.text(1)?, Some(row.time(2)?))?, key: format!("l{}", row.int(0)?) },
-        Part::Waiting => Listed { json: wire(&row.text(1)?, None)?, key: format!("w{}", row.int(0)?) },
+        Part::Waiting => Listed { json: wire_waiting(&row.text(2)?, &row.text(1)?)?, key: format!("w{}", row.int(0)?) },
     })
 }

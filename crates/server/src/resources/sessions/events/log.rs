@@ -58,29 +58,44 @@ pub fn append(
 ) -> Result<Vec<Box<RawValue>>> {
     let now = tx.now();
     let events: Vec<NewEvent> = events.iter().map(|body| NewEvent::new(now, body.clone())).collect();
-    append_new(tx, workspace, session, &events)
+    record(tx, workspace, session, &[], &[], &events)
 }
 
-/// Appends events. Returns them as they are on the wire.
-pub fn append_new(
+/// Appends the events `before`, then `inputs`, which are the first of those that wait, then the events `after`. Returns the
+/// events as they are on the wire.
+pub fn record(
     tx: &mut Tx<'_>,
     workspace: &WorkspaceId,
     session: &SessionId,
-    events: &[NewEvent],
+    before: &[NewEvent],
+    inputs: &[Input],
+    after: &[NewEvent],
 ) -> Result<Vec<Box<RawValue>>> {
-    let now = tx.now();
-    let texts = events.iter().map(|NewEvent { id, body, .. }| text(id, body)).collect::<Result<Vec<_>>>()?;
-    let hidden = events.iter().filter_map(|event| event.hidden.as_ref()).map(String::len);
-    let bytes = texts.iter().map(String::len).chain(hidden).sum();
-    let first = reserve(tx, workspace, session, events.len(), bytes)?;
-    (first..)
-        .zip(events.iter().zip(texts))
-        .map(|(seq, (NewEvent { body, hidden, .. }, text))| {
-            insert(tx, session, seq, body.tag(), &text, hidden.as_deref())?;
+    let events = || before.iter().chain(after);
+    let texts = events().map(|NewEvent { id, body, .. }| text(id, body)).collect::<Result<Vec<_>>>()?;
+    if texts.is_empty() && inputs.is_empty() {
+        return Ok(Vec::new());
+    }
+    let hidden = events().filter_map(|event| event.hidden.as_ref()).map(String::len);
+    let waited = inputs.iter().map(|input| input.bytes as usize);
+    let bytes = texts.iter().map(String::len).chain(hidden).chain(waited).sum();
+    let first = reserve(tx, workspace, session, texts.len() + inputs.len(), bytes)?;
+    let first_input = first + before.len() as i64;
+    let first_after = first_input + inputs.len() as i64;
+    let (texts_before, texts_after) = texts.split_at(before.len());
+    let mut told = Vec::with_capacity(texts.len());
+    let mut add = |tx: &mut Tx<'_>, first: i64, events: &[NewEvent], texts: &[String]| -> Result<()> {
+        for (seq, (NewEvent { body, hidden, .. }, text)) in (first..).zip(events.iter().zip(texts)) {
+            insert(tx, session, seq, body.tag(), text, hidden.as_deref())?;
             notify(tx, workspace, session, body)?;
-            wire(&text, Some(now))
-        })
-        .collect()
+            told.push(wire(text, Some(tx.now()))?);
+        }
+        Ok(())
+    };
+    add(tx, first, before, texts_before)?;
+    take_up(tx, session, first_input, inputs)?;
+    add(tx, first_after, after, texts_after)?;
+    Ok(told)
 }
 
 /// The text of an event as it is stored.
@@ -136,33 +151,45 @@ pub(super) fn wire(body: &str, processed_at: Option<Time>) -> Result<Box<RawValu
     Ok(RawValue::from_string(rota_api::event::with_processed_at(body, processed_at))?)
 }
 
+/// The text of an event that waits to be taken up, as clients see it.
+pub(super) fn wire_waiting(tag: &str, body: &str) -> Result<Box<RawValue>> {
+    let id = id_of(body).map(|id| EventId::trusted(id.to_owned()));
+    wire(body, id.and_then(|id| rota_api::event::processed_on_receipt(tag, &id)))
+}
+
+/// The id of an event, which its text begins with.
+pub(super) fn id_of(body: &str) -> Option<&str> {
+    body.strip_prefix("{\"id\":\"")?.split('"').next()
+}
+
 #[derive(Deserialize)]
 struct Tag<'a> {
     r#type: &'a str,
     description: Option<std::borrow::Cow<'a, str>>,
 }
 
-/// Adds a first event of a new session: the text that a client sent, with an id put in front. Returns its bytes, and the
-/// outcome that it defines, where it does.
+/// Adds a first event of a new session to what waits to be taken up: the text that a client sent, with an id put in front.
+/// Returns the outcome that it defines, where it does.
 pub fn insert_initial(
     tx: &mut Tx<'_>,
     session: &SessionId,
-    seq: i64,
+    place: i64,
     sent: &RawValue,
-) -> Result<(usize, Option<serde_json::Value>)> {
+) -> Result<Option<serde_json::Value>> {
     let now = tx.now();
     let id = EventId::new(now);
     let Tag { r#type, description } = serde_json::from_str(sent.get())?;
     let fields = sent.get().strip_prefix('{').ok_or_else(|| Error::internal("a first event is not an object"))?;
-    if r#type != "user.define_outcome" {
-        let body = format!("{{\"id\":\"{id}\",{fields}");
-        insert(tx, session, seq, r#type, &body, None)?;
-        return Ok((body.len(), None));
-    }
-    let outcome = OutcomeId::new(now);
-    let body = format!("{{\"id\":\"{id}\",\"outcome_id\":\"{outcome}\",{fields}");
-    insert(tx, session, seq, r#type, &body, None)?;
-    Ok((body.len(), Some(sessions::new_outcome(&outcome, &description.unwrap_or_default()))))
+    let outcome = (r#type == "user.define_outcome").then(|| OutcomeId::new(now));
+    let body = match &outcome {
+        Some(outcome) => format!("{{\"id\":\"{id}\",\"outcome_id\":\"{outcome}\",{fields}"),
+        None => format!("{{\"id\":\"{id}\",{fields}"),
+    };
+    tx.add(
+        "INSERT INTO session_inputs (session_id, place, type, body) VALUES ($1, $2, $3, $4)",
+        vals![session, place, r#type, &body],
+    )?;
+    Ok(outcome.map(|outcome| sessions::new_outcome(&outcome, &description.unwrap_or_default())))
 }
 
 /// The next events after `seq`, in order. Whether there are more.
@@ -200,11 +227,9 @@ pub fn queued(tx: &mut Tx<'_>, session: &SessionId) -> Result<Vec<Input>> {
     })
 }
 
-/// Moves inputs into the log: the first of those that wait.
-pub fn take_up(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &SessionId, inputs: &[Input]) -> Result<()> {
+/// Moves inputs into the log, from the place `first` on: the first of those that wait.
+fn take_up(tx: &mut Tx<'_>, session: &SessionId, first: i64, inputs: &[Input]) -> Result<()> {
     let Some(last) = inputs.last() else { return Ok(()) };
-    let bytes: i64 = inputs.iter().map(|input| input.bytes).sum();
-    let first = reserve(tx, workspace, session, inputs.len(), bytes as usize)?;
     for (seq, input) in (first..).zip(inputs) {
         let sql = "SELECT type, body FROM session_inputs WHERE session_id = $1 AND place = $2";
         let found = tx.one(sql, vals![session, input.place], |row| Ok((row.text(0)?, row.raw(1)?)))?;

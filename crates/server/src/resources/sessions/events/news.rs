@@ -10,8 +10,6 @@ use crate::{
 
 /// A batch of what a stream has not sent.
 pub(super) struct News {
-    /// What has come in and waits to be taken up.
-    pub(super) waiting: Vec<Item>,
     /// What is in the log.
     pub(super) log: Vec<Item>,
     /// Whether there is more already.
@@ -27,21 +25,8 @@ pub(super) struct Item {
     pub(super) processed_at: Option<Time>,
 }
 
-/// The next events beyond the place `seq` in the log and the place `input` among what waits.
-///
-/// An input that is too large to be read as a whole is left out: it can be taken up, and so be gone, between two pieces. The
-/// log shows it.
-pub(super) fn read(tx: &mut Tx<'_>, session: &SessionId, seq: i64, input: i64) -> Result<News> {
-    let (waiting, cut) = tx.within(
-        STREAM_BATCH_BYTES,
-        "SELECT place, type, body, CAST(NULL AS BIGINT) FROM session_inputs
-         WHERE session_id = $1 AND place > $2 AND octet_length(body) <= CAST($4 AS BIGINT) ORDER BY place LIMIT $3",
-        vals![session, input, STREAM_BATCH, STREAM_PIECE as i64],
-        item,
-    )?;
-    if cut || waiting.len() as i64 == STREAM_BATCH {
-        return Ok(News { waiting, log: Vec::new(), more: true });
-    }
+/// The next events beyond the place `seq` in the log.
+pub(super) fn read(tx: &mut Tx<'_>, session: &SessionId, seq: i64) -> Result<News> {
     let (mut log, cut) = tx.within(
         STREAM_BATCH_BYTES,
         "SELECT seq, type, CASE WHEN octet_length(body) <= CAST($4 AS BIGINT) THEN body END, processed_at FROM session_events
@@ -54,7 +39,7 @@ pub(super) fn read(tx: &mut Tx<'_>, session: &SessionId, seq: i64, input: i64) -
         log.truncate(large + 1);
         more = true;
     }
-    Ok(News { waiting, log, more })
+    Ok(News { log, more })
 }
 
 fn item(row: &Row<'_>) -> Result<Item> {

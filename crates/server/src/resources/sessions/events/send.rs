@@ -1,11 +1,11 @@
 //! What a client sends to a session.
 //!
-//! A session at rest takes events into its log at once and goes to work. A working one keeps messages and interrupts
-//! waiting until the agent takes them up; answers to what waits for the client enter the log at once.
+//! Messages wait until the agent takes them up, which is at once where the session was at rest. Answers to what waits for the
+//! client enter the log when they come in, and so does an interrupt of a session at rest.
 
 use rota_api::{
-    event::{EventBody, StopReason},
-    id::{EventId, Id, SessionId, WorkspaceId},
+    event::{Confirmation as Decision, Event, EventBody, StopReason},
+    id::{EventId, Id, SessionId, ThreadId, WorkspaceId},
     session::Status,
 };
 use serde_json::{json, value::RawValue};
@@ -17,7 +17,7 @@ use crate::{
     json_size::json_size,
     limits::{MAX_QUEUED_BYTES, MAX_QUEUED_INPUTS, MAX_SESSION_BYTES, MAX_SESSION_EVENTS},
     model::INTERRUPTED,
-    resources::sessions::{self, Control, Waiting, WaitingFor},
+    resources::sessions::{self, Control, Waiting, WaitingFor, status},
 };
 
 /// Takes in `events`, all or none. Returns them as they were recorded.
@@ -36,17 +36,77 @@ pub(super) fn send(
     let mut waiting = session.waiting.clone();
     let mut answers = Vec::new();
     for (i, event) in events.iter().enumerate() {
+        check_thread(i, event, &session.id)?;
+        check_worker(tx, workspace, &session, i, event)?;
         answers.push(accept(i, event, &mut waiting, working)?);
     }
+    if !working {
+        check_nothing_waits(events, &waiting)?;
+    }
     check_room(tx, &session, events)?;
+    check_one_outcome(tx, workspace, &session, events)?;
     sessions::add_outcomes(tx, workspace, &session.id, events)?;
     if !working {
         return take(tx, workspace, &session, events);
     }
     if waiting != session.waiting {
-        sessions::set_waiting(tx, workspace, &session.id, &waiting)?;
+        status::wait(tx, workspace, &session.id, &waiting)?;
     }
     queue(tx, workspace, &session, events, &answers)
+}
+
+/// An interrupt may name the one thread that there is.
+fn check_thread(i: usize, event: &EventBody, session: &SessionId) -> Result<()> {
+    let EventBody::UserInterrupt { session_thread_id: Some(thread) } = event else { return Ok(()) };
+    if thread.parse::<ThreadId>().is_err() {
+        return Err(Error::invalid(format_args!("events[{i}]: Invalid session_thread_id: {thread}")));
+    }
+    if *thread != ThreadId::primary_of(session).as_ref() {
+        return Err(Error::NotFound(format!("Thread not found: {thread}")));
+    }
+    Ok(())
+}
+
+/// Results of built-in tools come from workers of self-hosted environments. There any key may send them: this server issues
+/// no credentials of workers.
+fn check_worker(
+    tx: &mut Tx<'_>,
+    workspace: &WorkspaceId,
+    session: &Control,
+    i: usize,
+    event: &EventBody,
+) -> Result<()> {
+    let is_of_a_worker = |w: &Waiting| matches!(w.for_, WaitingFor::ToolResult | WaitingFor::WorkerConfirmation);
+    if !matches!(event, EventBody::UserToolResult { .. })
+        || session.waiting.iter().any(is_of_a_worker)
+        || sessions::is_self_hosted(tx, workspace, &session.id)?
+    {
+        return Ok(());
+    }
+    Err(Error::Forbidden(format!(
+        "events[{i}]: `user.tool_result` may only be sent with environment credentials (the self-hosted runner's \
+         Session-Instance JWT); an API key or Console session cannot post this event type"
+    )))
+}
+
+/// A session works towards one outcome at a time: the next one is taken when the session is at rest.
+fn check_one_outcome(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &Control, events: &[EventBody]) -> Result<()> {
+    let defines = |event: &EventBody| matches!(event, EventBody::UserDefineOutcome { .. });
+    let Some(first) = events.iter().position(defines) else { return Ok(()) };
+    if let Some(second) = events.iter().skip(first + 1).position(defines) {
+        let i = first + 1 + second;
+        return Err(Error::invalid(format_args!(
+            "events[{i}]: at most one `user.define_outcome` event is allowed at a time"
+        )));
+    }
+    if session.status != Status::Idle && sessions::has_outcome_in_turn(tx, workspace, &session.id)? {
+        return Err(Error::invalid(format_args!(
+            "events[{first}]: session {} works towards another outcome; one is allowed at a time, so send this one when the \
+             session is idle",
+            session.id
+        )));
+    }
+    Ok(())
 }
 
 /// That a session has room for `events`, in its log and, while it works, among what waits. What moves a session on, or stops
@@ -104,48 +164,53 @@ fn check_room(tx: &mut Tx<'_>, session: &Control, events: &[EventBody]) -> Resul
 
 /// Checks one event against what waits, and takes what it answers from there. Whether it is an answer.
 fn accept(i: usize, event: &EventBody, waiting: &mut Vec<Waiting>, working: bool) -> Result<bool> {
-    let (answered, kind) = match event {
-        EventBody::UserToolConfirmation { tool_use_id, .. } => (tool_use_id, WaitingFor::Confirmation),
-        EventBody::UserCustomToolResult { custom_tool_use_id, .. } => {
-            (custom_tool_use_id, WaitingFor::CustomToolResult)
-        }
-        EventBody::UserToolResult { tool_use_id, .. } => (tool_use_id, WaitingFor::ToolResult),
-        EventBody::UserInterrupt { session_thread_id: Some(thread) } => {
-            return Err(Error::invalid(format_args!("events[{i}].session_thread_id: thread `{thread}` not found")));
-        }
+    use WaitingFor::{Confirmation, CustomToolResult, ToolResult, WorkerConfirmation};
+
+    let (answered, kinds): (_, &[WaitingFor]) = match event {
+        EventBody::UserToolConfirmation { tool_use_id, .. } => (tool_use_id, &[Confirmation, WorkerConfirmation]),
+        EventBody::UserCustomToolResult { custom_tool_use_id, .. } => (custom_tool_use_id, &[CustomToolResult]),
+        EventBody::UserToolResult { tool_use_id, .. } => (tool_use_id, &[ToolResult]),
         EventBody::UserInterrupt { .. } => {
             if !working {
                 waiting.clear();
             }
             return Ok(false);
         }
-        EventBody::SystemMessage { .. } => return Ok(false),
-        message => {
-            if waiting.is_empty() || working {
-                return Ok(false);
-            }
-            let ids: Vec<&str> = waiting.iter().map(|w| w.id.as_ref()).collect();
-            return Err(Error::invalid(format_args!(
-                "Invalid {} event at events[{i}]: waiting on responses to events [{}]; only user.tool_confirmation, \
-                 user.custom_tool_result, user.tool_result, or user.interrupt may be sent",
-                message.tag(),
-                ids.join(", ")
-            )));
-        }
+        _ => return Ok(false),
     };
-    match waiting.iter().position(|w| w.id.as_ref() == answered && w.for_ == kind) {
-        Some(place) => {
-            waiting.remove(place);
-            Ok(true)
-        }
-        None => Err(Error::invalid(format_args!(
+    let Some(place) = waiting.iter().position(|w| w.id.as_ref() == answered && kinds.contains(&w.for_)) else {
+        return Err(Error::invalid(format_args!(
             "Invalid {} event at events[{i}]: `{answered}` is not an event that waits for it",
             event.tag()
-        ))),
+        )));
+    };
+    let allows = matches!(event, EventBody::UserToolConfirmation { result: Decision::Allow, .. });
+    if allows && waiting[place].for_ == WorkerConfirmation {
+        // The worker may answer from now on, whatever else still waits.
+        waiting[place].for_ = ToolResult;
+    } else {
+        waiting.remove(place);
     }
+    Ok(true)
 }
 
-/// For a session at rest: the events enter the log, and the session goes to work unless something still waits.
+/// A session at rest takes no message while it waits for something that the same request does not answer.
+fn check_nothing_waits(events: &[EventBody], waiting: &[Waiting]) -> Result<()> {
+    let is_message =
+        |event: &EventBody| matches!(event, EventBody::UserMessage { .. } | EventBody::UserDefineOutcome { .. });
+    let Some(i) = events.iter().position(is_message).filter(|_| !waiting.is_empty()) else { return Ok(()) };
+    let ids: Vec<&str> = waiting.iter().map(|w| w.id.as_ref()).collect();
+    Err(Error::invalid(format_args!(
+        "Invalid {} event at events[{i}]: waiting on responses to events [{}]; only `user.tool_confirmation`, \
+         `user.custom_tool_result`, `user.tool_result`, or `user.interrupt` may be sent (a `system.message` may trail a tool \
+         result)",
+        events[i].tag(),
+        ids.join(", ")
+    )))
+}
+
+/// For a session at rest: answers and interrupts enter the log, messages wait to be taken up, and the session goes to work
+/// unless something still waits for the client.
 fn take(
     tx: &mut Tx<'_>,
     workspace: &WorkspaceId,
@@ -155,35 +220,68 @@ fn take(
     let id = &session.id;
     let mut waiting = session.waiting.clone();
     let mut sent = Vec::new();
-    let mut begins = false;
+    let mut answered = false;
     let mut interrupted = false;
-    for event in events {
-        if matches!(event, EventBody::UserInterrupt { .. }) {
-            let closed = waiting.iter().filter(|w| w.for_ != WaitingFor::CustomToolResult);
-            let results: Vec<EventBody> = closed.map(|w| interrupted_result(&w.id)).collect();
-            interrupted |= !waiting.is_empty();
-            begins = false;
-            waiting.clear();
-            sent.extend(log::append(tx, workspace, id, std::slice::from_ref(event))?);
-            log::append(tx, workspace, id, &results)?;
-            continue;
+    let mut queued = false;
+    for (i, event) in events.iter().enumerate() {
+        match event {
+            EventBody::UserInterrupt { .. } => {
+                let open = if waiting.is_empty() { Vec::new() } else { open_calls(tx, id)? };
+                let results: Vec<EventBody> = open.iter().map(interrupted_result).collect();
+                // Recorded: the results of what the interrupt closes stand before it. What was sent before it is over with it.
+                log::append(tx, workspace, id, &results)?;
+                let inputs = log::queued(tx, id)?;
+                log::record(tx, workspace, id, &[], &inputs, &[])?;
+                sent.extend(log::append(tx, workspace, id, std::slice::from_ref(event))?);
+                interrupted |= !waiting.is_empty();
+                waiting.clear();
+                (answered, queued) = (false, false);
+            }
+            EventBody::UserMessage { .. } | EventBody::UserDefineOutcome { .. } => {
+                sent.push(wait(tx, workspace, session, event)?);
+                queued = true;
+            }
+            EventBody::SystemMessage { .. } if queued => sent.push(wait(tx, workspace, session, event)?),
+            _ => {
+                answered |= accept(i, event, &mut waiting, false)?;
+                sent.extend(log::append(tx, workspace, id, std::slice::from_ref(event))?);
+            }
         }
-        accept(0, event, &mut waiting, false)?;
-        begins |= !matches!(event, EventBody::SystemMessage { .. });
-        sent.extend(log::append(tx, workspace, id, std::slice::from_ref(event))?);
     }
-    sessions::set_waiting(tx, workspace, id, &waiting)?;
-    if begins && waiting.is_empty() {
-        begin(tx, workspace, session)?;
-    } else if begins {
+    status::wait(tx, workspace, id, &waiting)?;
+    if (answered || queued) && waiting.is_empty() {
+        status::begin(tx, workspace, id)?;
+    } else if answered {
         let event_ids = waiting.into_iter().map(|w| w.id).collect();
-        let stop_reason = StopReason::RequiresAction { event_ids };
-        log::append(tx, workspace, id, &[EventBody::StatusIdle { stop_reason, stop_details: None }])?;
+        status::stay_at_rest(tx, workspace, id, StopReason::RequiresAction { event_ids })?;
     } else if interrupted {
-        let stop_reason = StopReason::EndTurn;
-        log::append(tx, workspace, id, &[EventBody::StatusIdle { stop_reason, stop_details: None }])?;
+        status::stay_at_rest(tx, workspace, id, StopReason::EndTurn)?;
     }
     Ok(sent)
+}
+
+/// The calls of built-in tools in the last reply that have no result: those that wait, and those that were decided on while
+/// another one waits.
+fn open_calls(tx: &mut Tx<'_>, session: &SessionId) -> Result<Vec<EventId>> {
+    let events: Vec<Event> = tx.all(
+        "SELECT body FROM session_events WHERE session_id = $1
+             AND type IN ('agent.tool_use', 'agent.tool_result', 'user.tool_result')
+             AND seq > coalesce((SELECT max(seq) FROM session_events
+                 WHERE session_id = $1 AND type = 'span.model_request_start'), 0)
+         ORDER BY seq",
+        vals![session],
+        |row| row.json(0),
+    )?;
+    let mut open = Vec::new();
+    for Event { id, body } in events {
+        match body {
+            EventBody::AgentToolUse { .. } => open.push(id),
+            EventBody::AgentToolResult { tool_use_id, .. } => open.retain(|call| *call != tool_use_id),
+            EventBody::UserToolResult { tool_use_id, .. } => open.retain(|call| *call.as_ref() != *tool_use_id),
+            _ => {}
+        }
+    }
+    Ok(open)
 }
 
 /// Interrupts a session that is at work, unless an interrupt waits in it already.
@@ -201,7 +299,7 @@ pub fn interrupt(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &SessionId) -> Re
     wait(tx, workspace, &session, &EventBody::UserInterrupt { session_thread_id: None })?;
     tx.after_commit(Notice::SessionChanged(session.id.clone()));
     if session.status == Status::Rescheduling {
-        wake(tx, workspace, &session)?;
+        status::wake(tx, workspace, &session.id)?;
     }
     Ok(())
 }
@@ -213,17 +311,6 @@ pub fn interrupted_result(tool_use_id: &EventId) -> EventBody {
         content: vec![json!({"type": "text", "text": INTERRUPTED})],
         is_error: true,
     }
-}
-
-fn begin(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &Control) -> Result<()> {
-    let now = tx.now();
-    tx.send(
-        "UPDATE sessions SET status = 'running', running_since = $3, runnable_at = $3
-         WHERE workspace_id = $1 AND id = $2",
-        vals![workspace, &session.id, now],
-    )?;
-    tx.after_commit(Notice::SessionRunnable);
-    Ok(())
 }
 
 /// For a working session: answers enter the log at once, the rest waits. Its runner is told.
@@ -244,20 +331,10 @@ fn queue(
     }
     tx.after_commit(Notice::SessionChanged(session.id.clone()));
     if session.status == Status::Rescheduling && events.iter().any(|e| matches!(e, EventBody::UserInterrupt { .. })) {
-        wake(tx, workspace, session)?;
+        // An interrupt does not wait for the next try of what failed.
+        status::wake(tx, workspace, &session.id)?;
     }
     Ok(sent)
-}
-
-/// An interrupt does not wait for the next try of what failed.
-fn wake(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &Control) -> Result<()> {
-    let now = tx.now();
-    tx.execute(
-        "UPDATE sessions SET runnable_at = $3 WHERE workspace_id = $1 AND id = $2 AND runnable_at > $3",
-        vals![workspace, &session.id, now],
-    )?;
-    tx.after_commit(Notice::SessionRunnable);
-    Ok(())
 }
 
 fn wait(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &Control, body: &EventBody) -> Result<Box<RawValue>> {
@@ -271,5 +348,5 @@ fn wait(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &Control, body: &Even
         "UPDATE sessions SET next_input = next_input + 1 WHERE workspace_id = $1 AND id = $2",
         vals![workspace, &session.id],
     )?;
-    log::wire(&text, None)
+    log::wire_waiting(body.tag(), &text)
 }

@@ -3,10 +3,17 @@
 //! What it holds is one batch, however much there is and however slowly it is read: the store is asked for more when that has
 //! gone out. It ends when the key that opened it no longer counts.
 //!
-//! Frames of the log carry `id:`, the event's place in it; a client that comes back with `Last-Event-ID` misses nothing.
-//! What waits to be taken up is shown once as it comes in and again, processed, when it enters the log.
+//! Frames of the log carry `id:`, the event's place in it; a client that comes back with `Last-Event-ID` misses nothing. One
+//! that comes without it is told what followed the newest event that a client has sent, if that was a moment ago: who sends
+//! a message and then opens the stream sees its answer, however fast it was. What an earlier stream of the same key has told
+//! is left out there: who opens a stream for each turn does not see the last one again. What waits to be taken up is shown
+//! when it enters the log.
 
-use std::{collections::VecDeque, convert::Infallible, time::Duration};
+use std::{
+    collections::{HashSet, VecDeque},
+    convert::Infallible,
+    time::Duration,
+};
 
 use axum::{body::Body, extract::State, response::Response};
 use bytes::Bytes;
@@ -23,7 +30,8 @@ use tokio::{
 };
 
 use super::{
-    check_session,
+    View, check_session,
+    log::id_of,
     news::{self, Item},
 };
 use crate::{
@@ -31,15 +39,20 @@ use crate::{
     db::{Row, Tx, vals},
     error::{Error, Result},
     hub::{Change, Delta, Watcher},
-    limits::{DELTA_QUEUE, MAX_STREAMS_PER_WORKSPACE, PING_EVERY, STREAM_PIECE, STREAM_POLL},
-    request::{Caller, PathAndQuery, caller},
+    limits::{
+        DELTA_QUEUE, KEEP_ALIVE_EVERY, MAX_STREAMS_PER_WORKSPACE, STREAM_LOOK_BACK, STREAM_LOOK_BACK_EVENTS,
+        STREAM_PIECE, STREAM_POLL,
+    },
+    request::{Caller, PathAndQuery, Query, SessionRef, caller},
     shares::Share,
 };
 
 /// Types whose production can be watched.
 const DELTAS: [&str; 2] = ["agent.message", "agent.thinking"];
+/// Says that the stream is open: clients see their request answered before anything happens.
+const CONNECTED: &[u8] = b": connected\n\n";
 /// Says that the stream is alive.
-const PING: &[u8] = b"event: ping\ndata: {\"type\": \"ping\"}\n\n";
+const KEEP_ALIVE: &[u8] = b":keepalive\n\n";
 /// Most `event_deltas` of one request.
 const MAX_DELTAS: usize = 100;
 
@@ -47,12 +60,30 @@ const MAX_DELTAS: usize = 100;
 pub async fn open(
     State(app): State<App>,
     caller: Caller,
-    PathAndQuery(id, query): PathAndQuery<String>,
+    PathAndQuery(SessionRef(id), query): PathAndQuery<SessionRef>,
     headers: HeaderMap,
 ) -> Result<Response> {
-    let deltas = query.any_of("event_deltas", &DELTAS, MAX_DELTAS)?;
-    query.finish()?;
-    let resume = last_event_id(&headers)?;
+    let asked = Asked::read(&query, &headers)?;
+    begin(app, caller, id, View::Session, asked).await
+}
+
+/// What a request asks of a stream.
+pub struct Asked {
+    deltas: Vec<&'static str>,
+    after: Option<i64>,
+}
+
+impl Asked {
+    /// Reads the query and the headers.
+    pub fn read(query: &Query, headers: &HeaderMap) -> Result<Self> {
+        let deltas = query.any_of("event_deltas", &DELTAS, MAX_DELTAS)?;
+        query.finish()?;
+        Ok(Self { deltas, after: last_event_id(headers)? })
+    }
+}
+
+/// Opens the stream of a session, or of its primary thread.
+pub async fn begin(app: App, caller: Caller, id: String, view: View, asked: Asked) -> Result<Response> {
     let place = app
         .streams
         .take(&caller.workspace, 1, MAX_STREAMS_PER_WORKSPACE)
@@ -60,19 +91,24 @@ pub async fn open(
     let watcher = app.hub.watch(&SessionId::trusted(id.clone()));
     let workspace = caller.workspace.clone();
     let from = app.db.read(move |tx| start(tx, &workspace, &id)).await?;
-    let seq = resume.map_or(from.seq, |seq| seq.min(from.seq));
+    let told = || app.hub.told_before(&caller.key, &from.session, app.clock.now()).unwrap_or_default();
+    let seq = match (asked.after, from.recent) {
+        (Some(seq), _) => seq.min(from.now),
+        (None, Some(recent)) => recent.max(told()).min(from.now),
+        (None, None) => from.now,
+    };
     let open = Open {
         app,
         watcher,
         _place: place,
         caller,
         session: from.session,
+        view,
         seq,
-        input: from.input,
-        deltas,
+        deltas: asked.deltas,
         held: VecDeque::new(),
-        lagging: false,
-        ping: every(PING_EVERY),
+        begun: HashSet::new(),
+        keep_alive: every(KEEP_ALIVE_EVERY),
         poll: every(STREAM_POLL),
         stage: Stage::Opening,
     };
@@ -99,21 +135,39 @@ fn last_event_id(headers: &HeaderMap) -> Result<Option<i64>> {
     seq.map(Some).ok_or_else(|| Error::invalid("the Last-Event-ID header is not an id of this stream"))
 }
 
-/// Where a stream that opens now begins.
+/// Where a stream that opens now may begin.
 #[derive(Debug)]
 struct Start {
     session: SessionId,
-    seq: i64,
-    input: i64,
+    /// The last event of the log.
+    now: i64,
+    /// The newest event that a client has sent, where that was a moment ago.
+    recent: Option<i64>,
 }
 
 fn start(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Start> {
     check_session(tx, workspace, id)?;
-    let sql = "SELECT id, next_seq, next_input FROM sessions WHERE workspace_id = $1 AND id = $2";
-    let found = tx.one(sql, vals![workspace, id], |row| {
-        Ok(Start { session: row.id(0)?, seq: row.int(1)? - 1, input: row.int(2)? - 1 })
-    })?;
-    found.ok_or_else(|| crate::resources::sessions::not_found(id))
+    let sql = "SELECT id, next_seq FROM sessions WHERE workspace_id = $1 AND id = $2";
+    let found = tx.one(sql, vals![workspace, id], |row| Ok((row.id(0)?, row.int(1)? - 1)))?;
+    let (session, now) = found.ok_or_else(|| crate::resources::sessions::not_found(id))?;
+    let recent = recent(tx, &session, now)?;
+    Ok(Start { session, now, recent })
+}
+
+/// The place of the newest event that a client has sent, where that came within [`STREAM_LOOK_BACK`] and has been taken up.
+fn recent(tx: &mut Tx<'_>, session: &SessionId, now: i64) -> Result<Option<i64>> {
+    let waits = "SELECT 1 FROM session_inputs WHERE session_id = $1 LIMIT 1";
+    if tx.one(waits, vals![session], |_| Ok(()))?.is_some() {
+        return Ok(None);
+    }
+    let since = tx.now().plus_micros(-(STREAM_LOOK_BACK.as_micros() as i64));
+    tx.one(
+        "SELECT seq FROM session_events WHERE session_id = $1 AND seq > $2 AND processed_at >= $3
+             AND (type LIKE 'user.%' OR type = 'system.message')
+         ORDER BY seq DESC LIMIT 1",
+        vals![session, now - STREAM_LOOK_BACK_EVENTS, since],
+        |row| row.int(0),
+    )
 }
 
 /// An open stream.
@@ -123,19 +177,25 @@ struct Open {
     _place: Share,
     caller: Caller,
     session: SessionId,
+    view: View,
     /// The last event of the log that was sent.
     seq: i64,
-    /// The last input that was sent while it waited.
-    input: i64,
     deltas: Vec<&'static str>,
     /// Deltas that have come and were not sent: each goes after the events of the log that were there before it, and before
     /// its own.
     held: VecDeque<Delta>,
-    /// Whether deltas were missed: what is sent of an event is a prefix of it, so the rest is left out.
-    lagging: bool,
-    ping: Interval,
+    /// The events in the making whose deltas are sent: what is sent of an event is a prefix of it. One whose start was missed,
+    /// or some of it, comes whole and without deltas.
+    begun: HashSet<EventId>,
+    keep_alive: Interval,
     poll: Interval,
     stage: Stage,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.app.hub.stream_closed(&self.caller.key, &self.session, self.seq, self.app.clock.now());
+    }
 }
 
 /// What a stream does next.
@@ -170,8 +230,7 @@ impl Open {
                 Stage::Ended => return None,
                 Stage::Opening => {
                     self.stage = Stage::Reading;
-                    // A comment opens the stream: clients see their request answered before anything happens.
-                    return Some(Bytes::from_static(b": open\n\n"));
+                    return Some(Bytes::from_static(CONNECTED));
                 }
                 Stage::Reading | Stage::Within { .. } => {
                     if self.app.is_stopping() {
@@ -190,7 +249,7 @@ impl Open {
                             changed.ok()?;
                             read = true;
                         }
-                        _ = self.ping.tick() => return Some(Bytes::from_static(PING)),
+                        _ = self.keep_alive.tick() => return Some(Bytes::from_static(KEEP_ALIVE)),
                     }
                 }
                 Stage::Waiting => {}
@@ -232,10 +291,10 @@ impl Open {
         if matches!(caller::still_reads(&self.app.db, &self.caller).await, Ok(false)) {
             return Look::Refused;
         }
-        let sql = "SELECT next_seq, next_input FROM sessions WHERE workspace_id = $1 AND id = $2";
-        let (seq, input) = (self.seq, self.input);
+        let sql = "SELECT next_seq FROM sessions WHERE workspace_id = $1 AND id = $2";
+        let seq = self.seq;
         let params = vals![&self.caller.workspace, &self.session];
-        let news = |row: &Row<'_>| Ok(row.int(0)? > seq + 1 || row.int(1)? > input + 1);
+        let news = |row: &Row<'_>| Ok(row.int(0)? > seq + 1);
         match self.app.db.lookup(sql, params, news).await {
             Ok(None) => Look::Deleted,
             Ok(Some(true)) => Look::News,
@@ -246,27 +305,29 @@ impl Open {
     /// Writes the next batch of what the store has beyond what was sent, each event after its deltas. Returns how many of
     /// these there were.
     async fn read(&mut self, frames: &mut Vec<u8>) -> Result<usize> {
-        let (session, seq, input) = (self.session.clone(), self.seq, self.input);
-        let news = self.app.db.read(move |tx| news::read(tx, &session, seq, input)).await?;
+        let (session, seq) = (self.session.clone(), self.seq);
+        let news = self.app.db.read(move |tx| news::read(tx, &session, seq)).await?;
         self.stage = if news.more { Stage::Reading } else { Stage::Waiting };
         // An event is committed after the last of its deltas.
         self.hold_waiting();
         let mut released = 0;
-        for Item { place, tag, body, .. } in news.waiting {
-            self.input = place;
-            if let Some(body) = body {
-                frame(frames, &tag, None, &with_processed_at(&body, None));
-            }
-        }
         for Item { place, tag, body, processed_at } in news.log {
             self.seq = place;
             let own = self.count_until(&tag, body.as_deref());
             self.release(own, frames);
             released += own;
+            match tag.as_str() {
+                // What was begun and has not come whole by now will not.
+                "session.status_idle" | "session.status_rescheduled" => self.begun.clear(),
+                _ => self.begun.retain(|begun| body.as_deref().and_then(id_of) != Some(begun.as_ref())),
+            }
+            if !self.view.shows(&tag) {
+                continue;
+            }
             if let Some(body) = body {
-                frame(frames, &tag, Some(place), &with_processed_at(&body, processed_at));
+                frame(frames, Some(place), &with_processed_at(&body, processed_at));
             } else {
-                frames.extend_from_slice(head(&tag, Some(place)).as_bytes());
+                frames.extend_from_slice(head(Some(place)).as_bytes());
                 self.stage = Stage::Within { place, sent: 0, processed_at };
             }
         }
@@ -299,7 +360,7 @@ impl Open {
 
     fn release(&mut self, count: usize, frames: &mut Vec<u8>) {
         for delta in self.held.drain(..count) {
-            frame(frames, delta.name, None, &delta.json);
+            frame(frames, None, &delta.json);
         }
     }
 
@@ -315,15 +376,17 @@ impl Open {
     }
 
     fn hold(&mut self, received: Result<Delta, RecvError>) {
-        match received {
-            Ok(delta) => {
-                self.lagging &= delta.name != "event_start";
-                self.lagging |= self.held.len() >= DELTA_QUEUE;
-                if !self.lagging && self.deltas.contains(&delta.of) {
-                    self.held.push_back(delta);
-                }
-            }
-            Err(_) => self.lagging = true,
+        let Ok(delta) = received else { return self.begun.clear() };
+        if !self.deltas.contains(&delta.of) {
+            return;
+        }
+        if self.held.len() >= DELTA_QUEUE {
+            self.begun.clear();
+        } else if delta.name == "event_start" {
+            self.begun.insert(delta.event.clone());
+        }
+        if self.begun.contains(&delta.event) {
+            self.held.push_back(delta);
         }
     }
 
@@ -332,25 +395,20 @@ impl Open {
         let event = Event { id: EventId::new(now), body: EventBody::SessionDeleted {} };
         let body = serde_json::to_string(&event).ok()?;
         let mut frames = Vec::new();
-        frame(&mut frames, "session.deleted", None, &with_processed_at(&body, Some(now)));
+        frame(&mut frames, None, &with_processed_at(&body, Some(now)));
         self.stage = Stage::Ended;
         Some(Bytes::from(frames))
     }
 }
 
-/// The id of an event, which its text begins with.
-fn id_of(body: &str) -> Option<&str> {
-    body.strip_prefix("{\"id\":\"")?.split('"').next()
-}
-
-fn frame(out: &mut Vec<u8>, name: &str, id: Option<i64>, json: &str) {
-    for part in [&head(name, id), json, "\n\n"] {
+fn frame(out: &mut Vec<u8>, id: Option<i64>, json: &str) {
+    for part in [&head(id), json, "\n\n"] {
         out.extend_from_slice(part.as_bytes());
     }
 }
 
-/// What a frame begins with, before its data.
-fn head(name: &str, id: Option<i64>) -> String {
+/// What a frame begins with, before its data. The hosted service names all of them so.
+fn head(id: Option<i64>) -> String {
     let id = id.map(|id| format!("id: {id}\n")).unwrap_or_default();
-    format!("event: {name}\n{id}data: ")
+    format!("event: message\n{id}data: ")
 }

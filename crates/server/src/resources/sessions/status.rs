@@ -1,0 +1,190 @@
+//! The status of a session, and the events that tell of it. Nothing else writes these columns of `sessions`: `status`,
+//! `runnable_at`, `running_since`, `active_micros` and `waiting_on`.
+//!
+//! What a client sends sets a session to work ([`begin`]). Its runner tells of it when it takes the session up, and then
+//! lets it [`pause`], [`rest`] or [`terminate`].
+
+use rota_api::{
+    Time,
+    event::{EventBody, StopDetails, StopReason, ThreadName},
+    id::{DeploymentId, SessionId, ThreadId, WorkspaceId},
+    session::{SessionUsage, Status},
+};
+use serde::Deserialize;
+
+use super::{Waiting, events::log};
+use crate::{
+    db::{Notice, Row, Tx, vals},
+    error::{Error, Result},
+};
+
+/// The status of a new session, and since when it has been running.
+pub(super) fn of_new(has_events: bool, now: Time) -> (Status, Option<Time>) {
+    if has_events { (Status::Running, Some(now)) } else { (Status::Idle, None) }
+}
+
+/// Sets a session at rest to work: a runner takes it up.
+pub fn begin(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &SessionId) -> Result<()> {
+    tx.send(
+        "UPDATE sessions SET status = 'running', running_since = $3, runnable_at = $3
+         WHERE workspace_id = $1 AND id = $2",
+        vals![workspace, id, tx.now()],
+    )?;
+    tx.after_commit(Notice::SessionRunnable);
+    Ok(())
+}
+
+/// Goes on after a pause.
+pub fn resume(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &SessionId) -> Result<()> {
+    tx.send(
+        "UPDATE sessions SET status = 'running', running_since = coalesce(running_since, $3)
+         WHERE workspace_id = $1 AND id = $2",
+        vals![workspace, id, tx.now()],
+    )
+}
+
+/// Gives a session back until a retry is due, in `micros`.
+pub fn pause(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &SessionId, micros: i64) -> Result<()> {
+    tx.send(
+        "UPDATE sessions SET status = 'rescheduling', runnable_at = $3, lease_owner = NULL, lease_expires_at = NULL,
+             active_micros = active_micros + coalesce($4 - running_since, 0), running_since = NULL
+         WHERE workspace_id = $1 AND id = $2",
+        vals![workspace, id, tx.now().plus_micros(micros), tx.now()],
+    )
+}
+
+/// Ends the pause of a session: what it waits for may be tried at once.
+pub fn wake(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &SessionId) -> Result<()> {
+    tx.send(
+        "UPDATE sessions SET runnable_at = $3 WHERE workspace_id = $1 AND id = $2 AND runnable_at > $3",
+        vals![workspace, id, tx.now()],
+    )?;
+    tx.after_commit(Notice::SessionRunnable);
+    Ok(())
+}
+
+/// Sets what the client must answer before a session goes on.
+pub fn wait(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &SessionId, waiting: &[Waiting]) -> Result<()> {
+    let text = (!waiting.is_empty()).then(|| serde_json::to_string(waiting)).transpose()?;
+    tx.send(
+        "UPDATE sessions SET waiting_on = $3 WHERE workspace_id = $1 AND id = $2",
+        vals![workspace, id, text.as_deref()],
+    )
+}
+
+/// Brings a session to rest and tells of it. Returns the deployment that started it.
+///
+/// The status is set before the events: whoever sees them and asks for the session finds it at rest.
+pub fn rest(
+    tx: &mut Tx<'_>,
+    workspace: &WorkspaceId,
+    id: &SessionId,
+    thread: ThreadName,
+    usage: SessionUsage,
+    (reason, details): (StopReason, Option<StopDetails>),
+) -> Result<Option<DeploymentId>> {
+    let (active_micros, deployment) = stop(tx, workspace, id, Status::Idle)?;
+    let usage = SessionUsage { active_seconds: active_micros as f64 / 1e6, ..usage };
+    tell_rest(tx, workspace, id, thread, usage, (reason, details))?;
+    Ok(deployment)
+}
+
+/// Tells that a session at rest has stayed so, after something was sent that does not set it to work.
+pub fn stay_at_rest(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &SessionId, reason: StopReason) -> Result<()> {
+    let sql = "SELECT usage, active_micros FROM sessions WHERE workspace_id = $1 AND id = $2";
+    let read = |row: &Row<'_>| Ok((row.opt_text(0)?, row.int(1)?));
+    let (usage, active_micros) = tx.one(sql, vals![workspace, id], read)?.unwrap_or_default();
+    let usage: SessionUsage = usage.and_then(|usage| serde_json::from_str(&usage).ok()).unwrap_or_default();
+    let usage = SessionUsage { active_seconds: active_micros as f64 / 1e6, ..usage };
+    let thread = primary(tx, workspace, id)?;
+    tell_rest(tx, workspace, id, thread, usage, (reason, None))
+}
+
+/// Recorded order: the thread is idle, then what was used, then the session is idle.
+fn tell_rest(
+    tx: &mut Tx<'_>,
+    workspace: &WorkspaceId,
+    id: &SessionId,
+    thread: ThreadName,
+    usage: SessionUsage,
+    (stop_reason, stop_details): (StopReason, Option<StopDetails>),
+) -> Result<()> {
+    let events = [
+        EventBody::ThreadStatusIdle { thread, stop_reason: stop_reason.clone(), stop_details: stop_details.clone() },
+        EventBody::Usage { usage },
+        EventBody::StatusIdle { stop_reason, stop_details },
+    ];
+    log::append(tx, workspace, id, &events).map(drop)
+}
+
+/// Ends a session for good and tells of it. Returns the deployment that started it.
+pub fn terminate(
+    tx: &mut Tx<'_>,
+    workspace: &WorkspaceId,
+    id: &SessionId,
+    thread: ThreadName,
+) -> Result<Option<DeploymentId>> {
+    let (_, deployment) = stop(tx, workspace, id, Status::Terminated)?;
+    let events = [EventBody::ThreadStatusTerminated { thread }, EventBody::StatusTerminated {}];
+    log::append(tx, workspace, id, &events)?;
+    Ok(deployment)
+}
+
+fn stop(
+    tx: &mut Tx<'_>,
+    workspace: &WorkspaceId,
+    id: &SessionId,
+    status: Status,
+) -> Result<(i64, Option<DeploymentId>)> {
+    let stopped = tx.one(
+        "UPDATE sessions SET status = $4, runnable_at = NULL, lease_owner = NULL, lease_expires_at = NULL,
+             active_micros = active_micros + coalesce($3 - running_since, 0), running_since = NULL
+         WHERE workspace_id = $1 AND id = $2 RETURNING active_micros, deployment_id",
+        vals![workspace, id, tx.now(), status.as_str()],
+        |row| Ok((row.int(0)?, row.opt_id(1)?)),
+    )?;
+    stopped.ok_or_else(|| Error::not_found("Session", id.as_ref()))
+}
+
+/// Archives a session that is at rest, or has ended. Its thread is left as it is.
+pub(super) fn archive(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &SessionId, from: Status) -> Result<()> {
+    tx.execute(
+        "UPDATE sessions SET archived_at = $3, updated_at = $3, status = 'terminated', waiting_on = NULL,
+             runnable_at = NULL, running_since = NULL
+         WHERE workspace_id = $1 AND id = $2",
+        vals![workspace, id, tx.now()],
+    )?;
+    if from != Status::Terminated {
+        log::append(tx, workspace, id, &[EventBody::StatusTerminated {}])?;
+    }
+    Ok(())
+}
+
+/// The events of a session that goes to work, in the recorded order.
+pub fn runs(thread: ThreadName) -> [EventBody; 2] {
+    [EventBody::StatusRunning {}, EventBody::ThreadStatusRunning { thread }]
+}
+
+/// The events of a session that tries again later.
+pub fn is_rescheduled(thread: ThreadName) -> [EventBody; 2] {
+    [EventBody::ThreadStatusRescheduled { thread }, EventBody::StatusRescheduled {}]
+}
+
+/// The thread that a session begins with, as events name it.
+pub fn primary_named(session: &SessionId, agent_name: &str) -> ThreadName {
+    ThreadName { session_thread_id: ThreadId::primary_of(session), agent_name: agent_name.to_owned() }
+}
+
+/// The same, from the store. The name is empty where the store no longer has it: that is no reason not to come to rest.
+pub fn primary(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &SessionId) -> Result<ThreadName> {
+    #[derive(Deserialize)]
+    struct Named {
+        name: String,
+    }
+    let sql = "SELECT coalesce(s.agent, v.snapshot) FROM sessions s
+         JOIN agent_versions v ON v.agent_id = s.agent_id AND v.version = s.agent_version
+         WHERE s.workspace_id = $1 AND s.id = $2";
+    let agent = tx.one(sql, vals![workspace, id], |row| row.text(0))?;
+    let named = agent.and_then(|agent| serde_json::from_str::<Named>(&agent).ok());
+    Ok(primary_named(id, &named.map(|named| named.name).unwrap_or_default()))
+}
