@@ -19,6 +19,7 @@ pub mod page;
 pub mod random;
 pub mod request;
 pub mod resources;
+mod retry_after;
 pub mod room;
 pub mod scheduler;
 pub mod shares;

@@ -17,6 +17,8 @@ fn question() -> ModelRequest {
     ModelRequest {
         model: "m-1".to_owned(),
         effort: None,
+        speed: None,
+        inference_geo: None,
         max_tokens: 100,
         system: None,
         messages: vec![Message { role: Role::User, content: vec![Block::Text { text: "hello".to_owned() }] }],
