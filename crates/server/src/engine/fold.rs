@@ -368,10 +368,37 @@ mod tests {
             Block::UnreadableCall { .. } => unreachable!("no log has one"),
         };
         let line = |message: &Message| {
-            let who = if message.role == Role::User { "user" } else { "agent" };
+            let who = match message.role {
+                Role::User => "user",
+                Role::System => "system",
+                Role::Assistant => "agent",
+            };
             format!("{who}: {}", message.content.iter().map(short).collect::<Vec<_>>().join(", "))
         };
         state.messages.iter().map(line).collect()
+    }
+
+    #[test]
+    fn a_system_message_is_a_turn_before_the_next_reply_and_never_between_calls_and_their_results() {
+        let system = || EventBody::SystemMessage { content: vec![json!({"type": "text", "text": "be brief"})] };
+        let mut log = vec![says("hello"), system(), EventBody::ModelRequestStart {}];
+        log.extend(replies("hi"));
+        log.extend([
+            says("look"),
+            EventBody::ModelRequestStart {},
+            calls("a"),
+            calls("b"),
+            result(8),
+            system(),
+            result(9),
+        ]);
+        let state = fold(log.clone());
+        let before =
+            ["user: hello", "system: be brief", "agent: hi", "user: look", "agent: calls sevt_8, calls sevt_9"];
+        let results = "user: result of sevt_8, result of sevt_9";
+        assert_eq!(conversation(&state), [&before[..], &[results]].concat());
+        log.push(EventBody::ModelRequestStart {});
+        assert_eq!(conversation(&fold(log)), [&before[..], &[results, "system: be brief"]].concat());
     }
 
     #[test]

@@ -48,12 +48,12 @@ fn web_tool(name: &str) -> (&'static str, &'static str) {
     if name == "web_fetch" {
         return (
             "Fetches a web page and returns its text.",
-            r#"{"type":"object","properties":{"url":{"type":"string","description":"The page's address."}},"required":["url"],"additionalProperties":false}"#,
+            r#"{"type":"object","properties":{"url":{"type":"string","format":"uri","description":"The page's address."}},"required":["url"],"additionalProperties":false}"#,
         );
     }
     (
         "Searches the web.",
-        r#"{"type":"object","properties":{"query":{"type":"string","description":"What to look for."}},"required":["query"],"additionalProperties":false}"#,
+        r#"{"type":"object","properties":{"query":{"type":"string","minLength":2,"description":"What to look for."}},"required":["query"],"additionalProperties":false}"#,
     )
 }
 
