@@ -40,6 +40,8 @@ pub struct SessionOutcome {
     pub status: Status,
     /// Why the last turn ended; null while a turn is under way, before the first, and when the session's end cut it short.
     pub stop_reason: Option<StopReason>,
+    /// Why the last reply of a turn that ended is not whole: `max_tokens` or `model_context_window_exceeded`; null where it is.
+    pub reply_cut: Option<String>,
     /// Whether the agent cannot go on before somebody allows or denies a call.
     pub waits_for_human: bool,
     /// What must be answered before the agent goes on, by anybody.

@@ -125,19 +125,81 @@ async fn files_are_found_by_name_and_by_content() {
     let many = glob(json!({"pattern": "*.txt", "path": "src"})).await.content;
     assert!(many.ends_with("[100 more not shown]\n") && many.lines().count() == 201, "{}", many.len());
     let grep = |input| tool(&sandbox, "grep", input);
-    let lines = grep(json!({"pattern": "fn (main|deep)"})).await.content;
+    let names = grep(json!({"pattern": "fn (main|deep)"})).await.content;
+    assert_eq!(names, "/workspace/src/deep/x.rs\n/workspace/src/main.rs\n");
+    let lines = grep(json!({"pattern": "fn (main|deep)", "output_mode": "content"})).await.content;
     assert_eq!(lines, "/workspace/src/deep/x.rs:1:fn deep() {}\n/workspace/src/main.rs:1:fn main() {}\n");
     let names = grep(json!({"pattern": "fn", "output_mode": "files_with_matches", "glob": "m*.rs"})).await.content;
     assert_eq!(names, "/workspace/src/main.rs\n");
     let counts = grep(json!({"pattern": "fn", "output_mode": "count", "path": "src/main.rs"})).await.content;
     assert_eq!(counts, "/workspace/src/main.rs:1\n");
-    let long = grep(json!({"pattern": "fn long"})).await.content;
+    let long = grep(json!({"pattern": "fn long", "output_mode": "content"})).await.content;
     assert!(long.len() < 2100 && long.contains("bytes cut]"), "{}", long.len());
     assert!(grep(json!({"pattern": "(", "path": "src"})).await.content.contains("invalid regular expression"));
     assert!(grep(json!({"pattern": "x", "path": "absent"})).await.content.contains("no such file"));
     bash(&sandbox, "yes 'match this line' | head -100000 > flood").await;
-    let flood = grep(json!({"pattern": "match", "path": "flood"})).await.content;
+    let flood = grep(json!({"pattern": "match", "path": "flood", "output_mode": "content"})).await.content;
     assert!(flood.len() < 103_000 && flood.contains("[output cut at"), "{}", flood.len());
+}
+
+#[tokio::test]
+async fn grep_has_the_options_of_ripgrep() {
+    let backend = Backend::new();
+    let sandbox = backend.open().await;
+    bash(&sandbox, "printf 'one\\nTwo\\nthree\\ntwo\\nfive\\nsix\\nseven\\ntwo\\n' > a.py; echo two > b.rs").await;
+    let cases = [
+        (json!({"output_mode": "content", "-n": false}), "a.py:two\na.py:two\nb.rs:two\n"),
+        (json!({"output_mode": "content", "type": "rust"}), "b.rs:1:two\n"),
+        (
+            json!({"output_mode": "content", "-B": 1, "path": "a.py"}),
+            "a.py-3-three\na.py:4:two\n--\na.py-7-seven\na.py:8:two\n",
+        ),
+        (json!({"output_mode": "content", "-A": 1, "path": "a.py"}), "a.py:4:two\na.py-5-five\n--\na.py:8:two\n"),
+        (json!({"output_mode": "content", "-C": 1, "-A": 0, "glob": "*.rs"}), "b.rs:1:two\n"),
+        (json!({"output_mode": "content", "context": 1, "head_limit": 2}), "a.py-3-three\na.py:4:two\n"),
+        (json!({"output_mode": "content", "-i": true, "head_limit": 2, "offset": 1}), "a.py:4:two\na.py:8:two\n"),
+        (json!({"output_mode": "count", "-i": true}), "a.py:3\nb.rs:1\n"),
+        (json!({"offset": 1}), "b.rs\n"),
+        (json!({"head_limit": 1}), "a.py\n"),
+        (json!({"-C": 3}), "a.py\nb.rs\n"),
+        (
+            json!({"pattern": "one.*?three", "multiline": true, "output_mode": "content"}),
+            "a.py:1:one\na.py:2:Two\na.py:3:three\n",
+        ),
+        (json!({"pattern": "^t.*e$", "output_mode": "content"}), "a.py:3:three\n"),
+        (json!({"pattern": "one.*three"}), "no matches"),
+    ];
+    for (options, expected) in cases {
+        let mut input = json!({"pattern": "two"});
+        input.as_object_mut().unwrap().extend(options.as_object().unwrap().clone());
+        let found = tool(&sandbox, "grep", input).await.content.replace("/workspace/", "");
+        assert_eq!(found, expected, "{options}");
+    }
+    let unknown = tool(&sandbox, "grep", json!({"pattern": "two", "type": "klingon"})).await;
+    assert!(unknown.is_error && unknown.content.contains("klingon"), "{}", unknown.content);
+}
+
+#[tokio::test]
+async fn line_numbers_in_messages_of_the_shell_are_the_command_s_own() {
+    let backend = Backend::new();
+    let sandbox = backend.open().await;
+    bash(&sandbox, "true\ntrue\ntrue").await;
+    let cases = [
+        ("nosuch", "bash: line 1: nosuch: command not found\n[exit status 127]"),
+        ("true\n\nnosuch", "bash: line 3: nosuch: command not found\n[exit status 127]"),
+        ("f() {\n nosuch\n}\nf", "bash: line 2: nosuch: command not found\n[exit status 127]"),
+        ("echo $LINENO\necho $LINENO", "1\n2\n"),
+        (
+            "true\nif then\nfi",
+            "bash: eval: line 2: syntax error near unexpected token `then'\nbash: eval: line 2: `if then'\n[exit status 2]",
+        ),
+        ("shopt -s extglob\necho @(x|y)\nnosuch", "@(x|y)\nbash: line 3: nosuch: command not found\n[exit status 127]"),
+        ("readonly LINENO", "(no output)"),
+        ("echo @(x|y); echo still here", "@(x|y)\nstill here\n"),
+    ];
+    for (command, expected) in cases {
+        assert_eq!(bash(&sandbox, command).await.content, expected, "{command}");
+    }
 }
 
 #[tokio::test]
@@ -184,7 +246,7 @@ async fn no_path_leads_a_file_tool_to_the_host() {
     for path in [host, up.as_str(), "direct", "through_init", "up", "/etc/shadow", "dir/shadow", "cwd/x", "loop"] {
         let read = tool(&sandbox, "read", json!({"file_path": path})).await;
         assert!(!read.content.contains("of the host"), "{path}: {}", read.content);
-        let grep = tool(&sandbox, "grep", json!({"pattern": ".", "path": path})).await;
+        let grep = tool(&sandbox, "grep", json!({"pattern": ".", "path": path, "output_mode": "content"})).await;
         assert!(!grep.content.contains("of the host"), "{path}: {}", grep.content);
         tool(&sandbox, "write", json!({"file_path": path, "content": "overwritten"})).await;
         tool(&sandbox, "edit", json!({"file_path": path, "old_string": "of the host", "new_string": "x"})).await;

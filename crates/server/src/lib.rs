@@ -21,6 +21,7 @@ mod places;
 pub mod random;
 pub mod request;
 pub mod resources;
+mod retry_after;
 pub mod room;
 pub mod sandboxes;
 pub mod scheduler;

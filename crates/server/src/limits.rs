@@ -244,11 +244,16 @@ pub const MAX_QUEUED_INPUTS: i64 = 1000;
 pub const MAX_QUEUED_BYTES: i64 = 32 * 1024 * 1024;
 /// Tries of one model request, the first included.
 pub const MODEL_TRIES: u32 = 5;
+/// The same in a session that a deployment started, where nobody may be there to send a message again: with their pauses
+/// they take eleven minutes, and so outlast an outage of ten.
+pub const UNATTENDED_MODEL_TRIES: u32 = 17;
+/// How often in a row a model may ask to be asked later, by an hour each time, before that counts as a failed try.
+pub const MODEL_WAITS: u32 = 24;
 /// Tries of a model request whose replies end within the call of a tool, the first included: each costs a whole reply.
 pub const CUT_CALL_TRIES: u32 = 3;
 /// The pause before the second try; it doubles with each further one.
 pub const MODEL_RETRY_FIRST_MICROS: i64 = 1_000_000;
-/// The longest pause between two tries, also when the model asks for a longer one.
+/// The longest pause between two tries, unless the model asks for a longer one.
 pub const MODEL_RETRY_MAX_MICROS: i64 = 60_000_000;
 /// Tries of starting a sandbox while the machine is short of something that may come back, the first included. The pauses
 /// are those of a model.

@@ -19,6 +19,7 @@ mod database_connections;
 mod database_outages;
 mod dead_turns;
 mod deployments;
+mod dialects;
 mod door;
 mod driving;
 mod environments;

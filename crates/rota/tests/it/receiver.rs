@@ -29,6 +29,8 @@ use crate::{contract::MANAGED_AGENTS, request::read_request, server::PATIENCE};
 pub enum Reply {
     /// With a status and a body.
     Status(u16, &'static str),
+    /// With a status, and with the seconds after which to come again.
+    Later(u16, u32),
     /// With a redirect to a URL.
     Redirect(String),
     /// Never.
@@ -167,12 +169,13 @@ async fn answer(
         let reply = reply.lock().unwrap().clone();
         let is_accepted = matches!(reply, Reply::Status(200..=299, _));
         drop(tell.send(delivery(&request.headers, request.body, is_accepted)));
-        let (status, location, body) = match reply {
+        let (status, header, body) = match reply {
             Reply::Status(status, body) => (status, String::new(), body),
+            Reply::Later(status, seconds) => (status, format!("retry-after: {seconds}\r\n"), ""),
             Reply::Redirect(url) => (302, format!("location: {url}\r\n"), ""),
             Reply::Silence => std::future::pending().await,
         };
-        let head = format!("HTTP/1.1 {status} x\r\n{location}content-length: {}\r\n\r\n", body.len());
+        let head = format!("HTTP/1.1 {status} x\r\n{header}content-length: {}\r\n\r\n", body.len());
         // A sender may well hang up before it has read everything.
         drop(connection.write_all(format!("{head}{body}").as_bytes()).await);
     }

@@ -33,7 +33,7 @@ fn three_turns() -> [String; 3] {
         call("write", &json!({"file_path": notes, "content": "alpha\nbeta\n"}))
             + &call("bash", &json!("")).replace("\"\"", "sum=$(wc -l < notes.txt); echo lines: $sum"),
         call("edit", &json!({"file_path": notes, "old_string": "beta", "new_string": "gamma"}))
-            + &call("grep", &json!({"pattern": "gam+a", "path": "/workspace"})),
+            + &call("grep", &json!({"pattern": "gam+a", "path": "/workspace", "output_mode": "content"})),
         call("read", &json!({"file_path": notes})) + &call("glob", &json!({"pattern": "*.txt", "path": "/workspace"})),
     ]
 }

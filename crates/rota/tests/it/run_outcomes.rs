@@ -44,6 +44,7 @@ async fn a_run_is_told_with_what_its_session_has_done_and_used() {
     let expected = json!({
         "status": "idle",
         "stop_reason": {"type": "end_turn"},
+        "reply_cut": null,
         "waits_for_human": false,
         "waiting_on": [],
         "error": null,
@@ -92,6 +93,24 @@ async fn what_a_session_cost_is_summed_over_its_turns_where_its_model_has_a_pric
     stream.turn().await;
     let told = rota.api.get(&path(&run)).await;
     assert_eq!(told["outcome"]["session"]["list_cost"], json!({"amount": "18", "currency": "USD"}));
+}
+
+#[tokio::test]
+async fn a_reply_that_was_cut_off_is_told_as_such_until_one_is_whole() {
+    for reason in ["max_tokens", "model_context_window_exceeded"] {
+        let says = |text: &str| vec![json!({"type": "text", "text": text})];
+        let script = [Reply::Stopped(says("The answer is"), reason), Reply::Message(says("42."))];
+        let upstream = Upstream::start(script).await;
+        let rota = Rota::with(|config| config.models = vec![upstream.model()]).await;
+        let run = run(&rota.api, &deployment(&rota.api, json!({"model": "house"}), message("hi")).await).await;
+        rota.api.stream_from(session(&run), 0).await.turn().await;
+        let told = rota.api.get(&path(&run)).await["outcome"]["session"].clone();
+        assert_eq!((&told["stop_reason"]["type"], &told["reply_cut"]), (&json!("end_turn"), &json!(reason)));
+        let mut stream = rota.api.stream(session(&run)).await;
+        rota.api.events(session(&run), json!([message("go on")])).await;
+        stream.turn().await;
+        assert_eq!(rota.api.get(&path(&run)).await["outcome"]["session"]["reply_cut"], Value::Null);
+    }
 }
 
 #[tokio::test]

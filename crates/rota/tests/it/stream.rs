@@ -33,6 +33,8 @@ impl Stream {
     pub async fn open(request: RequestBuilder) -> Self {
         let response = request.send().await.unwrap().error_for_status().unwrap();
         assert_eq!(response.headers()["content-type"], "text/event-stream");
+        assert_eq!(response.headers()["cache-control"], "no-cache, no-transform");
+        assert_eq!(response.headers()["x-accel-buffering"], "no", "or a proxy keeps frames back");
         let mut stream = Self { response, unread: Vec::new() };
         assert_eq!(stream.block().await.unwrap(), ": connected", "a stream says at once that it is open");
         stream

@@ -26,6 +26,10 @@ pub enum Reply {
     Refusal,
     /// With a message of these blocks that ends for this reason.
     Stopped(Vec<Value>, &'static str),
+    /// With these bytes, head and all.
+    Raw(Vec<u8>),
+    /// With these bytes, and then nothing.
+    Hold(Vec<u8>),
 }
 
 /// A running stand-in. It ends when it is dropped.
@@ -69,30 +73,36 @@ async fn serve(listener: TcpListener, mut script: VecDeque<Reply>, asked: Arc<Mu
         asked.lock().unwrap().push(serde_json::from_str(&request.body).unwrap());
         let reply =
             script.pop_front().unwrap_or(Reply::Error(400, "", json!({"error": {"message": "the script is over"}})));
-        let text = match &reply {
-            Reply::Error(status, headers, body) => {
-                let body = body.to_string();
-                format!(
-                    "HTTP/1.1 {status} x\r\n{headers}content-length: {}\r\nconnection: close\r\n\r\n{body}",
-                    body.len()
-                )
-            }
-            Reply::Message(blocks) => STREAM.to_owned() + &message(blocks) + &end(stop(blocks)),
-            Reply::Cut(blocks) => STREAM.to_owned() + &message(blocks),
-            Reply::Stopped(blocks, reason) => STREAM.to_owned() + &message(blocks) + &end(reason),
-            Reply::Refusal => STREAM.to_owned() + &message(&[]) + &end("refusal"),
-            Reply::Stall => STREAM.to_owned() + &event(&message_start()),
+        let bytes = match &reply {
+            Reply::Raw(bytes) | Reply::Hold(bytes) => bytes.clone(),
+            reply => spelled(reply).into_bytes(),
         };
         // A client may well hang up before it has read everything.
-        drop(connection.write_all(text.as_bytes()).await);
+        drop(connection.write_all(&bytes).await);
         match reply {
-            Reply::Stall => stalled.push(connection),
+            Reply::Stall | Reply::Hold(_) => stalled.push(connection),
             _ => drop(connection.shutdown().await),
         }
     }
 }
 
-const STREAM: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n";
+fn spelled(reply: &Reply) -> String {
+    match reply {
+        Reply::Error(status, headers, body) => {
+            let body = body.to_string();
+            format!("HTTP/1.1 {status} x\r\n{headers}content-length: {}\r\nconnection: close\r\n\r\n{body}", body.len())
+        }
+        Reply::Message(blocks) => STREAM.to_owned() + &message(blocks) + &end(stop(blocks)),
+        Reply::Cut(blocks) => STREAM.to_owned() + &message(blocks),
+        Reply::Stopped(blocks, reason) => STREAM.to_owned() + &message(blocks) + &end(reason),
+        Reply::Refusal => STREAM.to_owned() + &message(&[]) + &end("refusal"),
+        Reply::Stall => STREAM.to_owned() + &event(&message_start()),
+        Reply::Raw(_) | Reply::Hold(_) => unreachable!("sent as they are"),
+    }
+}
+
+/// The head of a response that streams.
+pub const STREAM: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n";
 
 fn message_start() -> Value {
     let usage = json!({"input_tokens": 5, "output_tokens": 1});

@@ -233,6 +233,30 @@ async fn a_redirect_is_not_followed_and_disables_at_once_until_the_url_is_set() 
 }
 
 #[tokio::test]
+async fn an_endpoint_that_is_gone_is_disabled_at_once() {
+    let mut told = Subscribed::start().await;
+    told.receiver.replies(Reply::Status(410, "moved away"));
+    let gone = told.attempt("a").await;
+    let reason = "url: it answered 410 Gone: nothing is to be sent there any more; set another URL";
+    assert_eq!(told.disabled_reason().await, reason);
+    let parked = told.delivery(&gone, |delivery| delivery["error"] == reason).await;
+    assert_eq!((&parked["state"], &parked["next_attempt_at"]), (&json!("pending"), &Value::Null));
+}
+
+#[tokio::test]
+async fn an_endpoint_that_says_when_to_come_again_is_left_alone_until_then() {
+    for (asked, pause) in [(600, 600.0), (100_000, 3600.0)] {
+        let mut told = Subscribed::start().await;
+        told.receiver.replies(Reply::Later(503, asked));
+        let first = told.attempt("a").await;
+        let failed = told.delivery(&first, waits).await;
+        let at = |field: &str| failed[field].as_str().unwrap().parse::<Time>().unwrap();
+        let waits = at("next_attempt_at").seconds_since(at("last_attempt_at"));
+        assert!((pause..pause + 60.0).contains(&waits), "{waits} s where {asked} were asked for");
+    }
+}
+
+#[tokio::test]
 async fn what_was_stopped_has_all_its_attempts_again() {
     let mut told = Subscribed::with(|config| config.webhooks.attempts = 2).await;
     told.receiver.replies(Reply::Status(500, ""));

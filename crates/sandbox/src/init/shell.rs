@@ -7,6 +7,7 @@
 //! - It has ended when bash comes back for more: [`MORE`], which follows it, is gone from the pipe. The pipe holds one page
 //!   and counts as writable only when it is empty.
 //! - Its exit status leaves as the name of an empty file, which a redirection without a command makes: [`Shell::ask`].
+//! - Line numbers in bash's messages are the command's own: after each command bash counts anew.
 
 use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
@@ -32,6 +33,10 @@ const ONE_PAGE: i32 = 4096;
 const MORE: u8 = b' ';
 /// What a new shell is given first. It was started in the folder of its script.
 const FIRST: &str = "cd /workspace; unset OLDPWD; shopt -s expand_aliases\n";
+/// Has bash count lines anew, so that a command's line is the first one. An assignment of its own would count until the end
+/// of its line; in a redirection it stays. A descriptor is put in its own place, no word is used that could be an alias, nor does
+/// anything depend on it: where a command has made LINENO something else, lines have other numbers.
+const COUNT_ANEW: &str = "((1)) <&$((LINENO=0)) || ((1))\n";
 
 const ENVIRONMENT: [&str; 9] = [
     "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -120,7 +125,7 @@ impl Shell {
         let (output_read, output_write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
         let arguments = ["bash", "--noprofile", "--norc", SCRIPT];
         let pid = start_bash(Path::new(FOLDER), &arguments, &ENVIRONMENT, None, &output_write)?;
-        script.write_all(FIRST.as_bytes())?;
+        script.write_all([FIRST, COUNT_ANEW].concat().as_bytes())?;
         Ok(Self { pid, script, unsent: Vec::new(), stage: Stage::Idle, output: Stream::new(output_read)? })
     }
 
@@ -149,7 +154,10 @@ impl Shell {
     fn begin_in_eval(&mut self, command: &str) {
         let sign = format!("{:016x}", random());
         let text = as_argument_of_eval(&format!("{}\n{command}", making(&sign)));
-        self.begin(&text, Some(sign));
+        // Lines of what is evaluated count from where its own text has ended.
+        let lines = text.matches('\n').count() + 1;
+        let count = format!("((1)) 2>/dev/null <&$((LINENO=-{lines},0)) || ((1))\n");
+        self.begin(&(count + &text), Some(sign));
     }
 
     fn begin(&mut self, text: &str, sign: Option<String>) {
@@ -191,7 +199,7 @@ impl Shell {
         let files = empty_folder();
         let has_begun = sign.is_none_or(|sign| files.contains(&sign));
         let name = format!("{:016x}-", random());
-        self.unsent = format!("{}\n{}", making(&format!("{name}$?")), char::from(MORE)).into_bytes();
+        self.unsent = format!("{}\n{COUNT_ANEW}{}", making(&format!("{name}$?")), char::from(MORE)).into_bytes();
         self.stage = Stage::Asking { name, has_begun };
         self.send();
     }

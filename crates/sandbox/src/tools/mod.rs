@@ -28,6 +28,8 @@ const MAX_PATH: usize = 4095;
 const MAX_COMPLAINT: usize = 1000;
 /// The longest pattern of `glob` and `grep`, in bytes.
 const MAX_PATTERN: usize = 16 << 10;
+/// The most lines that `grep` shows before a match, and after it.
+const MAX_CONTEXT: usize = 1000;
 
 /// One call of a built-in tool.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,16 +76,36 @@ pub enum ToolCall {
         path: Option<String>,
     },
     /// Search the content of files.
-    Grep {
-        /// A regular expression.
-        pattern: String,
-        /// The file or folder to search; `/workspace` when absent.
-        path: Option<String>,
-        /// Only files whose name fits this pattern.
-        glob: Option<String>,
-        /// Matching lines, or only the names of the files that have them, or their counts.
-        output_mode: GrepMode,
-    },
+    Grep(Grep),
+}
+
+/// A call of `grep`, which has the options of ripgrep.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grep {
+    /// A regular expression.
+    pub pattern: String,
+    /// The file or folder to search; `/workspace` when absent.
+    pub path: Option<String>,
+    /// Only files whose name fits this pattern.
+    pub glob: Option<String>,
+    /// Only files of this type, as ripgrep calls them: `rust`, `py`.
+    pub file_type: Option<String>,
+    /// Only the names of the files that have a match, or matching lines, or their counts.
+    pub output_mode: GrepMode,
+    /// Lines are shown with their numbers.
+    pub line_numbers: bool,
+    /// Lines that are shown before each match.
+    pub before: usize,
+    /// Lines that are shown after each match.
+    pub after: usize,
+    /// Capitals and small letters are the same.
+    pub ignore_case: bool,
+    /// A match may go over several lines, and `.` stands for the end of a line too.
+    pub multiline: bool,
+    /// Lines of the answer that are left out at its beginning.
+    pub offset: usize,
+    /// Most lines of the answer.
+    pub head_limit: Option<usize>,
 }
 
 /// What `grep` answers with.
@@ -91,9 +113,9 @@ pub enum ToolCall {
 #[serde(rename_all = "snake_case")]
 pub enum GrepMode {
     /// `path:line:text` of every match.
-    #[default]
     Content,
     /// The paths of files with a match.
+    #[default]
     FilesWithMatches,
     /// `path:count` of every file with a match.
     Count,
@@ -170,7 +192,22 @@ struct GrepInput {
     pattern: String,
     path: Option<String>,
     glob: Option<String>,
+    r#type: Option<String>,
     output_mode: Option<GrepMode>,
+    #[serde(rename = "-n")]
+    line_numbers: Option<bool>,
+    #[serde(rename = "-A")]
+    after: Option<u64>,
+    #[serde(rename = "-B")]
+    before: Option<u64>,
+    #[serde(rename = "-C")]
+    around: Option<u64>,
+    context: Option<u64>,
+    #[serde(rename = "-i")]
+    ignore_case: Option<bool>,
+    head_limit: Option<u64>,
+    offset: Option<u64>,
+    multiline: Option<bool>,
 }
 
 impl ToolCall {
@@ -211,13 +248,7 @@ impl ToolCall {
                 let path = path.map(|path| path_of(name, path)).transpose()?;
                 Ok(Self::Glob { pattern: pattern_of(name, pattern)?, path })
             }
-            "grep" => {
-                let GrepInput { pattern, path, glob, output_mode } = input_of(name, input)?;
-                let path = path.map(|path| path_of(name, path)).transpose()?;
-                let (pattern, glob) =
-                    (pattern_of(name, pattern)?, glob.map(|glob| pattern_of(name, glob)).transpose()?);
-                Ok(Self::Grep { pattern, path, glob, output_mode: output_mode.unwrap_or_default() })
-            }
+            "grep" => parse_grep(input_of(name, input)?),
             other => Err(format!("{other}: there is no such tool")),
         }
     }
@@ -230,13 +261,13 @@ impl ToolCall {
             Self::Write { .. } => "write",
             Self::Edit { .. } => "edit",
             Self::Glob { .. } => "glob",
-            Self::Grep { .. } => "grep",
+            Self::Grep(_) => "grep",
         }
     }
 
     /// Running this call twice changes nothing: after a crash it may simply be run again.
     pub fn is_read_only(&self) -> bool {
-        matches!(self, Self::Read { .. } | Self::Glob { .. } | Self::Grep { .. })
+        matches!(self, Self::Read { .. } | Self::Glob { .. } | Self::Grep(_))
     }
 
     /// Carries out a file tool, inside the fence. `bash` is the shell's affair.
@@ -249,9 +280,7 @@ impl ToolCall {
                 files::edit(file_path, old_string, new_string, *replace_all)
             }
             Self::Glob { pattern, path } => search::glob(pattern, path.as_deref()),
-            Self::Grep { pattern, path, glob, output_mode } => {
-                search::grep(pattern, path.as_deref(), glob.as_deref(), *output_mode)
-            }
+            Self::Grep(grep) => search::grep(grep),
         };
         match result {
             Ok(content) => ToolOutput::ok(content),
@@ -325,6 +354,27 @@ fn parse_edit(input: EditInput) -> Result<ToolCall, String> {
     Ok(ToolCall::Edit { file_path: path_of("edit", file_path)?, old_string, new_string, replace_all })
 }
 
+fn parse_grep(input: GrepInput) -> Result<ToolCall, String> {
+    let pattern = |pattern| pattern_of("grep", pattern);
+    let lines = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
+    let around = input.around.or(input.context);
+    let context = |own: Option<u64>| own.or(around).map_or(0, lines).min(MAX_CONTEXT);
+    Ok(ToolCall::Grep(Grep {
+        pattern: pattern(input.pattern)?,
+        path: input.path.map(|path| path_of("grep", path)).transpose()?,
+        glob: input.glob.map(pattern).transpose()?,
+        file_type: input.r#type.map(pattern).transpose()?,
+        output_mode: input.output_mode.unwrap_or_default(),
+        line_numbers: input.line_numbers.unwrap_or(true),
+        before: context(input.before),
+        after: context(input.after),
+        ignore_case: input.ignore_case.unwrap_or(false),
+        multiline: input.multiline.unwrap_or(false),
+        offset: input.offset.map_or(0, lines),
+        head_limit: input.head_limit.filter(|limit| *limit > 0).map(lines),
+    }))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -340,6 +390,20 @@ mod tests {
             timeout_ms,
             restart: false,
         };
+        let plain = Grep {
+            pattern: "x".into(),
+            path: None,
+            glob: None,
+            file_type: None,
+            output_mode: GrepMode::FilesWithMatches,
+            line_numbers: true,
+            before: 0,
+            after: 0,
+            ignore_case: false,
+            multiline: false,
+            offset: 0,
+            head_limit: None,
+        };
         let cases = [
             ("bash", r#"{"command":"ls"}"#, bash("ls", None)),
             ("bash", r#"{"command":"ls","timeout_ms":0}"#, bash("ls", None)),
@@ -352,9 +416,23 @@ mod tests {
             ),
             (
                 "grep",
-                r#"{"pattern":"x","output_mode":"count"}"#,
-                ToolCall::Grep { pattern: "x".into(), path: None, glob: None, output_mode: GrepMode::Count },
+                r#"{"pattern":"x","output_mode":"count","type":"rust","-n":false,"-C":2,"-A":5,"-i":true,"head_limit":3,
+                    "offset":1,"multiline":true}"#,
+                ToolCall::Grep(Grep {
+                    output_mode: GrepMode::Count,
+                    file_type: Some("rust".into()),
+                    line_numbers: false,
+                    before: 2,
+                    after: 5,
+                    ignore_case: true,
+                    multiline: true,
+                    offset: 1,
+                    head_limit: Some(3),
+                    ..plain.clone()
+                }),
             ),
+            ("grep", r#"{"pattern":"x","context":4}"#, ToolCall::Grep(Grep { before: 4, after: 4, ..plain.clone() })),
+            ("grep", r#"{"pattern":"x"}"#, ToolCall::Grep(plain)),
         ];
         for (name, input, expected) in cases {
             assert_eq!(parse(name, input), Ok(expected), "{name} {input}");

@@ -7,7 +7,8 @@ use rota_api::{
     event::{EventBody, Permission, RetryStatus, SessionError, SessionErrorType, StopDetails, StopReason},
     id::{EventId, Id},
 };
-use serde_json::{json, value::RawValue};
+use serde::Serialize;
+use serde_json::{Value, json, value::RawValue};
 
 use super::{
     drafts::Drafts,
@@ -21,7 +22,7 @@ use crate::{
     closed::Closed,
     error::Result,
     limits,
-    model::{Block, Delta, ModelError, ModelReply, ModelRequest, Stop, Usage, offer::Offered},
+    model::{Block, Delta, ModelError, ModelReply, ModelRequest, Refusal, Stop, Usage, offer::Offered},
     resources::{
         sessions::events::log::NewEvent,
         sessions::{Waiting, WaitingFor, status},
@@ -55,13 +56,23 @@ impl Runner<'_> {
         };
         let request = self.request(&offered)?;
         let mut drafts = Drafts::new(self.app, self.lease);
-        let mut sink = |delta: Delta| drafts.receive(delta);
+        let mut spent = Usage::default();
+        let mut sink = |delta: Delta| match delta {
+            Delta::Usage(used) => spent = used,
+            delta => drafts.receive(delta),
+        };
         let reply = tokio::select! {
             reply = offered.provider.reply(&request, &mut sink) => Some(reply),
             () = interrupted(self.app, self.lease, &mut self.watcher) => None,
         };
+        spent.cost_nanos = offered.price.map(|price| price.of(&spent));
         match reply {
-            None => Ok(false),
+            None => {
+                // The step that takes up the interrupt knows nothing of what the request has cost by now.
+                let mut work = Step { usage: Some(self.state.totals(spent)), ..Step::default() };
+                work.events.push(self.request_end(&start_id, true, spent, None));
+                self.perform(work).await
+            }
             Some(Ok(mut reply)) => {
                 reply.usage.cost_nanos = offered.price.map(|price| price.of(&reply.usage));
                 if reply.stop == Stop::CutCall {
@@ -70,18 +81,19 @@ impl Runner<'_> {
                 let work = self.replied(reply, &start_id, drafts);
                 self.perform(work).await
             }
-            Some(Err(error)) => self.failed(error, &start_id).await,
+            Some(Err(error)) => self.failed(error, spent, &start_id).await,
         }
     }
 
     fn request(&self, offered: &Offered) -> Result<ModelRequest> {
-        let texts = self.agent.system.iter().chain(&self.state.system).map(String::as_str);
-        let system = texts.collect::<Vec<_>>().join("\n\n");
+        let model = &self.agent.model;
         Ok(ModelRequest {
             model: offered.upstream.clone(),
             effort: self.effort(),
+            speed: model.speed.clone().filter(|speed| speed != "standard"),
+            inference_geo: model.inference_geo.clone(),
             max_tokens: offered.max_tokens,
-            system: (!system.is_empty()).then_some(system),
+            system: self.agent.system.clone(),
             messages: self.state.messages.clone(),
             tools: tools::offered(&self.agent)?,
         })
@@ -93,17 +105,26 @@ impl Runner<'_> {
         level.filter(|level| level != DEFAULT_EFFORT)
     }
 
-    /// The step that a reply makes: what the agent said and called, in the order of its blocks, then perhaps rest.
+    /// The step that a reply makes: what the agent said and called, in the order of its blocks, then perhaps rest. Texts that
+    /// follow each other are one message.
     fn replied(&self, reply: ModelReply, start: &EventId, mut drafts: Drafts<'_>) -> Step {
         let mut work = Step::default();
         let mut waiting = Vec::new();
         let mut answers = Vec::new();
-        let calls = reply.content.iter().any(|block| matches!(block, Block::ToolUse { .. }));
+        let is_call = |block: &Block| matches!(block, Block::ToolUse { .. } | Block::UnreadableCall { .. });
+        let calls = reply.content.iter().any(is_call);
         for block in reply.content {
             match block {
                 Block::Text { text } => {
-                    let body = EventBody::AgentMessage { content: vec![json!({"type": "text", "text": text})] };
-                    let id = drafts.message(&text).unwrap_or_else(|| EventId::new(self.app.clock.now()));
+                    let block = json!({"type": "text", "text": text});
+                    if let Some(EventBody::AgentMessage { content }) =
+                        work.events.last_mut().map(|event| &mut event.body)
+                    {
+                        content.push(block);
+                        continue;
+                    }
+                    let body = EventBody::AgentMessage { content: vec![block] };
+                    let id = drafts.message().unwrap_or_else(|| EventId::new(self.app.clock.now()));
                     work.events.push(NewEvent { id, body, hidden: None });
                 }
                 Block::Verbatim(raw) => {
@@ -115,11 +136,19 @@ impl Runner<'_> {
                     let event = self.called(name, &input, &mut waiting, &mut answers);
                     work.events.push(event);
                 }
+                Block::UnreadableCall { name, problem } => {
+                    work.events.push(self.unreadable(name, &problem, &mut answers));
+                }
                 Block::ToolResult { .. } => {}
             }
         }
+        let cut = match reply.stop {
+            Stop::MaxTokens => Some("max_tokens"),
+            Stop::ContextFull => Some("model_context_window_exceeded"),
+            _ => None,
+        };
         // Recorded: the request ends after the last of its events, the calls too.
-        work.events.push(self.request_end(start, false, reply.usage));
+        work.events.push(self.request_end(start, false, reply.usage, cut));
         // A model wants the answers to all calls of a reply after the last of them, also where one is answered at once.
         work.events.append(&mut answers);
         if !waiting.is_empty() {
@@ -128,7 +157,7 @@ impl Runner<'_> {
         work.usage = Some(self.state.totals(reply.usage));
         if !calls {
             work.rest = Some(match reply.stop {
-                Stop::Refusal => Rest::Over(StopReason::Refusal, Some(refusal())),
+                Stop::Refusal => Rest::Over(StopReason::Refusal, Some(refusal(reply.refusal))),
                 _ => Rest::Over(StopReason::EndTurn, None),
             });
         }
@@ -143,7 +172,10 @@ impl Runner<'_> {
         waiting: &mut Vec<Waiting>,
         answers: &mut Vec<NewEvent>,
     ) -> NewEvent {
-        let input = serde_json::from_str(input.get()).unwrap_or_default();
+        let input = match serde_json::from_str(input.get()) {
+            Ok(input) => input,
+            Err(problem) => return self.unreadable(name, &problem.to_string(), answers),
+        };
         let wait = |event: &NewEvent, for_| Waiting { id: event.id.clone(), for_ };
         match permission::judge(&self.agent.tools, &name) {
             Verdict::Custom => {
@@ -165,20 +197,41 @@ impl Runner<'_> {
             }
             Verdict::Unknown => {
                 let text = format!("The agent has no tool named \"{name}\".");
-                let evaluated_permission = Permission::Deny;
-                let body = EventBody::AgentToolUse { name, input, evaluated_permission, evaluation: None };
-                let event = self.event(body);
-                let content = vec![json!({"type": "text", "text": text})];
-                let tool_use_id = event.id.clone();
-                answers.push(self.event(EventBody::AgentToolResult { tool_use_id, content, is_error: true }));
-                event
+                self.answered(name, input, &text, answers)
             }
         }
     }
 
-    /// The end of a request, with what it cost.
-    fn request_end(&self, start: &EventId, is_error: bool, usage: Usage) -> NewEvent {
-        NewEvent { hidden: serde_json::to_string(&usage).ok(), ..self.event(request_end(start, is_error, usage)) }
+    /// The event of a call whose arguments cannot be read. It is one of a built-in tool also where the client has the tool:
+    /// no client is to run a call without its arguments.
+    fn unreadable(&self, name: String, problem: &str, answers: &mut Vec<NewEvent>) -> NewEvent {
+        let text = format!(
+            "The arguments of this call could not be read, and nothing was run: {problem}. Call the tool again, with arguments \
+             that are one JSON object."
+        );
+        self.answered(name, serde_json::Map::new(), &text, answers)
+    }
+
+    /// The event of a call that nobody runs, and its answer.
+    fn answered(
+        &self,
+        name: String,
+        input: serde_json::Map<String, Value>,
+        text: &str,
+        answers: &mut Vec<NewEvent>,
+    ) -> NewEvent {
+        let evaluated_permission = Permission::Deny;
+        let event = self.event(EventBody::AgentToolUse { name, input, evaluated_permission, evaluation: None });
+        let content = vec![json!({"type": "text", "text": text})];
+        let tool_use_id = event.id.clone();
+        answers.push(self.event(EventBody::AgentToolResult { tool_use_id, content, is_error: true }));
+        event
+    }
+
+    /// The end of a request, with what it cost, and why its reply was `cut` off where it was.
+    fn request_end(&self, start: &EventId, is_error: bool, usage: Usage, cut: Option<&'static str>) -> NewEvent {
+        let hidden = serde_json::to_string(&RequestEnded { usage, cut }).ok();
+        NewEvent { hidden, ..self.event(request_end(start, is_error, usage)) }
     }
 
     /// The step that a reply makes which ended within the call of a tool: nothing of it can be sent back.
@@ -186,19 +239,13 @@ impl Runner<'_> {
         let message = "the model's reply reached `max_tokens` within the call of a tool; a higher `max_tokens` in \
             [[models]], or smaller steps, make room for it";
         let mut work = Step { usage: Some(self.state.totals(used)), ..Step::default() };
-        work.events.push(self.request_end(start, true, used));
-        let retries = self.state.failures + 1 < limits::CUT_CALL_TRIES;
-        self.try_again(
-            work,
-            SessionErrorType::ToolUseLimitReachedError,
-            message.to_owned(),
-            retries.then_some(Duration::ZERO),
-        )
-        .await
+        work.events.push(self.request_end(start, true, used, None));
+        let retry = Retry::Failed { wait: Duration::ZERO }.while_fewer(self.state.failures, limits::CUT_CALL_TRIES);
+        self.try_again(work, SessionErrorType::ToolUseLimitReachedError, message.to_owned(), retry).await
     }
 
     /// The step that a failed request makes: another try later, or the end of the turn.
-    async fn failed(&self, error: ModelError, start: &EventId) -> Result<bool, Left> {
+    async fn failed(&self, error: ModelError, spent: Usage, start: &EventId) -> Result<bool, Left> {
         let (r#type, retryable, asked) = match &error {
             ModelError::Overloaded { retry_after, .. } => (SessionErrorType::ModelOverloadedError, true, *retry_after),
             ModelError::RateLimited { retry_after, .. } => {
@@ -210,7 +257,15 @@ impl Runner<'_> {
                 (SessionErrorType::ModelRequestFailedError, *retryable, None)
             }
         };
-        let retries = retryable && self.state.failures + 1 < limits::MODEL_TRIES;
+        let wait = asked.unwrap_or_default();
+        // What is no reply costs a whole one each time.
+        let outlasts = self.unattended && !matches!(error, ModelError::RequestFailed { .. });
+        let tries = if outlasts { limits::UNATTENDED_MODEL_TRIES } else { limits::MODEL_TRIES };
+        let retry = match retryable {
+            false => Retry::Never,
+            true if !wait.is_zero() && self.state.waits < limits::MODEL_WAITS => Retry::Asked { wait },
+            true => Retry::Failed { wait }.while_fewer(self.state.failures, tries),
+        };
         let message = match &error {
             ModelError::TooLong { message } => format!(
                 "the conversation is longer than the model takes, and this server does not shorten conversations ({message}); \
@@ -218,42 +273,84 @@ impl Runner<'_> {
             ),
             other => other.to_string(),
         };
-        let mut work = Step::default();
-        work.events.push(self.event(request_end(start, true, Usage::default())));
-        self.try_again(work, r#type, message, retries.then(|| asked.unwrap_or_default())).await
+        let mut work = Step { usage: Some(self.state.totals(spent)), ..Step::default() };
+        work.events.push(self.request_end(start, true, spent, None));
+        self.try_again(work, r#type, message, retry).await
     }
 
-    /// Tells of an error and ends the turn, or tries again later: after `after`, where that is longer than a pause that grows.
+    /// Tells of an error and ends the turn, or tries again later.
     pub(super) async fn try_again(
         &self,
         mut work: Step,
         r#type: SessionErrorType,
         message: String,
-        after: Option<Duration>,
+        retry: Retry,
     ) -> Result<bool, Left> {
-        let retry_status = if after.is_some() { RetryStatus::Retrying } else { RetryStatus::Exhausted };
-        tracing::warn!(session_id = %self.lease.session, error = message, retries = after.is_some(), "a step failed");
-        let error = SessionError { r#type, message, retry_status };
-        work.events.push(self.event(EventBody::SessionError { error }));
-        match after {
-            None => work.rest = Some(Rest::Dead),
-            Some(after) => {
-                work.events.extend(status::is_rescheduled(self.thread()).map(|body| self.event(body)));
-                work.retry_in_micros = Some(backoff_micros(self.state.failures, after));
+        let retry_status = if retry == Retry::Never { RetryStatus::Exhausted } else { RetryStatus::Retrying };
+        tracing::warn!(session_id = %self.lease.session, error = message, ?retry, "a step failed");
+        let error = self.event(EventBody::SessionError { error: SessionError { r#type, message, retry_status } });
+        let (hidden, wait) = match retry {
+            Retry::Never => {
+                work.events.push(error);
+                work.rest = Some(Rest::Dead);
+                return self.perform(work).await;
             }
-        }
+            Retry::Failed { wait } => (None, wait),
+            Retry::Asked { wait } => (serde_json::to_string(&AskedToWait { seconds: wait.as_secs_f64() }).ok(), wait),
+        };
+        work.events.push(NewEvent { hidden, ..error });
+        work.events.extend(status::is_rescheduled(self.thread()).map(|body| self.event(body)));
+        work.retry_in_micros = Some(backoff_micros(self.state.failures, wait));
         self.perform(work).await
     }
+}
+
+/// What follows a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Retry {
+    /// The end of the turn.
+    Never,
+    /// Another try after a pause that grows with each, and after `wait` where that is longer.
+    Failed {
+        /// What the upstream asks for.
+        wait: Duration,
+    },
+    /// Another try after the time that the upstream asks for: that it asked is no failed try.
+    Asked {
+        /// What it asks for.
+        wait: Duration,
+    },
+}
+
+impl Retry {
+    /// This, unless the failure was the last of `tries` after `failures`.
+    pub(super) fn while_fewer(self, failures: u32, tries: u32) -> Self {
+        if failures + 1 < tries { self } else { Self::Never }
+    }
+}
+
+/// What is kept beside the end of a request.
+#[derive(Serialize)]
+struct RequestEnded {
+    #[serde(flatten)]
+    usage: Usage,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cut: Option<&'static str>,
+}
+
+/// What is kept beside an error whose upstream said when to come again.
+#[derive(Serialize)]
+struct AskedToWait {
+    seconds: f64,
 }
 
 fn backoff_micros(failures: u32, asked: Duration) -> i64 {
     let [first, longest] = [limits::MODEL_RETRY_FIRST_MICROS, limits::MODEL_RETRY_MAX_MICROS];
     let [first, longest] = [first, longest].map(|micros| Duration::from_micros(micros as u64));
-    let own = Backoff::doubling(first, longest).pause(failures + 1).as_micros() as i64;
-    let asked = i64::try_from(asked.as_micros()).unwrap_or(i64::MAX);
-    own.max(asked).min(limits::MODEL_RETRY_MAX_MICROS)
+    let own = Backoff::doubling(first, longest).pause(failures + 1);
+    i64::try_from(own.max(asked).as_micros()).unwrap_or(i64::MAX)
 }
 
-fn refusal() -> StopDetails {
-    StopDetails { r#type: "refusal".to_owned(), category: None, explanation: None }
+fn refusal(Refusal { category, explanation }: Refusal) -> StopDetails {
+    StopDetails { r#type: "refusal".to_owned(), category, explanation }
 }

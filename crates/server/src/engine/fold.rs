@@ -23,8 +23,8 @@ pub struct State {
     pub running: bool,
     /// The conversation, as the model is sent it.
     pub messages: Vec<Message>,
-    /// System messages that came later.
-    pub system: Vec<String>,
+    /// System messages that the model has not been sent: they are a turn of their own before its next reply.
+    system: Vec<Block>,
     /// Calls without a result, in the order in which they were made.
     pub calls: Vec<Call>,
     /// A request to the model that has not ended.
@@ -33,6 +33,8 @@ pub struct State {
     pub unanswered: bool,
     /// Failed tries of the current request, or of starting a sandbox for the current call.
     pub failures: u32,
+    /// How often in a row the model asked to be asked later.
+    pub waits: u32,
     /// Requests to the model in the current turn.
     pub requests: u32,
     /// Tokens used, over all turns.
@@ -49,7 +51,6 @@ struct Mark {
     messages: usize,
     /// Blocks of the last of the messages, which what follows may be added to.
     blocks: usize,
-    system: usize,
 }
 
 /// A call of a tool without a result.
@@ -128,7 +129,7 @@ impl State {
         match &logged.event.body {
             EventBody::UserMessage { content } => self.say(content.iter().filter_map(verbatim)),
             EventBody::UserDefineOutcome { description, rubric, .. } => self.say([outcome(description, rubric)]),
-            EventBody::SystemMessage { content } => self.system.extend(content.iter().filter_map(text)),
+            EventBody::SystemMessage { content } => self.system.extend(content.iter().filter_map(verbatim)),
             EventBody::UserInterrupt { .. } => self.interrupt(),
             EventBody::UserToolConfirmation { tool_use_id, result, deny_message } => {
                 self.decide(tool_use_id, *result, deny_message.as_deref());
@@ -141,7 +142,7 @@ impl State {
             EventBody::AgentToolResult { tool_use_id, content, is_error } => {
                 let content = content.iter().filter_map(verbatim).collect();
                 self.result(tool_use_id.as_ref(), content, *is_error);
-                self.failures = 0;
+                (self.failures, self.waits) = (0, 0);
             }
             EventBody::AgentMessage { content } => {
                 content.iter().filter_map(text).for_each(|text| self.push(Role::Assistant, Block::Text { text }));
@@ -163,12 +164,19 @@ impl State {
             EventBody::StatusRescheduled {} | EventBody::StatusTerminated {} => self.running = false,
             EventBody::StatusIdle { stop_reason, .. } => self.rest(stop_reason),
             EventBody::SessionError { error } => {
-                self.failures += u32::from(error.retry_status == RetryStatus::Retrying);
+                if error.retry_status == RetryStatus::Retrying {
+                    // What is kept beside the error is the wait that the model asked for.
+                    let counted = if logged.hidden.is_some() { &mut self.waits } else { &mut self.failures };
+                    *counted += 1;
+                }
                 self.refused = error.retry_status == RetryStatus::Exhausted && is_refusal(error.r#type);
             }
             EventBody::ModelRequestStart {} => {
                 self.open_request = Some(logged.event.id.clone());
                 self.requests += 1;
+                for block in std::mem::take(&mut self.system) {
+                    self.push(Role::System, block);
+                }
             }
             EventBody::ModelRequestEnd { is_error, .. } => {
                 self.open_request = None;
@@ -176,7 +184,7 @@ impl State {
                 self.add(used.unwrap_or_default());
                 if !is_error {
                     self.unanswered = false;
-                    self.failures = 0;
+                    (self.failures, self.waits) = (0, 0);
                 }
             }
             EventBody::ThreadStatusRunning { .. }
@@ -244,10 +252,10 @@ impl State {
             self.bury();
         }
         self.unanswered = false;
-        self.failures = 0;
+        (self.failures, self.waits) = (0, 0);
         self.requests = 0;
         let blocks = self.messages.last().map_or(0, |message| message.content.len());
-        self.turn = Mark { messages: self.messages.len(), blocks, system: self.system.len() };
+        self.turn = Mark { messages: self.messages.len(), blocks };
     }
 
     /// Ends a dead turn. What the model refused would be refused again with each later request, and what that was only the
@@ -256,12 +264,12 @@ impl State {
     fn bury(&mut self) {
         let open = std::mem::take(&mut self.calls);
         if std::mem::take(&mut self.refused) {
-            let Mark { messages, blocks, system } = self.turn;
+            let Mark { messages, blocks } = self.turn;
             self.messages.truncate(messages);
             if let Some(last) = self.messages.last_mut() {
                 last.content.truncate(blocks);
             }
-            self.system.truncate(system);
+            self.system.clear();
             return;
         }
         for call in open {
@@ -362,12 +370,40 @@ mod tests {
             Block::ToolUse { id, .. } => format!("calls {id}"),
             Block::ToolResult { tool_use_id, .. } => format!("result of {tool_use_id}"),
             Block::Verbatim(raw) => raw.to_string(),
+            Block::UnreadableCall { .. } => unreachable!("no log has one"),
         };
         let line = |message: &Message| {
-            let who = if message.role == Role::User { "user" } else { "agent" };
+            let who = match message.role {
+                Role::User => "user",
+                Role::System => "system",
+                Role::Assistant => "agent",
+            };
             format!("{who}: {}", message.content.iter().map(short).collect::<Vec<_>>().join(", "))
         };
         state.messages.iter().map(line).collect()
+    }
+
+    #[test]
+    fn a_system_message_is_a_turn_before_the_next_reply_and_never_between_calls_and_their_results() {
+        let system = || EventBody::SystemMessage { content: vec![json!({"type": "text", "text": "be brief"})] };
+        let mut log = vec![says("hello"), system(), EventBody::ModelRequestStart {}];
+        log.extend(replies("hi"));
+        log.extend([
+            says("look"),
+            EventBody::ModelRequestStart {},
+            calls("a"),
+            calls("b"),
+            result(8),
+            system(),
+            result(9),
+        ]);
+        let state = fold(log.clone());
+        let before =
+            ["user: hello", "system: be brief", "agent: hi", "user: look", "agent: calls sevt_8, calls sevt_9"];
+        let results = "user: result of sevt_8, result of sevt_9";
+        assert_eq!(conversation(&state), [&before[..], &[results]].concat());
+        log.push(EventBody::ModelRequestStart {});
+        assert_eq!(conversation(&fold(log)), [&before[..], &[results, "system: be brief"]].concat());
     }
 
     #[test]

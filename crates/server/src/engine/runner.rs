@@ -13,6 +13,7 @@ use serde_json::json;
 use tokio::time::sleep;
 
 use super::{
+    ask::Retry,
     fold::{Call, Stage, State},
     lease::Lease,
     next::{Action, Closing, next},
@@ -43,6 +44,8 @@ pub(super) struct Runner<'a> {
     pub(super) lease: &'a Lease,
     pub(super) agent: ThreadAgent,
     pub(super) self_hosted: bool,
+    /// Whether a deployment started the session, so that nobody may be there to send a message again.
+    pub(super) unattended: bool,
     pub(super) state: State,
     pub(super) watcher: Watcher,
     /// Whether a runner before this one ended in the middle of the turn.
@@ -79,7 +82,7 @@ impl<'a> Runner<'a> {
     ) -> Result<(), Left> {
         let place = Some(at_work.take(&lease.workspace).await);
         let inner = lease.clone();
-        let (agent, self_hosted, home) = app.db.read(move |tx| load(tx, &inner)).await?;
+        let Loaded { agent, self_hosted, unattended, home } = app.db.read(move |tx| load(tx, &inner)).await?;
         let watcher = app.hub.watch(&lease.session);
         let state = State::default();
         let files = match home {
@@ -87,8 +90,21 @@ impl<'a> Runner<'a> {
             Some(home) if home == app.node => Files::Here,
             Some(_) => Files::Lost,
         };
-        let mut runner =
-            Self { app, lease, agent, self_hosted, state, watcher, recovering: false, files, finished, at_work, place };
+        let recovering = false;
+        let mut runner = Self {
+            app,
+            lease,
+            agent,
+            self_hosted,
+            unattended,
+            state,
+            watcher,
+            recovering,
+            files,
+            finished,
+            at_work,
+            place,
+        };
         let mut beside = runner.catch_up().await?;
         runner.recovering = runner.state.running;
         if runner.record_finished().await? {
@@ -280,7 +296,8 @@ impl<'a> Runner<'a> {
                 tracing::warn!(session_id = %self.lease.session, %error, "no sandbox could be started yet");
                 let message = format!("no sandbox could be started yet: {}", error.for_client());
                 // The call stays open, and whoever takes the session up next runs it.
-                self.try_again(Step::default(), SessionErrorType::UnknownError, message, Some(Duration::ZERO)).await
+                let retry = Retry::Failed { wait: Duration::ZERO };
+                self.try_again(Step::default(), SessionErrorType::UnknownError, message, retry).await
             }
             Some(Err(error)) => {
                 let text = "The tool was not run: no sandbox could be started.";
@@ -394,10 +411,20 @@ fn closing_result(id: &EventId, closing: Closing, moved: bool) -> EventBody {
     EventBody::AgentToolResult { tool_use_id: id.clone(), content, is_error: true }
 }
 
-/// The agent of a session, whether its tools run at a worker of the user, and the server that has its files.
-fn load(tx: &mut Tx<'_>, lease: &Lease) -> Result<(ThreadAgent, bool, Option<String>)> {
+/// What a runner knows of a session from the start.
+struct Loaded {
+    agent: ThreadAgent,
+    /// Whether its tools run at a worker of the user.
+    self_hosted: bool,
+    /// Whether a deployment started it.
+    unattended: bool,
+    /// The server that has its files.
+    home: Option<String>,
+}
+
+fn load(tx: &mut Tx<'_>, lease: &Lease) -> Result<Loaded> {
     let found = tx.one(
-        "SELECT coalesce(s.agent, v.snapshot), e.config, s.home FROM sessions s
+        "SELECT coalesce(s.agent, v.snapshot), e.config, s.home, s.deployment_id FROM sessions s
          JOIN agent_versions v ON v.agent_id = s.agent_id AND v.version = s.agent_version
          LEFT JOIN environments e ON e.workspace_id = s.workspace_id AND e.id = s.environment_id
          WHERE s.workspace_id = $1 AND s.id = $2",
@@ -405,7 +432,12 @@ fn load(tx: &mut Tx<'_>, lease: &Lease) -> Result<(ThreadAgent, bool, Option<Str
         |row| {
             let environment: Option<EnvironmentConfig> =
                 row.opt_text(1)?.map(|config| serde_json::from_str(&config)).transpose()?;
-            Ok((row.json(0)?, environment.is_some_and(|environment| environment.is_self_hosted()), row.opt_text(2)?))
+            Ok(Loaded {
+                agent: row.json(0)?,
+                self_hosted: environment.is_some_and(|environment| environment.is_self_hosted()),
+                unattended: row.opt_text(3)?.is_some(),
+                home: row.opt_text(2)?,
+            })
         },
     )?;
     found.ok_or_else(|| Error::not_found("Session", lease.session.as_ref()))

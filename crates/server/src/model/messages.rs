@@ -1,8 +1,10 @@
 //! Models behind the Messages API: the hosted one, or a gateway or local server that speaks it.
 //!
-//! A request goes to `POST {base_url}/v1/messages` and is answered by a stream of events. A reply is returned when its
-//! `message_stop` has arrived and not before: whatever happens on the way, nothing partial leaves this module.
+//! A request goes to `POST {base_url}/v1/messages` and is answered by a stream of events. A reply is returned when the
+//! upstream has said why it stops and has ended the message, and not before: whatever happens on the way, nothing partial
+//! leaves this module.
 
+mod arguments;
 mod failure;
 mod reply;
 mod request;
@@ -26,7 +28,10 @@ use reply::PartialReply;
 /// The version of the API that requests name.
 const API_VERSION: &str = "2023-06-01";
 
-/// Most bytes of one event of a stream. An upstream that does not split its text sends a reply in one.
+/// What a request that names a speed has to name too.
+const FAST_MODE: &str = "fast-mode-2026-02-01";
+
+/// Most bytes of one event of a stream, or of a reply that is not streamed. An upstream that does not split its text sends a reply in one.
 const MAX_EVENT_BYTES: usize = 4 << 20;
 
 /// Most bytes of the stream of one reply.
@@ -162,9 +167,25 @@ impl Messages {
             message: format!("the request cannot be written: {error}"),
             retryable: false,
         })?;
-        let mut response = self.send(body).await?;
-        let mut events = EventReader::new(MAX_EVENT_BYTES);
+        let mut response = self.send(body, request.speed.is_some()).await?;
         let mut reply = PartialReply::default();
+        match media_type(&response).as_deref() {
+            // What is left of a type when a proxy does not know it.
+            None | Some("text/event-stream" | "text/plain" | "application/octet-stream") => {}
+            Some("application/json") => {
+                let body = self.body(&mut response, MAX_EVENT_BYTES).await;
+                if !has_content(&body) {
+                    return Err(failure::of_response(response.status(), response.headers(), &body));
+                }
+                reply.read_whole(String::from_utf8_lossy(&body).as_bytes(), deltas)?;
+                return reply.finish();
+            }
+            Some(other) => {
+                let body = self.body(&mut response, MAX_ERROR_BYTES).await;
+                return Err(failure::of_page(other, &body));
+            }
+        }
+        let mut events = EventReader::new(MAX_EVENT_BYTES);
         let mut bytes = 0;
         while let Some(chunk) = self.within_idle(response.chunk()).await? {
             bytes += chunk.len();
@@ -179,35 +200,34 @@ impl Messages {
                 }
             }
         }
-        Err(failure::cut_off())
+        reply.finish_with_stream()
     }
 
-    /// Sends the request; returns a response that streams events.
-    async fn send(&self, body: Vec<u8>) -> Result<Response, ModelError> {
-        let response = self.within_idle(self.client.post(self.url.clone()).body(body).send()).await?;
-        if !response.status().is_success() {
-            return Err(self.refusal(response).await);
+    /// Sends the request; returns an answer with a status of success.
+    async fn send(&self, body: Vec<u8>, with_speed: bool) -> Result<Response, ModelError> {
+        let mut request = self.client.post(self.url.clone()).body(body);
+        if with_speed {
+            request = request.header("anthropic-beta", FAST_MODE);
         }
-        match response.headers().get(CONTENT_TYPE) {
-            Some(kind) if !kind.as_bytes().starts_with(b"text/event-stream") => Err(ModelError::RequestFailed {
-                message: format!("the upstream answered with {kind:?} and not with a stream of events"),
-                retryable: false,
-            }),
-            _ => Ok(response),
+        let mut response = self.within_idle(request.send()).await?;
+        if response.status().is_success() {
+            return Ok(response);
         }
+        let body = self.body(&mut response, MAX_ERROR_BYTES).await;
+        Err(failure::of_response(response.status(), response.headers(), &body))
     }
 
-    /// The failure that an error response reports. Its body explains it, and does without if it cannot be read.
-    async fn refusal(&self, mut response: Response) -> ModelError {
+    /// The beginning of a body, as far as it can be read.
+    async fn body(&self, response: &mut Response, most: usize) -> Vec<u8> {
         let mut body = Vec::new();
         while let Ok(Some(chunk)) = self.within_idle(response.chunk()).await {
-            let room = MAX_ERROR_BYTES - body.len();
+            let room = most - body.len();
             body.extend_from_slice(&chunk[..chunk.len().min(room)]);
             if chunk.len() >= room {
                 break;
             }
         }
-        failure::of_response(response.status(), response.headers(), &body)
+        body
     }
 
     async fn within_idle<T>(&self, step: impl Future<Output = reqwest::Result<T>>) -> Result<T, ModelError> {
@@ -225,6 +245,23 @@ impl Model for Messages {
             reply.unwrap_or_else(|_| Err(failure::overdue(limit))).map_err(|failure| failure::shown(failure, secret))
         })
     }
+}
+
+/// The media type of a response in small letters, without parameters.
+fn media_type(response: &Response) -> Option<String> {
+    let value = response.headers().get(CONTENT_TYPE)?;
+    let value = String::from_utf8_lossy(value.as_bytes());
+    Some(value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()).filter(|kind| !kind.is_empty())
+}
+
+/// Whether a JSON body has the content of a message, and is not an error under a status of success.
+fn has_content(body: &[u8]) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Members {
+        content: Option<Vec<serde::de::IgnoredAny>>,
+        error: Option<serde::de::IgnoredAny>,
+    }
+    serde_json::from_slice::<Members>(body).is_ok_and(|body| body.content.is_some() && body.error.is_none())
 }
 
 /// The address of the Messages endpoint below `base_url`.

@@ -26,11 +26,16 @@ pub struct ModelRequest {
     pub model: String,
     /// Reasoning effort (`low`, `medium`, `high`, `xhigh`, `max`), when the agent names one.
     pub effort: Option<String>,
+    /// How fast the model answers, where the agent wants another speed than `standard`.
+    pub speed: Option<String>,
+    /// Where inference runs (`us`, `global`), when the agent says so.
+    pub inference_geo: Option<String>,
     /// Most tokens that the reply may have.
     pub max_tokens: u32,
     /// The system prompt.
     pub system: Option<String>,
-    /// The conversation, oldest first, roles alternating, beginning with the user.
+    /// The conversation, oldest first, beginning with the user. The user and the model alternate; a turn of the system stands
+    /// behind one of the user.
     pub messages: Vec<Message>,
     /// The tools on offer, in an order that does not change between requests (a prompt cache depends on it).
     pub tools: Vec<ToolDefinition>,
@@ -51,6 +56,8 @@ pub struct Message {
 pub enum Role {
     /// The client, or the result of a tool.
     User,
+    /// The client, as the one who instructs the model.
+    System,
     /// The model.
     Assistant,
 }
@@ -83,6 +90,14 @@ pub enum Block {
         #[serde(skip_serializing_if = "std::ops::Not::not")]
         is_error: bool,
     },
+    /// The model's call of a tool with arguments that cannot be read. In replies only: it is answered, and never run.
+    #[serde(skip)]
+    UnreadableCall {
+        /// The tool's name.
+        name: String,
+        /// What is wrong with the arguments, for the model to read.
+        problem: String,
+    },
     /// A block that Rota passes through unread: images and documents of the client, a provider's reasoning.
     #[serde(untagged)]
     Verbatim(Box<RawValue>),
@@ -106,6 +121,8 @@ pub struct ModelReply {
     pub content: Vec<Block>,
     /// Why the model stopped.
     pub stop: Stop,
+    /// More about a refusal.
+    pub refusal: Refusal,
     /// Tokens used.
     pub usage: Usage,
 }
@@ -125,6 +142,15 @@ pub enum Stop {
     ContextFull,
     /// It declined to answer.
     Refusal,
+}
+
+/// What a model says of its refusal.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Refusal {
+    /// The kind of harm that it sees: one of those that the API's types have.
+    pub category: Option<String>,
+    /// Its words.
+    pub explanation: Option<String>,
 }
 
 /// Tokens that one model request used.
@@ -148,7 +174,8 @@ pub struct Usage {
 /// Why a model request failed, as far as it matters to the engine.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ModelError {
-    /// The upstream is overloaded or cannot be reached (529, 5xx, a connection that breaks or stalls). Worth a retry.
+    /// The upstream is overloaded, cannot be reached or fails in a way that may pass (529, 5xx, a connection that breaks or
+    /// stalls, an error of a type that is not known). Worth a retry.
     #[error("{message}")]
     Overloaded {
         /// For the client to read; never holds a secret.
@@ -199,6 +226,10 @@ pub enum Delta {
     Text(String),
     /// A block of reasoning begins; its content is not shown.
     ThinkingStart,
+    /// A block begins that is not shown while it is produced, such as a call.
+    OtherStart,
+    /// Tokens that were used so far. What was told last counts, also of a request that does not come to its end.
+    Usage(Usage),
 }
 
 /// Where a provider sends what it receives, as it receives it.

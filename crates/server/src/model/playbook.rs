@@ -56,7 +56,8 @@ use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::{
-    Block, Delta, DeltaSink, INTERRUPTED, Message, Model, ModelReply, ModelRequest, ReplyFuture, Role, Stop, Usage,
+    Block, Delta, DeltaSink, INTERRUPTED, Message, Model, ModelReply, ModelRequest, Refusal, ReplyFuture, Role, Stop,
+    Usage,
 };
 use crate::json_size::json_size;
 
@@ -160,7 +161,7 @@ fn reply(request: &ModelRequest, deltas: DeltaSink<'_>) -> ModelReply {
         output_tokens: tokens(&content),
         ..Usage::default()
     };
-    ModelReply { content, stop, usage }
+    ModelReply { content, stop, refusal: Refusal::default(), usage }
 }
 
 impl<'a> Turn<'a> {
@@ -170,6 +171,7 @@ impl<'a> Turn<'a> {
             match message.role {
                 Role::Assistant => turn.hear(&message.content),
                 Role::User => message.content.iter().for_each(|block| turn.take(block)),
+                Role::System => {}
             }
         }
         turn
@@ -196,7 +198,7 @@ impl<'a> Turn<'a> {
                 let ending = if *is_error { Ending::Failed } else { Ending::Ok };
                 self.endings.insert(tool_use_id, ending(text_of(content)));
             }
-            Block::ToolUse { .. } | Block::Verbatim(_) => {}
+            Block::ToolUse { .. } | Block::UnreadableCall { .. } | Block::Verbatim(_) => {}
         }
     }
 
@@ -402,6 +404,8 @@ mod tests {
         ModelRequest {
             model: "playbook".to_owned(),
             effort: None,
+            speed: None,
+            inference_geo: None,
             max_tokens: 1000,
             system: None,
             messages,

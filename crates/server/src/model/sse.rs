@@ -27,9 +27,6 @@ pub enum EventError {
         /// What the reader accepts.
         max_bytes: usize,
     },
-    /// The data of an event is not UTF-8.
-    #[error("an event is not UTF-8")]
-    NotUtf8,
 }
 
 impl EventReader {
@@ -44,13 +41,14 @@ impl EventReader {
         self.chunk = chunk;
     }
 
-    /// The data of the next event, or `None` when the chunk is used up.
-    pub fn next_event(&mut self) -> Result<Option<String>, EventError> {
+    /// The data of the next event, or `None` when the chunk is used up. It need not be UTF-8: some upstreams cut a character
+    /// in two, and each half comes with an event of its own.
+    pub fn next_event(&mut self) -> Result<Option<Vec<u8>>, EventError> {
         while self.take_line()? {
             let line = std::mem::take(&mut self.line);
             if line.is_empty() {
                 if !self.data.is_empty() {
-                    return Ok(Some(self.take_data()?));
+                    return Ok(Some(self.take_data()));
                 }
             } else if let Some(value) = data_of(&line) {
                 self.bound(self.data.len() + value.len())?;
@@ -82,10 +80,10 @@ impl EventReader {
         Ok(end.is_some())
     }
 
-    fn take_data(&mut self) -> Result<String, EventError> {
+    fn take_data(&mut self) -> Vec<u8> {
         let mut data = std::mem::take(&mut self.data);
         data.pop();
-        String::from_utf8(data).map_err(|_| EventError::NotUtf8)
+        data
     }
 
     fn bound(&self, bytes: usize) -> Result<(), EventError> {
@@ -115,7 +113,7 @@ mod tests {
         for chunk in chunks {
             reader.feed(Bytes::copy_from_slice(chunk));
             while let Some(event) = reader.next_event()? {
-                events.push(event);
+                events.push(String::from_utf8(event).unwrap());
             }
         }
         Ok(events)
@@ -162,7 +160,9 @@ mod tests {
     }
 
     #[test]
-    fn an_event_that_is_not_utf8_is_an_error() {
-        assert_eq!(read(&[b"data: \xff\n\n"], 100), Err(EventError::NotUtf8));
+    fn bytes_that_are_no_utf8_are_left_to_the_reader_of_the_data() {
+        let mut reader = EventReader::new(100);
+        reader.feed(Bytes::from_static(b"data: \xff\n\n"));
+        assert_eq!(reader.next_event(), Ok(Some(b"\xff".to_vec())));
     }
 }

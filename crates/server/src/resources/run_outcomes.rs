@@ -9,6 +9,7 @@ use rota_api::{
     run_outcome::{RunOutcome, RunWithOutcome, SessionOutcome, WaitingOn},
     session::{Session, Status},
 };
+use serde::Deserialize;
 
 use super::{
     deployment_runs,
@@ -60,10 +61,12 @@ fn outcome(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &Session) -> Resul
         Some(reason) => *reason == StopReason::RetriesExhausted,
         None => matches!(session.status, Status::Rescheduling | Status::Terminated),
     };
+    let reply_cut = if stop_reason == Some(StopReason::EndTurn) { cut(tx, &session.id)? } else { None };
     let error = if has_error { last_error(tx, &session.id)? } else { None };
     Ok(SessionOutcome {
         status: session.status,
         stop_reason,
+        reply_cut,
         waits_for_human: waiting.iter().any(|waiting| waiting.for_.is_of_a_human()),
         waiting_on: waiting.into_iter().map(|w| WaitingOn { event_id: w.id, answer: answer(w.for_) }).collect(),
         error,
@@ -89,6 +92,19 @@ fn rest(tx: &mut Tx<'_>, session: &Session) -> Result<Option<(Option<StopReason>
         return Ok(Some((Some(stop_reason), at)));
     }
     Ok(last(tx, &session.id, "type = 'session.status_terminated'")?.map(|(_, at)| (None, at)))
+}
+
+/// Why the last reply is not whole, where it was cut off: the engine keeps that beside the end of the request.
+fn cut(tx: &mut Tx<'_>, session: &SessionId) -> Result<Option<String>> {
+    #[derive(Deserialize)]
+    struct RequestEnded {
+        cut: Option<String>,
+    }
+    let sql = "SELECT hidden FROM session_events WHERE session_id = $1 AND type = 'span.model_request_end'
+         ORDER BY seq DESC LIMIT 1";
+    let hidden = tx.one(sql, vals![session], |row| row.opt_text(0))?.flatten();
+    let ended: Option<RequestEnded> = hidden.map(|hidden| serde_json::from_str(&hidden)).transpose()?;
+    Ok(ended.and_then(|ended| ended.cut))
 }
 
 fn last_error(tx: &mut Tx<'_>, session: &SessionId) -> Result<Option<SessionError>> {

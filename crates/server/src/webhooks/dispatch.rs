@@ -154,7 +154,7 @@ async fn send_and_record(app: &App, client: &Client, claim: Claim) -> Result<()>
     let next = next(ended, attempt, config.attempts, random());
     let name = match ended {
         Ended::Accepted => "accepted",
-        Ended::Failed => "failed",
+        Ended::Failed | Ended::Postponed { .. } => "failed",
         Ended::Refused => "refused",
     };
     metrics::counter!("rota_webhook_attempts_total", "outcome" => name).increment(1);

@@ -14,6 +14,11 @@ pub enum Ended {
     Accepted,
     /// With something that may pass.
     Failed,
+    /// With something that may pass, and with the time after which to come again.
+    Postponed {
+        /// In microseconds.
+        wait_micros: i64,
+    },
     /// With something that does not pass by itself.
     Refused,
 }
@@ -40,8 +45,11 @@ pub fn next(ended: Ended, attempt: i64, most: u32, random: u64) -> Next {
     match ended {
         Ended::Accepted => Next::Delivered,
         Ended::Refused => Next::Parked,
-        Ended::Failed if attempt < i64::from(most) => Next::Again { pause_micros: pause_micros(attempt, random) },
-        Ended::Failed => Next::GivenUp,
+        Ended::Failed | Ended::Postponed { .. } if attempt >= i64::from(most) => Next::GivenUp,
+        Ended::Failed => Next::Again { pause_micros: pause_micros(attempt, random) },
+        Ended::Postponed { wait_micros } => {
+            Next::Again { pause_micros: pause_micros(attempt, random).max(wait_micros) }
+        }
     }
 }
 
@@ -87,6 +95,14 @@ mod tests {
         assert_eq!(after(Ended::Failed, 2), Next::Again { pause_micros: 10_000_000 });
         assert_eq!(after(Ended::Failed, 3), Next::GivenUp);
         assert_eq!(after(Ended::Failed, 4), Next::GivenUp, "the configuration may allow fewer than before");
+    }
+
+    #[test]
+    fn a_pause_is_at_least_what_the_endpoint_asks_for() {
+        let after = |wait_micros, attempt| next(Ended::Postponed { wait_micros }, attempt, 3, 0);
+        assert_eq!(after(60_000_000, 1), Next::Again { pause_micros: 60_000_000 });
+        assert_eq!(after(1_000_000, 2), Next::Again { pause_micros: 10_000_000 });
+        assert_eq!(after(60_000_000, 3), Next::GivenUp);
     }
 
     proptest! {

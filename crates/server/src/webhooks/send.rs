@@ -2,7 +2,7 @@
 
 use std::{error::Error as _, time::Duration};
 
-use reqwest::{Client, Response, header::CONTENT_TYPE};
+use reqwest::{Client, Response, StatusCode, header::CONTENT_TYPE};
 use rota_api::Time;
 
 use super::{claim::Claim, next::Ended, sign::signature};
@@ -12,6 +12,7 @@ use crate::{
     error::{Error, Result},
     limits::WEBHOOK_EXCERPT_BYTES,
     resources::webhook_endpoints::secret_key,
+    retry_after::retry_after,
 };
 
 /// How an attempt ended.
@@ -80,6 +81,7 @@ pub(super) async fn attempt(client: &Client, config: &WebhooksConfig, claim: &Cl
 
 async fn judge(response: Response) -> Outcome {
     let status = response.status();
+    let wait = retry_after(response.headers());
     // Also after a success: a connection whose answer is read can be used again.
     let excerpt = excerpt(response).await;
     let answer = |error: Option<String>| Answer {
@@ -92,8 +94,13 @@ async fn judge(response: Response) -> Outcome {
     } else if status.is_redirection() {
         let error = format!("url: it answered {status}, and redirects are not followed; set the URL that it leads to");
         answer(Some(error)).so(Ended::Refused)
+    } else if status == StatusCode::GONE {
+        let error = "url: it answered 410 Gone: nothing is to be sent there any more; set another URL";
+        answer(Some(error.to_owned())).so(Ended::Refused)
     } else {
-        answer(Some(format!("the endpoint answered {status}"))).so(Ended::Failed)
+        let wait_micros = wait.and_then(|wait| i64::try_from(wait.as_micros()).ok());
+        let ended = wait_micros.map_or(Ended::Failed, |wait_micros| Ended::Postponed { wait_micros });
+        answer(Some(format!("the endpoint answered {status}"))).so(ended)
     }
 }
 

@@ -18,11 +18,18 @@ const TIMEOUT_SECONDS: u32 = 15;
 enum Mood {
     Accepts,
     Fails,
+    /// It fails, and says when to come again.
+    Postpones,
     /// It accepts, but too late for the sender to hear of it.
     Dawdles,
     /// Its answer does not pass by itself.
     Refuses,
 }
+
+const MOODS: [Mood; 5] = [Mood::Accepts, Mood::Fails, Mood::Postpones, Mood::Dawdles, Mood::Refuses];
+
+/// What an endpoint asks for that says when to come again.
+const POSTPONED_MICROS: i64 = 60_000_000;
 
 #[derive(Debug)]
 struct Endpoint {
@@ -147,6 +154,7 @@ impl Outbox {
         match mood {
             Mood::Accepts => Ended::Accepted,
             Mood::Fails | Mood::Dawdles => Ended::Failed,
+            Mood::Postpones => Ended::Postponed { wait_micros: POSTPONED_MICROS },
             Mood::Refuses => Ended::Refused,
         }
     }
@@ -229,7 +237,7 @@ impl Outbox {
         let place = dice.one_of(&[0, 1]);
         let endpoint = &mut self.endpoints[place];
         match dice.within(0..10) {
-            0..=3 => endpoint.mood = dice.one_of(&[Mood::Accepts, Mood::Fails, Mood::Dawdles, Mood::Refuses]),
+            0..=3 => endpoint.mood = dice.one_of(&MOODS),
             4..=6 if !endpoint.is_enabled => self.enable(place, now),
             4 if endpoint.is_enabled => {
                 endpoint.is_unwanted = true;
@@ -302,7 +310,10 @@ fn unlike_the_docs(ended: Ended, attempt: i64, most: u32, next: Next) -> Option<
     let is_last = attempt >= i64::from(most);
     let right = match (ended, next) {
         (Ended::Accepted, Next::Delivered) | (Ended::Refused, Next::Parked) => true,
-        (Ended::Failed, Next::GivenUp) => is_last,
+        (Ended::Failed | Ended::Postponed { .. }, Next::GivenUp) => is_last,
+        (Ended::Postponed { wait_micros }, Next::Again { pause_micros }) => {
+            !is_last && (wait_micros..=120_000_000).contains(&pause_micros)
+        }
         (Ended::Failed, Next::Again { pause_micros }) => !is_last && (5_000_000..=120_000_000).contains(&pause_micros),
         _ => false,
     };

@@ -2,69 +2,123 @@
 
 use std::{error::Error, time::Duration};
 
-use jiff::fmt::rfc2822;
 use reqwest::{StatusCode, header::HeaderMap};
-use serde::Deserialize;
+use serde_json::Value;
 
-use crate::model::ModelError;
+use crate::{model::ModelError, retry_after::retry_after};
 
 /// Most characters of a message that the engine is given.
 const MESSAGE_CHARS: usize = 1_000;
-
-/// The longest wait that is taken from an upstream.
-const MAX_RETRY_AFTER: Duration = Duration::from_hours(1);
 
 /// What upstreams say of a conversation that is longer than the model takes, in lower case. They have no type for it.
 const TOO_LONG: [&str; 6] =
     ["prompt is too long", "context window", "context length", "context limit", "context size", "too many tokens"];
 
-/// The body of an error response, and the data of an `error` event.
-#[derive(Deserialize)]
-pub(super) struct ErrorBody {
-    error: ErrorDetail,
+/// The types of errors that no later try outlives. Every other one may pass, also one that is not known.
+const PERMANENT: [&str; 4] = ["invalid_request_error", "authentication_error", "permission_error", "not_found_error"];
+
+/// What an upstream says of an error, as far as it says it in a form that is known.
+#[derive(Default)]
+struct Told {
+    /// Its type; empty where it has none.
+    kind: String,
+    /// Its words.
+    words: String,
 }
 
-#[derive(Deserialize)]
-struct ErrorDetail {
-    #[serde(rename = "type", default)]
-    kind: String,
-    #[serde(default)]
-    message: String,
+impl Told {
+    /// Reads `{"error": {"type", "message"}}` and what comes close to it: an error that is a text, one that has a code in
+    /// place of a type, words that stand beside it. Anything else is words.
+    fn read(body: &[u8]) -> Self {
+        let text = String::from_utf8_lossy(body);
+        let plain = || Self { words: text.trim().to_owned(), ..Self::default() };
+        let Ok(Value::Object(body)) = serde_json::from_str::<Value>(&text) else { return plain() };
+        let error = body.get("error").unwrap_or(&Value::Null);
+        let kind = word(error.get("type")).or_else(|| word(error.get("code")));
+        let kind = kind.or_else(|| word(body.get("type")).filter(|kind| *kind != "error"));
+        let words = word(error.get("message")).or_else(|| word(Some(error)));
+        let words = words.or_else(|| word(body.get("message"))).or_else(|| word(body.get("detail")));
+        match words {
+            Some(words) => Self { kind: kind.unwrap_or_default().to_owned(), words: words.to_owned() },
+            None if kind.is_some() => Self { kind: kind.unwrap_or_default().to_owned(), words: String::new() },
+            None if body.is_empty() => Self::default(),
+            None => plain(),
+        }
+    }
+
+    /// What follows from it. A type that is known counts more than the status, which is absent within a stream.
+    fn judged(&self, status: Option<StatusCode>, message: String, retry_after: Option<Duration>) -> ModelError {
+        let failed = |message| ModelError::RequestFailed { message, retryable: false };
+        match &*self.kind {
+            "billing_error" | "insufficient_quota" => return ModelError::Billing { message },
+            "rate_limit_error" | "rate_limit_exceeded" => return ModelError::RateLimited { message, retry_after },
+            "overloaded_error" | "api_error" | "timeout_error" => {
+                return ModelError::Overloaded { message, retry_after };
+            }
+            "request_too_large" => return ModelError::TooLong { message },
+            _ => {}
+        }
+        match status {
+            Some(StatusCode::PAYMENT_REQUIRED) => ModelError::Billing { message },
+            Some(StatusCode::TOO_MANY_REQUESTS) => ModelError::RateLimited { message, retry_after },
+            Some(StatusCode::REQUEST_TIMEOUT | StatusCode::CONFLICT | StatusCode::TOO_EARLY) => {
+                ModelError::Overloaded { message, retry_after }
+            }
+            Some(status) if status.is_server_error() => ModelError::Overloaded { message, retry_after },
+            Some(StatusCode::PAYLOAD_TOO_LARGE) => ModelError::TooLong { message },
+            _ if is_too_long(&self.words) => ModelError::TooLong { message },
+            Some(status) if !status.is_success() => failed(message),
+            _ if PERMANENT.contains(&&*self.kind) => failed(message),
+            _ => ModelError::Overloaded { message, retry_after },
+        }
+    }
+}
+
+fn word(value: Option<&Value>) -> Option<&str> {
+    value.and_then(Value::as_str).map(str::trim).filter(|word| !word.is_empty())
+}
+
+/// `before`, and after it those of `words` that say something.
+fn said(before: &str, words: [&str; 2]) -> String {
+    let mut message = before.to_owned();
+    for word in words.into_iter().filter(|word| !word.is_empty()) {
+        message.push_str(": ");
+        message.push_str(word);
+    }
+    message
 }
 
 /// The failure that an `error` event within a stream reports.
-pub(super) fn of_event(body: ErrorBody) -> ModelError {
-    let ErrorDetail { kind, message } = body.error;
-    let message = format!("the upstream broke off its reply: {kind}: {message}");
-    match &*kind {
-        "overloaded_error" | "api_error" | "timeout_error" => ModelError::Overloaded { message, retry_after: None },
-        "rate_limit_error" => ModelError::RateLimited { message, retry_after: None },
-        "billing_error" => ModelError::Billing { message },
-        _ if is_too_long(&message) => ModelError::TooLong { message },
-        _ => ModelError::RequestFailed { message, retryable: false },
-    }
+pub(super) fn of_event(data: &[u8]) -> ModelError {
+    let told = Told::read(data);
+    told.judged(None, said("the upstream broke off its reply", [&told.kind, &told.words]), None)
 }
 
-/// The failure that a response with a status other than success reports.
+/// The failure that a response reports: one with a status other than success, or one whose body is an error all the same.
 pub(super) fn of_response(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> ModelError {
-    let detail = serde_json::from_slice::<ErrorBody>(body).ok().map(|body| body.error);
-    let billing =
-        status == StatusCode::PAYMENT_REQUIRED || detail.as_ref().is_some_and(|detail| detail.kind == "billing_error");
-    let said = detail.map_or_else(|| String::from_utf8_lossy(body).trim().to_owned(), |detail| detail.message);
-    let said = if said.is_empty() { said } else { format!(": {said}") };
+    let told = Told::read(body);
     let id = headers.get("request-id").and_then(|id| id.to_str().ok());
     let request = id.map(|id| format!(" to request {id}")).unwrap_or_default();
-    let message = format!("the upstream answered {status}{request}{said}");
-    let retry_after = retry_after(headers);
-    match status {
-        _ if billing => ModelError::Billing { message },
-        StatusCode::TOO_MANY_REQUESTS => ModelError::RateLimited { message, retry_after },
-        StatusCode::REQUEST_TIMEOUT => ModelError::Overloaded { message, retry_after },
-        status if status.is_server_error() => ModelError::Overloaded { message, retry_after },
-        StatusCode::PAYLOAD_TOO_LARGE => ModelError::TooLong { message },
-        _ if is_too_long(&message) => ModelError::TooLong { message },
-        _ => ModelError::RequestFailed { message, retryable: false },
-    }
+    let kind = if status.is_success() { &*told.kind } else { "" };
+    let message = said(&format!("the upstream answered {}{request}", named(status)), [kind, &told.words]);
+    told.judged(Some(status), message, retry_after(headers))
+}
+
+/// A status by its number and words, also one that HTTP does not know.
+fn named(status: StatusCode) -> String {
+    let words = status.canonical_reason().unwrap_or(match status.as_u16() {
+        499 => "Client Closed Request",
+        520 => "Unknown Error",
+        521 => "Web Server Is Down",
+        522 => "Connection Timed Out",
+        523 => "Origin Is Unreachable",
+        524 => "A Timeout Occurred",
+        529 => "Overloaded",
+        400..500 => "Client Error",
+        500..600 => "Server Error",
+        _ => "Unknown Status",
+    });
+    format!("{} {words}", status.as_u16())
 }
 
 fn is_too_long(message: &str) -> bool {
@@ -107,6 +161,14 @@ pub(super) fn cut_off() -> ModelError {
     ModelError::Overloaded { message: "the upstream's reply was cut off".to_owned(), retry_after: None }
 }
 
+/// The failure of a response that is neither a stream of events nor JSON: there is something else at the address.
+pub(super) fn of_page(kind: &str, body: &[u8]) -> ModelError {
+    let body = String::from_utf8_lossy(body);
+    let message =
+        said(&format!("the upstream answered with {kind} and not with a stream of events"), [body.trim(), ""]);
+    ModelError::RequestFailed { message, retryable: false }
+}
+
 /// The failure of an upstream that sends what is no reply. Another try may get one.
 pub(super) fn malformed(what: &str) -> ModelError {
     ModelError::RequestFailed { message: format!("the upstream's reply is malformed: {what}"), retryable: true }
@@ -129,61 +191,9 @@ pub(super) fn shown(mut failure: ModelError, secret: Option<&str>) -> ModelError
     failure
 }
 
-/// The wait that `retry-after-ms` or `retry-after` (RFC 9110, section 10.2.3) asks for.
-///
-/// A date is measured against the response's own `date`, so the two clocks need not agree.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
-    let number = |name: &str| header(name).and_then(|value| value.parse::<f64>().ok());
-    let seconds = number("retry-after-ms").map(|milliseconds| milliseconds / 1000.0);
-    let wait = if let Some(seconds) = seconds.or_else(|| number("retry-after")) {
-        Duration::try_from_secs_f64(seconds).ok()?
-    } else {
-        let until = rfc2822::parse(header("retry-after")?).ok()?;
-        let now = rfc2822::parse(header("date")?).ok()?;
-        until.duration_since(&now).try_into().unwrap_or_default()
-    };
-    Some(wait.min(MAX_RETRY_AFTER))
-}
-
 #[cfg(test)]
 mod tests {
-    use reqwest::header::{HeaderName, HeaderValue};
-
     use super::*;
-
-    fn headers(lines: &[(&'static str, &str)]) -> HeaderMap {
-        let header = |(name, value): &(&'static str, &str)| {
-            (HeaderName::from_static(name), HeaderValue::from_str(value).unwrap())
-        };
-        lines.iter().map(header).collect()
-    }
-
-    #[test]
-    fn the_wait_is_read_in_each_form_that_upstreams_use() {
-        let now = ("date", "Wed, 21 Oct 2026 07:28:00 GMT");
-        let seconds = |seconds| Some(Duration::from_secs(seconds));
-        let cases: [(&[(&str, &str)], _); 15] = [
-            (&[], None),
-            (&[("retry-after", "30")], seconds(30)),
-            (&[("retry-after", " 0 ")], seconds(0)),
-            (&[("retry-after", "1.5")], Some(Duration::from_millis(1500))),
-            (&[("retry-after-ms", "250")], Some(Duration::from_millis(250))),
-            (&[("retry-after-ms", "250"), ("retry-after", "30")], Some(Duration::from_millis(250))),
-            (&[("retry-after-ms", "soon"), ("retry-after", "30")], seconds(30)),
-            (&[("retry-after", "Wed, 21 Oct 2026 07:29:30 GMT"), now], seconds(90)),
-            (&[("retry-after", "Wed, 21 Oct 2026 07:00:00 GMT"), now], seconds(0)),
-            (&[("retry-after", "Wed, 21 Oct 2026 07:29:30 GMT")], None),
-            (&[("retry-after", "-5")], None),
-            (&[("retry-after", "NaN")], None),
-            (&[("retry-after", "later")], None),
-            (&[("retry-after", "99999999999999999999999")], None),
-            (&[("retry-after", "99999999")], Some(MAX_RETRY_AFTER)),
-        ];
-        for (lines, expected) in cases {
-            assert_eq!(retry_after(&headers(lines)), expected, "{lines:?}");
-        }
-    }
 
     #[test]
     fn a_conversation_that_is_too_long_is_told_from_other_refusals() {
@@ -200,6 +210,22 @@ mod tests {
             (429, "too many tokens per minute", false),
         ] {
             assert_eq!(matches!(refused(status, said), ModelError::TooLong { .. }), too_long, "{status} {said}");
+        }
+    }
+
+    #[test]
+    fn a_status_has_a_number_and_words() {
+        for (status, expected) in [
+            (404, "404 Not Found"),
+            (429, "429 Too Many Requests"),
+            (499, "499 Client Closed Request"),
+            (524, "524 A Timeout Occurred"),
+            (529, "529 Overloaded"),
+            (450, "450 Client Error"),
+            (599, "599 Server Error"),
+            (700, "700 Unknown Status"),
+        ] {
+            assert_eq!(named(StatusCode::from_u16(status).unwrap()), expected);
         }
     }
 

@@ -27,6 +27,10 @@ struct Body<'a> {
     stream: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     output_config: Option<OutputConfig<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    speed: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    inference_geo: Option<&'a str>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     tools: Vec<Part<'a, ToolDefinition>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -70,6 +74,8 @@ pub(super) fn body(request: &ModelRequest) -> serde_json::Result<Vec<u8>> {
         max_tokens: request.max_tokens,
         stream: true,
         output_config: request.effort.as_deref().map(|effort| OutputConfig { effort }),
+        speed: request.speed.as_deref(),
+        inference_geo: request.inference_geo.as_deref(),
         tools: marked_at(&request.tools, request.tools.len().checked_sub(1))?,
         system: system.map(|text| marked(&Block::Text { text: text.to_owned() }).map(|block| [block])).transpose()?,
         messages: messages(&conversation)?,
@@ -138,6 +144,7 @@ fn takes_breakpoint(block: &Block) -> bool {
         Block::Verbatim(json) => serde_json::from_str::<Markable<'_>>(json.get()).is_ok_and(|block| {
             block.cache_control.is_none() && !matches!(block.kind, "thinking" | "redacted_thinking")
         }),
+        Block::UnreadableCall { .. } => false,
     }
 }
 
@@ -168,6 +175,8 @@ mod tests {
         ModelRequest {
             model: "m-1".to_owned(),
             effort: None,
+            speed: None,
+            inference_geo: None,
             max_tokens: 1000,
             system: None,
             messages,
@@ -187,6 +196,8 @@ mod tests {
         let thinking = Block::Verbatim(raw(&json!({"type": "thinking", "thinking": "hm", "signature": "s=="})));
         let request = ModelRequest {
             effort: Some("high".to_owned()),
+            speed: Some("fast".to_owned()),
+            inference_geo: Some("us".to_owned()),
             system: Some("Be brief.".to_owned()),
             tools: vec![tool("bash"), tool("read")],
             ..request(vec![
@@ -203,6 +214,8 @@ mod tests {
                 "max_tokens": 1000,
                 "stream": true,
                 "output_config": {"effort": "high"},
+                "speed": "fast",
+                "inference_geo": "us",
                 "system": [{"type": "text", "text": "Be brief.", "cache_control": cached}],
                 "tools": [
                     {"name": "bash", "description": "does it", "input_schema": {"type": "object"}},
@@ -256,7 +269,7 @@ mod tests {
         let request =
             ModelRequest { system: Some(String::new()), ..request(vec![message(Role::User, vec![text("x")])]) };
         let written = written(&request);
-        for absent in ["system", "tools", "output_config"] {
+        for absent in ["system", "tools", "output_config", "speed", "inference_geo"] {
             assert_eq!(written.get(absent), None, "{absent}");
         }
     }

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::model::{
-    Block, Delta, Message, Role, Stop, Usage,
+    Block, Delta, Message, Refusal, Role, Stop, Usage,
     stand_in::{Act, Asked, StandIn},
 };
 
@@ -17,6 +17,8 @@ fn question() -> ModelRequest {
     ModelRequest {
         model: "m-1".to_owned(),
         effort: None,
+        speed: None,
+        inference_geo: None,
         max_tokens: 100,
         system: None,
         messages: vec![Message { role: Role::User, content: vec![Block::Text { text: "hello".to_owned() }] }],
@@ -155,7 +157,9 @@ async fn a_streamed_text_is_passed_on_as_it_arrives_and_returned_whole() {
     let reply = exchange.reply.unwrap();
     assert_eq!(reply.stop, Stop::EndTurn);
     assert_eq!(reply.usage, Usage { input_tokens: 5, output_tokens: 7, ..Usage::default() });
-    assert_eq!(exchange.deltas, [Delta::TextStart, Delta::Text("Hel".to_owned()), Delta::Text("lo.".to_owned())]);
+    let used = |output_tokens| Delta::Usage(Usage { input_tokens: 5, output_tokens, ..Usage::default() });
+    let text = |text: &str| Delta::Text(text.to_owned());
+    assert_eq!(exchange.deltas, [used(1), Delta::TextStart, text("Hel"), text("lo."), used(7)]);
 }
 
 #[tokio::test]
@@ -186,6 +190,10 @@ async fn every_stop_reason_is_understood_or_refused() {
         ("max_tokens", Ok(Stop::MaxTokens)),
         ("model_context_window_exceeded", Ok(Stop::ContextFull)),
         ("refusal", Ok(Stop::Refusal)),
+        ("stop", Ok(Stop::EndTurn)),
+        ("LENGTH", Ok(Stop::MaxTokens)),
+        ("content_filter", Ok(Stop::Refusal)),
+        ("tool_calls", Err("failed, retryable")),
         ("pause_turn", Err("failed")),
         ("something_new", Err("failed")),
         ("tool_use", Err("failed, retryable")),
@@ -197,25 +205,78 @@ async fn every_stop_reason_is_understood_or_refused() {
 }
 
 #[tokio::test]
-async fn the_arguments_of_a_call_are_joined_from_their_pieces() {
-    let cases: &[(&[&str], Result<Value, &str>)] = &[
-        (&["", "{\"comm", "and\": \"ec", "ho 'Grü", "ße'\"}"], Ok(json!({"command": "echo 'Grüße'"}))),
-        (&[""], Ok(json!({}))),
-        (&[], Ok(json!({}))),
-        (&["{\"command\": "], Err("failed, retryable")),
-        (&["[1]"], Err("failed, retryable")),
-        (&["{} {}"], Err("failed, retryable")),
+async fn the_arguments_of_a_call_are_joined_from_their_pieces_or_the_call_says_what_is_wrong_with_them() {
+    let cases: &[(Value, &[&str], Result<Value, &str>)] = &[
+        (json!({}), &["", "{\"comm", "and\": \"ec", "ho 'Grü", "ße'\"}"], Ok(json!({"command": "echo 'Grüße'"}))),
+        (json!({}), &[""], Ok(json!({}))),
+        (json!({}), &[], Ok(json!({}))),
+        (Value::Null, &[], Ok(json!({}))),
+        (json!({"command": "ls"}), &[], Ok(json!({"command": "ls"}))),
+        (json!({"command": "ls"}), &["{}"], Ok(json!({"command": "ls"}))),
+        (json!({"command": "ls"}), &["{\"command\": \"pwd\"}"], Ok(json!({"command": "pwd"}))),
+        (json!("{\"command\": \"ls\"}"), &[], Ok(json!({"command": "ls"}))),
+        (json!({}), &["{\"command\": \"\\ud83d\"}"], Ok(json!({"command": "\u{fffd}"}))),
+        (json!({}), &["{\"command\": "], Err("EOF")),
+        (json!({}), &["[1]"], Err("sequence")),
+        (json!({}), &["{} {}"], Err("trailing")),
+        (json!({}), &["{\"n\": 1e999}"], Err("out of range")),
     ];
-    for (pieces, expected) in cases {
-        let exchange = exchange(&stream(&message(&[tool_block(0, pieces)], "tool_use"))).await;
-        match expected {
-            Ok(input) => {
-                let call = json!({"type": "tool_use", "id": "toolu_1", "name": "bash", "input": input});
-                assert_eq!(exchange.content(), json!([call]));
-                assert_eq!(exchange.reply.unwrap().stop, Stop::ToolUse);
+    for (whole, pieces, expected) in cases {
+        let delta = |json| json!({"type": "input_json_delta", "partial_json": json});
+        let deltas: Vec<Value> = pieces.iter().map(delta).collect();
+        let call = json!({"type": "tool_use", "id": "toolu_1", "name": "bash", "input": whole});
+        let exchange = exchange(&stream(&message(&[block(0, &call, &deltas)], "tool_use"))).await;
+        let reply = exchange.reply.unwrap();
+        assert_eq!(reply.stop, Stop::ToolUse);
+        match (&reply.content[..], expected) {
+            ([Block::ToolUse { name, input, .. }], Ok(expected)) => {
+                let input: Value = serde_json::from_str(input.get()).unwrap();
+                assert_eq!((&**name, &input), ("bash", expected), "{pieces:?}");
             }
-            Err(expected) => assert_eq!(kind(&exchange.reply.unwrap_err()), *expected, "{pieces:?}"),
+            ([Block::UnreadableCall { name, problem }], Err(expected)) => {
+                assert!(name == "bash" && problem.contains(expected), "{pieces:?}: {problem}");
+            }
+            (content, _) => panic!("{whole} {pieces:?}: {content:?}"),
         }
+    }
+}
+
+#[tokio::test]
+async fn characters_that_are_cut_in_two_are_put_together_and_halves_that_stand_alone_are_marked() {
+    let frame = |text: &[u8]| {
+        let mut frame =
+            br#"data: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":""#.to_vec();
+        frame.extend_from_slice(text);
+        frame.extend_from_slice(b"\"}}\n\n");
+        Act::Send(frame)
+    };
+    let cases: [(&[&[u8]], &[&str]); 7] = [
+        (&[br"a\ud83d", br"\ude00b"], &["a", "\u{1f600}b"]),
+        (&[b"a\xf0\x9f", b"\x98\x80b"], &["a", "\u{1f600}b"]),
+        (&[b"\xc3", b"\xa9"], &["é"]),
+        (&[br"a\ud83d", b"b"], &["a", "\u{fffd}b"]),
+        (&[br"a\ude00b"], &["a\u{fffd}b"]),
+        (&[b"a\xffb"], &["a\u{fffd}b"]),
+        (&[br"a\ud83d"], &["a"]),
+    ];
+    for (pieces, shown) in cases {
+        let mut script = stream(&[message_start(), block_start(0, &json!({"type": "text", "text": ""}))]);
+        script.extend(pieces.iter().map(|piece| frame(piece)));
+        script.push(send(
+            [block_stop(0), message_delta("end_turn"), message_stop()].iter().map(event).collect::<String>(),
+        ));
+        let exchange = exchange(&script).await;
+        let mut whole = shown.concat();
+        // A half whose other half may still come is not shown, and stands in the reply.
+        if pieces.concat().ends_with(br"\ud83d") {
+            whole.push('\u{fffd}');
+        }
+        assert_eq!(exchange.content(), json!([{"type": "text", "text": whole}]), "{pieces:?}");
+        let texts = exchange.deltas.into_iter().filter_map(|delta| match delta {
+            Delta::Text(text) => Some(text),
+            _ => None,
+        });
+        assert_eq!(texts.collect::<Vec<_>>(), shown, "{pieces:?}");
     }
 }
 
@@ -285,7 +346,8 @@ async fn reasoning_goes_back_to_the_upstream_as_it_came() {
     let thinking = json!({"type": "thinking", "thinking": "First, look.", "signature": "c2ln"});
     let call = json!({"type": "tool_use", "id": "toolu_1", "name": "bash", "input": {}});
     assert_eq!(first.content(), json!([thinking, redacted, unknown, call]));
-    assert_eq!(first.deltas, [Delta::ThinkingStart, Delta::ThinkingStart]);
+    let begun: Vec<_> = first.deltas.into_iter().filter(|delta| !matches!(delta, Delta::Usage(_))).collect();
+    assert_eq!(begun, [Delta::ThinkingStart, Delta::ThinkingStart, Delta::OtherStart, Delta::OtherStart]);
 
     let mut next = question();
     next.messages.push(Message { role: Role::Assistant, content: first.reply.unwrap().content });
@@ -308,6 +370,8 @@ async fn usage_is_the_latest_of_each_count() {
             [6, 2, 0, 30, 0],
         ),
         (json!({}), json!({}), [0; 5]),
+        (Value::Null, json!({"input_tokens": 6.0, "output_tokens": null, "cache_creation": null}), [6, 0, 0, 0, 0]),
+        (json!("none"), json!({"input_tokens": -3, "output_tokens": "7"}), [0; 5]),
     ];
     for (at_start, at_end, [input, output, read, five_minutes, one_hour]) in cases {
         let mut events = message(&[text_block(0, &["x"])], "end_turn");
@@ -382,6 +446,8 @@ async fn an_error_status_says_whether_a_retry_helps() {
         ("504 Gateway Timeout", "overloaded"),
         ("529 Overloaded", "overloaded"),
         ("307 Temporary Redirect", "failed"),
+        ("409 Conflict", "overloaded"),
+        ("524 Timeout", "overloaded"),
     ];
     let body = json!({"type": "error", "error": {"type": "some_error", "message": "what went wrong"}}).to_string();
     for (status, expected) in cases {
@@ -408,38 +474,190 @@ async fn the_wait_that_an_upstream_asks_for_is_passed_on() {
 }
 
 #[tokio::test]
-async fn a_billing_error_is_known_by_its_type_under_any_status() {
-    let body = json!({"type": "error", "error": {"type": "billing_error", "message": "no credit"}}).to_string();
-    let error = exchange(&respond("400 Bad Request", "", &body)).await.reply.unwrap_err();
-    assert_eq!(kind(&error), "billing");
-}
-
-#[tokio::test]
-async fn an_error_within_the_stream_says_whether_a_retry_helps() {
-    let cases = [
-        ("overloaded_error", "overloaded"),
-        ("api_error", "overloaded"),
-        ("timeout_error", "overloaded"),
-        ("rate_limit_error", "rate limited"),
-        ("billing_error", "billing"),
-        ("invalid_request_error", "failed"),
-        ("from_the_future", "failed"),
-    ];
-    for (error, expected) in cases {
-        let error = json!({"type": "error", "error": {"type": error, "message": "so it is"}});
-        let events = [message_start(), block_start(0, &json!({"type": "text", "text": "par"})), error];
-        let failure = exchange(&stream(&events)).await.reply.unwrap_err();
-        assert_eq!(kind(&failure), expected);
-        assert!(failure.to_string().ends_with("so it is"), "{failure}");
+async fn the_type_of_an_error_counts_more_than_its_status() {
+    for (status, kind_of_error, expected) in [
+        ("400 Bad Request", "billing_error", "billing"),
+        ("400 Bad Request", "overloaded_error", "overloaded"),
+        ("400 Bad Request", "api_error", "overloaded"),
+        ("403 Forbidden", "rate_limit_error", "rate limited"),
+        ("529 Overloaded", "rate_limit_error", "rate limited"),
+        ("400 Bad Request", "request_too_large", "too long"),
+        ("400 Bad Request", "from_the_future", "failed"),
+    ] {
+        let body = json!({"type": "error", "error": {"type": kind_of_error, "message": "so it is"}}).to_string();
+        let error = exchange(&respond(status, "", &body)).await.reply.unwrap_err();
+        assert_eq!(kind(&error), expected, "{status} {kind_of_error}");
     }
 }
 
 #[tokio::test]
-async fn a_stream_cut_anywhere_before_its_end_is_no_reply() {
+async fn an_error_within_the_stream_or_under_a_status_of_success_may_pass_unless_it_is_known_not_to() {
+    let cases = [
+        (json!({"type": "overloaded_error", "message": "so it is"}), "overloaded", "overloaded_error: so it is"),
+        (json!({"type": "api_error", "message": "so it is"}), "overloaded", "api_error: so it is"),
+        (json!({"type": "timeout_error", "message": "so it is"}), "overloaded", "timeout_error: so it is"),
+        (json!({"type": "rate_limit_error", "message": "so it is"}), "rate limited", "rate_limit_error: so it is"),
+        (json!({"type": "billing_error", "message": "so it is"}), "billing", "billing_error: so it is"),
+        (json!({"type": "invalid_request_error", "message": "so it is"}), "failed", "invalid_request_error: so it is"),
+        (json!({"type": "from_the_future", "message": "so it is"}), "overloaded", "from_the_future: so it is"),
+        (json!({"code": "server_error", "message": "so it is"}), "overloaded", "server_error: so it is"),
+        (json!({"message": "so it is"}), "overloaded", ": so it is"),
+        (json!({"type": null, "message": "so it is"}), "overloaded", ": so it is"),
+        (json!("so it is"), "overloaded", ": so it is"),
+        (json!({"message": "prompt is too long: 9 > 8"}), "too long", ": prompt is too long: 9 > 8"),
+    ];
+    for (error, expected, said) in cases {
+        let typed = json!({"type": "error", "error": error});
+        let begun = [message_start(), block_start(0, &json!({"type": "text", "text": "par"})), typed.clone()];
+        let untyped = format!("data: {}\n\n", json!({"error": error}));
+        let json = "content-type: Application/JSON; charset=utf-8\r\n";
+        for script in [stream(&begun), vec![stream_head(), send(untyped)], respond("200 OK", json, &typed.to_string())]
+        {
+            let failure = exchange(&script).await.reply.unwrap_err();
+            assert_eq!(kind(&failure), expected, "{error}");
+            assert!(failure.to_string().ends_with(said), "{failure}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_stream_cut_anywhere_before_it_says_why_it_stops_is_no_reply() {
     let events = message(&[text_block(0, &["Hello"])], "end_turn");
-    for kept in 0..events.len() {
+    for kept in 0..events.len() - 2 {
         let failure = exchange(&stream(&events[..kept])).await.reply.unwrap_err();
         assert_eq!(kind(&failure), "overloaded", "after {kept} events");
+    }
+}
+
+#[tokio::test]
+async fn a_message_ends_in_the_words_of_another_api_or_with_the_stream_once_it_has_said_why() {
+    let mut events = message(&[text_block(0, &["Hello"])], "end_turn");
+    events.pop();
+    let mut done = stream(&events);
+    done.push(send("data: [DONE]\n\n"));
+    for script in [stream(&events), done] {
+        let exchange = exchange(&script).await;
+        assert_eq!(exchange.content(), json!([{"type": "text", "text": "Hello"}]));
+    }
+    let unexplained = exchange(&[stream_head(), send("data: [DONE]\n\n")]).await.reply.unwrap_err();
+    assert!(unexplained.to_string().contains("no stop reason"), "{unexplained}");
+}
+
+#[tokio::test]
+async fn a_message_that_is_not_streamed_is_taken_as_a_whole() {
+    let call = json!({"type": "tool_use", "id": "toolu_1", "name": "bash", "input": {"command": "ls"}});
+    let body = json!({
+        "type": "message", "role": "assistant", "content": [{"type": "text", "text": "Look."}, call],
+        "stop_reason": "tool_use", "usage": {"input_tokens": 5, "output_tokens": 7},
+    });
+    let exchange = exchange(&respond("200 OK", "content-type: application/json\r\n", &body.to_string())).await;
+    assert_eq!(exchange.content(), body["content"]);
+    let reply = exchange.reply.unwrap();
+    assert_eq!((reply.stop, reply.usage.input_tokens, reply.usage.output_tokens), (Stop::ToolUse, 5, 7));
+}
+
+#[tokio::test]
+async fn the_stream_is_known_by_its_media_type_in_letters_of_any_size() {
+    let text: String = message(&[text_block(0, &["x"])], "end_turn").iter().map(event).collect();
+    for header in ["content-type: Text/Event-Stream\r\n", "content-type: TEXT/PLAIN; charset=UTF-8\r\n", ""] {
+        let exchange = exchange(&respond("200 OK", header, &text)).await;
+        assert_eq!(exchange.content(), json!([{"type": "text", "text": "x"}]), "{header}");
+    }
+}
+
+#[tokio::test]
+async fn blocks_that_run_side_by_side_stand_where_their_index_says() {
+    let text = json!({"type": "text", "text": ""});
+    let call = |id: &str| json!({"type": "tool_use", "id": id, "name": "bash", "input": {}});
+    let says = |index, text: &str| block_delta(index, &json!({"type": "text_delta", "text": text}));
+    let input = |index, json: &str| block_delta(index, &json!({"type": "input_json_delta", "partial_json": json}));
+    let mut events = vec![
+        message_start(),
+        block_start(1, &call("toolu_1")),
+        block_start(0, &text),
+        block_start(2, &call("toolu_2")),
+        input(2, "{\"b\":"),
+        says(0, "Look."),
+        input(1, "{\"a\":1}"),
+        block_stop(1),
+        input(2, "2}"),
+        says(0, " Here."),
+    ];
+    events.extend([message_delta("tool_use"), message_stop()]);
+    let expected = json!([
+        {"type": "text", "text": "Look. Here."},
+        {"type": "tool_use", "id": "toolu_1", "name": "bash", "input": {"a": 1}},
+        {"type": "tool_use", "id": "toolu_2", "name": "bash", "input": {"b": 2}},
+    ]);
+    assert_eq!(exchange(&stream(&events)).await.content(), expected);
+    // A server that gives each block the same index.
+    let same = message(&[text_block(0, &["a"]), tool_block(0, &["{}"]), text_block(0, &["b"])], "tool_use");
+    let content = exchange(&stream(&same)).await.content();
+    assert_eq!(
+        (&content[0]["text"], &content[1]["name"], &content[2]["text"]),
+        (&json!("a"), &json!("bash"), &json!("b"))
+    );
+}
+
+#[tokio::test]
+async fn what_does_not_matter_ends_no_reply() {
+    let says = |index, text: Value| block_delta(index, &json!({"type": "text_delta", "text": text}));
+    let text = || block_start(0, &json!({"type": "text", "text": null}));
+    let end = [message_delta("end_turn"), message_stop()];
+    let scripts = [
+        ("no message_start, no content_block_stop", vec![text(), says(0, json!("x"))]),
+        ("null for a text", vec![message_start(), text(), says(0, Value::Null), says(0, json!("x")), block_stop(0)]),
+        ("a text that did not begin", vec![message_start(), says(0, json!("x")), block_stop(0)]),
+        ("a delta without a type", vec![message_start(), text(), block_delta(0, &json!({"text": "x"}))]),
+        ("a delta that is null", vec![message_start(), text(), block_delta(0, &Value::Null), says(0, json!("x"))]),
+        ("a block that ends and did not begin", vec![message_start(), text(), says(0, json!("x")), block_stop(7)]),
+        ("message_start twice", vec![message_start(), message_start(), text(), says(0, json!("x"))]),
+        (
+            "a delta for a block that did not begin",
+            vec![message_start(), text(), says(0, json!("x")), block_delta(5, &json!({"type": "new_delta", "n": 1}))],
+        ),
+    ];
+    for (what, mut events) in scripts {
+        events.extend(end.clone());
+        let exchange = exchange(&stream(&events)).await;
+        assert_eq!(exchange.content(), json!([{"type": "text", "text": "x"}]), "{what}");
+    }
+    let anonymous = block(0, &json!({"type": "tool_use", "id": null, "name": "bash", "input": null}), &[]);
+    let reply = exchange(&stream(&message(&[anonymous], "tool_use"))).await.reply.unwrap();
+    assert!(matches!(&reply.content[..], [Block::ToolUse { name, .. }] if name == "bash"), "{reply:?}");
+}
+
+#[tokio::test]
+async fn a_refusal_says_what_the_upstream_said_of_it() {
+    let details = |details: Value| async move {
+        let mut events = message(&[], "refusal");
+        let place = events.len() - 2;
+        events[place]["delta"]["stop_details"] = details;
+        exchange(&stream(&events)).await.reply.unwrap().refusal
+    };
+    let told = |category: Option<&str>, explanation: Option<&str>| Refusal {
+        category: category.map(str::to_owned),
+        explanation: explanation.map(str::to_owned),
+    };
+    let bio = json!({"type": "refusal", "category": "bio", "explanation": "It could harm."});
+    assert_eq!(details(bio).await, told(Some("bio"), Some("It could harm.")));
+    let unknown = json!({"type": "refusal", "category": "from_the_future", "explanation": null});
+    assert_eq!(details(unknown).await, told(None, None), "the API's types have no such category");
+    assert_eq!(details(Value::Null).await, told(None, None));
+}
+
+#[tokio::test]
+async fn a_speed_is_sent_with_what_it_needs() {
+    let answer = stream(&message(&[text_block(0, &["x"])], "end_turn"));
+    for speed in [None, Some("fast".to_owned())] {
+        let stand_in = StandIn::start().await;
+        let model = Messages::new(config(&stand_in)).unwrap();
+        let request = ModelRequest { speed: speed.clone(), inference_geo: Some("us".to_owned()), ..question() };
+        let mut sink = |_| {};
+        let (_, asked) = tokio::join!(model.reply(&request, &mut sink), stand_in.answer(&answer));
+        let body: Value = serde_json::from_str(&asked.body).unwrap();
+        assert_eq!((body["speed"].as_str(), &body["inference_geo"]), (speed.as_deref(), &json!("us")));
+        assert_eq!(asked.head.contains("anthropic-beta: fast-mode-2026-02-01\r\n"), speed.is_some());
     }
 }
 
@@ -495,23 +713,13 @@ async fn an_upstream_that_does_not_listen_is_worth_a_retry() {
 #[tokio::test]
 async fn events_that_make_no_message_are_refused() {
     let text = || block_start(0, &json!({"type": "text", "text": ""}));
-    let text_delta = |index| block_delta(index, &json!({"type": "text_delta", "text": "x"}));
+    let arguments = || block_delta(0, &json!({"type": "input_json_delta", "partial_json": "{}"}));
     let cases = [
-        ("no message has begun", vec![message_stop()]),
-        ("no message has begun", vec![text()]),
-        ("a second message", vec![message_start(), message_start()]),
-        ("a block begins out of order", vec![message_start(), text(), text()]),
-        ("a block begins out of order", vec![message_start(), block_start(1, &json!({"type": "text"}))]),
-        ("a delta is for a block", vec![message_start(), text(), text_delta(1)]),
-        ("a delta does not fit", vec![message_start(), text_delta(0)]),
-        (
-            "a delta does not fit",
-            vec![message_start(), text(), block_delta(0, &json!({"type": "input_json_delta", "partial_json": "{}"}))],
-        ),
-        ("a block ends", vec![message_start(), block_stop(0)]),
-        ("a block ends", vec![message_start(), text(), block_stop(1)]),
-        ("missing field `id`", vec![message_start(), block_start(0, &json!({"type": "tool_use", "name": "bash"}))]),
-        ("it ends inside a block", vec![message_start(), text(), message_delta("end_turn"), message_stop()]),
+        ("no stop reason", vec![message_stop()]),
+        ("a second message", vec![message_start(), text(), message_start()]),
+        ("arguments arrive for what is no call", vec![message_start(), arguments()]),
+        ("arguments arrive for what is no call", vec![message_start(), text(), arguments()]),
+        ("a call names no tool", vec![message_start(), block_start(0, &json!({"type": "tool_use", "id": "toolu_1"}))]),
         ("no stop reason", vec![message_start(), message_stop()]),
         ("calls none", message(&[], "tool_use")),
     ];
@@ -524,12 +732,11 @@ async fn events_that_make_no_message_are_refused() {
 
 #[tokio::test]
 async fn frames_that_are_no_events_are_refused() {
-    let cases: [(&str, &[u8]); 5] = [
+    let cases: [(&str, &[u8]); 4] = [
         ("expected value", b"data: Oops!\n\n"),
         ("EOF while parsing", b"data: {\"type\": \"message_start\"\n\n"),
-        ("missing field `type`", b"data: {}\n\n"),
-        ("not UTF-8", b"data: {\"type\": \"\xff\"}\n\n"),
-        ("missing field `message`", b"data: {\"type\": \"message_start\"}\n\n"),
+        ("has no type", b"data: {}\n\n"),
+        ("missing field `content_block`", b"data: {\"type\": \"content_block_start\"}\n\n"),
     ];
     for (expected, bytes) in cases {
         let failure = exchange(&[stream_head(), send(bytes)]).await.reply.unwrap_err();

@@ -93,12 +93,6 @@ fn warnings(agent: &SessionAgent, environment: Option<&EnvironmentConfig>, has_o
         "outcomes_not_graded",
         "this server grades no outcomes: they are worked towards and stay pending",
     );
-    let model = &primary.model;
-    warn(
-        model.speed.as_deref().is_some_and(|speed| speed != "standard") || model.inference_geo.is_some(),
-        "model_settings_not_sent",
-        "this server does not send a model's speed and inference_geo to its upstream",
-    );
     warnings
 }
 
@@ -144,7 +138,6 @@ mod tests {
             "mcp_servers": [{"type": "url", "name": "tracker", "url": "https://mcp.example.com"}],
             "tools": [{"type": "mcp_toolset", "mcp_server_name": "tracker"}],
         }));
-        let fast = agent(&json!({"model": {"id": "m", "speed": "fast"}}));
         let mut roster = plain.clone();
         roster.multiagent = Some(serde_json::from_value(json!({"type": "coordinator", "agents": []})).unwrap());
         let packages = json!({"packages": {"type": "packages", "apt": ["jq"], "cargo": [], "gem": [], "go": [],
@@ -161,7 +154,6 @@ mod tests {
         check(&without, Some(cloud(json!({}))), false, &[]);
         check(&mcp, Some(cloud(json!({}))), false, &["mcp_servers_not_called"]);
         check(&roster, Some(cloud(json!({}))), false, &["roster_not_started"]);
-        check(&fast, Some(cloud(json!({}))), false, &["model_settings_not_sent"]);
         check(&plain, Some(cloud(packages)), false, &["packages_not_installed"]);
         let open = json!({"networking": {"type": "unrestricted"}});
         check(&plain, Some(cloud(open)), true, &["network_not_available", "outcomes_not_graded"]);
