@@ -11,7 +11,7 @@ use rota_api::{
 use serde::{Deserialize, Serialize};
 use serde_json::{json, value::RawValue};
 
-use super::status;
+use super::{events::log, status};
 use crate::{
     db::{Notice, Row, Select, Tx, vals},
     error::{Error, Result},
@@ -319,7 +319,7 @@ pub fn is_self_hosted(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &SessionId) 
          JOIN environments e ON e.workspace_id = s.workspace_id AND e.id = s.environment_id
          WHERE s.workspace_id = $1 AND s.id = $2";
     let config: Option<EnvironmentConfig> = tx.one(sql, vals![workspace, id], |row| row.json(0))?;
-    Ok(matches!(config, Some(EnvironmentConfig::SelfHosted {})))
+    Ok(config.is_some_and(|config| config.is_self_hosted()))
 }
 
 /// Whether a workspace has created `limit` sessions within the last minute. It reads at most `limit` index entries.
