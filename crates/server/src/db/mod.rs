@@ -17,6 +17,8 @@ mod dialect;
 mod job;
 mod migrate;
 mod postgres;
+#[cfg(debug_assertions)]
+mod seen;
 mod select;
 mod sqlite;
 mod tx;
