@@ -6,10 +6,11 @@
 demo:
 	cargo run -p rota -- demo
 
-# Everything: what `check` does, the same tests on PostgreSQL, and the official SDKs against the real binary; the widest
+# Everything: what `check` does, the same tests and every statement on PostgreSQL, and the official SDKs against the real binary; the widest
 # of their suites also on PostgreSQL.
 test: check
-	tests/with-postgres sh -c 'cargo test -p rota --test it -- --include-ignored && tests/sdk/run python' || [ $$? = 77 ]
+	tests/with-postgres sh -c 'ROTA_STATEMENTS=$(CURDIR)/target/statements \
+	  cargo test -p rota --test it --test statements -- --include-ignored && tests/sdk/run python' || [ $$? = 77 ]
 	tests/sdk/run
 
 # Before each commit: format, lints, docs, licences, and every Rust test that needs no PostgreSQL.
@@ -18,7 +19,8 @@ check:
 	cargo clippy --workspace --all-targets -- --deny warnings
 	RUSTDOCFLAGS='--deny warnings' cargo doc --quiet --workspace --no-deps
 	deny=$$(tests/setup --print-cargo-deny) && $$deny check licenses bans sources || [ $$? = 77 ]
-	cargo test --workspace
+	rm -f target/statements
+	ROTA_STATEMENTS=$(CURDIR)/target/statements cargo test --workspace
 
 # While working: format, lints, and the tests beside the code. Under two minutes where the last run is not long ago.
 quick:

@@ -58,6 +58,8 @@ pub(super) fn lock_table(table: &str) -> String {
 
 /// Statements are written with `$1`; SQLite numbers such names by their first appearance, but `?1` by its number.
 pub(super) fn placeholders(sql: &str) -> String {
+    #[cfg(debug_assertions)]
+    super::seen::note(sql);
     sql.replace('$', "?")
 }
 

@@ -18,6 +18,8 @@ mod fault;
 mod job;
 mod migrate;
 mod postgres;
+#[cfg(debug_assertions)]
+mod seen;
 mod select;
 mod sqlite;
 mod tx;
