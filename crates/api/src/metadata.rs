@@ -68,9 +68,8 @@ impl Changes {
                 Some(value) => drop(pairs.insert(key.clone(), value.clone())),
             }
         }
-        match &self.node {
-            Some((dialect, path)) => check_count(*dialect, path, &pairs)?,
-            None => {}
+        if let Some((dialect, path)) = &self.node {
+            check_count(*dialect, path, &pairs)?;
         }
         Ok(pairs)
     }

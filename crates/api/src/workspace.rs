@@ -160,7 +160,7 @@ fn read_geos(node: &Node<'_>) -> Decoded<AllowedGeos> {
 
 /// Where what is retained of a workspace's inference goes, and who reviews it. It is stored and shown; this server retains
 /// nothing of the kind.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InferenceDataPrivacy {
     /// Whether people review what is retained.
     pub human_review: Option<HumanReview>,

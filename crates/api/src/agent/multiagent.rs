@@ -265,8 +265,8 @@ fn pinned(stored: &Switch<Predefined<AgentReference>>) -> Switch<Predefined<Agen
 /// An agent names itself once at most. `node` is the roster.
 fn check_itself(node: &Node<'_>, entries: &[RosterEntry<AgentChoice>]) -> Decoded<()> {
     let itself = |entry: &&RosterEntry<AgentChoice>| matches!(entry, RosterEntry::Agent(AgentChoice::Itself));
-    let places = entries.iter().enumerate().filter(|(_, entry)| itself(entry)).map(|(i, _)| i);
-    match places.skip(1).next() {
+    let mut places = entries.iter().enumerate().filter(|(_, entry)| itself(entry)).map(|(i, _)| i);
+    match places.nth(1) {
         Some(i) => Err(node.invalid_at(&format!("agents.{i}"), "at most one {\"type\":\"self\"} entry is allowed")),
         None => Ok(()),
     }

@@ -88,30 +88,30 @@ fn refusal(status: u16, message: String) -> Refusal {
     Refusal { status, kind: kind.to_owned(), message }
 }
 
-fn an_agent(changes: Value) -> Value {
-    over(json!({"name": "a", "model": "playbook"}), &changes)
+fn an_agent(changes: &Value) -> Value {
+    over(json!({"name": "a", "model": "playbook"}), changes)
 }
 
-fn a_deployment(changes: Value) -> Value {
+fn a_deployment(changes: &Value) -> Value {
     let base =
         json!({"name": "d", "agent": "{agent}", "environment_id": "{environment}", "initial_events": [message("hi")]});
-    over(base, &changes)
+    over(base, changes)
 }
 
 fn scheduled(expression: &str, timezone: &str) -> Value {
-    a_deployment(json!({"schedule": {"type": "cron", "expression": expression, "timezone": timezone}}))
+    a_deployment(&json!({"schedule": {"type": "cron", "expression": expression, "timezone": timezone}}))
 }
 
-fn a_session(changes: Value) -> Value {
-    over(json!({"agent": "{agent}", "environment_id": "{environment}"}), &changes)
+fn a_session(changes: &Value) -> Value {
+    over(json!({"agent": "{agent}", "environment_id": "{environment}"}), changes)
 }
 
-fn toolset(configs: Value) -> Value {
-    an_agent(json!({"tools": [{"type": "agent_toolset_20260401", "configs": configs}]}))
+fn toolset(configs: &Value) -> Value {
+    an_agent(&json!({"tools": [{"type": "agent_toolset_20260401", "configs": configs}]}))
 }
 
-fn roster(agents: Value) -> Value {
-    an_agent(json!({"multiagent": {"type": "coordinator", "agents": agents}}))
+fn roster(agents: &Value) -> Value {
+    an_agent(&json!({"multiagent": {"type": "coordinator", "agents": agents}}))
 }
 
 const AGENTS: &str = "/v1/agents";
@@ -126,29 +126,29 @@ fn refusals() -> Vec<(&'static str, Method, &'static str, Value, u16, &'static s
     let (long, store) = ("é".repeat(100_001), json!({"type": "memory_store", "memory_store_id": "memstore_{none}"}));
     let pairs: serde_json::Map<_, _> = (0..17).map(|i| (i.to_string(), json!("x"))).collect();
     let custom = json!({"type": "custom", "name": "mcp__x", "description": "d", "input_schema": {"type": "object"}});
-    let file = |id: &str| a_session(json!({"resources": [{"type": "file", "file_id": id}]}));
-    let with_store = |changes: Value| a_session(json!({"resources": [over(store.clone(), &changes)]}));
-    let overrides = |changes: Value| a_session(json!({"agent": over(json!({"type": "agent_with_overrides", "id": "{agent}"}), &changes)}));
+    let file = |id: &str| a_session(&json!({"resources": [{"type": "file", "file_id": id}]}));
+    let with_store = |changes: Value| a_session(&json!({"resources": [over(store.clone(), &changes)]}));
+    let overrides = |changes: Value| a_session(&json!({"agent": over(json!({"type": "agent_with_overrides", "id": "{agent}"}), &changes)}));
     let events = "/v1/sessions/{idle}/events";
     vec![
         // 1.1 Two validators.
-        ("1.1 R2 09-02", post.clone(), AGENTS, an_agent(json!({"x": 1})), 400, "Failed to parse request body: unknown field \"x\""),
-        ("1.1 R2 09-02", post.clone(), AGENTS, an_agent(json!({"model": {"id": "playbook", "zz": 1}})), 400, "Failed to parse request body: unknown field \"zz\""),
-        ("1.1 R2 09-02", post.clone(), DEPLOYMENTS, a_deployment(json!({"x": 1})), 400, "Failed to parse request body: unknown field \"x\""),
-        ("1.1 R2 09-02", post.clone(), SESSIONS, a_session(json!({"x": 1})), 400, "Failed to parse request body: unknown field \"x\""),
-        ("1.2 R2 09-05", post.clone(), SESSIONS, a_session(json!({"memory_store_id": "memstore_{none}", "agent": "agent_{none}"})), 400, "Failed to parse request body: unknown field \"memory_store_id\""),
+        ("1.1 R2 09-02", post.clone(), AGENTS, an_agent(&json!({"x": 1})), 400, "Failed to parse request body: unknown field \"x\""),
+        ("1.1 R2 09-02", post.clone(), AGENTS, an_agent(&json!({"model": {"id": "playbook", "zz": 1}})), 400, "Failed to parse request body: unknown field \"zz\""),
+        ("1.1 R2 09-02", post.clone(), DEPLOYMENTS, a_deployment(&json!({"x": 1})), 400, "Failed to parse request body: unknown field \"x\""),
+        ("1.1 R2 09-02", post.clone(), SESSIONS, a_session(&json!({"x": 1})), 400, "Failed to parse request body: unknown field \"x\""),
+        ("1.2 R2 09-05", post.clone(), SESSIONS, a_session(&json!({"memory_store_id": "memstore_{none}", "agent": "agent_{none}"})), 400, "Failed to parse request body: unknown field \"memory_store_id\""),
         ("1.1 R2-INF", post.clone(), "/v1/agents/{agent}", json!({"x": 1}), 400, "Failed to parse request body: unknown field \"x\""),
         ("1.1 R2-INF", post.clone(), events, json!({"events": [message("x")], "x": 1}), 400, "Failed to parse request body: unknown field \"x\""),
         ("1.1 R2 09-02", post.clone(), ENVIRONMENTS, json!({"name": "e", "bogus": 1}), 400, "bogus: Extra inputs are not permitted"),
         ("1.1 R2 09-02", post.clone(), ENVIRONMENTS, json!({}), 400, "name: Field required"),
-        ("1.1 R2 09-02", post.clone(), AGENTS, toolset(json!([{"name": "read"}, {"name": "bash", "bogus": 1}])), 400, "Failed to parse request: tools[0].configs[1].bogus: Extra inputs are not permitted for name \"bash\""),
-        ("1.1 R2 09-02", post.clone(), AGENTS, toolset(json!([{"type": "bash"}])), 400, "Failed to parse request: tools[0].configs[0].name: must be \"bash\" on a config of type \"bash\""),
-        ("1.1 R2 09-02", post.clone(), AGENTS, toolset(json!([{"name": "bash", "type": "grep"}])), 400, "Failed to parse request: tools[0].configs[0].type: \"grep\" does not match name \"bash\""),
-        ("1.1 R2 09-02", post.clone(), DEPLOYMENTS, a_deployment(json!({"initial_events": [{"type": "user.interrupt"}]})), 400, "Failed to parse request: initial_events[0].type: \"user.interrupt\" is not a valid value"),
-        ("1.1 R2 09-02", post.clone(), AGENTS, an_agent(json!({"model": {"id": "playbook", "effort": "x"}})), 400, "Failed to parse request: model.effort: \"x\" is not a valid value; expected one of high, low, max, medium, xhigh"),
-        ("1.1 R2 09-02", post.clone(), AGENTS, an_agent(json!({"system": long})), 400, "system: maximum string length is 100000"),
-        ("1.1 R2 09-02", post.clone(), AGENTS, an_agent(json!({"name": ""})), 400, "name: minimum string length is 1"),
-        ("1.1 R2 09-02", post.clone(), AGENTS, an_agent(json!({"metadata": pairs})), 400, "invalid metadata: metadata map would have 17 entries, exceeding the maximum of 16"),
+        ("1.1 R2 09-02", post.clone(), AGENTS, toolset(&json!([{"name": "read"}, {"name": "bash", "bogus": 1}])), 400, "Failed to parse request: tools[0].configs[1].bogus: Extra inputs are not permitted for name \"bash\""),
+        ("1.1 R2 09-02", post.clone(), AGENTS, toolset(&json!([{"type": "bash"}])), 400, "Failed to parse request: tools[0].configs[0].name: must be \"bash\" on a config of type \"bash\""),
+        ("1.1 R2 09-02", post.clone(), AGENTS, toolset(&json!([{"name": "bash", "type": "grep"}])), 400, "Failed to parse request: tools[0].configs[0].type: \"grep\" does not match name \"bash\""),
+        ("1.1 R2 09-02", post.clone(), DEPLOYMENTS, a_deployment(&json!({"initial_events": [{"type": "user.interrupt"}]})), 400, "Failed to parse request: initial_events[0].type: \"user.interrupt\" is not a valid value"),
+        ("1.1 R2 09-02", post.clone(), AGENTS, an_agent(&json!({"model": {"id": "playbook", "effort": "x"}})), 400, "Failed to parse request: model.effort: \"x\" is not a valid value; expected one of high, low, max, medium, xhigh"),
+        ("1.1 R2 09-02", post.clone(), AGENTS, an_agent(&json!({"system": long})), 400, "system: maximum string length is 100000"),
+        ("1.1 R2 09-02", post.clone(), AGENTS, an_agent(&json!({"name": ""})), 400, "name: minimum string length is 1"),
+        ("1.1 R2 09-02", post.clone(), AGENTS, an_agent(&json!({"metadata": pairs})), 400, "invalid metadata: metadata map would have 17 entries, exceeding the maximum of 16"),
         ("1.1 R2 09-02", post.clone(), "/v1/agents/{agent}", json!({"model": {"id": "playbook", "effort": "x"}}), 400, "Failed to parse request: agent.model.effort: \"x\" is not a valid value; expected one of high, low, max, medium, xhigh"),
         // 1.2 Paths and methods.
         ("1.2 R2 09-02", get.clone(), "/v1/nothing", Value::Null, 404, "Not found"),
@@ -161,36 +161,36 @@ fn refusals() -> Vec<(&'static str, Method, &'static str, Value, u16, &'static s
         ("1.5 R2-INF", post.clone(), "/v1/agents/undefined/archive", Value::Null, 400, "Invalid agent ID."),
         ("1.5 R2-INF", post.clone(), "/v1/agents/undefined", json!({}), 400, "Invalid agent ID."),
         ("1.5 R2 09-02", get.clone(), "/v1/environments/undefined", Value::Null, 404, "Environment undefined not found."),
-        ("1.5 R2 09-02", post.clone(), AGENTS, roster(json!(["agent_I"])), 400, "Agent has invalid configuration: subagent agent_I is not a valid agent ID"),
+        ("1.5 R2 09-02", post.clone(), AGENTS, roster(&json!(["agent_I"])), 400, "Agent has invalid configuration: subagent agent_I is not a valid agent ID"),
         // 2 Deployments.
         ("2 R2 09-02", post.clone(), DEPLOYMENTS, scheduled("0 0 1 * 1", "UTC"), 400, "`schedule.expression` cannot restrict both day-of-month and day-of-week; use `*` for one"),
         ("2 R2 09-02", post.clone(), DEPLOYMENTS, scheduled("0 0 * * *", "Mars/Phobos"), 400, "`schedule.timezone` \"Mars/Phobos\" is not a valid IANA timezone"),
         ("2 R2 09-02", post.clone(), DEPLOYMENTS, scheduled("0 0 * * * *", "UTC"), 400, "`schedule.expression` is not a valid 5-field cron expression: expected 5 fields, got 6"),
         ("2 R2 09-02", post.clone(), DEPLOYMENTS, scheduled("0 0 31 2 *", "UTC"), 400, "`schedule.expression` does not produce any occurrences in the next year"),
-        ("2 R2 09-02", post.clone(), DEPLOYMENTS, a_deployment(json!({"schedule": {"type": "cron", "expression": "0 0 * * *"}})), 400, "schedule.timezone: Field required"),
-        ("2 R2 09-02", post.clone(), DEPLOYMENTS, a_deployment(json!({"initial_events": null})), 400, "initial_events: Field required"),
+        ("2 R2 09-02", post.clone(), DEPLOYMENTS, a_deployment(&json!({"schedule": {"type": "cron", "expression": "0 0 * * *"}})), 400, "schedule.timezone: Field required"),
+        ("2 R2 09-02", post.clone(), DEPLOYMENTS, a_deployment(&json!({"initial_events": null})), 400, "initial_events: Field required"),
         ("2 R2 09-02", get.clone(), "/v1/deployments?status=active&include_archived=true", Value::Null, 400, "include_archived: cannot be set together with status"),
         ("2 R2-INF", get.clone(), "/v1/deployments?status=active&include_archived=false", Value::Null, 400, "include_archived: cannot be set together with status"),
         ("2 R2 09-02", post.clone(), "/v1/deployments/{ended}", json!({"name": "x"}), 400, "Cannot modify archived deployment"),
         ("2 R2 09-02", post.clone(), "/v1/deployments/{ended}/pause", Value::Null, 400, "Cannot modify archived deployment"),
         ("2 R2 09-02", post.clone(), "/v1/deployments/{ended}/run", Value::Null, 400, "Cannot modify archived deployment"),
-        ("2 R2 09-05", post.clone(), DEPLOYMENTS, a_deployment(json!({"resources": [{"type": "github_repository"}]})), 400, "resources.0.url: Field required"),
+        ("2 R2 09-05", post.clone(), DEPLOYMENTS, a_deployment(&json!({"resources": [{"type": "github_repository"}]})), 400, "resources.0.url: Field required"),
         ("2 R2 09-05", get.clone(), "/v1/deployment_runs?has_error=maybe", Value::Null, 400, "Failed to parse request body: invalid value for bool field has_error: \"maybe\""),
         // 3 Sessions.
-        ("3.1 R2 09-02", post.clone(), SESSIONS, a_session(json!({"environment_id": "env_{none}"})), 404, "Environment env_{none} not found."),
-        ("3.1 R2 09-02", post.clone(), SESSIONS, a_session(json!({"agent": "{archived}"})), 400, "agent {archived} is archived and cannot be used to create a session"),
-        ("3.1 R2 09-02", post.clone(), SESSIONS, a_session(json!({"agent": null})), 400, "agent: value is required"),
-        ("3.1 R2 09-02", post.clone(), SESSIONS, a_session(json!({"agent": {"id": "{agent}"}})), 400, "Failed to parse request: agent.selector.type: Field required"),
-        ("3.1 R2 09-02", post.clone(), SESSIONS, a_session(json!({"agent": {"type": "x"}})), 400, "Failed to parse request: agent.selector.type: \"x\" is not a valid value"),
+        ("3.1 R2 09-02", post.clone(), SESSIONS, a_session(&json!({"environment_id": "env_{none}"})), 404, "Environment env_{none} not found."),
+        ("3.1 R2 09-02", post.clone(), SESSIONS, a_session(&json!({"agent": "{archived}"})), 400, "agent {archived} is archived and cannot be used to create a session"),
+        ("3.1 R2 09-02", post.clone(), SESSIONS, a_session(&json!({"agent": null})), 400, "agent: value is required"),
+        ("3.1 R2 09-02", post.clone(), SESSIONS, a_session(&json!({"agent": {"id": "{agent}"}})), 400, "Failed to parse request: agent.selector.type: Field required"),
+        ("3.1 R2 09-02", post.clone(), SESSIONS, a_session(&json!({"agent": {"type": "x"}})), 400, "Failed to parse request: agent.selector.type: \"x\" is not a valid value"),
         ("3.1 R2 09-02", post.clone(), SESSIONS, overrides(json!({"multiagent": null})), 400, "Failed to parse request body: unknown field \"multiagent\""),
         ("3.1 R2 09-02", post.clone(), SESSIONS, overrides(json!({"system": long})), 400, "agent.agent_with_overrides.config.system: must be at most 100000 characters"),
         ("3.1 R2 09-02", post.clone(), SESSIONS, with_store(json!({})), 404, "Memory store `memstore_{none}` not found."),
-        ("3.1 R2 09-02", post.clone(), SESSIONS, a_session(json!({"resources": [store, store]})), 400, "resources contains duplicate memory_store_id: memstore_{none}"),
+        ("3.1 R2 09-02", post.clone(), SESSIONS, a_session(&json!({"resources": [store, store]})), 400, "resources contains duplicate memory_store_id: memstore_{none}"),
         ("3.1 R2 09-02", post.clone(), SESSIONS, with_store(json!({"access": "x"})), 400, "Failed to parse request: resources[0].access: \"x\" is not a valid value; expected one of read_only, read_write"),
         ("3.1 R2 09-02", post.clone(), SESSIONS, with_store(json!({"instructions": "x".repeat(4097)})), 400, "resources.0.memory_store.instructions: must be at most 4096 characters"),
         ("3.1 R2 09-02", post.clone(), SESSIONS, file("file_I"), 400, "Invalid file resource: invalid file_id: \"file_I\""),
         ("3.1 R2 09-02", post.clone(), SESSIONS, file("file_{none}"), 404, "One or more files not found. Check that each `file_id` exists and is accessible: file_{none}"),
-        ("3.1 R2 09-03", post.clone(), SESSIONS, a_session(json!({"agent": "{wiki}", "environment_id": "{limited}"})), 400, "MCP server host(s) blocked by environment network policy: \"deepwiki\" (mcp.deepwiki.com). Add these hosts to the environment's allowed_hosts, or set allow_mcp_servers=true."),
+        ("3.1 R2 09-03", post.clone(), SESSIONS, a_session(&json!({"agent": "{wiki}", "environment_id": "{limited}"})), 400, "MCP server host(s) blocked by environment network policy: \"deepwiki\" (mcp.deepwiki.com). Add these hosts to the environment's allowed_hosts, or set allow_mcp_servers=true."),
         ("3.2 R2 09-02", post.clone(), "/v1/sessions/{running}/archive", Value::Null, 400, "Session {running} cannot be archived while its status is \"running\". Only pending or idle sessions may be archived."),
         ("3.2 R2 09-03", delete.clone(), "/v1/sessions/{running}", Value::Null, 400, "Cannot delete session while it is running. Send an interrupt event or wait for the session to complete."),
         ("3.2 R2", get.clone(), "/v1/sessions/sesn_{none}", Value::Null, 404, "Session not found: sesn_{none}"),
@@ -201,17 +201,17 @@ fn refusals() -> Vec<(&'static str, Method, &'static str, Value, u16, &'static s
         ("4.3 R2", post.clone(), events, json!({"events": [{"type": "user.tool_confirmation", "tool_use_id": "sevt_{none}", "result": "allow", "deny_message": "no"}]}), 400, "Invalid tool_confirmation event at index 0: deny_message is only allowed when result is 'deny'"),
         // 8 Agents.
         ("8 R2 09-02", post.clone(), "/v1/agents/{agent}", json!({"version": 7}), 409, "Concurrent modification detected. Please fetch the latest version and retry."),
-        ("8 R2 09-02", post.clone(), AGENTS, an_agent(json!({"model": {"id": "playbook", "inference_geo": "mars"}})), 400, "`inference_geo`: must be one of [\"global\" \"us\"]: invalid inference_geo value"),
-        ("8 R2 09-03", post.clone(), AGENTS, an_agent(json!({"tools": [{"type": "agent_toolset_20260401"}, custom]})), 400, "tools.1.custom.name: custom tool name \"mcp__x\" uses reserved MCP tool prefix"),
-        ("8 R2 09-02", post.clone(), AGENTS, an_agent(json!({"skills": [{"type": "anthropic", "skill_id": "xlsx", "version": "1"}]})), 400, "Agent has invalid configuration: `skill_id` `xlsx` version `1` not found"),
-        ("8 R2 09-04", post.clone(), AGENTS, an_agent(json!({"skills": [{"type": "custom", "skill_id": "skill_x"}]})), 400, "Agent has invalid configuration: `skill_id` `skill_x` not found"),
-        ("8 R2 09-02", post.clone(), AGENTS, roster(json!(["{archived}"])), 400, "Agent has invalid configuration: subagent {archived} is archived"),
-        ("8 R2 09-02", post.clone(), AGENTS, roster(json!([{"type": "agent", "id": "{agent}", "version": 7}])), 400, "Agent has invalid configuration: subagent {agent} version 7 not found"),
-        ("8 R2 09-02", post.clone(), AGENTS, roster(json!(["{agent}", "{agent}"])), 400, "Agent has invalid configuration: subagent {agent} referenced multiple times"),
-        ("8 R2 09-02", post.clone(), AGENTS, roster(json!(["{lead}"])), 400, "Agent has invalid configuration: subagent {lead} has its own subagents; maximum depth is 1"),
-        ("8 R2 09-02", post.clone(), AGENTS, roster(json!(["{agent}", null])), 400, "Failed to parse request: multiagent.agents[1]: must be a string or an object (got null)"),
-        ("8 R2 09-02", post.clone(), AGENTS, roster(json!([{"type": "self"}, {"type": "self"}])), 400, "multiagent.agents.1: at most one {\"type\":\"self\"} entry is allowed"),
-        ("8 R2 09-02", post.clone(), AGENTS, roster(json!([])), 400, "multiagent.coordinator.agents: must contain at least 1 item"),
+        ("8 R2 09-02", post.clone(), AGENTS, an_agent(&json!({"model": {"id": "playbook", "inference_geo": "mars"}})), 400, "`inference_geo`: must be one of [\"global\" \"us\"]: invalid inference_geo value"),
+        ("8 R2 09-03", post.clone(), AGENTS, an_agent(&json!({"tools": [{"type": "agent_toolset_20260401"}, custom]})), 400, "tools.1.custom.name: custom tool name \"mcp__x\" uses reserved MCP tool prefix"),
+        ("8 R2 09-02", post.clone(), AGENTS, an_agent(&json!({"skills": [{"type": "anthropic", "skill_id": "xlsx", "version": "1"}]})), 400, "Agent has invalid configuration: `skill_id` `xlsx` version `1` not found"),
+        ("8 R2 09-04", post.clone(), AGENTS, an_agent(&json!({"skills": [{"type": "custom", "skill_id": "skill_x"}]})), 400, "Agent has invalid configuration: `skill_id` `skill_x` not found"),
+        ("8 R2 09-02", post.clone(), AGENTS, roster(&json!(["{archived}"])), 400, "Agent has invalid configuration: subagent {archived} is archived"),
+        ("8 R2 09-02", post.clone(), AGENTS, roster(&json!([{"type": "agent", "id": "{agent}", "version": 7}])), 400, "Agent has invalid configuration: subagent {agent} version 7 not found"),
+        ("8 R2 09-02", post.clone(), AGENTS, roster(&json!(["{agent}", "{agent}"])), 400, "Agent has invalid configuration: subagent {agent} referenced multiple times"),
+        ("8 R2 09-02", post.clone(), AGENTS, roster(&json!(["{lead}"])), 400, "Agent has invalid configuration: subagent {lead} has its own subagents; maximum depth is 1"),
+        ("8 R2 09-02", post.clone(), AGENTS, roster(&json!(["{agent}", null])), 400, "Failed to parse request: multiagent.agents[1]: must be a string or an object (got null)"),
+        ("8 R2 09-02", post.clone(), AGENTS, roster(&json!([{"type": "self"}, {"type": "self"}])), 400, "multiagent.agents.1: at most one {\"type\":\"self\"} entry is allowed"),
+        ("8 R2 09-02", post.clone(), AGENTS, roster(&json!([])), 400, "multiagent.coordinator.agents: must contain at least 1 item"),
         // 9 Environments.
         ("9 R2", get, "/v1/environments/env_{none}", Value::Null, 404, "Environment env_{none} not found."),
         ("9 R2 09-12", post.clone(), "/v1/environments/{environment}", json!({"config": {"type": "self_hosted"}}), 400, "Cannot change environment type from Cloud to BYOC"),

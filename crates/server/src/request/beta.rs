@@ -46,7 +46,7 @@ fn is_well_formed(name: &str) -> bool {
     };
     name.len() <= MAX_BETA_NAME
         && !words.is_empty()
-        && words.iter().all(|word| is_word(&word))
+        && words.iter().all(is_word)
         && digits(date[0], 4)
         && digits(date[1], 2)
         && digits(date[2], 2)

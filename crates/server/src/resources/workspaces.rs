@@ -114,7 +114,7 @@ fn set(tx: &mut Tx<'_>, id: &str, update: &UpdateWorkspace) -> Result<Workspace>
     check_references(&update.references)?;
     let name = update.name.as_ref().unwrap_or(&stored.name);
     let data_residency = update.data_residency.over(stored.data_residency)?;
-    let privacy = match (update.inference_data_privacy.clone(), stored.inference_data_privacy) {
+    let privacy = match (update.inference_data_privacy, stored.inference_data_privacy) {
         (Some(sent), kept) => Some(sent.over(kept.unwrap_or_default())),
         (None, kept) => kept,
     };
