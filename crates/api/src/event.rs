@@ -553,6 +553,10 @@ fn read_sent(node: &Node<'_>, now: Time) -> Decoded<EventBody> {
     let kind = SENT_KINDS.iter().find(|(name, _)| *name == tag).map_or("", |(_, kind)| kind);
     node.of_kind(kind).object(|o| {
         o.tagged();
+        // The call says which thread a confirmation is for, whatever the client does.
+        if tag == "user.tool_confirmation" {
+            o.optional("session_thread_id").map(|n| n.string()).transpose()?;
+        }
         Ok(match tag {
             "user.message" => EventBody::UserMessage { content: content::message_blocks(&o.required("content")?)? },
             "user.interrupt" => EventBody::UserInterrupt {

@@ -52,7 +52,7 @@ fn patterns(connection: &Connection) -> Result<Vec<Pattern>> {
         "SELECT workspace_id, id, session_id FROM deployment_runs
          WHERE session_id IS NOT NULL AND scheduled_at IS NOT NULL LIMIT ?1",
     )?;
-    let mut events = connection.prepare("SELECT seq, body FROM session_events WHERE session_id = ?1")?;
+    let mut events = connection.prepare("SELECT place, body FROM session_inputs WHERE session_id = ?1")?;
     let found = runs.query_map([PATTERNS], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
     found
         .map(|ids| {
@@ -77,7 +77,7 @@ fn insert(connection: &Connection, pattern: &Pattern, at: Time) -> Result<()> {
         connection
             .prepare_cached(
                 "INSERT INTO session_events (session_id, seq, type, body, processed_at)
-                 SELECT ?1, seq, type, ?2, ?3 FROM session_events WHERE session_id = ?4 AND seq = ?5",
+                 SELECT ?1, place, type, ?2, ?3 FROM session_inputs WHERE session_id = ?4 AND place = ?5",
             )?
             .execute(params![session, body, at.micros(), pattern.session, seq])?;
     }
@@ -87,7 +87,7 @@ fn insert(connection: &Connection, pattern: &Pattern, at: Time) -> Result<()> {
                  resources, vault_ids, outcomes, status, active_micros, next_seq, next_input, lease_epoch, created_at,
                  updated_at)
              SELECT ?1, workspace_id, agent_id, agent_version, environment_id, deployment_id, title, metadata, resources,
-                 vault_ids, outcomes, 'idle', 1000000, next_seq, next_input, 1, ?2, ?2
+                 vault_ids, outcomes, 'idle', 1000000, next_input, 1, 1, ?2, ?2
              FROM sessions WHERE workspace_id = ?3 AND id = ?4",
         )?
         .execute(params![session, at.micros(), pattern.workspace, pattern.session])?;

@@ -258,7 +258,10 @@ async fn a_message_may_come_with_the_answer_that_frees_the_session() {
     let session = parts.session_with(api, script("echo allowed")).await;
     let mut stream = api.stream_from(id(&session), 0).await;
     let call = first(&stream.turn().await, "agent.tool_use").clone();
-    api.events(id(&session), json!([message("and hurry"), allow(&call)])).await;
+    // R2: the thread that a confirmation names is rewritten to that of its call.
+    let misled = over(allow(&call), &json!({"session_thread_id": "sth_x"}));
+    let sent = api.events(id(&session), json!([message("and hurry"), misled])).await;
+    assert!(sent["data"][1].get("session_thread_id").is_none(), "{sent}");
     let told = stream.turn().await;
     assert_eq!(
         kinds(&told)[..4],
