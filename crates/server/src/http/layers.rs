@@ -17,9 +17,9 @@ use rota_api::{
 
 use super::{
     answers,
+    guests::Guest,
     hosts::Hosts,
     operations::{self, Beta},
-    places::Guest,
 };
 use crate::{
     app::App,

@@ -1,12 +1,12 @@
 //! The HTTP surface: every operation in one table, and what holds for all of them.
 
 mod answers;
+mod guests;
 mod hosts;
 mod layers;
 mod lent;
 mod listen;
 pub mod operations;
-mod places;
 mod router;
 mod wire;
 
