@@ -17,7 +17,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("app", &["config", "db", "hub", "model", "request", "sandboxes", "scheduler", "shares"]),
     ("config", &["scheduler"]),
     ("db", &["config", "page", "tls"]),
-    ("egress", &["tls"]),
+    ("outgoing", &["tls"]),
     (
         "engine",
         &["app", "closed", "db", "hub", "model", "places", "resources/deployments", "resources/sessions", "room"],
@@ -103,24 +103,24 @@ const IMPORTS: &[(&str, &[&str])] = &[
         ],
     ),
     ("resources/threads", &["app", "db", "page", "request", "resources/sessions"]),
-    ("resources/webhook_endpoints", &["app", "db", "egress", "page", "request"]),
+    ("resources/webhook_endpoints", &["app", "db", "outgoing", "page", "request"]),
     ("resources/webhook_outbox", &["db", "resources/organization"]),
     ("resources/workspaces", &["app", "db", "page", "random", "request", "resources/organization"]),
     ("sandboxes", &["places"]),
     ("sweep", &["app", "engine", "resources/sessions"]),
     ("tick", &["app", "db", "resources/deployments", "scheduler"]),
-    ("webhooks", &["app", "config", "db", "egress", "resources/webhook_endpoints"]),
+    ("webhooks", &["app", "config", "db", "outgoing", "resources/webhook_endpoints"]),
 ];
 
 /// Pure files, which import nothing that acts: no store, no time, no state of the server.
 const NOTHING_THAT_ACTS: [&str; 9] = [
     "scheduler/cron.rs",
-    "scheduler/occurrences.rs",
     "scheduler/pending.rs",
     "scheduler/policy.rs",
     "scheduler/preview.rs",
     "scheduler/schedule.rs",
     "scheduler/settle.rs",
+    "scheduler/spans.rs",
     "webhooks/next.rs",
     "page.rs",
 ];

@@ -120,8 +120,8 @@ fn operations(document: &Value, uri: &str) -> Vec<Operation> {
     for (path, methods) in document["paths"].as_object().unwrap() {
         for (method, operation) in methods.as_object().unwrap() {
             let at = |rest: &[&str]| {
-                let pointer = ["paths", path, method].iter().chain(rest).map(|token| escaped(token));
-                format!("{uri}#/{}", pointer.collect::<Vec<_>>().join("/"))
+                let pointer = [&["paths", path.as_str(), method.as_str()][..], rest].concat();
+                format!("{uri}#/{}", pointer.into_iter().map(escaped).collect::<Vec<_>>().join("/"))
             };
             let media = operation["responses"]["200"]["content"].as_object().and_then(|content| content.keys().next());
             let schema = media.map(|media| at(&["responses", "200", "content", media, "schema"]));

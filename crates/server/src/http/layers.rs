@@ -18,9 +18,9 @@ use tracing::Instrument;
 
 use super::{
     answers,
+    guests::Guest,
     hosts::Hosts,
     operations::{self, Beta},
-    places::Guest,
 };
 use crate::{
     app::App,

@@ -28,9 +28,9 @@ use tokio::{
 use tower::ServiceExt;
 
 use super::{
+    guests::{Guest, Places},
     layers,
     lent::lend,
-    places::{Guest, Places},
     wire::{Refuse, Wire},
 };
 use crate::{

@@ -2,12 +2,12 @@
 
 mod absent;
 mod answers;
+mod guests;
 mod hosts;
 mod layers;
 mod lent;
 mod listen;
 pub mod operations;
-mod places;
 mod router;
 mod wire;
 

@@ -14,7 +14,7 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-use super::places::Guest;
+use super::guests::Guest;
 use crate::limits::{LINGER, WRITE_TIMEOUT};
 
 /// What is sent in place of an answer that hyper gives itself, which has a status and no words: by its status.
@@ -149,7 +149,7 @@ mod tests {
     use tokio::{io::AsyncWriteExt, net::TcpListener};
 
     use super::*;
-    use crate::http::places::Places;
+    use crate::http::guests::Places;
 
     #[tokio::test]
     async fn an_answer_that_nobody_reads_ends_its_connection() {

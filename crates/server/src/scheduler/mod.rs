@@ -1,9 +1,9 @@
 //! When deployments fire.
 
 pub mod cron;
-pub mod occurrences;
 pub mod pending;
 pub mod policy;
 pub mod preview;
 pub mod schedule;
 pub mod settle;
+pub mod spans;

@@ -1,5 +1,5 @@
 //! What a moment means for a deployment: the occurrence to fire, those that are passed over and why, and when to look
-//! again. The store carries it out (`resources/deployments/schedule.rs`), and so does the simulation.
+//! again. The store carries it out (`resources/deployments/standing.rs`), and so does the simulation.
 
 use std::ops::RangeInclusive;
 

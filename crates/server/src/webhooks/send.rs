@@ -8,9 +8,9 @@ use rota_api::Time;
 use super::{claim::Claim, next::Ended, sign::signature};
 use crate::{
     config::WebhooksConfig,
-    egress::{self, PrivateAddress},
     error::{Error, Result},
     limits::WEBHOOK_EXCERPT_BYTES,
+    outgoing::{self, PrivateAddress},
     resources::webhook_endpoints::secret_key,
     retry_after::retry_after,
 };
@@ -49,7 +49,7 @@ impl Answer {
 /// When TLS cannot be set up.
 pub(super) fn client(config: &WebhooksConfig) -> Result<Client> {
     let timeout = Duration::from_secs(config.timeout_seconds.into());
-    egress::client(config.allow_private)?.timeout(timeout).build().map_err(Error::internal)
+    outgoing::client(config.allow_private)?.timeout(timeout).build().map_err(Error::internal)
 }
 
 /// Sends a delivery once.
@@ -60,7 +60,7 @@ pub(super) async fn attempt(client: &Client, config: &WebhooksConfig, claim: &Cl
     let timestamp = now.micros().div_euclid(1_000_000);
     let signature = signature(&secret_key(&claim.secret)?, claim.event.as_ref(), timestamp, &claim.payload);
     // What the configuration allows may have changed since the endpoint was created.
-    let url = match egress::url(&claim.url, config.allow_private) {
+    let url = match outgoing::url(&claim.url, config.allow_private) {
         Ok(url) => url,
         Err(error) => return Ok(Answer::none(format!("url: {error}")).so(Ended::Refused)),
     };

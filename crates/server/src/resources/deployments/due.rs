@@ -16,7 +16,7 @@ use super::{
     check::check,
     policy,
     run::{self, Target},
-    schedule, store,
+    standing, store,
 };
 use crate::{
     app::FirePolicy,
@@ -185,11 +185,11 @@ impl Scheduled {
         let mut skipped = Vec::new();
         let found = pending::find(self.pending.clone(), &effects, self.settled_at.timestamp());
         if let Some((pending, reason)) = &found.overtaken {
-            schedule::pass_over(tx, self.id.as_ref(), pending, *reason)?;
+            standing::pass_over(tx, self.id.as_ref(), pending, *reason)?;
             skipped.push(*reason);
         }
         if let Some(Skip { occurrences, reason }) = &effects.skip {
-            schedule::skip(tx, self.id.as_ref(), self.settled_at.timestamp(), occurrences, *reason)?;
+            standing::skip(tx, self.id.as_ref(), self.settled_at.timestamp(), occurrences, *reason)?;
             skipped.push(*reason);
         }
         let next = effects.next_fire_at.map(Time::from);
@@ -218,13 +218,13 @@ impl Scheduled {
             Settled::Fired { run, .. } => (None, Some(run)),
             Settled::Archived => (None, None),
         };
-        let found = schedule::Looked {
+        let found = standing::Looked {
             settled_at,
             pending,
             next_fire_at: pending.map_or(next, |pending| pending.look_at(next)),
             ran_at: run.filter(|run| run.error.is_none()).map(|run| run.created_at),
         };
-        schedule::looked(tx, workspace, id, &found)?;
+        standing::looked(tx, workspace, id, &found)?;
         let Some(run) = run else { return Ok(()) };
         let ended =
             if run.error.is_none() { EventType::DeploymentRunSucceeded } else { EventType::DeploymentRunFailed };
@@ -267,7 +267,7 @@ impl Look<'_> {
         let interrupts = match occurrence.step(tx.now(), || self.verdict(tx))? {
             Step::Hold(pending) => return Ok(Settled::Waits(Some(pending))),
             Step::PassOver(reason) => {
-                schedule::pass_over(tx, id.as_ref(), occurrence, reason)?;
+                standing::pass_over(tx, id.as_ref(), occurrence, reason)?;
                 skipped.push(reason);
                 return Ok(Settled::Waits(None));
             }

@@ -6,7 +6,7 @@ pub mod due;
 pub mod occurrences;
 pub mod policy;
 mod run;
-mod schedule;
+mod standing;
 mod store;
 mod write;
 

@@ -22,9 +22,9 @@ use crate::{
     resources::{deployment_runs, run_outcomes::lateness_ms},
     scheduler::{
         cron::Cron,
-        occurrences::{Occurrence, Place, Span, walk},
         pending::Pending,
         settle::State,
+        spans::{Occurrence, Place, Span, walk},
     },
 };
 

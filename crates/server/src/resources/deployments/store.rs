@@ -8,7 +8,7 @@ use rota_api::{
     webhook::EventType,
 };
 
-use super::schedule;
+use super::standing;
 use crate::{
     db::{Row, Select, Tx, vals},
     error::{Error, Result},
@@ -55,7 +55,7 @@ pub(super) fn archived() -> Error {
 
 /// Archives it, unless it is archived already.
 pub(super) fn archive(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Deployment> {
-    let archives = schedule::changing(tx, workspace, id, |tx, state| {
+    let archives = standing::changing(tx, workspace, id, |tx, state| {
         if state == State::Archived {
             return Ok(false);
         }
@@ -106,7 +106,7 @@ pub(super) fn set_paused(
         None => (State::Active, EventType::DeploymentUnpaused),
     };
     let reason = reason.map(|reason| serde_json::to_string(&reason)).transpose()?;
-    let changes = schedule::changing(tx, workspace, id, |tx, state| {
+    let changes = standing::changing(tx, workspace, id, |tx, state| {
         if state == State::Archived {
             return Err(archived());
         }

@@ -14,7 +14,7 @@ use rota_api::{
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::{schedule, store};
+use super::{standing, store};
 use crate::{
     db::{Tx, vals},
     error::{Error, Result},
@@ -60,7 +60,7 @@ pub(super) fn insert(tx: &mut Tx<'_>, workspace: &WorkspaceId, fields: &Deployme
             now
         ],
     )?;
-    schedule::begin(tx, workspace, &id)?;
+    standing::begin(tx, workspace, &id)?;
     webhook_outbox::emit(tx, workspace, [EventType::DeploymentCreated], &id)?;
     store::get(tx, workspace, id.as_ref())
 }
@@ -74,7 +74,7 @@ pub(super) fn update(
     if let Some(choice) = &update.agent {
         lock_agent(tx, workspace, choice)?;
     }
-    schedule::changing(tx, workspace, id, |tx, state| match state {
+    standing::changing(tx, workspace, id, |tx, state| match state {
         State::Archived => Err(store::archived()),
         State::Active | State::Paused => set(tx, workspace, id, update),
     })?;

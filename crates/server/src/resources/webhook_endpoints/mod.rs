@@ -11,8 +11,8 @@ use rota_api::{
 
 use crate::{
     app::App,
-    egress,
     error::{Error, Result},
+    outgoing,
     page::{IdPage, Order},
     request::{Body, Caller, Json, Path, Query},
 };
@@ -27,7 +27,7 @@ pub async fn create(State(app): State<App>, caller: Caller, body: Body) -> Resul
 }
 
 fn check_url(app: &App, url: &str) -> Result<()> {
-    let checked = egress::url(url, app.config.webhooks.allow_private);
+    let checked = outgoing::url(url, app.config.webhooks.allow_private);
     checked.map(drop).map_err(|error| Error::invalid(format_args!("url: {error}")))
 }
 
