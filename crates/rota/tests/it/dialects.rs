@@ -544,7 +544,7 @@ async fn due_in(rota: &Rota, session: &str) -> f64 {
     let session = session.to_owned();
     let read = move |tx: &mut Tx<'_>| {
         let sql = format!("SELECT runnable_at FROM sessions WHERE id = '{session}'");
-        tx.one(&sql, Vec::new(), |row| row.int(0))
+        tx.one(&sql, &[], |row| row.int(0))
     };
     let due = rota.server.app().db.read(read).await.unwrap().unwrap();
     Time::from_micros(due).seconds_since(rota.clock.now())
