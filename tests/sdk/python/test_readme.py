@@ -12,7 +12,7 @@ README = (Path(__file__).parent.parent.parent.parent / "README.md").read_text()
 
 @needs("session usage events")
 def test_the_example_of_the_readme_follows_its_session_to_the_end_and_runs_twice() -> None:
-    (program,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    (program,) = re.findall(r"^```python\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
     program = program.replace("sk-rota-…", KEY).replace("http://127.0.0.1:7420", BASE_URL)
     for _ in range(2):
         ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)

@@ -1,5 +1,7 @@
 //! Numbered migrations, applied at start. A store that is newer than this program is refused.
 
+use std::fmt::Write;
+
 use rusqlite::{Connection, TransactionBehavior};
 use sha2::{Digest, Sha256};
 
@@ -87,7 +89,10 @@ fn checksums() -> impl Iterator<Item = (i64, String)> {
 
 /// The SHA-256 of a migration's text, in hexadecimal digits.
 fn checksum(migration: &str) -> String {
-    Sha256::digest(migration).iter().map(|byte| format!("{byte:02x}")).collect()
+    Sha256::digest(migration).iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("writing to a string does not fail");
+        text
+    })
 }
 
 /// That a store of this version has seen the migrations that this program has.

@@ -8,7 +8,7 @@
 //! A closure is `Fn`: a batch may run it again, so it has no effect outside its [`Tx`]. It cannot be cancelled half-way
 //! by a client that hangs up. What it wants to happen after the commit it says with [`Tx::after_commit`].
 //!
-//! SQL is written once for every database: `$1` placeholders, `RETURNING`, `ON CONFLICT`; what differs is in [`dialect`].
+//! SQL is written once for every database: `$1` placeholders, `RETURNING`, `ON CONFLICT`; what differs is in `dialect`.
 //! On PostgreSQL several transactions run at the same time: a closure that reads what it then writes calls [`Tx::lock`]
 //! first, and one that may meet a row that is there already says `ON CONFLICT` and looks at the count.
 

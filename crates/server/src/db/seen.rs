@@ -11,9 +11,12 @@ use std::{
 /// The variable that names the file: a statement a line, as JSON text.
 const FILE: &str = "ROTA_STATEMENTS";
 
+/// The file, and what this process has written to it.
+type Seen = Mutex<(File, HashSet<String>)>;
+
 /// Writes the statement down, if this process has not yet.
 pub(super) fn note(sql: &str) {
-    static SEEN: OnceLock<Option<Mutex<(File, HashSet<String>)>>> = OnceLock::new();
+    static SEEN: OnceLock<Option<Seen>> = OnceLock::new();
     let open = || {
         let path = std::env::var_os(FILE)?;
         let file = OpenOptions::new().create(true).append(true).open(path).expect("the file of statements is writable");

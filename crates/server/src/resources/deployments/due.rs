@@ -58,7 +58,7 @@ pub async fn earliest(db: &Db) -> Result<Option<Time>> {
     db.lookup(sql, &[], |row| row.time(0)).await
 }
 
-/// What [`settle`] did with a deployment.
+/// What [`settle()`] did with a deployment.
 #[derive(Debug)]
 pub struct Report {
     /// The deployment.
@@ -97,7 +97,7 @@ pub fn settle(tx: &mut Tx<'_>, policy: &FirePolicy, group: &[Due]) -> Result<Vec
     settle_by(tx, policy, group, Attempt::Fire)
 }
 
-/// Settles deployments for which [`settle`] failed for another reason than the database: the occurrence gets a run with an
+/// Settles deployments for which [`settle()`] failed for another reason than the database: the occurrence gets a run with an
 /// `unknown_error`, and the deployment is paused; unless its policy says that it is tried again.
 pub fn settle_failed(tx: &mut Tx<'_>, policy: &FirePolicy, group: &[Due]) -> Result<Vec<Report>> {
     settle_by(tx, policy, group, Attempt::Fail)
