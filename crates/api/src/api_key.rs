@@ -5,6 +5,7 @@ use serde::Serialize;
 use crate::{
     Time,
     decode::{Decoded, Object},
+    fields::{Decode, names},
     id::{ApiKeyId, WorkspaceId},
 };
 
@@ -49,40 +50,17 @@ pub enum KeyScope {
     },
 }
 
-/// Whether a key counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum KeyStatus {
-    /// Requests with it are answered.
-    Active,
-    /// Switched off, for now.
-    Inactive,
-    /// Ended for good.
-    Archived,
-    /// Its time is over.
-    Expired,
-}
-
-impl KeyStatus {
-    /// The names on the wire.
-    pub const NAMES: [&str; 4] = ["active", "inactive", "archived", "expired"];
-
-    /// The names that an update can set.
-    pub const SETTABLE: [&str; 3] = ["active", "inactive", "archived"];
-
-    /// The name on the wire.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Active => "active",
-            Self::Inactive => "inactive",
-            Self::Archived => "archived",
-            Self::Expired => "expired",
-        }
-    }
-
-    /// The status of that name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Active, Self::Inactive, Self::Archived, Self::Expired].into_iter().find(|s| s.as_str() == name)
+names! {
+    /// Whether a key counts.
+    KeyStatus {
+        /// Requests with it are answered.
+        "active" => Active,
+        /// Switched off, for now.
+        "inactive" => Inactive,
+        /// Ended for good.
+        "archived" => Archived,
+        /// Its time is over.
+        "expired" => Expired,
     }
 }
 
@@ -91,17 +69,19 @@ impl KeyStatus {
 pub struct UpdateApiKey {
     /// A new name, 1 to [`MAX_NAME`] characters.
     pub name: Option<String>,
-    /// One of [`KeyStatus::SETTABLE`].
+    /// Any but [`KeyStatus::Expired`].
     pub status: Option<KeyStatus>,
 }
 
 impl UpdateApiKey {
     /// Reads the body of an update request.
     pub fn read(o: &mut Object<'_>) -> Decoded<Self> {
-        let status = o.optional("status").map(|n| n.one_of(&KeyStatus::SETTABLE)).transpose()?;
         Ok(Self {
-            name: o.optional("name").map(|n| n.text(1, MAX_NAME)).transpose()?,
-            status: status.and_then(KeyStatus::from_name),
+            name: o.kept("name", |n| n.text(1, MAX_NAME))?,
+            status: o.kept("status", |n| match KeyStatus::decode(n)? {
+                KeyStatus::Expired => Err(n.not_a_value(KeyStatus::Expired.as_str())),
+                settable => Ok(settable),
+            })?,
         })
     }
 }

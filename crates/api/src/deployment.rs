@@ -149,8 +149,8 @@ impl DeploymentFields {
             initial_events: event::read_deployment_events(&o.required("initial_events")?)?,
             resources: session::read_resources(o.optional("resources"))?,
             vault_ids: session::read_vault_ids(o.optional("vault_ids"))?,
-            schedule: o.optional("schedule").map(|n| read_schedule(&n)).transpose()?,
-            budget: o.optional("budget").map(|n| session::read_budget(&n)).transpose()?,
+            schedule: o.kept("schedule", read_schedule)?,
+            budget: o.kept("budget", session::read_budget)?,
             metadata: metadata::create(o.optional("metadata"))?,
         })
     }
@@ -186,11 +186,11 @@ impl UpdateDeployment {
     pub fn read(o: &mut Object<'_>) -> Decoded<Self> {
         o.speak(Dialect::Deployments);
         Ok(Self {
-            name: o.settable("name")?.map(|n| n.text(1, MAX_NAME)).transpose()?,
+            name: o.needed("name", |n| n.text(1, MAX_NAME))?,
             description: agent::text_patch(o.patch("description"), MAX_DESCRIPTION)?,
-            agent: o.settable("agent")?.map(|n| agent::read_choice(&n, false)).transpose()?,
-            environment_id: o.settable("environment_id")?.map(|n| n.text(1, 128)).transpose()?,
-            initial_events: o.settable("initial_events")?.map(|n| event::read_deployment_events(&n)).transpose()?,
+            agent: o.needed("agent", |n| agent::read_choice(n, false))?,
+            environment_id: o.needed("environment_id", |n| n.text(1, 128))?,
+            initial_events: o.needed("initial_events", event::read_deployment_events)?,
             resources: cleared_list(o.patch("resources"), |n| session::read_resources(Some(n)))?,
             vault_ids: cleared_list(o.patch("vault_ids"), |n| session::read_vault_ids(Some(n)))?,
             schedule: o.patch("schedule").read(read_schedule)?,

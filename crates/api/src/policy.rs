@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::{
     decode::{Decoded, Node, Object, Patch},
+    fields::{Decode, names},
     id::DeploymentId,
 };
 
@@ -45,37 +46,19 @@ pub struct DeploymentPolicy {
     pub jitter: Jitter,
 }
 
-/// What becomes of an occurrence that finds as many sessions of its deployment at work as there may be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Overlap {
-    /// It fires, unless a limit is set: then it is skipped.
-    #[default]
-    Allow,
-    /// It is skipped.
-    Skip,
-    /// It waits for a place. The next occurrence takes its place in the queue.
-    QueueOne,
-    /// It fires, and the longest running sessions are interrupted.
-    CancelPrevious,
-}
-
-impl Overlap {
-    const ALL: [Self; 4] = [Self::Allow, Self::Skip, Self::QueueOne, Self::CancelPrevious];
-
-    /// The name on the wire and in the store.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Allow => "allow",
-            Self::Skip => "skip",
-            Self::QueueOne => "queue_one",
-            Self::CancelPrevious => "cancel_previous",
-        }
-    }
-
-    /// Reads a name. `None` when there is no such overlap.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|overlap| overlap.as_str() == name)
+names! {
+    /// What becomes of an occurrence that finds as many sessions of its deployment at work as there may be.
+    #[derive(Default, JsonSchema)]
+    Overlap {
+        /// It fires, unless a limit is set: then it is skipped.
+        #[default]
+        "allow" => Allow,
+        /// It is skipped.
+        "skip" => Skip,
+        /// It waits for a place. The next occurrence takes its place in the queue.
+        "queue_one" => QueueOne,
+        /// It fires, and the longest running sessions are interrupted.
+        "cancel_previous" => CancelPrevious,
     }
 }
 
@@ -192,10 +175,7 @@ impl UpdatePolicy {
     /// Reads the body of an update request.
     pub fn read(o: &mut Object<'_>) -> Decoded<Self> {
         Ok(Self {
-            overlap: o.patch("overlap").read(|node| {
-                let text = node.string()?;
-                Overlap::from_name(text).ok_or_else(|| node.not_a_value(text))
-            })?,
+            overlap: o.patch("overlap").read(Decode::decode)?,
             max_concurrent_sessions: o
                 .patch("max_concurrent_sessions")
                 .read(|node| whole(node, 1, MAX_CONCURRENT_SESSIONS))?,

@@ -10,6 +10,7 @@ use crate::{
     agent::{self, AgentChoice, McpServer, ModelConfig, Skill, Tool},
     decode::{Decoded, Dialect, Invalid, Node, Object, Patch},
     event,
+    fields::names,
     id::{DeploymentId, EnvironmentId, SessionId},
     metadata::{self, Changes, Metadata},
 };
@@ -64,34 +65,17 @@ pub struct Session {
     pub archived_at: Option<Time>,
 }
 
-/// Whether a session works, waits or has ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Status {
-    /// It waits for the client.
-    Idle,
-    /// It works.
-    Running,
-    /// It waits to retry after a transient error.
-    Rescheduling,
-    /// It has ended for good.
-    Terminated,
-}
-
-impl Status {
-    /// The name on the wire and in the store.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Idle => "idle",
-            Self::Running => "running",
-            Self::Rescheduling => "rescheduling",
-            Self::Terminated => "terminated",
-        }
-    }
-
-    /// Reads a name. `None` when there is no such status.
-    pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Idle, Self::Running, Self::Rescheduling, Self::Terminated].into_iter().find(|s| s.as_str() == name)
+names! {
+    /// Whether a session works, waits or has ended.
+    Status {
+        /// It waits for the client.
+        "idle" => Idle,
+        /// It works.
+        "running" => Running,
+        /// It waits to retry after a transient error.
+        "rescheduling" => Rescheduling,
+        /// It has ended for good.
+        "terminated" => Terminated,
     }
 }
 

@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 use crate::{
     Time,
     decode::{Decoded, Node, Object},
+    fields::{Decode, names},
     id::{WebhookEndpointId, WebhookEventId, WorkspaceId},
 };
 
@@ -115,28 +116,14 @@ impl<'a> WebhookEvent<'a> {
     }
 }
 
-/// Whether events are delivered to an endpoint.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum EndpointState {
-    /// They are.
-    Enabled,
-    /// They are not. Events that happen meanwhile are never delivered to it.
-    Disabled,
-}
-
-impl EndpointState {
-    /// The name on the wire.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Enabled => "enabled",
-            Self::Disabled => "disabled",
-        }
-    }
-
-    /// The state called `name` on the wire.
-    pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Enabled, Self::Disabled].into_iter().find(|state| state.as_str() == name)
+names! {
+    /// Whether events are delivered to an endpoint.
+    #[derive(JsonSchema)]
+    EndpointState {
+        /// They are.
+        "enabled" => Enabled,
+        /// They are not. Events that happen meanwhile are never delivered to it.
+        "disabled" => Disabled,
     }
 }
 
@@ -234,23 +221,15 @@ pub struct UpdateEndpoint {
 impl UpdateEndpoint {
     /// Reads the body of an update. An empty list of events leaves them as they are.
     pub fn read(o: &mut Object<'_>) -> Decoded<Self> {
-        let events = o.settable("enabled_events")?.map(|events| read_events(&events, 0)).transpose()?;
+        let events = o.needed("enabled_events", |events| read_events(events, 0))?;
         Ok(Self {
-            name: o.settable("name")?.map(|name| name.text(0, MAX_NAME)).transpose()?,
-            description: o
-                .settable("description")?
-                .map(|description| description.text(0, MAX_DESCRIPTION))
-                .transpose()?,
-            url: o.settable("url")?.map(|url| url.text(1, MAX_URL)).transpose()?,
+            name: o.needed("name", |name| name.text(0, MAX_NAME))?,
+            description: o.needed("description", |description| description.text(0, MAX_DESCRIPTION))?,
+            url: o.needed("url", |url| url.text(1, MAX_URL))?,
             enabled_events: events.filter(|events| !events.is_empty()),
-            state: o.settable("state")?.map(|state| read_state(&state)).transpose()?,
+            state: o.needed("state", Decode::decode)?,
         })
     }
-}
-
-fn read_state(node: &Node<'_>) -> Decoded<EndpointState> {
-    let name = node.string()?;
-    EndpointState::from_name(name).ok_or_else(|| node.not_a_value(name))
 }
 
 fn read_events(node: &Node<'_>, least: usize) -> Decoded<Vec<EventType>> {
@@ -260,30 +239,16 @@ fn read_events(node: &Node<'_>, least: usize) -> Decoded<Vec<EventType>> {
     Ok(events)
 }
 
-/// What has become of a delivery.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum DeliveryState {
-    /// It is tried, or tried again later; for an endpoint that is disabled, when it is enabled again.
-    Pending,
-    /// The endpoint has accepted it.
-    Delivered,
-    /// The endpoint has not accepted it, and it is not tried again unless it is replayed.
-    Failed,
-}
-
-impl DeliveryState {
-    /// Every state, by its name on the wire.
-    pub const NAMES: [&'static str; 3] = ["pending", "delivered", "failed"];
-
-    /// The state called `name` on the wire.
-    pub fn from_name(name: &str) -> Option<Self> {
-        match name {
-            "pending" => Some(Self::Pending),
-            "delivered" => Some(Self::Delivered),
-            "failed" => Some(Self::Failed),
-            _ => None,
-        }
+names! {
+    /// What has become of a delivery.
+    #[derive(JsonSchema)]
+    DeliveryState {
+        /// It is tried, or tried again later; for an endpoint that is disabled, when it is enabled again.
+        "pending" => Pending,
+        /// The endpoint has accepted it.
+        "delivered" => Delivered,
+        /// The endpoint has not accepted it, and it is not tried again unless it is replayed.
+        "failed" => Failed,
     }
 }
 

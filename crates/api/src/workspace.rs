@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Time,
     decode::{Decoded, Invalid, Node, Object, Patch},
+    fields::{Decode, names},
     id::WorkspaceId,
     metadata::{self, Changes, Metadata},
 };
@@ -76,38 +77,30 @@ pub enum AllowedGeos {
     Some(Vec<Geo>),
 }
 
-/// The word for all geos.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Unrestricted {
-    /// The only one.
-    Unrestricted,
-}
-
-/// Where inference may be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Geo {
-    /// Anywhere.
-    Global,
-    /// In the United States.
-    Us,
-}
-
-impl Geo {
-    const NAMES: [&str; 2] = ["global", "us"];
-
-    fn read(node: &Node<'_>) -> Decoded<Self> {
-        Ok(if node.one_of(&Self::NAMES)? == "us" { Self::Us } else { Self::Global })
+names! {
+    /// The word for all geos.
+    Unrestricted {
+        /// The only one.
+        "unrestricted" => Unrestricted,
     }
 }
 
-/// Where the data of a workspace is stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum WorkspaceGeo {
-    /// The only one that the API knows.
-    Us,
+names! {
+    /// Where inference may be.
+    Geo {
+        /// Anywhere.
+        "global" => Global,
+        /// In the United States.
+        "us" => Us,
+    }
+}
+
+names! {
+    /// Where the data of a workspace is stored.
+    WorkspaceGeo {
+        /// The only one that the API knows.
+        "us" => Us,
+    }
 }
 
 /// What a request says about [`DataResidency`].
@@ -122,11 +115,11 @@ impl DataResidencyFields {
         let Some(node) = node else { return Ok(Self::default()) };
         node.object(|o| {
             if creating {
-                o.optional("workspace_geo").map(|n| n.one_of(&["us"])).transpose()?;
+                o.kept("workspace_geo", WorkspaceGeo::decode)?;
             }
             Ok(Self {
-                allowed_inference_geos: o.optional("allowed_inference_geos").map(|n| read_geos(&n)).transpose()?,
-                default_inference_geo: o.optional("default_inference_geo").map(|n| Geo::read(&n)).transpose()?,
+                allowed_inference_geos: o.kept("allowed_inference_geos", read_geos)?,
+                default_inference_geo: o.kept("default_inference_geo", Geo::decode)?,
             })
         })
     }
@@ -152,10 +145,9 @@ impl DataResidencyFields {
 
 fn read_geos(node: &Node<'_>) -> Decoded<AllowedGeos> {
     if node.value().is_string() {
-        node.one_of(&["unrestricted"])?;
-        return Ok(AllowedGeos::Any(Unrestricted::Unrestricted));
+        return Unrestricted::decode(node).map(AllowedGeos::Any);
     }
-    node.items(1, Geo::NAMES.len(), Geo::read).map(AllowedGeos::Some)
+    node.items(1, Geo::NAMES.len(), Geo::decode).map(AllowedGeos::Some)
 }
 
 /// Where what is retained of a workspace's inference goes, and who reviews it. It is stored and shown; this server retains
@@ -201,8 +193,8 @@ impl InferenceDataPrivacy {
             });
             Ok(Self {
                 human_review: human_review.transpose()?,
-                safeguards_storage: o.settable("safeguards_storage")?.map(|n| read_storage(&n)).transpose()?,
-                transcripts_storage: o.settable("transcripts_storage")?.map(|n| read_storage(&n)).transpose()?,
+                safeguards_storage: o.needed("safeguards_storage", read_storage)?,
+                transcripts_storage: o.needed("transcripts_storage", read_storage)?,
             })
         })
     }
@@ -262,14 +254,11 @@ impl CreateWorkspace {
             },
             data_residency: DataResidencyFields::read(o.optional("data_residency"), true)?
                 .over(DataResidency::default())?,
-            inference_data_privacy: o
-                .optional("inference_data_privacy")
-                .map(|n| InferenceDataPrivacy::read(&n))
-                .transpose()?,
+            inference_data_privacy: o.kept("inference_data_privacy", InferenceDataPrivacy::read)?,
             tags: metadata::create(tags)?,
             references: References {
-                external_key: o.optional("external_key_id").map(|n| n.text(1, MAX_NAME)).transpose()?,
-                user_profile: o.optional("user_profile_id").map(|n| n.text(1, MAX_NAME)).transpose()?,
+                external_key: o.kept("external_key_id", |n| n.text(1, MAX_NAME))?,
+                user_profile: o.kept("user_profile_id", |n| n.text(1, MAX_NAME))?,
             },
         })
     }
@@ -309,17 +298,14 @@ impl UpdateWorkspace {
             check_tags(tags)?;
         }
         Ok(Self {
-            name: o.settable("name")?.map(|n| n.text(1, MAX_NAME)).transpose()?,
-            display_color: o.settable("display_color")?.map(|n| read_color(&n)).transpose()?,
+            name: o.needed("name", |n| n.text(1, MAX_NAME))?,
+            display_color: o.needed("display_color", read_color)?,
             data_residency: DataResidencyFields::read(o.optional("data_residency"), false)?,
-            inference_data_privacy: o
-                .settable("inference_data_privacy")?
-                .map(|n| InferenceDataPrivacy::read(&n))
-                .transpose()?,
+            inference_data_privacy: o.needed("inference_data_privacy", InferenceDataPrivacy::read)?,
             tags: Changes::read(tags)?,
             references: References {
-                external_key: o.settable("external_key_id")?.map(|n| n.text(1, MAX_NAME)).transpose()?,
-                user_profile: o.settable("user_profile_id")?.map(|n| n.text(1, MAX_NAME)).transpose()?,
+                external_key: o.needed("external_key_id", |n| n.text(1, MAX_NAME))?,
+                user_profile: o.needed("user_profile_id", |n| n.text(1, MAX_NAME))?,
             },
         })
     }

@@ -28,9 +28,9 @@ impl CreateAgent {
             description: optional_text(o.optional("description"), MAX_DESCRIPTION)?,
             system: optional_text(o.optional("system"), MAX_SYSTEM)?,
             model: read_model(&o.required("model")?)?.resolved(),
-            tools: o.optional("tools").map(|n| read_tools(&n)).transpose()?.unwrap_or_default(),
-            mcp_servers: o.optional("mcp_servers").map(|n| read_mcp_servers(&n)).transpose()?.unwrap_or_default(),
-            skills: o.optional("skills").map(|n| read_skills(&n)).transpose()?.unwrap_or_default(),
+            tools: o.kept("tools", read_tools)?.unwrap_or_default(),
+            mcp_servers: o.kept("mcp_servers", read_mcp_servers)?.unwrap_or_default(),
+            skills: o.kept("skills", read_skills)?.unwrap_or_default(),
             multiagent: None,
             execution_identity: o
                 .optional("execution_identity")
@@ -76,11 +76,11 @@ impl UpdateAgent {
         o.speak(Dialect::Agents);
         o.stand_under("agent");
         Ok(Self {
-            version: o.optional("version").map(|n| n.integer(1, i64::MAX)).transpose()?,
-            name: o.settable("name")?.map(|n| n.text(1, MAX_NAME)).transpose()?,
+            version: o.kept("version", |n| n.integer(1, i64::MAX))?,
+            name: o.needed("name", |n| n.text(1, MAX_NAME))?,
             description: text_patch(o.patch("description"), MAX_DESCRIPTION)?,
             system: text_patch(o.patch("system"), MAX_SYSTEM)?,
-            model: o.settable("model")?.map(|n| read_model(&n)).transpose()?,
+            model: o.needed("model", read_model)?,
             tools: o.patch("tools").read(read_tools)?,
             mcp_servers: o.patch("mcp_servers").read(read_mcp_servers)?,
             skills: o.patch("skills").read(read_skills)?,
@@ -130,13 +130,13 @@ pub fn read_model(node: &Node<'_>) -> Decoded<ModelConfig> {
         return Ok(ModelConfig { id: node.text(1, MAX_NAME)?, effort: None, speed: standard(), inference_geo: None });
     }
     node.object(|o| {
-        let effort = o.optional("effort").map(|n| read_effort(&n)).transpose()?;
-        let speed = o.optional("speed").map(|n| n.one_of(&["standard", "fast"])).transpose()?;
+        let effort = o.kept("effort", read_effort)?;
+        let speed = o.kept("speed", |n| n.one_of(&["standard", "fast"]))?;
         Ok(ModelConfig {
             id: o.required("id")?.text(1, MAX_NAME)?,
             effort,
             speed: speed.map(str::to_owned).or_else(standard),
-            inference_geo: o.optional("inference_geo").map(|n| read_geo(&n)).transpose()?,
+            inference_geo: o.kept("inference_geo", read_geo)?,
         })
     })
 }

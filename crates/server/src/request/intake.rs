@@ -210,13 +210,13 @@ mod tests {
         assert_eq!((&small[..], place.is_some()), (&b"{}"[..], false));
         let two = [gzip(b"{\"a\":"), gzip(b"1}")].concat();
         assert_eq!(&read(two).await.unwrap().0[..], b"{\"a\":1}", "members follow each other");
-        let (large, place) = read(gzip(&[b' '; 1_000_000])).await.unwrap();
+        let (large, place) = read(gzip(&b" ".repeat(1_000_000))).await.unwrap();
         assert_eq!((large.len(), place.is_some()), (1_000_000, true), "it has a place, though little of it was sent");
         drop(place);
-        let most = gzip(&vec![b' '; MAX_BODY_BYTES]);
+        let most = gzip(&b" ".repeat(MAX_BODY_BYTES));
         assert!(most.len() < 100_000);
         assert_eq!(read(most).await.unwrap().0.len(), MAX_BODY_BYTES);
-        let bomb = gzip(&vec![b' '; MAX_BODY_BYTES + 1]);
+        let bomb = gzip(&b" ".repeat(MAX_BODY_BYTES + 1));
         assert_eq!(read(bomb).await.map(drop).unwrap_err().status().as_u16(), 413);
         for wrong in [b"{}".to_vec(), gzip(b"{\"name\": 1}")[..15].to_vec()] {
             assert_eq!(read(wrong).await.map(drop).unwrap_err().status().as_u16(), 400);

@@ -39,7 +39,7 @@ pub async fn update(
 
 /// `GET /v1/organizations/api_keys`.
 pub async fn list(State(app): State<App>, _: Administrator, query: Query) -> Result<Json<IdPage<ApiKey>>> {
-    let status = query.one_of("status", &KeyStatus::NAMES)?;
+    let status = query.one_of("status", KeyStatus::NAMES)?;
     let mut select = Select::everywhere(SELECT);
     select.text("created_by =", query.text("created_by_user_id"));
     select.text("workspace_id =", query.text("workspace_id"));

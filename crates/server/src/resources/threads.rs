@@ -31,7 +31,7 @@ pub async fn list(
     caller: Caller,
     PathAndQuery(SessionRef(session), query): PathAndQuery<SessionRef>,
 ) -> Result<Json<Page<Thread>>> {
-    let statuses = query.any_of("statuses", &sessions::STATUSES, sessions::STATUSES.len())?;
+    let statuses = query.any_of("statuses", Status::NAMES, Status::NAMES.len())?;
     let paging = query.paging(1000, 1000, Order::Asc)?;
     let thread = app.db.read(move |tx| get(tx, &caller.workspace, &session)).await?;
     let is_asked_for = statuses.is_empty() || statuses.contains(&thread.status.as_str());

@@ -11,7 +11,7 @@ use axum::extract::State;
 use rota_api::{
     Deleted,
     id::{AgentId, DeploymentId, SessionId, WorkspaceId},
-    session::{CreateSession, Session, UpdateSession},
+    session::{CreateSession, Session, Status, UpdateSession},
 };
 
 use crate::{
@@ -56,16 +56,13 @@ pub async fn update(
     app.db.write(move |tx| write::update(tx, &caller.workspace, &id, &update)).await.map(Json)
 }
 
-/// The names of the statuses.
-pub const STATUSES: [&str; 4] = ["rescheduling", "running", "idle", "terminated"];
-
 /// `GET /v1/sessions`.
 pub async fn list(State(app): State<App>, caller: Caller, query: Query) -> Result<Json<BothWays<Session>>> {
     let deployment = query.text("deployment_id");
     if deployment.is_some_and(|id| id.parse::<DeploymentId>().is_err()) {
         return Err(Error::invalid("Invalid deployment ID."));
     }
-    let statuses = query.any_of("statuses", &STATUSES, STATUSES.len())?;
+    let statuses = query.any_of("statuses", Status::NAMES, Status::NAMES.len())?;
     let archived = query.boolean("include_archived")?.unwrap_or(false);
     let (mut select, key) = walk(&caller.workspace, deployment, &statuses, archived);
     let agent = query.text("agent_id");

@@ -23,7 +23,7 @@ pub async fn list(
 ) -> Result<Json<Page<WebhookDelivery>>> {
     let mut select = Select::new(SELECT, &caller.workspace);
     select.text("endpoint_id =", Some(&endpoint));
-    let state = query.one_of("state", &DeliveryState::NAMES)?;
+    let state = query.one_of("state", DeliveryState::NAMES)?;
     // Written out, so that the index of failed deliveries is used.
     select.when(state == Some("pending"), "state = 'pending'");
     select.when(state == Some("delivered"), "state = 'delivered'");
