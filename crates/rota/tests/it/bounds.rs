@@ -234,8 +234,10 @@ async fn streams_that_nobody_reads_hold_a_batch_each_and_not_the_session() {
     let body = json!({"agent": agent["id"], "environment_id": environment["id"]});
     let session = client.post("/v1/sessions", &body).await;
     // No runner takes messages up; with an interrupt of a session at rest they enter the log.
-    let sent: Vec<Value> = (0..30).map(|_| large(MIB)).chain([json!({"type": "user.interrupt"})]).collect();
-    client.post(&events(&session), &json!({ "events": sent })).await;
+    let sent: Vec<Value> = (0..6).map(|_| large(MIB)).chain([json!({"type": "user.interrupt"})]).collect();
+    for _ in 0..5 {
+        client.post(&events(&session), &json!({ "events": sent })).await;
+    }
     let rested = memory_mib(&server);
     let mut streams = Vec::new();
     for _ in 0..13 {
