@@ -608,7 +608,9 @@ async fn a_message_to_a_session_that_waits_for_its_model_changes_nothing_in_the_
     for pause in [1.0, 2.0] {
         stream.until("session.status_rescheduled").await;
         rota.api.events(id(&session), json!([message("hurry")])).await;
-        assert_eq!(due_in(&rota, id(&session)).await, pause);
+        // Each request of the test moves the clock a little.
+        let due = due_in(&rota, id(&session)).await;
+        assert!((pause - 0.1..=pause).contains(&due), "{due} s of {pause}");
         assert_eq!(rota.api.get(&format!("/v1/sessions/{}", id(&session))).await["status"], "rescheduling");
         rota.advance_seconds(pause as i64);
     }

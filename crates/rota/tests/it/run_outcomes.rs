@@ -150,12 +150,12 @@ async fn what_waits_for_a_human_is_named_until_it_is_answered() {
 async fn what_a_session_died_of_or_tries_again_is_told() {
     let busy =
         || Reply::Error(529, "", json!({"type": "error", "error": {"type": "overloaded_error", "message": "busy"}}));
-    let upstream = Upstream::start(std::iter::repeat_with(busy).take(5)).await;
+    let upstream = Upstream::start(std::iter::repeat_with(busy).take(17)).await;
     let rota = Rota::with(|config| config.models.push(upstream.model())).await;
     let api = &rota.api;
     let run = run(api, &deployment(api, json!({"model": "house"}), message("hi")).await).await;
     let mut stream = api.stream_from(session(&run), 0).await;
-    for _ in 0..4 {
+    for _ in 0..16 {
         stream.until("session.status_rescheduled").await;
         let told = api.get(&path(&run)).await["outcome"]["session"].clone();
         assert_eq!((&told["status"], &told["stop_reason"]), (&json!("rescheduling"), &Value::Null));

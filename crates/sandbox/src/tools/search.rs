@@ -212,7 +212,7 @@ pub(super) fn grep(grep: &Grep) -> Result<String, String> {
         let below = entry.path().strip_prefix(&root).unwrap_or(entry.path());
         let is_named = names.as_ref().is_none_or(|names| names.is_match(below) || names.is_match(entry.file_name()));
         let is_of_type = types.as_ref().is_none_or(|types| types.matched(entry.path(), false).is_whitelist());
-        if !at_root && !(is_named && is_of_type) {
+        if !(at_root || is_named && is_of_type) {
             continue;
         }
         search_file(&mut searcher, &matcher, entry.path(), grep, &mut lines)

@@ -343,8 +343,8 @@ impl PartialReply {
         let index = index.unwrap_or(self.parts.len() as u64);
         let StartedBlock { kind, text, id, name, input, thinking, signature } = parse(block.get().as_bytes())?;
         match kind.as_deref() {
-            Some("text") => return Ok(self.add_text(index, text, deltas)),
-            None if text.is_some() => return Ok(self.add_text(index, text, deltas)),
+            Some("text") => self.add_text(index, text, deltas),
+            None if text.is_some() => self.add_text(index, text, deltas),
             None => self.add(index, Part::Pieces),
             Some("tool_use") => {
                 deltas(Delta::OtherStart);
@@ -395,11 +395,10 @@ impl PartialReply {
         let place = self.parts.iter().rposition(|placed| placed.index == index);
         let is_known = delta.kind.as_deref().is_none_or(|kind| DELTAS.contains(&kind));
         match (place.map(|place| &mut self.parts[place].part), is_known) {
-            (Some(Part::Pieces), _) => {}
             (Some(part @ Part::Whole(_)), _) => *part = Part::Pieces,
             // Of a citation, which points into a document of the client, and of whatever is added to the API: the block
             // stands without it.
-            (_, false) => {}
+            (Some(Part::Pieces), _) | (_, false) => {}
             (Some(Part::Text { text, .. }), true) if delta.partial_json.is_none() => {
                 text.append(delta.text);
                 self.show(place.unwrap_or_default(), deltas);
