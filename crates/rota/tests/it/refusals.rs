@@ -71,7 +71,7 @@ impl World {
             "configs": [{"name": "bash", "enabled": true, "permission_policy": {"type": "always_ask"}}]});
         let custom = json!({"type": "custom", "name": "look_up", "description": "Looks up.", "input_schema": {"type": "object", "properties": {}}});
         let agent = json!({"name": "refused", "model": {"id": "playbook"}, "description": "d", "system": "s", "tools": [toolset, custom], "metadata": {"a": "b"}});
-        let cloud = json!({"type": "cloud", "networking": {"type": "limited", "allowed_hosts": ["a.example"], "allow_mcp_servers": false, "allow_package_managers": false}, "packages": {"type": "packages", "apt": ["jq"]}});
+        let cloud = json!({"type": "cloud", "networking": {"type": "limited", "allowed_hosts": ["a.example"], "allow_mcp_servers": false, "allow_package_managers": true}, "packages": {"type": "packages", "apt": ["jq"]}});
         let environment = json!({"name": "refused", "description": "d", "config": cloud, "metadata": {"a": "b"}});
         let schedule = json!({"type": "cron", "expression": "0 9 * * *", "timezone": "UTC"});
         let deployment = json!({"name": "refused", "description": "d", "schedule": schedule, "metadata": {"a": "b"}});
@@ -80,14 +80,15 @@ impl World {
         match operation.path {
             "/v1/agents" => agent,
             "/v1/agents/{agent_id}" => over(agent, &json!({"version": parts.agent["version"]})),
-            "/v1/environments" | "/v1/environments/{environment_id}" => environment,
+            "/v1/environments" => environment,
+            "/v1/environments/{environment_id}" => over(environment, &json!({"name": "refused later"})),
             "/v1/deployments" => parts.deployment_body(&deployment),
             "/v1/deployments/{deployment_id}" => deployment,
             "/v1/sessions" => parts.session_body(&json!({"title": "refused", "metadata": {"a": "b"}})),
             "/v1/sessions/{session_id}" => json!({"title": "refused", "metadata": {"a": "b"}}),
             "/v1/sessions/{session_id}/events" => json!({"events": [message("refused")]}),
             "/v1/organizations/workspaces" => json!({"name": "refused", "tags": {"a": "b"}}),
-            "/v1/organizations/workspaces/{workspace_id}" => json!({"name": "refused", "tags": {"a": "b"}}),
+            "/v1/organizations/workspaces/{workspace_id}" => json!({"name": "refused later", "tags": {"a": "b"}}),
             "/v1/organizations/api_keys/{api_key_id}" => json!({"name": "refused", "status": "active"}),
             "/rota/v1/webhook_endpoints" | "/rota/v1/webhook_endpoints/{webhook_endpoint_id}" => endpoint,
             "/rota/v1/deployments/{deployment_id}/policy" => json!({
