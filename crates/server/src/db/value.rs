@@ -158,19 +158,19 @@ enum Columns<'a> {
 }
 
 /// Which column of a row: its name, or its place from 0.
-pub trait Column {
+pub trait Column: Copy {
     /// Its place.
-    fn place(&self, row: &Row<'_>) -> Result<usize>;
+    fn place(self, row: &Row<'_>) -> Result<usize>;
 }
 
 impl Column for usize {
-    fn place(&self, _: &Row<'_>) -> Result<usize> {
-        Ok(*self)
+    fn place(self, _: &Row<'_>) -> Result<usize> {
+        Ok(self)
     }
 }
 
 impl Column for &str {
-    fn place(&self, row: &Row<'_>) -> Result<usize> {
+    fn place(self, row: &Row<'_>) -> Result<usize> {
         row.named(self)
     }
 }
