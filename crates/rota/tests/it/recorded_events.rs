@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use reqwest::Method;
-use rota_server::model::{Block, Delta, DeltaSink, Model, ModelReply, ModelRequest, Refusal, ReplyFuture, Stop, Usage};
+use rota_server::model::{self, Block, Delta, DeltaSink, Model, ModelReply, ModelRequest, ReplyFuture, Stop, Usage};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
@@ -44,7 +44,7 @@ impl Model for Halting {
             self.go_on.notified().await;
             deltas(Delta::Text("world".to_owned()));
             let content = vec![Block::Text { text: "Hello world".to_owned() }];
-            Ok(ModelReply { content, stop: Stop::EndTurn, refusal: Refusal::default(), usage: Usage::default() })
+            Ok(ModelReply { content, stop: Stop::EndTurn, refusal: model::Refusal::default(), usage: Usage::default() })
         })
     }
 }
