@@ -16,11 +16,21 @@ const GROUND: [&str; 4] = ["clock", "error", "limits", "telemetry"];
 const IMPORTS: &[(&str, &[&str])] = &[
     ("app", &["config", "db", "hub", "model", "request", "sandboxes", "scheduler", "shares"]),
     ("config", &["scheduler"]),
-    ("db", &["config", "page", "tls"]),
-    ("outgoing", &["tls"]),
+    ("db", &["backoff", "config", "page", "tls"]),
     (
         "engine",
-        &["app", "closed", "db", "hub", "model", "places", "resources/deployments", "resources/sessions", "room"],
+        &[
+            "app",
+            "backoff",
+            "closed",
+            "db",
+            "hub",
+            "model",
+            "places",
+            "resources/deployments",
+            "resources/sessions",
+            "room",
+        ],
     ),
     ("folder", &["config", "db", "random"]),
     (
@@ -47,7 +57,8 @@ const IMPORTS: &[(&str, &[&str])] = &[
         ],
     ),
     ("hub", &["db"]),
-    ("model", &["config", "json_size", "tls"]),
+    ("model", &["config", "json_size", "retry_after", "tls"]),
+    ("outgoing", &["tls"]),
     ("request", &["closed", "db", "page", "room"]),
     ("resources/agents", &["app", "db", "model", "page", "request", "resources/webhook_outbox"]),
     ("resources/api_keys", &["app", "db", "page", "random", "request", "resources/workspaces"]),
@@ -107,9 +118,10 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("resources/webhook_outbox", &["db", "resources/organization"]),
     ("resources/workspaces", &["app", "db", "page", "random", "request", "resources/organization"]),
     ("sandboxes", &["places"]),
+    ("scheduler", &["backoff"]),
     ("sweep", &["app", "engine", "resources/sessions"]),
     ("tick", &["app", "db", "resources/deployments", "scheduler"]),
-    ("webhooks", &["app", "config", "db", "outgoing", "resources/webhook_endpoints"]),
+    ("webhooks", &["app", "backoff", "config", "db", "outgoing", "resources/webhook_endpoints", "retry_after"]),
 ];
 
 /// Pure files, which import nothing that acts: no store, no time, no state of the server.

@@ -294,31 +294,6 @@ async fn models_are_listed_page_by_page_in_both_directions() {
 }
 
 #[tokio::test]
-async fn what_is_not_served_says_so_whatever_header_is_missing() {
-    let rota = Rota::without_engine().await;
-    let api = &rota.api;
-    for (path, what) in [
-        ("/v1/vaults", "vaults"),
-        ("/v1/vaults/vlt_x/credentials", "vaults"),
-        ("/v1/files", "files"),
-        ("/v1/memory_stores/memstore_x/memories", "memory stores"),
-        ("/v1/skills", "skills"),
-        ("/v1/environments/env_x/work/poll", "work queues"),
-        ("/v1/sessions/sesn_x/resources", "resources of sessions"),
-        ("/v1/organizations/invites", "these operations on the organization"),
-    ] {
-        let refused = not_found(format!("Not found: {what} are not served by this server"));
-        assert_eq!(api.get_refused(path).await, refused, "{path}");
-        let bare = api.http.get(format!("{}{path}", api.base)).header("x-api-key", &api.key);
-        assert_eq!(api.answer(bare).await.refusal(), refused, "{path}");
-    }
-    for path in ["/v1/vaultsmith", "/v1/nothing", "/v2/vaults"] {
-        let bare = api.http.get(format!("{}{path}", api.base)).header("x-api-key", &api.key);
-        assert_eq!(api.answer(bare).await.refusal(), not_found("Not found"), "{path}");
-    }
-}
-
-#[tokio::test]
 async fn a_browser_that_asks_for_a_page_of_another_origin_is_refused_in_words() {
     let rota = Rota::without_engine().await;
     let api = &rota.api;

@@ -64,8 +64,10 @@ async fn what_is_not_served_says_so_with_and_without_the_beta_header() {
         let bare = api.http.request(method.clone(), format!("{}{path}", api.base)).header("x-api-key", &api.key);
         assert_eq!(api.answer(bare).await.refusal(), refused, "{method} {path}");
     }
-    let bare = api.http.get(format!("{}/v1/nothing", api.base)).header("x-api-key", &api.key);
-    assert_eq!(api.answer(bare).await.refusal(), not_found("Not found"), "no header brings it");
+    for path in ["/v1/nothing", "/v1/vaultsmith", "/v2/vaults"] {
+        let bare = api.http.get(format!("{}{path}", api.base)).header("x-api-key", &api.key);
+        assert_eq!(api.answer(bare).await.refusal(), not_found("Not found"), "{path}: no header brings it");
+    }
 }
 
 /// A client that every operation lets in.

@@ -214,7 +214,7 @@ mod tests {
             ("/v1/files", Some("files")),
             ("/v1/files/file_1/content", Some("files")),
             ("/v1/filesystem", None),
-            ("/v1/sessions/sesn_1/threads/sthr_1", Some("threads of sessions")),
+            ("/v1/sessions/sesn_1/resources/sesrsc_1", Some("resources of sessions")),
             ("/v1/sessions/sesn_1/nothing", None),
             ("/v1", None),
         ] {
