@@ -103,8 +103,11 @@ impl World {
     async fn fault(&self, method: &Method, path: &str, body: Option<&Value>, field: &str) -> Option<String> {
         let answer = self.api.send(method.clone(), path, body).await;
         let (kind, message) = (&answer.body["error"]["type"], answer.body["error"]["message"].as_str());
-        // An id that is none is refused in words of the hosted service, which name no parameter.
-        let names = message.is_some_and(|message| message.contains(field) || message.starts_with("Invalid "));
+        // Words of the hosted service: an id that is none is refused without the parameter's name, and an unknown field within
+        // a field by its own.
+        let recorded =
+            |message: &str| message.starts_with("Invalid ") || message.ends_with(r#"unknown field "nonsense""#);
+        let names = message.is_some_and(|message| message.contains(field) || recorded(message));
         let is_refused = answer.status == 400 && kind == "invalid_request_error" && names;
         let sent = body.map_or_else(String::new, |body| format!(" with {body}"));
         (!is_refused).then(|| format!("{method} {path}{sent}, {field}: {} {message:?}", answer.status))
