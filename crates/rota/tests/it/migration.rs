@@ -58,6 +58,8 @@ async fn a_store_that_was_moved_is_the_same_store() {
     for (path, before) in paths.iter().zip(before) {
         assert_eq!(rota.api.get(path).await["data"], before, "{path}");
     }
+    // What was said a moment ago would be told again.
+    rota.advance_seconds(6);
     let mut stream = rota.api.stream(id(&session)).await;
     rota.api.events(id(&session), json!([script("cat note"), message("thanks")])).await;
     let result = stream.until("agent.tool_result").await;
