@@ -7,6 +7,7 @@ from typing import Any, Iterator, get_args
 import anthropic
 import pytest
 from anthropic import pagination, types
+from anthropic._models import construct_type
 from anthropic.types import beta
 from anthropic.types.beta import sessions
 from pydantic import BaseModel
@@ -30,7 +31,11 @@ OPEN_TYPES = ("BetaManagedAgentsCustomToolInputSchema",)
 
 
 class Client(anthropic.Anthropic):
-    """Validates each response strictly and, in the current SDK, refuses fields that its types do not name."""
+    """Validates each response strictly and, in the current SDK, refuses fields that its types do not name.
+
+    All frames of a stream are named `message`, so an SDK cannot skip an event from after its time: it reads that one
+    unvalidated, as a client does by default.
+    """
 
     def __init__(self, **options: Any) -> None:
         options.setdefault("base_url", BASE_URL)
@@ -40,6 +45,8 @@ class Client(anthropic.Anthropic):
         super().__init__(**options)
 
     def _process_response_data(self, *, data: object, cast_to: Any, response: Any) -> Any:
+        if isinstance(data, dict) and data.get("type") in LATER_EVENTS[anthropic.__version__]:
+            return construct_type(value=data, type_=cast_to)
         parsed = super()._process_response_data(data=data, cast_to=cast_to, response=response)
         if anthropic.__version__ == CURRENT:
             unknown = list(undocumented(parsed))
@@ -99,6 +106,7 @@ FEATURES = features()
 
 # Kept by hand, so that a test is never skipped without a reason written here.
 KNOWN_LACKS = {CURRENT: set(), EARLIER: set(), SEED: set(FEATURES)}
+LATER_EVENTS = {CURRENT: set(), EARLIER: set(), SEED: {"session.usage"}}
 
 
 def needs(feature: str) -> pytest.MarkDecorator:

@@ -151,7 +151,8 @@ def test_a_stale_version_is_409(client: Client, agent: Any) -> None:
     client.beta.agents.update(agent.id, version=1, system="two")
     with pytest.raises(anthropic.ConflictError) as failure:
         client.beta.agents.update(agent.id, version=1, system="three")
-    check(failure.value, 409, "invalid_request_error")
+    wording = check(failure.value, 409, "invalid_request_error")
+    assert wording == "Concurrent modification detected. Please fetch the latest version and retry."
 
 
 @needs("budgets")

@@ -5,7 +5,7 @@ from typing import Any, Callable
 import anthropic
 import pytest
 from play import bash, call, follow, history, message, of_type, only, outputs, text, turn, until_rest
-from sdk import Client, needs
+from sdk import LATER_EVENTS, Client, needs
 
 ASKING = {
     "type": "agent_toolset_20260401",
@@ -42,16 +42,26 @@ def confirmation(tool_use: Any, result: str, **fields: Any) -> dict[str, Any]:
 
 def test_a_message_is_answered_until_the_session_rests(client: Client, session: Any) -> None:
     events = turn(client, session.id, message(bash("echo one $((20 + 22))")))
-    kinds = [event.type for event in events]
-    in_order = ["session.status_running", "span.model_request_start", "agent.tool_use", "agent.tool_result"]
-    assert [kind for kind in kinds if kind in in_order][: len(in_order)] == in_order
-    assert kinds[-1] == "session.status_idle"
-    assert events[-1].stop_reason.type == "end_turn"
+    assert [event.type for event in events] == [
+        "session.status_running",
+        "session.thread_status_running",
+        "user.message",
+        "span.model_request_start",
+        "agent.tool_use",
+        "span.model_request_end",
+        "agent.tool_result",
+        "span.model_request_start",
+        "agent.message",
+        "span.model_request_end",
+        "session.thread_status_idle",
+        "session.usage",
+        "session.status_idle",
+    ]
+    assert events[-1].stop_reason.type == only(events, "session.thread_status_idle").stop_reason.type == "end_turn"
     use = only(events, "agent.tool_use")
     assert (use.name, use.evaluated_permission) == ("bash", "allow")
     assert only(events, "agent.tool_result").tool_use_id == use.id
     assert "one 42" in outputs(events)[0]
-    assert of_type(events, "agent.message")
     assert client.beta.sessions.retrieve(session.id).status == "idle"
 
 
@@ -87,7 +97,8 @@ def test_a_failing_command_is_told_as_an_answer(client: Client, session: Any) ->
 def test_the_history_holds_what_was_streamed(client: Client, session: Any) -> None:
     streamed = turn(client, session.id, message(bash("echo once")))
     stored = list(history(client, session.id))
-    assert [event.id for event in stored] == list(dict.fromkeys(event.id for event in streamed))
+    readable = [event for event in streamed if event.type not in LATER_EVENTS[anthropic.__version__]]
+    assert [event.id for event in stored] == [event.id for event in readable]
     assert only(stored, "user.message").processed_at is not None
 
 
@@ -133,6 +144,7 @@ def test_sent_events_come_back_stored(client: Client, session: Any) -> None:
     sent = client.beta.sessions.events.send(session.id, events=[message("No block in here.")])
     assert sent.data is not None
     assert [event.type for event in sent.data] == ["user.message"]
+    assert "processed_at" not in sent.data[0].model_fields_set
     events = follow(client, session.id)
     assert sent.data[0].id in {event.id for event in events}
 
@@ -170,7 +182,7 @@ def test_a_denied_tool_does_not_run(client: Client, asking: Any) -> None:
     events = turn(client, asking.id, confirmation(use, "deny", deny_message="not on a Sunday"))
     result = only(events, "agent.tool_result")
     assert (result.tool_use_id, result.is_error) == (use.id, True)
-    assert "not on a Sunday" in text(result)
+    assert text(result) == "Permission to use bash has been rejected. Rejection message: not on a Sunday"
     assert events[-1].stop_reason.type == "end_turn"
     waiting = turn(client, asking.id, message(bash("ls /workspace")))
     events = turn(client, asking.id, confirmation(only(waiting, "agent.tool_use"), "allow"))
@@ -201,7 +213,14 @@ def test_an_interrupt_ends_the_turn(client: Client, session: Any) -> None:
                 client.beta.sessions.events.send(session.id, events=[{"type": "user.interrupt"}])
     result = only(events, "agent.tool_result")
     assert (result.tool_use_id, result.is_error) == (only(events, "agent.tool_use").id, True)
-    assert "interrupted" in text(result)
+    assert text(result) == "Tool execution was interrupted before completion. Please retry."
+    assert [event.type for event in events[-5:]] == [
+        "agent.tool_result",
+        "user.interrupt",
+        "session.thread_status_idle",
+        "session.usage",
+        "session.status_idle",
+    ]
     assert events[-1].stop_reason.type == "end_turn"
     assert "still here" in outputs(turn(client, session.id, message(bash("echo still here"))))[0]
 

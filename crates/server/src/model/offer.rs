@@ -117,6 +117,7 @@ fn capabilities(provider: Provider) -> Value {
         "batch": is(false),
         "citations": is(false),
         "code_execution": is(false),
+        "compaction": {"supported": false, "summarize": is(false)},
         "context_management": {
             "supported": false,
             "clear_thinking_20251015": is(false),

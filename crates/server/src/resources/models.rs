@@ -61,7 +61,13 @@ pub async fn list(
     }))
 }
 
-/// Requests with a beta header or `beta=true` are shown one field more.
+/// Requests with a beta header or `beta=true` are shown one field and one capability more.
 fn shape(model: &Model, beta: bool) -> Model {
-    Model { allowed_fallback_models: beta.then(Vec::new), ..model.clone() }
+    let mut shaped = model.clone();
+    if beta {
+        shaped.allowed_fallback_models = Some(Vec::new());
+    } else if let Some(capabilities) = shaped.capabilities.as_object_mut() {
+        capabilities.remove("compaction");
+    }
+    shaped
 }

@@ -105,7 +105,8 @@ test('a stale version is 409', async () => {
   const { id } = await makeAgent();
   await client.beta.agents.update(id, { version: 1, system: 'two' });
   const call = client.beta.agents.update(id, { version: 1, system: 'three' });
-  await failure(call, Anthropic.ConflictError, 'invalid_request_error');
+  const { apiMessage } = await failure(call, Anthropic.ConflictError, 'invalid_request_error');
+  assert.equal(apiMessage, 'Concurrent modification detected. Please fetch the latest version and retry.');
 });
 
 test('a workspace that is not the key\'s is 404, and one that is no id 400', async () => {
