@@ -8,6 +8,7 @@ use crate::{
     agent::{self, AgentChoice, AgentReference, MAX_DESCRIPTION, MAX_NAME},
     decode::{Decoded, Dialect, Node, Object, Patch},
     event,
+    fields::names,
     id::{DeploymentId, EnvironmentId, RunId, SessionId},
     metadata::{self, Changes, Metadata},
     session::{self, Resource},
@@ -258,51 +259,49 @@ pub struct RunError {
     pub message: String,
 }
 
-macro_rules! run_errors {
-    ($($variant:ident $name:literal $pauses:literal $doc:literal;)*) => {
-        /// The kinds of [`RunError`].
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-        pub enum RunErrorType {$(
-            #[doc = $doc]
-            #[serde(rename = $name)]
-            $variant,
-        )*}
-
-        impl RunErrorType {
-            /// Every kind.
-            pub const ALL: [Self; 16] = [$(Self::$variant,)*];
-
-            /// The name on the wire.
-            pub fn as_str(self) -> &'static str {
-                match self {$(Self::$variant => $name,)*}
-            }
-
-            /// Whether a scheduled fire that fails so pauses its deployment.
-            pub fn pauses(self) -> bool {
-                match self {$(Self::$variant => $pauses,)*}
-            }
-        }
-    };
+names! {
+    /// The kinds of [`RunError`].
+    RunErrorType {
+        /// The environment is archived.
+        "environment_archived_error" => EnvironmentArchived,
+        /// The environment was deleted.
+        "environment_not_found_error" => EnvironmentNotFound,
+        /// The agent, or one of its roster, is archived.
+        "agent_archived_error" => AgentArchived,
+        /// A vault is gone.
+        "vault_not_found_error" => VaultNotFound,
+        /// A vault is archived.
+        "vault_archived_error" => VaultArchived,
+        /// A file is gone.
+        "file_not_found_error" => FileNotFound,
+        /// A memory store is archived.
+        "memory_store_archived_error" => MemoryStoreArchived,
+        /// A skill of the agent is gone.
+        "skill_not_found_error" => SkillNotFound,
+        /// Something to mount is gone.
+        "session_resource_not_found_error" => SessionResourceNotFound,
+        /// The workspace is archived.
+        "workspace_archived_error" => WorkspaceArchived,
+        /// The organization is disabled.
+        "organization_disabled_error" => OrganizationDisabled,
+        /// The environment is self-hosted and cannot mount what the deployment names.
+        "self_hosted_resources_unsupported_error" => SelfHostedResourcesUnsupported,
+        /// The environment does not reach an MCP server of the agent.
+        "mcp_egress_blocked_error" => McpEgressBlocked,
+        /// Too many sessions are being created; the next fire may succeed.
+        "session_rate_limited_error" => SessionRateLimited,
+        /// The session's settings are not valid.
+        "session_creation_rejected_error" => SessionCreationRejected,
+        /// Anything else.
+        "unknown_error" => Unknown,
+    }
 }
 
-run_errors! {
-    EnvironmentArchived "environment_archived_error" true "The environment is archived.";
-    EnvironmentNotFound "environment_not_found_error" true "The environment was deleted.";
-    AgentArchived "agent_archived_error" true "The agent, or one of its roster, is archived.";
-    VaultNotFound "vault_not_found_error" true "A vault is gone.";
-    VaultArchived "vault_archived_error" true "A vault is archived.";
-    FileNotFound "file_not_found_error" true "A file is gone.";
-    MemoryStoreArchived "memory_store_archived_error" true "A memory store is archived.";
-    SkillNotFound "skill_not_found_error" true "A skill of the agent is gone.";
-    SessionResourceNotFound "session_resource_not_found_error" true "Something to mount is gone.";
-    WorkspaceArchived "workspace_archived_error" true "The workspace is archived.";
-    OrganizationDisabled "organization_disabled_error" true "The organization is disabled.";
-    SelfHostedResourcesUnsupported "self_hosted_resources_unsupported_error" true
-        "The environment is self-hosted and cannot mount what the deployment names.";
-    McpEgressBlocked "mcp_egress_blocked_error" true "The environment does not reach an MCP server of the agent.";
-    SessionRateLimited "session_rate_limited_error" false "Too many sessions are being created; the next fire may succeed.";
-    SessionCreationRejected "session_creation_rejected_error" false "The session's settings are not valid.";
-    Unknown "unknown_error" true "Anything else.";
+impl RunErrorType {
+    /// Whether a scheduled fire that fails so pauses its deployment.
+    pub fn pauses(self) -> bool {
+        !matches!(self, Self::SessionRateLimited | Self::SessionCreationRejected)
+    }
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 use crate::{
     Time, content,
     decode::{Decoded, Invalid, Node},
+    fields::{Decode, names},
     id::{EventId, Id, OutcomeId, ThreadId},
     metadata::Metadata,
     session::SessionUsage,
@@ -73,26 +74,41 @@ pub struct Event {
     pub body: EventBody,
 }
 
-/// What happened.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "type")]
-pub enum EventBody {
+/// Declares what can happen: each type of event is named here and nowhere else.
+macro_rules! events {
+    ($($(#[$doc:meta])* $tag:literal => $variant:ident { $($(#[$of_field:meta])* $field:ident: $type:ty,)* },)*) => {
+        /// What happened.
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        #[serde(tag = "type")]
+        pub enum EventBody {
+            $($(#[$doc])* #[serde(rename = $tag)] $variant { $($(#[$of_field])* $field: $type,)* },)*
+        }
+
+        impl EventBody {
+            /// The event's `type`.
+            pub fn tag(&self) -> &'static str {
+                match self {
+                    $(Self::$variant { .. } => $tag,)*
+                }
+            }
+        }
+    };
+}
+
+events! {
     /// The user says something.
-    #[serde(rename = "user.message")]
-    UserMessage {
+    "user.message" => UserMessage {
         /// Content blocks.
         content: Vec<Value>,
     },
     /// The user stops the agent.
-    #[serde(rename = "user.interrupt")]
-    UserInterrupt {
+    "user.interrupt" => UserInterrupt {
         /// The one thread to stop.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         session_thread_id: Option<String>,
     },
     /// The user allows or denies a call that waits.
-    #[serde(rename = "user.tool_confirmation")]
-    UserToolConfirmation {
+    "user.tool_confirmation" => UserToolConfirmation {
         /// The `agent.tool_use` that waits.
         tool_use_id: String,
         /// The decision.
@@ -102,8 +118,7 @@ pub enum EventBody {
         deny_message: Option<String>,
     },
     /// The client's result of a custom tool.
-    #[serde(rename = "user.custom_tool_result")]
-    UserCustomToolResult {
+    "user.custom_tool_result" => UserCustomToolResult {
         /// The `agent.custom_tool_use` that this answers.
         custom_tool_use_id: String,
         /// Content blocks.
@@ -114,8 +129,7 @@ pub enum EventBody {
         is_error: Option<bool>,
     },
     /// A worker's result of a built-in tool in a self-hosted environment.
-    #[serde(rename = "user.tool_result")]
-    UserToolResult {
+    "user.tool_result" => UserToolResult {
         /// The `agent.tool_use` that this answers.
         tool_use_id: String,
         /// Content blocks.
@@ -126,8 +140,7 @@ pub enum EventBody {
         is_error: Option<bool>,
     },
     /// The user says what the agent should produce.
-    #[serde(rename = "user.define_outcome")]
-    UserDefineOutcome {
+    "user.define_outcome" => UserDefineOutcome {
         /// The outcome, named by the server.
         outcome_id: OutcomeId,
         /// The task.
@@ -139,23 +152,19 @@ pub enum EventBody {
         max_iterations: Option<i64>,
     },
     /// More system context from here on.
-    #[serde(rename = "system.message")]
-    SystemMessage {
+    "system.message" => SystemMessage {
         /// Text blocks.
         content: Vec<Value>,
     },
     /// The agent says something.
-    #[serde(rename = "agent.message")]
-    AgentMessage {
+    "agent.message" => AgentMessage {
         /// Text blocks.
         content: Vec<Value>,
     },
     /// The agent thought; what it thought is not shown.
-    #[serde(rename = "agent.thinking")]
-    AgentThinking {},
+    "agent.thinking" => AgentThinking {},
     /// The agent calls a built-in tool.
-    #[serde(rename = "agent.tool_use")]
-    AgentToolUse {
+    "agent.tool_use" => AgentToolUse {
         /// The tool.
         name: String,
         /// The arguments.
@@ -167,8 +176,7 @@ pub enum EventBody {
         evaluation: Option<Evaluation>,
     },
     /// What a built-in tool returned.
-    #[serde(rename = "agent.tool_result")]
-    AgentToolResult {
+    "agent.tool_result" => AgentToolResult {
         /// The `agent.tool_use` that this answers.
         tool_use_id: EventId,
         /// Text blocks.
@@ -177,40 +185,33 @@ pub enum EventBody {
         is_error: bool,
     },
     /// The agent calls a tool that the client runs.
-    #[serde(rename = "agent.custom_tool_use")]
-    AgentCustomToolUse {
+    "agent.custom_tool_use" => AgentCustomToolUse {
         /// The tool.
         name: String,
         /// The arguments.
         input: Map<String, Value>,
     },
     /// The agent begins to work.
-    #[serde(rename = "session.status_running")]
-    StatusRunning {},
+    "session.status_running" => StatusRunning {},
     /// The agent stops and waits for the client.
-    #[serde(rename = "session.status_idle")]
-    StatusIdle {
+    "session.status_idle" => StatusIdle {
         /// Why.
         stop_reason: StopReason,
         /// More about a refusal.
         stop_details: Option<StopDetails>,
     },
     /// A transient error is being retried.
-    #[serde(rename = "session.status_rescheduled")]
-    StatusRescheduled {},
+    "session.status_rescheduled" => StatusRescheduled {},
     /// The session has ended for good.
-    #[serde(rename = "session.status_terminated")]
-    StatusTerminated {},
+    "session.status_terminated" => StatusTerminated {},
     /// A thread begins to work.
-    #[serde(rename = "session.thread_status_running")]
-    ThreadStatusRunning {
+    "session.thread_status_running" => ThreadStatusRunning {
         /// The thread.
         #[serde(flatten)]
         thread: ThreadName,
     },
     /// A thread stops and waits for the client.
-    #[serde(rename = "session.thread_status_idle")]
-    ThreadStatusIdle {
+    "session.thread_status_idle" => ThreadStatusIdle {
         /// The thread.
         #[serde(flatten)]
         thread: ThreadName,
@@ -220,28 +221,24 @@ pub enum EventBody {
         stop_details: Option<StopDetails>,
     },
     /// A transient error of a thread is being retried.
-    #[serde(rename = "session.thread_status_rescheduled")]
-    ThreadStatusRescheduled {
+    "session.thread_status_rescheduled" => ThreadStatusRescheduled {
         /// The thread.
         #[serde(flatten)]
         thread: ThreadName,
     },
     /// A thread has ended for good.
-    #[serde(rename = "session.thread_status_terminated")]
-    ThreadStatusTerminated {
+    "session.thread_status_terminated" => ThreadStatusTerminated {
         /// The thread.
         #[serde(flatten)]
         thread: ThreadName,
     },
     /// Something went wrong.
-    #[serde(rename = "session.error")]
-    SessionError {
+    "session.error" => SessionError {
         /// What.
         error: SessionError,
     },
     /// The session's own fields were changed; only those that were are here.
-    #[serde(rename = "session.updated")]
-    SessionUpdated {
+    "session.updated" => SessionUpdated {
         /// The new agent.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         agent: Option<Value>,
@@ -253,20 +250,16 @@ pub enum EventBody {
         metadata: Option<Metadata>,
     },
     /// What the session has used so far.
-    #[serde(rename = "session.usage")]
-    Usage {
+    "session.usage" => Usage {
         /// The totals.
         usage: SessionUsage,
     },
     /// The session was deleted. Only on open streams.
-    #[serde(rename = "session.deleted")]
-    SessionDeleted {},
+    "session.deleted" => SessionDeleted {},
     /// A request to the model begins.
-    #[serde(rename = "span.model_request_start")]
-    ModelRequestStart {},
+    "span.model_request_start" => ModelRequestStart {},
     /// A request to the model has ended.
-    #[serde(rename = "span.model_request_end")]
-    ModelRequestEnd {
+    "span.model_request_end" => ModelRequestEnd {
         /// The start.
         model_request_start_id: EventId,
         /// Whether it failed or was cut off.
@@ -274,40 +267,6 @@ pub enum EventBody {
         /// Tokens used.
         model_usage: ModelUsage,
     },
-}
-
-impl EventBody {
-    /// The event's `type`.
-    pub fn tag(&self) -> &'static str {
-        match self {
-            Self::UserMessage { .. } => "user.message",
-            Self::UserInterrupt { .. } => "user.interrupt",
-            Self::UserToolConfirmation { .. } => "user.tool_confirmation",
-            Self::UserCustomToolResult { .. } => "user.custom_tool_result",
-            Self::UserToolResult { .. } => "user.tool_result",
-            Self::UserDefineOutcome { .. } => "user.define_outcome",
-            Self::SystemMessage { .. } => "system.message",
-            Self::AgentMessage { .. } => "agent.message",
-            Self::AgentThinking {} => "agent.thinking",
-            Self::AgentToolUse { .. } => "agent.tool_use",
-            Self::AgentToolResult { .. } => "agent.tool_result",
-            Self::AgentCustomToolUse { .. } => "agent.custom_tool_use",
-            Self::StatusRunning {} => "session.status_running",
-            Self::StatusIdle { .. } => "session.status_idle",
-            Self::StatusRescheduled {} => "session.status_rescheduled",
-            Self::StatusTerminated {} => "session.status_terminated",
-            Self::ThreadStatusRunning { .. } => "session.thread_status_running",
-            Self::ThreadStatusIdle { .. } => "session.thread_status_idle",
-            Self::ThreadStatusRescheduled { .. } => "session.thread_status_rescheduled",
-            Self::ThreadStatusTerminated { .. } => "session.thread_status_terminated",
-            Self::SessionError { .. } => "session.error",
-            Self::SessionUpdated { .. } => "session.updated",
-            Self::Usage { .. } => "session.usage",
-            Self::SessionDeleted {} => "session.deleted",
-            Self::ModelRequestStart {} => "span.model_request_start",
-            Self::ModelRequestEnd { .. } => "span.model_request_end",
-        }
-    }
 }
 
 /// A thread as the events of its status name it.
@@ -319,14 +278,14 @@ pub struct ThreadName {
     pub agent_name: String,
 }
 
-/// The decision on a call that waits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Confirmation {
-    /// Run it.
-    Allow,
-    /// Do not run it.
-    Deny,
+names! {
+    /// The decision on a call that waits.
+    Confirmation {
+        /// Run it.
+        "allow" => Allow,
+        /// Do not run it.
+        "deny" => Deny,
+    }
 }
 
 /// Whether a call runs, waits or is refused.
@@ -564,10 +523,7 @@ fn read_sent(node: &Node<'_>, now: Time) -> Decoded<EventBody> {
             },
             "user.tool_confirmation" => EventBody::UserToolConfirmation {
                 tool_use_id: o.required("tool_use_id")?.text(1, 128)?,
-                result: match o.required("result")?.one_of(&["allow", "deny"])? {
-                    "allow" => Confirmation::Allow,
-                    _ => Confirmation::Deny,
-                },
+                result: Confirmation::decode(&o.required("result")?)?,
                 deny_message: o.optional("deny_message").map(|n| n.text(1, MAX_RUBRIC)).transpose()?,
             },
             "user.custom_tool_result" => EventBody::UserCustomToolResult {

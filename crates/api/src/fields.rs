@@ -166,8 +166,47 @@ macro_rules! names {
             $($(#[$doc:meta])* $name:literal => $variant:ident,)*
         }
     ) => {
-        $(#[$of])*
+        $crate::fields::named! { $(#[$of])* $enum { $($(#[$doc])* $name => $variant,)* } }
+
+        impl $crate::fields::Decode for $enum {
+            fn decode(node: &$crate::decode::Node<'_>) -> $crate::decode::Decoded<Self> {
+                let name = node.one_of(Self::NAMES)?;
+                Self::from_name(name).ok_or_else(|| node.not_a_value(name))
+            }
+        }
+    };
+}
+
+/// Declares an object that is nothing but its `type`, which is one of several, named here and nowhere else.
+macro_rules! types {
+    (
+        $(#[$of:meta])* $enum:ident {
+            $($(#[$doc:meta])* $name:literal => $variant:ident,)*
+        }
+    ) => {
+        $crate::fields::named! { $(#[$of])* #[serde(tag = "type")] $enum { $($(#[$doc])* $name => $variant,)* } }
+
+        impl $crate::fields::Decode for $enum {
+            fn decode(node: &$crate::decode::Node<'_>) -> $crate::decode::Decoded<Self> {
+                let name = node.tag()?;
+                node.object(|o| {
+                    o.tagged();
+                    Self::from_name(name).ok_or_else(|| node.wrong_tag(name))
+                })
+            }
+        }
+    };
+}
+
+/// What [`names!`] and [`types!`] declare alike.
+macro_rules! named {
+    (
+        $(#[$of:meta])* $enum:ident {
+            $($(#[$doc:meta])* $name:literal => $variant:ident,)*
+        }
+    ) => {
         #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+        $(#[$of])*
         pub enum $enum {
             $($(#[$doc])* #[serde(rename = $name)] $variant,)*
         }
@@ -175,6 +214,9 @@ macro_rules! names {
         impl $enum {
             /// Every name, in the order of their declaration.
             pub const NAMES: &'static [&'static str] = &[$($name),*];
+
+            /// Each of them, in the order of their declaration.
+            pub const ALL: [Self; Self::NAMES.len()] = [$(Self::$variant),*];
 
             /// The name on the wire and in the store.
             pub fn as_str(self) -> &'static str {
@@ -191,17 +233,10 @@ macro_rules! names {
                 }
             }
         }
-
-        impl $crate::fields::Decode for $enum {
-            fn decode(node: &$crate::decode::Node<'_>) -> $crate::decode::Decoded<Self> {
-                let name = node.one_of(Self::NAMES)?;
-                Self::from_name(name).ok_or_else(|| node.not_a_value(name))
-            }
-        }
     };
 }
 
-pub(crate) use {fields, names, tagged};
+pub(crate) use {fields, named, names, tagged, types};
 
 /// A kind of object that has no fields of its own.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,11 +1,12 @@
 //! Occurrences of a deployment's schedule and what became of each.
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::{
     Time,
     deployment::RunError,
+    fields::names,
     id::{RunId, SessionId},
 };
 
@@ -32,74 +33,46 @@ pub struct AuditedOccurrence {
     pub lateness_ms: Option<i64>,
 }
 
-macro_rules! names {
-    ($(#[$doc:meta])* $type:ident { $($(#[$each:meta])* $variant:ident $name:literal)* }) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-        pub enum $type {$(
-            $(#[$each])*
-            #[serde(rename = $name)]
-            $variant,
-        )*}
-
-        impl $type {
-            /// Every name.
-            pub const NAMES: &[&'static str] = &[$($name),*];
-
-            /// The name on the wire and in the store.
-            pub fn as_str(self) -> &'static str {
-                match self {$(Self::$variant => $name,)*}
-            }
-
-            /// Reads a name. `None` when it is not one of them.
-            pub fn from_name(name: &str) -> Option<Self> {
-                match name {
-                    $($name => Some(Self::$variant),)*
-                    _ => None,
-                }
-            }
-        }
-    };
-}
-
 names! {
     /// What became of an occurrence.
+    #[derive(JsonSchema)]
     OccurrenceOutcome {
         /// It created a session.
-        Ran "ran"
+        "ran" => Ran,
         /// It has a run, and that has an error.
-        Failed "failed"
+        "failed" => Failed,
         /// It has no run and never will.
-        Skipped "skipped"
+        "skipped" => Skipped,
         /// Its time has come and it is not decided on.
-        Pending "pending"
+        "pending" => Pending,
         /// Its time has not come.
-        Upcoming "upcoming"
+        "upcoming" => Upcoming,
         /// Nothing says what became of it, which is a fault of the server.
-        Unaccounted "unaccounted"
+        "unaccounted" => Unaccounted,
     }
 }
 
 names! {
     /// Why an occurrence has no run, or none yet.
+    #[derive(JsonSchema)]
     OccurrenceReason {
         /// Skipped: the server was down, or too busy, for longer than can be caught up with.
-        Missed "missed"
+        "missed" => Missed,
         /// Skipped: the deployment was paused. Upcoming: it is paused now.
-        Paused "paused"
+        "paused" => Paused,
         /// Skipped: the schedule was changed before it fired.
-        Superseded "superseded"
+        "superseded" => Superseded,
         /// Skipped: the deployment was archived.
-        Archived "archived"
+        "archived" => Archived,
         /// Skipped: an earlier session was still at work.
-        Overlap "overlap"
+        "overlap" => Overlap,
         /// Skipped: as many sessions were at work as may be.
-        Concurrency "concurrency"
+        "concurrency" => Concurrency,
         /// Pending: the scheduler is about to fire it, or jitter delays it.
-        Due "due"
+        "due" => Due,
         /// Pending: it waits for an earlier session to come to rest.
-        Queued "queued"
+        "queued" => Queued,
         /// Pending: it waits for another attempt.
-        Retrying "retrying"
+        "retrying" => Retrying,
     }
 }

@@ -42,7 +42,7 @@ schemas! {
     WebhookEventId {"type": "string"};
     Time {"type": "string", "format": "date-time"};
     Jitter {"anyOf": [{"enum": ["off", "hosted"]}, {"type": "integer", "minimum": 1}]};
-    EventType {"enum": (EventType::ALL)};
+    EventType {"enum": (EventType::NAMES)};
     RunError {"$ref": "openapi.json#/paths/~1v1~1deployment_runs~1%7Bdeployment_run_id%7D/get/responses/200/content/application~1json/schema/properties/error"};
     SessionError {"$ref": "openapi.json#/components/schemas/BetaManagedAgentsSessionErrorEvent/properties/error"};
     StopReason {"$ref": "openapi.json#/components/schemas/BetaManagedAgentsSessionStatusIdleEvent/properties/stop_reason"};

@@ -9,8 +9,10 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Time,
     decode::{Decoded, Node, Patch},
+    fields::{names, types},
     id::AgentId,
     metadata::Metadata,
+    workspace::Geo,
 };
 
 pub use multiagent::{
@@ -30,7 +32,7 @@ pub const MAX_DESCRIPTION: usize = 2048;
 /// Most characters of a system prompt.
 pub const MAX_SYSTEM: usize = 100_000;
 /// The level of effort of a model that nobody gave one. It is also what a model does when it is asked for no level.
-pub const DEFAULT_EFFORT: &str = "high";
+pub const DEFAULT_EFFORT: Effort = Effort::High;
 /// Most skills of an agent.
 pub const MAX_SKILLS: usize = 20;
 
@@ -178,26 +180,44 @@ pub struct ModelConfig {
     pub id: String,
     /// How hard the model works. What is stored always has it; see [`ModelConfig::resolved`].
     pub effort: Option<Effort>,
-    /// `standard` or `fast`.
-    pub speed: Option<String>,
+    /// How fast it answers.
+    pub speed: Option<Speed>,
     /// Where inference runs.
-    pub inference_geo: Option<String>,
+    pub inference_geo: Option<Geo>,
 }
 
 impl ModelConfig {
     /// The same with the effort that holds where none was named: [`DEFAULT_EFFORT`].
     #[must_use]
     pub fn resolved(self) -> Self {
-        Self { effort: self.effort.or_else(|| Some(Effort { level: DEFAULT_EFFORT.to_owned() })), ..self }
+        Self { effort: self.effort.or(Some(DEFAULT_EFFORT)), ..self }
     }
 }
 
-/// A level of effort, an object on the wire: `{"type": "high"}`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Effort {
-    /// `low`, `medium`, `high`, `xhigh` or `max`.
-    #[serde(rename = "type")]
-    pub level: String,
+types! {
+    /// A level of effort, an object on the wire: `{"type": "high"}`.
+    Effort {
+        /// The least.
+        "low" => Low,
+        /// Less than a model does by itself.
+        "medium" => Medium,
+        /// What a model does by itself.
+        "high" => High,
+        /// More.
+        "xhigh" => Xhigh,
+        /// The most.
+        "max" => Max,
+    }
+}
+
+names! {
+    /// How fast a model answers.
+    Speed {
+        /// As it does by itself.
+        "standard" => Standard,
+        /// Faster, and dearer.
+        "fast" => Fast,
+    }
 }
 
 /// Who an agent acts as.

@@ -2,12 +2,14 @@
 
 use super::{
     AgentChoice, AgentConfig, Effort, ExecutionIdentity, MAX_DESCRIPTION, MAX_NAME, MAX_SKILLS, MAX_SYSTEM, McpServer,
-    ModelConfig, Multiagent, MultiagentFields, Skill, Tool, check_tool_references, optional_text, read_mcp_servers,
-    read_tools, text_patch,
+    ModelConfig, Multiagent, MultiagentFields, Skill, Speed, Tool, check_tool_references, optional_text,
+    read_mcp_servers, read_tools, text_patch,
 };
 use crate::{
     decode::{Decoded, Dialect, Invalid, Node, Object, Patch},
+    fields::Decode,
     metadata::{self, Changes},
+    workspace::Geo,
 };
 
 /// A create request.
@@ -117,50 +119,41 @@ impl UpdateAgent {
 
 /// An update without `effort` keeps the stored level; everything else of the model is replaced.
 fn model_over(sent: &ModelConfig, stored: &ModelConfig) -> ModelConfig {
-    ModelConfig { effort: sent.effort.as_ref().or(stored.effort.as_ref()).cloned(), ..sent.clone() }.resolved()
+    ModelConfig { effort: sent.effort.or(stored.effort), ..sent.clone() }.resolved()
 }
-
-const EFFORTS: [&str; 5] = ["low", "medium", "high", "xhigh", "max"];
-const GEOS: [&str; 2] = ["global", "us"];
 
 /// A model: its name, or an object with more settings.
 pub fn read_model(node: &Node<'_>) -> Decoded<ModelConfig> {
-    let standard = || Some("standard".to_owned());
+    let speed = Some(Speed::Standard);
     if node.value().is_string() {
-        return Ok(ModelConfig { id: node.text(1, MAX_NAME)?, effort: None, speed: standard(), inference_geo: None });
+        return Ok(ModelConfig { id: node.text(1, MAX_NAME)?, effort: None, speed, inference_geo: None });
     }
     node.object(|o| {
         let effort = o.kept("effort", read_effort)?;
-        let speed = o.kept("speed", |n| n.one_of(&["standard", "fast"]))?;
+        let named = o.kept("speed", Speed::decode)?;
         Ok(ModelConfig {
             id: o.required("id")?.text(1, MAX_NAME)?,
             effort,
-            speed: speed.map(str::to_owned).or_else(standard),
+            speed: named.or(speed),
             inference_geo: o.kept("inference_geo", read_geo)?,
         })
     })
 }
 
-fn read_geo(node: &Node<'_>) -> Decoded<String> {
-    let geo = node.string()?;
-    if GEOS.contains(&geo) {
-        return Ok(geo.to_owned());
-    }
-    Err(Invalid::request("`inference_geo`: must be one of [\"global\" \"us\"]: invalid inference_geo value"))
+/// The words for a geo that is none are not those for other names.
+fn read_geo(node: &Node<'_>) -> Decoded<Geo> {
+    Geo::from_name(node.string()?).ok_or_else(|| {
+        let names = Geo::NAMES.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(" ");
+        Invalid::request(format!("`inference_geo`: must be one of [{names}]: invalid inference_geo value"))
+    })
 }
 
 fn read_effort(node: &Node<'_>) -> Decoded<Effort> {
-    let level = if node.value().is_string() {
-        node.one_of(&EFFORTS)?
-    } else {
-        let tag = node.tag()?;
-        let level = EFFORTS.iter().find(|e| **e == tag).ok_or_else(|| node.wrong_tag(tag))?;
-        node.object(|o| {
-            o.tagged();
-            Ok(*level)
-        })?
-    };
-    Ok(Effort { level: level.to_owned() })
+    if !node.value().is_string() {
+        return Effort::decode(node);
+    }
+    let name = node.one_of(Effort::NAMES)?;
+    Effort::from_name(name).ok_or_else(|| node.not_a_value(name))
 }
 
 fn read_identity(node: &Node<'_>) -> Decoded<ExecutionIdentity> {

@@ -6,7 +6,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::MAX_SYSTEM;
-use crate::decode::{Decoded, Invalid, Node, Object};
+use crate::{
+    decode::{Decoded, Invalid, Node, Object},
+    fields::{Decode, types},
+};
 
 /// Most tools of an agent, over all its toolsets.
 pub const MAX_TOOLS: usize = 256;
@@ -85,16 +88,16 @@ pub struct ToolDefault {
     pub permission_policy: PermissionPolicy,
 }
 
-/// Whether a call of a tool waits for a person.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
-pub enum PermissionPolicy {
-    /// Every call runs at once.
-    AlwaysAllow,
-    /// Every call waits for a confirmation.
-    AlwaysAsk,
-    /// The server judges each call.
-    Auto,
+types! {
+    /// Whether a call of a tool waits for a person.
+    PermissionPolicy {
+        /// Every call runs at once.
+        "always_allow" => AlwaysAllow,
+        /// Every call waits for a confirmation.
+        "always_ask" => AlwaysAsk,
+        /// The server judges each call.
+        "auto" => Auto,
+    }
 }
 
 /// What differs for one built-in tool.
@@ -242,23 +245,10 @@ fn read_default(node: Option<Node<'_>>, policy: PermissionPolicy) -> Decoded<Too
 
 fn read_switches(o: &mut Object<'_>, default: ToolDefault) -> Decoded<ToolDefault> {
     let enabled = o.optional("enabled").map(|n| n.boolean()).transpose()?;
-    let policy = o.optional("permission_policy").map(|n| read_policy(&n)).transpose()?;
+    let policy = o.optional("permission_policy").map(|n| PermissionPolicy::decode(&n)).transpose()?;
     Ok(ToolDefault {
         enabled: enabled.unwrap_or(default.enabled),
         permission_policy: policy.unwrap_or(default.permission_policy),
-    })
-}
-
-fn read_policy(node: &Node<'_>) -> Decoded<PermissionPolicy> {
-    let tag = node.tag()?;
-    node.object(|o| {
-        o.tagged();
-        match tag {
-            "always_allow" => Ok(PermissionPolicy::AlwaysAllow),
-            "always_ask" => Ok(PermissionPolicy::AlwaysAsk),
-            "auto" => Ok(PermissionPolicy::Auto),
-            other => Err(node.wrong_tag(other)),
-        }
     })
 }
 

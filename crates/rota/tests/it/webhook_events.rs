@@ -16,15 +16,14 @@ use crate::{
 fn the_documentation_says_when_each_type_is_sent() {
     let page = include_str!("../../../../docs/webhooks.md");
     let rows: String = page.lines().filter(|line| line.starts_with("| `")).collect();
-    for r#type in EventType::ALL {
-        assert!(rows.contains(&format!("`{}`", r#type.as_str())), "{}", r#type.as_str());
+    for name in EventType::NAMES {
+        assert!(rows.contains(&format!("`{name}`")), "{name}");
     }
 }
 
 /// An endpoint at `receiver` that wants `types`, or everything.
 pub async fn endpoint(api: &Api, receiver: &Receiver, types: Option<&[&str]>) -> Value {
-    let all = || EventType::ALL.iter().map(|r#type| r#type.as_str()).collect();
-    let types: Vec<&str> = types.map_or_else(all, <[&str]>::to_vec);
+    let types = types.unwrap_or(EventType::NAMES);
     api.post(ENDPOINTS, json!({"url": receiver.url, "enabled_events": types})).await
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use rota_api::{
-    agent::DEFAULT_EFFORT,
+    agent::{DEFAULT_EFFORT, Speed},
     event::{EventBody, Permission, RetryStatus, SessionError, SessionErrorType, StopDetails, StopReason},
     id::{EventId, Id},
 };
@@ -90,8 +90,8 @@ impl Runner<'_> {
         Ok(ModelRequest {
             model: offered.upstream.clone(),
             effort: self.effort(),
-            speed: model.speed.clone().filter(|speed| speed != "standard"),
-            inference_geo: model.inference_geo.clone(),
+            speed: model.speed.filter(|speed| *speed != Speed::Standard).map(|speed| speed.as_str().to_owned()),
+            inference_geo: model.inference_geo.map(|geo| geo.as_str().to_owned()),
             max_tokens: offered.max_tokens,
             system: self.agent.system.clone(),
             messages: self.state.messages.clone(),
@@ -101,8 +101,8 @@ impl Runner<'_> {
 
     /// The level of effort to ask for. The default needs no word, which not every upstream knows.
     fn effort(&self) -> Option<String> {
-        let level = self.agent.model.effort.as_ref().map(|effort| effort.level.clone());
-        level.filter(|level| level != DEFAULT_EFFORT)
+        let effort = self.agent.model.effort.filter(|effort| *effort != DEFAULT_EFFORT);
+        effort.map(|effort| effort.as_str().to_owned())
     }
 
     /// The step that a reply makes: what the agent said and called, in the order of its blocks, then perhaps rest. Texts that
