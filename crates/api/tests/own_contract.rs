@@ -1,5 +1,5 @@
-//! The contract of what is Rota's own, `/rota/v1`: `contract/rota.json` is made from the types of its answers. `make pages`
-//! writes it.
+//! The contract of what is Rota's own, `/rota/v1`: `contract/rota.json` is made from the types of its answers and
+//! requests. `make pages` writes it.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
@@ -8,11 +8,14 @@ use std::{env, fs};
 use rota_api::{
     Deleted,
     occurrence::{AuditedOccurrence, OccurrenceOutcome},
-    policy::DeploymentPolicy,
+    policy::{DeploymentPolicy, UpdatePolicy},
     run_outcome::RunWithOutcome,
     schedule::SchedulePreview,
     warning::SessionWithWarnings,
-    webhook::{DeliveryState, NewWebhookEndpoint, SigningSecret, WebhookDelivery, WebhookEndpoint},
+    webhook::{
+        DeliveryState, EndpointFields, NewWebhookEndpoint, SigningSecret, UpdateEndpoint, WebhookDelivery,
+        WebhookEndpoint,
+    },
 };
 use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
@@ -37,7 +40,7 @@ struct Contract {
 }
 
 impl Contract {
-    /// The schema of an answer.
+    /// The schema of an answer, or of a body of a request.
     fn schema<T: JsonSchema>(&mut self) -> Value {
         self.generator.subschema_for::<T>().to_value()
     }
@@ -77,6 +80,12 @@ impl Contract {
             json!({"parameters": parameters, "responses": {"200": {"description": "ok", "content": content}}});
         let path = self.paths.entry(path).or_insert_with(|| json!({}));
         path[method] = operation;
+    }
+
+    /// What was added last at `path` as a POST has a body.
+    fn takes<T: JsonSchema>(&mut self, path: &str) {
+        let content = json!({"application/json": {"schema": self.schema::<T>()}});
+        self.paths[path]["post"]["requestBody"] = json!({"required": true, "content": content});
     }
 }
 
@@ -129,6 +138,7 @@ fn made() -> String {
     let answer = c.schema::<DeploymentPolicy>();
     c.add("get", POLICY, &[], &answer);
     c.add("post", POLICY, &[], &answer);
+    c.takes::<UpdatePolicy>(POLICY);
     let query = [("expression", text.clone()), ("timezone", text.clone()), ("after", time), ("count", integer)];
     let answer = c.schema::<SchedulePreview>();
     c.add("get", "/rota/v1/schedules/preview", &query, &answer);
@@ -138,9 +148,11 @@ fn made() -> String {
     c.add("get", ENDPOINTS, &query, &answer);
     let answer = c.schema::<NewWebhookEndpoint>();
     c.add("post", ENDPOINTS, &[], &answer);
+    c.takes::<EndpointFields>(ENDPOINTS);
     let answer = c.schema::<WebhookEndpoint>();
     c.add("get", ENDPOINT, &[], &answer);
     c.add("post", ENDPOINT, &[], &answer);
+    c.takes::<UpdateEndpoint>(ENDPOINT);
     let answer = c.schema::<Deleted>();
     c.add("delete", ENDPOINT, &[], &answer);
     let answer = c.schema::<SigningSecret>();

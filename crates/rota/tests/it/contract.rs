@@ -134,7 +134,7 @@ fn operations(document: &Value, uri: &str) -> Vec<Operation> {
             let body = operation["requestBody"]["content"]["application/json"]["schema"].as_object().map(|body| {
                 let place = ["requestBody", "content", "application/json", "schema", "properties"];
                 let fields = body["properties"].as_object().unwrap().keys();
-                let required = body["required"].as_array().into_iter().flatten();
+                let required = body.get("required").and_then(Value::as_array).into_iter().flatten();
                 Body {
                     required: required.map(|name| name.as_str().unwrap().to_owned()).collect(),
                     fields: fields.map(|name| (name.clone(), at(&[&place[..], &[name]].concat()))).collect(),

@@ -43,7 +43,7 @@ pub fn tool_definitions() -> Vec<ToolDefinition> {
         },
         ToolDefinition {
             name: "glob",
-            description: "List the files whose path fits a pattern such as **/*.py, newest first, at most 200.",
+            description: "List the files whose path fits a pattern such as **/*.py, newest first, at most 100.",
             input_schema: r#"{"type":"object","properties":{"pattern":{"type":"string","description":"The pattern, relative to path."},"path":{"type":"string","description":"The folder to search. Defaults to /workspace."}},"required":["pattern"],"additionalProperties":false}"#,
         },
         ToolDefinition {

@@ -15,8 +15,8 @@ use ignore::{DirEntry, WalkBuilder};
 use super::files::{open_ordinary, reason, resolve};
 use super::{Grep, GrepMode, WORKSPACE};
 
-/// The most paths that `glob` answers with, and keeps while it looks.
-const MAX_GLOB_RESULTS: usize = 200;
+/// The most paths that `glob` answers with, and keeps while it looks. As in the hosted service, no word says that there are more.
+const MAX_GLOB_RESULTS: usize = 100;
 /// The most bytes of paths that `glob` answers with.
 const MAX_GLOB_OUTPUT: usize = 100 << 10;
 /// The most entries that one walk looks at.
@@ -74,22 +74,20 @@ pub(super) fn glob(pattern: &str, path: Option<&str>) -> Result<String, String> 
     let matcher = matcher_of(pattern.strip_prefix("./").unwrap_or(pattern), true)?;
     // The newest so far, the one to go first on top.
     let mut newest: BinaryHeap<(Reverse<i64>, PathBuf)> = BinaryHeap::new();
-    let mut found = 0;
     for entry in walk(&root, &[]).filter(|entry| entry.depth() > 0) {
         if !entry.path().strip_prefix(&root).is_ok_and(|below| matcher.is_match(below)) {
             continue;
         }
-        found += 1;
         newest.push((Reverse(entry.metadata().map_or(0, |meta| meta.mtime())), entry.into_path()));
         if newest.len() > MAX_GLOB_RESULTS {
             newest.pop();
         }
     }
-    if found == 0 {
-        return Ok("no matches".to_owned());
+    if newest.is_empty() {
+        return Ok("No files found".to_owned());
     }
+    let (kept, mut listed) = (newest.len(), 0);
     let mut text = String::new();
-    let mut listed = 0;
     for (_, path) in newest.into_sorted_vec() {
         let line = shown(&path) + "\n";
         if text.len() + line.len() > MAX_GLOB_OUTPUT {
@@ -98,8 +96,8 @@ pub(super) fn glob(pattern: &str, path: Option<&str>) -> Result<String, String> 
         text.push_str(&line);
         listed += 1;
     }
-    if listed < found {
-        text.push_str(&format!("[{} more not shown]\n", found - listed));
+    if listed < kept {
+        text.push_str(&format!("[{} more not shown]\n", kept - listed));
     }
     Ok(text)
 }
