@@ -6,7 +6,7 @@
 //! tests/with-postgres cargo test --release -p rota --test reliability -- --ignored --nocapture --test-threads 1
 //! ```
 //!
-//! Those of PostgreSQL need the server of `ROTA_TEST_DATABASE`, the full disk needs root: without, they say so.
+//! Those named `on_postgresql_…` need the server of `ROTA_TEST_DATABASE`, the full disk needs root: without, they fail.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
@@ -40,7 +40,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::time::sleep;
 
-use database::Database;
+use database::{Database, NEEDED};
 use process::{Client, Server, create_key};
 use proxy::{Cut, Proxy};
 use slow_model::SlowModel;
@@ -99,10 +99,6 @@ fn signal(server: &Server, signal: Signal) {
     kill_process(pid, signal).unwrap();
 }
 
-fn no_postgres() {
-    println!("not done: ROTA_TEST_DATABASE names no PostgreSQL server");
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "it takes minutes"]
 async fn a_server_that_is_killed_with_sixty_sessions_in_commands_ends_none_of_its_own_when_it_is_back() {
@@ -120,9 +116,9 @@ async fn a_server_that_is_killed_with_sixty_sessions_in_commands_ends_none_of_it
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "it takes minutes"]
-async fn sessions_outlast_an_outage_of_the_database() {
+async fn on_postgresql_sessions_outlast_an_outage_of_the_database() {
     for seconds in [5, 22, 60] {
-        let (Some(proxy), Some(database)) = (Proxy::start(), Database::create()) else { return no_postgres() };
+        let (proxy, database) = (Proxy::start().expect(NEEDED), Database::create().expect(NEEDED));
         let scene = Scene::start(Some(&proxy.url(&database.url()))).await.with_work_under_way().await;
         proxy.close();
         sleep(Duration::from_secs(1)).await;
@@ -135,8 +131,8 @@ async fn sessions_outlast_an_outage_of_the_database() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "it takes minutes"]
-async fn sessions_outlast_commits_that_are_cut() {
-    let (Some(proxy), Some(database)) = (Proxy::start(), Database::create()) else { return no_postgres() };
+async fn on_postgresql_sessions_outlast_commits_that_are_cut() {
+    let (proxy, database) = (Proxy::start().expect(NEEDED), Database::create().expect(NEEDED));
     let mut scene = Scene::start(Some(&proxy.url(&database.url()))).await;
     scene.work.start_busy(SESSIONS * 2, 20).await;
     for number in 0..40 {
@@ -148,9 +144,9 @@ async fn sessions_outlast_commits_that_are_cut() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "it takes minutes, and restarts the database"]
-async fn sessions_outlast_a_restart_of_the_database() {
+async fn on_postgresql_sessions_outlast_a_restart_of_the_database() {
     for mode in ["fast", "immediate"] {
-        let Some(database) = Database::create() else { return no_postgres() };
+        let database = Database::create().expect(NEEDED);
         let url = database.url();
         let mut scene = Scene::start(Some(&url)).await.with_work_under_way().await;
         scene.work.start_busy(SESSIONS, 20).await;
@@ -179,7 +175,7 @@ async fn restart_postgres(url: &DatabaseUrl, mode: &str) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "it takes minutes"]
 async fn sessions_outlast_a_full_disk() {
-    let Some(disk) = Disk::mount() else { return println!("not done: only root can make a small file system") };
+    let disk = Disk::mount().expect("only root can make a small file system");
     let mut scene = Scene::start(None).await;
     scene.server.kill();
     // The store alone is on the small disk: the files of sessions have room.
@@ -255,8 +251,8 @@ async fn sessions_outlast_a_server_that_is_frozen_for_a_minute() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "it takes minutes"]
-async fn sessions_of_a_frozen_server_go_on_with_another_one() {
-    let Some(database) = Database::create() else { return no_postgres() };
+async fn on_postgresql_sessions_of_a_frozen_server_go_on_with_another_one() {
+    let database = Database::create().expect(NEEDED);
     let url = database.url();
     let frozen = Scene::start(Some(&url)).await.with_work_under_way().await;
     let folder = tempfile::tempdir().unwrap();
