@@ -105,9 +105,14 @@ async fn a_machine_that_stays_short_of_something_ends_the_turn_and_a_later_messa
 
 #[tokio::test]
 async fn a_session_in_a_tool_outlasts_a_full_disk() {
-    let mut disk = None;
-    let rota = Rota::with(|config| disk = Disk::mount(config.data.clone(), "size=32m")).await;
-    let Some(disk) = disk else {
+    let mut disks = None;
+    // The files of sessions have room: what writes to a full disk is stopped.
+    let mount = |data: &Path| {
+        let store = Disk::mount(data.to_owned(), "size=32m")?;
+        Some((store, Disk::mount(data.join("sessions"), "size=64m")?))
+    };
+    let rota = Rota::with(|config| disks = mount(&config.data)).await;
+    let Some((disk, _files)) = disks else {
         return eprintln!("not tested: this user may not mount a file system");
     };
     let waits = "echo once >> count; touch started; while [ ! -e go ]; do sleep 0.01; done; echo done";
