@@ -1,7 +1,6 @@
 //! The records of what runs: a file for each sandbox that says which process it is, so that a later server can end it.
 
 use std::fs;
-use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -42,11 +41,11 @@ impl Records {
 }
 
 impl Record {
-    /// Remembers process 1, so that a later server can end it.
+    /// Remembers process 1, so that a later server can end it. Of one that has ended already there is nothing to remember: why
+    /// it did is told by its last message.
     pub(super) fn write(&self, pid: i32) -> Result<(), Error> {
-        let start_time = start_time(pid).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound));
-        let written = start_time.and_then(|time| fs::write(&self.0, format!("{pid} {time}\n")));
-        written.map_err(Error::host_at("recording the sandbox", &self.0))
+        let Some(start_time) = start_time(pid) else { return Ok(()) };
+        fs::write(&self.0, format!("{pid} {start_time}\n")).map_err(Error::host_at("recording the sandbox", &self.0))
     }
 
     pub(super) fn remove(&self) {
@@ -113,6 +112,12 @@ mod tests {
         while super::start_time(ended.id() as i32).is_some() {
             std::thread::yield_now();
         }
+        let folder = tempfile::tempdir().unwrap();
+        let record = Records(folder.path().to_owned()).of("s");
+        record.write(ended.id() as i32).unwrap();
+        assert!(!record.0.exists(), "one that has ended is not remembered");
+        record.write(own).unwrap();
+        assert!(record.0.exists());
         ended.wait().unwrap();
     }
 }
