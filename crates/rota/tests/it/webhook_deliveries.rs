@@ -444,6 +444,14 @@ async fn an_endpoint_that_is_enabled_while_the_sender_looks_misses_nothing() {
             COMMIT;";
         crate::database::run(url.0, enable.to_owned());
     });
+    // It holds the endpoint once it has come to the deliveries.
+    database.run(
+        "DO $$ BEGIN
+            WHILE NOT EXISTS (SELECT 1 FROM pg_locks WHERE granted AND pid <> pg_backend_pid()
+                AND mode = 'RowExclusiveLock' AND relation = 'webhook_deliveries'::regclass)
+            LOOP PERFORM pg_sleep(0.005); END LOOP;
+        END $$",
+    );
     let sending = subscribed.rota.beside(|config| config.roles = [Role::Webhooks].into_iter().collect()).await;
     assert_eq!(subscribed.receiver.next().await.kind(), "environment.created");
     enabling.await.unwrap();
