@@ -39,7 +39,7 @@ release:
 pages:
 	ROTA_WRITE_PAGES=1 cargo test --quiet -p rota-api -p rota-server --test own_contract --test operations_page
 
-# Sessions at work through outages of the database, kills, freezes and a full disk: half an hour, as root.
+# Sessions at work through outages of the database, kills, freezes and a full disk: ten minutes once it is built, as root.
 reliability:
 	cargo build --release -p rota
 	tests/with-postgres cargo test --release -p rota --test reliability -- --ignored --nocapture --test-threads 1 || \

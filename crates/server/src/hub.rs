@@ -131,8 +131,11 @@ impl Hub {
             told.retain(|_, (_, at)| is_recent(*at, now));
         }
         // Where that leaves no room, the next stream may repeat something.
-        if told.len() < limits::CLOSED_STREAMS {
-            told.insert((key.clone(), session.clone()), (seq, now));
+        let of = (key.clone(), session.clone());
+        if told.len() < limits::CLOSED_STREAMS || told.contains_key(&of) {
+            let (farthest, at) = told.entry(of).or_insert((seq, now));
+            // Another stream of the key may have been behind.
+            (*farthest, *at) = (seq.max(*farthest), now);
         }
     }
 
@@ -171,5 +174,23 @@ impl Drop for Watcher {
                 topics.remove(&self.id);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rota_api::id::Id;
+
+    use super::*;
+
+    #[test]
+    fn of_two_streams_of_a_key_the_one_that_had_come_farther_counts() {
+        let (hub, now) = (Hub::default(), Time::from_micros(0));
+        let (key, session) = (ApiKeyId::new(now), SessionId::new(now));
+        hub.stream_closed(&key, &session, 20, now);
+        hub.stream_closed(&key, &session, 10, now);
+        assert_eq!(hub.told_before(&key, &session, now), Some(20));
+        let later = now.plus_micros(2 * limits::STREAM_LOOK_BACK.as_micros() as i64);
+        assert_eq!(hub.told_before(&key, &session, later), None);
     }
 }
