@@ -243,7 +243,7 @@ impl<'a> Place<'a> {
         self.written(|text, step| match step {
             Step::Field(name) => dotted(text, name),
             Step::Item(i) => dotted(text, &i.to_string()),
-            Step::Kind(name) if kinds => dotted(text, name),
+            Step::Kind(name) if kinds => dotted(text, &name.replace('.', "_")),
             Step::Kind(_) => {}
         })
     }
@@ -342,7 +342,8 @@ impl<'a> Node<'a> {
         self.dialect
     }
 
-    /// The same value, told as one of the kind `kind` where that is part of its place: `tools.1.custom.name`.
+    /// The same value, told as one of the kind `kind` where that is part of its place: `tools.1.custom.name`,
+    /// `events.0.user_message.content`.
     #[must_use]
     pub fn of_kind(&self, kind: &'static str) -> Self {
         Self { place: self.place.then(Step::Kind(kind)), ..self.clone() }
@@ -540,6 +541,11 @@ impl<'a> Object<'a> {
     /// A field that must be there. Null counts as missing.
     pub fn required(&mut self, name: &'static str) -> Decoded<Node<'a>> {
         self.optional(name).ok_or_else(|| self.dialect.missing(&self.place.then(Step::Field(name))))
+    }
+
+    /// A field that must be there, read by `read`.
+    pub fn needs<T>(&mut self, name: &'static str, read: impl FnOnce(&Node<'a>) -> Decoded<T>) -> Decoded<T> {
+        read(&self.required(name)?)
     }
 
     /// A field that may be absent or null.

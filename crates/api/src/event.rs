@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     Time, content,
-    decode::{Decoded, Invalid, Node},
+    decode::{Decoded, Invalid, Node, Object},
     fields::{Decode, names},
     id::{EventId, Id, OutcomeId, ThreadId},
     metadata::Metadata,
@@ -19,51 +19,6 @@ pub const MAX_RUBRIC: usize = 262_144;
 /// Most iterations of an outcome.
 pub const MAX_ITERATIONS: i64 = 20;
 
-/// Every type of event that the API names, for filters.
-pub const TYPES: [&str; 41] = [
-    "user.message",
-    "user.interrupt",
-    "user.tool_confirmation",
-    "user.custom_tool_result",
-    "agent.custom_tool_use",
-    "agent.message",
-    "agent.thinking",
-    "agent.mcp_tool_use",
-    "agent.mcp_tool_result",
-    "agent.tool_use",
-    "agent.tool_result",
-    "agent.thread_message_received",
-    "agent.thread_message_sent",
-    "agent.thread_context_compacted",
-    "session.error",
-    "session.status_rescheduled",
-    "session.status_running",
-    "session.status_idle",
-    "session.status_terminated",
-    "session.thread_created",
-    "span.outcome_evaluation_start",
-    "span.outcome_evaluation_end",
-    "span.model_request_start",
-    "span.model_request_end",
-    "span.outcome_evaluation_ongoing",
-    "user.define_outcome",
-    "session.thread_status_running",
-    "session.thread_status_idle",
-    "session.thread_status_terminated",
-    "user.tool_result",
-    "session.thread_status_rescheduled",
-    "session.updated",
-    "system.message",
-    "session.usage",
-    "workflow_run.created",
-    "workflow_run.status_running",
-    "workflow_run.status_idle",
-    "workflow_run.status_ended",
-    "workflow_run.error",
-    "workflow_run.phase_started",
-    "workflow_run.phase_ended",
-];
-
 /// An event as it is stored: everything but the time at which it was processed.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Event {
@@ -74,14 +29,24 @@ pub struct Event {
     pub body: EventBody,
 }
 
-/// Declares what can happen: each type of event is named here and nowhere else.
+/// Declares what can happen: each type of event is named here and nowhere else. What clients may send is `read by` the function that
+/// reads its fields.
 macro_rules! events {
-    ($($(#[$doc:meta])* $tag:literal => $variant:ident { $($(#[$of_field:meta])* $field:ident: $type:ty,)* },)*) => {
+    (
+        $(
+            $(#[$doc:meta])* $tag:literal => $variant:ident $(read by $read:ident)? {
+                $($(#[$of_field:meta])* $field:ident: $type:ty,)*
+            },
+        )*
+        only on streams: $($(#[$streamed_doc:meta])* $streamed_tag:literal => $streamed:ident,)*
+        never here: $($never:literal,)*
+    ) => {
         /// What happened.
         #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
         #[serde(tag = "type")]
         pub enum EventBody {
             $($(#[$doc])* #[serde(rename = $tag)] $variant { $($(#[$of_field])* $field: $type,)* },)*
+            $($(#[$streamed_doc])* #[serde(rename = $streamed_tag)] $streamed {},)*
         }
 
         impl EventBody {
@@ -89,7 +54,22 @@ macro_rules! events {
             pub fn tag(&self) -> &'static str {
                 match self {
                     $(Self::$variant { .. } => $tag,)*
+                    $(Self::$streamed {} => $streamed_tag,)*
                 }
+            }
+        }
+
+        /// Every type of event that a list can be asked for.
+        pub const TYPES: &[&str] = &[$($tag,)* $($never,)*];
+
+        /// An event that a client sends.
+        fn read_sent(node: &Node<'_>, now: Time) -> Decoded<EventBody> {
+            match node.tag()? {
+                $($($tag => node.of_kind($tag).object(|o| {
+                    o.tagged();
+                    $read(o, now)
+                }),)?)*
+                other => Err(node.wrong_tag(other)),
             }
         }
     };
@@ -97,18 +77,18 @@ macro_rules! events {
 
 events! {
     /// The user says something.
-    "user.message" => UserMessage {
+    "user.message" => UserMessage read by read_message {
         /// Content blocks.
         content: Vec<Value>,
     },
     /// The user stops the agent.
-    "user.interrupt" => UserInterrupt {
+    "user.interrupt" => UserInterrupt read by read_interrupt {
         /// The one thread to stop.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         session_thread_id: Option<String>,
     },
     /// The user allows or denies a call that waits.
-    "user.tool_confirmation" => UserToolConfirmation {
+    "user.tool_confirmation" => UserToolConfirmation read by read_confirmation {
         /// The `agent.tool_use` that waits.
         tool_use_id: String,
         /// The decision.
@@ -118,7 +98,7 @@ events! {
         deny_message: Option<String>,
     },
     /// The client's result of a custom tool.
-    "user.custom_tool_result" => UserCustomToolResult {
+    "user.custom_tool_result" => UserCustomToolResult read by read_custom_result {
         /// The `agent.custom_tool_use` that this answers.
         custom_tool_use_id: String,
         /// Content blocks.
@@ -129,7 +109,7 @@ events! {
         is_error: Option<bool>,
     },
     /// A worker's result of a built-in tool in a self-hosted environment.
-    "user.tool_result" => UserToolResult {
+    "user.tool_result" => UserToolResult read by read_result {
         /// The `agent.tool_use` that this answers.
         tool_use_id: String,
         /// Content blocks.
@@ -140,7 +120,7 @@ events! {
         is_error: Option<bool>,
     },
     /// The user says what the agent should produce.
-    "user.define_outcome" => UserDefineOutcome {
+    "user.define_outcome" => UserDefineOutcome read by read_outcome {
         /// The outcome, named by the server.
         outcome_id: OutcomeId,
         /// The task.
@@ -152,7 +132,7 @@ events! {
         max_iterations: Option<i64>,
     },
     /// More system context from here on.
-    "system.message" => SystemMessage {
+    "system.message" => SystemMessage read by read_system_message {
         /// Text blocks.
         content: Vec<Value>,
     },
@@ -254,8 +234,6 @@ events! {
         /// The totals.
         usage: SessionUsage,
     },
-    /// The session was deleted. Only on open streams.
-    "session.deleted" => SessionDeleted {},
     /// A request to the model begins.
     "span.model_request_start" => ModelRequestStart {},
     /// A request to the model has ended.
@@ -267,6 +245,28 @@ events! {
         /// Tokens used.
         model_usage: ModelUsage,
     },
+
+    only on streams:
+    /// The session was deleted.
+    "session.deleted" => SessionDeleted,
+
+    never here:
+    "agent.mcp_tool_use",
+    "agent.mcp_tool_result",
+    "agent.thread_message_received",
+    "agent.thread_message_sent",
+    "agent.thread_context_compacted",
+    "session.thread_created",
+    "span.outcome_evaluation_start",
+    "span.outcome_evaluation_ongoing",
+    "span.outcome_evaluation_end",
+    "workflow_run.created",
+    "workflow_run.status_running",
+    "workflow_run.status_idle",
+    "workflow_run.status_ended",
+    "workflow_run.error",
+    "workflow_run.phase_started",
+    "workflow_run.phase_ended",
 }
 
 /// A thread as the events of its status name it.
@@ -496,56 +496,51 @@ fn check_system_message(node: &Node<'_>, tags: &[&str]) -> Decoded<()> {
     Ok(())
 }
 
-/// What clients send, and how places in it are told.
-const SENT_KINDS: [(&str, &str); 7] = [
-    ("user.message", "user_message"),
-    ("user.interrupt", "user_interrupt"),
-    ("user.tool_confirmation", "user_tool_confirmation"),
-    ("user.custom_tool_result", "user_custom_tool_result"),
-    ("user.tool_result", "user_tool_result"),
-    ("user.define_outcome", "user_define_outcome"),
-    ("system.message", "system_message"),
-];
+fn read_message(o: &mut Object<'_>, _: Time) -> Decoded<EventBody> {
+    Ok(EventBody::UserMessage { content: content::message_blocks(&o.required("content")?)? })
+}
 
-fn read_sent(node: &Node<'_>, now: Time) -> Decoded<EventBody> {
-    let tag = node.tag()?;
-    let kind = SENT_KINDS.iter().find(|(name, _)| *name == tag).map_or("", |(_, kind)| kind);
-    node.of_kind(kind).object(|o| {
-        o.tagged();
-        // The call says which thread a confirmation is for, whatever the client does.
-        if tag == "user.tool_confirmation" {
-            o.optional("session_thread_id").map(|n| n.string()).transpose()?;
-        }
-        Ok(match tag {
-            "user.message" => EventBody::UserMessage { content: content::message_blocks(&o.required("content")?)? },
-            "user.interrupt" => EventBody::UserInterrupt {
-                session_thread_id: o.optional("session_thread_id").map(|n| n.text(1, 128)).transpose()?,
-            },
-            "user.tool_confirmation" => EventBody::UserToolConfirmation {
-                tool_use_id: o.required("tool_use_id")?.text(1, 128)?,
-                result: Confirmation::decode(&o.required("result")?)?,
-                deny_message: o.optional("deny_message").map(|n| n.text(1, MAX_RUBRIC)).transpose()?,
-            },
-            "user.custom_tool_result" => EventBody::UserCustomToolResult {
-                custom_tool_use_id: o.required("custom_tool_use_id")?.text(1, 128)?,
-                content: o.optional("content").map(|n| content::result_blocks(&n)).transpose()?,
-                is_error: o.optional("is_error").map(|n| n.boolean()).transpose()?,
-            },
-            "user.tool_result" => EventBody::UserToolResult {
-                tool_use_id: o.required("tool_use_id")?.text(1, 128)?,
-                content: o.optional("content").map(|n| content::result_blocks(&n)).transpose()?,
-                is_error: o.optional("is_error").map(|n| n.boolean()).transpose()?,
-            },
-            "user.define_outcome" => EventBody::UserDefineOutcome {
-                outcome_id: OutcomeId::new(now),
-                description: o.required("description")?.text(1, MAX_RUBRIC)?,
-                rubric: read_rubric(&o.required("rubric")?)?,
-                max_iterations: o.optional("max_iterations").map(|n| n.integer(1, MAX_ITERATIONS)).transpose()?,
-            },
-            "system.message" => EventBody::SystemMessage { content: content::text_blocks(&o.required("content")?)? },
-            other => return Err(node.wrong_tag(other)),
-        })
+fn read_interrupt(o: &mut Object<'_>, _: Time) -> Decoded<EventBody> {
+    Ok(EventBody::UserInterrupt { session_thread_id: o.kept("session_thread_id", |n| n.text(1, 128))? })
+}
+
+/// The call says which thread a confirmation is for, whatever the client does.
+fn read_confirmation(o: &mut Object<'_>, _: Time) -> Decoded<EventBody> {
+    o.kept("session_thread_id", Node::string)?;
+    Ok(EventBody::UserToolConfirmation {
+        tool_use_id: o.required("tool_use_id")?.text(1, 128)?,
+        result: Confirmation::decode(&o.required("result")?)?,
+        deny_message: o.kept("deny_message", |n| n.text(1, MAX_RUBRIC))?,
     })
+}
+
+fn read_custom_result(o: &mut Object<'_>, _: Time) -> Decoded<EventBody> {
+    Ok(EventBody::UserCustomToolResult {
+        custom_tool_use_id: o.required("custom_tool_use_id")?.text(1, 128)?,
+        content: o.kept("content", content::result_blocks)?,
+        is_error: o.kept("is_error", Node::boolean)?,
+    })
+}
+
+fn read_result(o: &mut Object<'_>, _: Time) -> Decoded<EventBody> {
+    Ok(EventBody::UserToolResult {
+        tool_use_id: o.required("tool_use_id")?.text(1, 128)?,
+        content: o.kept("content", content::result_blocks)?,
+        is_error: o.kept("is_error", Node::boolean)?,
+    })
+}
+
+fn read_outcome(o: &mut Object<'_>, now: Time) -> Decoded<EventBody> {
+    Ok(EventBody::UserDefineOutcome {
+        outcome_id: OutcomeId::new(now),
+        description: o.required("description")?.text(1, MAX_RUBRIC)?,
+        rubric: read_rubric(&o.required("rubric")?)?,
+        max_iterations: o.kept("max_iterations", |n| n.integer(1, MAX_ITERATIONS))?,
+    })
+}
+
+fn read_system_message(o: &mut Object<'_>, _: Time) -> Decoded<EventBody> {
+    Ok(EventBody::SystemMessage { content: content::text_blocks(&o.required("content")?)? })
 }
 
 fn read_rubric(node: &Node<'_>) -> Decoded<Value> {

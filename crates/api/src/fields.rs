@@ -26,6 +26,7 @@ pub fn plain(name: &'static str) -> &'static str {
 ///
 /// - `keeps`: absent or null keeps what is stored.
 /// - `needs`: absent keeps it, null is refused.
+/// - `required`: absent or null is refused, in an update too.
 /// - `clears`: absent keeps it, null clears it; what is stored is an `Option`.
 /// - `resets`: absent keeps it, null is the default.
 /// - `joins<Sent>`: as `keeps`, and what was sent is merged with what is stored.
@@ -77,6 +78,7 @@ macro_rules! fields {
     (@stored $mode:ident $type:ty) => { $type };
     (@sent keeps $type:ty) => { Option<$type> };
     (@sent needs $type:ty) => { Option<$type> };
+    (@sent required $type:ty) => { $type };
     (@sent clears $type:ty) => { $crate::decode::Patch<$type> };
     (@sent resets $type:ty) => { $crate::decode::Patch<$type> };
     (@sent joins $type:ty, $inner:ty) => { Option<$inner> };
@@ -85,12 +87,14 @@ macro_rules! fields {
     (@read keeps $o:ident, $name:expr, $read:expr) => { $o.kept($name, $read) };
     (@read joins $o:ident, $name:expr, $read:expr) => { $o.kept($name, $read) };
     (@read needs $o:ident, $name:expr, $read:expr) => { $o.needed($name, $read) };
+    (@read required $o:ident, $name:expr, $read:expr) => { $o.needs($name, $read) };
     (@read clears $o:ident, $name:expr, $read:expr) => { $o.patch($name).read($read) };
     (@read resets $o:ident, $name:expr, $read:expr) => { $o.patch($name).read($read) };
     (@read merges $o:ident, $name:expr, $read:expr) => { $o.patch($name).read($read) };
     (@read pairs $o:ident, $name:expr, $read:expr) => { $read($o.patch($name)) };
     (@merged keeps $sent:expr, $stored:expr) => { $sent.as_ref().unwrap_or(&$stored).clone() };
     (@merged needs $sent:expr, $stored:expr) => { $sent.as_ref().unwrap_or(&$stored).clone() };
+    (@merged required $sent:expr, $stored:expr) => { $sent.clone() };
     (@merged clears $sent:expr, $stored:expr) => { $sent.clone().over($stored.clone()) };
     (@merged resets $sent:expr, $stored:expr) => { $sent.clone().over_or($stored.clone(), Default::default()) };
     (@merged joins $sent:expr, $stored:expr) => {

@@ -81,32 +81,49 @@ impl Default for Retry {
     }
 }
 
-/// Whether occurrences are delayed. On the wire `"off"`, `"hosted"` or a number of seconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// Whether occurrences are delayed: on the wire a name, or a number of seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Jitter {
-    /// A deployment fires at its time.
-    #[default]
-    Off,
-    /// It fires after a delay of its own, from a range that the interval between its occurrences decides.
-    Hosted,
-    /// It fires after a delay of its own of less than this many seconds: 1 to [`MAX_JITTER_SECONDS`].
+    /// As the name says.
+    Named(NamedJitter),
+    /// A deployment fires after a delay of its own of less than this many seconds: 1 to [`MAX_JITTER_SECONDS`].
     Seconds(u32),
+}
+
+names! {
+    /// A [`Jitter`] that has a name.
+    NamedJitter {
+        /// A deployment fires at its time.
+        "off" => Off,
+        /// It fires after a delay of its own, from a range that the interval between its occurrences decides.
+        "hosted" => Hosted,
+    }
+}
+
+impl Default for Jitter {
+    fn default() -> Self {
+        Self::OFF
+    }
 }
 
 impl fmt::Display for Jitter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Off => f.write_str("off"),
-            Self::Hosted => f.write_str("hosted"),
+            Self::Named(named) => f.write_str(named.as_str()),
             Self::Seconds(seconds) => seconds.fmt(f),
         }
     }
 }
 
 impl Jitter {
+    /// [`NamedJitter::Off`].
+    pub const OFF: Self = Self::Named(NamedJitter::Off);
+    /// [`NamedJitter::Hosted`].
+    pub const HOSTED: Self = Self::Named(NamedJitter::Hosted);
+
     /// Reads a name. `None` when there is no such jitter.
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Off, Self::Hosted].into_iter().find(|jitter| jitter.to_string() == name)
+        NamedJitter::from_name(name).map(Self::Named)
     }
 
     /// Reads a number of seconds. `None` when it is out of range.
@@ -126,14 +143,16 @@ impl FromStr for Jitter {
 }
 
 fn no_jitter(written: impl fmt::Debug) -> String {
-    format!("{written:?} is neither \"off\", \"hosted\" nor a number of seconds from 1 to {MAX_JITTER_SECONDS}")
+    let names = format!("{:?}", NamedJitter::NAMES);
+    let names = names.trim_matches(['[', ']']);
+    format!("{written:?} is neither {names} nor a number of seconds from 1 to {MAX_JITTER_SECONDS}")
 }
 
 impl Serialize for Jitter {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
+            Self::Named(named) => named.serialize(serializer),
             Self::Seconds(seconds) => serializer.serialize_u32(*seconds),
-            named => serializer.collect_str(named),
         }
     }
 }
@@ -182,7 +201,7 @@ impl UpdatePolicy {
             retry: o.patch("retry").read(read_retry)?,
             catch_up_seconds: o.patch("catch_up_seconds").read(|node| whole(node, 0, MAX_CATCH_UP_SECONDS))?,
             jitter: o.patch("jitter").read(|node| match node.value() {
-                Value::String(name) => Jitter::from_name(name).ok_or_else(|| node.not_a_value(name)),
+                Value::String(_) => NamedJitter::decode(node).map(Jitter::Named),
                 _ => whole(node, 1, MAX_JITTER_SECONDS).map(Jitter::Seconds),
             })?,
         })
@@ -231,7 +250,7 @@ mod tests {
     #[test]
     fn each_jitter_is_read_as_it_is_written() {
         for (jitter, written) in
-            [(Jitter::Off, json!("off")), (Jitter::Hosted, json!("hosted")), (Jitter::Seconds(30), json!(30))]
+            [(Jitter::OFF, json!("off")), (Jitter::HOSTED, json!("hosted")), (Jitter::Seconds(30), json!(30))]
         {
             assert_eq!(serde_json::to_value(jitter).unwrap(), written);
             assert_eq!(serde_json::from_value::<Jitter>(written).unwrap(), jitter);

@@ -12,7 +12,7 @@ use crate::{
     id::{DeploymentId, EventId, RunId, SessionId, WebhookEndpointId, WebhookEventId},
     policy::{
         Jitter, MAX_ATTEMPTS, MAX_BACKOFF_MULTIPLIER, MAX_BACKOFF_SECONDS, MAX_CATCH_UP_SECONDS,
-        MAX_CONCURRENT_SESSIONS, MAX_INITIAL_BACKOFF_SECONDS, MAX_JITTER_SECONDS, Overlap, UpdatePolicy,
+        MAX_CONCURRENT_SESSIONS, MAX_INITIAL_BACKOFF_SECONDS, MAX_JITTER_SECONDS, NamedJitter, Overlap, UpdatePolicy,
     },
     session::{MonetaryAmount, SessionUsage, Status},
     webhook::{EndpointFields, EndpointState, EventType, MAX_DESCRIPTION, MAX_NAME, MAX_URL, UpdateEndpoint},
@@ -44,7 +44,7 @@ schemas! {
     WebhookEndpointId {"type": "string"};
     WebhookEventId {"type": "string"};
     Time {"type": "string", "format": "date-time"};
-    Jitter {"anyOf": [{"enum": ["off", "hosted"]}, {"type": "integer", "minimum": 1}]};
+    Jitter {"anyOf": [{"enum": (NamedJitter::NAMES)}, {"type": "integer", "minimum": 1}]};
     EventType {"enum": (EventType::NAMES)};
     RunError {"$ref": "openapi.json#/paths/~1v1~1deployment_runs~1%7Bdeployment_run_id%7D/get/responses/200/content/application~1json/schema/properties/error"};
     SessionError {"$ref": "openapi.json#/components/schemas/BetaManagedAgentsSessionErrorEvent/properties/error"};
@@ -92,7 +92,7 @@ schemas! {
             },
             "catch_up_seconds": {"type": ["integer", "null"], "minimum": 0, "maximum": MAX_CATCH_UP_SECONDS},
             "jitter": {"anyOf": [
-                {"enum": ["off", "hosted"]},
+                {"enum": (NamedJitter::NAMES)},
                 {"type": "integer", "minimum": 1, "maximum": MAX_JITTER_SECONDS},
                 {"type": "null"},
             ]},

@@ -10,7 +10,7 @@ use crate::{
     agent::{self, AgentChoice, McpServer, ModelConfig, Skill, Tool},
     decode::{Decoded, Dialect, Invalid, Node, Object, Patch},
     event,
-    fields::names,
+    fields::{Decode, names},
     id::{DeploymentId, EnvironmentId, SessionId},
     metadata::{self, Changes, Metadata},
 };
@@ -336,13 +336,23 @@ pub enum Resource {
     MemoryStore {
         /// The store.
         memory_store_id: String,
-        /// `read_write` or `read_only`.
+        /// What the agent may do with it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        access: Option<String>,
+        access: Option<Access>,
         /// How the agent should use it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         instructions: Option<String>,
     },
+}
+
+names! {
+    /// What an agent may do with a memory store.
+    Access {
+        /// Read it and change it.
+        "read_write" => ReadWrite,
+        /// Read it.
+        "read_only" => ReadOnly,
+    }
 }
 
 /// The resources of a create request.
@@ -381,10 +391,9 @@ fn read_resource(node: &Node<'_>) -> Decoded<Resource> {
                 Ok(Resource::GithubRepository { url, mount_path })
             }
             _ => {
-                let access = o.optional("access").map(|n| n.one_of(&["read_write", "read_only"])).transpose()?;
                 Ok(Resource::MemoryStore {
                     memory_store_id: o.required("memory_store_id")?.text(1, 128)?,
-                    access: access.map(str::to_owned),
+                    access: o.kept("access", Access::decode)?,
                     instructions: o.optional("instructions").map(|n| n.text(0, MAX_INSTRUCTIONS)).transpose()?,
                 })
             }

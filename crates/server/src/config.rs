@@ -261,7 +261,7 @@ pub struct SchedulerConfig {
 
 impl Default for SchedulerConfig {
     fn default() -> Self {
-        Self { jitter: Jitter::Off, catch_up_seconds: 3600 }
+        Self { jitter: Jitter::OFF, catch_up_seconds: 3600 }
     }
 }
 

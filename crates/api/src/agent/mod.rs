@@ -9,20 +9,21 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Time,
     decode::{Decoded, Node, Patch},
-    fields::{names, types},
+    fields::{Nothing, SaidNothing, fields, names, tagged, types},
     id::AgentId,
     metadata::Metadata,
     workspace::Geo,
 };
 
 pub use multiagent::{
-    Advisor, AgentChoice, MAX_ROSTER, Multiagent, MultiagentFields, Nothing, Predefined, RosterEntry,
-    SessionMultiagent, Switch, read_choice,
+    Advisor, AgentChoice, MAX_ROSTER, Multiagent, MultiagentFields, Predefined, RosterEntry, SessionMultiagent, Switch,
+    read_choice,
 };
 pub use request::{CreateAgent, UpdateAgent, read_model, read_skills};
 pub use tools::{
-    BUILT_IN_TOOLS, BuiltInToolConfig, CustomTool, MAX_DOMAINS, MAX_MCP_SERVERS, MAX_TOOLS, McpServer, McpToolConfig,
-    PermissionPolicy, Tool, ToolDefault, WEB_TOOLS, built_in, check_tool_references, read_mcp_servers, read_tools,
+    BuiltInTool, BuiltInToolConfig, CustomTool, MAX_DOMAINS, MAX_MCP_SERVERS, MAX_TOOLS, McpServer, McpToolConfig,
+    PermissionPolicy, Tool, ToolDefault, built_in, check_tool_references, needs_network,
+    read_mcp_servers, read_tools,
 };
 
 /// Most characters of an agent's name.
@@ -220,17 +221,33 @@ names! {
     }
 }
 
-/// Who an agent acts as.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
-pub enum ExecutionIdentity {
-    /// The workspace's own identity.
-    ServiceAccount,
+tagged! {
+    /// Who an agent acts as.
+    ExecutionIdentity,
+    /// What a body says about that.
+    IdentityFields {
+        /// The workspace's own identity.
+        "service_account" => ServiceAccount(Nothing, SaidNothing),
+        /// A role at a cloud provider.
+        "aws_role" => AwsRole(AwsRole, AwsRoleFields),
+    }
+}
+
+fields! {
     /// A role at a cloud provider.
-    AwsRole {
+    #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+    AwsRole,
+    /// What a body says about it.
+    AwsRoleFields {
         /// The role's name.
-        role_arn: String,
-    },
+        role_arn: String, required = |n| n.text(1, 2048);
+    }
+}
+
+impl Default for ExecutionIdentity {
+    fn default() -> Self {
+        Self::ServiceAccount(Nothing {})
+    }
 }
 
 /// A skill, by id and version.

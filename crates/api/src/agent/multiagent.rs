@@ -1,9 +1,12 @@
 //! Rosters: which other agents an agent may start, and how.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::IgnoredAny};
 
 use super::{AgentReference, MAX_NAME, ThreadAgent};
-use crate::decode::{Decoded, Invalid, Node, Patch};
+use crate::{
+    decode::{Decoded, Invalid, Node, Object, Patch},
+    fields::Nothing,
+};
 
 /// Most agents in a roster.
 pub const MAX_ROSTER: usize = 20;
@@ -73,10 +76,6 @@ pub struct Predefined<R> {
     /// Saved agents.
     pub predefined_agents: Vec<R>,
 }
-
-/// A switch without settings.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Nothing {}
 
 impl<R: Clone> Multiagent<R> {
     /// The same roster with every agent replaced.
@@ -287,42 +286,27 @@ fn read_entry(node: &Node<'_>) -> Decoded<RosterEntry<AgentChoice>> {
 }
 
 fn read_advisor(node: &Node<'_>) -> Decoded<Switch<Advisor>> {
-    let tag = node.tag()?;
-    node.object(|o| {
-        o.tagged();
-        match tag {
-            "enabled" => Ok(Switch::Enabled(Advisor { model: o.required("model")?.text(1, MAX_NAME)? })),
-            "disabled" => Ok(Switch::Disabled {}),
-            other => Err(node.wrong_tag(other)),
-        }
-    })
+    read_switch(node, |o| Ok(Advisor { model: o.required("model")?.text(1, MAX_NAME)? }))
 }
 
 fn read_predefined(node: &Node<'_>) -> Decoded<Switch<PredefinedFields>> {
-    let tag = node.tag()?;
-    node.object(|o| {
-        o.tagged();
-        match tag {
-            "disabled" => Ok(Switch::Disabled {}),
-            "enabled" => Ok(Switch::Enabled(PredefinedFields {
-                inline_agents: o.patch("inline_agents").read(read_switch)?,
-                predefined_agents: o
-                    .patch("predefined_agents")
-                    .read(|n| n.items(0, MAX_ROSTER, |n| read_choice(n, true)))?,
-            })),
-            other => Err(node.wrong_tag(other)),
-        }
+    read_switch(node, |o| {
+        Ok(PredefinedFields {
+            inline_agents: o.patch("inline_agents").read(|n| read_switch(n, |_| Ok(Nothing {})))?,
+            predefined_agents: o.patch("predefined_agents").read(|n| n.items(0, MAX_ROSTER, |n| read_choice(n, true)))?,
+        })
     })
 }
 
-fn read_switch(node: &Node<'_>) -> Decoded<Switch<Nothing>> {
+/// A member that is on, with the settings that `read` reads, or off.
+fn read_switch<T>(node: &Node<'_>, read: impl FnOnce(&mut Object<'_>) -> Decoded<T>) -> Decoded<Switch<T>> {
     let tag = node.tag()?;
     node.object(|o| {
         o.tagged();
-        match tag {
-            "enabled" => Ok(Switch::Enabled(Nothing {})),
-            "disabled" => Ok(Switch::Disabled {}),
-            other => Err(node.wrong_tag(other)),
+        match Switch::<IgnoredAny>::deserialize(node.value()) {
+            Ok(Switch::Enabled(_)) => read(o).map(Switch::Enabled),
+            Ok(Switch::Disabled {}) => Ok(Switch::Disabled {}),
+            Err(_) => Err(node.wrong_tag(tag)),
         }
     })
 }

@@ -1,8 +1,8 @@
 //! Reading the bodies of create and update requests.
 
 use super::{
-    AgentChoice, AgentConfig, Effort, ExecutionIdentity, MAX_DESCRIPTION, MAX_NAME, MAX_SKILLS, MAX_SYSTEM, McpServer,
-    ModelConfig, Multiagent, MultiagentFields, Skill, Speed, Tool, check_tool_references, optional_text,
+    AgentChoice, AgentConfig, Effort, ExecutionIdentity, IdentityFields, MAX_DESCRIPTION, MAX_NAME, MAX_SKILLS, MAX_SYSTEM,
+    McpServer, ModelConfig, Multiagent, MultiagentFields, Skill, Speed, Tool, check_tool_references, optional_text,
     read_mcp_servers, read_tools, text_patch,
 };
 use crate::{
@@ -34,9 +34,7 @@ impl CreateAgent {
             mcp_servers: o.kept("mcp_servers", read_mcp_servers)?.unwrap_or_default(),
             skills: o.kept("skills", read_skills)?.unwrap_or_default(),
             multiagent: None,
-            execution_identity: o
-                .optional("execution_identity")
-                .map_or(Ok(ExecutionIdentity::ServiceAccount), |n| read_identity(&n))?,
+            execution_identity: o.kept("execution_identity", read_identity)?.unwrap_or_default(),
             metadata: metadata::create(o.optional("metadata"))?,
         };
         check_tool_references("", &config.tools, &config.mcp_servers)?;
@@ -109,7 +107,7 @@ impl UpdateAgent {
             execution_identity: self
                 .execution_identity
                 .clone()
-                .over_or(stored.execution_identity.clone(), ExecutionIdentity::ServiceAccount),
+                .over_or(stored.execution_identity.clone(), ExecutionIdentity::default()),
             metadata: self.metadata.over(&stored.metadata)?,
         };
         check_tool_references("", &config.tools, &config.mcp_servers)?;
@@ -157,15 +155,7 @@ fn read_effort(node: &Node<'_>) -> Decoded<Effort> {
 }
 
 fn read_identity(node: &Node<'_>) -> Decoded<ExecutionIdentity> {
-    let tag = node.tag()?;
-    node.object(|o| {
-        o.tagged();
-        match tag {
-            "service_account" => Ok(ExecutionIdentity::ServiceAccount),
-            "aws_role" => Ok(ExecutionIdentity::AwsRole { role_arn: o.required("role_arn")?.text(1, 2048)? }),
-            other => Err(node.wrong_tag(other)),
-        }
-    })
+    IdentityFields::decode(node)?.merged(&ExecutionIdentity::default())
 }
 
 /// The skills of an agent or of an override.

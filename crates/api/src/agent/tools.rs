@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::MAX_SYSTEM;
 use crate::{
     decode::{Decoded, Invalid, Node, Object},
-    fields::{Decode, types},
+    fields::{Decode, names, types},
 };
 
 /// Most tools of an agent, over all its toolsets.
@@ -21,10 +21,37 @@ pub const MAX_DOMAINS: usize = 64;
 /// Most tools in a list of `url_sources`.
 pub const MAX_SOURCE_TOOLS: usize = 128;
 
-/// The built-in tools, in the order in which a model is offered them.
-pub const BUILT_IN_TOOLS: [&str; 8] = ["bash", "read", "write", "edit", "glob", "grep", "web_fetch", "web_search"];
-/// Those of them that need a network.
-pub const WEB_TOOLS: [&str; 2] = ["web_fetch", "web_search"];
+names! {
+    /// A built-in tool. They are declared in the order in which a model is offered them.
+    BuiltInTool {
+        /// Runs a command in the session's shell.
+        "bash" => Bash,
+        /// Reads a file.
+        "read" => Read,
+        /// Writes a file.
+        "write" => Write,
+        /// Replaces a text in a file.
+        "edit" => Edit,
+        /// Finds files by their names.
+        "glob" => Glob,
+        /// Finds lines of files.
+        "grep" => Grep,
+        /// Reads a page of the web.
+        "web_fetch" => WebFetch,
+        /// Searches the web.
+        "web_search" => WebSearch,
+    }
+}
+
+impl BuiltInTool {
+    /// Those that need a network.
+    pub const WEB: [Self; 2] = [Self::WebFetch, Self::WebSearch];
+}
+
+/// Whether a tool is a built-in one that needs a network.
+pub fn needs_network(name: &str) -> bool {
+    BuiltInTool::from_name(name).is_some_and(|tool| BuiltInTool::WEB.contains(&tool))
+}
 
 /// A tool or a set of tools.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -53,16 +80,13 @@ pub enum Tool {
     Custom(CustomTool),
 }
 
-/// The policy of the built-in tool `name`, where `tools` have it and it is switched on.
-pub fn built_in(tools: &[Tool], name: &str) -> Option<PermissionPolicy> {
-    if !BUILT_IN_TOOLS.contains(&name) {
-        return None;
-    }
+/// The policy of a built-in tool, where `tools` have it and it is switched on.
+pub fn built_in(tools: &[Tool], tool: BuiltInTool) -> Option<PermissionPolicy> {
     let (configs, default) = tools.iter().find_map(|tool| match tool {
         Tool::BuiltIn { configs, default_config } => Some((configs, default_config)),
         _ => None,
     })?;
-    let config = configs.iter().find(|config| config.name == name);
+    let config = configs.iter().find(|config| config.name == tool);
     let (enabled, policy) = config
         .map_or((default.enabled, default.permission_policy), |config| (config.enabled, config.permission_policy));
     enabled.then_some(policy)
@@ -104,9 +128,9 @@ types! {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct BuiltInToolConfig {
     /// The tool.
-    pub name: String,
+    pub name: BuiltInTool,
     /// The tool again.
-    pub r#type: String,
+    pub r#type: BuiltInTool,
     /// Whether it is offered.
     pub enabled: bool,
     /// Whether a call waits for a person.
@@ -165,7 +189,7 @@ pub fn read_tools(node: &Node<'_>) -> Decoded<Vec<Tool>> {
             return Err(node.invalid(format_args!("\"{name}\" is named more than once")));
         }
         names.push(name);
-        count += if matches!(tool, Tool::BuiltIn { .. }) { BUILT_IN_TOOLS.len() } else { 1 };
+        count += if matches!(tool, Tool::BuiltIn { .. }) { BuiltInTool::ALL.len() } else { 1 };
     }
     if count > MAX_TOOLS {
         return Err(node.invalid(format_args!("value must contain no more than {MAX_TOOLS} item(s)")));
@@ -203,7 +227,7 @@ fn read_tool(node: &Node<'_>) -> Decoded<Tool> {
                 let configs = o.optional("configs");
                 let configs = configs.map(|n| {
                     let configs = n.items(0, MAX_TOOLS, |n| read_built_in(n, default_config))?;
-                    check_once(&n, configs.iter().map(|config| &config.name))?;
+                    check_once(&n, configs.iter().map(|config| config.name.as_str()))?;
                     Ok(configs)
                 });
                 Ok(Tool::BuiltIn { configs: configs.transpose()?.unwrap_or_default(), default_config })
@@ -213,7 +237,7 @@ fn read_tool(node: &Node<'_>) -> Decoded<Tool> {
                 let configs = o.optional("configs");
                 let configs = configs.map(|n| {
                     let configs = n.items(0, MAX_TOOLS, |n| read_mcp_tool(n, default_config))?;
-                    check_once(&n, configs.iter().map(|config| &config.name))?;
+                    check_once(&n, configs.iter().map(|config| &*config.name))?;
                     Ok(configs)
                 });
                 let configs = configs.transpose()?.unwrap_or_default();
@@ -227,7 +251,7 @@ fn read_tool(node: &Node<'_>) -> Decoded<Tool> {
 }
 
 /// That no tool has a second entry.
-fn check_once<'a>(node: &Node<'_>, names: impl Iterator<Item = &'a String>) -> Decoded<()> {
+fn check_once<'a>(node: &Node<'_>, names: impl Iterator<Item = &'a str>) -> Decoded<()> {
     let mut seen = BTreeSet::new();
     for name in names {
         if !seen.insert(name) {
@@ -260,17 +284,18 @@ fn read_built_in(node: &Node<'_>, default: ToolDefault) -> Decoded<BuiltInToolCo
                 let message = format_args!("must be \"{tag}\" on a config of type \"{tag}\"");
                 return Err(o.unreadable("name", message));
             }
-            (Some(name), _) => name.one_of(&BUILT_IN_TOOLS)?,
-            (None, None) => o.required("name")?.one_of(&BUILT_IN_TOOLS)?,
+            (Some(name), _) => BuiltInTool::decode(&name)?,
+            (None, None) => o.needs("name", BuiltInTool::decode)?,
         };
-        if let Some(tag) = tag.filter(|tag| *tag != name) {
+        if let Some(tag) = tag.filter(|tag| *tag != name.as_str()) {
+            let name = name.as_str();
             return Err(o.unreadable("type", format_args!("\"{tag}\" does not match name \"{name}\"")));
         }
-        o.refuse_others_for(name);
+        o.refuse_others_for(name.as_str());
         let ToolDefault { enabled, permission_policy } = read_switches(o, default)?;
         let mut config = BuiltInToolConfig {
-            name: name.to_owned(),
-            r#type: name.to_owned(),
+            name,
+            r#type: name,
             enabled,
             permission_policy,
             allowed_domains: None,
@@ -279,7 +304,7 @@ fn read_built_in(node: &Node<'_>, default: ToolDefault) -> Decoded<BuiltInToolCo
             url_sources: None,
             user_location: None,
         };
-        if name.starts_with("web_") {
+        if BuiltInTool::WEB.contains(&name) {
             config.allowed_domains = o.optional("allowed_domains").map(|n| read_domains(&n)).transpose()?;
             config.blocked_domains = o.optional("blocked_domains").map(|n| read_domains(&n)).transpose()?;
             if config.allowed_domains.is_some() && config.blocked_domains.is_some() {
@@ -287,12 +312,12 @@ fn read_built_in(node: &Node<'_>, default: ToolDefault) -> Decoded<BuiltInToolCo
             }
         }
         match name {
-            "web_fetch" => {
+            BuiltInTool::WebFetch => {
                 config.max_content_tokens =
                     o.optional("max_content_tokens").map(|n| n.integer(1, i64::MAX)).transpose()?;
                 config.url_sources = o.optional("url_sources").map(|n| read_url_sources(&n)).transpose()?;
             }
-            "web_search" => {
+            BuiltInTool::WebSearch => {
                 config.user_location = o.optional("user_location").map(|n| read_location(&n)).transpose()?;
             }
             _ => {}
@@ -357,12 +382,12 @@ fn read_url_source(node: &Node<'_>, field: &str) -> Decoded<Value> {
                         o.required("type")?.one_of(&["tool_reference"])?;
                         let name = o.required("name")?;
                         if field == "server_tool_results" {
-                            return name.one_of(&WEB_TOOLS).map(str::to_owned);
+                            return name.one_of(&BuiltInTool::WEB.map(BuiltInTool::as_str)).map(str::to_owned);
                         }
                         name.text(1, 128)
                     })
                 })?;
-                check_once(&list, names.iter())?;
+                check_once(&list, names.iter().map(String::as_str))?;
             }
             other => return Err(node.wrong_tag(other)),
         }
@@ -386,7 +411,7 @@ fn read_custom(o: &mut Object<'_>) -> Decoded<CustomTool> {
     if name.starts_with("mcp__") {
         return Err(node.invalid(format_args!("custom tool name \"{name}\" uses reserved MCP tool prefix")));
     }
-    if BUILT_IN_TOOLS.contains(&name.as_str()) {
+    if BuiltInTool::from_name(&name).is_some() {
         return Err(node.invalid(format_args!("custom tool name \"{name}\" is the name of a built-in tool")));
     }
     let schema = o.required("input_schema")?;

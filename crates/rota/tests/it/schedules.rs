@@ -361,7 +361,7 @@ async fn a_deployment_whose_agent_is_gone_is_archived_when_it_is_due() {
 async fn jitter_delays_the_fire_and_not_the_occurrence() {
     let rota = Rota::with(|config| {
         config.engine.concurrency = 0;
-        config.scheduler.jitter = Jitter::Hosted;
+        config.scheduler.jitter = Jitter::HOSTED;
     })
     .await;
     let parts = Parts::new(&rota.api).await;

@@ -1,6 +1,6 @@
 //! Says what a session does next. Pure.
 
-use rota_api::{agent::WEB_TOOLS, id::EventId};
+use rota_api::{agent::needs_network, id::EventId};
 
 use super::fold::{Call, Stage, State};
 use crate::{limits, resources::sessions::events::log::Input};
@@ -57,7 +57,7 @@ pub struct Surroundings<'a> {
 impl Surroundings<'_> {
     /// Whether a worker of the user runs a call. Tools that need a network are the server's everywhere.
     fn is_of_a_worker(&self, call: &Call) -> bool {
-        self.self_hosted && !WEB_TOOLS.contains(&call.name.as_str())
+        self.self_hosted && !needs_network(&call.name)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Whether a call of a tool runs, waits for a person or is refused. Pure.
 
 use rota_api::{
-    agent::{PermissionPolicy, Tool, built_in},
+    agent::{BuiltInTool, PermissionPolicy, Tool, built_in},
     event::{AutoPermission, Evaluation, Permission},
 };
 
@@ -17,18 +17,19 @@ pub(super) enum Verdict {
 }
 
 /// Built-in tools that change nothing: the `auto` policy lets them run.
-const HARMLESS: [&str; 3] = ["read", "glob", "grep"];
+const HARMLESS: [BuiltInTool; 3] = [BuiltInTool::Read, BuiltInTool::Glob, BuiltInTool::Grep];
 
 /// Judges a call of the tool `name`.
 pub(super) fn judge(tools: &[Tool], name: &str) -> Verdict {
     if tools.iter().any(|tool| matches!(tool, Tool::Custom(custom) if custom.name == name)) {
         return Verdict::Custom;
     }
-    match built_in(tools, name) {
+    let Some(tool) = BuiltInTool::from_name(name) else { return Verdict::Unknown };
+    match built_in(tools, tool) {
         None => Verdict::Unknown,
         Some(PermissionPolicy::AlwaysAllow) => Verdict::BuiltIn(Permission::Allow, Evaluation::AlwaysAllow),
         Some(PermissionPolicy::AlwaysAsk) => Verdict::BuiltIn(Permission::Ask, Evaluation::AlwaysAsk),
-        Some(PermissionPolicy::Auto) if HARMLESS.contains(&name) => {
+        Some(PermissionPolicy::Auto) if HARMLESS.contains(&tool) => {
             Verdict::BuiltIn(Permission::Allow, Evaluation::Auto { evaluated_permission: AutoPermission::Allow })
         }
         Some(PermissionPolicy::Auto) => {

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use rota_api::{
-    agent::{ThreadAgent, WEB_TOOLS},
+    agent::{ThreadAgent, needs_network},
     environment::EnvironmentConfig,
     event::{EventBody, ModelUsage, RetryStatus, SessionError, SessionErrorType, StopReason, ThreadName},
     id::EventId,
@@ -241,7 +241,7 @@ impl<'a> Runner<'a> {
 
     /// Whether a worker of the user runs a built-in tool. Those that need a network are the server's everywhere.
     pub(super) fn is_of_a_worker(&self, tool: &str) -> bool {
-        self.self_hosted && !WEB_TOOLS.contains(&tool)
+        self.self_hosted && !needs_network(tool)
     }
 
     /// Runs a call of a built-in tool. Its result is appended whatever it is; an interrupt is left to the next step.

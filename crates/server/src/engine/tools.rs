@@ -1,7 +1,7 @@
 //! The tools that a model is offered, and running one.
 
 use rota_api::{
-    agent::{BUILT_IN_TOOLS, ThreadAgent, Tool, built_in},
+    agent::{BuiltInTool, ThreadAgent, Tool, built_in, needs_network},
     event::EventBody,
 };
 use rota_sandbox::{ToolCall, tool_definitions};
@@ -18,13 +18,13 @@ const NO_NETWORK: &str = "This server gives agents no network access: web_fetch 
 pub(super) fn offered(agent: &ThreadAgent) -> Result<Vec<ToolDefinition>> {
     let known = tool_definitions();
     let mut offered = Vec::new();
-    for name in BUILT_IN_TOOLS {
-        if built_in(&agent.tools, name).is_none() {
+    for tool in BuiltInTool::ALL {
+        if built_in(&agent.tools, tool).is_none() {
             continue;
         }
-        let Some(tool) = known.iter().find(|tool| tool.name == name) else { continue };
+        let Some(tool) = known.iter().find(|known| known.name == tool.as_str()) else { continue };
         offered.push(ToolDefinition {
-            name: name.to_owned(),
+            name: tool.name.to_owned(),
             description: tool.description.to_owned(),
             input_schema: RawValue::from_string(tool.input_schema.to_owned())?,
         });
@@ -51,7 +51,7 @@ pub(super) fn is_read_only(call: &Call) -> bool {
 /// # Errors
 /// The arguments do not fit; the text is for the model to read.
 pub(super) fn parse(call: &Call) -> Result<Option<ToolCall>, String> {
-    if call.name.starts_with("web_") {
+    if needs_network(&call.name) {
         return Ok(None);
     }
     let input = serde_json::value::to_raw_value(&call.input).map_err(|error| error.to_string())?;

@@ -4,7 +4,7 @@
 use std::ops::RangeInclusive;
 
 use jiff::{SignedDuration, Timestamp};
-use rota_api::policy::Jitter;
+use rota_api::policy::{Jitter, NamedJitter};
 
 use super::{
     cron::Cron,
@@ -25,8 +25,8 @@ impl Timing {
     pub fn delay(&self, id: &str, cron: &Cron, at: Timestamp) -> SignedDuration {
         let interval = || cron.next(at).map_or(SignedDuration::MAX, |next| next.duration_since(at));
         match self.jitter {
-            Jitter::Off => SignedDuration::ZERO,
-            Jitter::Hosted => place_in(hosted_range(interval()), id),
+            Jitter::Named(NamedJitter::Off) => SignedDuration::ZERO,
+            Jitter::Named(NamedJitter::Hosted) => place_in(hosted_range(interval()), id),
             Jitter::Seconds(most) => place_in(interval().min(SignedDuration::from_secs(most.into())), id),
         }
     }

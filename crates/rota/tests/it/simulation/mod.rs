@@ -88,7 +88,7 @@ impl Story {
     fn new(seed: u64) -> Self {
         let mut dice = Dice::new(seed);
         let starts = ["2026-03-08T05:00:00Z", "2026-04-04T14:00:00Z", "2026-10-25T00:30:00Z", "2026-11-01T04:30:00Z"];
-        let jitter = dice.one_of(&[Jitter::Off, Jitter::Hosted]);
+        let jitter = dice.one_of(&[Jitter::OFF, Jitter::HOSTED]);
         let catch_up = SignedDuration::from_secs(dice.one_of(&[0, 60, 3600, 86_400]));
         let crons = SCHEDULES.iter().map(|(expression, zone)| Cron::parse(expression, zone).unwrap()).collect();
         Self {

@@ -24,7 +24,7 @@ pub fn change(policy: &mut Policy, dice: &mut Dice, calm: bool) {
         4..=5 => policy.retry = dice.one_of(&[None, Some(60), Some(3600)]).map(|most| retry(dice, most)),
         6 => policy.catch_up_seconds = dice.one_of(&[None, Some(0), Some(600), Some(7200)]),
         _ if calm => *policy = Policy::default(),
-        _ => policy.jitter = dice.one_of(&[None, Some(Jitter::Off), Some(Jitter::Hosted), Some(Jitter::Seconds(90))]),
+        _ => policy.jitter = dice.one_of(&[None, Some(Jitter::OFF), Some(Jitter::HOSTED), Some(Jitter::Seconds(90))]),
     }
 }
 

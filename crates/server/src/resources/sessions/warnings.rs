@@ -2,7 +2,7 @@
 
 use axum::extract::State;
 use rota_api::{
-    agent::{SessionAgent, WEB_TOOLS, built_in},
+    agent::{BuiltInTool, SessionAgent, built_in},
     environment::{CloudConfig, EnvironmentConfig, LimitedNetwork, Networking},
     id::WorkspaceId,
     session::Session,
@@ -63,7 +63,7 @@ fn warnings(agent: &SessionAgent, environment: Option<&EnvironmentConfig>, has_o
         "this server starts no other agents: the roster is not used",
     );
     warn(
-        WEB_TOOLS.iter().any(|name| built_in(&primary.tools, name).is_some()),
+        BuiltInTool::WEB.into_iter().any(|tool| built_in(&primary.tools, tool).is_some()),
         "web_tools_not_offered",
         "this server gives agents no network access: the model is not offered web_fetch and web_search",
     );

@@ -26,7 +26,7 @@ const STEPS: u32 = 60;
 
 #[tokio::test]
 async fn no_story_on_the_real_store_breaks_a_promise() {
-    for jitter in [Jitter::Off, Jitter::Hosted] {
+    for jitter in [Jitter::OFF, Jitter::HOSTED] {
         let rota = Rota::receiving(|config| {
             config.engine.concurrency = 0;
             config.scheduler.jitter = jitter;
@@ -76,7 +76,7 @@ struct Story<'a> {
 impl<'a> Story<'a> {
     async fn new(rota: &'a Rota, agent: &Value, seed: u64) -> Self {
         let jitter = rota.server.app().config.scheduler.jitter;
-        let mut dice = Dice::new(if jitter == Jitter::Off { seed } else { !seed });
+        let mut dice = Dice::new(if jitter == Jitter::OFF { seed } else { !seed });
         // A month for each story, also when it is played alone.
         let month = i64::try_from(seed).expect("a small number") * 30 * 86_400;
         rota.set_time(START);

@@ -95,7 +95,7 @@ pub async fn history(rota: &Rota, known: &Known, clock_went_back: bool) -> Histo
     let skips = "SELECT first_at, last_at, reason FROM deployment_skips WHERE deployment_id = $1 ORDER BY first_at";
     let settled = "SELECT coalesce(settled_at, 0) FROM deployments WHERE id = $1";
     let settled = read(rota, id, settled, |row| row.time(0)).await[0].timestamp();
-    let is_delayed = timings.iter().any(|timing| timing.jitter != Jitter::Off);
+    let is_delayed = timings.iter().any(|timing| timing.jitter != Jitter::OFF);
     let delay = if is_delayed { SignedDuration::from_mins(9) } else { SignedDuration::ZERO };
     History {
         id: id.clone(),

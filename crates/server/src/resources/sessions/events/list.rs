@@ -46,7 +46,7 @@ impl Filter {
     }
 
     pub(super) fn read(query: &Query, view: View) -> Result<Self> {
-        let types = query.any_of("types", &TYPES, TYPES.len())?;
+        let types = query.any_of("types", TYPES, TYPES.len())?;
         let mut processed = Vec::new();
         for (name, comparison) in
             [("created_at[gt]", ">"), ("created_at[gte]", ">="), ("created_at[lt]", "<"), ("created_at[lte]", "<=")]
