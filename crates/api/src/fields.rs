@@ -1,7 +1,9 @@
 //! Bodies that are declared: which fields a resource has, how each is read, what null means, and what an update makes of what is
 //! stored. A create request is an update of what holds where nobody said anything.
 
+use schemars::{Schema, json_schema};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
 
 use crate::decode::{Decoded, Node, Object};
 
@@ -111,6 +113,47 @@ macro_rules! fields {
         }
     };
     (@merged pairs $sent:expr, $stored:expr) => { $sent.over(&$stored)? };
+    (@null needs) => { Null::Refused };
+    (@null required) => { Null::Missing };
+    (@null $mode:ident) => { Null::Taken };
+}
+
+/// As [`fields!`], for a body whose schema is made from the same declaration: each field is `name: Type, mode as kind`, where the kind
+/// is a [`Kind`].
+macro_rules! described {
+    (
+        $(#[$of_stored:meta])* $stored:ident,
+        $(#[$of_sent:meta])* $sent:ident {
+            $($(#[$doc:meta])* $name:ident: $type:ty, $mode:ident as $kind:expr;)*
+        }
+    ) => {
+        $crate::fields::fields! {
+            $(#[$of_stored])* $stored,
+            $(#[$of_sent])* $sent {
+                $($(#[$doc])* $name: $type, $mode = |node| $crate::fields::Kind::<$type>::read(&$kind, node);)*
+            }
+        }
+
+        impl schemars::JsonSchema for $sent {
+            fn inline_schema() -> bool {
+                true
+            }
+
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($sent).into()
+            }
+
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                use $crate::fields::{Kind, Null};
+
+                $crate::fields::schema_of(&[$((
+                    $crate::fields::plain(stringify!($name)),
+                    Kind::<$type>::schema(&$kind),
+                    $crate::fields::fields!(@null $mode),
+                ),)*])
+            }
+        }
+    };
 }
 
 /// Declares an object of several kinds, told apart by its `type`: what is stored, and what a body says of it. Another kind than the
@@ -240,7 +283,103 @@ macro_rules! named {
     };
 }
 
-pub(crate) use {fields, named, names, tagged, types};
+pub(crate) use {described, fields, named, names, tagged, types};
+
+/// How the value of a field is read, and what its schema says of it.
+pub trait Kind<T> {
+    /// Reads the value at `node`.
+    ///
+    /// # Errors
+    /// When it is none; the message names the place.
+    fn read(&self, node: &Node<'_>) -> Decoded<T>;
+
+    /// The schema of a value that can be read.
+    fn schema(&self) -> Value;
+}
+
+/// A text of so many characters, at least and at most.
+pub struct Text(pub usize, pub usize);
+
+impl Kind<String> for Text {
+    fn read(&self, node: &Node<'_>) -> Decoded<String> {
+        node.text(self.0, self.1)
+    }
+
+    fn schema(&self) -> Value {
+        let mut schema = json!({"type": "string", "maxLength": self.1});
+        if self.0 > 0 {
+            schema["minLength"] = self.0.into();
+        }
+        schema
+    }
+}
+
+/// A whole number, at least and at most. Both are numbers that a `u32` holds.
+pub struct Whole(pub i64, pub i64);
+
+impl Kind<u32> for Whole {
+    fn read(&self, node: &Node<'_>) -> Decoded<u32> {
+        node.integer(self.0, self.1).map(|number| number as u32)
+    }
+
+    fn schema(&self) -> Value {
+        json!({"type": "integer", "minimum": self.0, "maximum": self.1})
+    }
+}
+
+/// One of the names of an enum: its `NAMES`.
+pub struct OneOf(pub &'static [&'static str]);
+
+impl<T: Decode> Kind<T> for OneOf {
+    fn read(&self, node: &Node<'_>) -> Decoded<T> {
+        T::decode(node)
+    }
+
+    fn schema(&self) -> Value {
+        json!({"enum": self.0})
+    }
+}
+
+/// What a null is in place of a field's value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Null {
+    /// It means something.
+    Taken,
+    /// It is refused.
+    Refused,
+    /// It is refused, as no value is.
+    Missing,
+}
+
+/// The schema of an object with these fields and no others.
+pub fn schema_of(fields: &[(&str, Value, Null)]) -> Schema {
+    let mut properties = Map::new();
+    let mut required = Vec::new();
+    for (name, schema, null) in fields {
+        let schema = if *null == Null::Taken { or_null(schema.clone()) } else { schema.clone() };
+        properties.insert((*name).to_owned(), schema);
+        if *null == Null::Missing {
+            required.push(*name);
+        }
+    }
+    let mut schema = json_schema!({"type": "object", "properties": properties, "additionalProperties": false});
+    if !required.is_empty() {
+        schema.insert("required".to_owned(), required.into());
+    }
+    schema
+}
+
+/// A schema that a null fits too.
+fn or_null(mut schema: Value) -> Value {
+    if let Some(r#type) = schema.get_mut("type") {
+        *r#type = json!([r#type, "null"]);
+    } else if let Some(kinds) = schema.get_mut("anyOf").and_then(Value::as_array_mut) {
+        kinds.push(json!({"type": "null"}));
+    } else {
+        schema = json!({"anyOf": [schema, {"type": "null"}]});
+    }
+    schema
+}
 
 /// A kind of object that has no fields of its own.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -2,13 +2,13 @@
 
 use std::{fmt, str::FromStr};
 
-use schemars::JsonSchema;
+use schemars::{JsonSchema, SchemaGenerator};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
-    decode::{Decoded, Node, Object, Patch},
-    fields::{Decode, names},
+    decode::{Decoded, Node},
+    fields::{Decode, Kind, OneOf, Whole, described, names},
     id::DeploymentId,
 };
 
@@ -62,17 +62,21 @@ names! {
     }
 }
 
-/// How often, and when, the session of an occurrence is tried to be started.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Retry {
-    /// Attempts, the first included: 1 to [`MAX_ATTEMPTS`]. 1 is no retry.
-    pub max_attempts: u32,
-    /// The pause before the second attempt: 1 to [`MAX_INITIAL_BACKOFF_SECONDS`].
-    pub initial_backoff_seconds: u32,
-    /// The longest pause: from the first pause to [`MAX_BACKOFF_SECONDS`].
-    pub max_backoff_seconds: u32,
-    /// By what each pause is longer than the one before: 1 to [`MAX_BACKOFF_MULTIPLIER`].
-    pub multiplier: u32,
+described! {
+    /// How often, and when, the session of an occurrence is tried to be started.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+    Retry,
+    /// What a body says about that.
+    RetryFields {
+        /// Attempts, the first included: 1 to [`MAX_ATTEMPTS`]. 1 is no retry.
+        max_attempts: u32, needs as Whole(1, MAX_ATTEMPTS);
+        /// The pause before the second attempt: 1 to [`MAX_INITIAL_BACKOFF_SECONDS`].
+        initial_backoff_seconds: u32, needs as Whole(1, MAX_INITIAL_BACKOFF_SECONDS);
+        /// The longest pause: from the first pause to [`MAX_BACKOFF_SECONDS`].
+        max_backoff_seconds: u32, needs as Whole(1, MAX_BACKOFF_SECONDS);
+        /// By what each pause is longer than the one before: 1 to [`MAX_BACKOFF_MULTIPLIER`].
+        multiplier: u32, needs as Whole(1, MAX_BACKOFF_MULTIPLIER);
+    }
 }
 
 impl Default for Retry {
@@ -175,76 +179,70 @@ impl<'de> Deserialize<'de> for Jitter {
     }
 }
 
-/// An update of a policy. What is cleared goes back to the server's default.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UpdatePolicy {
-    /// What becomes of an occurrence that overlaps.
-    pub overlap: Patch<Overlap>,
-    /// How many sessions may be at work at a time.
-    pub max_concurrent_sessions: Patch<u32>,
-    /// The attempts, as a whole: fields that are left out are the default's.
-    pub retry: Patch<Retry>,
-    /// How long an occurrence may be overdue.
-    pub catch_up_seconds: Patch<u32>,
-    /// Whether occurrences are delayed.
-    pub jitter: Patch<Jitter>,
-}
-
-impl UpdatePolicy {
-    /// Reads the body of an update request.
-    pub fn read(o: &mut Object<'_>) -> Decoded<Self> {
-        Ok(Self {
-            overlap: o.patch("overlap").read(Decode::decode)?,
-            max_concurrent_sessions: o
-                .patch("max_concurrent_sessions")
-                .read(|node| whole(node, 1, MAX_CONCURRENT_SESSIONS))?,
-            retry: o.patch("retry").read(read_retry)?,
-            catch_up_seconds: o.patch("catch_up_seconds").read(|node| whole(node, 0, MAX_CATCH_UP_SECONDS))?,
-            jitter: o.patch("jitter").read(|node| match node.value() {
-                Value::String(_) => NamedJitter::decode(node).map(Jitter::Named),
-                _ => whole(node, 1, MAX_JITTER_SECONDS).map(Jitter::Seconds),
-            })?,
-        })
+described! {
+    /// What of a deployment differs from the server's defaults.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+    Policy,
+    /// An update request. What is cleared goes back to the server's default.
+    UpdatePolicy {
+        /// What becomes of an occurrence that finds as many sessions at work as there may be.
+        overlap: Overlap, clears as OneOf(Overlap::NAMES);
+        /// How many sessions may be at work at a time.
+        max_concurrent_sessions: u32, clears as Whole(1, MAX_CONCURRENT_SESSIONS);
+        /// How often, and when, the session of an occurrence is tried to be started.
+        retry: Retry, clears as WholeRetry;
+        /// How long an occurrence may be overdue and still fire, in seconds.
+        catch_up_seconds: u32, clears as Whole(0, MAX_CATCH_UP_SECONDS);
+        /// Whether occurrences are delayed.
+        jitter: Jitter, clears as AnyJitter;
     }
 }
 
-/// A whole number in a range that a `u32` holds.
-fn whole(node: &Node<'_>, least: i64, most: i64) -> Decoded<u32> {
-    node.integer(least, most).map(|number| number as u32)
+/// A retry as a whole: fields that are left out are the default's.
+struct WholeRetry;
+
+impl Kind<Retry> for WholeRetry {
+    fn read(&self, node: &Node<'_>) -> Decoded<Retry> {
+        node.object(|o| {
+            let retry = RetryFields::read(o)?.merged(&Retry::default())?;
+            if retry.max_backoff_seconds < retry.initial_backoff_seconds {
+                let least = retry.initial_backoff_seconds;
+                return Err(o.invalid(
+                    "max_backoff_seconds",
+                    format_args!("value must be greater than or equal to initial_backoff_seconds, which is {least}"),
+                ));
+            }
+            Ok(retry)
+        })
+    }
+
+    fn schema(&self) -> Value {
+        RetryFields::json_schema(&mut SchemaGenerator::default()).to_value()
+    }
 }
 
-fn read_retry(node: &Node<'_>) -> Decoded<Retry> {
-    let default = Retry::default();
-    node.object(|o| {
-        let mut field = |name, least, most, default| {
-            o.settable(name)?.map_or(Ok(default), |node: Node<'_>| whole(&node, least, most))
-        };
-        let retry = Retry {
-            max_attempts: field("max_attempts", 1, MAX_ATTEMPTS, default.max_attempts)?,
-            initial_backoff_seconds: field(
-                "initial_backoff_seconds",
-                1,
-                MAX_INITIAL_BACKOFF_SECONDS,
-                default.initial_backoff_seconds,
-            )?,
-            max_backoff_seconds: field("max_backoff_seconds", 1, MAX_BACKOFF_SECONDS, default.max_backoff_seconds)?,
-            multiplier: field("multiplier", 1, MAX_BACKOFF_MULTIPLIER, default.multiplier)?,
-        };
-        if retry.max_backoff_seconds < retry.initial_backoff_seconds {
-            let least = retry.initial_backoff_seconds;
-            return Err(o.invalid(
-                "max_backoff_seconds",
-                format_args!("value must be greater than or equal to initial_backoff_seconds, which is {least}"),
-            ));
+/// A jitter with a name, or a number of seconds.
+struct AnyJitter;
+
+impl AnyJitter {
+    const SECONDS: Whole = Whole(1, MAX_JITTER_SECONDS);
+}
+
+impl Kind<Jitter> for AnyJitter {
+    fn read(&self, node: &Node<'_>) -> Decoded<Jitter> {
+        match node.value() {
+            Value::String(_) => NamedJitter::decode(node).map(Jitter::Named),
+            _ => Self::SECONDS.read(node).map(Jitter::Seconds),
         }
-        Ok(retry)
-    })
+    }
+
+    fn schema(&self) -> Value {
+        json!({"anyOf": [{"enum": NamedJitter::NAMES}, Self::SECONDS.schema()]})
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]

@@ -5,12 +5,12 @@
 
 use schemars::JsonSchema;
 use serde::Serialize;
-use serde_json::value::RawValue;
+use serde_json::{Value, json, value::RawValue};
 
 use crate::{
     Time,
     decode::{Decoded, Node, Object},
-    fields::{Decode, names},
+    fields::{Decode, Kind, OneOf, Text, described, names},
     id::{WebhookEndpointId, WebhookEventId, WorkspaceId},
 };
 
@@ -142,69 +142,85 @@ impl std::fmt::Debug for SigningSecret {
     }
 }
 
-/// What a caller says about a new endpoint.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EndpointFields {
-    /// A label.
-    pub name: String,
-    /// Notes.
-    pub description: String,
-    /// The URL, as it was sent.
-    pub url: String,
-    /// At least one, sorted, each once.
-    pub enabled_events: Vec<EventType>,
+described! {
+    /// What a new endpoint is made of.
+    #[derive(Debug, Clone, Default, PartialEq, Eq)]
+    EndpointFields,
+    /// A create request.
+    CreateEndpoint {
+        /// A label.
+        name: String, keeps as Text(0, MAX_NAME);
+        /// Notes.
+        description: String, keeps as Text(0, MAX_DESCRIPTION);
+        /// The URL, as it was sent.
+        url: String, required as Text(1, MAX_URL);
+        /// At least one, sorted, each once.
+        enabled_events: Vec<EventType>, required as EventTypes(1);
+    }
+}
+
+described! {
+    /// What an update of an endpoint can change.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    EndpointSettings,
+    /// An update request.
+    UpdateEndpoint {
+        /// A label.
+        name: String, needs as Text(0, MAX_NAME);
+        /// Notes.
+        description: String, needs as Text(0, MAX_DESCRIPTION);
+        /// The URL, as it was sent.
+        url: String, needs as Text(1, MAX_URL);
+        /// Sorted, each once. None leaves them as they are.
+        enabled_events: Vec<EventType>, needs as EventTypes(0);
+        /// Whether events are delivered to it.
+        state: EndpointState, needs as OneOf(EndpointState::NAMES);
+    }
 }
 
 impl EndpointFields {
-    /// Reads the body of a create.
+    /// Reads the body of a create request.
+    ///
+    /// # Errors
+    /// When it is none.
     pub fn read(o: &mut Object<'_>) -> Decoded<Self> {
-        Ok(Self {
-            name: o.optional("name").map(|name| name.text(0, MAX_NAME)).transpose()?.unwrap_or_default(),
-            description: o
-                .optional("description")
-                .map(|description| description.text(0, MAX_DESCRIPTION))
-                .transpose()?
-                .unwrap_or_default(),
-            url: o.required("url")?.text(1, MAX_URL)?,
-            enabled_events: read_events(&o.required("enabled_events")?, 1)?,
-        })
+        CreateEndpoint::read(o)?.merged(&Self::default())
     }
-}
-
-/// What a caller changes of an endpoint: only what is named.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UpdateEndpoint {
-    /// A new label.
-    pub name: Option<String>,
-    /// New notes.
-    pub description: Option<String>,
-    /// A new URL, as it was sent.
-    pub url: Option<String>,
-    /// A new set, sorted, each once.
-    pub enabled_events: Option<Vec<EventType>>,
-    /// A new state.
-    pub state: Option<EndpointState>,
 }
 
 impl UpdateEndpoint {
-    /// Reads the body of an update. An empty list of events leaves them as they are.
-    pub fn read(o: &mut Object<'_>) -> Decoded<Self> {
-        let events = o.needed("enabled_events", |events| read_events(events, 0))?;
-        Ok(Self {
-            name: o.needed("name", |name| name.text(0, MAX_NAME))?,
-            description: o.needed("description", |description| description.text(0, MAX_DESCRIPTION))?,
-            url: o.needed("url", |url| url.text(1, MAX_URL))?,
-            enabled_events: events.filter(|events| !events.is_empty()),
-            state: o.needed("state", Decode::decode)?,
-        })
+    /// What `stored` becomes.
+    ///
+    /// # Errors
+    /// None.
+    pub fn over(&self, stored: &EndpointSettings) -> Decoded<EndpointSettings> {
+        let mut settings = self.merged(stored)?;
+        if settings.enabled_events.is_empty() {
+            settings.enabled_events.clone_from(&stored.enabled_events);
+        }
+        Ok(settings)
     }
 }
 
-fn read_events(node: &Node<'_>, least: usize) -> Decoded<Vec<EventType>> {
-    let mut events = node.items(least, EventType::NAMES.len(), EventType::decode)?;
-    events.sort_unstable();
-    events.dedup();
-    Ok(events)
+/// Types of events: at least so many, sorted, each once.
+struct EventTypes(usize);
+
+impl Kind<Vec<EventType>> for EventTypes {
+    fn read(&self, node: &Node<'_>) -> Decoded<Vec<EventType>> {
+        let mut events = node.items(self.0, EventType::NAMES.len(), EventType::decode)?;
+        events.sort_unstable();
+        events.dedup();
+        Ok(events)
+    }
+
+    fn schema(&self) -> Value {
+        let (items, most) = (json!({"enum": EventType::NAMES}), EventType::NAMES.len());
+        let mut schema = json!({"type": "array", "items": items, "maxItems": most});
+        if self.0 > 0 {
+            schema["minItems"] = self.0.into();
+        }
+        schema
+    }
 }
 
 names! {
@@ -291,10 +307,20 @@ mod tests {
 
     #[test]
     fn an_update_changes_what_it_names_and_an_empty_list_nothing() {
-        let read = |body| decode::body(&body, UpdateEndpoint::read).map_err(|error| error.to_string());
-        let update = read(json!({"enabled_events": [], "state": "disabled", "name": ""})).unwrap();
-        let kept = UpdateEndpoint { name: None, description: None, url: None, enabled_events: None, state: None };
-        assert_eq!(update, UpdateEndpoint { name: Some(String::new()), state: Some(EndpointState::Disabled), ..kept });
+        let stored = EndpointSettings {
+            name: "a".to_owned(),
+            description: "b".to_owned(),
+            url: "u".to_owned(),
+            enabled_events: vec![EventType::AgentCreated],
+            state: EndpointState::Enabled,
+        };
+        let read = |body| {
+            let update = decode::body(&body, UpdateEndpoint::read).map_err(|error| error.to_string())?;
+            Ok::<_, String>(update.over(&stored).unwrap())
+        };
+        let changed = read(json!({"enabled_events": [], "state": "disabled", "name": ""})).unwrap();
+        let wanted = EndpointSettings { name: String::new(), state: EndpointState::Disabled, ..stored.clone() };
+        assert_eq!(changed, wanted);
         assert_eq!(read(json!({"state": "asleep"})).unwrap_err(), "state: \"asleep\" is not a valid value");
         assert_eq!(read(json!({"url": null})).unwrap_err(), "url: value cannot be null");
     }

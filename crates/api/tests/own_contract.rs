@@ -13,7 +13,7 @@ use rota_api::{
     schedule::SchedulePreview,
     warning::SessionWithWarnings,
     webhook::{
-        DeliveryState, EndpointFields, NewWebhookEndpoint, SigningSecret, UpdateEndpoint, WebhookDelivery,
+        CreateEndpoint, DeliveryState, NewWebhookEndpoint, SigningSecret, UpdateEndpoint, WebhookDelivery,
         WebhookEndpoint,
     },
 };
@@ -148,7 +148,7 @@ fn made() -> String {
     c.add("get", ENDPOINTS, &query, &answer);
     let answer = c.schema::<NewWebhookEndpoint>();
     c.add("post", ENDPOINTS, &[], &answer);
-    c.takes::<EndpointFields>(ENDPOINTS);
+    c.takes::<CreateEndpoint>(ENDPOINTS);
     let answer = c.schema::<WebhookEndpoint>();
     c.add("get", ENDPOINT, &[], &answer);
     c.add("post", ENDPOINT, &[], &answer);

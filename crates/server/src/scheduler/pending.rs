@@ -6,7 +6,7 @@ use rota_api::{Time, deployment::RunError};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    policy::{Policy, Verdict},
+    policy::{self, Policy, Verdict},
     settle::{Effects, SkipReason},
 };
 
@@ -99,7 +99,7 @@ impl Pending {
         next_occurrence: Option<Time>,
     ) -> Option<Self> {
         let attempts = self.attempts + 1;
-        let pause = policy.retry_after(deployment_id, self.scheduled_at.timestamp(), attempts, error.r#type)?;
+        let pause = policy::retry_after(policy, deployment_id, self.scheduled_at.timestamp(), attempts, error.r#type)?;
         let retry_at = now.plus_micros(pause.as_micros() as i64);
         let comes_in_time = next_occurrence.is_none_or(|next| retry_at < next);
         comes_in_time.then(|| Self { attempts, retry_at: Some(retry_at), error: Some(error), ..self.clone() })

@@ -5,27 +5,14 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use rota_api::{
     deployment::RunErrorType,
-    policy::{Jitter, Overlap, Retry},
+    policy::{Overlap, Retry},
 };
 use sha2::{Digest, Sha256};
 
+pub use rota_api::policy::Policy;
+
 use super::settle::{SkipReason, Timing};
 use crate::backoff::Backoff;
-
-/// What of a deployment differs from the server's defaults.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Policy {
-    /// What becomes of an occurrence that finds as many sessions at work as there may be.
-    pub overlap: Option<Overlap>,
-    /// How many sessions may be at work at a time.
-    pub max_concurrent_sessions: Option<u32>,
-    /// How often, and when, the session of an occurrence is tried to be started.
-    pub retry: Option<Retry>,
-    /// How long an occurrence may be overdue and still fire, in seconds.
-    pub catch_up_seconds: Option<u32>,
-    /// Whether occurrences are delayed.
-    pub jitter: Option<Jitter>,
-}
 
 /// What becomes of an occurrence that is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,49 +27,47 @@ pub enum Verdict {
     Interrupts(u32),
 }
 
-impl Policy {
-    /// Whether it matters how many sessions are at work.
-    pub fn counts_sessions(&self) -> bool {
-        self.overlap.is_some() || self.max_concurrent_sessions.is_some()
-    }
+/// Whether it matters how many sessions are at work.
+pub fn counts_sessions(policy: &Policy) -> bool {
+    policy.overlap.is_some() || policy.max_concurrent_sessions.is_some()
+}
 
-    /// What becomes of an occurrence that finds `active` sessions at work.
-    pub fn verdict(&self, active: u32) -> Verdict {
-        let overlap = self.overlap.unwrap_or_default();
-        let limit = match (overlap, self.max_concurrent_sessions) {
-            (Overlap::Allow, None) => return Verdict::Fires,
-            (_, limit) => limit.unwrap_or(1),
-        };
-        if active < limit {
-            return Verdict::Fires;
-        }
-        match overlap {
-            Overlap::Allow => Verdict::Skipped(SkipReason::Concurrency),
-            Overlap::Skip => Verdict::Skipped(SkipReason::Overlap),
-            Overlap::QueueOne => Verdict::Waits,
-            Overlap::CancelPrevious => Verdict::Interrupts(active + 1 - limit),
-        }
+/// What becomes of an occurrence that finds `active` sessions at work.
+pub fn verdict(policy: &Policy, active: u32) -> Verdict {
+    let overlap = policy.overlap.unwrap_or_default();
+    let limit = match (overlap, policy.max_concurrent_sessions) {
+        (Overlap::Allow, None) => return Verdict::Fires,
+        (_, limit) => limit.unwrap_or(1),
+    };
+    if active < limit {
+        return Verdict::Fires;
     }
+    match overlap {
+        Overlap::Allow => Verdict::Skipped(SkipReason::Concurrency),
+        Overlap::Skip => Verdict::Skipped(SkipReason::Overlap),
+        Overlap::QueueOne => Verdict::Waits,
+        Overlap::CancelPrevious => Verdict::Interrupts(active + 1 - limit),
+    }
+}
 
-    /// How the deployment keeps its times, where the server keeps them by `default`.
-    pub fn timing(&self, default: Timing) -> Timing {
-        let catch_up = self.catch_up_seconds.map(|seconds| SignedDuration::from_secs(seconds.into()));
-        Timing { jitter: self.jitter.unwrap_or(default.jitter), catch_up: catch_up.unwrap_or(default.catch_up) }
-    }
+/// How the deployment keeps its times, where the server keeps them by `default`.
+pub fn timing(policy: &Policy, default: Timing) -> Timing {
+    let catch_up = policy.catch_up_seconds.map(|seconds| SignedDuration::from_secs(seconds.into()));
+    Timing { jitter: policy.jitter.unwrap_or(default.jitter), catch_up: catch_up.unwrap_or(default.catch_up) }
+}
 
-    /// How long to wait before an occurrence is tried again of which `attempts` attempts, the last one with `error`, have
-    /// failed. `None` when it is not tried again.
-    pub fn retry_after(
-        &self,
-        deployment_id: &str,
-        occurrence: Timestamp,
-        attempts: u32,
-        error: RunErrorType,
-    ) -> Option<SignedDuration> {
-        let passes = matches!(error, RunErrorType::SessionRateLimited | RunErrorType::Unknown);
-        let retry = self.retry.filter(|retry| passes && attempts < retry.max_attempts)?;
-        Some(backoff(&retry, &format!("{deployment_id} {occurrence} {attempts}"), attempts))
-    }
+/// How long to wait before an occurrence is tried again of which `attempts` attempts, the last one with `error`, have
+/// failed. `None` when it is not tried again.
+pub fn retry_after(
+    policy: &Policy,
+    deployment_id: &str,
+    occurrence: Timestamp,
+    attempts: u32,
+    error: RunErrorType,
+) -> Option<SignedDuration> {
+    let passes = matches!(error, RunErrorType::SessionRateLimited | RunErrorType::Unknown);
+    let retry = policy.retry.filter(|retry| passes && attempts < retry.max_attempts)?;
+    Some(backoff(&retry, &format!("{deployment_id} {occurrence} {attempts}"), attempts))
 }
 
 /// The pause after `attempts` failed ones. It lies between half of what the policy says and all of it; where, only `seed`
@@ -124,7 +109,7 @@ mod tests {
         ];
         for (overlap, max_concurrent_sessions, active, verdict) in cases {
             let policy = Policy { overlap, max_concurrent_sessions, ..Policy::default() };
-            assert_eq!(policy.verdict(active), verdict, "{policy:?} with {active}");
+            assert_eq!(super::verdict(&policy, active), verdict, "{policy:?} with {active}");
         }
     }
 
@@ -144,13 +129,13 @@ mod tests {
     fn only_errors_that_pass_are_tried_again_and_not_for_ever() {
         let policy = Policy { retry: Some(Retry { max_attempts: 3, ..Retry::default() }), ..Policy::default() };
         let at = Timestamp::UNIX_EPOCH;
-        let after = |attempts, error| policy.retry_after("depl_one", at, attempts, error);
+        let after = |attempts, error| retry_after(&policy, "depl_one", at, attempts, error);
         for error in RunErrorType::ALL {
             let passes = ["session_rate_limited_error", "unknown_error"].contains(&error.as_str());
             assert_eq!(after(1, error).is_some(), passes, "{error:?}");
             assert_eq!(after(2, error).is_some(), passes, "{error:?}");
             assert_eq!(after(3, error), None);
-            assert_eq!(Policy::default().retry_after("depl_one", at, 1, error), None);
+            assert_eq!(retry_after(&Policy::default(), "depl_one", at, 1, error), None);
         }
         assert_eq!(after(1, RunErrorType::Unknown), after(1, RunErrorType::Unknown), "the pause is always the same");
     }

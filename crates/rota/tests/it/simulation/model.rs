@@ -9,7 +9,7 @@ use rota_api::{
 use rota_server::scheduler::{
     cron::Cron,
     pending::{self, Pending, Step},
-    policy::{Policy, Verdict},
+    policy::{self, Policy, Verdict},
     settle::{self, State, Timing},
 };
 
@@ -139,7 +139,7 @@ impl Deployment {
     /// Settles it if it is due.
     pub fn settle(&mut self, rules: &Rules, now: Timestamp, fate: Fate, attempt: Attempt) -> Result<(), Undone> {
         let Some(cron) = self.row.cron.filter(|_| self.is_due(now)) else { return Ok(()) };
-        let timing = self.row.policy.timing(rules.timing);
+        let timing = policy::timing(&self.row.policy, rules.timing);
         let mut tx = Tx::new(rules, &self.row, now, fate);
         let settled_at = tx.row.settled_at;
         let effects = settle::due(&self.id, &rules.crons[cron], &timing, settled_at, now);
@@ -173,7 +173,7 @@ impl Deployment {
         }
         let verdict = match attempt {
             Attempt::Broke => Verdict::Fires,
-            _ => tx.row.policy.verdict(tx.row.at_work.len() as u32),
+            _ => policy::verdict(&tx.row.policy, tx.row.at_work.len() as u32),
         };
         let next = tx.row.next_fire_at.map(Time::from);
         match occurrence.step(tx.now.into(), || Ok(verdict))? {

@@ -27,7 +27,7 @@ use crate::{
     scheduler::{
         cron::{Cron, CronError},
         pending::{self, Pending, Step},
-        policy::{Policy, Verdict},
+        policy::{Policy, Verdict, counts_sessions, timing, verdict},
         settle::{self, Effects, Skip, SkipReason, Timing},
     },
 };
@@ -180,7 +180,7 @@ impl Scheduled {
             store::archive(tx, &self.workspace, self.id.as_ref())?;
             return Ok(Report { id: self.id, settled: Settled::Archived, skipped: Vec::new() });
         }
-        let timing = self.policy.timing(policy.timing);
+        let timing = timing(&self.policy, policy.timing);
         let effects = self.effects(&timing, tx.now());
         let mut skipped = Vec::new();
         let found = pending::find(self.pending.clone(), &effects, self.settled_at.timestamp());
@@ -298,10 +298,10 @@ impl Look<'_> {
     fn verdict(&self, tx: &mut Tx<'_>) -> Result<Verdict> {
         let policy = &self.scheduled.policy;
         // What failed for an unknown reason had its place.
-        if self.attempt == Attempt::Fail || !policy.counts_sessions() {
+        if self.attempt == Attempt::Fail || !counts_sessions(policy) {
             return Ok(Verdict::Fires);
         }
-        Ok(policy.verdict(active::count(tx, &self.scheduled.id)?))
+        Ok(verdict(policy, active::count(tx, &self.scheduled.id)?))
     }
 
     /// What stays pending if an attempt now would fail and the policy asks for another.

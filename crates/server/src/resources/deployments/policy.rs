@@ -4,7 +4,7 @@
 use axum::extract::State;
 use rota_api::{
     id::{DeploymentId, WorkspaceId},
-    policy::{DeploymentPolicy, Overlap, UpdatePolicy},
+    policy::{DeploymentPolicy, Overlap, Policy, UpdatePolicy},
 };
 
 use super::{active, store};
@@ -13,7 +13,7 @@ use crate::{
     db::{Row, Tx, vals},
     error::{Error, Result},
     request::{Body, Caller, Json, Path},
-    scheduler::{policy::Policy, settle::Timing},
+    scheduler::{policy::timing, settle::Timing},
 };
 
 /// `GET /rota/v1/deployments/{deployment_id}/policy`.
@@ -36,7 +36,7 @@ pub async fn set(
 }
 
 fn shown((deployment_id, policy): (DeploymentId, Policy), default: Timing) -> DeploymentPolicy {
-    let timing = policy.timing(default);
+    let timing = timing(&policy, default);
     DeploymentPolicy {
         r#type: "deployment_policy",
         deployment_id,
@@ -75,14 +75,9 @@ pub(super) fn from_row(row: &Row<'_>) -> Result<Policy> {
 fn write(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, update: &UpdatePolicy) -> Result<(DeploymentId, Policy)> {
     store::get_open(tx, workspace, id)?;
     let (id, stored) = read(tx, workspace, id)?;
-    let policy = Policy {
-        // What is as it is by default anyway costs nothing while it is not set.
-        overlap: update.overlap.clone().over(stored.overlap).filter(|overlap| *overlap != Overlap::Allow),
-        max_concurrent_sessions: update.max_concurrent_sessions.clone().over(stored.max_concurrent_sessions),
-        retry: update.retry.clone().over(stored.retry),
-        catch_up_seconds: update.catch_up_seconds.clone().over(stored.catch_up_seconds),
-        jitter: update.jitter.clone().over(stored.jitter),
-    };
+    let mut policy = update.merged(&stored)?;
+    // What is as it is by default anyway costs nothing while it is not set.
+    policy.overlap = policy.overlap.filter(|overlap| *overlap != Overlap::Allow);
     if policy == stored {
         return Ok((id, policy));
     }

@@ -5,7 +5,8 @@ use rota_api::{
     Deleted, Time,
     id::{Id, WebhookEndpointId, WorkspaceId},
     webhook::{
-        EndpointFields, EndpointState, EventType, NewWebhookEndpoint, SigningSecret, UpdateEndpoint, WebhookEndpoint,
+        EndpointFields, EndpointSettings, EndpointState, EventType, NewWebhookEndpoint, SigningSecret, UpdateEndpoint,
+        WebhookEndpoint,
     },
 };
 
@@ -107,28 +108,29 @@ pub(super) fn update(
     update: &UpdateEndpoint,
 ) -> Result<WebhookEndpoint> {
     tx.lock("webhook_endpoints WHERE workspace_id = $1 AND id = $2", vals![workspace, id])?;
-    let stored = get(tx, workspace, id)?;
-    let events = update.enabled_events.as_ref().unwrap_or(&stored.enabled_events);
+    let WebhookEndpoint { name, description, url, enabled_events, state, .. } = get(tx, workspace, id)?;
+    let before = state;
+    let stored = EndpointSettings { name, description, url, enabled_events, state };
+    let EndpointSettings { name, description, url, enabled_events, state } = update.over(&stored)?;
     tx.execute(
         "UPDATE webhook_endpoints SET name = $3, description = $4, url = $5, enabled_events = $6, updated_at = $7
          WHERE workspace_id = $1 AND id = $2",
         vals![
             workspace,
             id,
-            update.name.as_ref().unwrap_or(&stored.name),
-            update.description.as_ref().unwrap_or(&stored.description),
-            update.url.as_ref().unwrap_or(&stored.url),
-            &serde_json::to_string(events)?,
+            &name,
+            &description,
+            &url,
+            &serde_json::to_string(&enabled_events)?,
             tx.now()
         ],
     )?;
-    let state = update.state.unwrap_or(stored.state);
-    match (stored.state, state) {
+    match (before, state) {
         (EndpointState::Disabled, EndpointState::Disabled) => {}
         (EndpointState::Enabled, EndpointState::Disabled) => disable(tx, workspace, id, "")?,
-        (before, EndpointState::Enabled) => {
+        (_, EndpointState::Enabled) => {
             unsubscribe(tx, workspace, id)?;
-            subscribe(tx, workspace, id, events)?;
+            subscribe(tx, workspace, id, &enabled_events)?;
             if before == EndpointState::Disabled {
                 enable(tx, workspace, id)?;
             }
