@@ -18,7 +18,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use crate::{
     client::Api,
     database::{Database, NEEDED},
-    given::environment,
+    given::{environment, id, message},
     process,
     server::Rota,
 };
@@ -182,6 +182,41 @@ async fn the_log_names_the_request_that_a_transaction_belongs_to() {
         let log = fs::read_to_string(folder.path().join("log")).unwrap();
         let told = |line: &&str| line.contains(&format!("request{{request_id={id}}}")) && line.contains(transaction);
         assert!(log.lines().any(|line| told(&line)), "no {transaction} of {id}:\n{log}");
+    }
+}
+
+#[tokio::test]
+async fn the_log_of_a_turn_names_the_request_that_set_the_session_to_work() {
+    let folder = TempDir::new().unwrap();
+    let key = process::create_key(folder.path(), &[]);
+    let mut server = process::Server::new(folder.path(), &[]);
+    server.log = Some(folder.path().join("log"));
+    server.start().await;
+    let client = process::Client::new(server.address, key);
+    let agent = client.post("/v1/agents", &json!({"name": "a", "model": "playbook"})).await;
+    let environment = client.post("/v1/environments", &json!({"name": "e"})).await;
+    let session = json!({"agent": agent["id"], "environment_id": environment["id"], "initial_events": [message("one")]});
+    let mut path = "/v1/sessions".to_owned();
+    let mut body = session;
+    let mut set_to_work = Vec::new();
+    for _ in 0..2 {
+        let response = client.request(Method::POST, &path).json(&body).send().await.unwrap();
+        set_to_work.push(response.headers()["request-id"].to_str().unwrap().to_owned());
+        let answer: Value = response.json().await.unwrap();
+        if path == "/v1/sessions" {
+            path = format!("/v1/sessions/{}/events", id(&answer));
+            body = json!({"events": [message("two")]});
+        }
+        let shown = path.trim_end_matches("/events");
+        while client.get(shown).await["status"] != "idle" {
+            tokio::task::yield_now().await;
+        }
+    }
+    let session = path.split('/').nth(3).unwrap();
+    let log = fs::read_to_string(folder.path().join("log")).unwrap();
+    for request in set_to_work {
+        let span = format!("session{{id={session} request_id={request}}}");
+        assert!(log.contains(&span), "no turn of {request}:\n{log}");
     }
 }
 

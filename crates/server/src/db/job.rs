@@ -1,12 +1,25 @@
-//! A write that waits for its turn: a closure, and who waits for its answer.
+//! A write that waits for its turn: a closure, who waits for its answer, and the request that asked for it.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
 
 use tokio::sync::oneshot;
 use tracing::Span;
 
 use super::Tx;
 use crate::error::{Error, Result};
+
+tokio::task_local! {
+    /// The id of the request that is handled.
+    static REQUEST: Arc<str>;
+}
+
+/// Handles a request: what `handling` writes knows its id, [`Tx::request`].
+pub async fn of_request<F: Future>(id: &str, handling: F) -> F::Output {
+    REQUEST.scope(id.into(), handling).await
+}
 
 /// A closure to run in a transaction, as often as it takes until one is committed.
 pub(super) trait Job: Send {
@@ -21,6 +34,7 @@ pub(super) struct Write<T, F> {
     f: F,
     /// Whose write it is: the log says so of what happens in it.
     span: Span,
+    request: Option<Arc<str>>,
     outcome: Option<Result<T>>,
     answer: oneshot::Sender<Result<T>>,
 }
@@ -29,13 +43,15 @@ impl<T, F> Write<T, F> {
     /// A job that runs `f`, and where its answer will be.
     pub(super) fn new(f: F) -> (Self, oneshot::Receiver<Result<T>>) {
         let (answer, answered) = oneshot::channel();
-        (Self { f, span: Span::current(), outcome: None, answer }, answered)
+        let request = REQUEST.try_with(Arc::clone).ok();
+        (Self { f, span: Span::current(), request, outcome: None, answer }, answered)
     }
 }
 
 impl<T: Send, F: Fn(&mut Tx<'_>) -> Result<T> + Send> Job for Write<T, F> {
     fn run(&mut self, tx: &mut Tx<'_>) -> bool {
         let _within = self.span.enter();
+        tx.request.clone_from(&self.request);
         let result = catch_unwind(AssertUnwindSafe(|| (self.f)(tx)));
         let outcome = self.outcome.insert(result.unwrap_or_else(|_| Err(Error::internal("a write panicked"))));
         tracing::debug!(succeeded = outcome.is_ok(), "write");

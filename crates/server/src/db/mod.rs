@@ -43,6 +43,7 @@ use crate::{
 };
 
 pub use copy::Copied;
+pub use job::of_request;
 pub(crate) use copy::sqlite_to_postgres;
 use job::{Job, Write};
 pub(crate) use postgres::place;

@@ -1,5 +1,7 @@
 //! A transaction, as a closure sees it.
 
+use std::sync::Arc;
+
 use rota_api::Time;
 
 use super::{
@@ -17,6 +19,7 @@ use crate::{
 pub struct Tx<'c> {
     connection: Connection<'c>,
     now: Time,
+    pub(super) request: Option<Arc<str>>,
     pub(super) notices: Vec<Notice>,
 }
 
@@ -27,16 +30,21 @@ enum Connection<'c> {
 
 impl<'c> Tx<'c> {
     pub(super) fn sqlite(connection: &'c rusqlite::Connection, clock: &Clock) -> Self {
-        Self { connection: Connection::Sqlite(connection), now: clock.now(), notices: Vec::new() }
+        Self { connection: Connection::Sqlite(connection), now: clock.now(), request: None, notices: Vec::new() }
     }
 
     pub(super) fn postgres(session: &'c mut Session, clock: &Clock) -> Self {
-        Self { connection: Connection::Postgres(session), now: clock.now(), notices: Vec::new() }
+        Self { connection: Connection::Postgres(session), now: clock.now(), request: None, notices: Vec::new() }
     }
 
     /// The time of this transaction: one for all that it writes.
     pub fn now(&self) -> Time {
         self.now
+    }
+
+    /// The id of the request that this write is part of; none for what the server does by itself.
+    pub fn request(&self) -> Option<Arc<str>> {
+        self.request.clone()
     }
 
     /// Says something to the rest of the server when, and only when, this transaction has become durable.

@@ -4,7 +4,7 @@ use std::{any::Any, panic::AssertUnwindSafe, sync::Arc};
 
 use futures_util::FutureExt;
 use tokio::time::sleep;
-use tracing::Instrument;
+use tracing::{Instrument, field::display};
 
 use super::{
     driven::Driven,
@@ -172,8 +172,9 @@ async fn tidy(app: App) {
 async fn drive(engine: Arc<Engine>, lease: Lease, place: Place) {
     let app = &engine.app;
     let Some(driving) = engine.driven.begin(&lease).await else { return };
+    let span = tracing::info_span!("session", id = %lease.session, request_id = lease.request.as_deref().map(display));
     let left = tokio::select! {
-        left = run_on(&engine, &lease).instrument(tracing::info_span!("session", id = %lease.session)) => left,
+        left = run_on(&engine, &lease).instrument(span) => left,
         () = driving.lost() => Err(Left::Lost),
         () = app.stopping() => Ok(()),
     };

@@ -16,6 +16,8 @@ pub(super) struct Lease {
     pub(super) session: SessionId,
     /// The bytes of its log and of what waited to be taken up, when it was claimed.
     pub(super) bytes: i64,
+    /// The request that set it to work; none where no request did.
+    pub(super) request: Option<String>,
     epoch: i64,
 }
 
@@ -46,12 +48,18 @@ pub(super) fn claim(tx: &mut Tx<'_>, node: &str, workspace: &WorkspaceId, count:
          UPDATE sessions SET lease_owner = $2, lease_epoch = lease_epoch + 1, lease_expires_at = $5
          WHERE workspace_id = $3 AND id IN (SELECT id FROM due)
          RETURNING id, lease_epoch, log_bytes + coalesce(
-             (SELECT sum(octet_length(body)) FROM session_inputs WHERE session_id = sessions.id), 0)",
+             (SELECT sum(octet_length(body)) FROM session_inputs WHERE session_id = sessions.id), 0), request_id",
         due!(),
         tx.skip_locked("sessions")
     );
     tx.all(&sql, vals![now, node, workspace, count, now.plus_micros(LEASE_MICROS)], |row| {
-        Ok(Lease { workspace: workspace.clone(), session: row.id(0)?, bytes: row.int(2)?, epoch: row.int(1)? })
+        Ok(Lease {
+            workspace: workspace.clone(),
+            session: row.id(0)?,
+            bytes: row.int(2)?,
+            request: row.opt_text(3)?,
+            epoch: row.int(1)?,
+        })
     })
 }
 

@@ -25,6 +25,7 @@ use super::{
 use crate::{
     app::App,
     clock::Stopwatch,
+    db,
     error::{Error, Result},
     limits,
     request::{
@@ -53,7 +54,10 @@ pub(super) async fn envelope(State(Front { app, hosts }): State<Front>, request:
     let path = request.uri().path().to_owned();
     let mut response = match refused(method, &hosts, request.headers()) {
         Some(error) => error.into_response(),
-        None => caught(next.run(request)).instrument(tracing::info_span!("request", request_id = %id)).await,
+        None => {
+            let handling = db::of_request(id.as_ref(), caught(next.run(request)));
+            handling.instrument(tracing::info_span!("request", request_id = %id)).await
+        }
     };
     let method = method.unwrap_or("other");
     let route = response.extensions().get::<MatchedPath>().map_or("none", |path| path.as_str()).to_owned();

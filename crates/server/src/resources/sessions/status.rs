@@ -1,5 +1,5 @@
 //! The status of a session, and the events that tell of it. Nothing else writes these columns of `sessions`: `status`,
-//! `runnable_at`, `running_since`, `active_micros` and `waiting_on`.
+//! `runnable_at`, `running_since`, `active_micros`, `waiting_on` and `request_id`.
 //!
 //! What a client sends sets a session to work ([`begin`]). Its runner tells of it when it takes the session up, and then
 //! lets it [`pause`], [`rest`] or [`terminate`].
@@ -23,12 +23,13 @@ pub(super) fn of_new(has_events: bool, now: Time) -> (Status, Option<Time>) {
     if has_events { (Status::Running, Some(now)) } else { (Status::Idle, None) }
 }
 
-/// Sets a session at rest to work: a runner takes it up.
+/// Sets a session at rest to work: a runner takes it up, and says on behalf of which request it works.
 pub fn begin(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &SessionId) -> Result<()> {
+    let request = tx.request();
     tx.send(
-        "UPDATE sessions SET status = 'running', running_since = $3, runnable_at = $3
+        "UPDATE sessions SET status = 'running', running_since = $3, runnable_at = $3, request_id = $4
          WHERE workspace_id = $1 AND id = $2",
-        vals![workspace, id, tx.now()],
+        vals![workspace, id, tx.now(), request.as_deref()],
     )?;
     tx.after_commit(Notice::SessionRunnable);
     Ok(())

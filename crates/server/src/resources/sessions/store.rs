@@ -231,11 +231,12 @@ pub fn insert(tx: &mut Tx<'_>, new: &NewSession<'_>) -> Result<SessionId> {
         outcomes.extend(log::insert_initial(tx, &id, place, event)?);
     }
     let outcomes = if outcomes.is_empty() { "[]".to_owned() } else { serde_json::to_string(&outcomes)? };
+    let request = tx.request();
     tx.add(
         "INSERT INTO sessions (id, workspace_id, agent_id, agent_version, agent, environment_id, deployment_id, title,
              metadata, resources, vault_ids, outcomes, status, active_micros, running_since, next_seq, next_input, runnable_at,
-             lease_epoch, created_at, updated_at, log_bytes)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, 0, $14, 1, $15, $14, 0, $16, $16, 0)",
+             lease_epoch, created_at, updated_at, log_bytes, request_id)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, 0, $14, 1, $15, $14, 0, $16, $16, 0, $17)",
         vals![
             &id,
             new.workspace,
@@ -252,7 +253,8 @@ pub fn insert(tx: &mut Tx<'_>, new: &NewSession<'_>) -> Result<SessionId> {
             status.as_str(),
             running_since,
             events.len() as i64 + 1,
-            now
+            now,
+            request.as_deref()
         ],
     )?;
     if status == Status::Running {
