@@ -1,5 +1,6 @@
-//! Upstreams that speak the Messages API almost right: what the log says after each of their answers, and what the next
-//! request sends back. Both are asserted whole, in short lines: [`told`] and [`conversation`].
+//! Upstreams that speak the Messages API almost right: what the log says after each of their answers, in which order a stream
+//! shows it, and what the next request sends back. All are asserted whole, in short lines: [`told`], [`streamed`] and
+//! [`conversation`].
 
 use reqwest::Method;
 use rota_api::Time;
@@ -14,16 +15,42 @@ use crate::{
     upstream::{Reply, STREAM, Upstream},
 };
 
-/// An answer, what the log says of it, and the conversation of the request after the turn.
+/// An answer, what the log says of it, what a stream shows of its request and of others in the turn, and the conversation of
+/// the request after the turn.
 struct Case {
     what: &'static str,
     answers: Vec<Reply>,
     told: Vec<String>,
+    streamed: Vec<String>,
     next: Vec<String>,
+}
+
+impl Case {
+    /// The same, where `text` was shown before the answer to the first request broke off.
+    fn having_shown(mut self, text: &str) -> Self {
+        self.streamed.splice(1..1, ["begins".to_owned(), format!("spells {text}")]);
+        self
+    }
 }
 
 fn lines(lines: &[&str]) -> Vec<String> {
     lines.iter().map(|line| (*line).to_owned()).collect()
+}
+
+/// What a stream shows of a request whose answer is a text: the event begins, is spelled, and comes whole.
+fn shown(text: &str) -> Vec<String> {
+    vec![
+        "asks".to_owned(),
+        "begins".to_owned(),
+        format!("spells {text}"),
+        format!("says {text}"),
+        "ends".to_owned(),
+    ]
+}
+
+/// What a stream shows of a request whose answer says nothing, and of a second one, whose answer is [`done`].
+fn shown_nothing_and_done() -> Vec<String> {
+    [lines(&["asks", "ends"]), shown("done")].concat()
 }
 
 /// An answer that is understood as a text.
@@ -33,6 +60,7 @@ fn heard(what: &'static str, answer: Reply, text: &str) -> Case {
         what,
         answers: vec![answer],
         told,
+        streamed: shown(text),
         next: vec!["user: hello".to_owned(), format!("assistant: {text}"), NEXT.to_owned()],
     }
 }
@@ -43,7 +71,8 @@ fn called(what: &'static str, answer: Reply, input: &str) -> Case {
     let told =
         vec![call.clone(), "rests requires_action".to_owned(), "says done".to_owned(), "rests end_turn".to_owned()];
     let next = vec!["user: hello".to_owned(), format!("assistant: {call}"), "user: result sunny".to_owned()];
-    Case { what, answers: vec![answer, done()], told, next: [next, lines(&["assistant: done", NEXT])].concat() }
+    let (streamed, next) = (shown_nothing_and_done(), [next, lines(&["assistant: done", NEXT])].concat());
+    Case { what, answers: vec![answer, done()], told, streamed, next }
 }
 
 /// An answer with a call whose arguments cannot be read: the model is told so, and nobody else is asked to run it.
@@ -60,7 +89,8 @@ fn unreadable(what: &'static str, answer: Reply, problem: &str) -> Case {
     ];
     let next =
         vec!["user: hello".to_owned(), "assistant: call weather {}".to_owned(), format!("user: failed {result}")];
-    Case { what, answers: vec![answer, done()], told, next: [next, lines(&["assistant: done", NEXT])].concat() }
+    let (streamed, next) = (shown_nothing_and_done(), [next, lines(&["assistant: done", NEXT])].concat());
+    Case { what, answers: vec![answer, done()], told, streamed, next }
 }
 
 /// An answer that is asked for again.
@@ -71,14 +101,15 @@ fn tried_again(what: &'static str, answer: Reply, error: &str) -> Case {
         "says done".to_owned(),
         "rests end_turn".to_owned(),
     ];
-    Case { what, answers: vec![answer, done()], told, next: lines(&["user: hello", "assistant: done", NEXT]) }
+    let (streamed, next) = (shown_nothing_and_done(), lines(&["user: hello", "assistant: done", NEXT]));
+    Case { what, answers: vec![answer, done()], told, streamed, next }
 }
 
 /// An answer that ends the turn; what was said in it is `kept` for the next one or not.
 fn ended(what: &'static str, answer: Reply, error: &str, kept: bool) -> Case {
     let told = vec![format!("exhausted {error}"), "rests retries_exhausted".to_owned()];
     let next = if kept { "user: hello | next" } else { NEXT };
-    Case { what, answers: vec![answer], told, next: lines(&[next]) }
+    Case { what, answers: vec![answer], told, streamed: lines(&["asks", "ends"]), next: lines(&[next]) }
 }
 
 const NEXT: &str = "user: next";
@@ -308,6 +339,7 @@ fn texts() -> Vec<Case> {
             what: "two texts are one message",
             answers: vec![Reply::Message(vec![says("One."), says("Two.")])],
             told: lines(&["says One. + Two.", "rests end_turn"]),
+            streamed: shown("One. + Two."),
             next: lines(&["user: hello", "assistant: One. | Two.", NEXT]),
         },
         Case {
@@ -335,6 +367,7 @@ fn texts() -> Vec<Case> {
                 "says done",
                 "rests end_turn",
             ]),
+            streamed: [shown("Look up."), shown("done")].concat(),
             next: lines(&[
                 "user: hello",
                 "assistant: Look up. | call weather {\"city\":\"Rome\"}",
@@ -353,18 +386,21 @@ fn texts() -> Vec<Case> {
                 end(),
             ])],
             told: lines(&["rests refusal (cyber: It could harm.)"]),
+            streamed: lines(&["asks", "ends"]),
             next: lines(&["user: hello | next"]),
         },
         tried_again(
             "a message that does not say why it stops",
             without(&[5]),
             "model_request_failed_error: the upstream's reply is malformed: it has no stop reason",
-        ),
+        )
+        .having_shown("Hello."),
         tried_again(
             "a message that is cut off",
             without(&[5, 6]),
             "model_overloaded_error: the upstream's reply was cut off",
-        ),
+        )
+        .having_shown("Hello."),
     ]
 }
 
@@ -377,12 +413,14 @@ fn failures() -> Vec<Case> {
             "an error within the stream",
             broke_off(busy.clone()),
             "model_overloaded_error: the upstream broke off its reply: overloaded_error: busy",
-        ),
+        )
+        .having_shown("Hel"),
         tried_again(
             "an error of no known type within the stream",
             broke_off(json!({"type": "engine_dead", "message": "restarting"})),
             "model_overloaded_error: the upstream broke off its reply: engine_dead: restarting",
-        ),
+        )
+        .having_shown("Hel"),
         tried_again(
             "an error without a type within the stream",
             stream(&[start(), json!({"error": {"message": "no slot"}})]),
@@ -413,7 +451,8 @@ fn failures() -> Vec<Case> {
             broke_off(json!({"type": "invalid_request_error", "message": "no such thing"})),
             "model_request_failed_error: the upstream broke off its reply: invalid_request_error: no such thing",
             false,
-        ),
+        )
+        .having_shown("Hel"),
         ended(
             "an account that cannot pay, under 200",
             response("200 OK", json, &error(&json!({"type": "billing_error", "message": "no credit"})).to_string()),
@@ -484,14 +523,57 @@ fn conversation(request: &Value) -> Vec<String> {
     without_marks(request["messages"].clone()).as_array().unwrap().iter().map(line).collect()
 }
 
+/// What a stream shows of the requests of a turn, a line for each event, and for all pieces of one. A message comes under the
+/// id under which it began.
+fn streamed(frames: &[Value]) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut begun = None;
+    let mut spelled: Vec<String> = Vec::new();
+    for frame in frames {
+        let kind = frame["type"].as_str().unwrap();
+        if kind == "event_delta" {
+            assert_eq!(Some(frame["event_id"].as_str().unwrap()), begun);
+            let (index, piece) = (frame["delta"]["index"].as_u64().unwrap() as usize, &frame["delta"]["content"]["text"]);
+            spelled.resize(spelled.len().max(index + 1), String::new());
+            spelled[index] += piece.as_str().unwrap();
+            continue;
+        }
+        if !spelled.is_empty() {
+            lines.push(format!("spells {}", std::mem::take(&mut spelled).join(" + ")));
+        }
+        match kind {
+            "span.model_request_start" => lines.push("asks".to_owned()),
+            "span.model_request_end" => lines.push("ends".to_owned()),
+            "event_start" => {
+                assert_eq!(frame["event"]["type"], "agent.message");
+                begun = Some(id(&frame["event"]));
+                lines.push("begins".to_owned());
+            }
+            "agent.message" => {
+                assert!(begun.is_none_or(|begun| begun == id(frame)), "{frames:#?}");
+                lines.extend(told(std::slice::from_ref(frame)));
+            }
+            _ => {}
+        }
+    }
+    lines
+}
+
 fn custom() -> Value {
     json!({"type": "custom", "name": "weather", "description": "d", "input_schema": {"type": "object"}})
 }
 
 async fn plays(case: Case) {
-    let Case { what, answers, told: expected, next } = case;
+    let Case { what, answers, told: expected, streamed: shown, next } = case;
     let upstream = Upstream::start(answers.into_iter().chain([done()])).await;
-    let (rota, session, mut stream) = asked(&upstream, json!({"tools": [toolset(), custom()]})).await;
+    let rota = Rota::with(|config| config.models = vec![upstream.model()]).await;
+    let agent = agent(&rota.api, json!({"model": "house", "tools": [toolset(), custom()]})).await;
+    let parts = Parts { agent, environment: environment(&rota.api, "e").await };
+    let session = parts.session(&rota.api, json!({})).await;
+    let deltas = "event_deltas[]=agent.message&event_deltas[]=agent.thinking";
+    let path = format!("/v1/sessions/{}/events/stream?{deltas}", id(&session));
+    let mut stream = Stream::open(rota.api.request(Method::GET, &path)).await;
+    rota.api.events(id(&session), json!([message("hello")])).await;
     let mut log = Vec::new();
     loop {
         let Some(frame) = stream.next().await else { panic!("{what}: the stream ended") };
@@ -511,6 +593,7 @@ async fn plays(case: Case) {
         rota.api.events(id(&session), json!([result])).await;
     }
     assert_eq!(told(&log), expected, "{what}");
+    assert_eq!(streamed(&log), shown, "{what}");
     let count = |wanted: &str| kinds(&log).iter().filter(|kind| **kind == wanted).count();
     assert_eq!(count("span.model_request_start"), count("span.model_request_end"), "{what}: each request ends");
     rota.api.events(id(&session), json!([message("next")])).await;

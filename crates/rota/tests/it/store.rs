@@ -1,13 +1,19 @@
-//! The store itself, on whatever database the tests run: what a transaction is, and that a lost connection is no matter.
+//! The store itself, on whatever database the tests run: what a transaction is, that a lost connection is no matter, and what
+//! becomes of rows of earlier versions.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    fs,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use futures_util::future::join_all;
 use reqwest::{Method, StatusCode};
 use rota_server::{
+    config::Config,
     db::{Db, Tx, Val},
     error::{Error, Result},
     limits::READ_CONNECTIONS,
@@ -17,10 +23,59 @@ use tokio::task::JoinSet;
 
 use crate::{
     client::{conflict, invalid},
-    database::NEEDED,
+    database::{self, NEEDED},
     given::{environment, id},
     server::Rota,
 };
+
+/// Makes the store of a server that is not started yet, as the first `version` migrations leave it, with `rows` in it.
+fn old_store(config: &Config, version: usize, rows: &str) {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../server/src/db/migrations");
+    let mut files: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()).collect();
+    files.sort();
+    let migrations = files[..version].iter().map(|file| fs::read_to_string(file).unwrap());
+    let sql = migrations.chain([rows.to_owned()]).collect::<Vec<_>>().join("\n");
+    if let Some(url) = &config.database {
+        let set = format!("CREATE TABLE schema_version (version BIGINT NOT NULL); INSERT INTO schema_version VALUES ({version});");
+        return database::run(url.0.clone(), sql + &set);
+    }
+    let store = rusqlite::Connection::open(config.data.join("rota.db")).unwrap();
+    store.execute_batch(&format!("{sql} PRAGMA user_version = {version};")).unwrap();
+}
+
+#[tokio::test]
+async fn models_that_an_earlier_version_stored_without_a_level_of_effort_have_the_one_that_holds() {
+    // As that version wrote it: a user may have said the same, in a text.
+    let model = |effort: &str| format!(r#""model":{{"id":"m","effort":{effort},"speed":"standard","inference_geo":null}}"#);
+    let agent = |effort| format!(r#"{{"name":"a","system":"say \"effort\":null,\"speed\":",{}}}"#, model(effort));
+    let (null, low, high) = ("null", r#"{"type":"low"}"#, r#"{"type":"high"}"#);
+    let mut rows = String::new();
+    for (number, effort) in [(1, null), (2, low)] {
+        let text = agent(effort);
+        rows += &format!("INSERT INTO agent_versions (agent_id, version, model, config, snapshot, created_at)
+             VALUES ('agent_old', {number}, 'm', '{text}', '{text}', 0);");
+    }
+    for (number, text) in [(1, format!("'{}'", agent(null))), (2, format!("'{}'", agent(low))), (3, "NULL".to_owned())] {
+        rows += &format!("INSERT INTO sessions (id, workspace_id, agent_id, agent_version, agent, environment_id, metadata,
+                 resources, vault_ids, outcomes, status, active_micros, next_seq, next_input, lease_epoch, created_at, updated_at)
+             VALUES ('sesn_{number}', 'wrkspc_old', 'agent_old', 1, {text}, 'env_old', '{{}}', '[]', '[]', '[]', 'idle', 0, 1, 1, 0,
+                 0, 0);");
+    }
+    let rota = Rota::with(|config| {
+        config.engine.concurrency = 0;
+        old_store(config, 10, &rows);
+    })
+    .await;
+    let read = |tx: &mut Tx<'_>| {
+        let versions = "SELECT config, snapshot FROM agent_versions WHERE agent_id = 'agent_old' ORDER BY version";
+        let sessions = "SELECT agent FROM sessions WHERE workspace_id = 'wrkspc_old' ORDER BY id";
+        let versions = tx.all(versions, &[], |row| Ok((row.text(0)?, row.text(1)?)))?;
+        Ok((versions, tx.all(sessions, &[], |row| row.opt_text(0))?))
+    };
+    let (versions, sessions) = rota.server.app().db.read(read).await.unwrap();
+    assert_eq!(versions, [high, low].map(|effort| (agent(effort), agent(effort))));
+    assert_eq!(sessions, [Some(agent(high)), Some(agent(low)), None]);
+}
 
 /// Something to write that stands alone.
 fn insert(tx: &mut Tx<'_>, name: &str) -> Result<usize> {

@@ -414,3 +414,42 @@ fn head(id: Option<i64>) -> String {
     let id = id.map(|id| format!("id: {id}\n")).unwrap_or_default();
     format!("event: message\n{id}data: ")
 }
+
+#[cfg(test)]
+mod tests {
+    use rota_api::id::ApiKeyId;
+
+    use super::*;
+    use crate::{clock::Clock, config::Config};
+
+    #[tokio::test]
+    async fn a_stream_with_nothing_to_tell_says_that_it_is_alive() {
+        let data = tempfile::TempDir::new().unwrap();
+        let config = Config { data: data.path().to_owned(), listen: "127.0.0.1:0".to_owned(), ..Config::default() };
+        let server = crate::serve(config, Clock::System).await.unwrap();
+        let (app, now) = (server.app().clone(), Time::from_micros(0));
+        let (session, caller) =
+            (SessionId::new(now), Caller { workspace: WorkspaceId::new(now), key: ApiKeyId::new(now) });
+        let mut open = Open {
+            watcher: app.hub.watch(&session),
+            _place: app.streams.take(&caller.workspace, 1, 1).unwrap(),
+            app,
+            caller,
+            session,
+            view: View::Session,
+            seq: 0,
+            deltas: Vec::new(),
+            held: VecDeque::new(),
+            begun: HashSet::new(),
+            keep_alive: every(Duration::from_millis(1)),
+            poll: every(STREAM_POLL),
+            stage: Stage::Opening,
+        };
+        for wanted in [CONNECTED, KEEP_ALIVE, KEEP_ALIVE] {
+            assert_eq!(open.next().await.unwrap(), wanted);
+        }
+        assert_eq!(KEEP_ALIVE, b":keepalive\n\n", "recorded");
+        drop(open);
+        server.stop().await;
+    }
+}
