@@ -20,7 +20,7 @@ impl Order {
         if name == "asc" { Self::Asc } else { Self::Desc }
     }
 
-    fn reversed(self) -> Self {
+    pub(crate) fn reversed(self) -> Self {
         match self {
             Self::Asc => Self::Desc,
             Self::Desc => Self::Asc,
@@ -157,6 +157,28 @@ pub struct IdPage<T> {
 
 const PREFIX: &str = "page_";
 
+/// What is wrong with a cursor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WrongCursor {
+    /// It is none.
+    Unreadable,
+    /// It was given by another list, or with other filters.
+    OfAnotherList,
+    /// It was given by the same list in the other order.
+    OfAnotherOrder,
+}
+
+impl From<WrongCursor> for Error {
+    fn from(wrong: WrongCursor) -> Self {
+        Self::invalid(match wrong {
+            WrongCursor::Unreadable => "page: Invalid page cursor.",
+            WrongCursor::OfAnotherList | WrongCursor::OfAnotherOrder => {
+                "page: this cursor was given by another list, or with other filters or another order."
+            }
+        })
+    }
+}
+
 /// A place in a list.
 #[derive(Debug, Clone)]
 pub(crate) struct Cursor {
@@ -175,18 +197,18 @@ impl Cursor {
         Self { key: key.to_owned(), before }
     }
 
-    pub(crate) fn read(text: &str, filters: [u8; 8]) -> Result<Self> {
-        let invalid = || Error::invalid("page: Invalid page cursor.");
-        let encoded = text.strip_prefix(PREFIX).ok_or_else(invalid)?;
-        let bytes = URL_SAFE_NO_PAD.decode(encoded).map_err(|_| invalid())?;
-        let (mark, rest) = bytes.split_at_checked(filters.len()).ok_or_else(invalid)?;
-        let (before, key) = rest.split_first().ok_or_else(invalid)?;
-        if mark != filters {
-            return Err(Error::invalid(
-                "page: this cursor was given by another list, or with other filters or another order.",
-            ));
+    /// Reads a cursor of the list that `mark` marks in each order, for a page in `order`.
+    pub(crate) fn read(text: &str, mark: impl Fn(Order) -> [u8; 8], order: Order) -> Result<Self, WrongCursor> {
+        let encoded = text.strip_prefix(PREFIX).ok_or(WrongCursor::Unreadable)?;
+        let bytes = URL_SAFE_NO_PAD.decode(encoded).map_err(|_| WrongCursor::Unreadable)?;
+        let own = mark(order);
+        let (marked, rest) = bytes.split_at_checked(own.len()).ok_or(WrongCursor::Unreadable)?;
+        let (before, key) = rest.split_first().ok_or(WrongCursor::Unreadable)?;
+        if marked != own {
+            let reversed = marked == mark(order.reversed());
+            return Err(if reversed { WrongCursor::OfAnotherOrder } else { WrongCursor::OfAnotherList });
         }
-        let key = String::from_utf8(key.to_vec()).map_err(|_| invalid())?;
+        let key = String::from_utf8(key.to_vec()).map_err(|_| WrongCursor::Unreadable)?;
         Ok(Self { key, before: *before == 1 })
     }
 }

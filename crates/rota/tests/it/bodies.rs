@@ -434,6 +434,7 @@ async fn a_cursor_serves_only_the_list_that_gave_it() {
         parts.session(&rota.api, json!({})).await;
     }
     let newest = rota.api.get("/v1/sessions?limit=1").await["next_page"].as_str().unwrap().to_owned();
+    let refused = invalid("page token order does not match request");
     assert_eq!(rota.api.get_refused(&format!("/v1/sessions?order=asc&page={newest}")).await, refused);
 }
 

@@ -47,7 +47,9 @@ impl Scene {
         let orphan = parts.deployment(api, json!({"environment_id": id(&pinned)})).await;
         let idle = parts.session(api, json!({})).await;
         let running = parts.session_with(api, message("hi")).await;
+        let sessions = api.get("/v1/sessions?limit=1").await;
         let names = vec![
+            ("{cursor}", sessions["next_page"].as_str().unwrap().to_owned()),
             ("{agent}", kept(&parts.agent)),
             ("{archived}", kept(&archived)),
             ("{lead}", kept(&lead)),
@@ -155,6 +157,9 @@ fn refusals() -> Vec<(&'static str, Method, &'static str, Value, u16, &'static s
         ("1.2 R2 09-02", get.clone(), "/v1/deployments/{deployment}/runs", Value::Null, 404, "Not Found"),
         ("1.2 R2 09-03", delete.clone(), "/v1/agents/{agent}", Value::Null, 404, "not found"),
         ("1.2 R2", put, ENVIRONMENTS, Value::Null, 405, "Method Not Allowed"),
+        // 1.4 Lists.
+        ("1.4 P3", get.clone(), "/v1/sessions?page=page_x", Value::Null, 400, "invalid page cursor"),
+        ("1.4 P3", get.clone(), "/v1/sessions?order=asc&page={cursor}", Value::Null, 400, "page token order does not match request"),
         // 1.5 Malformed ids.
         ("1.5 R2 09-02", get.clone(), "/v1/agents/undefined", Value::Null, 400, "Invalid agent ID."),
         ("1.5 R2-INF", get.clone(), "/v1/agents/undefined/versions", Value::Null, 400, "Invalid agent ID."),

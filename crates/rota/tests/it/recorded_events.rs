@@ -164,6 +164,22 @@ async fn frames_are_messages_and_the_first_bytes_say_that_the_stream_is_open() {
     }
 }
 
+#[tokio::test]
+async fn what_one_step_records_has_one_time() {
+    let busy = json!({"type": "error", "error": {"type": "overloaded_error", "message": "busy"}});
+    let upstream = Upstream::start([Reply::Error(529, "", busy)]).await;
+    let rota = Rota::with(|config| config.models = vec![upstream.model()]).await;
+    let agent = agent(&rota.api, json!({"model": "house"})).await;
+    let parts = Parts { agent, environment: environment(&rota.api, "e").await };
+    let session = parts.session_with(&rota.api, message("hi")).await;
+    let frames = rota.api.stream_from(id(&session), 0).await.until("session.status_rescheduled").await;
+    let at = |kind: &str| of_kind(&frames, kind)[0]["processed_at"].clone();
+    let wake = ["session.thread_status_running", "user.message", "span.model_request_start"].map(at);
+    assert!(wake.iter().all(|time| *time == at("session.status_running")), "{wake:?}");
+    let end = ["session.error", "session.thread_status_rescheduled", "session.status_rescheduled"].map(at);
+    assert!(end.iter().all(|time| *time == at("span.model_request_end")), "R2: {end:?}");
+}
+
 /// A session of a self-hosted environment whose model makes `calls`, and then says that it is done.
 async fn self_hosted(calls: Vec<Value>, policy: &str) -> (Rota, Upstream, Value) {
     let done = json!({"type": "text", "text": "done"});

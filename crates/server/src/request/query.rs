@@ -14,7 +14,7 @@ use crate::{
     db::Select,
     error::{Error, Result},
     limits::MAX_QUERY_BYTES,
-    page::{Cursor, Order, Paging},
+    page::{Cursor, Order, Paging, WrongCursor},
 };
 
 /// The query of a request, for an operation that has parameters in it; any other one refuses what is sent there, through
@@ -147,12 +147,22 @@ impl Query {
 
     /// `limit`, `page` and the given order; and that nothing else was sent.
     pub fn paging(&self, default: i64, most: i64, order: Order) -> Result<Paging> {
+        self.paging_else(default, most, order, Error::from)
+    }
+
+    /// The same, of a list that has words of its own for a `wrong` cursor.
+    pub fn paging_else(
+        &self,
+        default: i64,
+        most: i64,
+        order: Order,
+        wrong: fn(WrongCursor) -> Error,
+    ) -> Result<Paging> {
         let limit = self.integer("limit", 1, most)?.unwrap_or(default);
         let page = self.text("page");
         self.finish()?;
-        let filters = self.filters(order);
-        let cursor = page.map(|text| Cursor::read(text, filters)).transpose()?;
-        Ok(Paging { limit, order, cursor, filters })
+        let cursor = page.map(|text| Cursor::read(text, |order| self.filters(order), order)).transpose();
+        Ok(Paging { limit, order, cursor: cursor.map_err(wrong)?, filters: self.filters(order) })
     }
 
     /// `limit`, `after_id`, `before_id` and the given order, of a list with such cursors; and that nothing else was sent.
@@ -189,7 +199,7 @@ impl Query {
 
     /// A mark of everything that decides which rows a list has: a cursor of one list does not fit another.
     fn filters(&self, order: Order) -> [u8; 8] {
-        let mut pairs: Vec<_> = self.pairs.iter().filter(|(n, _)| n != "limit" && n != "page").collect();
+        let mut pairs: Vec<_> = self.pairs.iter().filter(|(n, _)| !["limit", "order", "page"].contains(&n.as_str())).collect();
         pairs.sort();
         let texts = iter::once(&self.path).chain(pairs.into_iter().flat_map(|(name, value)| [name, value]));
         let mut hash = Sha256::new();

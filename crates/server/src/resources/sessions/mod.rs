@@ -18,7 +18,7 @@ use crate::{
     app::App,
     db::Select,
     error::{Error, Result},
-    page::{BothWays, Order},
+    page::{BothWays, Order, WrongCursor},
     request::{Body, Caller, Json, Path, Query, SessionRef, query::CREATED_ANY},
 };
 
@@ -77,7 +77,7 @@ pub async fn list(State(app): State<App>, caller: Caller, query: Query) -> Resul
     select.when(query.text("memory_store_id").is_some(), "1 = 0");
     query.created_at::<SessionId>(&mut select, "s.id", &CREATED_ANY)?;
     let order = query.one_of("order", &["asc", "desc"])?.map_or(Order::Desc, Order::from_name);
-    let paging = query.paging(20, 100, order)?;
+    let paging = query.paging_else(20, 100, order, wrong_cursor)?;
     app.db
         .read(move |tx| {
             let now = tx.now();
@@ -88,6 +88,15 @@ pub async fn list(State(app): State<App>, caller: Caller, query: Query) -> Resul
         })
         .await
         .map(Json)
+}
+
+/// The list of sessions was recorded to have words of its own.
+fn wrong_cursor(wrong: WrongCursor) -> Error {
+    match wrong {
+        WrongCursor::Unreadable => Error::invalid("invalid page cursor"),
+        WrongCursor::OfAnotherOrder => Error::invalid("page token order does not match request"),
+        WrongCursor::OfAnotherList => wrong.into(),
+    }
 }
 
 /// The SELECT of a list of the sessions of a deployment, or of all, that are in one of `statuses`, or in any, and the column
