@@ -93,6 +93,15 @@ impl Sandboxes {
             .is_ok()
     }
 
+    /// The same, if that `is_to_be` when nobody can open the sandbox. Otherwise everything stays as it is.
+    pub async fn remove_if(&self, session: &str, is_to_be: impl Future<Output = bool> + Send + 'static) {
+        match self.backend.remove_if(session, is_to_be).await {
+            Ok(true) => drop(self.idle().remove(&SessionId::trusted(session.to_owned()))),
+            Ok(false) => {}
+            Err(error) => tracing::error!(session, %error, "files that are not needed remain; they are tried again"),
+        }
+    }
+
     /// Ends the sandbox of a session that the store does not know, and sets its files aside.
     pub async fn set_aside(&self, session: &str, at: i64) -> Result<(), Error> {
         self.idle().remove(&SessionId::trusted(session.to_owned()));

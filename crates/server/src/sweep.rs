@@ -78,7 +78,8 @@ async fn look(app: &App) -> Result<()> {
     for session in names.filter(|name| name.starts_with(SessionId::PREFIX)).collect::<Vec<_>>() {
         match files_of(app, &session).await? {
             FilesOf::Needed => {}
-            FilesOf::Moved | FilesOf::Deleted => remove(app, &session).await,
+            FilesOf::Moved => remove_moved(app, &session).await,
+            FilesOf::Deleted => remove(app, &session).await,
             FilesOf::Unknown => lost += usize::from(set_aside(app, &session).await),
         }
     }
@@ -107,6 +108,14 @@ async fn remove(app: &App, session: &str) {
     if let Err(error) = app.db.write(move |tx| sessions::files_are_gone(tx, &id)).await {
         tracing::debug!(session, %error, "the end of a session's files was not noted; it is forgotten in time");
     }
+}
+
+/// Removes files of a session that has others on another server. By the time that its sandbox can be ended here, it may have
+/// come back: who opens the sandbox has said before that the files are here.
+async fn remove_moved(app: &App, session: &str) {
+    let (looking, id) = (app.clone(), session.to_owned());
+    let is_still_elsewhere = async move { matches!(files_of(&looking, &id).await, Ok(FilesOf::Moved)) };
+    app.sandboxes.remove_if(session, is_still_elsewhere).await;
 }
 
 async fn set_aside(app: &App, session: &str) -> bool {

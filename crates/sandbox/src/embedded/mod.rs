@@ -15,6 +15,7 @@ pub use lost::SetAside;
 pub use sandbox::Sandbox;
 
 use std::collections::HashMap;
+use std::future::ready;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -145,25 +146,41 @@ impl Embedded {
     /// # Errors
     /// [`Error::Host`] when files remain.
     pub async fn remove(&self, session_id: &str) -> Result<(), Error> {
-        store::check_id(session_id)?;
-        let (store, id) = (self.store.clone(), session_id.to_owned());
-        self.end_and(session_id, move || store.remove(&id)).await
+        self.remove_if(session_id, ready(true)).await.map(drop)
     }
 
-    /// Ends a session's processes, does `then` with its files, and forgets the session.
+    /// The same, if that `is_to_be`, which is asked under the session's lock: nobody opens it in between. Whether it was.
+    ///
+    /// # Errors
+    /// [`Error::Host`] when files remain.
+    pub async fn remove_if(
+        &self,
+        session_id: &str,
+        is_to_be: impl Future<Output = bool> + Send + 'static,
+    ) -> Result<bool, Error> {
+        store::check_id(session_id)?;
+        let (store, id) = (self.store.clone(), session_id.to_owned());
+        self.end_and(session_id, is_to_be, move || store.remove(&id)).await
+    }
+
+    /// If that `is_to_be`: ends a session's processes, does `then` with its files, and forgets the session.
     async fn end_and(
         &self,
         session_id: &str,
+        is_to_be: impl Future<Output = bool> + Send + 'static,
         then: impl FnOnce() -> Result<(), Error> + Send + 'static,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         let mut slot = self.slot(session_id).lock_owned().await;
         let done = self.to_its_end(async move {
+            if !is_to_be.await {
+                return Ok(false);
+            }
             if let Some(sandbox) = slot.take() {
                 sandbox.end().await;
             }
             let done = on_thread(then).await;
             drop(slot);
-            done
+            done.map(|()| true)
         });
         let done = done.await;
         self.forget(session_id);
@@ -211,7 +228,7 @@ impl Embedded {
         let take = move || {
             lost.take(&files).map_err(Error::host(format!("keeping the files of session {} apart", files.session_id)))
         };
-        self.end_and(session_id, take).await
+        self.end_and(session_id, ready(true), take).await.map(drop)
     }
 
     /// Everything that was set aside, oldest first, and the folder that it is in.
@@ -301,6 +318,8 @@ async fn on_thread(work: impl FnOnce() -> Result<(), Error> + Send + 'static) ->
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use futures_util::poll;
 
     use super::*;
@@ -323,5 +342,25 @@ mod tests {
         drop(slot);
         backend.forget("s");
         assert!(backend.slots().is_empty());
+    }
+
+    #[tokio::test]
+    async fn whether_files_are_to_go_is_asked_when_nobody_can_open_their_session() {
+        let folder = tempfile::tempdir().unwrap();
+        let backend = Embedded::new(Config::new(folder.path())).unwrap();
+        let files = backend.session_dir("s").unwrap();
+        std::fs::create_dir_all(&files).unwrap();
+        let slot = backend.slot("s");
+        let opening = slot.lock().await;
+        let needed = Arc::new(AtomicBool::new(false));
+        let asked = needed.clone();
+        let mut remove = Box::pin(backend.remove_if("s", async move { !asked.load(Ordering::Relaxed) }));
+        assert!(poll!(&mut remove).is_pending());
+        // Whoever opens the session now has said before that its files are needed here.
+        needed.store(true, Ordering::Relaxed);
+        drop(opening);
+        assert!(!remove.await.unwrap() && files.exists(), "they are needed again");
+        needed.store(false, Ordering::Relaxed);
+        assert!(backend.remove_if("s", ready(true)).await.unwrap() && !files.exists());
     }
 }
