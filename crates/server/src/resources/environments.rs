@@ -170,12 +170,14 @@ fn remove(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, force: bool) -> Re
     Ok(Deleted::new("environment_deleted", id))
 }
 
+/// How many sessions of a workspace use an environment.
+const SESSIONS: &str =
+    "SELECT count(*) FROM sessions WHERE workspace_id = $1 AND environment_id = $2 AND status <> 'terminated'";
+
 /// Sessions of a self-hosted environment wait for workers that find them through it. Those of a cloud environment go on
 /// without it.
 fn check_unused(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<()> {
-    let sql =
-        "SELECT count(*) FROM sessions WHERE workspace_id = $1 AND environment_id = $2 AND status <> 'terminated'";
-    let count = tx.one(sql, vals![workspace, id], |row| row.int(0))?.unwrap_or(0);
+    let count = tx.one(SESSIONS, vals![workspace, id], |row| row.int(0))?.unwrap_or(0);
     let sessions = match count {
         0 => return Ok(()),
         1 => "1 active session".to_owned(),
@@ -216,4 +218,23 @@ fn from_row(row: &Row<'_>) -> Result<Environment> {
         updated_at: row.time("updated_at")?,
         archived_at: row.opt_time("archived_at")?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{clock::Clock, db::Db};
+
+    #[tokio::test]
+    async fn the_sessions_of_an_environment_are_counted_in_an_index() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let (db, writer) = Db::open(folder.path(), Clock::System, Box::new(|_| {})).unwrap();
+        let explain = |tx: &mut Tx<'_>| {
+            tx.all(&format!("EXPLAIN QUERY PLAN {SESSIONS}"), vals!["wrkspc_1", "env_1"], |row| row.text(3))
+        };
+        let plan = db.read(explain).await.unwrap();
+        assert_eq!(plan, ["SEARCH sessions USING INDEX sessions_environment (workspace_id=? AND environment_id=?)"]);
+        drop(db);
+        writer.join();
+    }
 }
