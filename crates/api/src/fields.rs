@@ -43,13 +43,13 @@ macro_rules! fields {
     ) => {
         $(#[$of_stored])*
         pub struct $stored {
-            $($(#[$doc])* pub $name: fields!(@stored $mode $type),)*
+            $($(#[$doc])* pub $name: $crate::fields::fields!(@stored $mode $type),)*
         }
 
         $(#[$of_sent])*
         #[derive(Debug, Clone)]
         pub struct $sent {
-            $($(#[$doc])* pub $name: fields!(@sent $mode $type $(, $inner)?),)*
+            $($(#[$doc])* pub $name: $crate::fields::fields!(@sent $mode $type $(, $inner)?),)*
         }
 
         impl $sent {
@@ -58,7 +58,7 @@ macro_rules! fields {
             /// # Errors
             /// When one is not what it should be; the message names it.
             pub fn read(o: &mut $crate::decode::Object<'_>) -> $crate::decode::Decoded<Self> {
-                Ok(Self { $($name: fields!(@read $mode o, $crate::fields::plain(stringify!($name)), $read)?,)* })
+                Ok(Self { $($name: $crate::fields::fields!(@read $mode o, $crate::fields::plain(stringify!($name)), $read)?,)* })
             }
 
             /// What `stored` becomes.
@@ -66,7 +66,7 @@ macro_rules! fields {
             /// # Errors
             /// When what is kept and what is new do not go together.
             pub fn merged(&self, stored: &$stored) -> $crate::decode::Decoded<$stored> {
-                Ok($stored { $($name: fields!(@merged $mode self.$name, stored.$name),)* })
+                Ok($stored { $($name: $crate::fields::fields!(@merged $mode self.$name, stored.$name),)* })
             }
         }
 
@@ -96,7 +96,10 @@ macro_rules! fields {
     (@read pairs $o:ident, $name:expr, $read:expr) => { $read($o.patch($name)) };
     (@merged keeps $sent:expr, $stored:expr) => { $sent.as_ref().unwrap_or(&$stored).clone() };
     (@merged needs $sent:expr, $stored:expr) => { $sent.as_ref().unwrap_or(&$stored).clone() };
-    (@merged required $sent:expr, $stored:expr) => { $sent.clone() };
+    (@merged required $sent:expr, $stored:expr) => {{
+        let _ = &$stored;
+        $sent.clone()
+    }};
     (@merged clears $sent:expr, $stored:expr) => { $sent.clone().over($stored.clone()) };
     (@merged resets $sent:expr, $stored:expr) => { $sent.clone().over_or($stored.clone(), Default::default()) };
     (@merged joins $sent:expr, $stored:expr) => {

@@ -390,13 +390,11 @@ fn read_resource(node: &Node<'_>) -> Decoded<Resource> {
                 }
                 Ok(Resource::GithubRepository { url, mount_path })
             }
-            _ => {
-                Ok(Resource::MemoryStore {
-                    memory_store_id: o.required("memory_store_id")?.text(1, 128)?,
-                    access: o.kept("access", Access::decode)?,
-                    instructions: o.optional("instructions").map(|n| n.text(0, MAX_INSTRUCTIONS)).transpose()?,
-                })
-            }
+            _ => Ok(Resource::MemoryStore {
+                memory_store_id: o.required("memory_store_id")?.text(1, 128)?,
+                access: o.kept("access", Access::decode)?,
+                instructions: o.optional("instructions").map(|n| n.text(0, MAX_INSTRUCTIONS)).transpose()?,
+            }),
         }
     })
 }

@@ -22,8 +22,7 @@ pub use multiagent::{
 pub use request::{CreateAgent, UpdateAgent, read_model, read_skills};
 pub use tools::{
     BuiltInTool, BuiltInToolConfig, CustomTool, MAX_DOMAINS, MAX_MCP_SERVERS, MAX_TOOLS, McpServer, McpToolConfig,
-    PermissionPolicy, Tool, ToolDefault, built_in, check_tool_references, needs_network,
-    read_mcp_servers, read_tools,
+    PermissionPolicy, Tool, ToolDefault, built_in, check_tool_references, needs_network, read_mcp_servers, read_tools,
 };
 
 /// Most characters of an agent's name.

@@ -293,7 +293,9 @@ fn read_predefined(node: &Node<'_>) -> Decoded<Switch<PredefinedFields>> {
     read_switch(node, |o| {
         Ok(PredefinedFields {
             inline_agents: o.patch("inline_agents").read(|n| read_switch(n, |_| Ok(Nothing {})))?,
-            predefined_agents: o.patch("predefined_agents").read(|n| n.items(0, MAX_ROSTER, |n| read_choice(n, true)))?,
+            predefined_agents: o
+                .patch("predefined_agents")
+                .read(|n| n.items(0, MAX_ROSTER, |n| read_choice(n, true)))?,
         })
     })
 }

@@ -1,9 +1,9 @@
 //! Reading the bodies of create and update requests.
 
 use super::{
-    AgentChoice, AgentConfig, Effort, ExecutionIdentity, IdentityFields, MAX_DESCRIPTION, MAX_NAME, MAX_SKILLS, MAX_SYSTEM,
-    McpServer, ModelConfig, Multiagent, MultiagentFields, Skill, Speed, Tool, check_tool_references, optional_text,
-    read_mcp_servers, read_tools, text_patch,
+    AgentChoice, AgentConfig, Effort, ExecutionIdentity, IdentityFields, MAX_DESCRIPTION, MAX_NAME, MAX_SKILLS,
+    MAX_SYSTEM, McpServer, ModelConfig, Multiagent, MultiagentFields, Skill, Speed, Tool, check_tool_references,
+    optional_text, read_mcp_servers, read_tools, text_patch,
 };
 use crate::{
     decode::{Decoded, Dialect, Invalid, Node, Object, Patch},

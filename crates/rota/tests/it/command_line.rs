@@ -195,7 +195,8 @@ async fn the_log_of_a_turn_names_the_request_that_set_the_session_to_work() {
     let client = process::Client::new(server.address, key);
     let agent = client.post("/v1/agents", &json!({"name": "a", "model": "playbook"})).await;
     let environment = client.post("/v1/environments", &json!({"name": "e"})).await;
-    let session = json!({"agent": agent["id"], "environment_id": environment["id"], "initial_events": [message("one")]});
+    let session =
+        json!({"agent": agent["id"], "environment_id": environment["id"], "initial_events": [message("one")]});
     let mut path = "/v1/sessions".to_owned();
     let mut body = session;
     let mut set_to_work = Vec::new();

@@ -39,13 +39,7 @@ fn lines(lines: &[&str]) -> Vec<String> {
 
 /// What a stream shows of a request whose answer is a text: the event begins, is spelled, and comes whole.
 fn shown(text: &str) -> Vec<String> {
-    vec![
-        "asks".to_owned(),
-        "begins".to_owned(),
-        format!("spells {text}"),
-        format!("says {text}"),
-        "ends".to_owned(),
-    ]
+    vec!["asks".to_owned(), "begins".to_owned(), format!("spells {text}"), format!("says {text}"), "ends".to_owned()]
 }
 
 /// What a stream shows of a request whose answer says nothing, and of a second one, whose answer is [`done`].
@@ -533,7 +527,8 @@ fn streamed(frames: &[Value]) -> Vec<String> {
         let kind = frame["type"].as_str().unwrap();
         if kind == "event_delta" {
             assert_eq!(Some(frame["event_id"].as_str().unwrap()), begun);
-            let (index, piece) = (frame["delta"]["index"].as_u64().unwrap() as usize, &frame["delta"]["content"]["text"]);
+            let (index, piece) =
+                (frame["delta"]["index"].as_u64().unwrap() as usize, &frame["delta"]["content"]["text"]);
             spelled.resize(spelled.len().max(index + 1), String::new());
             spelled[index] += piece.as_str().unwrap();
             continue;

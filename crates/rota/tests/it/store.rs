@@ -36,7 +36,9 @@ fn old_store(config: &Config, version: usize, rows: &str) {
     let migrations = files[..version].iter().map(|file| fs::read_to_string(file).unwrap());
     let sql = migrations.chain([rows.to_owned()]).collect::<Vec<_>>().join("\n");
     if let Some(url) = &config.database {
-        let set = format!("CREATE TABLE schema_version (version BIGINT NOT NULL); INSERT INTO schema_version VALUES ({version});");
+        let set = format!(
+            "CREATE TABLE schema_version (version BIGINT NOT NULL); INSERT INTO schema_version VALUES ({version});"
+        );
         return database::run(url.0.clone(), sql + &set);
     }
     let store = rusqlite::Connection::open(config.data.join("rota.db")).unwrap();
@@ -46,16 +48,20 @@ fn old_store(config: &Config, version: usize, rows: &str) {
 #[tokio::test]
 async fn models_that_an_earlier_version_stored_without_a_level_of_effort_have_the_one_that_holds() {
     // As that version wrote it: a user may have said the same, in a text.
-    let model = |effort: &str| format!(r#""model":{{"id":"m","effort":{effort},"speed":"standard","inference_geo":null}}"#);
+    let model =
+        |effort: &str| format!(r#""model":{{"id":"m","effort":{effort},"speed":"standard","inference_geo":null}}"#);
     let agent = |effort| format!(r#"{{"name":"a","system":"say \"effort\":null,\"speed\":",{}}}"#, model(effort));
     let (null, low, high) = ("null", r#"{"type":"low"}"#, r#"{"type":"high"}"#);
     let mut rows = String::new();
     for (number, effort) in [(1, null), (2, low)] {
         let text = agent(effort);
-        rows += &format!("INSERT INTO agent_versions (agent_id, version, model, config, snapshot, created_at)
-             VALUES ('agent_old', {number}, 'm', '{text}', '{text}', 0);");
+        rows += &format!(
+            "INSERT INTO agent_versions (agent_id, version, model, config, snapshot, created_at)
+             VALUES ('agent_old', {number}, 'm', '{text}', '{text}', 0);"
+        );
     }
-    for (number, text) in [(1, format!("'{}'", agent(null))), (2, format!("'{}'", agent(low))), (3, "NULL".to_owned())] {
+    for (number, text) in [(1, format!("'{}'", agent(null))), (2, format!("'{}'", agent(low))), (3, "NULL".to_owned())]
+    {
         rows += &format!("INSERT INTO sessions (id, workspace_id, agent_id, agent_version, agent, environment_id, metadata,
                  resources, vault_ids, outcomes, status, active_micros, next_seq, next_input, lease_epoch, created_at, updated_at)
              VALUES ('sesn_{number}', 'wrkspc_old', 'agent_old', 1, {text}, 'env_old', '{{}}', '[]', '[]', '[]', 'idle', 0, 1, 1, 0,

@@ -43,8 +43,8 @@ use crate::{
 };
 
 pub use copy::Copied;
-pub use job::of_request;
 pub(crate) use copy::sqlite_to_postgres;
+pub use job::of_request;
 use job::{Job, Write};
 pub(crate) use postgres::place;
 pub use select::Select;

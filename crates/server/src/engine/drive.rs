@@ -4,7 +4,7 @@ use std::{any::Any, panic::AssertUnwindSafe, sync::Arc};
 
 use futures_util::FutureExt;
 use tokio::time::sleep;
-use tracing::{Instrument, field::display};
+use tracing::Instrument;
 
 use super::{
     driven::Driven,

@@ -199,7 +199,8 @@ impl Query {
 
     /// A mark of everything that decides which rows a list has: a cursor of one list does not fit another.
     fn filters(&self, order: Order) -> [u8; 8] {
-        let mut pairs: Vec<_> = self.pairs.iter().filter(|(n, _)| !["limit", "order", "page"].contains(&n.as_str())).collect();
+        let mut pairs: Vec<_> =
+            self.pairs.iter().filter(|(n, _)| !["limit", "order", "page"].contains(&n.as_str())).collect();
         pairs.sort();
         let texts = iter::once(&self.path).chain(pairs.into_iter().flat_map(|(name, value)| [name, value]));
         let mut hash = Sha256::new();

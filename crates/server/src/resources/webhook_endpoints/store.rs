@@ -115,15 +115,7 @@ pub(super) fn update(
     tx.execute(
         "UPDATE webhook_endpoints SET name = $3, description = $4, url = $5, enabled_events = $6, updated_at = $7
          WHERE workspace_id = $1 AND id = $2",
-        vals![
-            workspace,
-            id,
-            &name,
-            &description,
-            &url,
-            &serde_json::to_string(&enabled_events)?,
-            tx.now()
-        ],
+        vals![workspace, id, &name, &description, &url, &serde_json::to_string(&enabled_events)?, tx.now()],
     )?;
     match (before, state) {
         (EndpointState::Disabled, EndpointState::Disabled) => {}
