@@ -149,13 +149,16 @@ macro_rules! ids {
 ids! {
     AgentId "agent_" "An agent.";
     ApiKeyId "apikey_" "An API key (not the key itself).";
+    BlobId "blob_" "The bytes of a file. No client sees it.";
     DeploymentId "depl_" "A deployment.";
     EnvironmentId "env_" "An environment.";
     EventId "sevt_" "An event of a session.";
+    FileId "file_" "A file.";
     OutcomeId "outc_" "An outcome that a session works towards.";
     RequestId "req_" "An HTTP request.";
     RunId "drun_" "A deployment run.";
     SessionId "sesn_" "A session.";
+    SessionResourceId "sesrsc_" "A resource of a session.";
     ThreadId "sthr_" "A thread of a session.";
     WebhookEndpointId "whep_" "An endpoint that webhooks are sent to.";
     WebhookEventId "whe_" "An event that webhooks tell of.";

@@ -13,6 +13,7 @@ pub mod environment;
 pub mod error;
 pub mod event;
 pub mod fields;
+pub mod file;
 pub mod id;
 pub mod metadata;
 pub mod model;

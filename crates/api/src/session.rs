@@ -11,7 +11,7 @@ use crate::{
     decode::{Decoded, Dialect, Invalid, Node, Object, Patch},
     event,
     fields::{Decode, names},
-    id::{DeploymentId, EnvironmentId, SessionId},
+    id::{DeploymentId, EnvironmentId, FileId, SessionId, SessionResourceId},
     metadata::{self, Changes, Metadata},
 };
 
@@ -355,6 +355,113 @@ names! {
     }
 }
 
+/// Where the files of a session are mounted.
+pub const UPLOADS: &str = "/mnt/session/uploads";
+/// Most bytes of one name on the way to a mounted file.
+const MAX_MOUNT_NAME: usize = 255;
+
+/// The path of a mounted file below [`UPLOADS`], by what was asked for: a path is rooted there, and without one it is the id of
+/// the file.
+///
+/// # Errors
+/// When the path leads nowhere below it.
+pub fn upload_path(mount_path: Option<&str>, file_id: &str) -> Result<String, &'static str> {
+    let Some(asked) = mount_path else { return Ok(file_id.to_owned()) };
+    let below = [UPLOADS, "/uploads"].iter().find_map(|root| asked.strip_prefix(*root)?.strip_prefix('/'));
+    let names: Vec<&str> = below.unwrap_or(asked).split('/').filter(|name| !name.is_empty() && *name != ".").collect();
+    if names.contains(&"..") {
+        return Err("must not contain `..`");
+    }
+    if names.is_empty() {
+        return Err("must name a file");
+    }
+    if names.iter().any(|name| name.len() > MAX_MOUNT_NAME || name.chars().any(char::is_control)) {
+        return Err("each name in it must have at most 255 bytes, and no control character");
+    }
+    Ok(names.join("/"))
+}
+
+/// Whether of two paths one is the other, or in it.
+pub fn overlap(a: &str, b: &str) -> bool {
+    let is_in = |a: &str, b: &str| a.strip_prefix(b).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    is_in(a, b) || is_in(b, a)
+}
+
+/// The error for two files that would be mounted at, or below, one place.
+pub fn overlapping(a: &str, b: &str) -> String {
+    format!(
+        "Invalid `file` resource: `mount_path` overlaps another resource: {UPLOADS}/{a} and {UPLOADS}/{b}; set distinct \
+         `mount_path` values"
+    )
+}
+
+/// A file that is mounted, as the API shows it among the resources of a session.
+#[derive(Debug, Serialize)]
+pub struct FileResource {
+    /// Its id.
+    pub id: SessionResourceId,
+    /// Always `file`.
+    pub r#type: &'static str,
+    /// The session's own copy of the file.
+    pub file_id: FileId,
+    /// Where it is, in full.
+    pub mount_path: String,
+    /// When it was mounted.
+    pub created_at: Time,
+    /// When it last changed.
+    pub updated_at: Time,
+}
+
+/// A file to be mounted into a session that is there.
+#[derive(Debug)]
+pub struct AddResource {
+    /// The file.
+    pub file_id: String,
+    /// Where it is to be, below [`UPLOADS`].
+    pub path: String,
+}
+
+impl AddResource {
+    /// Reads the body of a request that adds a resource. Only files can be.
+    pub fn read(o: &mut Object<'_>) -> Decoded<Self> {
+        o.speak(Dialect::Sessions);
+        let r#type = o.required("type")?.text(1, 128)?;
+        if r#type != "file" {
+            let message = format!("Failed to parse request: type: \"{type}\" is not a valid value");
+            return Err(Invalid::request(message));
+        }
+        let file_id = o.required("file_id")?.text(1, 128)?;
+        let path = read_mount_path(o, &file_id)?.1;
+        Ok(Self { file_id, path })
+    }
+}
+
+/// The credential of a repository, to be replaced.
+#[derive(Debug)]
+pub struct UpdateResource {
+    /// The new one.
+    pub authorization_token: String,
+}
+
+impl UpdateResource {
+    /// Reads the body of a request that changes a resource.
+    pub fn read(o: &mut Object<'_>) -> Decoded<Self> {
+        o.speak(Dialect::Sessions);
+        Ok(Self { authorization_token: o.required("authorization_token")?.text(1, 4096)? })
+    }
+}
+
+/// The path of a file as it was sent, and below [`UPLOADS`].
+fn read_mount_path(o: &mut Object<'_>, file_id: &str) -> Decoded<(Option<String>, String)> {
+    let node = o.optional("mount_path");
+    let sent = node.as_ref().map(|n| n.text(1, 4096)).transpose()?;
+    match (upload_path(sent.as_deref(), file_id), &node) {
+        (Ok(path), _) => Ok((sent, path)),
+        (Err(problem), Some(node)) => Err(node.invalid(problem)),
+        (Err(problem), None) => Err(Invalid::request(problem)),
+    }
+}
+
 /// The resources of a create request.
 pub fn read_resources(node: Option<Node<'_>>) -> Decoded<Vec<Resource>> {
     let Some(node) = node else { return Ok(Vec::new()) };
@@ -366,6 +473,18 @@ pub fn read_resources(node: Option<Node<'_>>) -> Decoded<Vec<Resource>> {
             let message = format!("resources contains duplicate memory_store_id: {memory_store_id}");
             return Err(Invalid::request(message));
         }
+    }
+    let mut files: Vec<(&str, String)> = Vec::new();
+    for resource in &resources {
+        let Resource::File { file_id, mount_path } = resource else { continue };
+        let path = upload_path(mount_path.as_deref(), file_id).map_err(Invalid::request)?;
+        // The same file may be at one place twice.
+        if let Some((_, other)) =
+            files.iter().find(|(other, at)| overlap(at, &path) && (*other, at) != (file_id, &path))
+        {
+            return Err(Invalid::request(overlapping(other, &path)));
+        }
+        files.push((file_id, path));
     }
     if stores.len() > MAX_MEMORY_STORES {
         return Err(node.invalid(format_args!("at most {MAX_MEMORY_STORES} memory stores can be attached")));
@@ -381,7 +500,11 @@ fn read_resource(node: &Node<'_>) -> Decoded<Resource> {
         o.tagged();
         let mount_path = |o: &mut Object<'_>| o.optional("mount_path").map(|n| n.text(1, 4096)).transpose();
         match tag {
-            "file" => Ok(Resource::File { file_id: o.required("file_id")?.text(1, 128)?, mount_path: mount_path(o)? }),
+            "file" => {
+                let file_id = o.required("file_id")?.text(1, 128)?;
+                let mount_path = read_mount_path(o, &file_id)?.0;
+                Ok(Resource::File { file_id, mount_path })
+            }
             "github_repository" => {
                 let url = o.required("url")?.text(1, 2048)?;
                 let mount_path = mount_path(o)?;
@@ -402,4 +525,35 @@ fn read_resource(node: &Node<'_>) -> Decoded<Resource> {
 /// The vaults of a create request.
 pub fn read_vault_ids(node: Option<Node<'_>>) -> Decoded<Vec<String>> {
     node.map_or(Ok(Vec::new()), |n| n.items(0, MAX_VAULTS, |n| n.text(1, 128)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_of_a_file_is_rooted_below_the_uploads() {
+        for (asked, path) in [
+            (None, Ok("file_1")),
+            (Some("/tmp/elsewhere.txt"), Ok("tmp/elsewhere.txt")),
+            (Some("/uploads/x"), Ok("x")),
+            (Some("/mnt/session/uploads/a//b/./c"), Ok("a/b/c")),
+            (Some("data.csv"), Ok("data.csv")),
+            (Some("/mnt/session/uploads-2/x"), Ok("mnt/session/uploads-2/x")),
+            (Some("/mnt/session/uploads/../outputs/x"), Err("must not contain `..`")),
+            (Some("/mnt/session/uploads/"), Err("must name a file")),
+        ] {
+            assert_eq!(upload_path(asked, "file_1"), path.map(str::to_owned), "{asked:?}");
+        }
+        assert!(upload_path(Some("a\nb"), "file_1").is_err() && upload_path(Some(&"x".repeat(256)), "file_1").is_err());
+    }
+
+    #[test]
+    fn two_paths_overlap_when_one_is_in_the_other() {
+        for (a, b, overlaps) in
+            [("a", "a", true), ("a", "a/b", true), ("a/b", "a", true), ("a", "ab", false), ("a/b", "a/c", false)]
+        {
+            assert_eq!(overlap(a, b), overlaps, "{a} {b}");
+        }
+    }
 }

@@ -1,6 +1,8 @@
 //! The real server, killed again and again while clients run deployments: nothing that it acknowledged is lost, nothing
 //! is done twice, everything comes to rest, and webhooks tell of all of it.
 
+#[path = "crash/files.rs"]
+mod files;
 mod process;
 #[path = "crash/receiver.rs"]
 mod receiver;
@@ -33,6 +35,8 @@ const LIFE_MS: (u64, u64) = (150, 700);
 /// A kill waits for a request to be under way, and then at most this many microseconds.
 const AIM_MICROS: u64 = 5_000;
 const CLIENTS: usize = 64;
+/// Clients that upload files meanwhile.
+const UPLOADERS: usize = 4;
 /// The longest pause of a client between two runs, in milliseconds.
 const PAUSE_MS: u64 = 2_500;
 /// Most keys used in all; once they are, the clients repeat old ones.
@@ -69,6 +73,10 @@ async fn what_was_acknowledged_survives_kills_and_nothing_is_done_twice() {
         let client = Client { number, world: world.clone(), random: random.fork(), log: Vec::new() };
         clients.spawn(client.run_deployments());
     }
+    let mut uploads = JoinSet::new();
+    for _ in 0..UPLOADERS {
+        uploads.spawn(files::upload(world.clone(), random.fork()));
+    }
     for _ in 0..KILLS {
         sleep(Duration::from_millis(LIFE_MS.0 + random.below(LIFE_MS.1))).await;
         world.aim(&mut random).await;
@@ -77,6 +85,7 @@ async fn what_was_acknowledged_survives_kills_and_nothing_is_done_twice() {
     }
     world.killing.store(false, Ordering::Relaxed);
     let clients = clients.join_all().await;
+    let uploads = uploads.join_all().await;
 
     world.wait_for_rest().await;
     let listed = world.listed_runs().await;
@@ -89,13 +98,14 @@ async fn what_was_acknowledged_survives_kills_and_nothing_is_done_twice() {
     let unknown: usize = checks.join_all().await.into_iter().sum();
     let repeated = check_webhooks(&world, &receiver, &endpoint, &listed).await;
     wait_for_no_orphans(&server).await;
+    let files = files::check(&world, folder.path(), &uploads).await;
 
     let cut = world.cut.load(Ordering::Relaxed);
     assert!(cut > 0, "no request was under way at any kill: the test has shown nothing");
     starts.sort();
     let slowest = starts.last().expect("the server was started").as_millis();
     println!(
-        "{} runs acknowledged; {cut} requests, {unknown} tool calls and {repeated} webhooks cut off by {KILLS} kills; \
+        "{} runs and {files} files acknowledged; {cut} requests, {unknown} tool calls and {repeated} webhooks cut off by {KILLS} kills; \
          slowest start {slowest} ms",
         listed.len()
     );
@@ -159,6 +169,7 @@ struct World {
     keys_used: AtomicUsize,
     under_way: AtomicUsize,
     cut: AtomicUsize,
+    cut_uploads: AtomicUsize,
 }
 
 impl World {
@@ -170,6 +181,7 @@ impl World {
             keys_used: AtomicUsize::new(0),
             under_way: AtomicUsize::new(0),
             cut: AtomicUsize::new(0),
+            cut_uploads: AtomicUsize::new(0),
         };
         let tools = json!([{"type": "agent_toolset_20260401"}]);
         let agent = json!({"name": "crash", "model": "playbook", "tools": tools});

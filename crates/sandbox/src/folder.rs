@@ -5,16 +5,39 @@
 //! other module touches files of sessions on the host; `tests/architecture.rs` holds the crate to it.
 
 use std::ffi::{CStr, CString};
+pub(crate) use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, RenameFlags, Uid};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, RenameFlags, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 use rustix::path::Arg;
 
 /// Opens a place without any right to its content.
 const PLACE: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+/// What has a name in a folder. Of a link it is the link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Folder,
+    File(FileState),
+    /// A link, device, FIFO or socket.
+    Other,
+}
+
+/// What of a regular file changes when its content does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileState {
+    /// Bytes.
+    pub size: u64,
+    /// Its number in the file system.
+    pub inode: u64,
+    /// When its content was changed last, in nanoseconds since the epoch; its owner can set it.
+    pub modified_ns: i128,
+    /// When anything of it was changed last, in nanoseconds since the epoch. Nobody can set it.
+    pub changed_ns: i128,
+}
 
 /// A folder, held open.
 #[derive(Debug)]
@@ -135,6 +158,50 @@ impl Folder {
         Ok(names)
     }
 
+    /// The names in the folder, at most so many of them, and whether there are more.
+    pub(crate) fn names(&self, most: usize) -> io::Result<(Vec<CString>, bool)> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let mut names = Vec::new();
+        for entry in Dir::new(rustix::fs::openat(&self.0, ".", flags, Mode::empty())?)? {
+            let name = entry?.file_name().to_owned();
+            if name.as_c_str() == c"." || name.as_c_str() == c".." {
+                continue;
+            }
+            if names.len() == most {
+                return Ok((names, true));
+            }
+            names.push(name);
+        }
+        Ok((names, false))
+    }
+
+    /// What has this name.
+    pub(crate) fn look(&self, name: impl Arg) -> io::Result<Kind> {
+        let stat = rustix::fs::statat(&self.0, one_name(name)?.as_c_str(), AtFlags::SYMLINK_NOFOLLOW)?;
+        Ok(kind(&stat))
+    }
+
+    /// Opens the regular file of this name for reading. `None` when something else has the name.
+    pub(crate) fn read(&self, name: impl Arg) -> io::Result<Option<(File, FileState)>> {
+        // Opening a FIFO or a device may do something: first the place is looked at, then that same place is opened.
+        let place = self.place(name, OFlags::empty())?;
+        let Kind::File(state) = kind(&rustix::fs::fstat(&place)?) else { return Ok(None) };
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(CWD, by_descriptor(place.as_fd()), flags, Mode::empty())?;
+        Ok(Some((file.into(), state)))
+    }
+
+    /// A new, empty file of this name, which nothing has, for the server alone.
+    pub(crate) fn create(&self, name: impl Arg) -> io::Result<File> {
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        Ok(rustix::fs::openat(&self.0, one_name(name)?.as_c_str(), flags, Mode::from_raw_mode(0o600))?.into())
+    }
+
+    /// Moves the file of this name into another folder, in the place of a file that has the new name there.
+    pub(crate) fn replace(&self, name: &CStr, to: &Self, new_name: &CStr) -> io::Result<()> {
+        Ok(rustix::fs::renameat(&self.0, one_name(name)?, &to.0, one_name(new_name)?)?)
+    }
+
     /// Moves what has this name to a free name in another folder.
     pub(crate) fn move_to(&self, name: &CStr, to: &Self, new_name: &str) -> io::Result<()> {
         let (name, new_name) = (one_name(name)?, one_name(new_name)?);
@@ -154,6 +221,34 @@ impl Folder {
     fn place(&self, name: impl Arg, flags: OFlags) -> io::Result<OwnedFd> {
         Ok(rustix::fs::openat(&self.0, one_name(name)?.as_c_str(), PLACE | flags, Mode::empty())?)
     }
+}
+
+fn kind(stat: &rustix::fs::Stat) -> Kind {
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Directory => Kind::Folder,
+        FileType::RegularFile => Kind::File(FileState {
+            size: stat.st_size.try_into().unwrap_or_default(),
+            inode: stat.st_ino,
+            modified_ns: i128::from(stat.st_mtime) * 1_000_000_000 + i128::from(stat.st_mtime_nsec),
+            changed_ns: i128::from(stat.st_ctime) * 1_000_000_000 + i128::from(stat.st_ctime_nsec),
+        }),
+        _ => Kind::Other,
+    }
+}
+
+/// Gives an open file to `owner`, where there is one, and sets its permissions.
+pub(crate) fn give_file(file: &File, owner: Option<u32>, mode: u32) -> io::Result<()> {
+    if let Some(id) = owner {
+        rustix::fs::fchown(file, Some(Uid::from_raw(id)), Some(Gid::from_raw(id)))?;
+    }
+    Ok(rustix::fs::fchmod(file, Mode::from_raw_mode(mode))?)
+}
+
+/// Sets when the content of an open file was changed last, in microseconds since the epoch.
+pub(crate) fn set_modified(file: &File, micros: i64) -> io::Result<()> {
+    let nanoseconds = micros.rem_euclid(1_000_000) * 1000;
+    let at = Timespec { tv_sec: micros.div_euclid(1_000_000), tv_nsec: nanoseconds };
+    Ok(rustix::fs::futimens(file, &Timestamps { last_access: at, last_modification: at })?)
 }
 
 /// Refuses what is more than one step, or a step up.
@@ -206,6 +301,51 @@ mod tests {
         let after = fs::metadata(outside.path()).unwrap();
         assert_eq!((after.mode(), after.ctime_nsec()), (before.mode(), before.ctime_nsec()));
         assert_eq!(fs::metadata(place.path().join("moved")).unwrap().mode() & 0o7777, 0o1777);
+    }
+
+    #[test]
+    fn only_a_regular_file_is_read_and_nothing_waits_for_a_fifo() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = Folder::open(place.path()).unwrap();
+        fs::write(place.path().join("file"), "content").unwrap();
+        fs::create_dir(place.path().join("folder")).unwrap();
+        symlink(place.path().join("file"), place.path().join("link")).unwrap();
+        rustix::fs::mknodat(&folder, "fifo", FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+        let (file, state) = folder.read("file").unwrap().unwrap();
+        assert_eq!((io::read_to_string(file).unwrap().as_str(), state.size), ("content", 7));
+        for name in ["folder", "link", "fifo"] {
+            assert!(folder.read(name).unwrap().is_none(), "{name}");
+        }
+        assert!(folder.read("nothing").is_err());
+        assert_eq!(folder.look("file").unwrap(), Kind::File(state));
+        let others = [("folder", Kind::Folder), ("link", Kind::Other), ("fifo", Kind::Other)];
+        for (name, kind) in others {
+            assert_eq!(folder.look(name).unwrap(), kind, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_new_file_takes_the_place_of_a_link_and_not_of_what_it_leads_to() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = Folder::open(place.path()).unwrap();
+        fs::write(place.path().join("outside"), "before").unwrap();
+        symlink(place.path().join("outside"), place.path().join("name")).unwrap();
+        assert!(folder.create("name").is_err());
+        drop(folder.create("new").unwrap());
+        folder.replace(c"new", &folder, c"name").unwrap();
+        assert_eq!(fs::read_to_string(place.path().join("outside")).unwrap(), "before");
+        assert!(fs::symlink_metadata(place.path().join("name")).unwrap().is_file());
+    }
+
+    #[test]
+    fn names_are_read_up_to_a_bound() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = Folder::open(place.path()).unwrap();
+        for name in ["a", "b", "c"] {
+            fs::write(place.path().join(name), "").unwrap();
+        }
+        assert_eq!(folder.names(3).map(|(names, more)| (names.len(), more)).unwrap(), (3, false));
+        assert_eq!(folder.names(2).map(|(names, more)| (names.len(), more)).unwrap(), (2, true));
     }
 
     #[test]

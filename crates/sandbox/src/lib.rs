@@ -35,7 +35,8 @@ mod wire;
 
 pub use config::{Config, Limits};
 #[cfg(feature = "host")]
-pub use embedded::{Embedded, Protection, ProtectionState, Sandbox, SetAside};
+pub use embedded::{Area, Bounds, Embedded, Found, Listing, NewFile, Protection, ProtectionState, Sandbox, SetAside};
 pub use error::Error;
+pub use folder::FileState;
 pub use init::run_init;
 pub use tools::{ToolCall, ToolDefinition, ToolOutput, tool_definitions};

@@ -7,7 +7,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    clock::Clock, config::Config, db::Db, hub::Hub, model::Offer, request::Intake, sandboxes::Sandboxes,
+    blobs::Blobs, clock::Clock, config::Config, db::Db, hub::Hub, model::Offer, request::Intake, sandboxes::Sandboxes,
     scheduler::settle::Timing, shares::Shares,
 };
 
@@ -31,6 +31,8 @@ pub struct Inner {
     pub answers: Shares,
     /// The models on offer.
     pub offer: Offer,
+    /// The content of files.
+    pub blobs: Blobs,
     /// Where tools run.
     pub sandboxes: Sandboxes,
     /// What is counted.

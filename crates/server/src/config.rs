@@ -15,7 +15,7 @@ use crate::{
     error::{Error, Result},
     limits::{
         MAX_CONCURRENCY, MAX_CONNECTIONS, MAX_MODEL_TOKENS, MAX_PRICE, MAX_SANDBOX_PLACES, SANDBOX_CPUS,
-        SANDBOX_DISK_MIB, SANDBOX_MEMORY_MIB, SANDBOX_PROCESSES,
+        SANDBOX_DISK_MIB, SANDBOX_MEMORY_MIB, SANDBOX_PROCESSES, WORKSPACE_FILES_MIB,
     },
     scheduler::settle::Timing,
 };
@@ -48,6 +48,8 @@ pub struct Config {
     pub rate: RateConfig,
     /// How webhooks are sent.
     pub webhooks: WebhooksConfig,
+    /// Where the content of files is.
+    pub blobs: BlobsConfig,
 }
 
 impl Default for Config {
@@ -65,6 +67,7 @@ impl Default for Config {
             sandbox: SandboxConfig::default(),
             rate: RateConfig::default(),
             webhooks: WebhooksConfig::default(),
+            blobs: BlobsConfig::default(),
         }
     }
 }
@@ -350,6 +353,73 @@ impl Default for WebhooksConfig {
     }
 }
 
+/// Where the content of files is: `[blobs]`. A folder, or a bucket of an S3-compatible service; servers that share a database
+/// share this too.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BlobsConfig {
+    /// The folder. Absent: `blobs` in `data`.
+    pub folder: Option<PathBuf>,
+    /// The bucket, in place of a folder.
+    pub bucket: Option<String>,
+    /// What the names of the server's objects begin with.
+    pub prefix: Option<String>,
+    /// The address of the service. Absent: that of AWS.
+    pub endpoint: Option<String>,
+    /// The region; `us-east-1` when absent.
+    pub region: Option<String>,
+    /// The environment variable that holds the id of the access key. Absent: the machine's own credentials.
+    pub access_key_id_env: Option<String>,
+    /// The environment variable that holds the secret of the access key.
+    pub secret_access_key_env: Option<String>,
+    /// Bytes of the files that a workspace may keep, in MiB.
+    pub workspace_mib: u64,
+}
+
+impl Default for BlobsConfig {
+    fn default() -> Self {
+        Self {
+            folder: None,
+            bucket: None,
+            prefix: None,
+            endpoint: None,
+            region: None,
+            access_key_id_env: None,
+            secret_access_key_env: None,
+            workspace_mib: WORKSPACE_FILES_MIB,
+        }
+    }
+}
+
+impl BlobsConfig {
+    fn check(&self) -> Result<()> {
+        if self.folder.is_some() && self.bucket.is_some() {
+            return Err(Error::invalid("blobs: name a folder or a bucket, not both"));
+        }
+        let of_a_bucket = [
+            ("prefix", &self.prefix),
+            ("endpoint", &self.endpoint),
+            ("region", &self.region),
+            ("access_key_id_env", &self.access_key_id_env),
+            ("secret_access_key_env", &self.secret_access_key_env),
+        ];
+        if let Some((key, _)) = of_a_bucket.iter().find(|(_, value)| value.is_some() && self.bucket.is_none()) {
+            return Err(Error::invalid(format_args!(
+                "blobs.{key}: says something of a bucket, and blobs.bucket names none"
+            )));
+        }
+        if self.access_key_id_env.is_some() != self.secret_access_key_env.is_some() {
+            return Err(Error::invalid("blobs: access_key_id_env and secret_access_key_env go together"));
+        }
+        within("blobs.workspace_mib", self.workspace_mib, &(1..=1024 * 1024 * 1024))
+    }
+
+    /// Bytes of the files that a workspace may keep.
+    pub fn workspace_bytes(&self) -> i64 {
+        i64::try_from(self.workspace_mib * 1024 * 1024).unwrap_or(i64::MAX)
+    }
+}
+
 /// Refuses a number that is not in `range`, with the name of its key.
 fn within<T: PartialOrd + Copy + fmt::Display>(key: &str, value: T, range: &RangeInclusive<T>) -> Result<()> {
     if range.contains(&value) {
@@ -403,6 +473,7 @@ impl Config {
         within("sandbox.cpus", self.sandbox.cpus, &SANDBOX_CPUS)?;
         within("sandbox.disk_mib", self.sandbox.disk_mib, &SANDBOX_DISK_MIB)?;
         self.http.check()?;
+        self.blobs.check()?;
         for (i, model) in self.models.iter().enumerate() {
             if self.models[..i].iter().any(|earlier| earlier.id == model.id) || model.id.is_empty() {
                 return Err(Error::invalid(format_args!("models: the id \"{}\" is empty or not unique", model.id)));
@@ -470,6 +541,10 @@ mod tests {
             ),
             ("[http]\nconnections = 0", "http.connections: must be 1 to 1000000"),
             ("[sandbox]\nplaces = 0", "sandbox.places: must be 1 to 100000"),
+            ("[blobs]\nfolder = \"a\"\nbucket = \"b\"", "a folder or a bucket"),
+            ("[blobs]\nendpoint = \"https://s3.example\"", "blobs.endpoint: says something of a bucket"),
+            ("[blobs]\nbucket = \"b\"\naccess_key_id_env = \"A\"", "go together"),
+            ("[blobs]\nworkspace_mib = 0", "blobs.workspace_mib: must be 1 to 1073741824"),
             ("[webhooks]\nattempts = 0", "webhooks.attempts: must be 1 to 20"),
             ("[webhooks]\ntimeout_seconds = 61", "webhooks.timeout_seconds: must be 1 to 60"),
             ("[engine]\nconcurrency = 100001", "engine.concurrency: must be 0 to 100000"),

@@ -30,6 +30,14 @@ pub enum Error {
     /// 404 `not_found_error`.
     #[error("{0}")]
     NotFound(String),
+    /// 404 `not_found_error` with `error.details.error_code`.
+    #[error("{message}")]
+    Gone {
+        /// The stable name of the error.
+        code: &'static str,
+        /// What is gone.
+        message: String,
+    },
     /// 405 `invalid_request_error`.
     #[error("Method Not Allowed")]
     MethodNotAllowed,
@@ -49,8 +57,8 @@ pub enum Error {
     #[error("the workspace has {} MB of answers that nobody has read; read them, or close their connections", .0 / 1024 / 1024)]
     TooManyUnread(usize),
     /// 504 `timeout_error`: the request took too long.
-    #[error("the request took longer than {} seconds", crate::limits::REQUEST_TIMEOUT.as_secs())]
-    Timeout,
+    #[error("the request took longer than {} seconds", .0.as_secs())]
+    Timeout(std::time::Duration),
     /// 529 `overloaded_error`: there is no room for the request now.
     #[error("{0}")]
     Overloaded(&'static str),

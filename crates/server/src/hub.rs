@@ -41,6 +41,7 @@ pub struct Delta {
 pub struct Hub {
     runnable: Notify,
     webhook_due: Notify,
+    outputs_due: Notify,
     deleted: Mutex<Vec<SessionId>>,
     deletion: Notify,
     sessions: Mutex<HashMap<SessionId, Topic>>,
@@ -60,6 +61,7 @@ impl Hub {
         match notice {
             Notice::SessionRunnable => self.runnable.notify_one(),
             Notice::WebhookDue => self.webhook_due.notify_one(),
+            Notice::OutputsDue => self.outputs_due.notify_one(),
             Notice::SessionChanged(id) => self.change(id, |change| match change {
                 Change::Count(count) => Change::Count(count + 1),
                 Change::Deleted => Change::Deleted,
@@ -99,6 +101,11 @@ impl Hub {
     /// Returns when a webhook may wait to be sent.
     pub async fn webhook_due(&self) {
         self.webhook_due.notified().await;
+    }
+
+    /// Returns when outputs of a session may wait to be taken in.
+    pub async fn outputs_due(&self) {
+        self.outputs_due.notified().await;
     }
 
     /// Returns the sessions that were deleted, when there are any.

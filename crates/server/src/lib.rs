@@ -2,6 +2,7 @@
 
 pub mod app;
 pub mod backoff;
+pub mod blobs;
 pub mod clock;
 pub mod closed;
 pub mod config;
@@ -15,6 +16,7 @@ pub mod hub;
 pub mod json_size;
 pub mod limits;
 pub mod model;
+pub mod mounts;
 pub mod outgoing;
 pub mod page;
 mod places;
@@ -26,7 +28,7 @@ pub mod room;
 pub mod sandboxes;
 pub mod scheduler;
 pub mod shares;
-mod sweep;
+pub mod sweep;
 pub mod telemetry;
 pub mod tick;
 pub mod tls;
@@ -41,6 +43,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     app::{App, Inner},
+    blobs::Blobs,
     clock::Clock,
     config::{Config, DatabaseUrl, Role},
     db::{Db, Writer},
@@ -113,6 +116,7 @@ pub async fn serve_offer(offer: Offer, config: Config, clock: Clock) -> Result<S
     })
     .await?;
     let backend = Embedded::new(sandbox_config(&config)).map_err(Error::internal)?;
+    let blobs = Blobs::open(&config, clock.clone())?;
     let sandboxes = Sandboxes::new(backend, config.sandbox.places);
     // Last: the key is shown only by this start, so the start must not fail any more.
     let (organization, first_key) = db
@@ -136,6 +140,7 @@ pub async fn serve_offer(offer: Offer, config: Config, clock: Clock) -> Result<S
         streams: Shares::default(),
         answers: Shares::default(),
         offer,
+        blobs,
         sandboxes,
     });
     if app.config.roles.has(Role::Scheduler) {

@@ -283,6 +283,62 @@ pub const LOCK_TRIES: u32 = 40;
 /// The pause between two such tries.
 pub const LOCK_RETRY: Duration = Duration::from_millis(25);
 
+/// Most bytes of a file.
+pub const MAX_FILE_BYTES: u64 = 500 * 1024 * 1024;
+/// Most characters of a file's name.
+pub const MAX_FILENAME: usize = 255;
+/// How long the upload of a file may take ...
+pub const UPLOAD_TIMEOUT: Duration = Duration::from_mins(30);
+/// ... and how long no byte may come.
+pub const UPLOAD_IDLE_TIMEOUT: Duration = Duration::from_mins(1);
+/// Most bytes of a body of several parts between two of them: the headers of a part, or what is no part at all.
+pub const UPLOAD_EXTRA_BYTES: usize = 1024 * 1024;
+/// Bytes of the files that a workspace may keep, in MiB, unless `[blobs] workspace_mib` says otherwise: 1 TiB.
+pub const WORKSPACE_FILES_MIB: u64 = 1024 * 1024;
+/// How long a file that has expired is still told apart from one that was never there, in microseconds.
+pub const EXPIRED_KEPT_MICROS: i64 = 90 * 24 * 3600 * 1_000_000;
+/// Files that expire in one transaction.
+pub const EXPIRE_BATCH: i64 = 500;
+/// Bytes that are sent at a time to a folder of blobs ...
+pub const BLOB_PART_BYTES_OF_A_FOLDER: usize = 1024 * 1024;
+/// ... and to a bucket, which takes no smaller parts than 5 MiB, and at most 10,000 of them.
+pub const BLOB_PART_BYTES_OF_A_BUCKET: usize = 6 * 1024 * 1024;
+/// Most memory for parts of blobs that are being written; who has no room waits.
+pub const BLOB_PARTS_BYTES: usize = 48 * 1024 * 1024;
+/// The part of [`BLOB_PARTS_BYTES`] that one workspace may have.
+pub const BLOB_PARTS_BYTES_OF_ONE: usize = 24 * 1024 * 1024;
+/// How long the place of blobs may take to answer.
+pub const BLOB_ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
+/// Most bytes of a file that a model is sent.
+pub const MAX_INLINE_BYTES: usize = 20 * 1024 * 1024;
+/// Most bytes of the files that a model is sent with one request; instead of further ones it reads that they are too much.
+pub const MAX_INLINED_BYTES: usize = 22 * 1024 * 1024;
+/// Memory for files in requests to models that are under way; further requests wait.
+pub const INLINED_BYTES: usize = 2 * INLINED_BYTES_OF_ONE;
+/// The part of [`INLINED_BYTES`] that the sessions of one workspace may have: one request with as much as there may be, three
+/// times, as it is read, coded and sent.
+pub const INLINED_BYTES_OF_ONE: usize = 3 * MAX_INLINED_BYTES;
+/// How long bytes that no row names are kept: longer than an upload may take, after which its row comes.
+pub const BLOB_GRACE: Duration = Duration::from_hours(1);
+/// How often they are looked for.
+pub const BLOB_SWEEP_EVERY: Duration = Duration::from_mins(30);
+/// Blobs that one statement asks for.
+pub const BLOB_SWEEP_BATCH: usize = 500;
+/// How long bringing the files of a session into its sandbox may take, before one call.
+pub const MOUNT_TIMEOUT: Duration = Duration::from_mins(10);
+/// Most files that the outputs of a session are, and most files and folders that are looked at there.
+pub const MAX_OUTPUTS: usize = 1000;
+/// ... and most folders below each other.
+pub const MAX_OUTPUT_DEPTH: usize = 32;
+/// Sessions whose outputs a server takes in at the same time.
+pub const OUTPUTS_AT_ONCE: usize = 4;
+/// How often sessions whose outputs are to be taken in are looked for, when nothing wakes the server.
+pub const OUTPUTS_POLL: Duration = Duration::from_secs(2);
+/// The pause after the outputs of a session could not be taken in; it doubles with each further time.
+pub const OUTPUTS_RETRY_FIRST: Duration = Duration::from_secs(2);
+/// The longest such pause.
+pub const OUTPUTS_RETRY_MAX: Duration = Duration::from_mins(5);
+
 /// Endpoints that webhooks of one workspace are sent to, enabled or disabled (hosted: organization webhooks).
 pub const MAX_WEBHOOK_ENDPOINTS: i64 = 32;
 /// Webhooks that a server sends at the same time.

@@ -3,16 +3,22 @@
 //! What a user deleted goes at once. Files of a session that the store does not know are kept for a day, in case it is the
 //! store that is wrong; the start that finds the right one again gives them back.
 
-use rota_api::id::{Id, SessionId};
+use futures_util::TryStreamExt;
+use rota_api::id::{BlobId, Id, SessionId};
 use rota_sandbox::SetAside;
 use tokio::time::{interval, sleep};
 
 use crate::{
     app::App,
+    blobs::sweep::Found,
     engine,
     error::{Error, Result},
-    limits::{MAX_TRASH, ORPHANS_EVERY, SWEEP_RETRY, TRASH_KEPT_MICROS},
-    resources::sessions::{self, FilesOf},
+    limits::{BLOB_SWEEP_EVERY, MAX_TRASH, ORPHANS_EVERY, SWEEP_RETRY, TRASH_KEPT_MICROS},
+    mounts,
+    resources::{
+        files,
+        sessions::{self, FilesOf},
+    },
     telemetry,
 };
 
@@ -31,6 +37,8 @@ pub async fn run(app: App) {
         }
     }
     app.spawn(engine::run(app.clone()));
+    app.spawn(mounts::outputs::run(app.clone()));
+    app.spawn(blobs(app.clone()));
     tidy(&app).await;
 }
 
@@ -68,6 +76,43 @@ async fn tidy(app: &App) {
             () = app.stopping() => return,
         }
     }
+}
+
+/// Lets the bytes of files go that have expired, and deletes bytes that no row names, until the server stops.
+async fn blobs(app: App) {
+    let mut looks = interval(BLOB_SWEEP_EVERY);
+    loop {
+        tokio::select! {
+            _ = looks.tick() => {}
+            () = app.stopping() => return,
+        }
+        if let Err(error) = blobs_once(&app).await {
+            tracing::error!(%error, "bytes that no file names could not be looked for; they are looked for again");
+        }
+    }
+}
+
+/// Lets the bytes of files go that have expired, and deletes bytes that no row names, once.
+///
+/// # Errors
+/// When the store or the place of blobs does not answer.
+pub async fn blobs_once(app: &App) -> Result<()> {
+    while app.db.write(files::expire).await? {}
+    app.blobs.delete_unfinished().await?;
+    let mut old = std::pin::pin!(app.blobs.old());
+    while let Some(found) = old.try_next().await? {
+        delete_unnamed(app, found).await?;
+    }
+    Ok(())
+}
+
+async fn delete_unnamed(app: &App, found: Vec<Found>) -> Result<()> {
+    let ids: Vec<BlobId> = found.iter().map(|found| found.id.clone()).collect();
+    let named = app.db.read(move |tx| files::are_named(tx, &ids)).await?;
+    for found in found.iter().filter(|found| !named.contains(&found.id)) {
+        app.blobs.delete(found).await?;
+    }
+    Ok(())
 }
 
 /// Looks at every session's files, and at those that were set aside.

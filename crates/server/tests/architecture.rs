@@ -14,7 +14,8 @@ const GROUND: [&str; 4] = ["clock", "error", "limits", "telemetry"];
 /// Which room imports which. A room is a file or a folder of `src`, and each resource is one of its own. A line more here
 /// is a decision: nothing below a room knows it, so what two rooms need of each other belongs below both.
 const IMPORTS: &[(&str, &[&str])] = &[
-    ("app", &["config", "db", "hub", "model", "request", "sandboxes", "scheduler", "shares"]),
+    ("app", &["blobs", "config", "db", "hub", "model", "request", "sandboxes", "scheduler", "shares"]),
+    ("blobs", &["config", "room", "tls"]),
     ("config", &["scheduler"]),
     ("db", &["backoff", "config", "page", "tls"]),
     (
@@ -26,8 +27,10 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "db",
             "hub",
             "model",
+            "mounts",
             "places",
             "resources/deployments",
+            "resources/files",
             "resources/sessions",
             "room",
         ],
@@ -45,6 +48,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "resources/deployment_runs",
             "resources/deployments",
             "resources/environments",
+            "resources/files",
             "resources/models",
             "resources/organization",
             "resources/run_outcomes",
@@ -58,6 +62,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ),
     ("hub", &["db"]),
     ("model", &["config", "json_size", "retry_after", "tls"]),
+    ("mounts", &["app", "backoff", "blobs", "db", "resources/files", "resources/sessions"]),
     ("outgoing", &["tls"]),
     ("request", &["closed", "db", "page", "room"]),
     ("resources/agents", &["app", "db", "model", "page", "request", "resources/webhook_outbox"]),
@@ -93,6 +98,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
         ],
     ),
     ("resources/environments", &["app", "db", "page", "request", "resources/webhook_outbox"]),
+    ("resources/files", &["app", "blobs", "db", "page", "request"]),
     ("resources/models", &["app", "page", "request"]),
     ("resources/organization", &["app", "db", "random", "request"]),
     ("resources/run_outcomes", &["app", "db", "request", "resources/deployment_runs", "resources/sessions"]),
@@ -109,6 +115,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "request",
             "resources/agents",
             "resources/environments",
+            "resources/files",
             "resources/webhook_outbox",
             "shares",
         ],
@@ -119,7 +126,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("resources/workspaces", &["app", "db", "page", "random", "request", "resources/organization"]),
     ("sandboxes", &["places"]),
     ("scheduler", &["backoff"]),
-    ("sweep", &["app", "engine", "resources/sessions"]),
+    ("sweep", &["app", "blobs", "engine", "mounts", "resources/files", "resources/sessions"]),
     ("tick", &["app", "db", "resources/deployments", "scheduler"]),
     ("webhooks", &["app", "backoff", "config", "db", "outgoing", "resources/webhook_endpoints", "retry_after"]),
 ];

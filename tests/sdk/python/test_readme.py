@@ -18,4 +18,5 @@ def test_the_example_of_the_readme_follows_its_session_to_the_end_and_runs_twice
         ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
         assert ran.returncode == 0, ran.stderr
         printed = ran.stdout.split()
-        assert printed[-1] == "session.status_idle" and "agent.tool_result" in printed, printed
+        assert "session.status_idle" in printed and "agent.tool_result" in printed, printed
+        assert printed[-1] == "/", f"the report of the disk ends with where it is mounted: {printed}"

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::{
     client::{Answer, Api, BETA, ENDPOINTS, Refusal, forbidden, invalid, not_found},
+    files::upload,
     given::{Parts, id, message, model},
     server::Rota,
 };
@@ -23,7 +24,12 @@ pub async fn one_of_each(api: &Api) -> BTreeMap<&'static str, String> {
     let deliveries = api.get(&format!("{ENDPOINTS}/{}/deliveries", id(&endpoint))).await;
     let deployment = parts.deployment(api, json!({})).await;
     let run = api.call(&format!("/v1/deployments/{}/run", id(&deployment))).await;
+    let file = upload(api, "a.txt", b"content").await;
+    let resources = format!("/v1/sessions/{}/resources", run["session_id"].as_str().unwrap());
+    let resource = api.post(&resources, json!({"type": "file", "file_id": id(&file)})).await;
     BTreeMap::from([
+        ("{file_id}", id(&file).to_owned()),
+        ("{resource_id}", id(&resource).to_owned()),
         ("{agent_id}", id(&parts.agent).to_owned()),
         ("{environment_id}", id(&parts.environment).to_owned()),
         ("{deployment_id}", id(&deployment).to_owned()),
@@ -46,7 +52,12 @@ pub fn filled(operation: &Operation, ids: &BTreeMap<&str, String>) -> String {
 /// A body that the operation would read, where it has one.
 fn body(operation: &Operation) -> Option<Value> {
     let events = json!({"events": [message("hi")]});
-    operation.has_body.then(|| if operation.path.ends_with("/events") { events } else { json!({}) })
+    operation.has_body.then(|| match operation.path.rsplit('/').next() {
+        Some("events") => events,
+        Some("resources") => json!({"type": "file", "file_id": "file_x"}),
+        Some("{resource_id}") => json!({"authorization_token": "x"}),
+        _ => json!({}),
+    })
 }
 
 fn refusal(status: u16, kind: &str, message: &str) -> Refusal {
@@ -87,7 +98,7 @@ async fn another_workspace_finds_nothing_at_any_route() {
             assert_eq!(other.get(&format!("{path}?limit=100")).await["data"], json!([]), "{path}");
         }
     }
-    assert_eq!(walked, 39);
+    assert_eq!(walked, 47);
     let deployment = rota.api.get(&format!("/v1/deployments/{}", ids["{deployment_id}"])).await;
     assert_eq!((&deployment["archived_at"], &deployment["status"]), (&Value::Null, &json!("active")));
 }

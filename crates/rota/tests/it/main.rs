@@ -26,6 +26,7 @@ mod door;
 mod driving;
 mod environments;
 mod errors;
+mod files;
 mod given;
 mod leases;
 mod lost_files;

@@ -2,6 +2,7 @@
 
 mod cgroup;
 mod doctor;
+mod files;
 mod identity;
 mod lost;
 mod program;
@@ -11,6 +12,7 @@ mod sandbox;
 mod store;
 
 pub use doctor::{Protection, ProtectionState};
+pub use files::{Area, Bounds, Found, Listing, NewFile};
 pub use lost::SetAside;
 pub use sandbox::Sandbox;
 
@@ -205,7 +207,7 @@ impl Embedded {
     pub async fn sweep(&self) -> Result<(), Error> {
         self.store.end_orphans().await?;
         self.cgroups.remove_stale().await;
-        Ok(())
+        self.store.forget_incoming().map_err(Error::host("deleting files that were being written"))
     }
 
     /// Finishes deletions that an earlier server began. No other deletion must be under way.
@@ -311,7 +313,7 @@ impl Embedded {
 }
 
 /// Works on files, which may be many, on a thread for blocking work.
-async fn on_thread(work: impl FnOnce() -> Result<(), Error> + Send + 'static) -> Result<(), Error> {
+async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
     let done = tokio::task::spawn_blocking(work).await;
     done.unwrap_or_else(|error| Err(Error::died(format!("working on files: {error}"))))
 }

@@ -19,12 +19,14 @@ use crate::config::Config;
 use crate::deletion;
 use crate::error::Error;
 use crate::folder::{self, Folder};
-use crate::init::{SESSION_FOLDERS, STAGE};
+use crate::init::{SESSION_FOLDERS, STAGE, WRITABLE_MEMORY};
 use crate::wire::{self, Failure, FromInit, Identity, ToInit};
 
 /// What is being deleted, in the folder of the sessions: it is moved there first, and that may be a file system of its own.
 /// Made when it is needed, so that a disk without room keeps nobody from starting. No session has such an id.
 const TRASH: &str = ".trash";
+/// Files that are being written for a session, in the folder of the sessions, so that they can be moved into theirs.
+const INCOMING: &str = ".incoming";
 /// The longest session id, in bytes.
 const MAX_ID: usize = 128;
 /// Folders of an overlay: the session's changes, and the kernel's own scratch space.
@@ -129,6 +131,7 @@ impl Store {
                 make_folder(session, name, owner.filter(|_| writable))?;
             }
         }
+        make_folder(session, WRITABLE_MEMORY, None)?;
         if self.overlay {
             for name in OVERLAY_FOLDERS {
                 make_folder(session, name, owner)?;
@@ -142,6 +145,49 @@ impl Store {
         let Ok(sessions) = Folder::open(&self.sessions) else { return Vec::new() };
         let names = sessions.entries().unwrap_or_default();
         names.iter().filter_map(|(name, _)| owner_of(&sessions.enter(&**name).ok()?)).collect()
+    }
+
+    /// The folder of a session, and the host id that owns what the agent has there: made when there is none.
+    pub(super) fn session(
+        &self,
+        id: &str,
+        identity: impl FnOnce(Owner<'_>) -> Result<Identity, Error>,
+    ) -> Result<(Folder, Option<u32>), Error> {
+        let session = self.prepare(id, identity)?;
+        let folder =
+            Folder::open(&session.dir).map_err(Error::host_at("opening the session's folder", &session.dir))?;
+        let owner = match session.identity {
+            Identity::Range { base } => Some(base),
+            Identity::Subordinate { .. } | Identity::Single { .. } => None,
+        };
+        Ok((folder, owner))
+    }
+
+    /// The folder of a session, when there is one.
+    pub(super) fn existing(&self, id: &str) -> Result<Option<Folder>, Error> {
+        let dir = self.session_dir(id);
+        match Folder::open(&dir) {
+            Ok(folder) => Ok(Some(folder)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Error::host_at("opening the session's folder", &dir)(error)),
+        }
+    }
+
+    /// The folder of files that are being written.
+    pub(super) fn incoming(&self) -> io::Result<Folder> {
+        Folder::open(&self.sessions)?.make_private(INCOMING)
+    }
+
+    /// Deletes what an earlier server was writing.
+    pub(super) fn forget_incoming(&self) -> io::Result<()> {
+        if !Folder::open(&self.sessions)?.has(INCOMING) {
+            return Ok(());
+        }
+        let incoming = self.incoming()?;
+        for (name, _) in incoming.entries()? {
+            incoming.remove_file(&name)?;
+        }
+        Ok(())
     }
 
     /// Deletes a session's folder, however deep it is.

@@ -79,12 +79,13 @@ pub(super) struct DiskWatch {
 impl DiskWatch {
     pub(super) fn new(launch: &Launch) -> Self {
         let roots = if launch.root_fs.is_some() {
-            ["", "workspace", "mnt/session/outputs"].into()
+            ["", "workspace", "mnt/session/outputs", root::MEMORY].into()
         } else {
             root::SESSION_FOLDERS
                 .iter()
                 .filter(|(.., writable)| *writable)
                 .map(|(_, path, ..)| *path)
+                .chain([root::MEMORY])
                 .collect::<Vec<_>>()
         };
         let now = Instant::now();

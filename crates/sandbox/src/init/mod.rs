@@ -17,7 +17,7 @@ mod usage;
 mod verify;
 mod worker;
 
-pub(crate) use root::{SESSION_FOLDERS, STAGE};
+pub(crate) use root::{SESSION_FOLDERS, STAGE, WRITABLE_MEMORY};
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};

@@ -33,16 +33,23 @@ const NODEV: u64 = libc::MOUNT_ATTR_NODEV;
 const NOEXEC: u64 = libc::MOUNT_ATTR_NOEXEC;
 
 /// Folders of the session that appear inside, and where. The last two columns: only with the host's own `/usr`; writable.
-pub(crate) const SESSION_FOLDERS: [(&str, &str, bool, bool); 8] = [
+pub(crate) const SESSION_FOLDERS: [(&str, &str, bool, bool); 9] = [
     ("workspace", "workspace", false, true),
     ("outputs", "mnt/session/outputs", false, true),
     ("uploads", "mnt/session/uploads", false, false),
+    ("memory", MEMORY, false, false),
     ("home-root", "root", true, true),
     ("home", "home", true, true),
     ("opt", "opt", true, true),
     ("srv", "srv", true, true),
     ("var", "var", true, true),
 ];
+
+/// Where memory stores are inside. The folder itself is read-only.
+pub(super) const MEMORY: &str = "mnt/memory";
+/// The folder, in a session's own, of the memory stores that the agent may write. Each is shown in the place of the folder
+/// of its name in [`MEMORY`].
+pub(crate) const WRITABLE_MEMORY: &str = "memory-writable";
 
 /// What of the host's `/etc` a sandbox sees. Nothing here holds credentials.
 const ETC: [&str; 30] = [
@@ -248,7 +255,19 @@ pub(super) fn build(launch: &Launch) -> Result<(), Failure> {
         let source = session.enter(folder).map_err(at(format!("opening the session's folder for /{path}")))?;
         tree.bind_folder(&source, path, attributes)?;
     }
+    show_writable_memory(&tree, &session)?;
     devices(&tree)
+}
+
+fn show_writable_memory(tree: &Tree, session: &Folder) -> Result<(), Failure> {
+    let opening = || at("opening the session's memory stores");
+    let stores = session.enter(WRITABLE_MEMORY).map_err(opening())?;
+    for (name, _) in stores.entries().map_err(opening())? {
+        let store = stores.enter(&*name).map_err(opening())?;
+        let path = format!("{MEMORY}/{}", name.to_string_lossy());
+        tree.bind_folder(&store, &path, NOSUID | NODEV)?;
+    }
+    Ok(())
 }
 
 /// The operator's root file system below, the session's own changes above.
@@ -396,5 +415,6 @@ pub(super) fn writable_folders(launch: &Launch) -> Vec<&'static OsStr> {
         return vec![OsStr::new("/")];
     }
     let session = SESSION_FOLDERS.iter().filter(|(.., writable)| *writable).map(|(_, path, ..)| *path);
-    session.chain(["tmp", "dev", "proc", "run"]).map(OsStr::new).collect()
+    // Of the memory stores the mounts say which may be written.
+    session.chain([MEMORY, "tmp", "dev", "proc", "run"]).map(OsStr::new).collect()
 }

@@ -65,6 +65,8 @@ pub enum Notice {
     SessionDeleted(SessionId),
     /// A webhook waits to be sent.
     WebhookDue,
+    /// A session came to rest, and its outputs wait to be taken in.
+    OutputsDue,
 }
 
 impl Notice {
@@ -75,6 +77,7 @@ impl Notice {
             Self::SessionRunnable => "runnable".to_owned(),
             Self::SessionDeleted(id) => format!("deleted:{id}"),
             Self::WebhookDue => "webhook".to_owned(),
+            Self::OutputsDue => "outputs".to_owned(),
         }
     }
 
@@ -86,6 +89,7 @@ impl Notice {
             "runnable" => Self::SessionRunnable,
             "deleted" => Self::SessionDeleted(SessionId::trusted(of.to_owned())),
             "webhook" => Self::WebhookDue,
+            "outputs" => Self::OutputsDue,
             _ => return None,
         })
     }

@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde_json::{Value, json, value::RawValue};
 
 use super::{
+    attached,
     drafts::Drafts,
     permission::{self, Verdict},
     runner::{Runner, closed, interrupted, request_end},
@@ -20,7 +21,7 @@ use super::{
 use crate::{
     backoff::Backoff,
     closed::Closed,
-    error::Result,
+    error::{Error, Result},
     limits,
     model::{Block, Delta, ModelError, ModelReply, ModelRequest, Refusal, Stop, Usage, offer::Offered},
     resources::{
@@ -54,7 +55,16 @@ impl Runner<'_> {
             let message = format!("model \"{}\" is not offered by this server any more", self.agent.model.id);
             return self.die(SessionErrorType::ModelRequestFailedError, message, Vec::new()).await;
         };
-        let request = self.request(&offered)?;
+        let mut request = self.request(&offered)?;
+        let attached = attached::attach(self.app, &self.lease.workspace, &mut request.messages).await;
+        let _room = match attached {
+            Ok(room) => room,
+            Err(Error::Overloaded(message)) => {
+                let error = ModelError::Overloaded { message: message.to_owned(), retry_after: None };
+                return self.failed(error, Usage::default(), &start_id).await;
+            }
+            Err(error) => return Err(error.into()),
+        };
         let mut drafts = Drafts::new(self.app, self.lease);
         let mut spent = Usage::default();
         let mut sink = |delta: Delta| match delta {
@@ -235,7 +245,7 @@ impl Runner<'_> {
     }
 
     /// The step that a reply makes which ended within the call of a tool: nothing of it can be sent back.
-    async fn cut(&self, used: Usage, start: &EventId) -> Result<bool, Left> {
+    async fn cut(&mut self, used: Usage, start: &EventId) -> Result<bool, Left> {
         let message = "the model's reply reached `max_tokens` within the call of a tool; a higher `max_tokens` in \
             [[models]], or smaller steps, make room for it";
         let mut work = Step { usage: Some(self.state.totals(used)), ..Step::default() };
@@ -245,7 +255,7 @@ impl Runner<'_> {
     }
 
     /// The step that a failed request makes: another try later, or the end of the turn.
-    async fn failed(&self, error: ModelError, spent: Usage, start: &EventId) -> Result<bool, Left> {
+    async fn failed(&mut self, error: ModelError, spent: Usage, start: &EventId) -> Result<bool, Left> {
         let (r#type, retryable, asked) = match &error {
             ModelError::Overloaded { retry_after, .. } => (SessionErrorType::ModelOverloadedError, true, *retry_after),
             ModelError::RateLimited { retry_after, .. } => {
@@ -280,7 +290,7 @@ impl Runner<'_> {
 
     /// Tells of an error and ends the turn, or tries again later.
     pub(super) async fn try_again(
-        &self,
+        &mut self,
         mut work: Step,
         r#type: SessionErrorType,
         message: String,

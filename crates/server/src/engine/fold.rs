@@ -5,7 +5,7 @@ use rota_api::{
     id::EventId,
     session::{CacheCreation, MonetaryAmount, SessionUsage},
 };
-use serde_json::{Value, value::RawValue};
+use serde_json::{Value, json, value::RawValue};
 
 use crate::{
     model::{Block, INTERRUPTED, Message, Role, Usage},
@@ -128,7 +128,7 @@ impl State {
     fn event(&mut self, logged: &Logged) {
         match &logged.event.body {
             EventBody::UserMessage { content } => self.say(content.iter().filter_map(verbatim)),
-            EventBody::UserDefineOutcome { description, rubric, .. } => self.say([outcome(description, rubric)]),
+            EventBody::UserDefineOutcome { description, rubric, .. } => self.say(outcome(description, rubric)),
             EventBody::SystemMessage { content } => self.system.extend(content.iter().filter_map(verbatim)),
             EventBody::UserInterrupt { .. } => self.interrupt(),
             EventBody::UserToolConfirmation { tool_use_id, result, deny_message } => {
@@ -300,9 +300,19 @@ fn verbatim(block: &Value) -> Option<Block> {
     }
 }
 
-fn outcome(description: &str, rubric: &Value) -> Block {
-    let rubric = rubric["content"].as_str().or_else(|| rubric["file_id"].as_str()).unwrap_or_default();
-    Block::Text { text: format!("Work towards this outcome:\n{description}\n\nIt will be graded so:\n{rubric}") }
+/// An outcome as the model reads it. A rubric in a file is a document behind it.
+fn outcome(description: &str, rubric: &Value) -> Vec<Block> {
+    let told = |rubric: &str| {
+        let text = format!("Work towards this outcome:\n{description}\n\nIt will be graded so:\n{rubric}");
+        Block::Text { text }
+    };
+    match rubric["content"].as_str() {
+        Some(content) => vec![told(content)],
+        None => {
+            let document = json!({"type": "document", "title": "rubric", "source": rubric});
+            [Some(told("by the rubric in the document that follows.")), verbatim(&document)].into_iter().flatten().collect()
+        }
+    }
 }
 
 #[cfg(test)]

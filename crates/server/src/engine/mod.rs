@@ -2,6 +2,7 @@
 //! appends what happened. Nothing that matters lives in memory.
 
 mod ask;
+mod attached;
 mod drafts;
 mod drive;
 mod driven;

@@ -28,6 +28,7 @@ use crate::{
     hub::Watcher,
     limits,
     model::Usage,
+    mounts::{Failure, Mounts, Target},
     places::{Place, Places},
     resources::{
         sessions::events::{
@@ -52,6 +53,7 @@ pub(super) struct Runner<'a> {
     recovering: bool,
     /// Where the session's files are.
     files: Files,
+    mounts: Mounts,
     /// The result of a call that is not in the log yet. It outlives this runner, when the database is away.
     finished: &'a mut Option<EventBody>,
     at_work: &'a Arc<Places>,
@@ -91,6 +93,8 @@ impl<'a> Runner<'a> {
             Some(_) => Files::Lost,
         };
         let recovering = false;
+        let Lease { workspace, session, .. } = lease.clone();
+        let mounts = Mounts::new(Target { app: app.clone(), workspace, session });
         let mut runner = Self {
             app,
             lease,
@@ -101,6 +105,7 @@ impl<'a> Runner<'a> {
             watcher,
             recovering,
             files,
+            mounts,
             finished,
             at_work,
             place,
@@ -194,7 +199,11 @@ impl<'a> Runner<'a> {
         }
     }
 
-    pub(super) async fn perform(&self, work: Step) -> Result<bool, Left> {
+    pub(super) async fn perform(&mut self, mut work: Step) -> Result<bool, Left> {
+        if work.rest.is_some() && self.files == Files::Here {
+            self.mounts.before_rest().await;
+            work.has_files = true;
+        }
         perform(self.app, self.lease, &self.state, self.thread(), work).await
     }
 
@@ -269,11 +278,18 @@ impl<'a> Runner<'a> {
         }
         self.place = None;
         let Lease { workspace, session, .. } = self.lease;
+        let (mounts, sandboxes) = (&mut self.mounts, &self.app.sandboxes);
+        let calling = async {
+            mounts.before_call().await.map_err(NotRun::Mount)?;
+            let called = sandboxes.call(workspace, session, call.id.as_ref(), &tool).await;
+            called.map_err(NotRun::Sandbox)
+        };
         let ran = tokio::select! {
-            ran = self.app.sandboxes.call(workspace, session, call.id.as_ref(), &tool) => Some(ran),
+            ran = calling => Some(ran),
             () = interrupted(self.app, self.lease, &mut self.watcher) => None,
         };
-        let rests = self.ran(&call, ran).await?;
+        let notes = self.mounts.after_call().await;
+        let rests = self.ran(&call, ran, &notes).await?;
         if !rests {
             self.place = Some(self.at_work.take(&self.lease.workspace).await);
         }
@@ -281,25 +297,42 @@ impl<'a> Runner<'a> {
     }
 
     /// Appends what became of a call; nothing when it was interrupted.
-    async fn ran(&mut self, call: &Call, ran: Option<Result<ToolOutput, rota_sandbox::Error>>) -> Result<bool, Left> {
+    async fn ran(
+        &mut self,
+        call: &Call,
+        ran: Option<Result<ToolOutput, NotRun>>,
+        notes: &[String],
+    ) -> Result<bool, Left> {
+        let may_try_again = self.state.failures + 1 < limits::SANDBOX_TRIES;
         match ran {
             None => Ok(false),
-            Some(Ok(output)) => self.finish(tools::result(call, &output.content, output.is_error)).await,
-            Some(Err(rota_sandbox::Error::Died { cause })) => {
+            Some(Ok(output)) => {
+                let text = with_notes(output.content, notes);
+                self.finish(tools::result(call, &text, output.is_error)).await
+            }
+            Some(Err(NotRun::Sandbox(rota_sandbox::Error::Died { cause }))) => {
                 let text = format!(
                     "The sandbox ended while the tool was running ({cause}). Whether it did anything is unknown: look \
                      before you try again. Files are kept; processes and shell variables are gone."
                 );
-                self.finish(tools::result(call, &text, true)).await
+                self.finish(tools::result(call, &with_notes(text, notes), true)).await
             }
-            Some(Err(error)) if error.is_passing() && self.state.failures + 1 < limits::SANDBOX_TRIES => {
+            Some(Err(NotRun::Mount(failure))) if failure.is_passing && may_try_again => {
+                let retry = Retry::Failed { wait: Duration::ZERO };
+                self.try_again(Step::default(), SessionErrorType::UnknownError, failure.message, retry).await
+            }
+            Some(Err(NotRun::Mount(failure))) => {
+                tracing::error!(session_id = %self.lease.session, %failure, "what is mounted could not be brought up to date");
+                self.finish(tools::result(call, &format!("The tool was not run: {failure}"), true)).await
+            }
+            Some(Err(NotRun::Sandbox(error))) if error.is_passing() && may_try_again => {
                 tracing::warn!(session_id = %self.lease.session, %error, "no sandbox could be started yet");
                 let message = format!("no sandbox could be started yet: {}", error.for_client());
                 // The call stays open, and whoever takes the session up next runs it.
                 let retry = Retry::Failed { wait: Duration::ZERO };
                 self.try_again(Step::default(), SessionErrorType::UnknownError, message, retry).await
             }
-            Some(Err(error)) => {
+            Some(Err(NotRun::Sandbox(error))) => {
                 let text = "The tool was not run: no sandbox could be started.";
                 let open = self.state.calls.iter().filter(|call| call.stage == Stage::Allowed);
                 let closed = open.map(|call| self.event(tools::result(call, text, true))).collect();
@@ -336,13 +369,13 @@ impl<'a> Runner<'a> {
         self.files = Files::Here;
     }
 
-    async fn record(&self, body: EventBody) -> Result<bool, Left> {
+    async fn record(&mut self, body: EventBody) -> Result<bool, Left> {
         let events = vec![self.event(body)];
         self.perform(Step { events, ..Step::default() }).await
     }
 
     /// Ends the session for good.
-    pub(super) async fn terminate(&self, message: &str) -> Result<bool, Left> {
+    pub(super) async fn terminate(&mut self, message: &str) -> Result<bool, Left> {
         let mut work = if self.state.running { self.begin() } else { Step::default() };
         work.terminate(self.app.clock.now(), message);
         self.perform(work).await
@@ -350,7 +383,7 @@ impl<'a> Runner<'a> {
 
     /// Ends the turn with an error that no retry can mend.
     pub(super) async fn die(
-        &self,
+        &mut self,
         r#type: SessionErrorType,
         message: String,
         closed: Vec<NewEvent>,
@@ -363,6 +396,21 @@ impl<'a> Runner<'a> {
         work.rest = Some(Rest::Dead);
         self.perform(work).await
     }
+}
+
+/// Why a call has no result of its own.
+enum NotRun {
+    Mount(Failure),
+    Sandbox(rota_sandbox::Error),
+}
+
+/// What a tool said, and behind it what the agent is told of its mounts.
+fn with_notes(mut text: String, notes: &[String]) -> String {
+    for note in notes {
+        text.push_str("\n\n");
+        text.push_str(note);
+    }
+    text
 }
 
 /// Whether the workspace of a session is closed.

@@ -16,6 +16,7 @@ use crate::{
     app::App,
     db::{Tx, vals},
     error::{Error, Result},
+    mounts,
     resources::{
         deployments,
         sessions::events::log::{self, Input, NewEvent},
@@ -70,6 +71,8 @@ pub(super) struct Step {
     pub(super) usage: Option<SessionUsage>,
     /// Ends the turn, unless there is something to do by then.
     pub(super) rest: Option<Rest>,
+    /// Whether the session has files here, which it may have changed.
+    pub(super) has_files: bool,
     /// Tries again at a later time.
     pub(super) retry_in_micros: Option<i64>,
 }
@@ -163,7 +166,13 @@ fn write(tx: &mut Tx<'_>, lease: &Lease, thread: &ThreadName, usage: SessionUsag
     }
     match &work.rest {
         None => Ok(false),
-        Some(rest) => end(tx, lease, thread, usage, rest),
+        Some(rest) => {
+            let rests = end(tx, lease, thread, usage, rest)?;
+            if rests && work.has_files {
+                mounts::comes_to_rest(tx, workspace, session)?;
+            }
+            Ok(rests)
+        }
     }
 }
 

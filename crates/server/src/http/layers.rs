@@ -156,7 +156,7 @@ fn error_text(error: &Error, id: &RequestId) -> Vec<u8> {
         told => told.to_string(),
     };
     let details = match error {
-        Error::Rejected { code, .. } => Some(ErrorDetails { error_code: code }),
+        Error::Rejected { code, .. } | Error::Gone { code, .. } => Some(ErrorDetails { error_code: code }),
         _ => None,
     };
     let body = ErrorBody {
@@ -188,13 +188,16 @@ fn is_final(error: &Error, path: &str, route: &str) -> bool {
         | Error::Rejected { .. }
         | Error::Forbidden(_)
         | Error::NotFound(_)
+        | Error::Gone { .. }
         | Error::MethodNotAllowed
         | Error::Conflict(_)
-        | Error::TooLarge(_) => path.starts_with("/rota/") || matches!(resource(), "environments" | "organizations"),
+        | Error::TooLarge(_) => {
+            path.starts_with("/rota/") || matches!(resource(), "environments" | "files" | "organizations")
+        }
         Error::RateLimited(_)
         | Error::TooManyStreams(_)
         | Error::TooManyUnread(_)
-        | Error::Timeout
+        | Error::Timeout(_)
         | Error::Overloaded(_)
         | Error::Stopping
         | Error::Database(_)
@@ -211,10 +214,12 @@ pub(super) async fn guard(State(app): State<App>, request: Request, next: Next) 
         Ok(admission) => {
             let workspace = admission.workspace().cloned();
             let reads = parts.method.is_safe();
-            let answering = answer(&app, admission, parts, body, next);
-            let mut response = match tokio::time::timeout(limits::REQUEST_TIMEOUT, answering).await {
+            let uploads = matched.as_ref().is_some_and(|path| operations::uploads(&parts.method, path.as_str()));
+            let most = if uploads { limits::UPLOAD_TIMEOUT } else { limits::REQUEST_TIMEOUT };
+            let answering = answer(&app, admission, parts, body, uploads, next);
+            let mut response = match tokio::time::timeout(most, answering).await {
                 Ok(response) => response.unwrap_or_else(Error::into_response),
-                Err(_) => Error::Timeout.into_response(),
+                Err(_) => Error::Timeout(most).into_response(),
             };
             if let Some(workspace) = workspace {
                 response = answers::counted(&app, &workspace, reads, response).await;
@@ -232,7 +237,7 @@ pub(super) async fn guard(State(app): State<App>, request: Request, next: Next) 
 
 async fn admit(app: &App, parts: &Parts) -> Result<Admission> {
     let authenticating = tokio::time::timeout(limits::REQUEST_TIMEOUT, caller::authenticate(&app.db, &parts.headers));
-    let admission = authenticating.await.map_err(|_| Error::Timeout)??;
+    let admission = authenticating.await.map_err(|_| Error::Timeout(limits::REQUEST_TIMEOUT))??;
     if let Some(guest) = parts.extensions.get::<Arc<Guest>>() {
         guest.shows_key();
     }
@@ -243,7 +248,19 @@ async fn admit(app: &App, parts: &Parts) -> Result<Admission> {
     Ok(admission)
 }
 
-async fn answer(app: &App, admission: Admission, mut parts: Parts, body: Body, next: Next) -> Result<Response> {
+/// A handler that takes an upload reads its body itself.
+async fn answer(
+    app: &App,
+    admission: Admission,
+    mut parts: Parts,
+    body: Body,
+    uploads: bool,
+    next: Next,
+) -> Result<Response> {
+    if uploads {
+        parts.extensions.insert(admission);
+        return Ok(next.run(Request::from_parts(parts, body)).await);
+    }
     let coding = Coding::of(&parts.headers)?;
     let (bytes, _place) = app.intake.read(admission.workspace(), body, coding).await?;
     parts.extensions.insert(admission);

@@ -12,9 +12,9 @@ use http::Method;
 use crate::{
     app::App,
     resources::{
-        agents, api_keys, archiving, deployment_runs, deployments, environments, models, organization, run_outcomes,
-        schedules,
-        sessions::{self, events},
+        agents, api_keys, archiving, deployment_runs, deployments, environments, files, models, organization,
+        run_outcomes, schedules,
+        sessions::{self, events, resources as session_resources},
         threads, webhook_endpoints, workspaces,
     },
 };
@@ -29,6 +29,8 @@ pub struct Operation {
     pub who: Who,
     /// Whether the request has a JSON body.
     pub has_body: bool,
+    /// Whether it has files in its body, which the handler reads piece by piece.
+    pub uploads: bool,
     /// Whether the request must name the beta. It is the same for all operations of a path.
     pub beta: Beta,
     pub(super) handler: MethodRouter<App>,
@@ -65,6 +67,7 @@ pub fn operations() -> Vec<Operation> {
     const DELIVERY: &str = "/rota/v1/webhook_endpoints/{webhook_endpoint_id}/deliveries/{webhook_event_id}";
     const REPLAY: &str = "/rota/v1/webhook_endpoints/{webhook_endpoint_id}/deliveries/{webhook_event_id}/replay";
     const SECRET: &str = "/rota/v1/webhook_endpoints/{webhook_endpoint_id}/regenerate_signing_secret";
+    const RESOURCE: &str = "/v1/sessions/{session_id}/resources/{resource_id}";
     const OCCURRENCES: &str = "/rota/v1/deployments/{deployment_id}/occurrences";
 
     vec![
@@ -105,6 +108,11 @@ pub fn operations() -> Vec<Operation> {
         post("/v1/environments/{environment_id}", Workspace, Required, environments::update),
         delete("/v1/environments/{environment_id}", Workspace, Required, environments::delete),
         call("/v1/environments/{environment_id}/archive", Workspace, Required, environments::archive),
+        get("/v1/files", Workspace, Optional, files::list),
+        upload("/v1/files", Workspace, Optional, files::upload),
+        get("/v1/files/{file_id}", Workspace, Optional, files::retrieve),
+        delete("/v1/files/{file_id}", Workspace, Optional, files::delete),
+        get("/v1/files/{file_id}/content", Workspace, Optional, files::content),
         get("/v1/models", Workspace, Optional, models::list),
         get("/v1/models/{model_id}", Workspace, Optional, models::retrieve),
         get("/v1/organizations/api_keys", Administrator, Optional, api_keys::list),
@@ -125,6 +133,11 @@ pub fn operations() -> Vec<Operation> {
         get("/v1/sessions/{session_id}/events", Workspace, Required, events::list),
         post("/v1/sessions/{session_id}/events", Workspace, Required, events::send),
         get("/v1/sessions/{session_id}/events/stream", Workspace, Required, events::stream::open),
+        get("/v1/sessions/{session_id}/resources", Workspace, Required, session_resources::list),
+        post("/v1/sessions/{session_id}/resources", Workspace, Required, session_resources::add),
+        get(RESOURCE, Workspace, Required, session_resources::retrieve),
+        post(RESOURCE, Workspace, Required, session_resources::update),
+        delete(RESOURCE, Workspace, Required, session_resources::delete),
         get("/v1/sessions/{session_id}/threads", Workspace, Required, threads::list),
         get("/v1/sessions/{session_id}/threads/{thread_id}", Workspace, Required, threads::retrieve),
         call("/v1/sessions/{session_id}/threads/{thread_id}/archive", Workspace, Required, threads::archive),
@@ -135,10 +148,9 @@ pub fn operations() -> Vec<Operation> {
 
 /// What the API has and this server does not: how its paths begin, and what stands there. An operation that comes to be
 /// served moves from here to the table above.
-pub const NOT_SERVED: [(&str, &str); 21] = [
+pub const NOT_SERVED: [(&str, &str); 19] = [
     ("/v1/dreams", "dreams"),
     ("/v1/environments/{environment_id}/work", "the work queue of self-hosted environments"),
-    ("/v1/files", "files"),
     ("/v1/memory_stores", "memory stores"),
     ("/v1/organizations/federation_issuers", "federation"),
     ("/v1/organizations/federation_rules", "federation"),
@@ -155,7 +167,6 @@ pub const NOT_SERVED: [(&str, &str); 21] = [
     ("/v1/organizations/workspaces/{workspace_id}/members", "members of workspaces"),
     ("/v1/organizations/workspaces/{workspace_id}/rate_limits", "rate limits of workspaces"),
     ("/v1/organizations/workspaces/{workspace_id}/service_accounts", "service accounts"),
-    ("/v1/sessions/{session_id}/resources", "resources of sessions"),
     ("/v1/skills", "skills"),
     ("/v1/tunnels", "tunnels"),
     ("/v1/user_profiles", "user profiles"),
@@ -180,21 +191,51 @@ pub(super) fn beta(path: &str) -> Option<Beta> {
     RULES.get(path).copied()
 }
 
+/// Whether a method of a path of the table takes files in its body.
+pub(super) fn uploads(method: &Method, path: &str) -> bool {
+    static UPLOADS: LazyLock<Vec<(Method, &str)>> = LazyLock::new(|| {
+        let operations = operations().into_iter().filter(|operation| operation.uploads);
+        operations.map(|operation| (operation.method, operation.path)).collect()
+    });
+    UPLOADS.iter().any(|(uploads, at)| uploads == method && *at == path)
+}
+
 fn get<T: 'static>(path: &'static str, who: Who, beta: Beta, handler: impl Handler<T, App>) -> Operation {
-    Operation { method: Method::GET, path, who, has_body: false, beta, handler: routing::get(handler) }
+    Operation { method: Method::GET, path, who, has_body: false, uploads: false, beta, handler: routing::get(handler) }
 }
 
 fn post<T: 'static>(path: &'static str, who: Who, beta: Beta, handler: impl Handler<T, App>) -> Operation {
-    Operation { method: Method::POST, path, who, has_body: true, beta, handler: routing::post(handler) }
+    Operation { method: Method::POST, path, who, has_body: true, uploads: false, beta, handler: routing::post(handler) }
 }
 
 /// A `POST` without a body.
 fn call<T: 'static>(path: &'static str, who: Who, beta: Beta, handler: impl Handler<T, App>) -> Operation {
-    Operation { method: Method::POST, path, who, has_body: false, beta, handler: routing::post(handler) }
+    Operation {
+        method: Method::POST,
+        path,
+        who,
+        has_body: false,
+        uploads: false,
+        beta,
+        handler: routing::post(handler),
+    }
+}
+
+/// A `POST` with files in its body.
+fn upload<T: 'static>(path: &'static str, who: Who, beta: Beta, handler: impl Handler<T, App>) -> Operation {
+    Operation { uploads: true, ..call(path, who, beta, handler) }
 }
 
 fn delete<T: 'static>(path: &'static str, who: Who, beta: Beta, handler: impl Handler<T, App>) -> Operation {
-    Operation { method: Method::DELETE, path, who, has_body: false, beta, handler: routing::delete(handler) }
+    Operation {
+        method: Method::DELETE,
+        path,
+        who,
+        has_body: false,
+        uploads: false,
+        beta,
+        handler: routing::delete(handler),
+    }
 }
 
 #[cfg(test)]
@@ -211,10 +252,10 @@ mod tests {
     #[test]
     fn what_is_not_served_is_known_by_the_beginning_of_its_path() {
         for (path, what) in [
-            ("/v1/files", Some("files")),
-            ("/v1/files/file_1/content", Some("files")),
-            ("/v1/filesystem", None),
-            ("/v1/sessions/sesn_1/resources/sesrsc_1", Some("resources of sessions")),
+            ("/v1/skills", Some("skills")),
+            ("/v1/skills/skill_1/content", Some("skills")),
+            ("/v1/skillset", None),
+            ("/v1/environments/env_1/work/poll", Some("the work queue of self-hosted environments")),
             ("/v1/sessions/sesn_1/nothing", None),
             ("/v1", None),
         ] {

@@ -57,6 +57,11 @@ fn betas(headers: &HeaderMap) -> Vec<&str> {
     values.flat_map(|value| value.split(',')).map(str::trim).filter(|beta| !beta.is_empty()).collect()
 }
 
+/// Whether a request names the managed agents beta.
+pub fn is_managed_agents(headers: &HeaderMap) -> bool {
+    betas(headers).contains(&MANAGED_AGENTS)
+}
+
 /// Whether a request was sent to the beta shape of an endpoint that has two.
 pub fn is_beta(headers: &HeaderMap) -> bool {
     !betas(headers).is_empty()

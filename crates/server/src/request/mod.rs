@@ -7,6 +7,7 @@ mod intake;
 mod list;
 mod path;
 pub mod query;
+mod upload;
 
 pub use body::Body;
 pub use caller::{Administrator, Caller, Starter};
@@ -14,6 +15,7 @@ pub use intake::{Coding, Intake};
 pub use list::List;
 pub use path::{Path, PathAndQuery, SessionRef};
 pub use query::Query;
+pub use upload::{Part, Upload};
 
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, header};
@@ -55,12 +57,12 @@ impl Error {
             Self::Invalid(_) | Self::Rejected { .. } => StatusCode::BAD_REQUEST,
             Self::Unauthenticated(_) => StatusCode::UNAUTHORIZED,
             Self::Forbidden(_) => StatusCode::FORBIDDEN,
-            Self::NotFound(_) => StatusCode::NOT_FOUND,
+            Self::NotFound(_) | Self::Gone { .. } => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::Conflict(_) => StatusCode::CONFLICT,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::RateLimited(_) | Self::TooManyStreams(_) | Self::TooManyUnread(_) => StatusCode::TOO_MANY_REQUESTS,
-            Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::Timeout(_) => StatusCode::GATEWAY_TIMEOUT,
             Self::Overloaded(_) | Self::Stopping => StatusCode::from_u16(529).expect("529 is a status"),
             Self::Database(_) | Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -74,10 +76,10 @@ impl Error {
             }
             Self::Unauthenticated(_) => "authentication_error",
             Self::Forbidden(_) => "permission_error",
-            Self::NotFound(_) => "not_found_error",
+            Self::NotFound(_) | Self::Gone { .. } => "not_found_error",
             Self::TooLarge(_) => "request_too_large",
             Self::RateLimited(_) | Self::TooManyStreams(_) | Self::TooManyUnread(_) => "rate_limit_error",
-            Self::Timeout => "timeout_error",
+            Self::Timeout(_) => "timeout_error",
             Self::Overloaded(_) | Self::Stopping => "overloaded_error",
             Self::Database(_) | Self::Internal(_) => "api_error",
         }

@@ -6,6 +6,7 @@ pub mod archiving;
 pub mod deployment_runs;
 pub mod deployments;
 pub mod environments;
+pub mod files;
 pub mod models;
 pub mod organization;
 pub mod run_outcomes;

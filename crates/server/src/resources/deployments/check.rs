@@ -8,6 +8,7 @@ use rota_api::{
     session::Resource,
 };
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::run::Target;
 use crate::{
@@ -15,7 +16,11 @@ use crate::{
     closed::Closed,
     db::{Tx, vals},
     error::{Error, Result},
-    resources::sessions::{self, egress},
+    resources::sessions::{
+        self, egress,
+        events::files,
+        resources::{Unavailable, unavailable},
+    },
 };
 
 /// Why a session is not started.
@@ -61,7 +66,8 @@ fn look(tx: &mut Tx<'_>, policy: &FirePolicy, workspace: &WorkspaceId, target: &
         None => {}
     }
     check_agents(tx, workspace, target)?;
-    check_environment(tx, target)?;
+    check_events(tx, workspace, target)?;
+    check_environment(tx, workspace, target)?;
     if let Err(error) = policy.offer.check("agent.model", &target.model) {
         fails(RunErrorType::SessionCreationRejected, format!("session creation rejected: {error}"))?;
     }
@@ -89,8 +95,23 @@ fn check_agents(tx: &mut Tx<'_>, workspace: &WorkspaceId, target: &Target) -> Re
     Ok(())
 }
 
+/// That the files are there which the first events refer to.
+fn check_events(tx: &mut Tx<'_>, workspace: &WorkspaceId, target: &Target) -> Result<(), Obstacle> {
+    if !target.initial_events.contains("\"file_id\"") {
+        return Ok(());
+    }
+    let events: Vec<Value> = serde_json::from_str(&target.initial_events).map_err(Error::from)?;
+    match files::check_sent(tx, workspace, &events) {
+        Err(error @ Error::NotFound(_)) => fails(RunErrorType::FileNotFound, error.to_string()),
+        Err(error @ Error::Invalid(_)) => {
+            fails(RunErrorType::SessionCreationRejected, format!("session creation rejected: {error}"))
+        }
+        checked => checked.map_err(Obstacle::Fault),
+    }
+}
+
 /// The environment, what is to be mounted there, and whom its network keeps the agents from.
-fn check_environment(tx: &mut Tx<'_>, target: &Target) -> Result<(), Obstacle> {
+fn check_environment(tx: &mut Tx<'_>, workspace: &WorkspaceId, target: &Target) -> Result<(), Obstacle> {
     let id = &target.environment_id;
     let Some((archived, environment)) = &target.environment else {
         let message = format!("session creation rejected: environment `{id}` not found");
@@ -103,7 +124,7 @@ fn check_environment(tx: &mut Tx<'_>, target: &Target) -> Result<(), Obstacle> {
         return Ok(());
     }
     let environment: EnvironmentConfig = serde_json::from_str(environment).map_err(Error::from)?;
-    if let Some((r#type, message)) = missing_resource(target, &environment)? {
+    if let Some((r#type, message)) = missing_resource(tx, workspace, target, &environment)? {
         return fails(r#type, message);
     }
     match egress::blocked_version(tx, &environment, &target.agent)? {
@@ -127,22 +148,29 @@ fn is_open(environment: &str) -> Result<bool> {
     Ok(kind.networking.is_none_or(|networking| networking.r#type == "unrestricted"))
 }
 
-/// The first resource that cannot be mounted. This server holds no files and no memory stores yet, so none is found.
-fn missing_resource(target: &Target, environment: &EnvironmentConfig) -> Result<Option<(RunErrorType, String)>> {
-    let self_hosted = environment.is_self_hosted();
+/// The first resource that cannot be mounted.
+fn missing_resource(
+    tx: &mut Tx<'_>,
+    workspace: &WorkspaceId,
+    target: &Target,
+    environment: &EnvironmentConfig,
+) -> Result<Option<(RunErrorType, String)>> {
+    if target.resources == "[]" {
+        return Ok(None);
+    }
     let resources: Vec<Resource> = serde_json::from_str(&target.resources)?;
-    Ok(resources.iter().find_map(|resource| match resource {
-        Resource::File { .. } | Resource::GithubRepository { .. } if self_hosted => Some((
+    let is_unmountable = |resource: &Resource| !matches!(resource, Resource::MemoryStore { .. });
+    if environment.is_self_hosted() && resources.iter().any(is_unmountable) {
+        return Ok(Some((
             RunErrorType::SelfHostedResourcesUnsupported,
             format!("environment `{}` is self-hosted and cannot mount files or repositories", target.environment_id),
-        )),
-        Resource::File { file_id, .. } => {
-            Some((RunErrorType::FileNotFound, format!("file `{file_id}` no longer exists")))
-        }
-        Resource::MemoryStore { .. } => Some((
+        )));
+    }
+    Ok(unavailable(tx, workspace, &resources)?.map(|unavailable| match unavailable {
+        Unavailable::File(id) => (RunErrorType::FileNotFound, format!("file `{id}` no longer exists")),
+        Unavailable::MemoryStore(_) => (
             RunErrorType::SessionResourceNotFound,
             "session creation rejected: a referenced resource was not found; check deployment configuration".to_owned(),
-        )),
-        Resource::GithubRepository { .. } => None,
+        ),
     }))
 }

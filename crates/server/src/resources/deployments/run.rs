@@ -4,6 +4,7 @@ use rota_api::{
     agent::AgentReference,
     deployment::{DeploymentRun, RunError, RunErrorType, TriggerContext},
     id::{DeploymentId, EnvironmentId, Id, RunId, SessionId, WorkspaceId},
+    session::Resource,
 };
 
 use super::{check::check, store};
@@ -135,7 +136,7 @@ pub(super) struct Target {
     pub(super) environment_id: EnvironmentId,
     /// Whether it is archived, and its configuration as JSON.
     pub(super) environment: Option<(bool, String)>,
-    initial_events: String,
+    pub(super) initial_events: String,
     pub(super) resources: String,
     vault_ids: String,
     archived: bool,
@@ -187,6 +188,10 @@ impl Target {
 }
 
 fn insert_session(tx: &mut Tx<'_>, workspace: &WorkspaceId, target: &Target) -> Result<SessionId> {
+    let resources: Vec<Resource> = match target.resources.as_str() {
+        "[]" => Vec::new(),
+        some => serde_json::from_str(some)?,
+    };
     sessions::insert(
         tx,
         &sessions::NewSession {
@@ -197,7 +202,7 @@ fn insert_session(tx: &mut Tx<'_>, workspace: &WorkspaceId, target: &Target) -> 
             deployment: Some(&target.id),
             title: Some(&target.name),
             metadata: "{}",
-            resources: "[]",
+            resources: &resources,
             vault_ids: &target.vault_ids,
             initial_events: &target.initial_events,
         },

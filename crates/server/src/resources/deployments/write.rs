@@ -35,7 +35,7 @@ pub(super) fn insert(tx: &mut Tx<'_>, workspace: &WorkspaceId, fields: &Deployme
     sessions::check_vaults(&fields.vault_ids)?;
     sessions::check_budget(fields.budget.as_ref())?;
     check_resources(&fields.resources, &environment_id, &environment)?;
-    files::check_sent(&fields.initial_events)?;
+    files::check_sent(tx, workspace, &fields.initial_events)?;
     check_schedule(fields.schedule.as_ref(), tx.now())?;
     let now = tx.now();
     let id = DeploymentId::new(now);
@@ -106,7 +106,7 @@ fn set(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, update: &UpdateDeploy
         sessions::check_budget(Some(budget))?;
     }
     if let Some(events) = &update.initial_events {
-        files::check_sent(events)?;
+        files::check_sent(tx, workspace, events)?;
     }
     let stored_schedule = stored.schedule.map(|s| ScheduleFields { expression: s.expression, timezone: s.timezone });
     let schedule_changes = update.schedule != Patch::Keep;

@@ -2,6 +2,7 @@
 
 pub mod egress;
 pub mod events;
+pub mod resources;
 pub mod status;
 mod store;
 pub mod warnings;

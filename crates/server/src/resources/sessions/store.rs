@@ -6,12 +6,12 @@ use rota_api::{
     environment::EnvironmentConfig,
     event::EventBody,
     id::{DeploymentId, EnvironmentId, EventId, Id, OutcomeId, SessionId, WorkspaceId},
-    session::{Session, SessionUsage, Stats, Status},
+    session::{Resource, Session, SessionUsage, Stats, Status},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{json, value::RawValue};
 
-use super::{events::log, status};
+use super::{events::log, resources, status};
 use crate::{
     db::{Notice, Row, Select, Tx, vals},
     error::{Error, Result},
@@ -212,8 +212,8 @@ pub struct NewSession<'a> {
     pub title: Option<&'a str>,
     /// Free pairs.
     pub metadata: &'a str,
-    /// What is mounted.
-    pub resources: &'a str,
+    /// What is mounted, which is there.
+    pub resources: &'a [Resource],
     /// Where its credentials are.
     pub vault_ids: &'a str,
     /// Its first events, as a client sent them. A session that has some runs at once.
@@ -230,6 +230,10 @@ pub fn insert(tx: &mut Tx<'_>, new: &NewSession<'_>) -> Result<SessionId> {
     for (place, event) in (1..).zip(&events) {
         outcomes.extend(log::insert_initial(tx, &id, place, event)?);
     }
+    let resources = match new.resources {
+        [] => "[]".to_owned(),
+        some => resources::attach(tx, new.workspace, &id, some)?,
+    };
     let outcomes = if outcomes.is_empty() { "[]".to_owned() } else { serde_json::to_string(&outcomes)? };
     let request = tx.request();
     tx.add(
@@ -247,7 +251,7 @@ pub fn insert(tx: &mut Tx<'_>, new: &NewSession<'_>) -> Result<SessionId> {
             new.deployment,
             new.title,
             new.metadata,
-            new.resources,
+            &resources,
             new.vault_ids,
             &outcomes,
             status.as_str(),

@@ -5,7 +5,7 @@ use rota_api::{
     agent::{AgentConfig, SessionAgent, check_tool_references},
     environment::EnvironmentConfig,
     event::EventBody,
-    id::{self, EnvironmentId, SessionId, WorkspaceId},
+    id::{EnvironmentId, SessionId, WorkspaceId},
     metadata::Metadata,
     session::{CreateSession, Overrides, Resource, Session, Status, UpdateSession},
     webhook::EventType,
@@ -15,7 +15,9 @@ use serde_json::Value;
 use super::{
     NewSession, control, egress,
     events::{files, log},
-    get, insert, is_rate_limited, lock, status,
+    get, insert, is_rate_limited, lock,
+    resources::{Unavailable, check_file_id, files_missing, unavailable},
+    status,
     store::files_are_to_go,
 };
 use crate::{
@@ -45,8 +47,8 @@ pub(super) fn create(
     let (environment_id, environment) = found.ok_or_else(|| environments::not_found(&new.environment_id))?;
     check_vaults(&new.vault_ids)?;
     check_budget(new.budget.as_ref())?;
-    check_resources(&new.resources, &environment_id, &environment)?;
-    files::check_sent(&new.initial_events)?;
+    check_resources(tx, workspace, &new.resources, &environment_id, &environment)?;
+    files::check_sent(tx, workspace, &new.initial_events)?;
     let blocked = match &changed_agent {
         Some(snapshot) => egress::blocked(&environment, &serde_json::from_str(snapshot)?),
         None => egress::blocked_version(tx, &environment, &agent)?,
@@ -67,7 +69,7 @@ pub(super) fn create(
             deployment: None,
             title: new.title.as_deref(),
             metadata: &serde_json::to_string(&new.metadata)?,
-            resources: "[]",
+            resources: &new.resources,
             vault_ids: "[]",
             initial_events: &serde_json::to_string(&new.initial_events)?,
         },
@@ -132,24 +134,28 @@ pub fn check_mountable(resources: &[Resource]) -> Result<()> {
     }
 }
 
-fn check_resources(resources: &[Resource], id: &EnvironmentId, environment: &EnvironmentConfig) -> Result<()> {
-    let Some(first) = resources.first() else { return Ok(()) };
-    if environment.is_self_hosted() && !matches!(first, Resource::MemoryStore { .. }) {
+fn check_resources(
+    tx: &mut Tx<'_>,
+    workspace: &WorkspaceId,
+    resources: &[Resource],
+    id: &EnvironmentId,
+    environment: &EnvironmentConfig,
+) -> Result<()> {
+    let is_unmountable = |resource: &Resource| !matches!(resource, Resource::MemoryStore { .. });
+    if environment.is_self_hosted() && resources.iter().any(is_unmountable) {
         return Err(self_hosted_resources(id));
     }
     check_mountable(resources)?;
-    Err(match first {
-        Resource::File { file_id, .. } if !id::is_id_like("file_", file_id) => {
-            Error::invalid(format_args!("Invalid file resource: invalid file_id: {file_id:?}"))
+    for resource in resources {
+        if let Resource::File { file_id, .. } = resource {
+            check_file_id(file_id)?;
         }
-        Resource::File { file_id, .. } => Error::NotFound(format!(
-            "One or more files not found. Check that each `file_id` exists and is accessible: {file_id}"
-        )),
-        Resource::MemoryStore { memory_store_id, .. } => {
-            Error::NotFound(format!("Memory store `{memory_store_id}` not found."))
-        }
-        Resource::GithubRepository { .. } => Error::reference("repository"),
-    })
+    }
+    match unavailable(tx, workspace, resources)? {
+        None => Ok(()),
+        Some(Unavailable::File(id)) => Err(files_missing(&id)),
+        Some(Unavailable::MemoryStore(id)) => Err(Error::NotFound(format!("Memory store `{id}` not found."))),
+    }
 }
 
 /// The error for resources that a worker cannot mount.
@@ -250,6 +256,7 @@ pub(super) fn delete(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Resu
     for table in ["session_events", "session_inputs"] {
         tx.execute(&format!("DELETE FROM {table} WHERE session_id = $1"), vals![id])?;
     }
+    crate::resources::files::remove_of_session(tx, workspace, &session.id)?;
     files_are_to_go(tx, workspace, id)?;
     tx.execute("DELETE FROM sessions WHERE workspace_id = $1 AND id = $2", vals![workspace, id])?;
     webhook_outbox::emit(tx, workspace, [EventType::SessionDeleted], &session.id)?;

@@ -68,7 +68,6 @@ pub async fn send(
         o.speak(Dialect::Sessions);
         event::read_events(&o.required("events")?, now)
     })?;
-    files::check(&events)?;
     let data = app.db.write(move |tx| send::send(tx, &caller.workspace, &id, &events)).await?;
     Ok(Json(Sent { data }))
 }

@@ -10,7 +10,7 @@ use rota_api::{
 };
 use serde_json::{json, value::RawValue};
 
-use super::log;
+use super::{files, log};
 use crate::{
     db::{Notice, Tx, vals},
     error::{Error, Result},
@@ -32,6 +32,7 @@ pub(super) fn send(
     if session.status == Status::Terminated {
         return Err(Error::invalid(format_args!("Session {id} is terminated and accepts no events.")));
     }
+    files::check(tx, workspace, events)?;
     let working = session.status != Status::Idle;
     let mut waiting = session.waiting.clone();
     let mut answers = Vec::new();

@@ -1,0 +1,243 @@
+//! Content that is too large for the store: the bytes of files.
+//!
+//! A blob is written once, under a temporary name, and gets its own when it is whole and on the disk. Only then the row is
+//! committed that names it. Deleting is the reverse: the row goes first, and the bytes when [`sweep`] finds that no row names
+//! them. So a crash leaves bytes without a row for a while, and never a row without its bytes.
+//!
+//! This room knows places of bytes and no rows. The `object_store` crate is used here only.
+
+mod place;
+pub mod sweep;
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use futures_util::{Stream, StreamExt, TryStreamExt};
+use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt, PutPayload, path::Path};
+use rota_api::id::{BlobId, Id, WorkspaceId};
+use sha2::{Digest, Sha256};
+use tokio::time::timeout;
+
+use crate::{
+    clock::Clock,
+    config::Config,
+    error::{Error, Result},
+    limits::{BLOB_ANSWER_TIMEOUT, BLOB_PARTS_BYTES, BLOB_PARTS_BYTES_OF_ONE, BODY_WAIT, INLINED_BYTES, INLINED_BYTES_OF_ONE},
+    room::{Held, Room},
+    telemetry,
+};
+use place::Place;
+
+/// Where blobs are.
+pub struct Blobs {
+    store: Arc<dyn ObjectStore>,
+    place: Place,
+    clock: Clock,
+    /// Memory for the parts of blobs that are being written.
+    room: Room,
+    /// Memory for blobs that models are sent.
+    inlined: Room,
+}
+
+/// A blob that was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Written {
+    /// Its name.
+    pub id: BlobId,
+    /// Its bytes.
+    pub size: u64,
+    /// The SHA-256 of its content, in hexadecimal digits.
+    pub sha256: String,
+}
+
+impl Blobs {
+    /// The blobs of a server: in a folder below its data, or in the bucket that its configuration names.
+    ///
+    /// # Errors
+    /// When the folder cannot be made, or the configuration names no bucket that can be spoken to.
+    pub fn open(config: &Config, clock: Clock) -> Result<Self> {
+        let (store, place) = place::open(config)?;
+        let room = Room::new(BLOB_PARTS_BYTES, BLOB_PARTS_BYTES_OF_ONE);
+        let inlined = Room::new(INLINED_BYTES, INLINED_BYTES_OF_ONE);
+        Ok(Self { store, place, clock, room, inlined })
+    }
+
+    /// Begins a blob of a workspace, as soon as there is memory for its parts.
+    ///
+    /// # Errors
+    /// 529 when there is none for long.
+    pub async fn begin(&self, workspace: &WorkspaceId) -> Result<Writing<'_>> {
+        let bytes = 2 * self.place.part_bytes();
+        let room = timeout(BODY_WAIT, self.room.take(Some(workspace), bytes))
+            .await
+            .map_err(|_| Error::Overloaded("the server is taking in as many files as it has room for; try again"))?;
+        let id = BlobId::new(self.clock.now());
+        Ok(Writing { blobs: self, id, part: BytesMut::new(), upload: None, hash: Sha256::new(), size: 0, _room: room })
+    }
+
+    /// Memory for the blobs that a model is sent with one request, as soon as there is some.
+    pub async fn room_to_inline(&self, workspace: &WorkspaceId) -> Held {
+        self.inlined.take(Some(workspace), INLINED_BYTES_OF_ONE).await
+    }
+
+    /// The content of a blob, piece by piece.
+    ///
+    /// # Errors
+    /// 529 when the place of blobs does not answer, also in the middle of the content; 500 when the blob is not there.
+    pub async fn read(&self, id: &BlobId) -> Result<impl Stream<Item = Result<Bytes>> + Send + use<>> {
+        let got = answered("reading", self.store.get(&key(id))).await?;
+        let pieces = got.into_stream().map_err(|error| failed("reading", &error));
+        // The time between two pieces is the reader's as well, so only what the place takes is counted.
+        Ok(futures_util::stream::try_unfold(pieces.boxed(), |mut pieces| async move {
+            let next = timeout(BLOB_ANSWER_TIMEOUT, pieces.next()).await.map_err(|_| silent("reading"))?;
+            Ok(next.transpose()?.map(|piece| (piece, pieces)))
+        }))
+    }
+
+    /// The content of a blob as a whole, for one that is known to have at most `most` bytes.
+    ///
+    /// # Errors
+    /// Those of [`Self::read`], and 500 when it has more.
+    pub async fn read_whole(&self, id: &BlobId, most: usize) -> Result<Vec<u8>> {
+        let mut content = Vec::new();
+        let mut pieces = std::pin::pin!(self.read(id).await?);
+        while let Some(piece) = pieces.try_next().await? {
+            if content.len() + piece.len() > most {
+                return Err(Error::internal(format!("blob {id} has more than {most} bytes")));
+            }
+            content.extend_from_slice(&piece);
+        }
+        Ok(content)
+    }
+}
+
+/// A blob that is being written. Dropped before [`Self::finish`] it is as if it had never begun.
+pub struct Writing<'a> {
+    blobs: &'a Blobs,
+    id: BlobId,
+    /// What does not fill a part yet.
+    part: BytesMut,
+    /// From the first full part on.
+    upload: Option<Upload>,
+    hash: Sha256,
+    size: u64,
+    _room: Held,
+}
+
+impl Writing<'_> {
+    /// Appends bytes.
+    ///
+    /// # Errors
+    /// 529 when the place of blobs does not take them.
+    pub async fn write(&mut self, mut bytes: &[u8]) -> Result<()> {
+        self.hash.update(bytes);
+        self.size += bytes.len() as u64;
+        let most = self.blobs.place.part_bytes();
+        while !bytes.is_empty() {
+            let (now, later) = bytes.split_at(bytes.len().min(most - self.part.len()));
+            self.part.extend_from_slice(now);
+            bytes = later;
+            if self.part.len() == most {
+                self.send_part().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// How many bytes there are so far.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    async fn send_part(&mut self) -> Result<()> {
+        let upload = match &mut self.upload {
+            Some(upload) => upload,
+            none => {
+                let begun = answered("writing", self.blobs.store.put_multipart(&key(&self.id))).await?;
+                none.insert(Upload(Some(begun)))
+            }
+        };
+        let part = self.part.split().freeze();
+        answered("writing", upload.begun().put_part(PutPayload::from_bytes(part))).await
+    }
+
+    /// Makes it a blob: whole, on the disk, under its name.
+    ///
+    /// # Errors
+    /// 529 when the place of blobs does not take it; then there is no blob.
+    pub async fn finish(mut self) -> Result<Written> {
+        if self.upload.is_none() {
+            let content = PutPayload::from_bytes(self.part.split().freeze());
+            answered("writing", self.blobs.store.put(&key(&self.id), content)).await?;
+        } else {
+            if !self.part.is_empty() {
+                self.send_part().await?;
+            }
+            if let Some(mut upload) = self.upload.take() {
+                answered("writing", upload.begun().complete()).await?;
+                upload.0 = None;
+            }
+        }
+        let sha256 = self.hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(Written { id: self.id, size: self.size, sha256 })
+    }
+}
+
+/// Parts that were sent and are no blob yet.
+struct Upload(Option<Box<dyn MultipartUpload>>);
+
+impl Upload {
+    fn begun(&mut self) -> &mut Box<dyn MultipartUpload> {
+        self.0.as_mut().expect("it is taken only when it is complete")
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        let (Some(mut upload), Ok(runtime)) = (self.0.take(), tokio::runtime::Handle::try_current()) else { return };
+        // Parts that remain are the place's to forget: a bucket does it by a lifecycle rule.
+        #[allow(clippy::disallowed_methods, reason = "it ends by itself, and what it leaves is swept")]
+        runtime.spawn(async move { drop(timeout(BLOB_ANSWER_TIMEOUT, upload.abort()).await) });
+    }
+}
+
+/// Where a blob is. The last characters of an id are random: they spread the blobs over folders.
+fn key(id: &BlobId) -> Path {
+    let text = id.as_ref();
+    Path::from_iter([&text[text.len().saturating_sub(2)..], text])
+}
+
+/// What the place of blobs answers, if it does so in time.
+async fn answered<T>(doing: &'static str, asked: impl Future<Output = object_store::Result<T>>) -> Result<T> {
+    match timeout(BLOB_ANSWER_TIMEOUT, asked).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(error)) => Err(failed(doing, &error)),
+        Err(_) => Err(silent(doing)),
+    }
+}
+
+fn failed(doing: &'static str, error: &object_store::Error) -> Error {
+    if let object_store::Error::NotFound { .. } = error {
+        return Error::internal(format!("{doing} a blob: {error}"));
+    }
+    if telemetry::may_tell("blobs") {
+        tracing::error!(%error, doing, "the place of blobs failed");
+    }
+    unavailable()
+}
+
+fn silent(doing: &'static str) -> Error {
+    if telemetry::may_tell("blobs") {
+        let seconds = BLOB_ANSWER_TIMEOUT.as_secs();
+        tracing::error!(doing, seconds, "the place of blobs did not answer in time");
+    }
+    unavailable()
+}
+
+/// The error when the place of blobs does not do its part.
+fn unavailable() -> Error {
+    Error::Overloaded("the place where files are kept does not answer, or has no room; try again")
+}
+
+/// How long a request to a bucket is tried again.
+const RETRIES: Duration = Duration::from_secs(15);

@@ -1,0 +1,248 @@
+//! What is mounted into a session: its resources.
+//!
+//! They are kept with the session, as it shows them. What belongs to a kind of resource and is not shown is in a table of its
+//! own: of a file the session's copy.
+
+use axum::extract::State;
+use rota_api::{
+    Deleted,
+    agent::{ThreadAgent, built_in},
+    id::{FileId, Id, SessionId, SessionResourceId, WorkspaceId},
+    session::{
+        AddResource, FileResource, MAX_RESOURCES, Resource, Status, UPLOADS, UpdateResource, overlap, overlapping,
+        upload_path,
+    },
+};
+use serde_json::Value;
+
+use super::{control, lock, not_found};
+use crate::{
+    app::App,
+    db::{Tx, vals},
+    error::{Error, Result},
+    page::{Order, Page, Rows},
+    request::{Body, Caller, Json, Path, PathAndQuery, SessionRef},
+    resources::files,
+};
+
+/// The most that a page of resources has, and what it has unless fewer are asked for.
+const PAGE: i64 = 1000;
+
+/// `GET /v1/sessions/{session_id}/resources`.
+pub async fn list(
+    State(app): State<App>,
+    caller: Caller,
+    PathAndQuery(SessionRef(id), query): PathAndQuery<SessionRef>,
+) -> Result<Json<Page<Value>>> {
+    let paging = query.paging(PAGE, PAGE, Order::Asc)?;
+    let stored = app.db.read(move |tx| stored(tx, &caller.workspace, &id)).await?;
+    let after = paging.after().and_then(|place| place.parse::<usize>().ok()).map_or(0, |place| place + 1);
+    let rows: Vec<(usize, Value)> = stored.into_iter().enumerate().skip(after).collect();
+    let page = paging.page(Rows::new(rows, paging.limit, false), |(place, _)| place.to_string());
+    Ok(Json(Page { data: page.data.into_iter().map(|(_, resource)| resource).collect(), next_page: page.next_page }))
+}
+
+/// `POST /v1/sessions/{session_id}/resources`: a file.
+pub async fn add(
+    State(app): State<App>,
+    caller: Caller,
+    Path(SessionRef(id)): Path<SessionRef>,
+    body: Body,
+) -> Result<Json<FileResource>> {
+    let new = body.read(AddResource::read)?;
+    app.db.write(move |tx| add_file(tx, &caller.workspace, &id, &new)).await.map(Json)
+}
+
+/// `GET /v1/sessions/{session_id}/resources/{resource_id}`.
+pub async fn retrieve(
+    State(app): State<App>,
+    caller: Caller,
+    Path((SessionRef(id), resource)): Path<(SessionRef, String)>,
+) -> Result<Json<Value>> {
+    app.db
+        .read(move |tx| {
+            let stored = stored(tx, &caller.workspace, &id)?;
+            stored.into_iter().find(|found| found["id"] == *resource).ok_or_else(|| no_resource(&resource))
+        })
+        .await
+        .map(Json)
+}
+
+/// `POST /v1/sessions/{session_id}/resources/{resource_id}`: the credential of a repository.
+pub async fn update(
+    State(app): State<App>,
+    caller: Caller,
+    Path((SessionRef(id), resource)): Path<(SessionRef, String)>,
+    body: Body,
+) -> Result<Json<Value>> {
+    body.read(UpdateResource::read)?;
+    app.db
+        .read(move |tx| {
+            let stored = stored(tx, &caller.workspace, &id)?;
+            let found =
+                stored.into_iter().find(|found| found["id"] == *resource).ok_or_else(|| no_resource(&resource))?;
+            let kind = found["type"].as_str().unwrap_or_default();
+            Err(Error::invalid(format_args!("authorization_token: a resource of type \"{kind}\" has none")))
+        })
+        .await
+        .map(Json)
+}
+
+/// `DELETE /v1/sessions/{session_id}/resources/{resource_id}`.
+pub async fn delete(
+    State(app): State<App>,
+    caller: Caller,
+    Path((SessionRef(id), resource)): Path<(SessionRef, String)>,
+) -> Result<Json<Deleted>> {
+    app.db.write(move |tx| remove(tx, &caller.workspace, &id, &resource)).await.map(Json)
+}
+
+/// Why a session cannot be given a resource.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unavailable {
+    /// No file has this id, or its bytes are gone.
+    File(String),
+    /// There is no such memory store.
+    MemoryStore(String),
+}
+
+/// The first resource that is not there. Those that are stay so until the transaction ends.
+pub fn unavailable(tx: &mut Tx<'_>, workspace: &WorkspaceId, resources: &[Resource]) -> Result<Option<Unavailable>> {
+    for resource in resources {
+        match resource {
+            Resource::File { file_id, .. } => {
+                tx.lock("files WHERE workspace_id = $1 AND id = $2", vals![workspace, file_id])?;
+                if files::source(tx, workspace, file_id)?.is_none() {
+                    return Ok(Some(Unavailable::File(file_id.clone())));
+                }
+            }
+            Resource::MemoryStore { memory_store_id, .. } => {
+                return Ok(Some(Unavailable::MemoryStore(memory_store_id.clone())));
+            }
+            Resource::GithubRepository { .. } => {}
+        }
+    }
+    Ok(None)
+}
+
+/// Gives a new session its resources. What it shows of them, as JSON.
+pub(super) fn attach(
+    tx: &mut Tx<'_>,
+    workspace: &WorkspaceId,
+    session: &SessionId,
+    resources: &[Resource],
+) -> Result<String> {
+    let mut attached = Vec::with_capacity(resources.len());
+    for resource in resources {
+        if let Resource::File { file_id, mount_path } = resource {
+            let path = upload_path(mount_path.as_deref(), file_id).map_err(Error::invalid)?;
+            attached.push(mount(tx, workspace, session, file_id, &path)?);
+        }
+    }
+    Ok(serde_json::to_string(&attached)?)
+}
+
+fn mount(
+    tx: &mut Tx<'_>,
+    workspace: &WorkspaceId,
+    session: &SessionId,
+    file: &str,
+    path: &str,
+) -> Result<FileResource> {
+    let now = tx.now();
+    let copy = files::copy(tx, workspace, file, session, path)?.ok_or_else(|| files_missing(file))?;
+    Ok(FileResource {
+        id: SessionResourceId::new(now),
+        r#type: "file",
+        file_id: copy,
+        mount_path: format!("{UPLOADS}/{path}"),
+        created_at: now,
+        updated_at: now,
+    })
+}
+
+/// The error for files that a body names and that are not there.
+pub fn files_missing(files: &str) -> Error {
+    Error::NotFound(format!("One or more files not found. Check that each `file_id` exists and is accessible: {files}"))
+}
+
+fn no_resource(id: &str) -> Error {
+    Error::NotFound(format!("Resource not found: {id}"))
+}
+
+fn stored(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &str) -> Result<Vec<Value>> {
+    let sql = "SELECT resources FROM sessions WHERE workspace_id = $1 AND id = $2";
+    tx.one_or(sql, vals![workspace, session], |row| row.json("resources"), || not_found(session))
+}
+
+fn add_file(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &str, new: &AddResource) -> Result<FileResource> {
+    lock(tx, workspace, session)?;
+    let found = control(tx, workspace, session)?;
+    if found.status == Status::Terminated {
+        return Err(Error::invalid(format_args!("Session {session} is terminated and cannot be changed.")));
+    }
+    check_reads(tx, workspace, &found.id)?;
+    check_file_id(&new.file_id)?;
+    let mut resources = stored(tx, workspace, session)?;
+    if resources.len() >= MAX_RESOURCES {
+        return Err(Error::invalid(format_args!("a session has at most {MAX_RESOURCES} resources")));
+    }
+    for mounted in resources.iter().filter(|resource| resource["type"] == "file") {
+        let full = mounted["mount_path"].as_str().unwrap_or_default();
+        let at = full.strip_prefix(UPLOADS).unwrap_or(full).trim_start_matches('/');
+        if overlap(at, &new.path) {
+            return Err(Error::invalid(overlapping(at, &new.path)));
+        }
+    }
+    let added = mount(tx, workspace, &found.id, &new.file_id, &new.path)?;
+    resources.push(serde_json::to_value(&added)?);
+    write(tx, workspace, session, &resources)?;
+    Ok(added)
+}
+
+/// The error for what is no id of a file.
+pub(super) fn check_file_id(id: &str) -> Result<()> {
+    if rota_api::id::is_plausible::<FileId>(id) {
+        return Ok(());
+    }
+    Err(Error::invalid(format_args!("Invalid file resource: invalid file_id: {id:?}")))
+}
+
+/// That the agent of a session can read what it is given.
+fn check_reads(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &SessionId) -> Result<()> {
+    let sql = "SELECT coalesce(s.agent, v.snapshot) FROM sessions s
+         JOIN agent_versions v ON v.agent_id = s.agent_id AND v.version = s.agent_version
+         WHERE s.workspace_id = $1 AND s.id = $2";
+    let agent: Option<ThreadAgent> = tx.one(sql, vals![workspace, session], |row| row.json(0))?;
+    if agent.is_some_and(|agent| built_in(&agent.tools, "read").is_some()) {
+        return Ok(());
+    }
+    Err(Error::invalid(
+        "Missing required tool: file resources require the read tool to be usable (enabled and not always_deny) on the \
+         session's `agent_toolset`",
+    ))
+}
+
+fn remove(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &str, resource: &str) -> Result<Deleted> {
+    lock(tx, workspace, session)?;
+    let found = control(tx, workspace, session)?;
+    if found.status == Status::Terminated {
+        return Err(Error::invalid(format_args!("Session {session} is terminated and cannot be changed.")));
+    }
+    let mut resources = stored(tx, workspace, session)?;
+    let place = resources.iter().position(|found| found["id"] == *resource).ok_or_else(|| no_resource(resource))?;
+    let removed = resources.remove(place);
+    if let Some(copy) = removed["file_id"].as_str() {
+        files::remove(tx, workspace, copy)?;
+    }
+    write(tx, workspace, session, &resources)?;
+    Ok(Deleted::new("session_resource_deleted", resource))
+}
+
+fn write(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &str, resources: &[Value]) -> Result<()> {
+    let resources = serde_json::to_string(resources)?;
+    tx.send(
+        "UPDATE sessions SET resources = $3, updated_at = $4 WHERE workspace_id = $1 AND id = $2",
+        vals![workspace, session, &resources, tx.now()],
+    )
+}
