@@ -20,6 +20,12 @@ pub struct ErrorDetail<'a> {
     pub r#type: &'static str,
     /// What is wrong and what to do.
     pub message: &'a str,
+    /// The memory that stands in the way of another one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub conflicting_memory_id: Option<&'a str>,
+    /// Where it stands.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub conflicting_path: Option<&'a str>,
     /// More for programs, where the API has it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub details: Option<ErrorDetails>,

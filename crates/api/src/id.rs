@@ -154,6 +154,9 @@ ids! {
     EnvironmentId "env_" "An environment.";
     EventId "sevt_" "An event of a session.";
     FileId "file_" "A file.";
+    MemoryId "mem_" "A memory.";
+    MemoryStoreId "memstore_" "A memory store.";
+    MemoryVersionId "memver_" "A version of a memory.";
     OutcomeId "outc_" "An outcome that a session works towards.";
     RequestId "req_" "An HTTP request.";
     RunId "drun_" "A deployment run.";

@@ -15,6 +15,7 @@ pub mod event;
 pub mod fields;
 pub mod file;
 pub mod id;
+pub mod memory;
 pub mod metadata;
 pub mod model;
 pub mod occurrence;

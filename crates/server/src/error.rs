@@ -44,6 +44,19 @@ pub enum Error {
     /// 409 `invalid_request_error`: the state has moved on. A retry cannot help.
     #[error("{0}")]
     Conflict(String),
+    /// 409 `memory_path_conflict_error`: a memory stands where another one is to be, above it or below it.
+    #[error("{message}")]
+    MemoryPathConflict {
+        /// What is in the way and what to do.
+        message: String,
+        /// The memory that stands there: `error.conflicting_memory_id`.
+        memory_id: String,
+        /// Where it stands: `error.conflicting_path`.
+        path: String,
+    },
+    /// 409 `memory_precondition_failed_error`: a memory has another content than the caller expects.
+    #[error("precondition content_sha256 failed: content has changed")]
+    MemoryPrecondition,
     /// 413 `request_too_large`.
     #[error("{0}")]
     TooLarge(String),

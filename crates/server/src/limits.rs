@@ -83,6 +83,20 @@ pub const MAX_AGENT_BYTES: usize = 4 * 1024 * 1024;
 pub const MAX_ENVIRONMENT_BYTES: usize = 512 * 1024;
 /// Most bytes of a deployment's first events, and of what it mounts, as JSON.
 pub const MAX_DEPLOYMENT_BYTES: usize = 8 * 1024 * 1024;
+/// How long a version of a memory is kept, in microseconds; the newest are kept longer.
+pub const MEMORY_VERSION_KEPT_MICROS: i64 = 30 * 24 * 3600 * 1_000_000;
+/// Versions of a memory that are kept whatever their age.
+pub const MEMORY_VERSIONS_KEPT: i64 = 10;
+/// Most versions of memories that one transaction deletes because their time is over or their store is gone.
+pub const MEMORY_VERSIONS_PURGE: i64 = 500;
+/// Files and folders of a session's memory stores that are looked at, together.
+pub const MEMORY_ENTRIES: usize = 20_000;
+/// Bytes of memories of a session that are read or written at a time.
+pub const MEMORY_BATCH_BYTES: usize = 4 * 1024 * 1024;
+/// How long ago a file of a memory must have been changed, in nanoseconds, so that a further change shows in its time.
+pub const MEMORY_SETTLED_NANOS: i128 = 2_000_000_000;
+/// Most lines about its memory stores that an agent reads behind one result.
+pub const MEMORY_NOTES: usize = 20;
 /// Most bytes of a query string.
 pub const MAX_QUERY_BYTES: usize = 16 * 1024;
 /// Most ids that a list can be asked for.

@@ -16,7 +16,7 @@ use crate::{
     limits::{BLOB_SWEEP_EVERY, MAX_TRASH, ORPHANS_EVERY, SWEEP_RETRY, TRASH_KEPT_MICROS},
     mounts,
     resources::{
-        files,
+        files, memory_stores,
         sessions::{self, FilesOf},
     },
     telemetry,
@@ -137,6 +137,7 @@ async fn look(app: &App) -> Result<()> {
         );
     }
     empty_trash(app).await;
+    while app.db.write(memory_stores::purge).await? && !app.is_stopping() {}
     sessions_deleted_long_ago(app).await
 }
 

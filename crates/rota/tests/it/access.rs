@@ -13,6 +13,7 @@ use crate::{
     client::{Answer, Api, BETA, ENDPOINTS, Refusal, forbidden, invalid, not_found},
     files::upload,
     given::{Parts, id, message, model},
+    memory_stores,
     server::Rota,
 };
 
@@ -27,6 +28,8 @@ pub async fn one_of_each(api: &Api) -> BTreeMap<&'static str, String> {
     let file = upload(api, "a.txt", b"content").await;
     let resources = format!("/v1/sessions/{}/resources", run["session_id"].as_str().unwrap());
     let resource = api.post(&resources, json!({"type": "file", "file_id": id(&file)})).await;
+    let notes = memory_stores::store(api, "notes").await;
+    let memory = memory_stores::memory(api, &notes, "/one", "of each").await;
     BTreeMap::from([
         ("{file_id}", id(&file).to_owned()),
         ("{resource_id}", id(&resource).to_owned()),
@@ -36,6 +39,9 @@ pub async fn one_of_each(api: &Api) -> BTreeMap<&'static str, String> {
         ("{deployment_run_id}", id(&run).to_owned()),
         ("{session_id}", run["session_id"].as_str().unwrap().to_owned()),
         ("{thread_id}", run["session_id"].as_str().unwrap().replace("sesn_", "sthr_")),
+        ("{memory_store_id}", id(&notes).to_owned()),
+        ("{memory_id}", id(&memory).to_owned()),
+        ("{memory_version_id}", memory["memory_version_id"].as_str().unwrap().to_owned()),
         ("{model_id}", "playbook".to_owned()),
         ("{workspace_id}", "wrkspc_any".to_owned()),
         ("{api_key_id}", "apikey_any".to_owned()),
@@ -55,6 +61,9 @@ fn body(operation: &Operation) -> Option<Value> {
     operation.has_body.then(|| match operation.path.rsplit('/').next() {
         Some("events") => events,
         Some("resources") => json!({"type": "file", "file_id": "file_x"}),
+        Some("memories") => json!({"path": "/hi", "content": "hi"}),
+        Some("{memory_id}") => json!({"content": "hi"}),
+        Some("memory_stores" | "{memory_store_id}") => json!({"name": "hi"}),
         Some("{resource_id}") => json!({"authorization_token": "x"}),
         _ => json!({}),
     })

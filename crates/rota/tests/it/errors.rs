@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use crate::{
     client::{Api, invalid},
     given::{Parts, agent, environment, id, model, over, toolset},
+    memory_stores,
     server::Rota,
 };
 
@@ -62,8 +63,11 @@ async fn arrange(kind: RunErrorType) -> Option<Stage> {
             parts.deployment(&api, at_nine(&json!({"resources": [file]}))).await
         }
         RunErrorType::SessionResourceNotFound => {
-            let store = json!({"type": "memory_store", "memory_store_id": "memstore_x"});
-            parts.deployment(&api, at_nine(&json!({"resources": [store]}))).await
+            let notes = memory_stores::store(&api, "notes").await;
+            let store = json!({"type": "memory_store", "memory_store_id": id(&notes)});
+            let deployment = parts.deployment(&api, at_nine(&json!({"resources": [store]}))).await;
+            api.delete(&memory_stores::path(&notes)).await;
+            deployment
         }
         RunErrorType::WorkspaceArchived => return Some(in_an_archived_workspace(rota).await),
         RunErrorType::OrganizationDisabled => {
@@ -105,10 +109,14 @@ async fn arrange(kind: RunErrorType) -> Option<Stage> {
             rota.server.app().db.write(damage).await.unwrap();
             deployment
         }
-        RunErrorType::VaultNotFound
-        | RunErrorType::VaultArchived
-        | RunErrorType::MemoryStoreArchived
-        | RunErrorType::SkillNotFound => return None,
+        RunErrorType::MemoryStoreArchived => {
+            let notes = memory_stores::store(&api, "notes").await;
+            let store = json!({"type": "memory_store", "memory_store_id": id(&notes)});
+            let deployment = parts.deployment(&api, at_nine(&json!({"resources": [store]}))).await;
+            api.call(&format!("{}/archive", memory_stores::path(&notes))).await;
+            deployment
+        }
+        RunErrorType::VaultNotFound | RunErrorType::VaultArchived | RunErrorType::SkillNotFound => return None,
     };
     Some(Stage { rota, api, deployment })
 }
@@ -294,6 +302,8 @@ fn every_http_error() -> Vec<Error> {
         Error::NotFound(text()),
         Error::MethodNotAllowed,
         Error::Conflict(text()),
+        Error::MemoryPathConflict { message: text(), memory_id: text(), path: text() },
+        Error::MemoryPrecondition,
         Error::TooLarge(text()),
         Error::RateLimited(1),
         Error::TooManyStreams(1),

@@ -30,6 +30,8 @@ mod files;
 mod given;
 mod leases;
 mod lost_files;
+mod memory_mounts;
+mod memory_stores;
 mod migration;
 mod models;
 mod node_policies;

@@ -15,6 +15,7 @@ use crate::{
     client::Api,
     contract::{self, ADMINISTRATION, Contract, MANAGED_AGENTS, OWN},
     given::{Parts, id, message, over},
+    memory_stores,
     server::Rota,
 };
 
@@ -90,6 +91,14 @@ impl World {
                 json!({"type": "file", "file_id": self.ids["{file_id}"], "mount_path": "refused.txt"})
             }
             "/v1/sessions/{session_id}/resources/{resource_id}" => json!({"authorization_token": "refused"}),
+            "/v1/memory_stores" | "/v1/memory_stores/{memory_store_id}" => {
+                json!({"name": "refused", "description": "d", "metadata": {"a": "b"}})
+            }
+            "/v1/memory_stores/{memory_store_id}/memories" => json!({"path": "/refused", "content": "c"}),
+            "/v1/memory_stores/{memory_store_id}/memories/{memory_id}" => {
+                let precondition = json!({"type": "content_sha256", "content_sha256": memory_stores::hash("of each")});
+                json!({"path": "/later", "content": "c", "precondition": precondition})
+            }
             "/v1/organizations/workspaces" => json!({"name": "refused", "tags": {"a": "b"}}),
             "/v1/organizations/workspaces/{workspace_id}" => json!({"name": "refused later", "tags": {"a": "b"}}),
             "/v1/organizations/api_keys/{api_key_id}" => json!({"name": "refused", "status": "active"}),

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use crate::{
     client::{Api, ENDPOINTS},
     given::{Parts, agent, environment, id, message, over, script, toolset},
+    memory_stores,
     receiver::Receiver,
     scheduled::{fire_on, nine_o_clock},
     server::Rota,
@@ -41,7 +42,7 @@ async fn receive(receiver: &mut Receiver, expected: &[(&str, &str)]) {
 }
 
 #[tokio::test]
-async fn agents_environments_and_deployments_tell_of_what_changes() {
+async fn agents_environments_memory_stores_and_deployments_tell_of_what_changes() {
     let rota = Rota::receiving(|config| config.engine.concurrency = 0).await;
     let api = &rota.api;
     let mut receiver = Receiver::start().await;
@@ -61,6 +62,15 @@ async fn agents_environments_and_deployments_tell_of_what_changes() {
     }
     api.post_refused("/v1/environments", json!({"name": "workshop"})).await;
     receive(&mut receiver, &[("environment.updated", id(&workshop))]).await;
+
+    let notes = memory_stores::store(api, "notes").await;
+    memory_stores::memory(api, &notes, "/a", "of which nothing is told").await;
+    receive(&mut receiver, &[("memory_store.created", id(&notes))]).await;
+    for _ in 0..2 {
+        api.call(&format!("{}/archive", memory_stores::path(&notes))).await;
+    }
+    api.delete(&memory_stores::path(&notes)).await;
+    receive(&mut receiver, &[("memory_store.archived", id(&notes)), ("memory_store.deleted", id(&notes))]).await;
 
     let parts = Parts { agent: worker, environment: workshop };
     let first = parts.deployment(api, json!({})).await;

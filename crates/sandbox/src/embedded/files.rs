@@ -26,6 +26,8 @@ pub enum Area {
     WritableMemory,
     /// `/workspace/skills`, the agent's.
     Skills,
+    /// What the server notes about the other ones. It is not there inside.
+    Server,
 }
 
 impl Area {
@@ -37,6 +39,7 @@ impl Area {
             Self::Memory => &["memory"],
             Self::WritableMemory => &[WRITABLE_MEMORY],
             Self::Skills => &["workspace", "skills"],
+            Self::Server => &["server"],
         }
     }
 
@@ -197,13 +200,13 @@ impl Embedded {
         .await
     }
 
-    /// Deletes the file at `path` in an area of a session, and the folders on the way that are empty then. Nothing happens
-    /// when there is none.
+    /// Deletes the file at `path` in an area of a session, and the folders on the way that are empty then, but for that of a
+    /// memory store: it is mounted. Nothing happens when there is none.
     ///
     /// # Errors
     /// [`Error::Host`] when it is still there.
     pub async fn remove_file(self: &Arc<Self>, session_id: &str, area: Area, path: &str) -> Result<(), Error> {
-        let path = path.to_owned();
+        let (path, area_of) = (path.to_owned(), area);
         self.with_area(session_id, area, move |area, _| {
             let removed = area.walk(&path, |folder, name| folder.enter(name));
             match removed.and_then(|(folder, name)| folder.remove_file(&name)) {
@@ -211,7 +214,8 @@ impl Embedded {
                 removed => removed?,
             }
             let mut path = path.as_str();
-            while let Some((parents, _)) = path.rsplit_once('/') {
+            let goes = |folder: &str| folder.contains('/') || !matches!(area_of, Area::Memory | Area::WritableMemory);
+            while let Some((parents, _)) = path.rsplit_once('/').filter(|(folder, _)| goes(folder)) {
                 let (folder, name) = area.walk(parents, |folder, name| folder.enter(name))?;
                 if folder.remove_folder(&name).is_err() {
                     // Something else is in it.
@@ -288,7 +292,7 @@ impl Embedded {
                     let mut folder = session.enter(".")?;
                     for name in area.folders() {
                         // One that is missing is below a folder of the agent's.
-                        folder = folder.make(*name, 0o755, owner)?;
+                        folder = folder.make(*name, 0o755, owner.filter(|_| area != Area::Server))?;
                     }
                     let done = work(&folder, owner.filter(|_| area.is_the_agents()))?;
                     if area == Area::WritableMemory {

@@ -39,6 +39,14 @@ impl Select {
         }
     }
 
+    /// Adds `condition`, its parameter and what stands behind it: `"id IN (SELECT … WHERE store_id ="` and `")"`.
+    pub fn text_within(&mut self, condition: &str, value: Option<impl AsRef<str>>, behind: &str) {
+        if value.is_some() {
+            self.text(condition, value);
+            self.sql += behind;
+        }
+    }
+
     /// Adds `condition`, which ends before its parameter: `"agent_version ="`.
     pub fn int(&mut self, condition: &str, value: Option<i64>) {
         if let Some(value) = value {

@@ -104,8 +104,8 @@ macro_rules! ids {
 }
 
 ids! {
-    AgentId ApiKeyId BlobId DeploymentId EnvironmentId EventId FileId RunId SessionId WebhookEndpointId WebhookEventId
-    WorkspaceId
+    AgentId ApiKeyId BlobId DeploymentId EnvironmentId EventId FileId MemoryId MemoryStoreId MemoryVersionId RunId SessionId
+    WebhookEndpointId WebhookEventId WorkspaceId
 }
 
 /// The parameters of a statement: `vals![id, now, title]`.

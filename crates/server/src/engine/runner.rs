@@ -28,7 +28,7 @@ use crate::{
     hub::Watcher,
     limits,
     model::Usage,
-    mounts::{Failure, Mounts, Target},
+    mounts::{self, Failure, Mounts, Target},
     places::{Place, Places},
     resources::{
         sessions::events::{
@@ -472,7 +472,7 @@ struct Loaded {
 
 fn load(tx: &mut Tx<'_>, lease: &Lease) -> Result<Loaded> {
     let found = tx.one(
-        "SELECT coalesce(s.agent, v.snapshot), e.config, s.home, s.deployment_id FROM sessions s
+        "SELECT coalesce(s.agent, v.snapshot), e.config, s.home, s.deployment_id, s.resources FROM sessions s
          JOIN agent_versions v ON v.agent_id = s.agent_id AND v.version = s.agent_version
          LEFT JOIN environments e ON e.workspace_id = s.workspace_id AND e.id = s.environment_id
          WHERE s.workspace_id = $1 AND s.id = $2",
@@ -480,8 +480,13 @@ fn load(tx: &mut Tx<'_>, lease: &Lease) -> Result<Loaded> {
         |row| {
             let environment: Option<EnvironmentConfig> =
                 row.opt_text(1)?.map(|config| serde_json::from_str(&config)).transpose()?;
+            let mut agent: ThreadAgent = row.json(0)?;
+            if let Some(told) = mounts::prompt(&row.text(4)?)? {
+                let own = agent.system.take().filter(|system| !system.is_empty());
+                agent.system = Some(own.map_or_else(|| told.clone(), |own| format!("{own}\n\n{told}")));
+            }
             Ok(Loaded {
-                agent: row.json(0)?,
+                agent,
                 self_hosted: environment.is_some_and(|environment| environment.is_self_hosted()),
                 unattended: row.opt_text(3)?.is_some(),
                 home: row.opt_text(2)?,

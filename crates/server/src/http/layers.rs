@@ -159,9 +159,19 @@ fn error_text(error: &Error, id: &RequestId) -> Vec<u8> {
         Error::Rejected { code, .. } | Error::Gone { code, .. } => Some(ErrorDetails { error_code: code }),
         _ => None,
     };
+    let (conflicting_memory_id, conflicting_path) = match error {
+        Error::MemoryPathConflict { memory_id, path, .. } => (Some(memory_id.as_str()), Some(path.as_str())),
+        _ => (None, None),
+    };
     let body = ErrorBody {
         r#type: "error",
-        error: ErrorDetail { r#type: error.wire_type(), message: &message, details },
+        error: ErrorDetail {
+            r#type: error.wire_type(),
+            message: &message,
+            conflicting_memory_id,
+            conflicting_path,
+            details,
+        },
         request_id: id.as_ref(),
     };
     serde_json::to_vec(&body).expect("an error is plain text")
@@ -182,7 +192,7 @@ fn write_error(response: &mut Response, error: &Error, id: &RequestId) {
 fn is_final(error: &Error, path: &str, route: &str) -> bool {
     let resource = || path.split('/').nth(2).unwrap_or_default();
     match error {
-        Error::Unauthenticated(_) => true,
+        Error::Unauthenticated(_) | Error::MemoryPathConflict { .. } | Error::MemoryPrecondition => true,
         Error::NotFound(_) if route == "none" => !matches!(resource(), "deployments" | "dreams"),
         Error::Invalid(_)
         | Error::Rejected { .. }
@@ -243,7 +253,10 @@ async fn admit(app: &App, parts: &Parts) -> Result<Admission> {
     }
     // Where nothing is, that is what is said, whatever header is missing.
     if let Some(path) = parts.extensions.get::<MatchedPath>() {
-        beta::check(parts.uri.path(), operations::beta(path.as_str()) == Some(Beta::Required), &parts.headers)?;
+        match operations::beta(path.as_str()) {
+            Some(Beta::AgentMemory) => beta::check_memory(parts.uri.path(), &parts.headers)?,
+            rule => beta::check(parts.uri.path(), rule == Some(Beta::Required), &parts.headers)?,
+        }
     }
     Ok(admission)
 }

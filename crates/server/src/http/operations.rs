@@ -12,8 +12,9 @@ use http::Method;
 use crate::{
     app::App,
     resources::{
-        agents, api_keys, archiving, deployment_runs, deployments, environments, files, models, organization,
-        run_outcomes, schedules,
+        agents, api_keys, archiving, deployment_runs, deployments, environments, files,
+        memory_stores::{self, memories, versions},
+        models, organization, run_outcomes, schedules,
         sessions::{self, events, resources as session_resources},
         threads, webhook_endpoints, workspaces,
     },
@@ -53,13 +54,15 @@ pub enum Who {
 pub enum Beta {
     /// It must.
     Required,
+    /// It must, or the beta of memory stores in its place.
+    AgentMemory,
     /// It may.
     Optional,
 }
 
 /// Every operation that the server has, by path.
 pub fn operations() -> Vec<Operation> {
-    use Beta::{Optional, Required};
+    use Beta::{AgentMemory, Optional, Required};
     use Who::{Administrator, Starter, Workspace};
 
     const ENDPOINT: &str = "/rota/v1/webhook_endpoints/{webhook_endpoint_id}";
@@ -68,6 +71,12 @@ pub fn operations() -> Vec<Operation> {
     const REPLAY: &str = "/rota/v1/webhook_endpoints/{webhook_endpoint_id}/deliveries/{webhook_event_id}/replay";
     const SECRET: &str = "/rota/v1/webhook_endpoints/{webhook_endpoint_id}/regenerate_signing_secret";
     const RESOURCE: &str = "/v1/sessions/{session_id}/resources/{resource_id}";
+    const STORE: &str = "/v1/memory_stores/{memory_store_id}";
+    const MEMORIES: &str = "/v1/memory_stores/{memory_store_id}/memories";
+    const MEMORY: &str = "/v1/memory_stores/{memory_store_id}/memories/{memory_id}";
+    const VERSIONS: &str = "/v1/memory_stores/{memory_store_id}/memory_versions";
+    const VERSION: &str = "/v1/memory_stores/{memory_store_id}/memory_versions/{memory_version_id}";
+    const REDACT: &str = "/v1/memory_stores/{memory_store_id}/memory_versions/{memory_version_id}/redact";
     const OCCURRENCES: &str = "/rota/v1/deployments/{deployment_id}/occurrences";
 
     vec![
@@ -113,6 +122,20 @@ pub fn operations() -> Vec<Operation> {
         get("/v1/files/{file_id}", Workspace, Optional, files::retrieve),
         delete("/v1/files/{file_id}", Workspace, Optional, files::delete),
         get("/v1/files/{file_id}/content", Workspace, Optional, files::content),
+        get("/v1/memory_stores", Workspace, AgentMemory, memory_stores::list),
+        post("/v1/memory_stores", Workspace, AgentMemory, memory_stores::create),
+        get(STORE, Workspace, AgentMemory, memory_stores::retrieve),
+        post(STORE, Workspace, AgentMemory, memory_stores::update),
+        delete(STORE, Workspace, AgentMemory, memory_stores::delete),
+        call("/v1/memory_stores/{memory_store_id}/archive", Workspace, AgentMemory, memory_stores::archive),
+        get(MEMORIES, Workspace, AgentMemory, memories::list),
+        post(MEMORIES, Workspace, AgentMemory, memories::create),
+        get(MEMORY, Workspace, AgentMemory, memories::retrieve),
+        post(MEMORY, Workspace, AgentMemory, memories::update),
+        delete(MEMORY, Workspace, AgentMemory, memories::delete),
+        get(VERSIONS, Workspace, AgentMemory, versions::list),
+        get(VERSION, Workspace, AgentMemory, versions::retrieve),
+        call(REDACT, Workspace, AgentMemory, versions::redact),
         get("/v1/models", Workspace, Optional, models::list),
         get("/v1/models/{model_id}", Workspace, Optional, models::retrieve),
         get("/v1/organizations/api_keys", Administrator, Optional, api_keys::list),
@@ -148,10 +171,9 @@ pub fn operations() -> Vec<Operation> {
 
 /// What the API has and this server does not: how its paths begin, and what stands there. An operation that comes to be
 /// served moves from here to the table above.
-pub const NOT_SERVED: [(&str, &str); 19] = [
+pub const NOT_SERVED: [(&str, &str); 18] = [
     ("/v1/dreams", "dreams"),
     ("/v1/environments/{environment_id}/work", "the work queue of self-hosted environments"),
-    ("/v1/memory_stores", "memory stores"),
     ("/v1/organizations/federation_issuers", "federation"),
     ("/v1/organizations/federation_rules", "federation"),
     ("/v1/organizations/invites", "invites"),

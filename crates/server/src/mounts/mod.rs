@@ -9,6 +9,7 @@
 //! gone before it, so what it finds in the sandbox is compared and not taken for granted. Files of a session are reached
 //! through [`rota_sandbox::Embedded`] and in no other way.
 
+mod memory;
 pub mod outputs;
 mod uploads;
 
@@ -18,7 +19,9 @@ use crate::{
     app::App,
     db::Tx,
     error::{Error, Result},
+    resources::memory_stores::attach,
 };
+use memory::Memory;
 use uploads::Uploads;
 
 /// The session whose sandbox is meant.
@@ -68,32 +71,40 @@ impl From<rota_sandbox::Error> for Failure {
 pub struct Mounts {
     target: Target,
     uploads: Uploads,
+    memory: Memory,
 }
 
 impl Mounts {
     /// Of a session that a runner takes up.
     pub fn new(target: Target) -> Self {
-        Self { target, uploads: Uploads::default() }
+        Self { uploads: Uploads::default(), memory: Memory::new(target.clone()), target }
     }
 
     /// Brings what is mounted up to date. An interrupt drops the future.
     pub async fn before_call(&mut self) -> Result<(), Failure> {
-        self.uploads.bring(&self.target).await
+        self.uploads.bring(&self.target).await?;
+        self.memory.before_call().await
     }
 
     /// Takes up what a call has changed, also when it was interrupted or the sandbox died over it. What comes back is told to
     /// the agent, behind the call's result.
-    #[allow(clippy::unused_async, reason = "no kind has anything to do here yet")]
     pub async fn after_call(&mut self) -> Vec<String> {
-        Vec::new()
+        self.memory.take_up().await;
+        self.memory.notes()
     }
 
     /// Takes up what was changed since the last call: by what it left running. Clients do not see the session at rest before.
-    #[allow(clippy::unused_async, reason = "no kind has anything to do here yet")]
-    pub async fn before_rest(&mut self) {}
+    pub async fn before_rest(&mut self) {
+        self.memory.take_up().await;
+    }
 }
 
 /// Notes what is to be done for a session that comes to rest with this transaction, and has files on this server.
 pub fn comes_to_rest(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &SessionId) -> Result<()> {
     outputs::comes_to_rest(tx, workspace, session)
+}
+
+/// What the agent of a session is told of its mounts, behind its own system prompt. `resources` are the session's, as JSON.
+pub fn prompt(resources: &str) -> Result<Option<String>> {
+    attach::prompt(resources)
 }

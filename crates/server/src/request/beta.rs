@@ -12,6 +12,9 @@ const MAX_BETA_NAME: usize = 128;
 /// The beta name of the managed agents API.
 const MANAGED_AGENTS: &str = "managed-agents-2026-04-01";
 
+/// The beta name of memory stores.
+const AGENT_MEMORY: &str = "agent-memory-2026-07-22";
+
 /// Checks the beta header of a request for `path`, whose operations need the managed agents beta when it is `required`. Names
 /// that Rota does not know are those of other parts of the API, or of later versions of it: beside the one that counts here
 /// they change nothing.
@@ -27,6 +30,24 @@ pub fn check(path: &str, required: bool, headers: &HeaderMap) -> Result<()> {
         return Ok(());
     }
     Err(Error::NotFound(format!("Not found: {path} needs the header `anthropic-beta: {MANAGED_AGENTS}`")))
+}
+
+/// Checks the beta header of a request for memory stores, at `path`: it names their beta or that of the managed agents API.
+///
+/// # Errors
+/// 404 when it names neither; 400 when it names both, or what is no name of a beta.
+pub fn check_memory(path: &str, headers: &HeaderMap) -> Result<()> {
+    check(path, false, headers)?;
+    let betas = betas(headers);
+    match (betas.contains(&AGENT_MEMORY), betas.contains(&MANAGED_AGENTS)) {
+        (true, true) => Err(Error::invalid(format_args!(
+            "anthropic-beta: `{AGENT_MEMORY}` and `{MANAGED_AGENTS}` cannot be combined on {path}; send one of them"
+        ))),
+        (false, false) => {
+            Err(Error::NotFound(format!("Not found: {path} needs the header `anthropic-beta: {AGENT_MEMORY}`")))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn unexpected(name: &str) -> Error {
@@ -95,6 +116,21 @@ mod tests {
         }
         assert!(matches!(check("/v1/agents", &[]), Err(Error::NotFound(_))));
         assert!(matches!(check("/v1/agents", &["nonsense"]), Err(Error::Invalid(_))));
+        for (values, status) in [
+            (&[][..], Some(404)),
+            (&["files-api-2025-04-14"], Some(404)),
+            (&[AGENT_MEMORY], None),
+            (&[MANAGED_AGENTS], None),
+            (&[AGENT_MEMORY, MANAGED_AGENTS], Some(400)),
+            (&[AGENT_MEMORY, "nonsense"], Some(400)),
+        ] {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(BETA, HeaderValue::from_static(value));
+            }
+            let refused = check_memory("/v1/memory_stores", &headers).err().map(|error| error.status().as_u16());
+            assert_eq!(refused, status, "{values:?}");
+        }
         assert!(check("/v1/models", &[]).is_ok());
         assert!(matches!(check("/v1/models", &["nonsense"]), Err(Error::Invalid(_))));
     }

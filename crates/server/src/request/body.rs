@@ -23,12 +23,30 @@ impl Body {
     }
 }
 
+/// The same, of an operation that has parameters in its query too: it takes them with
+/// [`PathAndQuery`](super::PathAndQuery).
+pub struct BodyOnly(pub Body);
+
+impl<S: Sync> FromRequest<S> for BodyOnly {
+    type Rejection = Error;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self> {
+        Body::of(request).await.map(Self)
+    }
+}
+
 impl<S: Sync> FromRequest<S> for Body {
     type Rejection = Error;
 
-    /// The bytes are there already: see [`super::Intake`].
     async fn from_request(request: Request, _: &S) -> Result<Self> {
         Query::none(request.uri())?;
+        Self::of(request).await
+    }
+}
+
+impl Body {
+    /// The bytes are there already: see [`super::Intake`].
+    async fn of(request: Request) -> Result<Self> {
         let bytes = to_bytes(request.into_body(), MAX_BODY_BYTES).await.map_err(Error::internal)?;
         Ok(Self(decode::json(&bytes, MAX_BODY_NODES)?))
     }

@@ -9,7 +9,7 @@ mod path;
 pub mod query;
 mod upload;
 
-pub use body::Body;
+pub use body::{Body, BodyOnly};
 pub use caller::{Administrator, Caller, Starter};
 pub use intake::{Coding, Intake};
 pub use list::List;
@@ -59,7 +59,7 @@ impl Error {
             Self::Forbidden(_) => StatusCode::FORBIDDEN,
             Self::NotFound(_) | Self::Gone { .. } => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Self::Conflict(_) => StatusCode::CONFLICT,
+            Self::Conflict(_) | Self::MemoryPathConflict { .. } | Self::MemoryPrecondition => StatusCode::CONFLICT,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::RateLimited(_) | Self::TooManyStreams(_) | Self::TooManyUnread(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Timeout(_) => StatusCode::GATEWAY_TIMEOUT,
@@ -77,6 +77,8 @@ impl Error {
             Self::Unauthenticated(_) => "authentication_error",
             Self::Forbidden(_) => "permission_error",
             Self::NotFound(_) | Self::Gone { .. } => "not_found_error",
+            Self::MemoryPathConflict { .. } => "memory_path_conflict_error",
+            Self::MemoryPrecondition => "memory_precondition_failed_error",
             Self::TooLarge(_) => "request_too_large",
             Self::RateLimited(_) | Self::TooManyStreams(_) | Self::TooManyUnread(_) => "rate_limit_error",
             Self::Timeout(_) => "timeout_error",

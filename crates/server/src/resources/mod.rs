@@ -7,6 +7,7 @@ pub mod deployment_runs;
 pub mod deployments;
 pub mod environments;
 pub mod files;
+pub mod memory_stores;
 pub mod models;
 pub mod organization;
 pub mod run_outcomes;

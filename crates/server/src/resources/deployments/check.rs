@@ -16,10 +16,13 @@ use crate::{
     closed::Closed,
     db::{Tx, vals},
     error::{Error, Result},
-    resources::sessions::{
-        self, egress,
-        events::files,
-        resources::{Unavailable, unavailable},
+    resources::{
+        memory_stores::attach::Unattachable,
+        sessions::{
+            self, egress,
+            events::files,
+            resources::{Unavailable, unavailable},
+        },
     },
 };
 
@@ -168,9 +171,13 @@ fn missing_resource(
     }
     Ok(unavailable(tx, workspace, &resources)?.map(|unavailable| match unavailable {
         Unavailable::File(id) => (RunErrorType::FileNotFound, format!("file `{id}` no longer exists")),
-        Unavailable::MemoryStore(_) => (
+        Unavailable::MemoryStore(Unattachable::Missing(_)) => (
             RunErrorType::SessionResourceNotFound,
             "session creation rejected: a referenced resource was not found; check deployment configuration".to_owned(),
+        ),
+        Unavailable::MemoryStore(Unattachable::Archived(_)) => (
+            RunErrorType::MemoryStoreArchived,
+            "session creation rejected: a referenced memory store is archived; check deployment resources".to_owned(),
         ),
     }))
 }

@@ -74,8 +74,8 @@ pub async fn list(State(app): State<App>, caller: Caller, query: Query) -> Resul
     // As the API has it, a version without an agent is of no agent, and says nothing.
     let version = query.integer("agent_version", 1, i64::MAX)?.filter(|_| agent.is_some());
     select.int("s.agent_version =", version);
-    // No session has a memory store: this server does not hold any yet.
-    select.when(query.text("memory_store_id").is_some(), "1 = 0");
+    let with_store = "SELECT m.session_id FROM session_memory_stores m WHERE m.workspace_id = $1 AND m.store_id =";
+    select.text_within(&format!("s.id IN ({with_store}"), query.text("memory_store_id"), ")");
     query.created_at::<SessionId>(&mut select, "s.id", &CREATED_ANY)?;
     let order = query.one_of("order", &["asc", "desc"])?.map_or(Order::Desc, Order::from_name);
     let paging = query.paging_else(20, 100, order, wrong_cursor)?;

@@ -6,7 +6,7 @@
 use axum::extract::State;
 use rota_api::{
     Deleted,
-    agent::{ThreadAgent, built_in},
+    agent::{BuiltInTool, ThreadAgent, built_in},
     id::{FileId, Id, SessionId, SessionResourceId, WorkspaceId},
     session::{
         AddResource, FileResource, MAX_RESOURCES, Resource, Status, UPLOADS, UpdateResource, overlap, overlapping,
@@ -22,7 +22,10 @@ use crate::{
     error::{Error, Result},
     page::{Order, Page, Rows},
     request::{Body, Caller, Json, Path, PathAndQuery, SessionRef},
-    resources::files,
+    resources::{
+        files,
+        memory_stores::attach::{self, Unattachable},
+    },
 };
 
 /// The most that a page of resources has, and what it has unless fewer are asked for.
@@ -98,12 +101,12 @@ pub async fn delete(
 }
 
 /// Why a session cannot be given a resource.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Unavailable {
     /// No file has this id, or its bytes are gone.
     File(String),
-    /// There is no such memory store.
-    MemoryStore(String),
+    /// It cannot have this memory store.
+    MemoryStore(Unattachable),
 }
 
 /// The first resource that is not there. Those that are stay so until the transaction ends.
@@ -116,27 +119,31 @@ pub fn unavailable(tx: &mut Tx<'_>, workspace: &WorkspaceId, resources: &[Resour
                     return Ok(Some(Unavailable::File(file_id.clone())));
                 }
             }
-            Resource::MemoryStore { memory_store_id, .. } => {
-                return Ok(Some(Unavailable::MemoryStore(memory_store_id.clone())));
-            }
-            Resource::GithubRepository { .. } => {}
+            Resource::MemoryStore { .. } | Resource::GithubRepository { .. } => {}
         }
     }
-    Ok(None)
+    Ok(attach::resolve(tx, workspace, resources)?.err().map(Unavailable::MemoryStore))
 }
 
 /// Gives a new session its resources. What it shows of them, as JSON.
-pub(super) fn attach(
+pub(super) fn attach_all(
     tx: &mut Tx<'_>,
     workspace: &WorkspaceId,
     session: &SessionId,
     resources: &[Resource],
 ) -> Result<String> {
+    let stores = attach::resolve(tx, workspace, resources)??;
+    attach::attach(tx, workspace, session, &stores)?;
+    let mut stores = stores.into_iter();
     let mut attached = Vec::with_capacity(resources.len());
     for resource in resources {
-        if let Resource::File { file_id, mount_path } = resource {
-            let path = upload_path(mount_path.as_deref(), file_id).map_err(Error::invalid)?;
-            attached.push(mount(tx, workspace, session, file_id, &path)?);
+        match resource {
+            Resource::File { file_id, mount_path } => {
+                let path = upload_path(mount_path.as_deref(), file_id).map_err(Error::invalid)?;
+                attached.push(serde_json::to_value(mount(tx, workspace, session, file_id, &path)?)?);
+            }
+            Resource::MemoryStore { .. } => attached.push(serde_json::to_value(stores.next())?),
+            Resource::GithubRepository { .. } => {}
         }
     }
     Ok(serde_json::to_string(&attached)?)
@@ -214,7 +221,7 @@ fn check_reads(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &SessionId) ->
          JOIN agent_versions v ON v.agent_id = s.agent_id AND v.version = s.agent_version
          WHERE s.workspace_id = $1 AND s.id = $2";
     let agent: Option<ThreadAgent> = tx.one(sql, vals![workspace, session], |row| row.json(0))?;
-    if agent.is_some_and(|agent| built_in(&agent.tools, "read").is_some()) {
+    if agent.is_some_and(|agent| built_in(&agent.tools, BuiltInTool::Read).is_some()) {
         return Ok(());
     }
     Err(Error::invalid(

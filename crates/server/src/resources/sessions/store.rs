@@ -232,7 +232,7 @@ pub fn insert(tx: &mut Tx<'_>, new: &NewSession<'_>) -> Result<SessionId> {
     }
     let resources = match new.resources {
         [] => "[]".to_owned(),
-        some => resources::attach(tx, new.workspace, &id, some)?,
+        some => resources::attach_all(tx, new.workspace, &id, some)?,
     };
     let outcomes = if outcomes.is_empty() { "[]".to_owned() } else { serde_json::to_string(&outcomes)? };
     let request = tx.request();

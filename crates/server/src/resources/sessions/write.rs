@@ -154,7 +154,7 @@ fn check_resources(
     match unavailable(tx, workspace, resources)? {
         None => Ok(()),
         Some(Unavailable::File(id)) => Err(files_missing(&id)),
-        Some(Unavailable::MemoryStore(id)) => Err(Error::NotFound(format!("Memory store `{id}` not found."))),
+        Some(Unavailable::MemoryStore(why)) => Err(why.into()),
     }
 }
 
@@ -253,7 +253,7 @@ pub(super) fn delete(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Resu
         "Cannot delete session while it is running. Send an interrupt event or wait for the session to complete."
             .to_owned()
     })?;
-    for table in ["session_events", "session_inputs"] {
+    for table in ["session_events", "session_inputs", "session_memory_stores"] {
         tx.execute(&format!("DELETE FROM {table} WHERE session_id = $1"), vals![id])?;
     }
     crate::resources::files::remove_of_session(tx, workspace, &session.id)?;
