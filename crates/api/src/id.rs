@@ -162,6 +162,8 @@ ids! {
     RunId "drun_" "A deployment run.";
     SessionId "sesn_" "A session.";
     SessionResourceId "sesrsc_" "A resource of a session.";
+    SkillId "skill_" "A skill.";
+    SkillVersionId "skver_" "A version of a skill.";
     ThreadId "sthr_" "A thread of a session.";
     WebhookEndpointId "whep_" "An endpoint that webhooks are sent to.";
     WebhookEventId "whe_" "An event that webhooks tell of.";

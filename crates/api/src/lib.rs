@@ -25,6 +25,7 @@ pub mod run_outcome;
 pub mod schedule;
 mod schema;
 pub mod session;
+pub mod skill;
 pub mod thread;
 pub mod time;
 pub mod warning;

@@ -130,6 +130,41 @@ impl Folder {
         Ok(rustix::fs::chownat(&self.0, "", uid, gid, AtFlags::EMPTY_PATH)?)
     }
 
+    /// Makes `id` the owner and group of the folder and of everything in it, as deep as `depth`; of a link, of the link.
+    pub(crate) fn give_all(&self, id: u32, depth: usize) -> io::Result<()> {
+        let deeper = depth.checked_sub(1).ok_or_else(too_deep)?;
+        let (uid, gid) = (Some(Uid::from_raw(id)), Some(Gid::from_raw(id)));
+        for (name, is_folder) in self.entries()? {
+            if is_folder {
+                self.enter(&*name)?.give_all(id, deeper)?;
+            } else {
+                rustix::fs::chownat(&self.0, &*name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
+            }
+        }
+        self.give(id)
+    }
+
+    /// Adds the bytes of the files in the folder, and the number of everything in it, to `size`, until that is beyond `most`.
+    /// What goes away meanwhile is not counted.
+    pub(crate) fn measure(&self, most: (u64, u64), size: &mut (u64, u64), depth: usize) -> io::Result<()> {
+        let deeper = depth.checked_sub(1).ok_or_else(too_deep)?;
+        for (name, is_folder) in self.entries()? {
+            if size.0 > most.0 || size.1 > most.1 {
+                return Ok(());
+            }
+            size.1 += 1;
+            if is_folder {
+                match self.enter(&*name) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    folder => folder?.measure(most, size, deeper)?,
+                }
+            } else if let Ok(Kind::File(state)) = self.look(&*name) {
+                size.0 += state.size;
+            }
+        }
+        Ok(())
+    }
+
     /// Sets the folder's permissions.
     pub(crate) fn set_mode(&self, mode: u32) -> io::Result<()> {
         // `fchmod` wants the right to read. This name leads to what is open and nowhere else.
@@ -242,6 +277,10 @@ pub(crate) fn give_file(file: &File, owner: Option<u32>, mode: u32) -> io::Resul
         rustix::fs::fchown(file, Some(Uid::from_raw(id)), Some(Gid::from_raw(id)))?;
     }
     Ok(rustix::fs::fchmod(file, Mode::from_raw_mode(mode))?)
+}
+
+fn too_deep() -> io::Error {
+    io::Error::other("its folders are too deep")
 }
 
 /// Sets when the content of an open file was changed last, in microseconds since the epoch.

@@ -35,7 +35,9 @@ mod wire;
 
 pub use config::{Config, Limits};
 #[cfg(feature = "host")]
-pub use embedded::{Area, Bounds, Embedded, Found, Listing, NewFile, Protection, ProtectionState, Sandbox, SetAside};
+pub use embedded::{
+    Area, Bounds, Embedded, Found, Listing, NewFile, NewTree, Protection, ProtectionState, Sandbox, SetAside,
+};
 pub use error::Error;
 pub use folder::FileState;
 pub use init::run_init;

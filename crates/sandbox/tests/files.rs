@@ -146,3 +146,46 @@ async fn a_file_that_is_never_placed_is_gone_also_when_the_server_died_over_it()
     backend.sweep().await.unwrap();
     assert_eq!(incoming(), 0);
 }
+
+#[tokio::test]
+async fn a_tree_is_given_as_a_whole_and_never_in_the_place_of_something() {
+    let (folder, backend) = backend();
+    let outside = folder.path().join("outside");
+    std::fs::write(&outside, "secret").unwrap();
+    let tree = backend.new_tree().await.unwrap();
+    tree.write("scripts/run.sh", b"#!/bin/sh\necho ran\n", true).unwrap();
+    tree.write("SKILL.md", b"text", false).unwrap();
+    std::os::unix::fs::symlink(&outside, tree.path().join("link")).unwrap();
+    assert_eq!(tree.read("link", 100).unwrap(), None, "no link is followed");
+    assert_eq!(tree.read("SKILL.md/x", 100).unwrap(), None);
+    assert_eq!(tree.read("SKILL.md", 2).unwrap().unwrap(), b"te");
+    assert_eq!(tree.folders("scripts/..", 10).unwrap_err().kind(), std::io::ErrorKind::InvalidInput);
+    assert_eq!(tree.folders(".", 10).unwrap(), ["scripts"]);
+    assert_eq!(tree.size((1000, 1000)).unwrap(), (23, 4));
+    assert!(backend.place_tree("s", Area::Skills, "report", tree).await.unwrap());
+    let sandbox = backend.open("s").await.unwrap();
+    let ran = bash(&sandbox, "cd skills/report && scripts/run.sh && stat -c '%u %a' SKILL.md link && cat link").await;
+    assert!(ran.content.starts_with("ran\n0 644\n0 777\n"), "{}", ran.content);
+    assert!(!ran.content.contains("secret"));
+    let second = backend.new_tree().await.unwrap();
+    let path = second.path().to_owned();
+    assert!(!backend.place_tree("s", Area::Skills, "report", second).await.unwrap());
+    backend.shutdown().await;
+    while path.exists() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_tree_does_not_go_where_a_link_of_the_agent_leads() {
+    let (folder, backend) = backend();
+    let outside = folder.path().join("outside");
+    std::fs::create_dir(&outside).unwrap();
+    let sandbox = backend.open("s").await.unwrap();
+    bash(&sandbox, &format!("ln -s {} /workspace/skills", outside.display())).await;
+    let tree = backend.new_tree().await.unwrap();
+    tree.write("a", b"x", false).unwrap();
+    assert!(backend.place_tree("s", Area::Skills, "report", tree).await.is_err());
+    assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 0);
+    backend.shutdown().await;
+}

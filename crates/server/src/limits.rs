@@ -77,6 +77,30 @@ pub const MAX_UNREAD_BYTES: usize = 64 * 1024 * 1024;
 /// Most bytes of rows that a page of a list has, unless its first row alone has more. A page that ends early has a cursor of
 /// the next one.
 pub const PAGE_BYTES: usize = 8 * 1024 * 1024;
+/// Most bytes of the files of a skill, unpacked.
+pub const MAX_SKILL_BYTES: usize = 30 * 1024 * 1024;
+/// Most bytes of the archive in which a skill is kept: what cannot be made smaller becomes a little larger.
+pub const MAX_KEPT_SKILL_BYTES: usize = MAX_SKILL_BYTES + 2 * 1024 * 1024;
+/// Most files of a skill.
+pub const MAX_SKILL_FILES: usize = 1000;
+/// Most parts of a form with which a skill is uploaded.
+pub const MAX_SKILL_FORM_PARTS: usize = 2 * MAX_SKILL_FILES;
+/// Most bytes of the path of a file in a skill.
+pub const MAX_SKILL_PATH: usize = 512;
+/// Most names in such a path.
+pub const MAX_SKILL_DEPTH: usize = 16;
+/// Most bytes of such a name.
+pub const MAX_SKILL_FILE_NAME: usize = 255;
+/// How many times as large an archive of a skill may become when it is unpacked, from [`SMALL_SKILL_BYTES`] on.
+pub const MAX_SKILL_RATIO: u64 = 200;
+/// Bytes of an unpacked skill up to which any archive may hold them.
+pub const SMALL_SKILL_BYTES: u64 = 1024 * 1024;
+/// Most bytes of the front matter of a `SKILL.md`.
+pub const MAX_FRONT_MATTER_BYTES: usize = 64 * 1024;
+/// Most skills of a workspace.
+pub const MAX_SKILLS: i64 = 10_000;
+/// Most versions of a skill.
+pub const MAX_SKILL_VERSIONS: i64 = 1000;
 /// Most bytes of an agent, as JSON, with the roster whose agents its sessions keep.
 pub const MAX_AGENT_BYTES: usize = 4 * 1024 * 1024;
 /// Most bytes of an environment's configuration, as JSON.

@@ -98,6 +98,7 @@ def features() -> dict[str, bool]:
         "organization": hasattr(api, "organization"),
         "session usage events": "session.usage" in event_types(),
         "sessions with overrides": hasattr(beta, "BetaManagedAgentsAgentWithOverridesParams"),
+        "skills of today": hasattr(beta, "BetaSkillSource"),
         "webhooks of agents": hasattr(beta, "BetaWebhookAgentCreatedEventData"),
     }
 

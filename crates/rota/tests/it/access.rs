@@ -15,6 +15,7 @@ use crate::{
     given::{Parts, id, message, model},
     memory_stores,
     server::Rota,
+    skills,
 };
 
 /// One of each resource, by the name of the parameter that stands for it in a path.
@@ -30,9 +31,12 @@ pub async fn one_of_each(api: &Api) -> BTreeMap<&'static str, String> {
     let resource = api.post(&resources, json!({"type": "file", "file_id": id(&file)})).await;
     let notes = memory_stores::store(api, "notes").await;
     let memory = memory_stores::memory(api, &notes, "/one", "of each").await;
+    let skill = skills::skill(api, "one").await;
     BTreeMap::from([
         ("{file_id}", id(&file).to_owned()),
         ("{resource_id}", id(&resource).to_owned()),
+        ("{skill_id}", id(&skill).to_owned()),
+        ("{version}", skill["latest_version_id"].as_str().unwrap().to_owned()),
         ("{agent_id}", id(&parts.agent).to_owned()),
         ("{environment_id}", id(&parts.environment).to_owned()),
         ("{deployment_id}", id(&deployment).to_owned()),

@@ -17,6 +17,7 @@ use crate::{
     given::{Parts, agent, environment, id, model, over, toolset},
     memory_stores,
     server::Rota,
+    skills,
 };
 
 /// A server on which a deployment, due at nine o'clock, cannot start.
@@ -69,6 +70,14 @@ async fn arrange(kind: RunErrorType) -> Option<Stage> {
             api.delete(&memory_stores::path(&notes)).await;
             deployment
         }
+        RunErrorType::SkillNotFound => {
+            let skill = skills::skill(&api, "report").await;
+            let skills = json!([{"type": "custom", "skill_id": id(&skill)}]);
+            let agent = agent(&api, json!({ "skills": skills })).await;
+            let deployment = parts.deployment(&api, at_nine(&json!({"agent": id(&agent)}))).await;
+            api.delete(&format!("/v1/skills/{}", id(&skill))).await;
+            deployment
+        }
         RunErrorType::WorkspaceArchived => return Some(in_an_archived_workspace(rota).await),
         RunErrorType::OrganizationDisabled => {
             let deployment = parts.deployment(&api, at_nine(&json!({}))).await;
@@ -116,7 +125,7 @@ async fn arrange(kind: RunErrorType) -> Option<Stage> {
             api.call(&format!("{}/archive", memory_stores::path(&notes))).await;
             deployment
         }
-        RunErrorType::VaultNotFound | RunErrorType::VaultArchived | RunErrorType::SkillNotFound => return None,
+        RunErrorType::VaultNotFound | RunErrorType::VaultArchived => return None,
     };
     Some(Stage { rota, api, deployment })
 }

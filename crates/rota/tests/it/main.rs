@@ -61,6 +61,7 @@ mod server;
 mod sessions;
 mod shortages;
 mod simulation;
+mod skills;
 mod store;
 mod stream;
 mod streams;

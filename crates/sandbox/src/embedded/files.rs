@@ -24,6 +24,8 @@ pub enum Area {
     Memory,
     /// The same for stores that the agent may write. A sandbox that is up shows those that were there at its start.
     WritableMemory,
+    /// `/workspace`, the agent's.
+    Workspace,
     /// `/workspace/skills`, the agent's.
     Skills,
     /// What the server notes about the other ones. It is not there inside.
@@ -38,6 +40,7 @@ impl Area {
             Self::Outputs => &["outputs"],
             Self::Memory => &["memory"],
             Self::WritableMemory => &[WRITABLE_MEMORY],
+            Self::Workspace => &["workspace"],
             Self::Skills => &["workspace", "skills"],
             Self::Server => &["server"],
         }
@@ -45,7 +48,7 @@ impl Area {
 
     /// Whether what is put there belongs to the agent. The folder of the writable memory stores itself does not.
     fn is_the_agents(self) -> bool {
-        matches!(self, Self::Outputs | Self::WritableMemory | Self::Skills)
+        matches!(self, Self::Outputs | Self::WritableMemory | Self::Workspace | Self::Skills)
     }
 }
 
@@ -276,7 +279,7 @@ impl Embedded {
     }
 
     /// Works in an area of a session under the session's lock: nobody opens, moves or deletes its files meanwhile.
-    async fn with_area<T: Send + 'static>(
+    pub(super) async fn with_area<T: Send + 'static>(
         self: &Arc<Self>,
         session_id: &str,
         area: Area,
@@ -330,7 +333,7 @@ fn enter(session: Folder, area: Area) -> io::Result<Option<Folder>> {
 
 impl Folder {
     /// The folder of a path's last name, with that name. `step` goes into each folder before it.
-    fn walk(&self, path: &str, step: impl Fn(&Self, &str) -> io::Result<Self>) -> io::Result<(Self, CString)> {
+    pub(super) fn walk(&self, path: &str, step: impl Fn(&Self, &str) -> io::Result<Self>) -> io::Result<(Self, CString)> {
         let (parents, name) = path.rsplit_once('/').map_or((None, path), |(parents, name)| (Some(parents), name));
         let mut folder = self.enter(".")?;
         for parent in parents.into_iter().flat_map(|parents| parents.split('/')) {

@@ -10,11 +10,13 @@ mod records;
 mod remedy;
 mod sandbox;
 mod store;
+mod trees;
 
 pub use doctor::{Protection, ProtectionState};
 pub use files::{Area, Bounds, Found, Listing, NewFile};
 pub use lost::SetAside;
 pub use sandbox::Sandbox;
+pub use trees::NewTree;
 
 use std::collections::HashMap;
 use std::future::ready;

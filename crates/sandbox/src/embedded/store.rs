@@ -184,10 +184,24 @@ impl Store {
             return Ok(());
         }
         let incoming = self.incoming()?;
-        for (name, _) in incoming.entries()? {
-            incoming.remove_file(&name)?;
+        for (name, is_folder) in incoming.entries()? {
+            match name.to_str() {
+                Ok(tree) if is_folder => self.delete_incoming(tree).map_err(io::Error::other)?,
+                _ => incoming.remove_file(&name)?,
+            }
         }
         Ok(())
+    }
+
+    /// Deletes a folder that was being filled.
+    pub(super) fn delete_incoming(&self, name: &str) -> Result<(), Error> {
+        let incoming = self.incoming().map_err(Error::host("opening a folder of the server's"))?;
+        if incoming.has(name) { self.delete(&incoming, name, name) } else { Ok(()) }
+    }
+
+    /// Where a file or folder is that is being filled.
+    pub(super) fn incoming_path(&self, name: &str) -> PathBuf {
+        self.sessions.join(INCOMING).join(name)
     }
 
     /// Deletes a session's folder, however deep it is.

@@ -105,7 +105,7 @@ macro_rules! ids {
 
 ids! {
     AgentId ApiKeyId BlobId DeploymentId EnvironmentId EventId FileId MemoryId MemoryStoreId MemoryVersionId RunId SessionId
-    WebhookEndpointId WebhookEventId WorkspaceId
+    SkillId SkillVersionId WebhookEndpointId WebhookEventId WorkspaceId
 }
 
 /// The parameters of a statement: `vals![id, now, title]`.

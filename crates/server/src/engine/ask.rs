@@ -14,6 +14,7 @@ use super::{
     attached,
     drafts::Drafts,
     permission::{self, Verdict},
+    prompt,
     runner::{Runner, closed, interrupted, request_end},
     step::{Beside, Left, Rest, Step},
     tools,
@@ -103,7 +104,7 @@ impl Runner<'_> {
             speed: model.speed.filter(|speed| *speed != Speed::Standard).map(|speed| speed.as_str().to_owned()),
             inference_geo: model.inference_geo.map(|geo| geo.as_str().to_owned()),
             max_tokens: offered.max_tokens,
-            system: self.agent.system.clone(),
+            system: prompt::system(self.agent.system.as_deref(), &self.skills),
             messages: self.state.messages.clone(),
             tools: tools::offered(&self.agent)?,
         })

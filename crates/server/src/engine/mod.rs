@@ -10,6 +10,7 @@ pub mod fold;
 mod lease;
 pub mod next;
 mod permission;
+mod prompt;
 mod runner;
 mod step;
 mod tools;

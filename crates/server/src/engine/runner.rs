@@ -36,6 +36,7 @@ use crate::{
             log::{self, NewEvent},
         },
         sessions::{Waiting, WaitingFor, status},
+        skills::{self, SessionSkill},
     },
 };
 
@@ -44,6 +45,7 @@ pub(super) struct Runner<'a> {
     pub(super) app: &'a App,
     pub(super) lease: &'a Lease,
     pub(super) agent: ThreadAgent,
+    pub(super) skills: Vec<SessionSkill>,
     pub(super) self_hosted: bool,
     /// Whether a deployment started the session, so that nobody may be there to send a message again.
     pub(super) unattended: bool,
@@ -84,7 +86,7 @@ impl<'a> Runner<'a> {
     ) -> Result<(), Left> {
         let place = Some(at_work.take(&lease.workspace).await);
         let inner = lease.clone();
-        let Loaded { agent, self_hosted, unattended, home } = app.db.read(move |tx| load(tx, &inner)).await?;
+        let Loaded { agent, skills, self_hosted, unattended, home } = app.db.read(move |tx| load(tx, &inner)).await?;
         let watcher = app.hub.watch(&lease.session);
         let state = State::default();
         let files = match home {
@@ -99,6 +101,7 @@ impl<'a> Runner<'a> {
             app,
             lease,
             agent,
+            skills,
             self_hosted,
             unattended,
             state,
@@ -462,6 +465,7 @@ fn closing_result(id: &EventId, closing: Closing, moved: bool) -> EventBody {
 /// What a runner knows of a session from the start.
 struct Loaded {
     agent: ThreadAgent,
+    skills: Vec<SessionSkill>,
     /// Whether its tools run at a worker of the user.
     self_hosted: bool,
     /// Whether a deployment started it.
@@ -471,6 +475,7 @@ struct Loaded {
 }
 
 fn load(tx: &mut Tx<'_>, lease: &Lease) -> Result<Loaded> {
+    let skills = skills::of_session(tx, &lease.session)?;
     let found = tx.one(
         "SELECT coalesce(s.agent, v.snapshot), e.config, s.home, s.deployment_id, s.resources FROM sessions s
          JOIN agent_versions v ON v.agent_id = s.agent_id AND v.version = s.agent_version
@@ -487,6 +492,7 @@ fn load(tx: &mut Tx<'_>, lease: &Lease) -> Result<Loaded> {
             }
             Ok(Loaded {
                 agent,
+                skills: skills.clone(),
                 self_hosted: environment.is_some_and(|environment| environment.is_self_hosted()),
                 unattended: row.opt_text(3)?.is_some(),
                 home: row.opt_text(2)?,

@@ -202,7 +202,7 @@ fn is_final(error: &Error, path: &str, route: &str) -> bool {
         | Error::MethodNotAllowed
         | Error::Conflict(_)
         | Error::TooLarge(_) => {
-            path.starts_with("/rota/") || matches!(resource(), "environments" | "files" | "organizations")
+            path.starts_with("/rota/") || matches!(resource(), "environments" | "files" | "organizations" | "skills")
         }
         Error::RateLimited(_)
         | Error::TooManyStreams(_)

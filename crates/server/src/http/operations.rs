@@ -16,7 +16,7 @@ use crate::{
         memory_stores::{self, memories, versions},
         models, organization, run_outcomes, schedules,
         sessions::{self, events, resources as session_resources},
-        threads, webhook_endpoints, workspaces,
+        skills, threads, webhook_endpoints, workspaces,
     },
 };
 
@@ -166,12 +166,21 @@ pub fn operations() -> Vec<Operation> {
         call("/v1/sessions/{session_id}/threads/{thread_id}/archive", Workspace, Required, threads::archive),
         get("/v1/sessions/{session_id}/threads/{thread_id}/events", Workspace, Required, threads::events),
         get("/v1/sessions/{session_id}/threads/{thread_id}/stream", Workspace, Required, threads::stream),
+        get("/v1/skills", Workspace, Optional, skills::list),
+        form("/v1/skills", Workspace, Optional, skills::create),
+        get("/v1/skills/{skill_id}", Workspace, Optional, skills::retrieve),
+        delete("/v1/skills/{skill_id}", Workspace, Optional, skills::delete),
+        get("/v1/skills/{skill_id}/versions", Workspace, Optional, skills::list_versions),
+        form("/v1/skills/{skill_id}/versions", Workspace, Optional, skills::create_version),
+        get("/v1/skills/{skill_id}/versions/{version}", Workspace, Optional, skills::retrieve_version),
+        delete("/v1/skills/{skill_id}/versions/{version}", Workspace, Optional, skills::delete_version),
+        get("/v1/skills/{skill_id}/versions/{version}/content", Workspace, Optional, skills::download),
     ]
 }
 
 /// What the API has and this server does not: how its paths begin, and what stands there. An operation that comes to be
 /// served moves from here to the table above.
-pub const NOT_SERVED: [(&str, &str); 18] = [
+pub const NOT_SERVED: [(&str, &str); 17] = [
     ("/v1/dreams", "dreams"),
     ("/v1/environments/{environment_id}/work", "the work queue of self-hosted environments"),
     ("/v1/organizations/federation_issuers", "federation"),
@@ -189,7 +198,6 @@ pub const NOT_SERVED: [(&str, &str); 18] = [
     ("/v1/organizations/workspaces/{workspace_id}/members", "members of workspaces"),
     ("/v1/organizations/workspaces/{workspace_id}/rate_limits", "rate limits of workspaces"),
     ("/v1/organizations/workspaces/{workspace_id}/service_accounts", "service accounts"),
-    ("/v1/skills", "skills"),
     ("/v1/tunnels", "tunnels"),
     ("/v1/user_profiles", "user profiles"),
     ("/v1/vaults", "vaults"),
@@ -243,6 +251,11 @@ fn call<T: 'static>(path: &'static str, who: Who, beta: Beta, handler: impl Hand
     }
 }
 
+/// A `POST` with files in its body that are small enough to be in memory: the body is there before the handler acts.
+fn form<T: 'static>(path: &'static str, who: Who, beta: Beta, handler: impl Handler<T, App>) -> Operation {
+    call(path, who, beta, handler)
+}
+
 /// A `POST` with files in its body.
 fn upload<T: 'static>(path: &'static str, who: Who, beta: Beta, handler: impl Handler<T, App>) -> Operation {
     Operation { uploads: true, ..call(path, who, beta, handler) }
@@ -274,9 +287,9 @@ mod tests {
     #[test]
     fn what_is_not_served_is_known_by_the_beginning_of_its_path() {
         for (path, what) in [
-            ("/v1/skills", Some("skills")),
-            ("/v1/skills/skill_1/content", Some("skills")),
-            ("/v1/skillset", None),
+            ("/v1/tunnels", Some("tunnels")),
+            ("/v1/tunnels/tnl_1/certificates", Some("tunnels")),
+            ("/v1/tunnelsystem", None),
             ("/v1/environments/env_1/work/poll", Some("the work queue of self-hosted environments")),
             ("/v1/sessions/sesn_1/nothing", None),
             ("/v1", None),

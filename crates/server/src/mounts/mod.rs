@@ -11,6 +11,7 @@
 
 mod memory;
 pub mod outputs;
+mod skills;
 mod uploads;
 
 use rota_api::id::{SessionId, WorkspaceId};
@@ -22,6 +23,7 @@ use crate::{
     resources::memory_stores::attach,
 };
 use memory::Memory;
+use skills::Skills;
 use uploads::Uploads;
 
 /// The session whose sandbox is meant.
@@ -72,17 +74,19 @@ pub struct Mounts {
     target: Target,
     uploads: Uploads,
     memory: Memory,
+    skills: Skills,
 }
 
 impl Mounts {
     /// Of a session that a runner takes up.
     pub fn new(target: Target) -> Self {
-        Self { uploads: Uploads::default(), memory: Memory::new(target.clone()), target }
+        Self { uploads: Uploads::default(), memory: Memory::new(target.clone()), skills: Skills::default(), target }
     }
 
     /// Brings what is mounted up to date. An interrupt drops the future.
     pub async fn before_call(&mut self) -> Result<(), Failure> {
         self.uploads.bring(&self.target).await?;
+        self.skills.bring(&self.target).await?;
         self.memory.before_call().await
     }
 

@@ -88,6 +88,11 @@ pub fn is_beta(headers: &HeaderMap) -> bool {
     !betas(headers).is_empty()
 }
 
+/// Whether a request names this beta.
+pub fn names(headers: &HeaderMap, beta: &str) -> bool {
+    betas(headers).contains(&beta)
+}
+
 #[cfg(test)]
 mod tests {
     use http::HeaderValue;

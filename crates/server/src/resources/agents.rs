@@ -25,7 +25,7 @@ use crate::{
     model::Offer,
     page::{Order, Page, Paging, Rows},
     request::{Body, Caller, Json, List, Path, PathAndQuery, Query, query::CREATED_BETWEEN},
-    resources::webhook_outbox,
+    resources::{skills, webhook_outbox},
 };
 
 /// `POST /v1/agents`.
@@ -84,7 +84,8 @@ fn insert(tx: &mut Tx<'_>, offer: &Offer, workspace: &WorkspaceId, new: &CreateA
     let id = AgentId::new(tx.now());
     let mut config = new.config.clone();
     config.multiagent = new.multiagent.as_ref().map(|roster| resolve(tx, workspace, roster, &id, 1)).transpose()?;
-    check(offer, &config)?;
+    offer.check("model", &config.model.id)?;
+    check_skills(tx, workspace, &config.skills)?;
     tx.execute(
         "INSERT INTO agents (id, workspace_id, version, created_at) VALUES ($1, $2, 1, $3)",
         vals![&id, workspace, tx.now()],
@@ -94,17 +95,12 @@ fn insert(tx: &mut Tx<'_>, offer: &Offer, workspace: &WorkspaceId, new: &CreateA
     get(tx, workspace, id.as_ref(), None)
 }
 
-/// What a configuration refers to must be there.
-fn check(offer: &Offer, config: &AgentConfig) -> Result<()> {
-    offer.check("model", &config.model.id)?;
-    check_skills(&config.skills)
-}
-
-/// No skill exists on this server yet, so every reference to one is to something that is not there.
-pub fn check_skills(skills: &[Skill]) -> Result<()> {
-    let Some(Skill { skill_id, version, .. }) = skills.first() else { return Ok(()) };
-    let version = if version == "latest" { String::new() } else { format!(" version `{version}`") };
-    Err(misconfigured(format_args!("`skill_id` `{skill_id}`{version} not found")))
+/// That the skills of an agent are there.
+pub fn check_skills(tx: &mut Tx<'_>, workspace: &WorkspaceId, skills: &[Skill]) -> Result<()> {
+    match skills::missing(tx, workspace, skills)? {
+        Some(missing) => Err(misconfigured(skills::words(missing))),
+        None => Ok(()),
+    }
 }
 
 /// The error for an agent that refers to what it cannot use.
@@ -205,11 +201,21 @@ fn insert_version(tx: &mut Tx<'_>, id: &AgentId, version: i64, config: &AgentCon
     let snapshot = serde_json::to_string(&snapshot)?;
     check_size(&snapshot)?;
     let roster: Vec<&AgentReference> = config.multiagent.iter().flat_map(Multiagent::agents).collect();
+    let skills = (!config.skills.is_empty()).then(|| serde_json::to_string(&config.skills)).transpose()?;
     let roster = (!roster.is_empty()).then(|| serde_json::to_string(&roster)).transpose()?;
     tx.execute(
-        "INSERT INTO agent_versions (agent_id, version, model, config, snapshot, roster, created_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7)",
-        vals![id, version, &config.model.id, &serde_json::to_string(config)?, &snapshot, roster.as_deref(), tx.now()],
+        "INSERT INTO agent_versions (agent_id, version, model, config, snapshot, roster, skills, created_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+        vals![
+            id,
+            version,
+            &config.model.id,
+            &serde_json::to_string(config)?,
+            &snapshot,
+            roster.as_deref(),
+            skills.as_deref(),
+            tx.now()
+        ],
     )?;
     Ok(())
 }
@@ -280,7 +286,10 @@ fn set(tx: &mut Tx<'_>, offer: &Offer, workspace: &WorkspaceId, id: &str, update
     if config == stored.config {
         return Ok(stored);
     }
-    check(offer, &config)?;
+    offer.check("model", &config.model.id)?;
+    if config.skills != stored.config.skills {
+        check_skills(tx, workspace, &config.skills)?;
+    }
     insert_version(tx, &id, next, &config)?;
     tx.execute("UPDATE agents SET version = $3 WHERE workspace_id = $1 AND id = $2", vals![workspace, &id, next])?;
     webhook_outbox::emit(tx, workspace, [EventType::AgentUpdated], &id)?;

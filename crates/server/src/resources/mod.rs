@@ -13,6 +13,7 @@ pub mod organization;
 pub mod run_outcomes;
 pub mod schedules;
 pub mod sessions;
+pub mod skills;
 pub mod threads;
 pub mod webhook_endpoints;
 pub mod webhook_outbox;

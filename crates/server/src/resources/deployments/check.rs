@@ -1,7 +1,7 @@
 //! Whether a session of a deployment can be started. Each failure that has a type gets it here, where it arises.
 
 use rota_api::{
-    agent::AgentReference,
+    agent::{AgentReference, Skill},
     deployment::{RunError, RunErrorType},
     environment::EnvironmentConfig,
     id::WorkspaceId,
@@ -23,6 +23,7 @@ use crate::{
             events::files,
             resources::{Unavailable, unavailable},
         },
+        skills,
     },
 };
 
@@ -89,11 +90,13 @@ fn check_agents(tx: &mut Tx<'_>, workspace: &WorkspaceId, target: &Target) -> Re
     if target.agent_archived {
         archived(&target.agent)?;
     }
+    check_skills(tx, workspace, target.skills.as_deref())?;
     for agent in target.roster.iter().flatten() {
-        let sql = "SELECT 1 FROM agents WHERE workspace_id = $1 AND id = $2 AND archived_at IS NULL";
-        if tx.one(sql, vals![workspace, &agent.id], |_| Ok(()))?.is_none() {
-            archived(agent)?;
-        }
+        let sql = "SELECT v.skills FROM agents a JOIN agent_versions v ON v.agent_id = a.id AND v.version = $3
+            WHERE a.workspace_id = $1 AND a.id = $2 AND a.archived_at IS NULL";
+        let open = tx.one(sql, vals![workspace, &agent.id, agent.version], |row| row.opt_json::<Vec<Skill>>(0))?;
+        let Some(skills) = open else { return archived(agent) };
+        check_skills(tx, workspace, skills.as_deref())?;
     }
     Ok(())
 }
@@ -110,6 +113,17 @@ fn check_events(tx: &mut Tx<'_>, workspace: &WorkspaceId, target: &Target) -> Re
             fails(RunErrorType::SessionCreationRejected, format!("session creation rejected: {error}"))
         }
         checked => checked.map_err(Obstacle::Fault),
+    }
+}
+
+/// The skills of an agent, by the versions that are there now.
+fn check_skills(tx: &mut Tx<'_>, workspace: &WorkspaceId, skills: Option<&[Skill]>) -> Result<(), Obstacle> {
+    match skills::missing(tx, workspace, skills.unwrap_or_default())? {
+        Some(missing) => {
+            let message = format!("session creation rejected: {}", skills::words(missing));
+            fails(RunErrorType::SkillNotFound, message)
+        }
+        None => Ok(()),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Firing a deployment: the one way in which it starts, for a caller and for the scheduler.
 
 use rota_api::{
-    agent::AgentReference,
+    agent::{AgentReference, Skill},
     deployment::{DeploymentRun, RunError, RunErrorType, TriggerContext},
     id::{DeploymentId, EnvironmentId, Id, RunId, SessionId, WorkspaceId},
     session::Resource,
@@ -14,7 +14,7 @@ use crate::{
     db::{Row, Tx, vals},
     error::{Error, Result},
     limits::{IDEMPOTENCY_MICROS, IDEMPOTENCY_PURGE},
-    resources::{deployment_runs, sessions},
+    resources::{deployment_runs, sessions, skills},
 };
 
 /// A caller's wish to start a deployment.
@@ -133,6 +133,8 @@ pub(super) struct Target {
     pub(super) agent_archived: bool,
     pub(super) model: String,
     pub(super) roster: Option<Vec<AgentReference>>,
+    /// Those of the agent itself.
+    pub(super) skills: Option<Vec<Skill>>,
     pub(super) environment_id: EnvironmentId,
     /// Whether it is archived, and its configuration as JSON.
     pub(super) environment: Option<(bool, String)>,
@@ -146,7 +148,7 @@ impl Target {
     /// What [`from_row`](Self::from_row) reads.
     pub(super) const COLUMNS: &str = "d.id AS deployment_id, d.name, w.archived_at AS workspace_archived_at,
         (SELECT disabled_at FROM organization) AS disabled_at, d.agent_id, d.agent_version,
-        a.archived_at AS agent_archived_at, v.model, v.roster, d.environment_id,
+        a.archived_at AS agent_archived_at, v.model, v.roster, v.skills, d.environment_id,
         e.archived_at AS environment_archived_at, e.config AS environment_config, d.initial_events, d.resources,
         d.vault_ids, d.archived_at";
     /// Where that is; the agent and the environment may be gone.
@@ -174,6 +176,7 @@ impl Target {
             agent_archived: row.opt_time("agent_archived_at")?.is_some(),
             model: row.text("model")?,
             roster: row.opt_json("roster")?,
+            skills: row.opt_json("skills")?,
             environment_id: row.id("environment_id")?,
             environment: {
                 let is_archived = row.opt_time("environment_archived_at")?.is_some();
@@ -192,7 +195,7 @@ fn insert_session(tx: &mut Tx<'_>, workspace: &WorkspaceId, target: &Target) -> 
         "[]" => Vec::new(),
         some => serde_json::from_str(some)?,
     };
-    sessions::insert(
+    let id = sessions::insert(
         tx,
         &sessions::NewSession {
             workspace,
@@ -206,7 +209,11 @@ fn insert_session(tx: &mut Tx<'_>, workspace: &WorkspaceId, target: &Target) -> 
             vault_ids: &target.vault_ids,
             initial_events: &target.initial_events,
         },
-    )
+    )?;
+    if let Some(skills) = &target.skills {
+        skills::pin(tx, workspace, &id, skills)?;
+    }
+    Ok(id)
 }
 
 pub(super) fn record(

@@ -26,7 +26,7 @@ use crate::{
     error::{Error, Result},
     resources::{
         agents::{self, Unusable},
-        environments, webhook_outbox,
+        environments, skills, webhook_outbox,
     },
 };
 
@@ -43,6 +43,8 @@ pub(super) fn create(
         }
     })?;
     let changed_agent = changed(tx, policy, &agent, &config, &new.overrides)?;
+    let skills = new.overrides.skills.as_ref().unwrap_or(&config.skills);
+    agents::check_skills(tx, workspace, skills)?;
     let found = environments::referenced(tx, workspace, &new.environment_id)?;
     let (environment_id, environment) = found.ok_or_else(|| environments::not_found(&new.environment_id))?;
     check_vaults(&new.vault_ids)?;
@@ -74,6 +76,7 @@ pub(super) fn create(
             initial_events: &serde_json::to_string(&new.initial_events)?,
         },
     )?;
+    skills::pin(tx, workspace, &id, skills)?;
     get(tx, workspace, id.as_ref())
 }
 
@@ -99,7 +102,6 @@ fn changed(
     primary.mcp_servers = mcp_servers.unwrap_or(primary.mcp_servers);
     primary.skills = skills.unwrap_or(primary.skills);
     check_tool_references("agent", &primary.tools, &primary.mcp_servers)?;
-    agents::check_skills(&primary.skills)?;
     if primary.tools.is_empty() && !primary.skills.is_empty() {
         return Err(Error::invalid("agent.tools: cannot be cleared while the agent has skills"));
     }
@@ -253,7 +255,7 @@ pub(super) fn delete(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Resu
         "Cannot delete session while it is running. Send an interrupt event or wait for the session to complete."
             .to_owned()
     })?;
-    for table in ["session_events", "session_inputs", "session_memory_stores"] {
+    for table in ["session_events", "session_inputs", "session_memory_stores", "session_skills"] {
         tx.execute(&format!("DELETE FROM {table} WHERE session_id = $1"), vals![id])?;
     }
     crate::resources::files::remove_of_session(tx, workspace, &session.id)?;

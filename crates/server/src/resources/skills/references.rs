@@ -1,0 +1,150 @@
+//! Skills as agents refer to them, and as sessions are given them.
+
+use std::collections::HashSet;
+
+use rota_api::{
+    agent::Skill,
+    id::{BlobId, SessionId, WorkspaceId},
+    skill::{LATEST, Source},
+};
+
+use super::store::{self, StoredVersion};
+use crate::{
+    db::{Row, Tx, vals},
+    error::{Error, Result},
+};
+
+/// The first of `skills` that is not there. All of the vendor's are not.
+pub fn missing<'s>(tx: &mut Tx<'_>, workspace: &WorkspaceId, skills: &'s [Skill]) -> Result<Option<&'s Skill>> {
+    for skill in skills {
+        if find(tx, workspace, skill)?.is_none() {
+            return Ok(Some(skill));
+        }
+    }
+    Ok(None)
+}
+
+/// That a skill is not there, in the words of the hosted service.
+pub fn words(missing: &Skill) -> String {
+    let Skill { skill_id, version, .. } = missing;
+    let version = if version == LATEST { String::new() } else { format!(" version `{version}`") };
+    format!("`skill_id` `{skill_id}`{version} not found")
+}
+
+fn find(tx: &mut Tx<'_>, workspace: &WorkspaceId, skill: &Skill) -> Result<Option<StoredVersion>> {
+    let Skill { r#type, skill_id, version } = skill;
+    if r#type != Source::Custom.as_str() {
+        return Ok(None);
+    }
+    let found = match version.as_str() {
+        LATEST => match store::get(tx, workspace, skill_id).map(|skill| skill.latest) {
+            Ok(Some(latest)) => store::get_version(tx, workspace, skill_id, latest.as_ref()),
+            Ok(None) => return Ok(None),
+            Err(error) => Err(error),
+        },
+        // Clients of the old shape know versions by their numbers.
+        number => match number.parse() {
+            Ok(number) => store::numbered(tx, workspace, skill_id, number),
+            Err(_) => store::get_version(tx, workspace, skill_id, version),
+        },
+    };
+    match found {
+        Ok(version) => Ok(Some(version)),
+        Err(Error::NotFound(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Where the skills of an agent are in the sandbox. One that shares its name with another has a number behind it.
+pub const FOLDER: &str = "/workspace/skills";
+
+/// A skill of a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionSkill {
+    /// Its place among those of the session, from 0.
+    pub place: i64,
+    /// What it is called.
+    pub name: String,
+    /// What it is for.
+    pub description: String,
+    /// The folder of its files in the sandbox.
+    pub path: String,
+    /// The archive of its files; `None` for one that was found in a repository.
+    pub blob: Option<BlobId>,
+    /// The server that has put them there.
+    pub placed_on: Option<String>,
+}
+
+/// Gives a new session the versions that `skills` mean now. They stay its own whatever becomes of the skills.
+///
+/// # Errors
+/// 400 when one is not there.
+pub fn pin(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &SessionId, skills: &[Skill]) -> Result<()> {
+    let mut folders = HashSet::new();
+    let mut pinned = HashSet::new();
+    for skill in skills {
+        let version = find(tx, workspace, skill)?.ok_or_else(|| Error::Invalid(words(skill)))?;
+        if !pinned.insert(version.id.clone()) {
+            continue;
+        }
+        let mut folder = version.name.clone();
+        let mut number = 2;
+        while !folders.insert(folder.clone()) {
+            folder = format!("{}-{number}", version.name);
+            number += 1;
+        }
+        tx.add(
+            "INSERT INTO session_skills (session_id, place, name, description, path, blob_id)
+             VALUES ($1, $2, $3, $4, $5, $6)",
+            vals![
+                session,
+                pinned.len() as i64 - 1,
+                &version.name,
+                &version.description,
+                &format!("{FOLDER}/{folder}"),
+                &version.blob
+            ],
+        )?;
+    }
+    Ok(())
+}
+
+/// The skills of a session, in the order in which its agent names them.
+pub fn of_session(tx: &mut Tx<'_>, session: &SessionId) -> Result<Vec<SessionSkill>> {
+    let sql = "SELECT place, name, description, path, blob_id, placed_on FROM session_skills
+        WHERE session_id = $1 ORDER BY place";
+    tx.all(sql, vals![session], from_row)
+}
+
+/// Notes that the files of a skill of a session are at the server `node`.
+pub fn is_placed(tx: &mut Tx<'_>, session: &SessionId, place: i64, node: &str) -> Result<()> {
+    tx.execute(
+        "UPDATE session_skills SET placed_on = $3 WHERE session_id = $1 AND place = $2",
+        vals![session, place, node],
+    )?;
+    Ok(())
+}
+
+/// Which of these blobs a skill names, or a session that was given one.
+pub fn are_named(tx: &mut Tx<'_>, blobs: &[BlobId]) -> Result<Vec<BlobId>> {
+    let mut named = Vec::new();
+    for blob in blobs {
+        let sql = "SELECT 1 FROM skill_versions WHERE blob_id = $1 UNION ALL SELECT 1 FROM session_skills WHERE blob_id = $1
+            LIMIT 1";
+        if tx.one(sql, vals![blob], |_| Ok(()))?.is_some() {
+            named.push(blob.clone());
+        }
+    }
+    Ok(named)
+}
+
+fn from_row(row: &Row<'_>) -> Result<SessionSkill> {
+    Ok(SessionSkill {
+        place: row.int("place")?,
+        name: row.text("name")?,
+        description: row.text("description")?,
+        path: row.text("path")?,
+        blob: row.opt_id("blob_id")?,
+        placed_on: row.opt_text("placed_on")?,
+    })
+}
