@@ -20,7 +20,7 @@ pub enum Dialect {
     Plain,
     /// Agents: `Failed to parse request body: unknown field "x"`, `name: minimum string length is 1`.
     Agents,
-    /// Deployments: as agents, but places are told without the kinds of what stands there.
+    /// Deployments, vaults and their credentials: as agents, but places are told without the kinds of what stands there.
     Deployments,
     /// Sessions and their events: as agents, but what is missing is `value is required`.
     Sessions,

@@ -150,6 +150,7 @@ ids! {
     AgentId "agent_" "An agent.";
     ApiKeyId "apikey_" "An API key (not the key itself).";
     BlobId "blob_" "The bytes of a file. No client sees it.";
+    CredentialId "vcrd_" "A credential of a vault.";
     DeploymentId "depl_" "A deployment.";
     EnvironmentId "env_" "An environment.";
     EventId "sevt_" "An event of a session.";
@@ -165,6 +166,7 @@ ids! {
     SkillId "skill_" "A skill.";
     SkillVersionId "skver_" "A version of a skill.";
     ThreadId "sthr_" "A thread of a session.";
+    VaultId "vlt_" "A vault.";
     WebhookEndpointId "whep_" "An endpoint that webhooks are sent to.";
     WebhookEventId "whe_" "An event that webhooks tell of.";
     WorkspaceId "wrkspc_" "A workspace.";

@@ -52,6 +52,13 @@ names! {
         "session.status_run_started" => SessionStatusRunStarted,
         "session.status_terminated" => SessionStatusTerminated,
         "session.updated" => SessionUpdated,
+        "vault.archived" => VaultArchived,
+        "vault.created" => VaultCreated,
+        "vault.deleted" => VaultDeleted,
+        "vault_credential.archived" => VaultCredentialArchived,
+        "vault_credential.created" => VaultCredentialCreated,
+        "vault_credential.deleted" => VaultCredentialDeleted,
+        "vault_credential.refresh_failed" => VaultCredentialRefreshFailed,
     }
 }
 
@@ -70,6 +77,8 @@ struct EventData<'a> {
     id: &'a str,
     organization_id: &'a str,
     workspace_id: &'a WorkspaceId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vault_id: Option<&'a str>,
 }
 
 impl<'a> WebhookEvent<'a> {
@@ -82,8 +91,15 @@ impl<'a> WebhookEvent<'a> {
         organization_id: &'a str,
         workspace_id: &'a WorkspaceId,
     ) -> Self {
-        let data = EventData { r#type, id: resource, organization_id, workspace_id };
+        let data = EventData { r#type, id: resource, organization_id, workspace_id, vault_id: None };
         Self { r#type: "event", id, created_at, data }
+    }
+
+    /// The same event, told as one of something in the vault `vault_id`, where there is one.
+    #[must_use]
+    pub fn in_vault(mut self, vault_id: Option<&'a str>) -> Self {
+        self.data.vault_id = vault_id;
+        self
     }
 }
 

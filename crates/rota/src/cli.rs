@@ -29,6 +29,8 @@ pub enum Command {
     Migrate(MigrateArgs),
     /// Show the organization, and switch all its workspaces off and on. Works while the server runs.
     Org(OrgArgs),
+    /// Change the key under which the secrets of the store are sealed. Works while the server runs.
+    Vault(VaultArgs),
 }
 
 #[derive(Debug, Args)]
@@ -181,6 +183,26 @@ pub enum OrgCommand {
 }
 
 #[derive(Debug, Args)]
+pub struct VaultArgs {
+    #[command(subcommand)]
+    pub command: VaultCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum VaultCommand {
+    /// Give the store a new master key: data keys are wrapped anew, secrets stay as they are. One that was cut off goes on.
+    RotateKey {
+        #[command(flatten)]
+        store: StoreArgs,
+        /// Only put the new key into the key file, so that the file can be copied to other servers first.
+        #[arg(long)]
+        prepare: bool,
+    },
+    /// Print a new master key, for one that is kept in a file or a variable of your own ([vault] in the configuration).
+    NewKey,
+}
+
+#[derive(Debug, Args)]
 pub struct StoreArgs {
     /// The configuration file of the server. Options given here go before it.
     #[arg(long, value_name = "FILE", env = "ROTA_CONFIG")]
@@ -237,6 +259,11 @@ Configuration file (every key is optional; an unknown key is an error):
   allow_private = false              send webhooks also to private addresses, and without TLS
   attempts = 8                       how often a delivery is tried, 1 to 20
   timeout_seconds = 15               how long an attempt may take, 1 to 60
+
+  [vault]
+  key_file = \"/etc/rota/vault.key\"  the file with the master key; `vault.key` in the data folder, made by the first start
+  key_env = \"VAULT_KEY\"             the environment variable that holds the key, in place of a file
+  allow_private = false              renew tokens and try credentials also at private addresses, and without TLS
 
   [sandbox]
   root_fs = \"/srv/rootfs\"            the same as --root-fs

@@ -8,6 +8,7 @@ mod migrate;
 mod org;
 mod serve;
 mod store;
+mod vault;
 
 use std::{process::ExitCode, time::Duration};
 
@@ -40,6 +41,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             Command::Keys(args) => keys::run(args).await,
             Command::Migrate(args) => migrate::run(args).await,
             Command::Org(args) => org::run(args).await,
+            Command::Vault(args) => vault::run(args).await,
         }
     });
     // Not longer: what does not end by now would keep the process for ever.

@@ -14,8 +14,10 @@ pub async fn run(args: MigrateArgs) -> Result<ExitCode> {
         println!("{:28} {:>10} rows", table.table, table.rows);
     }
     println!(
-        "\nThe store is copied. Start the server with the same --data, which has the sessions' files, and with --database: it \
-         does not start on this folder without.\n\
+        "\nThe store is copied. Start the server with the same --data, which has the sessions' files and the key of the vaults, \
+         and with --database: it does not start on this folder without.\n\
+         The secrets in the database are sealed with that key (vault.key, or where [vault] says): other servers on the \
+         database need it too.\n\
          {} is left as it is; nothing reads it any more.",
         data.join("rota.db").display()
     );

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::Result;
 use rota_sandbox::{Protection, ProtectionState};
-use rota_server::{Server, clock::Clock, config::Config, descriptors, resources::api_keys::CreatedKey};
+use rota_server::{Server, clock::Clock, config::Config, descriptors, resources::api_keys::CreatedKey, vault};
 use tokio::{
     signal::unix::{SignalKind, signal},
     task::spawn_blocking,
@@ -28,6 +28,7 @@ const FIRST_KEY: &str = "first_key";
 pub async fn run(args: ServeArgs) -> Result<ExitCode> {
     start_log(&args)?;
     descriptors::raise();
+    vault::no_core_dumps();
     let config = configure(args)?;
     let data = config.data.clone();
     let server = rota_server::serve(config, Clock::System).await?;

@@ -48,7 +48,8 @@ pub async fn open_or_begin(args: &StoreArgs) -> Result<Store> {
     Ok(Store { db, writer })
 }
 
-fn of(args: &StoreArgs) -> Result<Config> {
+/// The configuration of the server that a command is about.
+pub fn of(args: &StoreArgs) -> Result<Config> {
     configured(args.config.as_deref(), args.data.clone(), args.database.clone())
 }
 

@@ -3,6 +3,7 @@
 
 #[path = "crash/files.rs"]
 mod files;
+#[allow(dead_code, reason = "shared with other test binaries")]
 mod process;
 #[path = "crash/receiver.rs"]
 mod receiver;

@@ -54,7 +54,7 @@ async fn no_occurrence_is_lost_or_doubled_by_kills_and_freezes() {
     let key = create_key(folders[0].path(), &store);
     let mut slowest = killed.start().await;
     if let Some(frozen) = &mut frozen {
-        frozen.start().await;
+        frozen.start_beside(folders[0].path()).await;
     }
     let client = Client::new(killed.address, key);
     let created = create_deployments(&client).await;

@@ -256,6 +256,7 @@ async fn on_postgresql_sessions_of_a_frozen_server_go_on_with_another_one() {
     let url = database.url();
     let frozen = Scene::start(Some(&url)).await.with_work_under_way().await;
     let folder = tempfile::tempdir().unwrap();
+    process::share_vault_key(frozen.data(), folder.path());
     let other = serve(folder.path(), frozen.work.model(), Some(&url)).await;
     signal(&frozen.server, Signal::STOP);
     frozen.work.go_on(&[frozen.data()]);

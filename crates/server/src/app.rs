@@ -8,7 +8,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     blobs::Blobs, clock::Clock, config::Config, db::Db, hub::Hub, model::Offer, request::Intake, sandboxes::Sandboxes,
-    scheduler::settle::Timing, shares::Shares,
+    scheduler::settle::Timing, shares::Shares, vault::Vault,
 };
 
 /// The server's state. Cheap to clone.
@@ -23,6 +23,8 @@ pub struct Inner {
     pub clock: Clock,
     /// The store.
     pub db: Db,
+    /// The keys under which secrets are sealed.
+    pub vault: Vault,
     /// Who waits for what.
     pub hub: Arc<Hub>,
     /// Open streams of each workspace.

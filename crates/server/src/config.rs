@@ -50,6 +50,8 @@ pub struct Config {
     pub webhooks: WebhooksConfig,
     /// Where the content of files is.
     pub blobs: BlobsConfig,
+    /// How secrets are sealed, and where OAuth tokens are renewed.
+    pub vault: VaultConfig,
 }
 
 impl Default for Config {
@@ -68,6 +70,7 @@ impl Default for Config {
             rate: RateConfig::default(),
             webhooks: WebhooksConfig::default(),
             blobs: BlobsConfig::default(),
+            vault: VaultConfig::default(),
         }
     }
 }
@@ -420,6 +423,19 @@ impl BlobsConfig {
     }
 }
 
+/// How secrets are sealed, and where OAuth tokens are renewed: `[vault]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct VaultConfig {
+    /// The file with the master key. Absent: `vault.key` in the data folder, made when the store is new.
+    pub key_file: Option<PathBuf>,
+    /// The environment variable with the master key, in place of a file.
+    pub key_env: Option<String>,
+    /// Renew tokens and try credentials also at private addresses, and without TLS: for servers in the operator's own
+    /// network. Whoever can create a credential can then make this server send requests inside that network.
+    pub allow_private: bool,
+}
+
 /// Refuses a number that is not in `range`, with the name of its key.
 fn within<T: PartialOrd + Copy + fmt::Display>(key: &str, value: T, range: &RangeInclusive<T>) -> Result<()> {
     if range.contains(&value) {
@@ -474,6 +490,9 @@ impl Config {
         within("sandbox.disk_mib", self.sandbox.disk_mib, &SANDBOX_DISK_MIB)?;
         self.http.check()?;
         self.blobs.check()?;
+        if self.vault.key_file.is_some() && self.vault.key_env.is_some() {
+            return Err(Error::invalid("vault: name key_file or key_env, not both"));
+        }
         for (i, model) in self.models.iter().enumerate() {
             if self.models[..i].iter().any(|earlier| earlier.id == model.id) || model.id.is_empty() {
                 return Err(Error::invalid(format_args!("models: the id \"{}\" is empty or not unique", model.id)));
@@ -545,6 +564,7 @@ mod tests {
             ("[blobs]\nendpoint = \"https://s3.example\"", "blobs.endpoint: says something of a bucket"),
             ("[blobs]\nbucket = \"b\"\naccess_key_id_env = \"A\"", "go together"),
             ("[blobs]\nworkspace_mib = 0", "blobs.workspace_mib: must be 1 to 1073741824"),
+            ("[vault]\nkey_file = \"k\"\nkey_env = \"K\"", "vault: name key_file or key_env, not both"),
             ("[webhooks]\nattempts = 0", "webhooks.attempts: must be 1 to 20"),
             ("[webhooks]\ntimeout_seconds = 61", "webhooks.timeout_seconds: must be 1 to 60"),
             ("[engine]\nconcurrency = 100001", "engine.concurrency: must be 0 to 100000"),

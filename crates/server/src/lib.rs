@@ -21,6 +21,7 @@ pub mod outgoing;
 pub mod page;
 mod places;
 pub mod random;
+pub mod renewals;
 pub mod request;
 pub mod resources;
 mod retry_after;
@@ -32,6 +33,7 @@ pub mod sweep;
 pub mod telemetry;
 pub mod tick;
 pub mod tls;
+pub mod vault;
 pub mod webhooks;
 
 use std::{fs::File, net::SocketAddr, path::Path, sync::Arc};
@@ -53,10 +55,11 @@ use crate::{
     request::Intake,
     resources::{
         api_keys::{self, CreatedKey},
-        organization, workspaces,
+        credentials, organization, webhook_endpoints, workspaces,
     },
     sandboxes::Sandboxes,
     shares::Shares,
+    vault::Vault,
 };
 
 /// A running server.
@@ -107,12 +110,18 @@ pub async fn serve_offer(offer: Offer, config: Config, clock: Clock) -> Result<S
     if let Some(url) = &config.database {
         folder::set_database(&config.data, url)?;
     }
+    let vault = Vault::open(&config, &db).await?;
+    seal_webhook_secrets(&vault, &db).await?;
     let node = folder::node(&config, &db).await?;
     let (own, alone) = (node.clone(), config.database.is_none());
     db.write(move |tx| {
         engine::release_all_of(tx, &own)?;
         // Claims of other servers run out by themselves.
-        if alone { webhooks::release_all(tx) } else { Ok(()) }
+        if alone {
+            webhooks::release_all(tx)?;
+            credentials::refresh::release_all(tx)?;
+        }
+        Ok(())
     })
     .await?;
     let backend = Embedded::new(sandbox_config(&config)).map_err(Error::internal)?;
@@ -136,6 +145,7 @@ pub async fn serve_offer(offer: Offer, config: Config, clock: Clock) -> Result<S
         config,
         clock,
         db,
+        vault,
         hub,
         streams: Shares::default(),
         answers: Shares::default(),
@@ -145,6 +155,7 @@ pub async fn serve_offer(offer: Offer, config: Config, clock: Clock) -> Result<S
     });
     if app.config.roles.has(Role::Scheduler) {
         app.spawn(tick::run(app.clone()));
+        app.spawn(renewals::run(app.clone()));
     }
     if app.config.roles.has(Role::Runner) {
         app.spawn(sweep::run(app.clone()));
@@ -167,6 +178,20 @@ fn metrics_key(variable: &str) -> Result<String> {
     match std::env::var(variable) {
         Ok(key) if !key.is_empty() => Ok(request::caller::hash(&key)),
         _ => Err(Error::invalid(format_args!("metrics.key_env: the environment variable {variable} is not set"))),
+    }
+}
+
+/// Seals what an earlier version has left in clear.
+async fn seal_webhook_secrets(vault: &Vault, db: &Db) -> Result<()> {
+    loop {
+        let unsealed = db.read(|tx| webhook_endpoints::unsealed(tx, limits::SEALED_AT_ONCE)).await?;
+        if unsealed.is_empty() {
+            return Ok(());
+        }
+        for endpoint in unsealed {
+            let key = vault.key(db, &endpoint.workspace).await?;
+            db.write(move |tx| webhook_endpoints::seal(tx, &endpoint, &key)).await?;
+        }
     }
 }
 

@@ -376,6 +376,40 @@ pub const OUTPUTS_POLL: Duration = Duration::from_secs(2);
 pub const OUTPUTS_RETRY_FIRST: Duration = Duration::from_secs(2);
 /// The longest such pause.
 pub const OUTPUTS_RETRY_MAX: Duration = Duration::from_mins(5);
+/// Master keys that a file or a variable may hold: the store's own, and those of changes that are under way.
+pub const MAX_MASTER_KEYS: usize = 4;
+/// Data keys of workspaces that a server keeps in memory; beyond that all are read anew.
+pub const DATA_KEYS_IN_MEMORY: usize = 10_000;
+/// How long before it expires an access token is renewed, in microseconds; one of less than twice that, after half its time.
+pub const REFRESH_AHEAD_MICROS: i64 = 300 * 1_000_000;
+/// How long an exchange of a refresh token, or a step of a probe, may take.
+pub const REFRESH_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long whoever renews a token has it for itself, in microseconds: longer than the exchange and its record take.
+pub const REFRESH_LEASE_MICROS: i64 = 60 * 1_000_000;
+/// Tokens that a server renews at the same time.
+pub const REFRESHES: usize = 16;
+/// How often tokens that are due are looked for.
+pub const REFRESH_POLL: Duration = Duration::from_secs(1);
+/// Exchanges in a row that may fail before nobody tries any more; with their pauses they take half a day.
+pub const REFRESH_TRIES: i64 = 16;
+/// The longest pause after the first of them; it doubles with each further one. A pause is at least half of its longest.
+pub const REFRESH_RETRY_FIRST: Duration = Duration::from_secs(30);
+/// The longest pause between two of them.
+pub const REFRESH_RETRY_MAX: Duration = Duration::from_hours(1);
+/// The pause between two tries to record new tokens that the store could not take; they are in memory only.
+pub const REFRESH_RECORD_RETRY: Duration = Duration::from_millis(500);
+/// Most bytes of an answer that are read of a token endpoint, or of an MCP server that is probed.
+pub const MAX_TOKEN_ANSWER_BYTES: usize = 64 * 1024;
+/// Most bytes of such an answer that are shown.
+pub const CAPTURED_BODY_BYTES: usize = 2048;
+/// How long a probe waits for somebody else who is renewing the token.
+pub const REFRESH_PATIENCE: Duration = Duration::from_secs(20);
+/// The pause between two looks at that.
+pub const REFRESH_LOOK: Duration = Duration::from_millis(100);
+/// Secrets of an earlier version that are read to be sealed at a time.
+pub const SEALED_AT_ONCE: i64 = 100;
+/// How often a data key is made anew because the master key was changed meanwhile.
+pub const DATA_KEY_TRIES: u32 = 4;
 
 /// Endpoints that webhooks of one workspace are sent to, enabled or disabled (hosted: organization webhooks).
 pub const MAX_WEBHOOK_ENDPOINTS: i64 = 32;

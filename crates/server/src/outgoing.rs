@@ -89,6 +89,18 @@ impl PrivateAddress {
     }
 }
 
+/// Why a request had no answer, with all its causes. The URL is left out: it may hold what only its owner should see.
+pub fn causes(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let mut causes = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        causes += &format!(": {error}");
+        cause = error.source();
+    }
+    causes
+}
+
 /// Resolves names as the machine does, and refuses those with an address that is not public.
 struct PublicOnly;
 

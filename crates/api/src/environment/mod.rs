@@ -13,7 +13,8 @@ use crate::{
     metadata::{Changes, Metadata},
 };
 
-use request::{read_host, read_packages, read_scope};
+pub(crate) use request::read_host;
+use request::{read_packages, read_scope};
 
 /// Most characters of an environment's name.
 pub const MAX_NAME: usize = 256;

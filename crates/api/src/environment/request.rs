@@ -56,7 +56,7 @@ pub(super) fn read_scope(node: &Node<'_>) -> Decoded<Scope> {
     }
 }
 
-pub(super) fn read_host(node: &Node<'_>) -> Decoded<String> {
+pub(crate) fn read_host(node: &Node<'_>) -> Decoded<String> {
     let host = node.text(1, 253)?;
     let name = host.strip_prefix("*.").unwrap_or(&host);
     if name.is_empty() || name.contains(|c: char| !(c.is_ascii_alphanumeric() || c == '.' || c == '-')) {

@@ -16,6 +16,7 @@ use crate::{
     memory_stores,
     server::Rota,
     skills,
+    vaults,
 };
 
 /// One of each resource, by the name of the parameter that stands for it in a path.
@@ -32,11 +33,16 @@ pub async fn one_of_each(api: &Api) -> BTreeMap<&'static str, String> {
     let notes = memory_stores::store(api, "notes").await;
     let memory = memory_stores::memory(api, &notes, "/one", "of each").await;
     let skill = skills::skill(api, "one").await;
+    let vault = vaults::vault(api, "v").await;
+    let credential = vaults::variable("KEY", &json!({}));
+    let credential = api.post(&vaults::credentials(&vault), credential).await;
     BTreeMap::from([
         ("{file_id}", id(&file).to_owned()),
         ("{resource_id}", id(&resource).to_owned()),
         ("{skill_id}", id(&skill).to_owned()),
         ("{version}", skill["latest_version_id"].as_str().unwrap().to_owned()),
+        ("{vault_id}", id(&vault).to_owned()),
+        ("{credential_id}", id(&credential).to_owned()),
         ("{agent_id}", id(&parts.agent).to_owned()),
         ("{environment_id}", id(&parts.environment).to_owned()),
         ("{deployment_id}", id(&deployment).to_owned()),
@@ -69,6 +75,7 @@ fn body(operation: &Operation) -> Option<Value> {
         Some("{memory_id}") => json!({"content": "hi"}),
         Some("memory_stores" | "{memory_store_id}") => json!({"name": "hi"}),
         Some("{resource_id}") => json!({"authorization_token": "x"}),
+        Some("credentials") => vaults::variable("OTHER", &json!({})),
         _ => json!({}),
     })
 }

@@ -125,9 +125,25 @@ async fn arrange(kind: RunErrorType) -> Option<Stage> {
             api.call(&format!("{}/archive", memory_stores::path(&notes))).await;
             deployment
         }
-        RunErrorType::VaultNotFound | RunErrorType::VaultArchived => return None,
+        RunErrorType::VaultNotFound => {
+            let (deployment, vault) = with_a_vault(&api, &parts).await;
+            api.delete(&format!("/v1/vaults/{vault}")).await;
+            deployment
+        }
+        RunErrorType::VaultArchived => {
+            let (deployment, vault) = with_a_vault(&api, &parts).await;
+            api.call(&format!("/v1/vaults/{vault}/archive")).await;
+            deployment
+        }
     };
     Some(Stage { rota, api, deployment })
+}
+
+/// A deployment with a vault, and the id of that.
+async fn with_a_vault(api: &Api, parts: &Parts) -> (Value, String) {
+    let vault = api.post("/v1/vaults", json!({"display_name": "v"})).await;
+    let deployment = parts.deployment(api, at_nine(&json!({"vault_ids": [id(&vault)]}))).await;
+    (deployment, id(&vault).to_owned())
 }
 
 async fn in_an_archived_workspace(rota: Rota) -> Stage {

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use rota_server::{clock::Clock, config::Role, resources::api_keys};
+use rota_server::{Server, clock::Clock, config::Role, error::Error, resources::api_keys};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -11,7 +11,7 @@ use crate::{
     database::NEEDED,
     given::{Parts, id, message, script},
     process,
-    server::{Rota, appears, disappears, record},
+    server::{Rota, VAULT_KEY, appears, disappears, record},
     stream::{first, kinds, stop_reason, text},
 };
 
@@ -71,15 +71,40 @@ async fn servers_that_start_at_the_same_time_make_one_store() {
     let database = one.database().expect(NEEDED);
     database.run("DROP SCHEMA public CASCADE; CREATE SCHEMA public");
     let folders = [(); 3].map(|()| TempDir::new().unwrap());
-    let starts = folders.iter().map(|folder| {
-        let mut config = one.server.app().config.clone();
-        config.data = folder.path().to_owned();
-        rota_server::serve(config, one.clock.clone())
-    });
-    let servers: Vec<_> = futures_util::future::join_all(starts).await.into_iter().map(Result::unwrap).collect();
+    let key = one.server.app().config.data.join(VAULT_KEY);
+    let servers = start_together(&one, &folders, Some(&key)).await;
+    let servers: Vec<_> = servers.into_iter().map(Result::unwrap).collect();
     assert_eq!(servers.iter().filter(|server| server.first_key.is_some()).count(), 1);
     let organizations: Vec<_> = servers.iter().map(|server| server.app().organization_header.clone()).collect();
     assert!(organizations.iter().all(|organization| *organization == organizations[0]));
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: tests/with-postgres"]
+async fn of_servers_that_start_at_the_same_time_without_a_key_one_makes_it_and_the_others_ask_for_it() {
+    let one = Rota::without_engine().await;
+    let database = one.database().expect(NEEDED);
+    database.run("DROP SCHEMA public CASCADE; CREATE SCHEMA public");
+    let folders = [(); 3].map(|()| TempDir::new().unwrap());
+    let servers = start_together(&one, &folders, None).await;
+    assert_eq!(servers.iter().filter(|server| server.is_ok()).count(), 1);
+    for (server, folder) in servers.iter().zip(&folders) {
+        assert_eq!(folder.path().join(VAULT_KEY).exists(), server.is_ok(), "a key that nothing needs is not left");
+        if let Err(error) = server {
+            assert!(error.to_string().contains("are sealed with the vault key"), "{error}");
+        }
+    }
+}
+
+/// Servers on the database of `one`, with a data folder each, that start at the same time.
+async fn start_together(one: &Rota, folders: &[TempDir], key: Option<&Path>) -> Vec<Result<Server, Error>> {
+    let starts = folders.iter().map(|folder| {
+        let mut config = one.server.app().config.clone();
+        config.data = folder.path().to_owned();
+        config.vault.key_file = key.map(Path::to_owned);
+        rota_server::serve(config, one.clock.clone())
+    });
+    futures_util::future::join_all(starts).await
 }
 
 #[tokio::test]
@@ -113,6 +138,7 @@ impl Pair {
         // The other process has the machine's time.
         here.clock.advance_micros(Clock::System.now().micros() - here.clock.now().micros());
         let folder = TempDir::new().unwrap();
+        process::share_vault_key(&here.server.app().config.data, folder.path());
         let url = here.server.app().config.database.clone().unwrap().0;
         let options = ["--database", &url, "--roles", "api,runner", "--concurrency", "1"];
         let mut there = process::Server::new(folder.path(), &options);

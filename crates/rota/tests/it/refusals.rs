@@ -17,6 +17,7 @@ use crate::{
     given::{Parts, id, message, over},
     memory_stores,
     server::Rota,
+    vaults,
 };
 
 /// What every operation is tried on.
@@ -99,6 +100,16 @@ impl World {
                 let precondition = json!({"type": "content_sha256", "content_sha256": memory_stores::hash("of each")});
                 json!({"path": "/later", "content": "c", "precondition": precondition})
             }
+            "/v1/vaults" | "/v1/vaults/{vault_id}" => json!({"display_name": "refused", "metadata": {"a": "b"}}),
+            "/v1/vaults/{vault_id}/credentials" => over(
+                vaults::variable("REFUSED", &json!({"injection_location": {"body": true, "header": true}})),
+                &json!({"display_name": "refused", "metadata": {"a": "b"}}),
+            ),
+            "/v1/vaults/{vault_id}/credentials/{credential_id}" => over(
+                json!({"auth": {"type": "environment_variable", "secret_value": "refused", "networking": {"type": "unrestricted"},
+                    "injection_location": {"body": true, "header": true}}}),
+                &json!({"display_name": "refused", "metadata": {"a": "b"}}),
+            ),
             "/v1/organizations/workspaces" => json!({"name": "refused", "tags": {"a": "b"}}),
             "/v1/organizations/workspaces/{workspace_id}" => json!({"name": "refused later", "tags": {"a": "b"}}),
             "/v1/organizations/api_keys/{api_key_id}" => json!({"name": "refused", "status": "active"}),

@@ -21,6 +21,9 @@ use crate::{client::Api, database::Database};
 /// When the fixed clock of a test starts: a Monday morning.
 pub const START: &str = "2026-03-02T08:00:00Z";
 
+/// The file of the data folder that has the key of the vaults.
+pub const VAULT_KEY: &str = "vault.key";
+
 /// How long a test waits for something before it fails.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -95,6 +98,7 @@ impl Rota {
         let database = self.database.clone()?;
         let folder = TempDir::new().unwrap();
         let mut config = Config { data: folder.path().to_owned(), ..self.config.clone() };
+        config.vault.key_file.get_or_insert_with(|| self.config.data.join(VAULT_KEY));
         configure(&mut config);
         let clock = self.clock.clone();
         let server = rota_server::serve(config.clone(), clock.clone()).await.unwrap();
@@ -148,6 +152,11 @@ impl Rota {
     pub fn workspace_file(&self, session: &str, name: &str) -> PathBuf {
         let backend = self.server.app().sandboxes.backend();
         backend.session_dir(session).unwrap().join("workspace").join(name)
+    }
+
+    /// Renews the tokens that are due, once.
+    pub async fn renew(&self) {
+        rota_server::renewals::renew_due(self.server.app()).await.unwrap();
     }
 
     /// A client with an administrator's key.

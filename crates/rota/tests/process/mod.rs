@@ -35,6 +35,12 @@ impl Server {
         Self { data: data.to_owned(), address, authorities: None, log: None, options, child: None }
     }
 
+    /// Starts it, once another server has begun the store whose data folder is `first`. Returns how long that took.
+    pub async fn start_beside(&mut self, first: &Path) -> Duration {
+        share_vault_key(first, &self.data);
+        self.start().await
+    }
+
     /// Starts it. Returns how long it took until it was ready.
     pub async fn start(&mut self) -> Duration {
         let begin = Instant::now();
@@ -79,6 +85,11 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// Gives a server with the data folder `other` the key of the vaults that the server with `first` has made.
+pub fn share_vault_key(first: &Path, other: &Path) {
+    std::fs::copy(first.join("vault.key"), other.join("vault.key")).expect("the key is copied");
 }
 
 /// A client of a server, with a key.
@@ -134,7 +145,7 @@ fn http() -> Http {
 }
 
 /// The command, untouched by settings of whoever runs the test.
-fn rota() -> Command {
+pub fn rota() -> Command {
     let mut command = Command::new(ROTA);
     command.env_clear().envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
     command

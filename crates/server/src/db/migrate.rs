@@ -25,6 +25,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0013_files.sql"),
     include_str!("migrations/0015_memory.sql"),
     include_str!("migrations/0017_skills.sql"),
+    include_str!("migrations/0014_vaults.sql"),
 ];
 
 /// Where a store keeps the checksums of the migrations that it has seen, each under the version that it leads to.

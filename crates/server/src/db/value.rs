@@ -104,8 +104,8 @@ macro_rules! ids {
 }
 
 ids! {
-    AgentId ApiKeyId BlobId DeploymentId EnvironmentId EventId FileId MemoryId MemoryStoreId MemoryVersionId RunId SessionId
-    SkillId SkillVersionId WebhookEndpointId WebhookEventId WorkspaceId
+    AgentId ApiKeyId BlobId CredentialId DeploymentId EnvironmentId EventId FileId MemoryId MemoryStoreId MemoryVersionId RunId SessionId
+    SkillId SkillVersionId VaultId WebhookEndpointId WebhookEventId WorkspaceId
 }
 
 /// The parameters of a statement: `vals![id, now, title]`.

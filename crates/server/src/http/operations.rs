@@ -12,11 +12,11 @@ use http::Method;
 use crate::{
     app::App,
     resources::{
-        agents, api_keys, archiving, deployment_runs, deployments, environments, files,
+        agents, api_keys, archiving, credentials, deployment_runs, deployments, environments, files,
         memory_stores::{self, memories, versions},
         models, organization, run_outcomes, schedules,
         sessions::{self, events, resources as session_resources},
-        skills, threads, webhook_endpoints, workspaces,
+        skills, threads, vaults, webhook_endpoints, workspaces,
     },
 };
 
@@ -65,6 +65,9 @@ pub fn operations() -> Vec<Operation> {
     use Beta::{AgentMemory, Optional, Required};
     use Who::{Administrator, Starter, Workspace};
 
+    const ARCHIVE_CREDENTIAL: &str = "/v1/vaults/{vault_id}/credentials/{credential_id}/archive";
+    const CREDENTIAL: &str = "/v1/vaults/{vault_id}/credentials/{credential_id}";
+    const VALIDATE_CREDENTIAL: &str = "/v1/vaults/{vault_id}/credentials/{credential_id}/mcp_oauth_validate";
     const ENDPOINT: &str = "/rota/v1/webhook_endpoints/{webhook_endpoint_id}";
     const DELIVERIES: &str = "/rota/v1/webhook_endpoints/{webhook_endpoint_id}/deliveries";
     const DELIVERY: &str = "/rota/v1/webhook_endpoints/{webhook_endpoint_id}/deliveries/{webhook_event_id}";
@@ -175,12 +178,25 @@ pub fn operations() -> Vec<Operation> {
         get("/v1/skills/{skill_id}/versions/{version}", Workspace, Optional, skills::retrieve_version),
         delete("/v1/skills/{skill_id}/versions/{version}", Workspace, Optional, skills::delete_version),
         get("/v1/skills/{skill_id}/versions/{version}/content", Workspace, Optional, skills::download),
+        get("/v1/vaults", Workspace, Required, vaults::list),
+        post("/v1/vaults", Workspace, Required, vaults::create),
+        get("/v1/vaults/{vault_id}", Workspace, Required, vaults::retrieve),
+        post("/v1/vaults/{vault_id}", Workspace, Required, vaults::update),
+        delete("/v1/vaults/{vault_id}", Workspace, Required, vaults::delete),
+        call("/v1/vaults/{vault_id}/archive", Workspace, Required, vaults::archive),
+        get("/v1/vaults/{vault_id}/credentials", Workspace, Required, credentials::list),
+        post("/v1/vaults/{vault_id}/credentials", Workspace, Required, credentials::create),
+        get(CREDENTIAL, Workspace, Required, credentials::retrieve),
+        post(CREDENTIAL, Workspace, Required, credentials::update),
+        delete(CREDENTIAL, Workspace, Required, credentials::delete),
+        call(ARCHIVE_CREDENTIAL, Workspace, Required, credentials::archive),
+        call(VALIDATE_CREDENTIAL, Workspace, Required, credentials::validate),
     ]
 }
 
 /// What the API has and this server does not: how its paths begin, and what stands there. An operation that comes to be
 /// served moves from here to the table above.
-pub const NOT_SERVED: [(&str, &str); 17] = [
+pub const NOT_SERVED: [(&str, &str); 16] = [
     ("/v1/dreams", "dreams"),
     ("/v1/environments/{environment_id}/work", "the work queue of self-hosted environments"),
     ("/v1/organizations/federation_issuers", "federation"),
@@ -200,7 +216,6 @@ pub const NOT_SERVED: [(&str, &str); 17] = [
     ("/v1/organizations/workspaces/{workspace_id}/service_accounts", "service accounts"),
     ("/v1/tunnels", "tunnels"),
     ("/v1/user_profiles", "user profiles"),
-    ("/v1/vaults", "vaults"),
 ];
 
 /// What the API has at `path`, when this server does not serve it.

@@ -6,6 +6,7 @@ use axum::{
 };
 use rota_api::decode::{self, Decoded, Object};
 use serde_json::Value;
+use zeroize::Zeroize;
 
 use super::Query;
 use crate::{
@@ -20,6 +21,22 @@ impl Body {
     /// Reads the body strictly: see [`rota_api::decode`]. It is read once, before the store is asked for anything.
     pub fn read<T>(self, read: impl FnOnce(&mut Object<'_>) -> Decoded<T>) -> Result<T> {
         Ok(decode::body(&self.0, read)?)
+    }
+
+    /// The same of a body with secrets, whose texts are wiped.
+    pub fn read_secret<T>(mut self, read: impl FnOnce(&mut Object<'_>) -> Decoded<T>) -> Result<T> {
+        let read = decode::body(&self.0, read);
+        wipe(&mut self.0);
+        Ok(read?)
+    }
+}
+
+fn wipe(value: &mut Value) {
+    match value {
+        Value::String(text) => text.zeroize(),
+        Value::Array(values) => values.iter_mut().for_each(wipe),
+        Value::Object(fields) => fields.values_mut().for_each(wipe),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }
 

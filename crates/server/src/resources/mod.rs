@@ -3,6 +3,7 @@
 pub mod agents;
 pub mod api_keys;
 pub mod archiving;
+pub mod credentials;
 pub mod deployment_runs;
 pub mod deployments;
 pub mod environments;
@@ -15,6 +16,7 @@ pub mod schedules;
 pub mod sessions;
 pub mod skills;
 pub mod threads;
+pub mod vaults;
 pub mod webhook_endpoints;
 pub mod webhook_outbox;
 pub mod workspaces;

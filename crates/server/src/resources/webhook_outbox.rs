@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use rota_api::{
-    id::{Id, WebhookEndpointId, WebhookEventId, WorkspaceId},
+    id::{Id, VaultId, WebhookEndpointId, WebhookEventId, WorkspaceId},
     webhook::{EventType, WebhookEvent},
 };
 
@@ -40,6 +40,29 @@ impl Outbox {
         types: [EventType; N],
         id: impl AsRef<str>,
     ) -> Result<()> {
+        self.emit_of(tx, workspace, types, id.as_ref(), None)
+    }
+
+    /// The same of something in a vault, which the event names too.
+    pub fn emit_in_vault(
+        &mut self,
+        tx: &mut Tx<'_>,
+        workspace: &WorkspaceId,
+        r#type: EventType,
+        id: impl AsRef<str>,
+        vault: &VaultId,
+    ) -> Result<()> {
+        self.emit_of(tx, workspace, [r#type], id.as_ref(), Some(vault.as_ref()))
+    }
+
+    fn emit_of<const N: usize>(
+        &mut self,
+        tx: &mut Tx<'_>,
+        workspace: &WorkspaceId,
+        types: [EventType; N],
+        id: &str,
+        vault: Option<&str>,
+    ) -> Result<()> {
         let wanted = self.wanted.entry(workspace.clone()).or_default();
         if types.iter().any(|r#type| !wanted.contains_key(r#type)) {
             wanted.extend(subscribed(tx, workspace, types)?);
@@ -51,7 +74,7 @@ impl Outbox {
                 unread => unread.insert(organization::id(tx)?),
             };
             let event = WebhookEventId::new(tx.now());
-            let payload = WebhookEvent::new(&event, tx.now(), r#type, id.as_ref(), organization, workspace);
+            let payload = WebhookEvent::new(&event, tx.now(), r#type, id, organization, workspace).in_vault(vault);
             insert(tx, workspace, &event, &serde_json::to_string(&payload)?, endpoints)?;
             tx.after_commit(Notice::WebhookDue);
         }

@@ -149,7 +149,7 @@ async fn deliver(app: App, client: Client, claim: Claim) -> WebhookEndpointId {
 
 async fn send_and_record(app: &App, client: &Client, claim: Claim) -> Result<()> {
     let config = &app.config.webhooks;
-    let Outcome { ended, answer } = send::attempt(client, config, &claim, app.clock.now()).await?;
+    let Outcome { ended, answer } = send::attempt(app, client, &claim).await?;
     let (endpoint, event, attempt) = (claim.endpoint.clone(), claim.event.clone(), claim.attempt);
     let next = next(ended, attempt, config.attempts, random());
     let name = match ended {

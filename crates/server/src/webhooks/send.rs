@@ -1,12 +1,12 @@
 //! One attempt: a signed request, and what its answer means.
 
-use std::{error::Error as _, time::Duration};
+use std::time::Duration;
 
 use reqwest::{Client, Response, StatusCode, header::CONTENT_TYPE};
-use rota_api::Time;
 
 use super::{claim::Claim, next::Ended, sign::signature};
 use crate::{
+    app::App,
     config::WebhooksConfig,
     error::{Error, Result},
     limits::WEBHOOK_EXCERPT_BYTES,
@@ -55,10 +55,13 @@ pub(super) fn client(config: &WebhooksConfig) -> Result<Client> {
 /// Sends a delivery once.
 ///
 /// # Errors
-/// When the secret in the store is none.
-pub(super) async fn attempt(client: &Client, config: &WebhooksConfig, claim: &Claim, now: Time) -> Result<Outcome> {
-    let timestamp = now.micros().div_euclid(1_000_000);
-    let signature = signature(&secret_key(&claim.secret)?, claim.event.as_ref(), timestamp, &claim.payload);
+/// When the endpoint's secret cannot be opened.
+pub(super) async fn attempt(app: &App, client: &Client, claim: &Claim) -> Result<Outcome> {
+    let config = &app.config.webhooks;
+    let timestamp = app.clock.now().micros().div_euclid(1_000_000);
+    let seal = app.vault.key(&app.db, &claim.workspace).await?;
+    let key = secret_key(&seal, &claim.endpoint, &claim.secret)?;
+    let signature = signature(&key, claim.event.as_ref(), timestamp, &claim.payload);
     // What the configuration allows may have changed since the endpoint was created.
     let url = match outgoing::url(&claim.url, config.allow_private) {
         Ok(url) => url,
@@ -124,13 +127,5 @@ fn unanswered(error: reqwest::Error, timeout_seconds: u32) -> Outcome {
     if error.is_timeout() {
         return Answer::none(format!("no answer within {timeout_seconds} s")).so(Ended::Failed);
     }
-    // The URL may hold what only its owner should see.
-    let error = error.without_url();
-    let mut causes = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        causes += &format!(": {error}");
-        cause = error.source();
-    }
-    Answer::none(causes).so(Ended::Failed)
+    Answer::none(outgoing::causes(error)).so(Ended::Failed)
 }

@@ -23,7 +23,7 @@ use crate::{
             events::files,
             resources::{Unavailable, unavailable},
         },
-        skills,
+        skills, vaults,
     },
 };
 
@@ -72,6 +72,7 @@ fn look(tx: &mut Tx<'_>, policy: &FirePolicy, workspace: &WorkspaceId, target: &
     check_agents(tx, workspace, target)?;
     check_events(tx, workspace, target)?;
     check_environment(tx, workspace, target)?;
+    check_vaults(tx, workspace, target)?;
     if let Err(error) = policy.offer.check("agent.model", &target.model) {
         fails(RunErrorType::SessionCreationRejected, format!("session creation rejected: {error}"))?;
     }
@@ -147,6 +148,21 @@ fn check_environment(tx: &mut Tx<'_>, workspace: &WorkspaceId, target: &Target) 
     match egress::blocked_version(tx, &environment, &target.agent)? {
         Some(message) => fails(RunErrorType::McpEgressBlocked, message),
         None => Ok(()),
+    }
+}
+
+/// Where the session is to find its credentials. Most deployments name no vault.
+fn check_vaults(tx: &mut Tx<'_>, workspace: &WorkspaceId, target: &Target) -> Result<(), Obstacle> {
+    if target.vault_ids == "[]" {
+        return Ok(());
+    }
+    let ids: Vec<String> = serde_json::from_str(&target.vault_ids).map_err(Error::from)?;
+    match vaults::unusable(tx, workspace, &ids)? {
+        None => Ok(()),
+        Some(vaults::Unusable::Missing(id)) => {
+            fails(RunErrorType::VaultNotFound, format!("session creation rejected: vault `{id}` not found"))
+        }
+        Some(vaults::Unusable::Archived(id)) => fails(RunErrorType::VaultArchived, format!("vault `{id}` is archived")),
     }
 }
 

@@ -140,7 +140,7 @@ pub(super) struct Target {
     pub(super) environment: Option<(bool, String)>,
     pub(super) initial_events: String,
     pub(super) resources: String,
-    vault_ids: String,
+    pub(super) vault_ids: String,
     archived: bool,
 }
 

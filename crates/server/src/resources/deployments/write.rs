@@ -23,7 +23,7 @@ use crate::{
         agents::{self, Unusable},
         environments,
         sessions::{self, events::files},
-        webhook_outbox,
+        vaults, webhook_outbox,
     },
     scheduler::{cron::Cron, settle::State},
 };
@@ -32,7 +32,7 @@ pub(super) fn insert(tx: &mut Tx<'_>, workspace: &WorkspaceId, fields: &Deployme
     lock_agent(tx, workspace, &fields.agent)?;
     let agent = agent(tx, workspace, &fields.agent)?;
     let (environment_id, environment) = environment(tx, workspace, &fields.environment_id)?;
-    sessions::check_vaults(&fields.vault_ids)?;
+    vaults::check_references(tx, workspace, &fields.vault_ids)?;
     sessions::check_budget(fields.budget.as_ref())?;
     check_resources(&fields.resources, &environment_id, &environment)?;
     files::check_sent(tx, workspace, &fields.initial_events)?;
@@ -99,8 +99,8 @@ fn set(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, update: &UpdateDeploy
             check_resources(resources, &id, &environment)?;
         }
     }
-    if let Some(vaults) = &update.vault_ids {
-        sessions::check_vaults(vaults)?;
+    if let Some(ids) = &update.vault_ids {
+        vaults::check_references(tx, workspace, ids)?;
     }
     if let Patch::Set(budget) = &update.budget {
         sessions::check_budget(Some(budget))?;

@@ -28,7 +28,7 @@ pub use store::{
     forget_deleted, get, has_outcome_in_turn, insert, is_rate_limited, is_self_hosted, lock, new_outcome, not_found,
     usage,
 };
-pub use write::{check_budget, check_mountable, check_vaults, self_hosted_resources};
+pub use write::{check_budget, check_mountable, self_hosted_resources};
 
 /// `POST /v1/sessions`.
 pub async fn create(State(app): State<App>, caller: Caller, body: Body) -> Result<Json<Session>> {

@@ -16,7 +16,7 @@ use crate::{
     db::Tx,
     error::Result,
     request::{Caller, Json, Path, SessionRef},
-    resources::environments,
+    resources::{credentials, environments},
 };
 
 /// `GET /rota/v1/sessions/{session_id}`.
@@ -40,11 +40,19 @@ pub fn of_session(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &Session) -
     let agent: SessionAgent = serde_json::from_str(session.agent.get())?;
     let environment = environments::config(tx, workspace, session.environment_id.as_ref())?;
     let outcomes: Vec<IgnoredAny> = serde_json::from_str(session.outcome_evaluations.get())?;
-    Ok(warnings(&agent, environment.as_ref(), !outcomes.is_empty()))
+    let vaults: Vec<String> = serde_json::from_str(session.vault_ids.get())?;
+    let has_variables = credentials::are_variables_in(tx, workspace, &vaults)?;
+    Ok(warnings(&agent, environment.as_ref(), !outcomes.is_empty(), has_variables))
 }
 
-/// Pure: what a session of `agent` lacks. `environment` is `None` once it is deleted.
-fn warnings(agent: &SessionAgent, environment: Option<&EnvironmentConfig>, has_outcomes: bool) -> Vec<Warning> {
+/// Pure: what a session of `agent` lacks. `environment` is `None` once it is deleted; `has_variables` says that a vault has
+/// credentials of the type `environment_variable`.
+fn warnings(
+    agent: &SessionAgent,
+    environment: Option<&EnvironmentConfig>,
+    has_outcomes: bool,
+    has_variables: bool,
+) -> Vec<Warning> {
     let mut warnings = Vec::new();
     let mut warn = |wanted: bool, code, message: &str| {
         if wanted {
@@ -93,6 +101,11 @@ fn warnings(agent: &SessionAgent, environment: Option<&EnvironmentConfig>, has_o
         "outcomes_not_graded",
         "this server grades no outcomes: they are worked towards and stay pending",
     );
+    warn(
+        has_variables,
+        "environment_variables_not_injected",
+        "sandboxes of this server have no network, so the variables of the session's vaults are not set in them",
+    );
     warnings
 }
 
@@ -127,7 +140,7 @@ mod tests {
             serde_json::from_value::<EnvironmentConfig>(whole).unwrap()
         };
         let check = |agent: &SessionAgent, environment: Option<EnvironmentConfig>, has_outcomes, expect: &[&str]| {
-            let warnings = warnings(agent, environment.as_ref(), has_outcomes);
+            let warnings = warnings(agent, environment.as_ref(), has_outcomes, false);
             assert_eq!(warnings.iter().map(|warning| warning.code).collect::<Vec<_>>(), expect);
         };
         let plain = agent(&json!({}));
@@ -157,5 +170,10 @@ mod tests {
         check(&plain, Some(cloud(packages)), false, &["packages_not_installed"]);
         let open = json!({"networking": {"type": "unrestricted"}});
         check(&plain, Some(cloud(open)), true, &["network_not_available", "outcomes_not_graded"]);
+        let variables = super::warnings(&plain, Some(&cloud(json!({}))), false, true);
+        assert_eq!(
+            variables.iter().map(|warning| warning.code).collect::<Vec<_>>(),
+            ["environment_variables_not_injected"]
+        );
     }
 }

@@ -26,7 +26,7 @@ use crate::{
     error::{Error, Result},
     resources::{
         agents::{self, Unusable},
-        environments, skills, webhook_outbox,
+        environments, skills, vaults, webhook_outbox,
     },
 };
 
@@ -47,7 +47,7 @@ pub(super) fn create(
     agents::check_skills(tx, workspace, skills)?;
     let found = environments::referenced(tx, workspace, &new.environment_id)?;
     let (environment_id, environment) = found.ok_or_else(|| environments::not_found(&new.environment_id))?;
-    check_vaults(&new.vault_ids)?;
+    vaults::check_references(tx, workspace, &new.vault_ids)?;
     check_budget(new.budget.as_ref())?;
     check_resources(tx, workspace, &new.resources, &environment_id, &environment)?;
     files::check_sent(tx, workspace, &new.initial_events)?;
@@ -72,7 +72,7 @@ pub(super) fn create(
             title: new.title.as_deref(),
             metadata: &serde_json::to_string(&new.metadata)?,
             resources: &new.resources,
-            vault_ids: "[]",
+            vault_ids: &serde_json::to_string(&new.vault_ids)?,
             initial_events: &serde_json::to_string(&new.initial_events)?,
         },
     )?;
@@ -108,11 +108,6 @@ fn changed(
     let snapshot = serde_json::to_string(&SessionAgent { primary, multiagent })?;
     agents::check_size(&snapshot)?;
     Ok(Some(snapshot))
-}
-
-/// No vault exists on this server yet, so every reference to one is to something that is not there.
-pub fn check_vaults(vaults: &[String]) -> Result<()> {
-    if vaults.is_empty() { Ok(()) } else { Err(Error::reference("vault")) }
 }
 
 /// A spend ceiling is not enforced, also where the model has a price; so it is refused.

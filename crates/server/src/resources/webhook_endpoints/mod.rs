@@ -17,13 +17,16 @@ use crate::{
     request::{Body, Caller, Json, Path, Query},
 };
 
-pub use store::{disable, has_failed_for_too_long, record_failure, record_success, secret_key};
+pub use store::{
+    Unsealed, disable, has_failed_for_too_long, record_failure, record_success, seal, secret_key, unsealed,
+};
 
 /// `POST /rota/v1/webhook_endpoints`.
 pub async fn create(State(app): State<App>, caller: Caller, body: Body) -> Result<Json<NewWebhookEndpoint>> {
     let fields = body.read(EndpointFields::read)?;
     check_url(&app, &fields.url)?;
-    app.db.write(move |tx| store::insert(tx, &caller.workspace, &fields)).await.map(Json)
+    let key = app.vault.key(&app.db, &caller.workspace).await?;
+    app.db.write(move |tx| store::insert(tx, &caller.workspace, &fields, &key)).await.map(Json)
 }
 
 fn check_url(app: &App, url: &str) -> Result<()> {
@@ -95,5 +98,6 @@ pub async fn regenerate_signing_secret(
     caller: Caller,
     Path(id): Path<String>,
 ) -> Result<Json<SigningSecret>> {
-    app.db.write(move |tx| store::replace_secret(tx, &caller.workspace, &id)).await.map(Json)
+    let key = app.vault.key(&app.db, &caller.workspace).await?;
+    app.db.write(move |tx| store::replace_secret(tx, &caller.workspace, &id, &key)).await.map(Json)
 }

@@ -9,12 +9,14 @@ use rota_api::{
         WebhookEndpoint,
     },
 };
+use zeroize::Zeroizing;
 
 use super::deliveries;
 use crate::{
     db::{Row, Tx, vals},
     error::{Error, Result},
     limits::{MAX_WEBHOOK_ENDPOINTS, WEBHOOK_DISABLE_FAILURES, WEBHOOK_DISABLE_MICROS},
+    vault::{DataKey, Owner},
 };
 
 /// What a signing secret begins with (Standard Webhooks).
@@ -23,7 +25,12 @@ const SECRET_PREFIX: &str = "whsec_";
 const SELECT: &str = "SELECT id, created_at, description, disabled_reason, enabled_events, name, state, updated_at, url
     FROM webhook_endpoints WHERE workspace_id = $1";
 
-pub(super) fn insert(tx: &mut Tx<'_>, workspace: &WorkspaceId, new: &EndpointFields) -> Result<NewWebhookEndpoint> {
+pub(super) fn insert(
+    tx: &mut Tx<'_>,
+    workspace: &WorkspaceId,
+    new: &EndpointFields,
+    seal: &DataKey,
+) -> Result<NewWebhookEndpoint> {
     tx.lock("workspaces WHERE id = $1", vals![workspace])?;
     let sql = "SELECT count(*) FROM webhook_endpoints WHERE workspace_id = $1";
     if tx.one(sql, vals![workspace], |row| row.int(0))?.unwrap_or(0) >= MAX_WEBHOOK_ENDPOINTS {
@@ -43,7 +50,7 @@ pub(super) fn insert(tx: &mut Tx<'_>, workspace: &WorkspaceId, new: &EndpointFie
             &new.name,
             &new.description,
             &new.url,
-            &key,
+            &seal.seal(owner(id.as_ref()), key.as_bytes())?,
             &serde_json::to_string(&new.enabled_events)?,
             tx.now()
         ],
@@ -53,19 +60,50 @@ pub(super) fn insert(tx: &mut Tx<'_>, workspace: &WorkspaceId, new: &EndpointFie
 }
 
 /// A new key in base64.
-fn new_key() -> Result<String> {
-    let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes).map_err(Error::internal)?;
-    Ok(STANDARD.encode(bytes))
+fn new_key() -> Result<Zeroizing<String>> {
+    let mut bytes = Zeroizing::new([0; 32]);
+    getrandom::fill(&mut *bytes).map_err(Error::internal)?;
+    Ok(Zeroizing::new(STANDARD.encode(*bytes)))
+}
+
+fn owner(id: &str) -> Owner<'_> {
+    Owner { kind: "webhook_endpoint", id }
 }
 
 fn shown(key: &str) -> SigningSecret {
     SigningSecret { signing_secret: format!("{SECRET_PREFIX}{key}") }
 }
 
-/// The key that a stored secret stands for.
-pub fn secret_key(stored: &str) -> Result<Vec<u8>> {
-    STANDARD.decode(stored).map_err(Error::internal)
+/// The key that the stored secret of the endpoint `id` stands for.
+pub fn secret_key(seal: &DataKey, id: &WebhookEndpointId, stored: &str) -> Result<Zeroizing<Vec<u8>>> {
+    let encoded = seal.open(owner(id.as_ref()), stored)?;
+    STANDARD.decode(&*encoded).map(Zeroizing::new).map_err(Error::internal)
+}
+
+/// An endpoint whose secret is in the store in clear, as an earlier version left it.
+pub struct Unsealed {
+    /// The workspace.
+    pub workspace: WorkspaceId,
+    id: WebhookEndpointId,
+    secret: Zeroizing<String>,
+}
+
+/// Endpoints whose secrets are not sealed yet, at most `limit`.
+pub fn unsealed(tx: &mut Tx<'_>, limit: i64) -> Result<Vec<Unsealed>> {
+    let sql = "SELECT workspace_id, id, secret FROM webhook_endpoints WHERE secret NOT LIKE 'x1.%' LIMIT $1";
+    tx.all(sql, vals![limit], |row| {
+        Ok(Unsealed { workspace: row.id(0)?, id: row.id(1)?, secret: Zeroizing::new(row.text(2)?) })
+    })
+}
+
+/// Seals the secret of an endpoint, unless somebody has.
+pub fn seal(tx: &mut Tx<'_>, endpoint: &Unsealed, key: &DataKey) -> Result<()> {
+    let Unsealed { id, secret, .. } = endpoint;
+    tx.execute(
+        "UPDATE webhook_endpoints SET secret = $2 WHERE id = $1 AND secret = $3",
+        vals![id, &key.seal(owner(id.as_ref()), secret.as_bytes())?, secret.as_str()],
+    )?;
+    Ok(())
 }
 
 /// Sets which events an endpoint is told of.
@@ -190,11 +228,16 @@ pub(super) fn remove(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Resu
 }
 
 /// Gives an endpoint a new secret; the old one signs nothing any more.
-pub(super) fn replace_secret(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<SigningSecret> {
+pub(super) fn replace_secret(
+    tx: &mut Tx<'_>,
+    workspace: &WorkspaceId,
+    id: &str,
+    seal: &DataKey,
+) -> Result<SigningSecret> {
     let key = new_key()?;
     let changes = tx.changes(
         "UPDATE webhook_endpoints SET secret = $3, updated_at = $4 WHERE workspace_id = $1 AND id = $2",
-        vals![workspace, id, &key, tx.now()],
+        vals![workspace, id, &seal.seal(owner(id), key.as_bytes())?, tx.now()],
     )?;
     if changes { Ok(shown(&key)) } else { Err(missing(id)) }
 }
