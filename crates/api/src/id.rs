@@ -152,6 +152,7 @@ ids! {
     BlobId "blob_" "The bytes of a file. No client sees it.";
     CredentialId "vcrd_" "A credential of a vault.";
     DeploymentId "depl_" "A deployment.";
+    DreamId "drm_" "A dream.";
     EnvironmentId "env_" "An environment.";
     EventId "sevt_" "An event of a session.";
     FileId "file_" "A file.";
@@ -166,6 +167,10 @@ ids! {
     SkillId "skill_" "A skill.";
     SkillVersionId "skver_" "A version of a skill.";
     ThreadId "sthr_" "A thread of a session.";
+    TunnelCertificateId "tcrt_" "A certificate of a tunnel.";
+    TunnelId "tnl_" "A tunnel.";
+    TunnelTokenId "tntk_" "A token of a tunnel (not the token itself).";
+    UserProfileId "uprof_" "A user profile.";
     VaultId "vlt_" "A vault.";
     WebhookEndpointId "whep_" "An endpoint that webhooks are sent to.";
     WebhookEventId "whe_" "An event that webhooks tell of.";

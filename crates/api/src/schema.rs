@@ -9,7 +9,7 @@ use crate::{
     Time,
     deployment::RunError,
     event::{SessionError, StopReason},
-    id::{DeploymentId, EventId, RunId, SessionId, WebhookEndpointId, WebhookEventId},
+    id::{DeploymentId, EventId, RunId, SessionId, TunnelTokenId, WebhookEndpointId, WebhookEventId},
     policy::{Jitter, NamedJitter},
     session::{MonetaryAmount, SessionUsage, Status},
     webhook::EventType,
@@ -38,6 +38,7 @@ schemas! {
     EventId {"type": "string"};
     RunId {"type": "string"};
     SessionId {"type": "string"};
+    TunnelTokenId {"type": "string"};
     WebhookEndpointId {"type": "string"};
     WebhookEventId {"type": "string"};
     Time {"type": "string", "format": "date-time"};

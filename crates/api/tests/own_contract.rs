@@ -11,6 +11,7 @@ use rota_api::{
     policy::{DeploymentPolicy, UpdatePolicy},
     run_outcome::RunWithOutcome,
     schedule::SchedulePreview,
+    tunnel::TunnelWithStatus,
     warning::SessionWithWarnings,
     webhook::{
         CreateEndpoint, DeliveryState, NewWebhookEndpoint, SigningSecret, UpdateEndpoint, WebhookDelivery,
@@ -24,6 +25,7 @@ const CONTRACT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../contract");
 
 const RUN: &str = "/v1/deployment_runs/{deployment_run_id}";
 const SESSION: &str = "/v1/sessions/{session_id}";
+const TUNNEL: &str = "/v1/tunnels/{tunnel_id}";
 const POLICY: &str = "/rota/v1/deployments/{deployment_id}/policy";
 const ENDPOINTS: &str = "/rota/v1/webhook_endpoints";
 const ENDPOINT: &str = "/rota/v1/webhook_endpoints/{webhook_endpoint_id}";
@@ -131,6 +133,8 @@ fn made() -> String {
     c.add("get", &format!("/rota{RUN}"), &[], &answer);
     let answer = c.beside::<SessionWithWarnings>(SESSION);
     c.add("get", &format!("/rota{SESSION}"), &[], &answer);
+    let answer = c.beside::<TunnelWithStatus>(TUNNEL);
+    c.add("get", &format!("/rota{TUNNEL}"), &[], &answer);
     let outcome = ("outcome", json!({"enum": OccurrenceOutcome::NAMES}));
     let query = [limit.clone(), page.clone(), ("from", time.clone()), ("to", time.clone()), outcome];
     let answer = c.page::<AuditedOccurrence>();

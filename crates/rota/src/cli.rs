@@ -247,6 +247,12 @@ Configuration file (every key is optional; an unknown key is an error):
   max_input_tokens = 200000          most tokens of a request, for clients to read
   price = { input = 5, output = 25, cache_read = 0.5, cache_write_5m = 6.25, cache_write_1h = 10 }
                                      US dollars for a million tokens; without it sessions show no cost
+  aliases = [\"opus\"]                other names that agents can use
+  released_at = \"2026-03-02T00:00:00Z\"  when it was released, for clients to read; the list has the newest first
+  line = \"opus\"                      the line that it belongs to: haiku, sonnet, opus, fable or mythos
+  lifecycle = \"active\"               or `deprecated`; a `retired` one is listed when it is asked for, and never called
+  deprecated_at = \"…\"                when it was deprecated, of one that is not active
+  retires_at = \"…\"                   when it retires, or has retired
 
   [scheduler]
   jitter = \"off\"                     `hosted` spreads deployments that share a time, a number does over so many seconds

@@ -1,14 +1,18 @@
 //! The server's configuration: `rota.toml`, and what the command line puts over it.
 
 use std::{
-    fmt,
+    fmt, iter,
     ops::RangeInclusive,
     path::{Path, PathBuf},
     str::FromStr,
 };
 
 use jiff::SignedDuration;
-use rota_api::policy::{Jitter, MAX_CATCH_UP_SECONDS};
+use rota_api::{
+    Time,
+    model::{Lifecycle, Line},
+    policy::{Jitter, MAX_CATCH_UP_SECONDS},
+};
 use serde::Deserialize;
 
 use crate::{
@@ -213,6 +217,63 @@ pub struct ModelConfig {
     pub max_input_tokens: Option<u32>,
     /// What it costs. Absent: sessions of this model show no cost.
     pub price: Option<PriceConfig>,
+    /// Other names that agents can use for it.
+    #[serde(default)]
+    pub aliases: Vec<String>,
+    /// When it was released, for clients to read: the list has the newest first.
+    pub released_at: Option<Time>,
+    /// How far it is on its way out. A `retired` one is listed when it is asked for, and never called.
+    #[serde(default)]
+    pub lifecycle: Lifecycle,
+    /// When it was deprecated. It is said of each model that is not `active`, and of no other.
+    pub deprecated_at: Option<Time>,
+    /// When it retires, or has retired. Not of an `active` one.
+    pub retires_at: Option<Time>,
+    /// The model line that it belongs to, if it belongs to one that the API has a name for.
+    pub line: Option<Line>,
+}
+
+impl ModelConfig {
+    /// The names that agents can use.
+    pub fn names(&self) -> impl Iterator<Item = &String> {
+        iter::once(&self.id).chain(&self.aliases)
+    }
+
+    fn check(&self, earlier: &[Self]) -> Result<()> {
+        let id = &self.id;
+        let taken = |name: &str| earlier.iter().flat_map(Self::names).any(|earlier| earlier == name);
+        if id.is_empty() || taken(id) {
+            return Err(Error::invalid(format_args!("models: the id \"{id}\" is empty or not unique")));
+        }
+        let alias_is_wrong = |(i, alias): (usize, &String)| {
+            alias.is_empty() || alias == id || taken(alias) || self.aliases[..i].contains(alias)
+        };
+        if self.aliases.iter().enumerate().any(alias_is_wrong) {
+            return Err(Error::invalid(format_args!("models: \"{id}\": an alias is empty or not unique")));
+        }
+        if self.provider == Provider::Messages && self.base_url.is_none() {
+            return Err(Error::invalid(format_args!("models: \"{id}\" needs a base_url")));
+        }
+        let tokens = 1..=MAX_MODEL_TOKENS;
+        within(&format!("models: \"{id}\": max_tokens"), self.max_tokens, &tokens)?;
+        within(&format!("models: \"{id}\": max_input_tokens"), self.max_input_tokens.unwrap_or(1), &tokens)?;
+        let is_price = |dollars: f64| (0.0..=MAX_PRICE).contains(&dollars);
+        if self.price.is_some_and(|price| !price.all().all(is_price)) {
+            return Err(Error::invalid(format_args!("models: \"{id}\": a price is 0 to {MAX_PRICE} US dollars")));
+        }
+        match self.lifecycle {
+            Lifecycle::Active if self.deprecated_at.is_some() || self.retires_at.is_some() => {
+                Err(Error::invalid(format_args!(
+                    "models: \"{id}\": deprecated_at and retires_at are not of an active model: set lifecycle"
+                )))
+            }
+            Lifecycle::Deprecated | Lifecycle::Retired if self.deprecated_at.is_none() => {
+                let lifecycle = self.lifecycle.as_str();
+                Err(Error::invalid(format_args!("models: \"{id}\": a {lifecycle} model needs deprecated_at")))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// What a model costs, in US dollars for a million tokens: `price` of an entry of `[[models]]`.
@@ -494,19 +555,7 @@ impl Config {
             return Err(Error::invalid("vault: name key_file or key_env, not both"));
         }
         for (i, model) in self.models.iter().enumerate() {
-            if self.models[..i].iter().any(|earlier| earlier.id == model.id) || model.id.is_empty() {
-                return Err(Error::invalid(format_args!("models: the id \"{}\" is empty or not unique", model.id)));
-            }
-            if model.provider == Provider::Messages && model.base_url.is_none() {
-                return Err(Error::invalid(format_args!("models: \"{}\" needs a base_url", model.id)));
-            }
-            let (id, tokens) = (&model.id, 1..=MAX_MODEL_TOKENS);
-            within(&format!("models: \"{id}\": max_tokens"), model.max_tokens, &tokens)?;
-            within(&format!("models: \"{id}\": max_input_tokens"), model.max_input_tokens.unwrap_or(1), &tokens)?;
-            let is_price = |dollars: f64| (0.0..=MAX_PRICE).contains(&dollars);
-            if model.price.is_some_and(|price| !price.all().all(is_price)) {
-                return Err(Error::invalid(format_args!("models: \"{id}\": a price is 0 to {MAX_PRICE} US dollars")));
-            }
+            model.check(&self.models[..i])?;
         }
         Ok(())
     }
@@ -584,6 +633,19 @@ mod tests {
             ("[[models]]\nid = \"a\"\nprovider = \"other\"", "other"),
             ("[[models]]\nid = \"a\"\nprovider = \"playbook\"\nprice = {input = -1, output = 1}", "a price is 0"),
             ("[[models]]\nid = \"a\"\nprovider = \"playbook\"\nprice = {input = 1}", "output"),
+            (
+                "[[models]]\nid = \"a\"\nprovider = \"playbook\"\n[[models]]\nid = \"b\"\nprovider = \"playbook\"\naliases = [\"a\"]",
+                "\"b\": an alias is empty or not unique",
+            ),
+            (
+                "[[models]]\nid = \"a\"\nprovider = \"playbook\"\nretires_at = \"2026-03-02T00:00:00Z\"",
+                "\"a\": deprecated_at and retires_at are not of an active model",
+            ),
+            (
+                "[[models]]\nid = \"a\"\nprovider = \"playbook\"\nlifecycle = \"retired\"",
+                "\"a\": a retired model needs deprecated_at",
+            ),
+            ("[[models]]\nid = \"a\"\nprovider = \"playbook\"\nlifecycle = \"old\"", "old"),
         ] {
             let error = Config::from_text(text).unwrap_err().to_string();
             assert!(error.contains(part), "{error}");

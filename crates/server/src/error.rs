@@ -44,6 +44,9 @@ pub enum Error {
     /// 409 `invalid_request_error`: the state has moved on. A retry cannot help.
     #[error("{0}")]
     Conflict(String),
+    /// 409 `conflict_error`: something else has it. A retry cannot help until that has ended.
+    #[error("{0}")]
+    Held(String),
     /// 409 `memory_path_conflict_error`: a memory stands where another one is to be, above it or below it.
     #[error("{message}")]
     MemoryPathConflict {

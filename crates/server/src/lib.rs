@@ -8,6 +8,7 @@ pub mod closed;
 pub mod config;
 pub mod db;
 pub mod descriptors;
+pub mod dreams;
 pub mod engine;
 pub mod error;
 mod folder;
@@ -116,6 +117,7 @@ pub async fn serve_offer(offer: Offer, config: Config, clock: Clock) -> Result<S
     let (own, alone) = (node.clone(), config.database.is_none());
     db.write(move |tx| {
         engine::release_all_of(tx, &own)?;
+        dreams::release_all_of(tx, &own)?;
         // Claims of other servers run out by themselves.
         if alone {
             webhooks::release_all(tx)?;
@@ -159,6 +161,9 @@ pub async fn serve_offer(offer: Offer, config: Config, clock: Clock) -> Result<S
     }
     if app.config.roles.has(Role::Runner) {
         app.spawn(sweep::run(app.clone()));
+    }
+    if app.config.runs_sessions() {
+        app.spawn(dreams::run(app.clone()));
     }
     if app.config.roles.has(Role::Webhooks) {
         app.spawn(webhooks::run(app.clone()));

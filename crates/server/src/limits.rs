@@ -411,6 +411,37 @@ pub const SEALED_AT_ONCE: i64 = 100;
 /// How often a data key is made anew because the master key was changed meanwhile.
 pub const DATA_KEY_TRIES: u32 = 4;
 
+/// Dreams of a workspace that are pending or running.
+pub const MAX_OPEN_DREAMS: i64 = 100;
+/// Dreams that a server works on at the same time; each is another workspace's.
+pub const DREAMS_AT_ONCE: usize = 4;
+/// How often dreams that are due are looked for.
+pub const DREAM_POLL: Duration = Duration::from_millis(500);
+/// How long a worker has a dream without writing anything, in microseconds. More than [`DREAM_REQUEST_TIMEOUT`].
+pub const DREAM_LEASE_MICROS: i64 = 15 * 60 * 1_000_000;
+/// How long a model may take to answer a dream.
+pub const DREAM_REQUEST_TIMEOUT: Duration = Duration::from_mins(10);
+/// How long after its beginning a dream fails that has not ended, in microseconds.
+pub const DREAM_MICROS: i64 = 24 * 3600 * 1_000_000;
+/// How often a dream is taken up without coming further before it fails.
+pub const DREAM_TRIES: u32 = 10;
+/// The pause before the second such try; it doubles with each further one.
+pub const DREAM_RETRY_FIRST: Duration = Duration::from_secs(2);
+/// The longest such pause.
+pub const DREAM_RETRY_MAX: Duration = Duration::from_mins(10);
+/// Requests to the model about one part of a transcript; what was written until then stays.
+pub const MAX_DREAM_REQUESTS: u32 = 50;
+/// Memories that are copied in one transaction.
+pub const DREAM_COPY_BATCH: i64 = 20;
+/// Bytes of a transcript that a model is shown at a time.
+pub const DREAM_PART_BYTES: usize = 128 * 1024;
+/// Most bytes of a message in a transcript; of a longer one its beginning and its end.
+pub const DREAM_SAID_BYTES: usize = 32 * 1024;
+/// The same of the arguments of a call, and of its result.
+pub const DREAM_TOOL_BYTES: usize = 4 * 1024;
+/// Bytes of paths that a model is shown at a time.
+pub const DREAM_LIST_BYTES: usize = 32 * 1024;
+
 /// Endpoints that webhooks of one workspace are sent to, enabled or disabled (hosted: organization webhooks).
 pub const MAX_WEBHOOK_ENDPOINTS: i64 = 32;
 /// Webhooks that a server sends at the same time.

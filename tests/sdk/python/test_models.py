@@ -37,6 +37,15 @@ def test_an_offered_model_is_active(models: Any) -> None:
     assert "playbook" not in {model.id for model in models.list(lifecycle=["retired"])}
 
 
+@needs("model lifecycle")
+def test_a_retired_model_is_listed_when_it_is_asked_for(models: Any) -> None:
+    assert "claude-opus-4-5" not in {model.id for model in models.list()}
+    retired = {model.id: model for model in models.list(lifecycle=["retired", "deprecated"])}["claude-opus-4-5"]
+    assert (retired.lifecycle, getattr(retired, "line", "opus")) == ("retired", "opus")
+    assert retired.deprecated_at is not None and retired.retires_at is not None
+    assert models.retrieve("claude-opus-4-5") == retired
+
+
 def test_an_unknown_model_is_not_found(models: Any) -> None:
     with pytest.raises(anthropic.NotFoundError) as failure:
         models.retrieve("no-such-model")

@@ -3,19 +3,22 @@
 use std::collections::BTreeMap;
 
 use reqwest::{Method, RequestBuilder};
+use rota_api::model::{Lifecycle, Line};
 use rota_server::{
-    config::{Provider, Role},
+    config::{ModelConfig, Provider, Role},
     http::operations::{Beta, Operation, Who, operations},
 };
 use serde_json::{Value, json};
 
 use crate::{
     client::{Answer, Api, BETA, ENDPOINTS, Refusal, forbidden, invalid, not_found},
+    dreams,
     files::upload,
-    given::{Parts, id, message, model},
+    given::{Parts, agent, id, message, model},
     memory_stores,
     server::Rota,
     skills,
+    tunnels::{self, AUTHORITIES},
     vaults,
 };
 
@@ -36,6 +39,12 @@ pub async fn one_of_each(api: &Api) -> BTreeMap<&'static str, String> {
     let vault = vaults::vault(api, "v").await;
     let credential = vaults::variable("KEY", &json!({}));
     let credential = api.post(&vaults::credentials(&vault), credential).await;
+    let profile = api.post("/v1/user_profiles", json!({})).await;
+    let dreams_of = [run["session_id"].as_str().unwrap()];
+    let dream = dreams::dream(api, id(&notes), &dreams_of, json!({})).await;
+    let tunnel = tunnels::tunnel(api).await;
+    let certificates = format!("/v1/tunnels/{}/certificates", id(&tunnel));
+    let certificate = api.post(&certificates, json!({"ca_certificate_pem": AUTHORITIES[0]})).await;
     BTreeMap::from([
         ("{file_id}", id(&file).to_owned()),
         ("{resource_id}", id(&resource).to_owned()),
@@ -53,6 +62,10 @@ pub async fn one_of_each(api: &Api) -> BTreeMap<&'static str, String> {
         ("{memory_id}", id(&memory).to_owned()),
         ("{memory_version_id}", memory["memory_version_id"].as_str().unwrap().to_owned()),
         ("{model_id}", "playbook".to_owned()),
+        ("{dream_id}", id(&dream).to_owned()),
+        ("{user_profile_id}", id(&profile).to_owned()),
+        ("{tunnel_id}", id(&tunnel).to_owned()),
+        ("{certificate_id}", id(&certificate).to_owned()),
         ("{workspace_id}", "wrkspc_any".to_owned()),
         ("{api_key_id}", "apikey_any".to_owned()),
         ("{webhook_endpoint_id}", id(&endpoint).to_owned()),
@@ -75,6 +88,9 @@ fn body(operation: &Operation) -> Option<Value> {
         Some("{memory_id}") => json!({"content": "hi"}),
         Some("memory_stores" | "{memory_store_id}") => json!({"name": "hi"}),
         Some("{resource_id}") => json!({"authorization_token": "x"}),
+        Some("certificates") => json!({"ca_certificate_pem": AUTHORITIES[1]}),
+        Some("action_urls") => json!({"action": {"type": "enroll_end_user"}}),
+        Some("data_controls") => json!({"cmek": {"type": "disabled"}}),
         Some("credentials") => vaults::variable("OTHER", &json!({})),
         _ => json!({}),
     })
@@ -259,10 +275,19 @@ async fn every_operation_needs_the_beta_header_or_not_as_the_table_says() {
     let key = &rota.api.key;
     for operation in operations() {
         let (method, path) = (operation.method.clone(), filled(&operation, &ids));
-        let refused = not_found(format!("Not found: {path} needs the header `{}: {}`", BETA.0, BETA.1));
         let bare = rota.api.http.request(method.clone(), format!("{}{path}?colour=red", rota.api.base));
         let answer = rota.api.answer(bare.header("x-api-key", key)).await.refusal();
-        assert_eq!(answer == refused, operation.beta == Beta::Required, "{method} {path}: {answer:?}");
+        let needed = match operation.beta {
+            Beta::Required => Some(BETA.1),
+            Beta::Named(name) => Some(name),
+            Beta::AgentMemory => Some("agent-memory-2026-07-22"),
+            Beta::Optional => None,
+        };
+        let refused = |name| not_found(format!("Not found: {path} needs the header `{}: {name}`", BETA.0));
+        match needed {
+            Some(name) => assert_eq!(answer, refused(name), "{method} {path}"),
+            None => assert!(!answer.message.contains("needs the header"), "{method} {path}: {answer:?}"),
+        }
     }
 }
 
@@ -303,6 +328,61 @@ async fn models_are_served_without_the_beta_header_in_their_general_shape() {
         assert_eq!(model["capabilities"]["effort"]["max"], json!({"supported": false}), "{path}");
     }
     assert_eq!(api.get_refused("/v1/models/other").await, not_found("Model `other` not found."));
+}
+
+#[tokio::test]
+async fn a_model_shows_what_the_configuration_says_of_its_life_and_is_found_by_its_aliases() {
+    let time = |text: &str| text.parse().unwrap();
+    let rota = Rota::with(|config| {
+        let old = ModelConfig {
+            lifecycle: Lifecycle::Deprecated,
+            released_at: Some(time("2025-02-01T00:00:00Z")),
+            deprecated_at: Some(time("2026-01-01T00:00:00Z")),
+            retires_at: Some(time("2026-12-31T00:00:00Z")),
+            ..model("old", Provider::Playbook)
+        };
+        let new = ModelConfig {
+            aliases: vec!["latest".to_owned()],
+            released_at: Some(time("2026-02-01T00:00:00Z")),
+            line: Some(Line::Opus),
+            max_input_tokens: Some(200_000),
+            ..model("new", Provider::Playbook)
+        };
+        let gone = ModelConfig { lifecycle: Lifecycle::Retired, ..old.clone() };
+        config.models = vec![old, new, ModelConfig { id: "gone".to_owned(), ..gone }];
+    })
+    .await;
+    let api = &rota.api;
+    let ids = async |query: &str| -> Vec<String> {
+        let page = api.get(&format!("/v1/models{query}")).await;
+        page["data"].as_array().unwrap().iter().map(|model| id(model).to_owned()).collect()
+    };
+    assert_eq!(ids("").await, ["new", "old", "playbook"], "the latest first, and none that is retired");
+    assert_eq!(ids("?lifecycle=retired").await, ["gone"]);
+    assert_eq!(ids("?lifecycle[]=deprecated&lifecycle[]=retired").await, ["old", "gone"]);
+    let old = api.get("/v1/models/old").await;
+    assert_eq!(
+        [&old["lifecycle"], &old["created_at"], &old["deprecated_at"], &old["retires_at"], &old["line"]],
+        [
+            &json!("deprecated"),
+            &json!("2025-02-01T00:00:00.000000Z"),
+            &json!("2026-01-01T00:00:00.000000Z"),
+            &json!("2026-12-31T00:00:00.000000Z"),
+            &Value::Null
+        ]
+    );
+    let new = api.get("/v1/models/latest").await;
+    assert_eq!(
+        [&new["id"], &new["line"], &new["max_input_tokens"], &new["max_tokens"]],
+        [&json!("new"), &json!("opus"), &json!(200_000), &json!(1000)]
+    );
+    assert_eq!(api.get("/v1/models/gone").await["lifecycle"], "retired");
+
+    agent(api, json!({"model": "latest"})).await;
+    agent(api, json!({"model": "old"})).await;
+    let refused = api.post_refused("/v1/agents", json!({"name": "a", "model": "gone"})).await;
+    let said = "model: \"gone\" is retired; GET /v1/models lists those that can be used";
+    assert_eq!(refused, invalid(said));
 }
 
 #[tokio::test]

@@ -16,6 +16,22 @@ use crate::{
 /// The header that names the API.
 pub const BETA: (&str, &str) = ("anthropic-beta", "managed-agents-2026-04-01");
 
+/// The beta names that the SDKs send to resources that have some of their own.
+const OWN_BETAS: [(&str, &str); 3] = [
+    ("/v1/dreams", "dreaming-2026-04-21"),
+    ("/v1/tunnels", "mcp-tunnels-2026-06-22"),
+    ("/v1/user_profiles", "user-profiles-2026-08-18"),
+];
+/// That of the data controls of a profile.
+const DATA_CONTROLS: &str = "google-managed-data-controls-2026-09-01";
+
+/// The beta names for what is at `path`.
+fn betas(path: &str) -> String {
+    let own = OWN_BETAS.iter().filter(|(beginning, _)| path.starts_with(beginning)).map(|(_, name)| *name);
+    let controls = path.split('?').next().is_some_and(|path| path.ends_with("/data_controls")).then_some(DATA_CONTROLS);
+    std::iter::once(BETA.1).chain(own).chain(controls).collect::<Vec<_>>().join(",")
+}
+
 /// Where webhook endpoints are.
 pub const ENDPOINTS: &str = "/rota/v1/webhook_endpoints";
 
@@ -68,10 +84,10 @@ impl Api {
         Self { workspace: Some(workspace.to_owned()), ..self.clone() }
     }
 
-    /// A request with the key and the beta header.
+    /// A request with the key and the beta header, which names what belongs to the path.
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
         let request = self.http.request(method, format!("{}{path}", self.base));
-        let request = request.header("x-api-key", &self.key).header(BETA.0, BETA.1);
+        let request = request.header("x-api-key", &self.key).header(BETA.0, betas(path));
         match &self.workspace {
             Some(workspace) => request.header("anthropic-workspace-id", workspace),
             None => request,

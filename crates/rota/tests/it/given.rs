@@ -1,5 +1,6 @@
 //! What most tests begin with.
 
+use rota_api::model::Lifecycle;
 use rota_server::config::{ModelConfig, Provider};
 use serde_json::{Value, json};
 
@@ -102,5 +103,11 @@ pub fn model(id: &str, provider: Provider) -> ModelConfig {
         max_tokens: 1000,
         max_input_tokens: None,
         price: None,
+        aliases: Vec::new(),
+        released_at: None,
+        lifecycle: Lifecycle::Active,
+        deprecated_at: None,
+        retires_at: None,
+        line: None,
     }
 }

@@ -23,9 +23,10 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0011_texts.sql"),
     include_str!("migrations/0012_sessions.sql"),
     include_str!("migrations/0013_files.sql"),
+    include_str!("migrations/0014_vaults.sql"),
     include_str!("migrations/0015_memory.sql"),
     include_str!("migrations/0017_skills.sql"),
-    include_str!("migrations/0014_vaults.sql"),
+    include_str!("migrations/0018_profiles_tunnels_dreams.sql"),
 ];
 
 /// Where a store keeps the checksums of the migrations that it has seen, each under the version that it leads to.

@@ -104,8 +104,8 @@ macro_rules! ids {
 }
 
 ids! {
-    AgentId ApiKeyId BlobId CredentialId DeploymentId EnvironmentId EventId FileId MemoryId MemoryStoreId MemoryVersionId RunId SessionId
-    SkillId SkillVersionId VaultId WebhookEndpointId WebhookEventId WorkspaceId
+    AgentId ApiKeyId BlobId CredentialId DeploymentId DreamId EnvironmentId EventId FileId MemoryId MemoryStoreId MemoryVersionId RunId SessionId
+    SkillId SkillVersionId TunnelCertificateId TunnelId TunnelTokenId UserProfileId VaultId WebhookEndpointId WebhookEventId WorkspaceId
 }
 
 /// The parameters of a statement: `vals![id, now, title]`.

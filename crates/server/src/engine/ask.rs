@@ -52,7 +52,7 @@ impl Runner<'_> {
                 return Ok(false);
             }
         }
-        let Some(offered) = self.app.offer.get(&self.agent.model.id).cloned() else {
+        let Some(offered) = self.app.offer.callable(&self.agent.model.id).cloned() else {
             let message = format!("model \"{}\" is not offered by this server any more", self.agent.model.id);
             return self.die(SessionErrorType::ModelRequestFailedError, message, Vec::new()).await;
         };

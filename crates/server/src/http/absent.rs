@@ -15,7 +15,9 @@ pub(super) async fn not_found(uri: Uri) -> Error {
     let path = uri.path();
     Error::NotFound(match operations::not_served(path) {
         Some(what) => format!("Not found: this server does not serve {what}"),
-        None if path.starts_with("/v1/deployments/") => "Not Found".to_owned(),
+        None if ["/v1/deployments/", "/v1/dreams/"].iter().any(|beginning| path.starts_with(beginning)) => {
+            "Not Found".to_owned()
+        }
         None => "Not found".to_owned(),
     })
 }

@@ -192,7 +192,9 @@ fn write_error(response: &mut Response, error: &Error, id: &RequestId) {
 fn is_final(error: &Error, path: &str, route: &str) -> bool {
     let resource = || path.split('/').nth(2).unwrap_or_default();
     match error {
-        Error::Unauthenticated(_) | Error::MemoryPathConflict { .. } | Error::MemoryPrecondition => true,
+        Error::Unauthenticated(_) | Error::Held(_) | Error::MemoryPathConflict { .. } | Error::MemoryPrecondition => {
+            true
+        }
         Error::NotFound(_) if route == "none" => !matches!(resource(), "deployments" | "dreams"),
         Error::Invalid(_)
         | Error::Rejected { .. }
@@ -254,6 +256,7 @@ async fn admit(app: &App, parts: &Parts) -> Result<Admission> {
     // Where nothing is, that is what is said, whatever header is missing.
     if let Some(path) = parts.extensions.get::<MatchedPath>() {
         match operations::beta(path.as_str()) {
+            Some(Beta::Named(name)) => beta::check_named(parts.uri.path(), name, &parts.headers)?,
             Some(Beta::AgentMemory) => beta::check_memory(parts.uri.path(), &parts.headers)?,
             rule => beta::check(parts.uri.path(), rule == Some(Beta::Required), &parts.headers)?,
         }

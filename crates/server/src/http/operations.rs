@@ -12,11 +12,11 @@ use http::Method;
 use crate::{
     app::App,
     resources::{
-        agents, api_keys, archiving, credentials, deployment_runs, deployments, environments, files,
+        agents, api_keys, archiving, credentials, deployment_runs, deployments, dreams, environments, files,
         memory_stores::{self, memories, versions},
         models, organization, run_outcomes, schedules,
         sessions::{self, events, resources as session_resources},
-        skills, threads, vaults, webhook_endpoints, workspaces,
+        skills, threads, tunnels, user_profiles, vaults, webhook_endpoints, workspaces,
     },
 };
 
@@ -49,11 +49,13 @@ pub enum Who {
     Administrator,
 }
 
-/// Whether a request must name the managed agents beta in its `anthropic-beta` header.
+/// Whether a request must name the managed agents beta, or another, in its `anthropic-beta` header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Beta {
     /// It must.
     Required,
+    /// It must name this one instead.
+    Named(&'static str),
     /// It must, or the beta of memory stores in its place.
     AgentMemory,
     /// It may.
@@ -62,7 +64,7 @@ pub enum Beta {
 
 /// Every operation that the server has, by path.
 pub fn operations() -> Vec<Operation> {
-    use Beta::{AgentMemory, Optional, Required};
+    use Beta::{AgentMemory, Named, Optional, Required};
     use Who::{Administrator, Starter, Workspace};
 
     const ARCHIVE_CREDENTIAL: &str = "/v1/vaults/{vault_id}/credentials/{credential_id}/archive";
@@ -74,6 +76,13 @@ pub fn operations() -> Vec<Operation> {
     const REPLAY: &str = "/rota/v1/webhook_endpoints/{webhook_endpoint_id}/deliveries/{webhook_event_id}/replay";
     const SECRET: &str = "/rota/v1/webhook_endpoints/{webhook_endpoint_id}/regenerate_signing_secret";
     const RESOURCE: &str = "/v1/sessions/{session_id}/resources/{resource_id}";
+    const DATA_CONTROLS: &str = "/v1/user_profiles/{user_profile_id}/providers/google/data_controls";
+    const GOOGLE: Beta = Named("google-managed-data-controls-2026-09-01");
+    const ENROLLMENT: &str = "/v1/user_profiles/{user_profile_id}/enrollment_url";
+    const DREAMS: Beta = Named("dreaming-2026-04-21");
+    const TUNNELS: Beta = Named("mcp-tunnels-2026-06-22");
+    const CERTIFICATE: &str = "/v1/tunnels/{tunnel_id}/certificates/{certificate_id}";
+    const ARCHIVED_CERTIFICATE: &str = "/v1/tunnels/{tunnel_id}/certificates/{certificate_id}/archive";
     const STORE: &str = "/v1/memory_stores/{memory_store_id}";
     const MEMORIES: &str = "/v1/memory_stores/{memory_store_id}/memories";
     const MEMORY: &str = "/v1/memory_stores/{memory_store_id}/memories/{memory_id}";
@@ -89,6 +98,7 @@ pub fn operations() -> Vec<Operation> {
         post("/rota/v1/deployments/{deployment_id}/policy", Workspace, Optional, deployments::policy::set),
         get("/rota/v1/schedules/preview", Workspace, Optional, schedules::preview),
         get("/rota/v1/sessions/{session_id}", Workspace, Optional, sessions::warnings::retrieve),
+        get("/rota/v1/tunnels/{tunnel_id}", Workspace, Optional, tunnels::status),
         get("/rota/v1/webhook_endpoints", Workspace, Optional, webhook_endpoints::list),
         post("/rota/v1/webhook_endpoints", Workspace, Optional, webhook_endpoints::create),
         get(ENDPOINT, Workspace, Optional, webhook_endpoints::retrieve),
@@ -114,6 +124,11 @@ pub fn operations() -> Vec<Operation> {
         call("/v1/deployments/{deployment_id}/pause", Workspace, Required, deployments::pause),
         call("/v1/deployments/{deployment_id}/run", Starter, Required, deployments::run),
         call("/v1/deployments/{deployment_id}/unpause", Workspace, Required, deployments::unpause),
+        get("/v1/dreams", Workspace, DREAMS, dreams::list),
+        post("/v1/dreams", Workspace, DREAMS, dreams::create),
+        get("/v1/dreams/{dream_id}", Workspace, DREAMS, dreams::retrieve),
+        call("/v1/dreams/{dream_id}/archive", Workspace, DREAMS, dreams::archive),
+        call("/v1/dreams/{dream_id}/cancel", Workspace, DREAMS, dreams::cancel),
         get("/v1/environments", Workspace, Required, environments::list),
         post("/v1/environments", Workspace, Required, environments::create),
         get("/v1/environments/{environment_id}", Workspace, Required, environments::retrieve),
@@ -191,13 +206,31 @@ pub fn operations() -> Vec<Operation> {
         delete(CREDENTIAL, Workspace, Required, credentials::delete),
         call(ARCHIVE_CREDENTIAL, Workspace, Required, credentials::archive),
         call(VALIDATE_CREDENTIAL, Workspace, Required, credentials::validate),
+        get("/v1/tunnels", Workspace, TUNNELS, tunnels::list),
+        post("/v1/tunnels", Workspace, TUNNELS, tunnels::create),
+        get("/v1/tunnels/{tunnel_id}", Workspace, TUNNELS, tunnels::retrieve),
+        call("/v1/tunnels/{tunnel_id}/archive", Workspace, TUNNELS, tunnels::archive),
+        get("/v1/tunnels/{tunnel_id}/certificates", Workspace, TUNNELS, tunnels::certificates::list),
+        post("/v1/tunnels/{tunnel_id}/certificates", Workspace, TUNNELS, tunnels::certificates::create),
+        get(CERTIFICATE, Workspace, TUNNELS, tunnels::certificates::retrieve),
+        call(ARCHIVED_CERTIFICATE, Workspace, TUNNELS, tunnels::certificates::archive),
+        call("/v1/tunnels/{tunnel_id}/reveal_token", Workspace, TUNNELS, tunnels::reveal_token),
+        post("/v1/tunnels/{tunnel_id}/rotate_token", Workspace, TUNNELS, tunnels::rotate_token),
+        get("/v1/user_profiles", Workspace, Optional, user_profiles::list),
+        post("/v1/user_profiles", Workspace, Optional, user_profiles::create),
+        get("/v1/user_profiles/{user_profile_id}", Workspace, Optional, user_profiles::retrieve),
+        post("/v1/user_profiles/{user_profile_id}", Workspace, Optional, user_profiles::update),
+        delete("/v1/user_profiles/{user_profile_id}", Workspace, Optional, user_profiles::delete),
+        post("/v1/user_profiles/{user_profile_id}/action_urls", Workspace, Optional, user_profiles::create_action_url),
+        call(ENROLLMENT, Workspace, Optional, user_profiles::create_enrollment_url),
+        get(DATA_CONTROLS, Workspace, GOOGLE, user_profiles::data_controls),
+        post(DATA_CONTROLS, Workspace, GOOGLE, user_profiles::update_data_controls),
     ]
 }
 
 /// What the API has and this server does not: how its paths begin, and what stands there. An operation that comes to be
 /// served moves from here to the table above.
-pub const NOT_SERVED: [(&str, &str); 16] = [
-    ("/v1/dreams", "dreams"),
+pub const NOT_SERVED: [(&str, &str); 13] = [
     ("/v1/environments/{environment_id}/work", "the work queue of self-hosted environments"),
     ("/v1/organizations/federation_issuers", "federation"),
     ("/v1/organizations/federation_rules", "federation"),
@@ -214,8 +247,27 @@ pub const NOT_SERVED: [(&str, &str); 16] = [
     ("/v1/organizations/workspaces/{workspace_id}/members", "members of workspaces"),
     ("/v1/organizations/workspaces/{workspace_id}/rate_limits", "rate limits of workspaces"),
     ("/v1/organizations/workspaces/{workspace_id}/service_accounts", "service accounts"),
-    ("/v1/tunnels", "tunnels"),
-    ("/v1/user_profiles", "user profiles"),
+];
+
+/// What operations of the table lack of what the API says of them: the method, the path and what is missing.
+pub const PARTIAL: [(&str, &str, &str); 9] = [
+    ("POST", "/v1/agents", "MCP servers and rosters are stored and not used"),
+    ("POST", "/v1/agents/{agent_id}", "MCP servers and rosters are stored and not used"),
+    ("POST", "/v1/deployments", "GitHub repositories and budgets are refused"),
+    ("POST", "/v1/deployments/{deployment_id}", "GitHub repositories and budgets are refused"),
+    ("POST", "/v1/sessions", "GitHub repositories and budgets are refused"),
+    ("POST", "/v1/sessions/{session_id}", "budgets are refused"),
+    ("POST", "/v1/sessions/{session_id}/events", "outcomes are worked towards and not graded"),
+    (
+        "POST",
+        "/v1/user_profiles/{user_profile_id}/action_urls",
+        "always refused: the pages that such a URL leads to are the vendor's",
+    ),
+    (
+        "POST",
+        "/v1/user_profiles/{user_profile_id}/enrollment_url",
+        "always refused: the pages that such a URL leads to are the vendor's",
+    ),
 ];
 
 /// What the API has at `path`, when this server does not serve it.

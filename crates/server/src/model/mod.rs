@@ -3,6 +3,7 @@
 //! A provider turns a [`ModelRequest`] into one [`ModelReply`], passing text to the caller's [`DeltaSink`] as it
 //! arrives. It keeps no state and retries nothing: the engine decides on retries, because it journals them.
 
+pub mod dreaming;
 pub mod messages;
 pub mod offer;
 pub mod playbook;

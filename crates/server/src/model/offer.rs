@@ -1,8 +1,11 @@
 //! Which models the server offers, and who answers for each.
 
-use std::sync::Arc;
+use std::{cmp::Reverse, sync::Arc};
 
-use rota_api::model::Model as WireModel;
+use rota_api::{
+    Time,
+    model::{Lifecycle, Model as WireModel},
+};
 use serde_json::{Value, json};
 
 use super::{
@@ -23,6 +26,8 @@ pub const PLAYBOOK: &str = "playbook";
 pub struct Offered {
     /// What clients see.
     pub wire: WireModel,
+    /// Other names that agents can use for it.
+    pub aliases: Vec<String>,
     /// The name that the provider knows it by.
     pub upstream: String,
     /// Most tokens of a reply.
@@ -33,7 +38,8 @@ pub struct Offered {
     pub provider: Arc<dyn Model>,
 }
 
-/// Every model on offer: those of the configuration, in its order, then `playbook`.
+/// Every model that clients see: the latest first, and those of no known time in the order of the configuration, `playbook`
+/// last.
 #[derive(Clone)]
 pub struct Offer(Arc<Vec<Offered>>);
 
@@ -44,15 +50,17 @@ impl Offer {
     /// When an entry names an environment variable that is not set, or a base URL that is none.
     pub fn new(configs: &[ModelConfig]) -> Result<Self> {
         let mut models = configs.iter().map(offered).collect::<Result<Vec<_>>>()?;
-        if models.iter().all(|model| model.wire.id != PLAYBOOK) {
+        if models.iter().all(|model| !model.is_named(PLAYBOOK)) {
             models.push(Offered {
                 wire: wire(PLAYBOOK, "Playbook (runs the fenced blocks of a message)"),
+                aliases: Vec::new(),
                 upstream: PLAYBOOK.to_owned(),
                 max_tokens: DEFAULT_MAX_TOKENS,
                 price: None,
                 provider: Arc::new(Playbook),
             });
         }
+        models.sort_by_key(|model| Reverse(model.wire.created_at));
         Ok(Self(Arc::new(models)))
     }
 
@@ -61,6 +69,7 @@ impl Offer {
     pub fn and(&self, id: &str, provider: Arc<dyn Model>) -> Self {
         let one_more = Offered {
             wire: wire(id, id),
+            aliases: Vec::new(),
             upstream: id.to_owned(),
             max_tokens: DEFAULT_MAX_TOKENS,
             price: None,
@@ -69,9 +78,14 @@ impl Offer {
         Self(Arc::new([&self.0[..], &[one_more]].concat()))
     }
 
-    /// The model `id`.
-    pub fn get(&self, id: &str) -> Option<&Offered> {
-        self.0.iter().find(|model| model.wire.id == id)
+    /// The model with the id or alias `name`, also a retired one.
+    pub fn get(&self, name: &str) -> Option<&Offered> {
+        self.0.iter().find(|model| model.is_named(name))
+    }
+
+    /// The model with the id or alias `name`, unless it is retired: one that can be asked.
+    pub fn callable(&self, name: &str) -> Option<&Offered> {
+        self.get(name).filter(|model| model.wire.lifecycle != Lifecycle::Retired)
     }
 
     /// Every model, in the order of the list that clients see.
@@ -79,15 +93,24 @@ impl Offer {
         &self.0
     }
 
-    /// That the model that `field` names is on offer.
-    pub fn check(&self, field: &str, id: &str) -> Result<()> {
-        if self.get(id).is_some() {
+    /// That the model that `field` names can be asked.
+    pub fn check(&self, field: &str, name: &str) -> Result<()> {
+        if self.callable(name).is_some() {
             return Ok(());
         }
-        Err(Error::invalid(format_args!(
-            "{field}: \"{id}\" is not offered by this server; GET /v1/models lists those that are, and \
-             [[models]] in rota.toml adds others"
-        )))
+        Err(Error::invalid(match self.get(name) {
+            Some(_) => format!("{field}: \"{name}\" is retired; GET /v1/models lists those that can be used"),
+            None => format!(
+                "{field}: \"{name}\" is not offered by this server; GET /v1/models lists those that are, and \
+                 [[models]] in rota.toml adds others"
+            ),
+        }))
+    }
+}
+
+impl Offered {
+    fn is_named(&self, name: &str) -> bool {
+        self.wire.id == name || self.aliases.iter().any(|alias| alias == name)
     }
 }
 
@@ -96,8 +119,8 @@ fn wire(id: &str, display_name: &str) -> WireModel {
         id: id.to_owned(),
         r#type: "model",
         display_name: display_name.to_owned(),
-        created_at: rota_api::Time::from_micros(0),
-        lifecycle: "active",
+        created_at: Time::from_micros(0),
+        lifecycle: Lifecycle::Active,
         deprecated_at: None,
         retires_at: None,
         line: None,
@@ -158,8 +181,14 @@ fn offered(config: &ModelConfig) -> Result<Offered> {
             capabilities: capabilities(config.provider),
             max_input_tokens: config.max_input_tokens,
             max_tokens: Some(config.max_tokens),
+            created_at: config.released_at.unwrap_or(Time::from_micros(0)),
+            lifecycle: config.lifecycle,
+            deprecated_at: config.deprecated_at,
+            retires_at: config.retires_at,
+            line: config.line,
             ..wire(&config.id, display_name)
         },
+        aliases: config.aliases.clone(),
         upstream: config.upstream.clone().unwrap_or_else(|| config.id.clone()),
         max_tokens: config.max_tokens,
         price: config.price.as_ref().map(Price::new),

@@ -42,6 +42,11 @@
 //! there as the tool gave it. It is as long as it needs to be, up to a fixed bound and not to the request's
 //! `max_tokens`. A message without a block to run is answered with a short description of this format.
 //!
+//! # Dreams
+//!
+//! A dream is no playbook: asked to look after a memory store, it writes each part of a transcript into a memory of its own,
+//! `/sessions/{session}/{part}.md`, and runs no blocks.
+//!
 //! # Tokens
 //!
 //! Tokens are counted as bytes of JSON divided by four, rounded up: the system prompt, the tools and the messages are
@@ -57,7 +62,7 @@ use serde_json::value::{RawValue, to_raw_value};
 
 use super::{
     Block, Delta, DeltaSink, INTERRUPTED, Message, Model, ModelReply, ModelRequest, Refusal, ReplyFuture, Role, Stop,
-    Usage,
+    Usage, dreaming,
 };
 use crate::json_size::json_size;
 
@@ -147,7 +152,10 @@ fn reply(request: &ModelRequest, deltas: DeltaSink<'_>) -> ModelReply {
         Step::Call { tool, input } => Some((*tool, input)),
         _ => None,
     });
-    let (block, stop) = if let Some((tool, input)) = calls.nth(turn.calls.len()) {
+    let (block, stop) = if let Some(block) = dreaming::playbook(request) {
+        let stop = if matches!(block, Block::ToolUse { .. }) { Stop::ToolUse } else { Stop::EndTurn };
+        (block, stop)
+    } else if let Some((tool, input)) = calls.nth(turn.calls.len()) {
         let id = format!("toolu_playbook_{}", turn.calls_ever + 1);
         (Block::ToolUse { id, name: tool.to_owned(), input: input.clone() }, Stop::ToolUse)
     } else {

@@ -1,6 +1,7 @@
 //! The `anthropic-beta` header: which API a request is for.
 
 use http::HeaderMap;
+use rota_api::user_profile::Shape;
 
 use crate::error::{Error, Result};
 
@@ -30,6 +31,23 @@ pub fn check(path: &str, required: bool, headers: &HeaderMap) -> Result<()> {
         return Ok(());
     }
     Err(Error::NotFound(format!("Not found: {path} needs the header `anthropic-beta: {MANAGED_AGENTS}`")))
+}
+
+/// The same for `path` whose operations need a beta of their own, `name`.
+///
+/// # Errors
+/// 404 when it is not named; 400 when what is named is no name of a beta.
+pub fn check_named(path: &str, name: &str, headers: &HeaderMap) -> Result<()> {
+    check(path, false, headers)?;
+    if betas(headers).contains(&name) {
+        return Ok(());
+    }
+    Err(Error::NotFound(format!("Not found: {path} needs the header `anthropic-beta: {name}`")))
+}
+
+/// The shape of user profiles that a request asks for: the newest that it names, and the general one when it names none.
+pub fn user_profiles(headers: &HeaderMap) -> Shape {
+    betas(headers).into_iter().filter_map(Shape::of_beta).max().unwrap_or(Shape::General)
 }
 
 /// Checks the beta header of a request for memory stores, at `path`: it names their beta or that of the managed agents API.

@@ -59,7 +59,9 @@ impl Error {
             Self::Forbidden(_) => StatusCode::FORBIDDEN,
             Self::NotFound(_) | Self::Gone { .. } => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Self::Conflict(_) | Self::MemoryPathConflict { .. } | Self::MemoryPrecondition => StatusCode::CONFLICT,
+            Self::Conflict(_) | Self::Held(_) | Self::MemoryPathConflict { .. } | Self::MemoryPrecondition => {
+                StatusCode::CONFLICT
+            }
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::RateLimited(_) | Self::TooManyStreams(_) | Self::TooManyUnread(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Timeout(_) => StatusCode::GATEWAY_TIMEOUT,
@@ -74,6 +76,7 @@ impl Error {
             Self::Invalid(_) | Self::Rejected { .. } | Self::MethodNotAllowed | Self::Conflict(_) => {
                 "invalid_request_error"
             }
+            Self::Held(_) => "conflict_error",
             Self::Unauthenticated(_) => "authentication_error",
             Self::Forbidden(_) => "permission_error",
             Self::NotFound(_) | Self::Gone { .. } => "not_found_error",

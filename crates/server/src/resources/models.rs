@@ -2,7 +2,7 @@
 
 use axum::extract::State;
 use http::HeaderMap;
-use rota_api::model::Model;
+use rota_api::model::{Lifecycle, Model};
 
 use crate::{
     app::App,
@@ -11,9 +11,7 @@ use crate::{
     request::{Caller, Json, PathAndQuery, Query, beta},
 };
 
-const LIFECYCLES: [&str; 3] = ["active", "deprecated", "retired"];
-
-/// `GET /v1/models/{model_id}`.
+/// `GET /v1/models/{model_id}`, by its id or an alias.
 pub async fn retrieve(
     State(app): State<App>,
     _caller: Caller,
@@ -25,21 +23,24 @@ pub async fn retrieve(
     Ok(Json(shape(&model.wire, query.beta() || beta::is_beta(&headers))))
 }
 
-/// `GET /v1/models`, in the order of the configuration.
+/// `GET /v1/models`, the latest first. Retired models are listed only when `lifecycle` asks for them.
 pub async fn list(
     State(app): State<App>,
     _caller: Caller,
     query: Query,
     headers: HeaderMap,
 ) -> Result<Json<IdPage<Model>>> {
-    let lifecycles = query.any_of("lifecycle", &LIFECYCLES, LIFECYCLES.len())?;
+    let lifecycles = query.any_of("lifecycle", Lifecycle::NAMES, Lifecycle::NAMES.len())?;
     let limit = query.integer("limit", 1, 1000)?.unwrap_or(20) as usize;
     let (after, before) = (query.text("after_id"), query.text("before_id"));
     query.finish()?;
     if after.is_some() && before.is_some() {
         return Err(Error::invalid("after_id: cannot be combined with before_id"));
     }
-    let wanted = |model: &Model| lifecycles.is_empty() || lifecycles.contains(&model.lifecycle);
+    let wanted = |model: &Model| match &lifecycles[..] {
+        [] => model.lifecycle != Lifecycle::Retired,
+        asked => asked.contains(&model.lifecycle.as_str()),
+    };
     let all: Vec<&Model> = app.offer.all().iter().map(|model| &model.wire).filter(|model| wanted(model)).collect();
     let place = |id: &str| {
         let found = all.iter().position(|model| model.id == id);

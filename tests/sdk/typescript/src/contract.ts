@@ -6,7 +6,6 @@ import { readFileSync } from 'node:fs';
 import { Ajv2020, type ValidateFunction } from 'ajv/dist/2020.js';
 import addFormats from 'ajv-formats';
 
-const MANAGED_AGENTS = 'managed-agents-2026-04-01';
 const CONTRACTS = new URL('../../../../contract/', import.meta.url);
 
 type Json = null | boolean | number | string | Json[] | { [name: string]: Json };
@@ -103,8 +102,7 @@ function contractOf(request: Request): Contract {
 
 /** Whether a request asks for the beta shape of an endpoint that has two. */
 function isBeta(request: Request): boolean {
-  const named = request.headers.get('anthropic-beta')?.includes(MANAGED_AGENTS) ?? false;
-  return named || new URL(request.url).searchParams.get('beta') === 'true';
+  return request.headers.has('anthropic-beta') || new URL(request.url).searchParams.get('beta') === 'true';
 }
 
 /** Notes what does not fit in an event of a session's stream. */

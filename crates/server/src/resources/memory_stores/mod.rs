@@ -22,6 +22,7 @@ use crate::{
 };
 
 pub use purge::purge;
+pub use store::{make, named};
 
 /// `POST /v1/memory_stores`.
 pub async fn create(State(app): State<App>, caller: Caller, body: Body) -> Result<Json<MemoryStore>> {

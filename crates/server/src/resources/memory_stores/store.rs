@@ -39,6 +39,17 @@ pub(super) fn get(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<
     tx.one_or(&format!("{SELECT} AND id = $2"), vals![workspace, id], from_row, || not_found(id))
 }
 
+/// The name and the description of a store that can be written to; `None` when there is none such.
+pub fn named(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Option<(String, String)>> {
+    let sql = "SELECT name, description FROM memory_stores WHERE workspace_id = $1 AND id = $2 AND archived_at IS NULL";
+    tx.one(sql, vals![workspace, id], |row| Ok((row.text("name")?, row.text("description")?)))
+}
+
+/// A new store, for another resource that writes to it.
+pub fn make(tx: &mut Tx<'_>, workspace: &WorkspaceId, fields: &MemoryStoreFields) -> Result<MemoryStoreId> {
+    insert(tx, workspace, fields).map(|store| store.id)
+}
+
 pub(super) fn insert(tx: &mut Tx<'_>, workspace: &WorkspaceId, fields: &MemoryStoreFields) -> Result<MemoryStore> {
     let now = tx.now();
     let id = MemoryStoreId::new(now);
