@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use crate::work::LeaseState;
+
 /// The body of every response that is not a success.
 #[derive(Debug, Serialize)]
 pub struct ErrorBody<'a> {
@@ -34,6 +36,12 @@ pub struct ErrorDetail<'a> {
 /// `error.details`.
 #[derive(Debug, Clone, Serialize)]
 pub struct ErrorDetails {
+    /// The lease as the server holds it, where a heartbeat is refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub current_state: Option<LeaseState>,
+    /// `user_facing`, where the API says whom the error is for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error_visibility: Option<&'static str>,
     /// A stable name of the error.
     pub error_code: &'static str,
 }

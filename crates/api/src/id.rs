@@ -154,6 +154,7 @@ ids! {
     DeploymentId "depl_" "A deployment.";
     DreamId "drm_" "A dream.";
     EnvironmentId "env_" "An environment.";
+    EnvironmentKeyId "envkey_" "A key of an environment (not the key itself).";
     EventId "sevt_" "An event of a session.";
     FileId "file_" "A file.";
     MemoryId "mem_" "A memory.";

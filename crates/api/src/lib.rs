@@ -12,6 +12,7 @@ mod deleted;
 pub mod deployment;
 pub mod dream;
 pub mod environment;
+pub mod environment_key;
 pub mod error;
 pub mod event;
 pub mod fields;
@@ -36,6 +37,7 @@ pub mod user_profile;
 pub mod vault;
 pub mod warning;
 pub mod webhook;
+pub mod work;
 pub mod workspace;
 
 pub use deleted::Deleted;

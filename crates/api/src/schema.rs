@@ -8,8 +8,9 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use crate::{
     Time,
     deployment::RunError,
+    environment_key::{self, CreateEnvironmentKey},
     event::{SessionError, StopReason},
-    id::{DeploymentId, EventId, RunId, SessionId, TunnelTokenId, WebhookEndpointId, WebhookEventId},
+    id::{DeploymentId, EnvironmentId, EnvironmentKeyId, EventId, RunId, SessionId, TunnelTokenId, WebhookEndpointId, WebhookEventId},
     policy::{Jitter, NamedJitter},
     session::{MonetaryAmount, SessionUsage, Status},
     webhook::EventType,
@@ -35,6 +36,8 @@ macro_rules! schemas {
 
 schemas! {
     DeploymentId {"type": "string"};
+    EnvironmentId {"type": "string"};
+    EnvironmentKeyId {"type": "string"};
     EventId {"type": "string"};
     RunId {"type": "string"};
     SessionId {"type": "string"};
@@ -50,4 +53,14 @@ schemas! {
     SessionUsage {"$ref": "openapi.json#/components/schemas/BetaManagedAgentsSessionUsage"};
     MonetaryAmount {"$ref": "openapi.json#/components/schemas/BetaMonetaryAmount"};
     Status {"$ref": "openapi.json#/paths/~1v1~1sessions~1%7Bsession_id%7D/get/responses/200/content/application~1json/schema/properties/status"};
+
+    CreateEnvironmentKey {
+        "type": "object",
+        "properties": {
+            "name": {"type": "string", "minLength": 1, "maxLength": (environment_key::MAX_NAME)},
+            "expires_at": {"anyOf": [{"type": "string", "format": "date-time"}, {"type": "null"}]},
+        },
+        "required": ["name"],
+        "additionalProperties": false,
+    };
 }

@@ -7,6 +7,7 @@ use std::{env, fs};
 
 use rota_api::{
     Deleted,
+    environment_key::{CreateEnvironmentKey, EnvironmentKey, NewEnvironmentKey},
     occurrence::{AuditedOccurrence, OccurrenceOutcome},
     policy::{DeploymentPolicy, UpdatePolicy},
     run_outcome::RunWithOutcome,
@@ -27,6 +28,8 @@ const RUN: &str = "/v1/deployment_runs/{deployment_run_id}";
 const SESSION: &str = "/v1/sessions/{session_id}";
 const TUNNEL: &str = "/v1/tunnels/{tunnel_id}";
 const POLICY: &str = "/rota/v1/deployments/{deployment_id}/policy";
+const KEYS: &str = "/rota/v1/environments/{environment_id}/keys";
+const REVOKE: &str = "/rota/v1/environments/{environment_id}/keys/{environment_key_id}/revoke";
 const ENDPOINTS: &str = "/rota/v1/webhook_endpoints";
 const ENDPOINT: &str = "/rota/v1/webhook_endpoints/{webhook_endpoint_id}";
 const SECRET: &str = "/rota/v1/webhook_endpoints/{webhook_endpoint_id}/regenerate_signing_secret";
@@ -146,6 +149,13 @@ fn made() -> String {
     let query = [("expression", text.clone()), ("timezone", text.clone()), ("after", time), ("count", integer)];
     let answer = c.schema::<SchedulePreview>();
     c.add("get", "/rota/v1/schedules/preview", &query, &answer);
+    let answer = c.page::<EnvironmentKey>();
+    c.add("get", KEYS, &[limit.clone(), page.clone()], &answer);
+    let answer = c.schema::<NewEnvironmentKey>();
+    c.add("post", KEYS, &[], &answer);
+    c.takes::<CreateEnvironmentKey>(KEYS);
+    let answer = c.schema::<EnvironmentKey>();
+    c.add("post", REVOKE, &[], &answer);
     let order = ("order", json!({"enum": ["asc", "desc"]}));
     let query = [limit.clone(), order, ("after_id", text.clone()), ("before_id", text)];
     let answer = c.by_ids::<WebhookEndpoint>();

@@ -9,6 +9,8 @@ mod process;
 mod receiver;
 #[path = "it/request.rs"]
 mod request;
+#[path = "crash/work.rs"]
+mod work;
 
 use std::{
     collections::{HashMap, HashSet},

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use rota_api::decode::Invalid;
+use rota_api::{decode::Invalid, work::LeaseState};
 
 /// Why a request, or a worker's step, failed.
 ///
@@ -60,6 +60,14 @@ pub enum Error {
     /// 409 `memory_precondition_failed_error`: a memory has another content than the caller expects.
     #[error("precondition content_sha256 failed: content has changed")]
     MemoryPrecondition,
+    /// 412 `invalid_request_error` with `error.details.current_state`: the lease is another's, or was at another heartbeat.
+    #[error("{message}")]
+    LeaseLost {
+        /// What was expected and what was there.
+        message: String,
+        /// The lease.
+        state: Box<LeaseState>,
+    },
     /// 413 `request_too_large`.
     #[error("{0}")]
     TooLarge(String),

@@ -8,7 +8,7 @@ use std::{
 
 use rota_api::{
     Time,
-    id::{ApiKeyId, EventId, SessionId},
+    id::{EnvironmentId, EventId, SessionId},
 };
 use tokio::sync::{Notify, broadcast, watch};
 
@@ -45,8 +45,10 @@ pub struct Hub {
     deleted: Mutex<Vec<SessionId>>,
     deletion: Notify,
     sessions: Mutex<HashMap<SessionId, Topic>>,
+    /// Where workers wait for work, and how many do.
+    environments: Mutex<HashMap<EnvironmentId, (Arc<Notify>, usize)>>,
     /// What streams that were closed a moment ago had told: by key and session, the last place in the log, and when.
-    told: Mutex<HashMap<(ApiKeyId, SessionId), (i64, Time)>>,
+    told: Mutex<HashMap<(String, SessionId), (i64, Time)>>,
 }
 
 struct Topic {
@@ -62,6 +64,11 @@ impl Hub {
             Notice::SessionRunnable => self.runnable.notify_one(),
             Notice::WebhookDue => self.webhook_due.notify_one(),
             Notice::OutputsDue => self.outputs_due.notify_one(),
+            Notice::WorkQueued(environment) => {
+                if let Some((queued, _)) = self.environments().get(environment) {
+                    queued.notify_one();
+                }
+            }
             Notice::SessionChanged(id) => self.change(id, |change| match change {
                 Change::Count(count) => Change::Count(count + 1),
                 Change::Deleted => Change::Deleted,
@@ -131,14 +138,26 @@ impl Hub {
         }
     }
 
+    /// Begins to wait for work of an environment.
+    pub fn wait_for_work(self: &Arc<Self>, environment: &EnvironmentId) -> WorkWaiter {
+        let mut environments = self.environments();
+        let (queued, waiters) = environments.entry(environment.clone()).or_default();
+        *waiters += 1;
+        WorkWaiter { queued: queued.clone(), environment: environment.clone(), hub: self.clone() }
+    }
+
+    fn environments(&self) -> MutexGuard<'_, HashMap<EnvironmentId, (Arc<Notify>, usize)>> {
+        self.environments.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Notes how far a stream of a session had come that is closed now.
-    pub fn stream_closed(&self, key: &ApiKeyId, session: &SessionId, seq: i64, now: Time) {
+    pub fn stream_closed(&self, key: &str, session: &SessionId, seq: i64, now: Time) {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         if told.len() >= limits::CLOSED_STREAMS {
             told.retain(|_, (_, at)| is_recent(*at, now));
         }
         // Where that leaves no room, the next stream may repeat something.
-        let of = (key.clone(), session.clone());
+        let of = (key.to_owned(), session.clone());
         if told.len() < limits::CLOSED_STREAMS || told.contains_key(&of) {
             let (farthest, at) = told.entry(of).or_insert((seq, now));
             // Another stream of the key may have been behind.
@@ -147,9 +166,9 @@ impl Hub {
     }
 
     /// How far streams of this key on this session had come that were closed a moment ago.
-    pub fn told_before(&self, key: &ApiKeyId, session: &SessionId, now: Time) -> Option<i64> {
+    pub fn told_before(&self, key: &str, session: &SessionId, now: Time) -> Option<i64> {
         let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        let (seq, at) = told.get(&(key.clone(), session.clone()))?;
+        let (seq, at) = told.get(&(key.to_owned(), session.clone()))?;
         is_recent(*at, now).then_some(*seq)
     }
 
@@ -184,6 +203,32 @@ impl Drop for Watcher {
     }
 }
 
+/// Waits for work of an environment until it is dropped.
+pub struct WorkWaiter {
+    queued: Arc<Notify>,
+    environment: EnvironmentId,
+    hub: Arc<Hub>,
+}
+
+impl WorkWaiter {
+    /// Returns when work may wait. Of several who wait, one is woken for each piece.
+    pub async fn queued(&self) {
+        self.queued.notified().await;
+    }
+}
+
+impl Drop for WorkWaiter {
+    fn drop(&mut self) {
+        let mut environments = self.hub.environments();
+        if let Some((_, waiters)) = environments.get_mut(&self.environment) {
+            *waiters -= 1;
+            if *waiters == 0 {
+                environments.remove(&self.environment);
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use rota_api::id::Id;
@@ -193,11 +238,11 @@ mod tests {
     #[test]
     fn of_two_streams_of_a_key_the_one_that_had_come_farther_counts() {
         let (hub, now) = (Hub::default(), Time::from_micros(0));
-        let (key, session) = (ApiKeyId::new(now), SessionId::new(now));
-        hub.stream_closed(&key, &session, 20, now);
-        hub.stream_closed(&key, &session, 10, now);
-        assert_eq!(hub.told_before(&key, &session, now), Some(20));
+        let (key, session) = ("apikey_1", SessionId::new(now));
+        hub.stream_closed(key, &session, 20, now);
+        hub.stream_closed(key, &session, 10, now);
+        assert_eq!(hub.told_before(key, &session, now), Some(20));
         let later = now.plus_micros(2 * limits::STREAM_LOOK_BACK.as_micros() as i64);
-        assert_eq!(hub.told_before(&key, &session, later), None);
+        assert_eq!(hub.told_before(key, &session, later), None);
     }
 }

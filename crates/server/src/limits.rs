@@ -470,3 +470,27 @@ pub const WEBHOOK_RETENTION_MICROS: i64 = 30 * 24 * 3600 * 1_000_000;
 pub const WEBHOOK_PURGE_EVERY: Duration = Duration::from_hours(1);
 /// Most deliveries that one transaction removes.
 pub const WEBHOOK_PURGE: i64 = 500;
+
+/// Keys of one environment that are neither revoked nor have ended.
+pub const MAX_ENVIRONMENT_KEYS: i64 = 100;
+/// Keys of one environment that are revoked or have ended and are still shown; the newest are kept.
+pub const ENDED_ENVIRONMENT_KEYS: i64 = 100;
+/// How often a worker that waits for work looks into the store when nothing wakes it.
+pub const WORK_POLL: Duration = Duration::from_millis(250);
+/// How long work is kept for the worker that it was given to, unless the next one that asks says otherwise, in milliseconds
+/// (hosted: the same).
+pub const WORK_RECLAIM_MS: i64 = 5000;
+/// The longest such time that can be asked for.
+pub const MAX_WORK_RECLAIM_MS: i64 = 24 * 3600 * 1000;
+/// How long work rests that its worker gave back although calls wait, in microseconds.
+pub const WORK_AGAIN_MICROS: i64 = 5_000_000;
+/// Tokens of one piece of work that are kept, the newest: each time that it is handed out makes one.
+pub const WORK_TOKENS: i64 = 8;
+/// How long a worker counts as polling after it has asked for work, in microseconds (hosted: the same).
+pub const WORKER_POLLS_MICROS: i64 = 30_000_000;
+/// A worker that was noted as polling is not noted again until this much later, in microseconds.
+pub const WORKER_NOTED_MICROS: i64 = 10_000_000;
+/// Workers of one environment that are counted.
+pub const MAX_WORKERS_COUNTED: i64 = 1000;
+/// Most bytes of the name that a worker gives itself.
+pub const MAX_WORKER_ID: usize = 512;

@@ -23,6 +23,8 @@ fn list() -> String {
         let who = match operation.who {
             Who::Workspace => "a workspace",
             Who::Starter => "a workspace, also an archived one: the run says that nothing starts",
+            Who::WorkspaceOrWorker => "a workspace, or a worker",
+            Who::Worker => "a worker",
             Who::Administrator => "an administrator",
         };
         let beta = match operation.beta {

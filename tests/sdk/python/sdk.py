@@ -28,6 +28,8 @@ BETA = "managed-agents-2026-04-01"
 
 # The SDK types these with whatever further properties a JSON schema may carry.
 OPEN_TYPES = ("BetaManagedAgentsCustomToolInputSchema",)
+# The hosted service was recorded to send these, and the SDK's types do not name them.
+RECORDED = {"BetaSelfHostedWork": ("actor",)}
 
 
 class Client(anthropic.Anthropic):
@@ -58,7 +60,8 @@ def undocumented(value: object, path: str = "") -> Iterator[str]:
     """Yields the path of each field that the SDK's types do not name."""
     if isinstance(value, BaseModel):
         if type(value).__name__ not in OPEN_TYPES:
-            yield from (f"{path}.{name}" for name in value.model_extra or {})
+            recorded = RECORDED.get(type(value).__name__, ())
+            yield from (f"{path}.{name}" for name in value.model_extra or {} if name not in recorded)
         for name in type(value).model_fields:
             yield from undocumented(getattr(value, name, None), f"{path}.{name}")
     elif isinstance(value, list):

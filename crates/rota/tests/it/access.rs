@@ -14,12 +14,13 @@ use crate::{
     client::{Answer, Api, BETA, ENDPOINTS, Refusal, forbidden, invalid, not_found},
     dreams,
     files::upload,
-    given::{Parts, agent, id, message, model},
+    given::{Parts, agent, environment, id, message, model},
     memory_stores,
     server::Rota,
     skills,
     tunnels::{self, AUTHORITIES},
     vaults,
+    workers::Site,
 };
 
 /// One of each resource, by the name of the parameter that stands for it in a path.
@@ -45,6 +46,8 @@ pub async fn one_of_each(api: &Api) -> BTreeMap<&'static str, String> {
     let tunnel = tunnels::tunnel(api).await;
     let certificates = format!("/v1/tunnels/{}/certificates", id(&tunnel));
     let certificate = api.post(&certificates, json!({"ca_certificate_pem": AUTHORITIES[0]})).await;
+    let site = Site::new(api, json!({})).await;
+    let work = site.session(api).await;
     BTreeMap::from([
         ("{file_id}", id(&file).to_owned()),
         ("{resource_id}", id(&resource).to_owned()),
@@ -54,6 +57,12 @@ pub async fn one_of_each(api: &Api) -> BTreeMap<&'static str, String> {
         ("{credential_id}", id(&credential).to_owned()),
         ("{agent_id}", id(&parts.agent).to_owned()),
         ("{environment_id}", id(&parts.environment).to_owned()),
+        // Work is in an environment of its own.
+        ("{environment_id}/work", format!("{}/work", id(&site.parts.environment))),
+        ("{environment_id}/keys", format!("{}/keys", id(&site.parts.environment))),
+        ("{environment_key_id}", id(&site.key).to_owned()),
+        ("{environment_key}", site.key["secret"].as_str().unwrap().to_owned()),
+        ("{work_id}", id(&work).to_owned()),
         ("{deployment_id}", id(&deployment).to_owned()),
         ("{deployment_run_id}", id(&run).to_owned()),
         ("{session_id}", run["session_id"].as_str().unwrap().to_owned()),
@@ -75,7 +84,13 @@ pub async fn one_of_each(api: &Api) -> BTreeMap<&'static str, String> {
 
 /// The path of an operation, with the ids of resources that are there.
 pub fn filled(operation: &Operation, ids: &BTreeMap<&str, String>) -> String {
-    ids.iter().fold(operation.path.to_owned(), |path, (name, id)| path.replace(name, id))
+    // Longer names first.
+    ids.iter().rev().fold(operation.path.to_owned(), |path, (name, id)| path.replace(name, id))
+}
+
+/// A client that the operation lets in: `api`, or the worker of the environment among `ids`.
+pub fn let_in(operation: &Operation, api: &Api, ids: &BTreeMap<&str, String>) -> Api {
+    if operation.who == Who::Worker { api.with_key(ids["{environment_key}"].clone()) } else { api.clone() }
 }
 
 /// A body that the operation would read, where it has one.
@@ -91,6 +106,8 @@ fn body(operation: &Operation) -> Option<Value> {
         Some("certificates") => json!({"ca_certificate_pem": AUTHORITIES[1]}),
         Some("action_urls") => json!({"action": {"type": "enroll_end_user"}}),
         Some("data_controls") => json!({"cmek": {"type": "disabled"}}),
+        Some("keys") => json!({"name": "k"}),
+        Some("{work_id}") => json!({"metadata": {}}),
         Some("credentials") => vaults::variable("OTHER", &json!({})),
         _ => json!({}),
     })
@@ -123,7 +140,8 @@ async fn another_workspace_finds_nothing_at_any_route() {
     let ids = one_of_each(&rota.api).await;
     let other = rota.other_workspace().await;
     let mut walked = 0;
-    for operation in operations().into_iter().filter(|operation| operation.who != Who::Administrator) {
+    let of_a_workspace = |operation: &Operation| !matches!(operation.who, Who::Administrator | Who::Worker);
+    for operation in operations().into_iter().filter(of_a_workspace) {
         let (method, path) = (operation.method.clone(), filled(&operation, &ids));
         let names_a_resource = ids.iter().any(|(name, id)| *name != "{model_id}" && path.contains(id.as_str()));
         if names_a_resource {
@@ -145,12 +163,15 @@ async fn the_organization_is_for_administrators_and_workspaces_are_for_who_names
     let ids = one_of_each(&rota.api).await;
     let administrator = rota.administrator().await;
     let no_administrator = forbidden("this needs an administrator's key: `rota keys create --admin` makes one");
+    let no_worker =
+        forbidden("this needs the key of an environment: POST /rota/v1/environments/{environment_id}/keys makes one");
     let no_workspace =
         forbidden("an administrator's key acts in the workspace that the header anthropic-workspace-id names");
     for operation in operations() {
         let (api, refused) = match operation.who {
             Who::Administrator => (&rota.api, &no_administrator),
-            Who::Workspace | Who::Starter => (&administrator, &no_workspace),
+            Who::Worker => (&rota.api, &no_worker),
+            Who::Workspace | Who::Starter | Who::WorkspaceOrWorker => (&administrator, &no_workspace),
         };
         let (method, path) = (operation.method.clone(), filled(&operation, &ids));
         let answer = api.send(method.clone(), &path, body(&operation).as_ref()).await.refusal();
@@ -162,11 +183,44 @@ async fn the_organization_is_for_administrators_and_workspaces_are_for_who_names
     let workspace = rota.server.first_key.as_ref().unwrap().workspace_id.to_string();
     let answer = administrator.in_workspace(&workspace).send(Method::GET, "/v1/agents", None).await;
     assert_eq!(answer.headers["anthropic-workspace-id"], *workspace);
-    assert_eq!(answer.success()["data"].as_array().unwrap().len(), 1);
+    assert_eq!(answer.success()["data"].as_array().unwrap().len(), 2);
     let bare = administrator.http.get(format!("{}/v1/organizations/me", rota.api.base));
     let answer = administrator.answer(bare.header("x-api-key", &administrator.key)).await;
     assert!(!answer.headers.contains_key("anthropic-workspace-id"));
     assert_eq!(answer.success()["type"], "organization", "it needs no beta header");
+}
+
+#[tokio::test]
+async fn a_worker_reaches_what_is_for_workers_and_nothing_else() {
+    let rota = Rota::without_engine().await;
+    let ids = one_of_each(&rota.api).await;
+    let worker = rota.api.with_key(ids["{environment_key}"].clone());
+    let agent = rota.api.get(&format!("/v1/agents/{}", ids["{agent_id}"])).await;
+    let elsewhere = Parts { agent, environment: environment(&rota.api, "elsewhere").await };
+    let elsewhere = Site::of(&rota.api, elsewhere).await.worker;
+    let no_administrator = forbidden("this needs an administrator's key: `rota keys create --admin` makes one");
+    let unauthorized = forbidden("Token not authorized for this environment");
+    let no_key = refusal(401, "authentication_error", "Authentication failed");
+    let mut walked = 0;
+    for operation in operations() {
+        let (method, path) = (operation.method.clone(), filled(&operation, &ids));
+        let ask = async |api: &Api| api.send(method.clone(), &path, body(&operation).as_ref()).await;
+        match operation.who {
+            Who::Administrator => assert_eq!(ask(&worker).await.refusal(), no_administrator, "{method} {path}"),
+            Who::Workspace if path.contains("/work/") => assert_eq!(ask(&worker).await.status, 403, "{method} {path}"),
+            Who::Workspace | Who::Starter => assert_eq!(ask(&worker).await.refusal(), no_key, "{method} {path}"),
+            Who::Worker | Who::WorkspaceOrWorker => {
+                let refused = ask(&elsewhere).await.refusal();
+                if path.contains("/work") {
+                    assert_eq!(refused, unauthorized, "{method} {path}");
+                } else {
+                    assert_eq!(refused.status, 404, "{method} {path}: the session is another environment's");
+                }
+                walked += 1;
+            }
+        }
+    }
+    assert_eq!(walked, 10);
 }
 
 #[tokio::test]
@@ -300,16 +354,20 @@ async fn an_archived_workspace_is_read_and_not_changed_and_only_a_starter_is_rec
     let ids = one_of_each(&api).await;
     administrator.call(&format!("/v1/organizations/workspaces/{}/archive", id(&made))).await;
     let refused = forbidden("the workspace is archived: its resources can be read, not changed");
-    for operation in operations().into_iter().filter(|operation| operation.who != Who::Administrator) {
+    let of_a_workspace = |operation: &Operation| !matches!(operation.who, Who::Administrator | Who::Worker);
+    for operation in operations().into_iter().filter(of_a_workspace) {
         let (method, path) = (operation.method.clone(), filled(&operation, &ids));
         if path.ends_with("/stream") {
             continue;
         }
         let answer = api.send(method.clone(), &path, body(&operation).as_ref()).await;
         let is_refused = !answer.status.is_success() && answer.refusal() == refused;
-        let changes = method != Method::GET && operation.who == Who::Workspace;
+        let changes = method != Method::GET && operation.who != Who::Starter;
         assert_eq!(is_refused, changes, "{method} {path}: {}", answer.body);
     }
+    let worker = rota.api.with_key(ids["{environment_key}"].clone());
+    let poll = format!("/v1/environments/{}/poll", ids["{environment_id}/work"]);
+    assert_eq!(worker.get_refused(&poll).await, refused, "its workers are given nothing");
 }
 
 #[tokio::test]

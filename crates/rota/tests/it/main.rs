@@ -78,3 +78,5 @@ mod webhook_deliveries;
 mod webhook_endpoints;
 mod webhook_events;
 mod webhook_tls;
+mod work;
+mod workers;

@@ -14,6 +14,7 @@ use crate::{
     server::Rota,
     stream::{Frame, Stream, first, kinds, stop_reason, text},
     upstream::{Reply, Upstream},
+    workers::Site,
 };
 
 fn path(session: &Value, rest: &str) -> String {
@@ -181,7 +182,7 @@ async fn what_one_step_records_has_one_time() {
 }
 
 /// A session of a self-hosted environment whose model makes `calls`, and then says that it is done.
-async fn self_hosted(calls: Vec<Value>, policy: &str) -> (Rota, Upstream, Value) {
+async fn self_hosted(calls: Vec<Value>, policy: &str) -> (Rota, Upstream, Value, Api) {
     let done = json!({"type": "text", "text": "done"});
     let upstream = Upstream::start([Reply::Message(calls), Reply::Message(vec![done])]).await;
     let rota = Rota::with(|config| config.models = vec![upstream.model()]).await;
@@ -189,8 +190,9 @@ async fn self_hosted(calls: Vec<Value>, policy: &str) -> (Rota, Upstream, Value)
     let tools = over(toolset(), &json!({"default_config": {"permission_policy": {"type": policy}}}));
     let environment = api.post("/v1/environments", json!({"name": "mine", "config": {"type": "self_hosted"}})).await;
     let parts = Parts { agent: agent(api, json!({"model": "house", "tools": [tools]})).await, environment };
-    let session = parts.session_with(api, message("go")).await;
-    (rota, upstream, session)
+    let site = Site::of(api, parts).await;
+    let session = site.parts.session_with(api, message("go")).await;
+    (rota, upstream, session, site.worker)
 }
 
 fn called(number: usize, name: &str, input: &Value) -> Value {
@@ -209,14 +211,14 @@ fn allow(call: &Value) -> Value {
 #[tokio::test]
 async fn a_worker_may_answer_a_call_as_soon_as_that_one_is_allowed() {
     let calls = ["one", "two"].map(|command| called(command.len(), "bash", &json!({ "command": command })));
-    let (rota, _upstream, session) = self_hosted(calls.to_vec(), "always_ask").await;
+    let (rota, _upstream, session, worker) = self_hosted(calls.to_vec(), "always_ask").await;
     let api = &rota.api;
     let mut stream = api.stream_from(id(&session), 0).await;
     let asked = stream.turn().await;
     let calls: Vec<&Value> = asked.iter().filter(|event| event["type"] == "agent.tool_use").collect();
     let both = json!({"type": "requires_action", "event_ids": [id(calls[0]), id(calls[1])]});
     assert_eq!(*stop_reason(&asked), both);
-    let early = api.post_refused(&path(&session, "/events"), json!({"events": [result(calls[0])]})).await;
+    let early = worker.post_refused(&path(&session, "/events"), json!({"events": [result(calls[0])]})).await;
     assert_eq!(early.status, 400, "it is not allowed yet");
 
     api.events(id(&session), json!([allow(calls[0])])).await;
@@ -224,12 +226,12 @@ async fn a_worker_may_answer_a_call_as_soon_as_that_one_is_allowed() {
     let order = ["user.tool_confirmation", "session.thread_status_idle", "session.usage", "session.status_idle"];
     assert_eq!(kinds(&told), order, "R2: an answer that leaves another gate open");
     assert_eq!(*stop_reason(&told), both, "the one waits for its worker, the other for a human");
-    api.events(id(&session), json!([result(calls[0])])).await;
+    worker.events(id(&session), json!([result(calls[0])])).await;
     let told = stream.turn().await;
     assert_eq!(*stop_reason(&told), json!({"type": "requires_action", "event_ids": [id(calls[1])]}));
     api.events(id(&session), json!([allow(calls[1])])).await;
     stream.turn().await;
-    api.events(id(&session), json!([result(calls[1])])).await;
+    worker.events(id(&session), json!([result(calls[1])])).await;
     let told = stream.turn().await;
     assert_eq!(text(first(&told, "agent.message")), "done");
     assert_eq!(stop_reason(&told)["type"], "end_turn");
@@ -241,14 +243,14 @@ async fn web_tools_wait_for_no_worker() {
         called(1, "web_fetch", &json!({"url": "https://example.com"})),
         called(2, "bash", &json!({"command": "true"})),
     ];
-    let (rota, upstream, session) = self_hosted(calls, "always_allow").await;
+    let (rota, upstream, session, worker) = self_hosted(calls, "always_allow").await;
     let api = &rota.api;
     let mut stream = api.stream_from(id(&session), 0).await;
     let told = stream.turn().await;
     let calls: Vec<&Value> = told.iter().filter(|event| event["type"] == "agent.tool_use").collect();
     assert_eq!(*stop_reason(&told), json!({"type": "requires_action", "event_ids": [id(calls[1])]}));
     assert_eq!(first(&told, "agent.tool_result")["tool_use_id"], calls[0]["id"]);
-    api.events(id(&session), json!([result(calls[1])])).await;
+    worker.events(id(&session), json!([result(calls[1])])).await;
     assert_eq!(text(first(&stream.turn().await, "agent.message")), "done");
     let offered = upstream.asked()[0]["tools"].clone();
     let names: Vec<_> = offered.as_array().unwrap().iter().map(|tool| tool["name"].as_str().unwrap()).collect();

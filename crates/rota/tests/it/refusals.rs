@@ -11,7 +11,7 @@ use rota_server::{
 use serde_json::{Map, Value, json};
 
 use crate::{
-    access::{filled, one_of_each},
+    access::{filled, let_in, one_of_each},
     client::Api,
     contract::{self, ADMINISTRATION, Contract, MANAGED_AGENTS, OWN},
     given::{Parts, id, message, over},
@@ -55,11 +55,11 @@ impl World {
         let mut read = Vec::new();
         for operation in operations().into_iter().filter(|operation| operation.method == Method::GET) {
             let path = filled(&operation, &self.ids);
-            // A stream does not end, a preview reads nothing, and the content of an upload is for nobody.
-            if ["/stream", "/preview", "/content"].iter().any(|end| path.ends_with(end)) {
+            // A stream does not end, a preview reads nothing, a poll takes what it reads, and the content of an upload is for nobody.
+            if ["/stream", "/preview", "/content", "/poll"].iter().any(|end| path.ends_with(end)) {
                 continue;
             }
-            let mut answer = self.api.get(&path).await;
+            let mut answer = self.let_in(&operation).get(&path).await;
             without_the_time(&mut answer);
             read.push((path, answer));
         }
@@ -130,6 +130,11 @@ impl World {
             "/v1/user_profiles/{user_profile_id}/providers/google/data_controls" => {
                 json!({"cmek": {"type": "disabled"}, "storage": {"type": "disabled"}})
             }
+            "/v1/environments/{environment_id}/work/{work_id}" => json!({"metadata": {"a": "b"}}),
+            "/v1/environments/{environment_id}/work/{work_id}/stop" => json!({"force": true}),
+            "/rota/v1/environments/{environment_id}/keys" => {
+                json!({"name": "refused", "expires_at": "2030-01-01T00:00:00Z"})
+            }
             "/rota/v1/webhook_endpoints" => endpoint,
             "/rota/v1/webhook_endpoints/{webhook_endpoint_id}" => over(endpoint, &json!({"state": "enabled"})),
             "/rota/v1/deployments/{deployment_id}/policy" => json!({
@@ -140,9 +145,15 @@ impl World {
         }
     }
 
+    /// A client that the operation lets in.
+    fn let_in(&self, operation: &Operation) -> Api {
+        let_in(operation, &self.api, &self.ids)
+    }
+
     /// Sends what must be refused as wrong, in words that name `field`, and says so when it is not.
-    async fn fault(&self, method: &Method, path: &str, body: Option<&Value>, field: &str) -> Option<String> {
-        let answer = self.api.send(method.clone(), path, body).await;
+    async fn fault(&self, operation: &Operation, path: &str, body: Option<&Value>, field: &str) -> Option<String> {
+        let method = &operation.method;
+        let answer = self.let_in(operation).send(method.clone(), path, body).await;
         let (kind, message) = (&answer.body["error"]["type"], answer.body["error"]["message"].as_str());
         // Words of the hosted service: an id that is none is refused without the parameter's name, and an unknown field within
         // a field by its own.
@@ -223,7 +234,7 @@ async fn a_body_that_the_contract_does_not_allow_is_refused_and_changes_nothing(
     let before = world.everything().await;
     let (mut tried, mut faults) = (0, Vec::new());
     for operation in operations().into_iter().filter(|operation| operation.has_body) {
-        let (method, path) = (&operation.method, filled(&operation, &world.ids));
+        let path = filled(&operation, &world.ids);
         let whole = world.body(&operation);
         let fields = whole.as_object().unwrap();
         let mut cases: Vec<(Value, String)> =
@@ -244,7 +255,7 @@ async fn a_body_that_the_contract_does_not_allow_is_refused_and_changes_nothing(
             cases.extend(wrong.map(|value| (with(fields, name, value), name.clone())));
         }
         for (body, field) in &cases {
-            faults.extend(world.fault(method, &path, Some(body), field).await);
+            faults.extend(world.fault(&operation, &path, Some(body), field).await);
         }
         tried += cases.len();
     }
@@ -267,7 +278,7 @@ async fn a_query_that_the_contract_does_not_allow_is_refused_and_changes_nothing
     let before = world.everything().await;
     let (mut tried, mut faults) = (0, Vec::new());
     for operation in operations() {
-        let (method, path) = (&operation.method, filled(&operation, &world.ids));
+        let path = filled(&operation, &world.ids);
         let path = if path.ends_with("/preview") {
             format!("{path}?expression=0+9+*+*+*&timezone=UTC&")
         } else {
@@ -291,7 +302,7 @@ async fn a_query_that_the_contract_does_not_allow_is_refused_and_changes_nothing
             }
         }
         for (query, field) in &cases {
-            faults.extend(world.fault(method, &format!("{path}{query}"), body.as_ref(), field).await);
+            faults.extend(world.fault(&operation, &format!("{path}{query}"), body.as_ref(), field).await);
         }
         tried += cases.len();
     }

@@ -1,13 +1,17 @@
 //! The table of operations, held against the contract and the server.
 
+use std::collections::HashMap;
+
 use reqwest::{Method, StatusCode};
-use rota_server::http::operations::{NOT_SERVED, Operation, not_served, operations};
+use rota_server::http::operations::{NOT_SERVED, Operation, Who, not_served, operations};
+use serde_json::json;
 
 use crate::{
     client::{Api, invalid, not_found},
     contract::{ADMINISTRATION, MANAGED_AGENTS, OWN},
     given::id,
     server::Rota,
+    workers::Site,
 };
 
 /// Every operation of the official contract: managed agents, and what administrator's keys manage.
@@ -79,8 +83,9 @@ async fn everywhere(rota: &Rota) -> Api {
 #[tokio::test]
 async fn a_parameter_that_an_operation_does_not_have_is_refused_by_every_operation_in_the_same_words() {
     let rota = Rota::without_engine().await;
-    let api = everywhere(&rota).await;
-    for Operation { method, path, .. } in operations() {
+    let (api, worker) = (everywhere(&rota).await, Site::new(&rota.api, json!({})).await.worker);
+    for Operation { method, path, who, .. } in operations() {
+        let api = if who == Who::Worker { &worker } else { &api };
         let required = if path.ends_with("/preview") { "expression=0+9+*+*+*&timezone=UTC&" } else { "" };
         let path = path.replace(['{', '}'], "");
         for (query, named) in [("colour=red", "colour"), ("beta=true&colour=", "colour"), ("include=1", "include")] {
@@ -94,14 +99,13 @@ async fn a_parameter_that_an_operation_does_not_have_is_refused_by_every_operati
 #[tokio::test]
 async fn every_parameter_of_the_contract_is_taken_and_so_is_what_the_sdks_send_with_each_request() {
     let rota = Rota::without_engine().await;
-    let api = everywhere(&rota).await;
-    let served: Vec<_> = operations().iter().map(named).collect();
+    let (api, worker) = (everywhere(&rota).await, Site::new(&rota.api, json!({})).await.worker);
+    let served: HashMap<_, _> = operations().iter().map(|operation| (named(operation), operation.who)).collect();
     let mut parameters = 0;
     for operation in MANAGED_AGENTS.operations.iter().chain(&ADMINISTRATION.operations) {
         let method: Method = operation.method.parse().unwrap();
-        if !served.contains(&(method.clone(), operation.path.as_str())) {
-            continue;
-        }
+        let Some(who) = served.get(&(method.clone(), operation.path.as_str())) else { continue };
+        let api = if *who == Who::Worker { &worker } else { &api };
         let path = operation.path.replace(['{', '}'], "");
         for parameter in operation.query.iter().map(|parameter| parameter.name.as_str()).chain(["beta"]) {
             let answer = api.send(method.clone(), &format!("{path}?{parameter}=true"), None).await;

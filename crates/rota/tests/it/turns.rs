@@ -9,6 +9,7 @@ use crate::{
     server::{Rota, appears},
     stream::{first, kinds, stop_reason, text},
     upstream::{Reply, Upstream},
+    workers::Site,
 };
 
 async fn status(api: &Api, session: &Value) -> Value {
@@ -226,8 +227,8 @@ async fn in_a_self_hosted_environment_calls_wait_for_the_results_of_a_worker() {
     let rota = Rota::start().await;
     let api = &rota.api;
     let environment = api.post("/v1/environments", json!({"name": "mine", "config": {"type": "self_hosted"}})).await;
-    let parts = Parts { agent: agent(api, json!({})).await, environment };
-    let session = parts.session_with(api, script("hostname")).await;
+    let site = Site::of(api, Parts { agent: agent(api, json!({})).await, environment }).await;
+    let session = site.session(api).await;
     let mut stream = api.stream_from(id(&session), 0).await;
     let events = stream.turn().await;
     let call = first(&events, "agent.tool_use");
@@ -237,7 +238,8 @@ async fn in_a_self_hosted_environment_calls_wait_for_the_results_of_a_worker() {
     let wrong = json!({"events": [confirmation(call, &json!({"result": "allow"}))]});
     assert_eq!(api.post_refused(&send, wrong).await.status, 400);
     let content = json!([{"type": "text", "text": "workbench"}]);
-    api.events(id(&session), json!([{"type": "user.tool_result", "tool_use_id": id(call), "content": content}])).await;
+    let result = json!([{"type": "user.tool_result", "tool_use_id": id(call), "content": content}]);
+    site.worker.events(id(&session), result).await;
     let events = stream.turn().await;
     assert_eq!(kinds(&events)[..3], ["user.tool_result", "session.status_running", "session.thread_status_running"]);
     assert!(text(first(&events, "agent.message")).contains("workbench"));

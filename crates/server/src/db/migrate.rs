@@ -27,6 +27,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0015_memory.sql"),
     include_str!("migrations/0017_skills.sql"),
     include_str!("migrations/0018_profiles_tunnels_dreams.sql"),
+    include_str!("migrations/0016_work.sql"),
 ];
 
 /// Where a store keeps the checksums of the migrations that it has seen, each under the version that it leads to.

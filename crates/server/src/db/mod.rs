@@ -30,7 +30,7 @@ use std::{path::Path, sync::Arc, thread::JoinHandle};
 
 use rota_api::{
     Time,
-    id::{Id, SessionId},
+    id::{EnvironmentId, Id, SessionId},
 };
 use tokio::sync::{Semaphore, mpsc};
 use tracing::Span;
@@ -67,6 +67,8 @@ pub enum Notice {
     WebhookDue,
     /// A session came to rest, and its outputs wait to be taken in.
     OutputsDue,
+    /// Work of an environment waits for a worker.
+    WorkQueued(EnvironmentId),
 }
 
 impl Notice {
@@ -78,6 +80,7 @@ impl Notice {
             Self::SessionDeleted(id) => format!("deleted:{id}"),
             Self::WebhookDue => "webhook".to_owned(),
             Self::OutputsDue => "outputs".to_owned(),
+            Self::WorkQueued(id) => format!("work:{id}"),
         }
     }
 
@@ -90,6 +93,7 @@ impl Notice {
             "deleted" => Self::SessionDeleted(SessionId::trusted(of.to_owned())),
             "webhook" => Self::WebhookDue,
             "outputs" => Self::OutputsDue,
+            "work" => Self::WorkQueued(EnvironmentId::trusted(of.to_owned())),
             _ => return None,
         })
     }

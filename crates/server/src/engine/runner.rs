@@ -4,7 +4,6 @@ use std::{sync::Arc, time::Duration};
 
 use rota_api::{
     agent::{ThreadAgent, needs_network},
-    environment::EnvironmentConfig,
     event::{EventBody, ModelUsage, RetryStatus, SessionError, SessionErrorType, StopReason, ThreadName},
     id::EventId,
 };
@@ -160,7 +159,8 @@ impl<'a> Runner<'a> {
                 let mut work = self.begin();
                 let built_in = self.state.calls.iter().filter(|call| call.stage != Stage::Custom);
                 // Recorded: the results of what the interrupt closes stand before it.
-                work.before.extend(built_in.map(|call| self.event(interrupted_result(&call.id))));
+                let result = |call: &Call| interrupted_result(&call.id, self.is_of_a_worker(&call.name));
+                work.before.extend(built_in.map(|call| self.event(result(call))));
                 work.take_up = beside.inputs[..count].to_vec();
                 work.waiting = Some(Vec::new());
                 work.rest = Some(Rest::Over(StopReason::EndTurn, None));
@@ -181,6 +181,13 @@ impl<'a> Runner<'a> {
             Action::Run(call) => self.run(call).await,
             Action::Wait => {
                 let mut work = self.begin();
+                for call in self.calls_without_workers().await? {
+                    work.events.push(self.event(tools::result(&call, NO_WORKERS, true)));
+                    work.closed.push(call.id);
+                }
+                if !work.closed.is_empty() {
+                    return self.perform(work).await;
+                }
                 let seq = self.state.seq + work.before.len() as i64;
                 work.rest = Some(Rest::Waiting { calls: self.waiting(), seq });
                 self.perform(work).await
@@ -244,6 +251,21 @@ impl<'a> Runner<'a> {
             Some(Waiting { id: call.id.clone(), for_ })
         };
         self.state.calls.iter().filter_map(waits).collect()
+    }
+
+    /// The calls that no worker will ever run: those of workers, once the environment is deleted.
+    async fn calls_without_workers(&self) -> Result<Vec<Call>> {
+        let of_workers =
+            self.state.calls.iter().filter(|call| call.stage == Stage::Allowed && self.is_of_a_worker(&call.name));
+        let calls: Vec<Call> = of_workers.cloned().collect();
+        if calls.is_empty() {
+            return Ok(calls);
+        }
+        let sql = "SELECT 1 FROM sessions s
+             JOIN environments e ON e.workspace_id = s.workspace_id AND e.id = s.environment_id
+             WHERE s.workspace_id = $1 AND s.id = $2";
+        let is_there = self.app.db.lookup(sql, vals![&self.lease.workspace, &self.lease.session], |_| Ok(())).await?;
+        Ok(if is_there.is_some() { Vec::new() } else { calls })
     }
 
     /// What a call that asks waits for.
@@ -437,6 +459,10 @@ pub(super) fn request_end(start: &EventId, is_error: bool, usage: Usage) -> Even
     }
 }
 
+/// What the agent reads instead of the result of a call that no worker will run.
+const NO_WORKERS: &str =
+    "This call was not run. The environment whose workers run the tools of this session has been deleted.";
+
 /// What the agent reads instead of the result of its first call after a move.
 const MOVED: &str = "This call was not run. The session has moved to another server because the one that ran it is gone, and \
     with it all files and processes: the sandbox is empty now. Set up again what you need.";
@@ -477,14 +503,11 @@ struct Loaded {
 fn load(tx: &mut Tx<'_>, lease: &Lease) -> Result<Loaded> {
     let skills = skills::of_session(tx, &lease.session)?;
     let found = tx.one(
-        "SELECT coalesce(s.agent, v.snapshot), e.config, s.home, s.deployment_id, s.resources FROM sessions s
+        "SELECT coalesce(s.agent, v.snapshot), s.self_hosted, s.home, s.deployment_id, s.resources FROM sessions s
          JOIN agent_versions v ON v.agent_id = s.agent_id AND v.version = s.agent_version
-         LEFT JOIN environments e ON e.workspace_id = s.workspace_id AND e.id = s.environment_id
          WHERE s.workspace_id = $1 AND s.id = $2",
         vals![&lease.workspace, &lease.session],
         |row| {
-            let environment: Option<EnvironmentConfig> =
-                row.opt_text(1)?.map(|config| serde_json::from_str(&config)).transpose()?;
             let mut agent: ThreadAgent = row.json(0)?;
             if let Some(told) = mounts::prompt(&row.text(4)?)? {
                 let own = agent.system.take().filter(|system| !system.is_empty());
@@ -493,7 +516,7 @@ fn load(tx: &mut Tx<'_>, lease: &Lease) -> Result<Loaded> {
             Ok(Loaded {
                 agent,
                 skills: skills.clone(),
-                self_hosted: environment.is_some_and(|environment| environment.is_self_hosted()),
+                self_hosted: row.int(1)? == 1,
                 unattended: row.opt_text(3)?.is_some(),
                 home: row.opt_text(2)?,
             })

@@ -20,7 +20,8 @@ use crate::{
     resources::{
         deployments,
         sessions::events::log::{self, Input, NewEvent},
-        sessions::{self, Waiting, status},
+        sessions::{self, Waiting, WaitingFor, status},
+        work_queue,
     },
 };
 
@@ -65,6 +66,8 @@ pub(super) struct Step {
     pub(super) events: Vec<NewEvent>,
     /// What waits for the client from now on, where that changes.
     pub(super) waiting: Option<Vec<Waiting>>,
+    /// Calls that are closed without an answer, and wait no more.
+    pub(super) closed: Vec<EventId>,
     /// The server that has the session's files from now on, where that changes.
     pub(super) home: Option<String>,
     /// The totals of the session, where they change.
@@ -153,6 +156,11 @@ fn write(tx: &mut Tx<'_>, lease: &Lease, thread: &ThreadName, usage: SessionUsag
     if let Some(waiting) = &work.waiting {
         status::wait(tx, workspace, session, waiting)?;
     }
+    if !work.closed.is_empty() {
+        let mut waiting = sessions::control(tx, workspace, session.as_ref())?.waiting;
+        waiting.retain(|waiting| !work.closed.contains(&waiting.id));
+        status::wait(tx, workspace, session, &waiting)?;
+    }
     if let Some(home) = &work.home {
         lease::settle(tx, lease, home)?;
     }
@@ -193,6 +201,10 @@ fn end(tx: &mut Tx<'_>, lease: &Lease, thread: &ThreadName, usage: SessionUsage,
             let waiting = still_waiting(tx, lease, calls, *seq)?;
             if waiting.is_empty() || interrupted {
                 return Ok(false);
+            }
+            if waiting.iter().any(|waiting| waiting.for_ == WaitingFor::ToolResult) {
+                let environment = sessions::control(tx, workspace, session.as_ref())?.environment;
+                work_queue::need_again(tx, workspace, &environment, session, tx.now())?;
             }
             let event_ids: Vec<EventId> = waiting.into_iter().map(|waiting| waiting.id).collect();
             (StopReason::RequiresAction { event_ids }, None)

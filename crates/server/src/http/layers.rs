@@ -156,7 +156,14 @@ fn error_text(error: &Error, id: &RequestId) -> Vec<u8> {
         told => told.to_string(),
     };
     let details = match error {
-        Error::Rejected { code, .. } | Error::Gone { code, .. } => Some(ErrorDetails { error_code: code }),
+        Error::Rejected { code, .. } | Error::Gone { code, .. } => {
+            Some(ErrorDetails { current_state: None, error_visibility: None, error_code: code })
+        }
+        Error::LeaseLost { state, .. } => Some(ErrorDetails {
+            current_state: Some((**state).clone()),
+            error_visibility: Some("user_facing"),
+            error_code: "heartbeat_precondition_failed",
+        }),
         _ => None,
     };
     let (conflicting_memory_id, conflicting_path) = match error {
@@ -203,6 +210,7 @@ fn is_final(error: &Error, path: &str, route: &str) -> bool {
         | Error::Gone { .. }
         | Error::MethodNotAllowed
         | Error::Conflict(_)
+        | Error::LeaseLost { .. }
         | Error::TooLarge(_) => {
             path.starts_with("/rota/") || matches!(resource(), "environments" | "files" | "organizations" | "skills")
         }

@@ -12,11 +12,11 @@ use http::Method;
 use crate::{
     app::App,
     resources::{
-        agents, api_keys, archiving, credentials, deployment_runs, deployments, dreams, environments, files,
+        agents, api_keys, archiving, credentials, deployment_runs, deployments, dreams, environment_keys, environments, files,
         memory_stores::{self, memories, versions},
         models, organization, run_outcomes, schedules,
         sessions::{self, events, resources as session_resources},
-        skills, threads, tunnels, user_profiles, vaults, webhook_endpoints, workspaces,
+        skills, threads, tunnels, user_profiles, vaults, webhook_endpoints, work, workspaces,
     },
 };
 
@@ -45,6 +45,10 @@ pub enum Who {
     Workspace,
     /// The same, also where nothing may be changed any more: the answer records why nothing started.
     Starter,
+    /// That of a workspace, or a worker's: the key of an environment, or the token that came with its work.
+    WorkspaceOrWorker,
+    /// A worker's.
+    Worker,
     /// An administrator's.
     Administrator,
 }
@@ -65,7 +69,7 @@ pub enum Beta {
 /// Every operation that the server has, by path.
 pub fn operations() -> Vec<Operation> {
     use Beta::{AgentMemory, Named, Optional, Required};
-    use Who::{Administrator, Starter, Workspace};
+    use Who::{Administrator, Starter, Worker, Workspace, WorkspaceOrWorker};
 
     const ARCHIVE_CREDENTIAL: &str = "/v1/vaults/{vault_id}/credentials/{credential_id}/archive";
     const CREDENTIAL: &str = "/v1/vaults/{vault_id}/credentials/{credential_id}";
@@ -89,6 +93,9 @@ pub fn operations() -> Vec<Operation> {
     const VERSIONS: &str = "/v1/memory_stores/{memory_store_id}/memory_versions";
     const VERSION: &str = "/v1/memory_stores/{memory_store_id}/memory_versions/{memory_version_id}";
     const REDACT: &str = "/v1/memory_stores/{memory_store_id}/memory_versions/{memory_version_id}/redact";
+    const KEYS: &str = "/rota/v1/environments/{environment_id}/keys";
+    const REVOKE: &str = "/rota/v1/environments/{environment_id}/keys/{environment_key_id}/revoke";
+    const WORK: &str = "/v1/environments/{environment_id}/work/{work_id}";
     const OCCURRENCES: &str = "/rota/v1/deployments/{deployment_id}/occurrences";
 
     vec![
@@ -96,6 +103,9 @@ pub fn operations() -> Vec<Operation> {
         get(OCCURRENCES, Workspace, Optional, deployments::occurrences::list),
         get("/rota/v1/deployments/{deployment_id}/policy", Workspace, Optional, deployments::policy::get),
         post("/rota/v1/deployments/{deployment_id}/policy", Workspace, Optional, deployments::policy::set),
+        get(KEYS, Workspace, Optional, environment_keys::list),
+        post(KEYS, Workspace, Optional, environment_keys::create),
+        call(REVOKE, Workspace, Optional, environment_keys::revoke),
         get("/rota/v1/schedules/preview", Workspace, Optional, schedules::preview),
         get("/rota/v1/sessions/{session_id}", Workspace, Optional, sessions::warnings::retrieve),
         get("/rota/v1/tunnels/{tunnel_id}", Workspace, Optional, tunnels::status),
@@ -133,7 +143,7 @@ pub fn operations() -> Vec<Operation> {
         post("/v1/environments", Workspace, Required, environments::create),
         get("/v1/environments/{environment_id}", Workspace, Required, environments::retrieve),
         post("/v1/environments/{environment_id}", Workspace, Required, environments::update),
-        delete("/v1/environments/{environment_id}", Workspace, Required, environments::delete),
+        delete("/v1/environments/{environment_id}", Workspace, Required, archiving::delete_environment),
         call("/v1/environments/{environment_id}/archive", Workspace, Required, environments::archive),
         get("/v1/files", Workspace, Optional, files::list),
         upload("/v1/files", Workspace, Optional, files::upload),
@@ -154,6 +164,14 @@ pub fn operations() -> Vec<Operation> {
         get(VERSIONS, Workspace, AgentMemory, versions::list),
         get(VERSION, Workspace, AgentMemory, versions::retrieve),
         call(REDACT, Workspace, AgentMemory, versions::redact),
+        get("/v1/environments/{environment_id}/work", Worker, Required, work::list),
+        get("/v1/environments/{environment_id}/work/poll", Worker, Required, work::poll),
+        get("/v1/environments/{environment_id}/work/stats", WorkspaceOrWorker, Required, work::stats),
+        get(WORK, Workspace, Required, work::retrieve),
+        post(WORK, Workspace, Required, work::update),
+        call("/v1/environments/{environment_id}/work/{work_id}/ack", Worker, Required, work::ack),
+        call("/v1/environments/{environment_id}/work/{work_id}/heartbeat", Worker, Required, work::heartbeat),
+        post("/v1/environments/{environment_id}/work/{work_id}/stop", WorkspaceOrWorker, Required, work::stop),
         get("/v1/models", Workspace, Optional, models::list),
         get("/v1/models/{model_id}", Workspace, Optional, models::retrieve),
         get("/v1/organizations/api_keys", Administrator, Optional, api_keys::list),
@@ -167,13 +185,13 @@ pub fn operations() -> Vec<Operation> {
         call("/v1/organizations/workspaces/{workspace_id}/archive", Administrator, Optional, archiving::workspace),
         get("/v1/sessions", Workspace, Required, sessions::list),
         post("/v1/sessions", Workspace, Required, sessions::create),
-        get("/v1/sessions/{session_id}", Workspace, Required, sessions::retrieve),
+        get("/v1/sessions/{session_id}", WorkspaceOrWorker, Required, sessions::retrieve),
         post("/v1/sessions/{session_id}", Workspace, Required, sessions::update),
         delete("/v1/sessions/{session_id}", Workspace, Required, sessions::delete),
         call("/v1/sessions/{session_id}/archive", Workspace, Required, sessions::archive),
-        get("/v1/sessions/{session_id}/events", Workspace, Required, events::list),
-        post("/v1/sessions/{session_id}/events", Workspace, Required, events::send),
-        get("/v1/sessions/{session_id}/events/stream", Workspace, Required, events::stream::open),
+        get("/v1/sessions/{session_id}/events", WorkspaceOrWorker, Required, events::list),
+        post("/v1/sessions/{session_id}/events", WorkspaceOrWorker, Required, events::send),
+        get("/v1/sessions/{session_id}/events/stream", WorkspaceOrWorker, Required, events::stream::open),
         get("/v1/sessions/{session_id}/resources", Workspace, Required, session_resources::list),
         post("/v1/sessions/{session_id}/resources", Workspace, Required, session_resources::add),
         get(RESOURCE, Workspace, Required, session_resources::retrieve),
@@ -230,8 +248,7 @@ pub fn operations() -> Vec<Operation> {
 
 /// What the API has and this server does not: how its paths begin, and what stands there. An operation that comes to be
 /// served moves from here to the table above.
-pub const NOT_SERVED: [(&str, &str); 13] = [
-    ("/v1/environments/{environment_id}/work", "the work queue of self-hosted environments"),
+pub const NOT_SERVED: [(&str, &str); 12] = [
     ("/v1/organizations/federation_issuers", "federation"),
     ("/v1/organizations/federation_rules", "federation"),
     ("/v1/organizations/invites", "invites"),

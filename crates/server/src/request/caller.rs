@@ -1,19 +1,22 @@
 //! Who calls: API keys, and what each reaches.
 //!
 //! A handler's signature is its access policy. [`Caller`] acts in a workspace; [`Starter`] does so also where nothing
-//! may be changed any more; [`Administrator`] acts on the organization.
+//! may be changed any more; [`Administrator`] acts on the organization; [`Worker`] does the work of an environment, and
+//! [`CallerOrWorker`] is what both may do.
 
 use axum::extract::FromRequestParts;
 use http::{HeaderMap, header, request::Parts};
 use rota_api::{
     Time,
-    id::{ApiKeyId, WorkspaceId, is_plausible},
+    id::{ApiKeyId, EnvironmentId, EnvironmentKeyId, SessionId, WorkspaceId, is_plausible},
+    session::Status,
+    work::WorkState,
 };
 use sha2::{Digest, Sha256};
 
 use crate::{
     closed::Closed,
-    db::{Db, vals},
+    db::{Db, Row, vals},
     error::{Error, Result},
 };
 
@@ -21,6 +24,11 @@ use crate::{
 pub const KEY_PREFIX: &str = "sk-rota-";
 /// What an administrator's key begins with.
 pub const ADMIN_KEY_PREFIX: &str = "sk-rota-admin-";
+
+/// What the key of an environment begins with.
+pub const ENVIRONMENT_KEY_PREFIX: &str = "ek-rota-";
+/// What the token of a piece of work begins with.
+pub const WORK_TOKEN_PREFIX: &str = "wt-rota-";
 
 /// The header in which an administrator's key names the workspace that it acts in.
 const WORKSPACE: &str = "anthropic-workspace-id";
@@ -40,14 +48,111 @@ pub struct Starter(pub Caller);
 /// A request with an administrator's key.
 pub struct Administrator;
 
+/// A worker: whoever has the key of an environment, or the token of a piece of its work.
+#[derive(Debug, Clone)]
+pub struct Worker {
+    /// The workspace.
+    pub workspace: WorkspaceId,
+    /// The environment whose work it does.
+    pub environment: EnvironmentId,
+    /// The token, where it sends one. Without it reaches all work of the environment.
+    pub token: Option<WorkToken>,
+    /// Its own key, or the one that the token was given to.
+    key: EnvironmentKeyId,
+}
+
+/// The token of a piece of work, as a request has it.
+#[derive(Debug, Clone)]
+pub struct WorkToken {
+    /// The session that is worked on, by whose id the work goes too.
+    pub session: SessionId,
+    /// The lease of the work for which it was given.
+    pub lease: i64,
+    hash: String,
+}
+
+impl Worker {
+    /// The key with which it asked for work.
+    pub fn key(&self) -> &EnvironmentKeyId {
+        &self.key
+    }
+}
+
+impl WorkToken {
+    /// Whether the token still reaches its session, given what is stored of its work. It ends with the work; one of a session
+    /// that has ended may still see that it has.
+    pub fn reaches(&self, lease: Option<i64>, state: Option<&str>, status: Option<&str>) -> bool {
+        let ended = state.is_none_or(|state| state == WorkState::Stopped.as_str());
+        lease == Some(self.lease) && (!ended || status == Some(Status::Terminated.as_str()))
+    }
+}
+
+/// Who reads and answers a session: a [`Caller`], or the [`Worker`] that does its work.
+#[derive(Debug, Clone)]
+pub struct CallerOrWorker {
+    /// The workspace.
+    pub workspace: WorkspaceId,
+    identity: Identity,
+}
+
+#[derive(Debug, Clone)]
+enum Identity {
+    Caller(ApiKeyId),
+    Worker(Worker),
+}
+
+impl CallerOrWorker {
+    /// The worker; `None` for a caller.
+    pub fn worker(&self) -> Option<&Worker> {
+        match &self.identity {
+            Identity::Caller(_) => None,
+            Identity::Worker(worker) => Some(worker),
+        }
+    }
+
+    /// The caller, for what no worker reaches (recorded).
+    ///
+    /// # Errors
+    /// 403 for a worker.
+    pub fn only_caller(self) -> Result<Caller> {
+        match self.identity {
+            Identity::Caller(key) => Ok(Caller { workspace: self.workspace, key }),
+            Identity::Worker(_) => Err(Error::Forbidden(
+                "OAuth token does not meet scope requirement any_of(user:developer, workspace:developer): send an API key"
+                    .to_owned(),
+            )),
+        }
+    }
+
+    /// What tells this key or token from others. It is no secret.
+    pub fn key(&self) -> &str {
+        match &self.identity {
+            Identity::Caller(key) => key.as_ref(),
+            Identity::Worker(Worker { token: Some(token), .. }) => &token.hash,
+            Identity::Worker(worker) => worker.key.as_ref(),
+        }
+    }
+}
+
+impl From<Caller> for CallerOrWorker {
+    fn from(Caller { workspace, key }: Caller) -> Self {
+        Self { workspace, identity: Identity::Caller(key) }
+    }
+}
+
 /// What a request's key stands for.
 #[derive(Debug, Clone)]
 pub struct Admission {
-    key: ApiKeyId,
-    is_administrator: bool,
+    key: Key,
     workspace: Option<WorkspaceId>,
     /// Why nothing may be changed in the workspace.
     closed: Option<Closed>,
+}
+
+#[derive(Debug, Clone)]
+enum Key {
+    Api { id: ApiKeyId, is_administrator: bool },
+    Worker(Worker),
 }
 
 impl From<Closed> for Error {
@@ -72,10 +177,16 @@ impl Admission {
     }
 
     fn caller(&self) -> Result<Caller> {
+        // Recorded.
+        let Key::Api { id, .. } = &self.key else { return Err(Error::Unauthenticated("Authentication failed")) };
         let workspace = self.workspace.clone().ok_or_else(|| {
             Error::Forbidden(format!("an administrator's key acts in the workspace that the header {WORKSPACE} names"))
         })?;
-        Ok(Caller { workspace, key: self.key.clone() })
+        Ok(Caller { workspace, key: id.clone() })
+    }
+
+    fn is_administrator(&self) -> bool {
+        matches!(self.key, Key::Api { is_administrator: true, .. })
     }
 }
 
@@ -103,10 +214,37 @@ impl<S: Sync> FromRequestParts<S> for Administrator {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self> {
-        if Admission::of(parts)?.is_administrator {
+        if Admission::of(parts)?.is_administrator() {
             return Ok(Self);
         }
         Err(Error::Forbidden("this needs an administrator's key: `rota keys create --admin` makes one".to_owned()))
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Worker {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self> {
+        match &Admission::of(parts)?.key {
+            Key::Worker(worker) => Ok(worker.clone()),
+            Key::Api { .. } => Err(Error::Forbidden(
+                "this needs the key of an environment: POST /rota/v1/environments/{environment_id}/keys makes one"
+                    .to_owned(),
+            )),
+        }
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for CallerOrWorker {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self> {
+        match &Admission::of(parts)?.key {
+            Key::Worker(worker) => {
+                Ok(Self { workspace: worker.workspace.clone(), identity: Identity::Worker(worker.clone()) })
+            }
+            Key::Api { .. } => Caller::from_request_parts(parts, state).await.map(Self::from),
+        }
     }
 }
 
@@ -127,6 +265,11 @@ pub fn hash(key: &str) -> String {
 /// or 400 where it is no id of one. 403 when the organization is disabled.
 pub async fn authenticate(db: &Db, headers: &HeaderMap) -> Result<Admission> {
     let key = key_of(headers).ok_or(Error::Unauthenticated("x-api-key header is required"))?;
+    let as_key = headers.contains_key("x-api-key");
+    let unknown = Error::Unauthenticated(if as_key { "invalid x-api-key" } else { "Invalid bearer token" });
+    if key.starts_with(ENVIRONMENT_KEY_PREFIX) || key.starts_with(WORK_TOKEN_PREFIX) {
+        return authenticate_worker(db, key).await?.unwrap_or(Err(unknown));
+    }
     let named = headers.get(WORKSPACE).map(|named| named.to_str().unwrap_or("?")).filter(|named| !named.is_empty());
     let (hash, now) = (hash(key), db.now());
     let found = db
@@ -141,14 +284,12 @@ pub async fn authenticate(db: &Db, headers: &HeaderMap) -> Result<Admission> {
                 let counts = counts(&row.text(2)?, row.opt_time(3)?, now);
                 let closed = Closed::of(row.opt_time(5)?, row.opt_time(6)?);
                 let is_administrator = row.opt_text(1)?.is_none();
-                Ok((counts, Admission { key: row.id(0)?, is_administrator, workspace: row.opt_id(4)?, closed }))
+                let key = Key::Api { id: row.id(0)?, is_administrator };
+                Ok((counts, Admission { key, workspace: row.opt_id(4)?, closed }))
             },
         )
         .await?;
-    let Some((true, admission)) = found else {
-        let as_key = headers.contains_key("x-api-key");
-        return Err(Error::Unauthenticated(if as_key { "invalid x-api-key" } else { "Invalid bearer token" }));
-    };
+    let Some((true, admission)) = found else { return Err(unknown) };
     if let Some(named) = named
         && admission.workspace().is_none_or(|workspace| workspace.as_ref() != named)
     {
@@ -159,23 +300,87 @@ pub async fn authenticate(db: &Db, headers: &HeaderMap) -> Result<Admission> {
         });
     }
     match admission.closed {
-        Some(closed) if !admission.is_administrator => Err(closed.into()),
+        Some(closed) if !admission.is_administrator() => Err(closed.into()),
         _ => Ok(admission),
     }
 }
 
-/// Whether a key may still read in a workspace in which it has called.
-pub async fn still_reads(db: &Db, caller: &Caller) -> Result<bool> {
+/// Who calls with the key of an environment, or the token of a piece of its work, which ends with the key; `None` when there is
+/// no such key. The workspace that a request names is not looked at (recorded).
+async fn authenticate_worker(db: &Db, key: &str) -> Result<Option<Result<Admission>>> {
+    let (hash, now) = (hash(key), db.now());
+    let of_keys =
+        "SELECT k.id, k.workspace_id, k.environment_id, k.revoked_at, k.expires_at, w.archived_at, o.disabled_at,
+             NULL AS session_id, NULL AS lease
+         FROM environment_keys k LEFT JOIN workspaces w ON w.id = k.workspace_id LEFT JOIN organization o ON TRUE
+         WHERE k.key_hash = $1";
+    let of_tokens =
+        "SELECT k.id, k.workspace_id, k.environment_id, k.revoked_at, k.expires_at, w.archived_at, o.disabled_at,
+             t.session_id, t.lease
+         FROM work_tokens t JOIN environment_keys k ON k.id = t.environment_key_id
+         LEFT JOIN workspaces w ON w.id = k.workspace_id LEFT JOIN organization o ON TRUE
+         WHERE t.token_hash = $1";
+    let is_token = key.starts_with(WORK_TOKEN_PREFIX);
+    let read = |row: &Row<'_>| {
+        if row.opt_time(3)?.is_some() {
+            return Ok(Some(Err(Error::Unauthenticated("OAuth access token has been revoked."))));
+        }
+        if row.opt_time(4)?.is_some_and(|at| at <= now) {
+            return Ok(None);
+        }
+        if let Some(closed) = Closed::of(row.opt_time(5)?, row.opt_time(6)?) {
+            return Ok(Some(Err(closed.into())));
+        }
+        let token = match is_token {
+            true => Some(WorkToken { session: row.id(7)?, lease: row.int(8)?, hash: hash.clone() }),
+            false => None,
+        };
+        let worker = Worker { workspace: row.id(1)?, environment: row.id(2)?, token, key: row.id(0)? };
+        Ok(Some(Ok(Admission { workspace: Some(worker.workspace.clone()), key: Key::Worker(worker), closed: None })))
+    };
+    let sql = if is_token { of_tokens } else { of_keys };
+    Ok(db.lookup(sql, vals![&hash], read).await?.flatten())
+}
+
+/// Whether a key may still read in a workspace in which it has called, or a worker the session that it has read.
+pub async fn still_reads(db: &Db, caller: &CallerOrWorker) -> Result<bool> {
+    let key = match &caller.identity {
+        Identity::Caller(key) => key,
+        Identity::Worker(worker) => return worker_still_reads(db, worker).await,
+    };
     let now = db.now();
     let found = db
         .lookup(
             "SELECT k.status, k.expires_at, k.workspace_id, w.archived_at, o.disabled_at
              FROM api_keys k LEFT JOIN workspaces w ON w.id = $2 LEFT JOIN organization o ON TRUE WHERE k.id = $1",
-            vals![&caller.key, &caller.workspace],
+            vals![key, &caller.workspace],
             |row| {
                 let counts = counts(&row.text(0)?, row.opt_time(1)?, now);
                 let closed = Closed::of(row.opt_time(3)?, row.opt_time(4)?);
                 Ok(counts && (closed.is_none() || row.opt_text(2)?.is_none()))
+            },
+        )
+        .await?;
+    Ok(found.unwrap_or(false))
+}
+
+async fn worker_still_reads(db: &Db, worker: &Worker) -> Result<bool> {
+    let now = db.now();
+    let session = worker.token.as_ref().map(|token| token.session.as_ref());
+    let found = db
+        .lookup(
+            "SELECT k.revoked_at, k.expires_at, w.archived_at, o.disabled_at, x.lease, x.state, s.status
+             FROM environment_keys k LEFT JOIN workspaces w ON w.id = k.workspace_id LEFT JOIN organization o ON TRUE
+             LEFT JOIN work x ON x.session_id = $2
+             LEFT JOIN sessions s ON s.workspace_id = k.workspace_id AND s.id = $2
+             WHERE k.id = $1",
+            vals![&worker.key, session],
+            |row| {
+                let ended = row.opt_time(0)?.is_some() || row.opt_time(1)?.is_some_and(|at| at <= now);
+                let closed = Closed::of(row.opt_time(2)?, row.opt_time(3)?);
+                let (lease, state, status) = (row.opt_int(4)?, row.opt_text(5)?, row.opt_text(6)?);
+                let reaches = |token: &WorkToken| token.reaches(lease, state.as_deref(), status.as_deref());
+                Ok(!ended && closed.is_none() && worker.token.as_ref().is_none_or(reaches))
             },
         )
         .await?;

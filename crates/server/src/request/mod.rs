@@ -10,7 +10,7 @@ pub mod query;
 mod upload;
 
 pub use body::{Body, BodyOnly};
-pub use caller::{Administrator, Caller, Starter};
+pub use caller::{Administrator, Caller, CallerOrWorker, Starter, Worker};
 pub use intake::{Coding, Intake};
 pub use list::List;
 pub use path::{Path, PathAndQuery, SessionRef};
@@ -62,6 +62,7 @@ impl Error {
             Self::Conflict(_) | Self::Held(_) | Self::MemoryPathConflict { .. } | Self::MemoryPrecondition => {
                 StatusCode::CONFLICT
             }
+            Self::LeaseLost { .. } => StatusCode::PRECONDITION_FAILED,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::RateLimited(_) | Self::TooManyStreams(_) | Self::TooManyUnread(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Timeout(_) => StatusCode::GATEWAY_TIMEOUT,
@@ -73,7 +74,11 @@ impl Error {
     /// The `error.type` on the wire.
     pub fn wire_type(&self) -> &'static str {
         match self {
-            Self::Invalid(_) | Self::Rejected { .. } | Self::MethodNotAllowed | Self::Conflict(_) => {
+            Self::Invalid(_)
+            | Self::Rejected { .. }
+            | Self::MethodNotAllowed
+            | Self::Conflict(_)
+            | Self::LeaseLost { .. } => {
                 "invalid_request_error"
             }
             Self::Held(_) => "conflict_error",

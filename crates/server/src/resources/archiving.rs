@@ -1,15 +1,34 @@
-//! What is archived together: an agent with its deployments, a workspace with its keys.
+//! What is archived, or deleted, together: an agent with its deployments, a workspace with its keys, an environment with the work
+//! of its sessions.
 
 use axum::extract::State;
-use rota_api::{agent::Agent, id::WorkspaceId, workspace::Workspace};
+use rota_api::{Deleted, agent::Agent, id::WorkspaceId, workspace::Workspace};
 
-use super::{agents, api_keys, deployments, workspaces};
+use super::{agents, api_keys, deployments, environments, sessions::status, workspaces};
 use crate::{
     app::App,
     db::Tx,
     error::Result,
-    request::{Administrator, Caller, Json, Path},
+    request::{Administrator, Caller, Json, Path, PathAndQuery},
 };
+
+/// `DELETE /v1/environments/{environment_id}`. `force=true` deletes a self-hosted one although sessions use it.
+pub async fn delete_environment(
+    State(app): State<App>,
+    caller: Caller,
+    PathAndQuery(id, query): PathAndQuery<String>,
+) -> Result<Json<Deleted>> {
+    let force = query.boolean("force")?.unwrap_or(false);
+    query.finish()?;
+    app.db
+        .write(move |tx| {
+            let deleted = environments::remove(tx, &caller.workspace, &id, force)?;
+            status::begin_without_workers(tx, &caller.workspace, &id)?;
+            Ok(deleted)
+        })
+        .await
+        .map(Json)
+}
 
 /// `POST /v1/agents/{agent_id}/archive`.
 pub async fn agent(State(app): State<App>, caller: Caller, Path(id): Path<String>) -> Result<Json<Agent>> {

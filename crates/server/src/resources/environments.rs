@@ -8,14 +8,16 @@ use rota_api::{
     webhook::EventType,
 };
 
+use serde::Deserialize;
+
 use crate::{
     app::App,
     db::{Row, Select, Tx, vals},
     error::{Error, Result},
     limits::MAX_ENVIRONMENT_BYTES,
     page::{NullPage, Order},
-    request::{Body, Caller, Json, List, Path, PathAndQuery, Query},
-    resources::webhook_outbox,
+    request::{Body, Caller, Json, List, Path, Query},
+    resources::{webhook_outbox, work_queue},
 };
 
 /// `POST /v1/environments`.
@@ -51,17 +53,6 @@ pub async fn list(State(app): State<App>, caller: Caller, query: Query) -> Resul
 /// `POST /v1/environments/{environment_id}/archive`.
 pub async fn archive(State(app): State<App>, caller: Caller, Path(id): Path<String>) -> Result<Json<Environment>> {
     app.db.write(move |tx| set_archived(tx, &caller.workspace, &id)).await.map(Json)
-}
-
-/// `DELETE /v1/environments/{environment_id}`. `force=true` deletes a self-hosted one although sessions use it.
-pub async fn delete(
-    State(app): State<App>,
-    caller: Caller,
-    PathAndQuery(id, query): PathAndQuery<String>,
-) -> Result<Json<Deleted>> {
-    let force = query.boolean("force")?.unwrap_or(false);
-    query.finish()?;
-    app.db.write(move |tx| remove(tx, &caller.workspace, &id, force)).await.map(Json)
 }
 
 fn insert(tx: &mut Tx<'_>, workspace: &WorkspaceId, fields: &EnvironmentFields) -> Result<Environment> {
@@ -159,9 +150,16 @@ fn set_archived(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<En
     get(tx, workspace, id)
 }
 
-fn remove(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, force: bool) -> Result<Deleted> {
-    if !force && config(tx, workspace, id)?.is_some_and(|config| config.is_self_hosted()) {
-        check_unused(tx, workspace, id)?;
+/// Deletes an environment; with `force` a self-hosted one although sessions use it.
+///
+/// # Errors
+/// 404 when there is none; 409 when sessions use it.
+pub fn remove(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, force: bool) -> Result<Deleted> {
+    if config(tx, workspace, id)?.is_some_and(|config| config.is_self_hosted()) {
+        if !force {
+            check_unused(tx, workspace, id)?;
+        }
+        work_queue::end_all_of(tx, workspace, id)?;
     }
     if !tx.changes("DELETE FROM environments WHERE workspace_id = $1 AND id = $2", vals![workspace, id])? {
         return Err(not_found(id));
@@ -177,6 +175,13 @@ const SESSIONS: &str =
 /// Sessions of a self-hosted environment wait for workers that find them through it. Those of a cloud environment go on
 /// without it.
 fn check_unused(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<()> {
+    if work_queue::has_queued(tx, workspace, id)? {
+        return Err(Error::Conflict(
+            "Cannot delete self-hosted environment with work in the queue. Either archive the environment first to allow the \
+             queue to drain, or use force=true to delete immediately."
+                .to_owned(),
+        ));
+    }
     let count = tx.one(SESSIONS, vals![workspace, id], |row| row.int(0))?.unwrap_or(0);
     let sessions = match count {
         0 => return Ok(()),
@@ -194,6 +199,15 @@ pub fn referenced(
 ) -> Result<Option<(EnvironmentId, EnvironmentConfig)>> {
     let sql = "SELECT id, config FROM environments WHERE workspace_id = $1 AND id = $2 AND archived_at IS NULL";
     tx.one(sql, vals![workspace, id], |row| Ok((row.id("id")?, row.json("config")?)))
+}
+
+/// Whether workers of the user run the tools, by the configuration as it is stored. It is not read whole: who starts sessions asks.
+pub fn is_self_hosted(config: &str) -> Result<bool> {
+    #[derive(Deserialize)]
+    struct Kind<'a> {
+        r#type: &'a str,
+    }
+    Ok(serde_json::from_str::<Kind<'_>>(config)?.r#type == "self_hosted")
 }
 
 /// The configuration of an environment, archived or not; `None` once it is deleted.

@@ -70,7 +70,7 @@ pub async fn events(
 ) -> Result<Json<Page<events::Listed>>> {
     let paging = query.paging(1000, 1000, Order::Asc)?;
     let session = find(&app, &caller, ids).await?;
-    events::list_of_thread(&app, caller, session, paging).await.map(Json)
+    events::list_of_thread(&app, caller.into(), session, paging).await.map(Json)
 }
 
 /// `GET /v1/sessions/{session_id}/threads/{thread_id}/stream`.
@@ -82,7 +82,7 @@ pub async fn stream(
 ) -> Result<Response> {
     let asked = Asked::read(&query, &headers)?;
     let session = find(&app, &caller, ids).await?;
-    stream::begin(app, caller, session.to_string(), View::Thread, asked).await
+    stream::begin(app, caller.into(), session.to_string(), View::Thread, asked).await
 }
 
 /// The session whose thread is named.

@@ -14,7 +14,7 @@ use crate::{
     db::{Row, Tx, vals},
     error::{Error, Result},
     limits::{IDEMPOTENCY_MICROS, IDEMPOTENCY_PURGE},
-    resources::{deployment_runs, sessions, skills},
+    resources::{deployment_runs, environments, sessions, skills},
 };
 
 /// A caller's wish to start a deployment.
@@ -167,6 +167,11 @@ impl Target {
         tx.one(&sql, vals![workspace, id], Self::from_row)
     }
 
+    /// Whether workers of the user run the tools.
+    fn is_self_hosted(&self) -> Result<bool> {
+        self.environment.as_ref().map_or(Ok(false), |(_, config)| environments::is_self_hosted(config))
+    }
+
     pub(super) fn from_row(row: &Row<'_>) -> Result<Self> {
         Ok(Self {
             id: row.id("deployment_id")?,
@@ -202,6 +207,7 @@ fn insert_session(tx: &mut Tx<'_>, workspace: &WorkspaceId, target: &Target) -> 
             agent: &target.agent,
             changed_agent: None,
             environment: &target.environment_id,
+            self_hosted: target.is_self_hosted()?,
             deployment: Some(&target.id),
             title: Some(&target.name),
             metadata: "{}",

@@ -20,13 +20,12 @@ use crate::{
     db::Select,
     error::{Error, Result},
     page::{BothWays, Order, WrongCursor},
-    request::{Body, Caller, Json, Path, Query, SessionRef, query::CREATED_ANY},
+    request::{Body, Caller, CallerOrWorker, Json, Path, Query, SessionRef, query::CREATED_ANY},
 };
 
 pub use store::{
-    Control, FilesOf, NewSession, Waiting, WaitingFor, add_outcomes, control, files_are_gone, files_of, find,
-    forget_deleted, get, has_outcome_in_turn, insert, is_rate_limited, is_self_hosted, lock, new_outcome, not_found,
-    usage,
+    Control, FilesOf, NewSession, Waiting, WaitingFor, add_outcomes, check_reach, control, files_are_gone, files_of,
+    find, forget_deleted, get, has_outcome_in_turn, insert, is_rate_limited, lock, new_outcome, not_found, usage,
 };
 pub use write::{check_budget, check_mountable, self_hosted_resources};
 
@@ -40,10 +39,16 @@ pub async fn create(State(app): State<App>, caller: Caller, body: Body) -> Resul
 /// `GET /v1/sessions/{session_id}`.
 pub async fn retrieve(
     State(app): State<App>,
-    caller: Caller,
+    caller: CallerOrWorker,
     Path(SessionRef(id)): Path<SessionRef>,
 ) -> Result<Json<Session>> {
-    app.db.read(move |tx| get(tx, &caller.workspace, &id)).await.map(Json)
+    app.db
+        .read(move |tx| {
+            check_reach(tx, &caller, &id)?;
+            get(tx, &caller.workspace, &id)
+        })
+        .await
+        .map(Json)
 }
 
 /// `POST /v1/sessions/{session_id}`.

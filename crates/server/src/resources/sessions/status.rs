@@ -16,6 +16,7 @@ use super::{Waiting, events::log};
 use crate::{
     db::{Notice, Row, Tx, vals},
     error::{Error, Result},
+    resources::work_queue,
 };
 
 /// The status of a new session, and since when it has been running.
@@ -30,6 +31,18 @@ pub fn begin(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &SessionId) -> Result
         "UPDATE sessions SET status = 'running', running_since = $3, runnable_at = $3, request_id = $4
          WHERE workspace_id = $1 AND id = $2",
         vals![workspace, id, tx.now(), request.as_deref()],
+    )?;
+    tx.after_commit(Notice::SessionRunnable);
+    Ok(())
+}
+
+/// Sets the sessions of a deleted environment to work whose calls wait for its workers: a runner closes those calls.
+pub fn begin_without_workers(tx: &mut Tx<'_>, workspace: &WorkspaceId, environment: &str) -> Result<()> {
+    tx.send(
+        r#"UPDATE sessions SET status = 'running', running_since = $3, runnable_at = $3
+         WHERE workspace_id = $1 AND environment_id = $2 AND self_hosted = 1 AND status = 'idle'
+             AND waiting_on LIKE '%"tool_result"%'"#,
+        vals![workspace, environment, tx.now()],
     )?;
     tx.after_commit(Notice::SessionRunnable);
     Ok(())
@@ -126,6 +139,7 @@ pub fn terminate(
     thread: ThreadName,
 ) -> Result<Option<DeploymentId>> {
     let (_, deployment) = stop(tx, workspace, id, Status::Terminated)?;
+    work_queue::end(tx, workspace, id)?;
     let events = [EventBody::ThreadStatusTerminated { thread }, EventBody::StatusTerminated {}];
     log::append(tx, workspace, id, &events)?;
     Ok(deployment)
@@ -155,6 +169,7 @@ pub(super) fn archive(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &SessionId, 
          WHERE workspace_id = $1 AND id = $2",
         vals![workspace, id, tx.now()],
     )?;
+    work_queue::end(tx, workspace, id)?;
     if from != Status::Terminated {
         log::append(tx, workspace, id, &[EventBody::StatusTerminated {}])?;
     }

@@ -3,7 +3,6 @@
 use rota_api::{
     Time,
     agent::AgentReference,
-    environment::EnvironmentConfig,
     event::EventBody,
     id::{DeploymentId, EnvironmentId, EventId, Id, OutcomeId, SessionId, WorkspaceId},
     session::{Resource, Session, SessionUsage, Stats, Status},
@@ -16,6 +15,8 @@ use crate::{
     db::{Notice, Row, Select, Tx, vals},
     error::{Error, Result},
     limits::{DELETED_SESSIONS_KEPT_MICROS, MAX_OUTCOMES_BYTES},
+    request::CallerOrWorker,
+    resources::work_queue,
 };
 
 macro_rules! columns {
@@ -129,6 +130,10 @@ pub struct Control {
     pub events: i64,
     /// Their bytes.
     pub bytes: i64,
+    /// Where its tools run.
+    pub environment: EnvironmentId,
+    /// Whether they run at a worker of the user.
+    pub self_hosted: bool,
 }
 
 /// An event that waits for the client.
@@ -166,13 +171,38 @@ pub fn lock(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<()> {
     tx.lock("sessions WHERE workspace_id = $1 AND id = $2", vals![workspace, id])
 }
 
+/// That a worker, where one calls, reaches the session `id`: with a key those of its environment, with a token the one that it
+/// works on.
+///
+/// # Errors
+/// 404 for the session of others; 403 when the work of the token has ended, or is another worker's.
+pub fn check_reach(tx: &mut Tx<'_>, caller: &CallerOrWorker, id: &str) -> Result<()> {
+    let Some(worker) = caller.worker() else { return Ok(()) };
+    let found = tx.one(
+        "SELECT s.status, w.lease, w.state FROM sessions s LEFT JOIN work w ON w.session_id = s.id
+         WHERE s.workspace_id = $1 AND s.id = $2 AND s.environment_id = $3",
+        vals![&worker.workspace, id, &worker.environment],
+        |row| Ok((row.text(0)?, row.opt_int(1)?, row.opt_text(2)?)),
+    )?;
+    let (status, lease, state) = found.ok_or_else(|| not_found(id))?;
+    match &worker.token {
+        None => Ok(()),
+        Some(token) if token.session.as_ref() != id => Err(not_found(id)),
+        Some(token) if token.reaches(lease, state.as_deref(), Some(&status)) => Ok(()),
+        Some(_) => Err(Error::Forbidden(format!(
+            "the work item {id} has ended or was handed to another worker, and with it the token that it came with"
+        ))),
+    }
+}
+
 /// The state of the session `id`.
 ///
 /// # Errors
 /// 404 when there is none.
 pub fn control(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Control> {
     let found = tx.one(
-        "SELECT id, status, archived_at, waiting_on, next_seq, log_bytes FROM sessions WHERE workspace_id = $1 AND id = $2",
+        "SELECT id, status, archived_at, waiting_on, next_seq, log_bytes, environment_id, self_hosted FROM sessions
+         WHERE workspace_id = $1 AND id = $2",
         vals![workspace, id],
         |row| {
             let waiting = row.opt_text(3)?.map(|waiting| serde_json::from_str(&waiting)).transpose()?;
@@ -183,6 +213,8 @@ pub fn control(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Con
                 waiting: waiting.unwrap_or_default(),
                 events: row.int(4)? - 1,
                 bytes: row.int(5)?,
+                environment: row.id(6)?,
+                self_hosted: row.int(7)? == 1,
             })
         },
     )?;
@@ -206,6 +238,8 @@ pub struct NewSession<'a> {
     pub changed_agent: Option<&'a str>,
     /// Where its tools run.
     pub environment: &'a EnvironmentId,
+    /// Whether they run at a worker of the user.
+    pub self_hosted: bool,
     /// The deployment that starts it.
     pub deployment: Option<&'a DeploymentId>,
     /// A title for people.
@@ -239,8 +273,8 @@ pub fn insert(tx: &mut Tx<'_>, new: &NewSession<'_>) -> Result<SessionId> {
     tx.add(
         "INSERT INTO sessions (id, workspace_id, agent_id, agent_version, agent, environment_id, deployment_id, title,
              metadata, resources, vault_ids, outcomes, status, active_micros, running_since, next_seq, next_input, runnable_at,
-             lease_epoch, created_at, updated_at, log_bytes, request_id)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, 0, $14, 1, $15, $14, 0, $16, $16, 0, $17)",
+             lease_epoch, created_at, updated_at, log_bytes, request_id, self_hosted)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, 0, $14, 1, $15, $14, 0, $16, $16, 0, $17, $18)",
         vals![
             &id,
             new.workspace,
@@ -258,10 +292,14 @@ pub fn insert(tx: &mut Tx<'_>, new: &NewSession<'_>) -> Result<SessionId> {
             running_since,
             events.len() as i64 + 1,
             now,
-            request.as_deref()
+            request.as_deref(),
+            i64::from(new.self_hosted)
         ],
     )?;
     if status == Status::Running {
+        if new.self_hosted {
+            work_queue::need(tx, new.workspace, new.environment, &id)?;
+        }
         tx.after_commit(Notice::SessionRunnable);
     }
     Ok(id)
@@ -317,15 +355,6 @@ pub fn has_outcome_in_turn(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &Sessio
          ORDER BY e.seq DESC LIMIT 1";
     let last = tx.one(last, vals![id, workspace], |row| row.text(0))?;
     Ok(last.is_some_and(|last| last == "user.define_outcome"))
-}
-
-/// Whether the tools of a session run at a worker of the user.
-pub fn is_self_hosted(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &SessionId) -> Result<bool> {
-    let sql = "SELECT e.config FROM sessions s
-         JOIN environments e ON e.workspace_id = s.workspace_id AND e.id = s.environment_id
-         WHERE s.workspace_id = $1 AND s.id = $2";
-    let config: Option<EnvironmentConfig> = tx.one(sql, vals![workspace, id], |row| row.json(0))?;
-    Ok(config.is_some_and(|config| config.is_self_hosted()))
 }
 
 /// Whether a workspace has created `limit` sessions within the last minute. It reads at most `limit` index entries.

@@ -89,12 +89,7 @@ fn warnings(
                 "sandboxes of this server have no network, whatever the environment allows",
             );
         }
-        Some(EnvironmentConfig::SelfHosted(_)) => warn(
-            true,
-            "work_queue_not_served",
-            "workers cannot ask this server for work: a client answers each call with user.tool_result",
-        ),
-        None => {}
+        Some(EnvironmentConfig::SelfHosted(_)) | None => {}
     }
     warn(
         has_outcomes,
@@ -158,12 +153,7 @@ mod tests {
         check(&plain, Some(cloud(json!({}))), false, &[]);
         check(&plain, None, false, &[]);
         check(&web, Some(cloud(json!({}))), false, &["web_tools_not_offered"]);
-        check(
-            &web,
-            Some(EnvironmentConfig::SelfHosted(Nothing::default())),
-            false,
-            &["web_tools_not_offered", "work_queue_not_served"],
-        );
+        check(&web, Some(EnvironmentConfig::SelfHosted(Nothing::default())), false, &["web_tools_not_offered"]);
         check(&without, Some(cloud(json!({}))), false, &[]);
         check(&mcp, Some(cloud(json!({}))), false, &["mcp_servers_not_called"]);
         check(&roster, Some(cloud(json!({}))), false, &["roster_not_started"]);

@@ -26,7 +26,7 @@ use crate::{
     error::{Error, Result},
     resources::{
         agents::{self, Unusable},
-        environments, skills, vaults, webhook_outbox,
+        environments, skills, vaults, webhook_outbox, work_queue,
     },
 };
 
@@ -68,6 +68,7 @@ pub(super) fn create(
             agent: &agent,
             changed_agent: changed_agent.as_deref(),
             environment: &environment_id,
+            self_hosted: environment.is_self_hosted(),
             deployment: None,
             title: new.title.as_deref(),
             metadata: &serde_json::to_string(&new.metadata)?,
@@ -255,6 +256,7 @@ pub(super) fn delete(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Resu
     }
     crate::resources::files::remove_of_session(tx, workspace, &session.id)?;
     files_are_to_go(tx, workspace, id)?;
+    work_queue::remove(tx, workspace, id)?;
     tx.execute("DELETE FROM sessions WHERE workspace_id = $1 AND id = $2", vals![workspace, id])?;
     webhook_outbox::emit(tx, workspace, [EventType::SessionDeleted], &session.id)?;
     tx.after_commit(Notice::SessionDeleted(session.id));

@@ -1,6 +1,6 @@
 //! The history of a session: its log, then what still waits to be taken up.
 
-use rota_api::{Time, event::TYPES, id::WorkspaceId};
+use rota_api::{Time, event::TYPES};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -13,7 +13,7 @@ use crate::{
     error::{Error, Result},
     limits::PAGE_BYTES,
     page::{Order, Page, Paging, Rows},
-    request::Query,
+    request::{CallerOrWorker, Query},
 };
 
 /// An event of a list and its place there.
@@ -66,12 +66,12 @@ enum Part {
 
 pub(super) fn page(
     tx: &mut Tx<'_>,
-    workspace: &WorkspaceId,
+    caller: &CallerOrWorker,
     session: &str,
     filter: &Filter,
     paging: &Paging,
 ) -> Result<Page<Listed>> {
-    check_session(tx, workspace, session)?;
+    check_session(tx, caller, session)?;
     let parts = match paging.reading() {
         Order::Asc => [Part::Log, Part::Waiting],
         Order::Desc => [Part::Waiting, Part::Log],

@@ -11,19 +11,17 @@ pub use list::Listed;
 pub use send::{interrupt, interrupted_result};
 
 use axum::extract::State;
-use rota_api::{
-    decode::Dialect,
-    event,
-    id::{SessionId, WorkspaceId},
-};
+use rota_api::{decode::Dialect, event, id::SessionId};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::{
     app::App,
+    db::Tx,
     error::Result,
     page::{Order, Page, Paging},
-    request::{Body, Caller, Json, Path, PathAndQuery, SessionRef},
+    request::{Body, CallerOrWorker, Json, Path, PathAndQuery, SessionRef},
+    resources::sessions,
 };
 
 /// Whose log a reader asked for.
@@ -59,7 +57,7 @@ pub struct Sent {
 /// `POST /v1/sessions/{session_id}/events`.
 pub async fn send(
     State(app): State<App>,
-    caller: Caller,
+    caller: CallerOrWorker,
     Path(SessionRef(id)): Path<SessionRef>,
     body: Body,
 ) -> Result<Json<Sent>> {
@@ -68,34 +66,35 @@ pub async fn send(
         o.speak(Dialect::Sessions);
         event::read_events(&o.required("events")?, now)
     })?;
-    let data = app.db.write(move |tx| send::send(tx, &caller.workspace, &id, &events)).await?;
+    let data = app.db.write(move |tx| send::send(tx, &caller, &id, &events)).await?;
     Ok(Json(Sent { data }))
 }
 
 /// `GET /v1/sessions/{session_id}/events`.
 pub async fn list(
     State(app): State<App>,
-    caller: Caller,
+    caller: CallerOrWorker,
     PathAndQuery(SessionRef(id), query): PathAndQuery<SessionRef>,
 ) -> Result<Json<Page<list::Listed>>> {
     let filter = list::Filter::read(&query, View::Session)?;
     let order = query.one_of("order", &["asc", "desc"])?.map_or(Order::Asc, Order::from_name);
     let paging = query.paging(1000, 1000, order)?;
-    app.db.read(move |tx| list::page(tx, &caller.workspace, &id, &filter, &paging)).await.map(Json)
+    app.db.read(move |tx| list::page(tx, &caller, &id, &filter, &paging)).await.map(Json)
 }
 
 /// A page of the events of the primary thread of a session.
 pub async fn list_of_thread(
     app: &App,
-    caller: Caller,
+    caller: CallerOrWorker,
     session: SessionId,
     paging: Paging,
 ) -> Result<Page<list::Listed>> {
     let filter = list::Filter::of(View::Thread);
-    app.db.read(move |tx| list::page(tx, &caller.workspace, session.as_ref(), &filter, &paging)).await
+    app.db.read(move |tx| list::page(tx, &caller, session.as_ref(), &filter, &paging)).await
 }
 
-/// That the session `id` is one of the workspace.
-fn check_session(tx: &mut crate::db::Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<()> {
-    crate::resources::sessions::control(tx, workspace, id).map(drop)
+/// That the session `id` is one of the workspace, and of a worker where one calls.
+fn check_session(tx: &mut Tx<'_>, caller: &CallerOrWorker, id: &str) -> Result<()> {
+    sessions::check_reach(tx, caller, id)?;
+    sessions::control(tx, &caller.workspace, id).map(drop)
 }

@@ -4,6 +4,7 @@
 //! client enter the log when they come in, and so does an interrupt of a session at rest.
 
 use rota_api::{
+    agent::needs_network,
     event::{Confirmation as Decision, Event, EventBody, StopReason},
     id::{EventId, Id, SessionId, ThreadId, WorkspaceId},
     session::Status,
@@ -17,17 +18,23 @@ use crate::{
     json_size::json_size,
     limits::{MAX_QUEUED_BYTES, MAX_QUEUED_INPUTS, MAX_SESSION_BYTES, MAX_SESSION_EVENTS},
     model::INTERRUPTED,
-    resources::sessions::{self, Control, Waiting, WaitingFor, status},
+    request::CallerOrWorker,
+    resources::{
+        sessions::{self, Control, Waiting, WaitingFor, status},
+        work_queue,
+    },
 };
 
 /// Takes in `events`, all or none. Returns them as they were recorded.
 pub(super) fn send(
     tx: &mut Tx<'_>,
-    workspace: &WorkspaceId,
+    caller: &CallerOrWorker,
     id: &str,
     events: &[EventBody],
 ) -> Result<Vec<Box<RawValue>>> {
+    let workspace = &caller.workspace;
     sessions::lock(tx, workspace, id)?;
+    sessions::check_reach(tx, caller, id)?;
     let session = sessions::control(tx, workspace, id)?;
     if session.status == Status::Terminated {
         return Err(Error::invalid(format_args!("Session {id} is terminated and accepts no events.")));
@@ -38,7 +45,7 @@ pub(super) fn send(
     let mut answers = Vec::new();
     for (i, event) in events.iter().enumerate() {
         check_thread(i, event, &session.id)?;
-        check_worker(tx, workspace, &session, i, event)?;
+        check_sender(caller, i, event)?;
         answers.push(accept(i, event, &mut waiting, working)?);
     }
     if !working {
@@ -47,6 +54,10 @@ pub(super) fn send(
     check_room(tx, &session, events)?;
     check_one_outcome(tx, workspace, &session, events)?;
     sessions::add_outcomes(tx, workspace, &session.id, events)?;
+    let only_interrupts = events.iter().all(|event| matches!(event, EventBody::UserInterrupt { .. }));
+    if session.self_hosted && caller.worker().is_none() && !only_interrupts {
+        work_queue::need(tx, workspace, &session.environment, &session.id)?;
+    }
     if !working {
         return take(tx, workspace, &session, events);
     }
@@ -68,26 +79,20 @@ fn check_thread(i: usize, event: &EventBody, session: &SessionId) -> Result<()> 
     Ok(())
 }
 
-/// Results of built-in tools come from workers of self-hosted environments. There any key may send them: this server issues
-/// no credentials of workers.
-fn check_worker(
-    tx: &mut Tx<'_>,
-    workspace: &WorkspaceId,
-    session: &Control,
-    i: usize,
-    event: &EventBody,
-) -> Result<()> {
-    let is_of_a_worker = |w: &Waiting| matches!(w.for_, WaitingFor::ToolResult | WaitingFor::WorkerConfirmation);
-    if !matches!(event, EventBody::UserToolResult { .. })
-        || session.waiting.iter().any(is_of_a_worker)
-        || sessions::is_self_hosted(tx, workspace, &session.id)?
-    {
-        return Ok(());
+/// Results of built-in tools come from workers of self-hosted environments, and workers send nothing but results.
+fn check_sender(caller: &CallerOrWorker, i: usize, event: &EventBody) -> Result<()> {
+    match (caller.worker(), event) {
+        (None, EventBody::UserToolResult { .. }) => Err(Error::Forbidden(format!(
+            "events[{i}]: `user.tool_result` may only be sent with environment credentials (the self-hosted runner's \
+             Session-Instance JWT); an API key or Console session cannot post this event type"
+        ))),
+        (None, _) | (Some(_), EventBody::UserToolResult { .. } | EventBody::UserCustomToolResult { .. }) => Ok(()),
+        (Some(_), event) => Err(Error::Forbidden(format!(
+            "events[{i}]: `{}` may not be sent with environment credentials: a worker sends `user.tool_result` and \
+             `user.custom_tool_result`",
+            event.tag()
+        ))),
     }
-    Err(Error::Forbidden(format!(
-        "events[{i}]: `user.tool_result` may only be sent with environment credentials (the self-hosted runner's \
-         Session-Instance JWT); an API key or Console session cannot post this event type"
-    )))
 }
 
 /// A session works towards one outcome at a time: the next one is taken when the session is at rest.
@@ -228,7 +233,9 @@ fn take(
         match event {
             EventBody::UserInterrupt { .. } => {
                 let open = if waiting.is_empty() { Vec::new() } else { open_calls(tx, id)? };
-                let results: Vec<EventBody> = open.iter().map(interrupted_result).collect();
+                let of_a_worker = |tool: &str| session.self_hosted && !needs_network(tool);
+                let results: Vec<EventBody> =
+                    open.iter().map(|(call, tool)| interrupted_result(call, of_a_worker(tool))).collect();
                 // Recorded: the results of what the interrupt closes stand before it. What was sent before it is over with it.
                 log::append(tx, workspace, id, &results)?;
                 let inputs = log::queued(tx, id)?;
@@ -261,9 +268,9 @@ fn take(
     Ok(sent)
 }
 
-/// The calls of built-in tools in the last reply that have no result: those that wait, and those that were decided on while
-/// another one waits.
-fn open_calls(tx: &mut Tx<'_>, session: &SessionId) -> Result<Vec<EventId>> {
+/// The calls of built-in tools in the last reply that have no result, with their tools: those that wait, and those that were
+/// decided on while another one waits.
+fn open_calls(tx: &mut Tx<'_>, session: &SessionId) -> Result<Vec<(EventId, String)>> {
     let events: Vec<Event> = tx.all(
         "SELECT body FROM session_events WHERE session_id = $1
              AND type IN ('agent.tool_use', 'agent.tool_result', 'user.tool_result')
@@ -276,9 +283,9 @@ fn open_calls(tx: &mut Tx<'_>, session: &SessionId) -> Result<Vec<EventId>> {
     let mut open = Vec::new();
     for Event { id, body } in events {
         match body {
-            EventBody::AgentToolUse { .. } => open.push(id),
-            EventBody::AgentToolResult { tool_use_id, .. } => open.retain(|call| *call != tool_use_id),
-            EventBody::UserToolResult { tool_use_id, .. } => open.retain(|call| *call.as_ref() != *tool_use_id),
+            EventBody::AgentToolUse { name, .. } => open.push((id, name)),
+            EventBody::AgentToolResult { tool_use_id, .. } => open.retain(|(call, _)| *call != tool_use_id),
+            EventBody::UserToolResult { tool_use_id, .. } => open.retain(|(call, _)| *call.as_ref() != *tool_use_id),
             _ => {}
         }
     }
@@ -305,13 +312,15 @@ pub fn interrupt(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &SessionId) -> Re
     Ok(())
 }
 
-/// The result of a call that an interrupt ended.
-pub fn interrupted_result(tool_use_id: &EventId) -> EventBody {
-    EventBody::AgentToolResult {
-        tool_use_id: tool_use_id.clone(),
-        content: vec![json!({"type": "text", "text": INTERRUPTED})],
-        is_error: true,
+/// The result of a call that an interrupt ended. That of a worker's call is one as the worker sends them: the official worker runs
+/// every call that has none.
+pub fn interrupted_result(tool_use_id: &EventId, of_a_worker: bool) -> EventBody {
+    let content = vec![json!({"type": "text", "text": INTERRUPTED})];
+    if of_a_worker {
+        let tool_use_id = tool_use_id.to_string();
+        return EventBody::UserToolResult { tool_use_id, content: Some(content), is_error: Some(true) };
     }
+    EventBody::AgentToolResult { tool_use_id: tool_use_id.clone(), content, is_error: true }
 }
 
 /// For a working session: answers enter the log at once, the rest waits. Its runner is told.

@@ -22,7 +22,7 @@ use http::{HeaderMap, HeaderValue, header};
 use rota_api::{
     Time,
     event::{Event, EventBody, with_processed_at},
-    id::{EventId, Id, SessionId, WorkspaceId},
+    id::{EventId, Id, SessionId},
 };
 use tokio::{
     sync::broadcast::error::{RecvError, TryRecvError},
@@ -43,7 +43,7 @@ use crate::{
         DELTA_QUEUE, KEEP_ALIVE_EVERY, MAX_STREAMS_PER_WORKSPACE, STREAM_LOOK_BACK, STREAM_LOOK_BACK_EVENTS,
         STREAM_PIECE, STREAM_POLL,
     },
-    request::{Caller, PathAndQuery, Query, SessionRef, caller},
+    request::{CallerOrWorker, PathAndQuery, Query, SessionRef, caller},
     shares::Share,
 };
 
@@ -59,7 +59,7 @@ const MAX_DELTAS: usize = 100;
 /// `GET /v1/sessions/{session_id}/events/stream`.
 pub async fn open(
     State(app): State<App>,
-    caller: Caller,
+    caller: CallerOrWorker,
     PathAndQuery(SessionRef(id), query): PathAndQuery<SessionRef>,
     headers: HeaderMap,
 ) -> Result<Response> {
@@ -83,15 +83,15 @@ impl Asked {
 }
 
 /// Opens the stream of a session, or of its primary thread.
-pub async fn begin(app: App, caller: Caller, id: String, view: View, asked: Asked) -> Result<Response> {
+pub async fn begin(app: App, caller: CallerOrWorker, id: String, view: View, asked: Asked) -> Result<Response> {
     let place = app
         .streams
         .take(&caller.workspace, 1, MAX_STREAMS_PER_WORKSPACE)
         .ok_or(Error::TooManyStreams(MAX_STREAMS_PER_WORKSPACE))?;
     let watcher = app.hub.watch(&SessionId::trusted(id.clone()));
-    let workspace = caller.workspace.clone();
-    let from = app.db.read(move |tx| start(tx, &workspace, &id)).await?;
-    let told = || app.hub.told_before(&caller.key, &from.session, app.clock.now()).unwrap_or_default();
+    let reader = caller.clone();
+    let from = app.db.read(move |tx| start(tx, &reader, &id)).await?;
+    let told = || app.hub.told_before(caller.key(), &from.session, app.clock.now()).unwrap_or_default();
     let seq = match (asked.after, from.recent) {
         (Some(seq), _) => seq.min(from.now),
         (None, Some(recent)) => recent.max(told()).min(from.now),
@@ -147,8 +147,9 @@ struct Start {
     recent: Option<i64>,
 }
 
-fn start(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Start> {
-    check_session(tx, workspace, id)?;
+fn start(tx: &mut Tx<'_>, caller: &CallerOrWorker, id: &str) -> Result<Start> {
+    let workspace = &caller.workspace;
+    check_session(tx, caller, id)?;
     let sql = "SELECT id, next_seq FROM sessions WHERE workspace_id = $1 AND id = $2";
     let found = tx.one(sql, vals![workspace, id], |row| Ok((row.id(0)?, row.int(1)? - 1)))?;
     let (session, now) = found.ok_or_else(|| crate::resources::sessions::not_found(id))?;
@@ -177,7 +178,7 @@ struct Open {
     app: App,
     watcher: Watcher,
     _place: Share,
-    caller: Caller,
+    caller: CallerOrWorker,
     session: SessionId,
     view: View,
     /// The last event of the log that was sent.
@@ -196,7 +197,7 @@ struct Open {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.app.hub.stream_closed(&self.caller.key, &self.session, self.seq, self.app.clock.now());
+        self.app.hub.stream_closed(self.caller.key(), &self.session, self.seq, self.app.clock.now());
     }
 }
 
