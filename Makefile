@@ -10,7 +10,8 @@ demo:
 # of their suites also on PostgreSQL.
 test: check
 	tests/with-postgres sh -c 'ROTA_STATEMENTS=$(CURDIR)/target/statements \
-	  cargo test -p rota --test it --test statements -- --include-ignored && tests/sdk/run python' || [ $$? = 77 ]
+	  cargo test -p rota --test it --test statements -- --include-ignored --skip bucket:: && tests/sdk/run python' || [ $$? = 77 ]
+	tests/with-s3 cargo test -p rota --test it bucket -- --include-ignored || [ $$? = 77 ]
 	tests/sdk/run
 
 # Before each commit: format, lints, docs, licences, and every Rust test that needs no PostgreSQL.

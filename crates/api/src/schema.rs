@@ -10,7 +10,10 @@ use crate::{
     deployment::RunError,
     environment_key::{self, CreateEnvironmentKey},
     event::{SessionError, StopReason},
-    id::{DeploymentId, EnvironmentId, EnvironmentKeyId, EventId, RunId, SessionId, TunnelTokenId, WebhookEndpointId, WebhookEventId},
+    id::{
+        DeploymentId, EnvironmentId, EnvironmentKeyId, EventId, RunId, SessionId, TunnelTokenId, WebhookEndpointId,
+        WebhookEventId,
+    },
     policy::{Jitter, NamedJitter},
     session::{MonetaryAmount, SessionUsage, Status},
     webhook::EventType,

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::{
     Time,
-    decode::{Decoded, Object},
+    decode::{Decoded, Node, Object, Patch},
     fields::names,
     id::{EnvironmentId, SessionId},
     metadata::{Changes, Metadata},
@@ -136,7 +136,7 @@ impl UpdateWork {
     /// Reads the body of an update request.
     pub fn read(o: &mut Object<'_>) -> Decoded<Self> {
         let node = o.required("metadata")?;
-        Ok(Self { metadata: Changes::read(crate::decode::Patch::Set(node))? })
+        Ok(Self { metadata: Changes::read(Patch::Set(node))? })
     }
 }
 
@@ -150,6 +150,6 @@ pub struct StopWork {
 impl StopWork {
     /// Reads the body of a request to stop.
     pub fn read(o: &mut Object<'_>) -> Decoded<Self> {
-        Ok(Self { force: o.needed("force", |force| force.boolean())?.unwrap_or(false) })
+        Ok(Self { force: o.needed("force", Node::boolean)?.unwrap_or(false) })
     }
 }

@@ -198,7 +198,7 @@ pub enum VaultCommand {
         #[arg(long)]
         prepare: bool,
     },
-    /// Print a new master key, for one that is kept in a file or a variable of your own ([vault] in the configuration).
+    /// Print a new master key, for one that is kept in a file or a variable of your own (`[vault]` in the configuration).
     NewKey,
 }
 
@@ -278,6 +278,16 @@ Configuration file (every key is optional; an unknown key is an error):
   processes = 512                    most processes of one sandbox, 16 or more
   cpus = 2.0                         most processor time of one sandbox, 0.01 or more
   disk_mib = 10240                   most bytes on disk of one sandbox, 1 or more
+
+  [blobs]                            where the content of files is; servers that share a database share this too
+  folder = \"/srv/files\"             absent: blobs in the data folder
+  bucket = \"rota\"                   in place of a folder: a bucket of an S3-compatible service
+  prefix = \"production\"             what the names of its objects begin with
+  endpoint = \"https://s3.example\"   the address of the service; absent: that of AWS
+  region = \"us-east-1\"
+  access_key_id_env = \"S3_ID\"       the environment variables that hold the key; absent: the machine's own credentials
+  secret_access_key_env = \"S3_KEY\"
+  workspace_mib = 1048576            bytes of the files that a workspace may keep
 
   [rate]
   sessions_per_minute = 0            the same as --sessions-per-minute

@@ -8,6 +8,7 @@ mod process;
 #[path = "crash/receiver.rs"]
 mod receiver;
 #[path = "it/request.rs"]
+#[allow(dead_code, reason = "shared with other test binaries")]
 mod request;
 #[path = "crash/work.rs"]
 mod work;

@@ -12,6 +12,7 @@ pub mod dreams;
 pub mod engine;
 pub mod error;
 mod folder;
+mod hex;
 pub mod http;
 pub mod hub;
 pub mod json_size;

@@ -102,12 +102,12 @@ pub async fn blobs_once(app: &App) -> Result<()> {
     app.blobs.delete_unfinished().await?;
     let mut old = std::pin::pin!(app.blobs.old());
     while let Some(found) = old.try_next().await? {
-        delete_unnamed(app.clone(), found).await?;
+        delete_unnamed(app, found).await?;
     }
     Ok(())
 }
 
-async fn delete_unnamed(app: App, found: Vec<Found>) -> Result<()> {
+async fn delete_unnamed(app: &App, found: Vec<Found>) -> Result<()> {
     let ids: Vec<BlobId> = found.iter().map(|found| found.id.clone()).collect();
     let named = app.db.read(move |tx| Ok([files::are_named(tx, &ids)?, skills::are_named(tx, &ids)?].concat())).await?;
     for found in found.iter().filter(|found| !named.contains(&found.id)) {

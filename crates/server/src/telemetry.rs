@@ -1,8 +1,8 @@
-//! What the server counts, and how often it says the same.
+//! What the server counts, how often it says the same, and which request it is that something is done for.
 
 use std::{
     collections::HashMap,
-    sync::{LazyLock, Mutex, OnceLock, PoisonError},
+    sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError},
 };
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
@@ -31,6 +31,20 @@ pub fn metrics() -> PrometheusHandle {
             builder.install_recorder().expect("nothing else installs a recorder")
         })
         .clone()
+}
+
+tokio::task_local! {
+    static REQUEST: Arc<str>;
+}
+
+/// Handles the request `id`: what it writes knows that, and so does the log of what comes of it.
+pub async fn of_request<F: Future>(id: &str, handling: F) -> F::Output {
+    REQUEST.scope(id.into(), handling).await
+}
+
+/// The id of the request that is handled; none for what the server does by itself.
+pub fn request() -> Option<Arc<str>> {
+    REQUEST.try_with(Arc::clone).ok()
 }
 
 /// Sums up what was measured, which would otherwise be kept value by value until somebody reads it; says what was left

@@ -9,14 +9,13 @@ use std::{
 };
 
 /// What every room may import.
-const GROUND: [&str; 4] = ["clock", "error", "limits", "telemetry"];
+const GROUND: [&str; 5] = ["clock", "error", "hex", "limits", "telemetry"];
 
 /// Which room imports which. A room is a file or a folder of `src`, and each resource is one of its own. A line more here
 /// is a decision: nothing below a room knows it, so what two rooms need of each other belongs below both.
 const IMPORTS: &[(&str, &[&str])] = &[
-    ("app", &["blobs", "config", "db", "hub", "model", "request", "sandboxes", "scheduler", "shares"]),
+    ("app", &["blobs", "config", "db", "hub", "model", "request", "sandboxes", "scheduler", "shares", "vault"]),
     ("blobs", &["config", "room", "tls"]),
-    ("app", &["config", "db", "hub", "model", "request", "sandboxes", "scheduler", "shares", "vault"]),
     ("config", &["scheduler"]),
     ("db", &["backoff", "config", "page", "tls"]),
     ("dreams", &["app", "backoff", "db", "model", "resources/dreams", "resources/sessions"]),
@@ -64,9 +63,9 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "resources/sessions",
             "resources/skills",
             "resources/threads",
-            "resources/vaults",
             "resources/tunnels",
             "resources/user_profiles",
+            "resources/vaults",
             "resources/webhook_endpoints",
             "resources/work",
             "resources/workspaces",
@@ -75,7 +74,19 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ),
     ("hub", &["db"]),
     ("model", &["config", "json_size", "retry_after", "tls"]),
-    ("mounts", &["app", "backoff", "blobs", "db", "resources/files", "resources/memory_stores", "resources/sessions", "resources/skills"]),
+    (
+        "mounts",
+        &[
+            "app",
+            "backoff",
+            "blobs",
+            "db",
+            "resources/files",
+            "resources/memory_stores",
+            "resources/sessions",
+            "resources/skills",
+        ],
+    ),
     ("outgoing", &["tls"]),
     ("renewals", &["app", "resources/credentials", "vault"]),
     ("request", &["closed", "db", "page", "room"]),
@@ -153,11 +164,10 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ),
     ("resources/skills", &["app", "db", "page", "request"]),
     ("resources/threads", &["app", "db", "page", "request", "resources/sessions"]),
-    ("resources/vaults", &["app", "db", "page", "request", "resources/credentials", "resources/webhook_outbox"]),
-    ("resources/webhook_endpoints", &["app", "db", "outgoing", "page", "request", "vault"]),
     ("resources/tunnels", &["app", "db", "page", "random", "request", "vault"]),
     ("resources/user_profiles", &["app", "db", "page", "request"]),
-    ("resources/webhook_endpoints", &["app", "db", "outgoing", "page", "request"]),
+    ("resources/vaults", &["app", "db", "page", "request", "resources/credentials", "resources/webhook_outbox"]),
+    ("resources/webhook_endpoints", &["app", "db", "outgoing", "page", "request", "vault"]),
     ("resources/webhook_outbox", &["db", "resources/organization"]),
     (
         "resources/work",
@@ -176,7 +186,19 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("resources/workspaces", &["app", "db", "page", "random", "request", "resources/organization"]),
     ("sandboxes", &["places"]),
     ("scheduler", &["backoff"]),
-    ("sweep", &["app", "blobs", "engine", "mounts", "resources/files", "resources/memory_stores", "resources/sessions", "resources/skills"]),
+    (
+        "sweep",
+        &[
+            "app",
+            "blobs",
+            "engine",
+            "mounts",
+            "resources/files",
+            "resources/memory_stores",
+            "resources/sessions",
+            "resources/skills",
+        ],
+    ),
     ("tick", &["app", "db", "resources/deployments", "scheduler"]),
     ("vault", &["config", "db", "outgoing", "retry_after"]),
     ("webhooks", &["app", "backoff", "config", "db", "outgoing", "resources/webhook_endpoints", "retry_after"]),

@@ -19,7 +19,11 @@ const CONTRACT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../contract");
 fn list() -> String {
     let mut list = String::from("| served | body | key of | beta header |\n|---|---|---|---|\n");
     for operation in operations() {
-        let body = if operation.has_body { "yes" } else { "" };
+        let body = match () {
+            () if operation.uploads => "files",
+            () if operation.has_body => "yes",
+            () => "",
+        };
         let who = match operation.who {
             Who::Workspace => "a workspace",
             Who::Starter => "a workspace, also an archived one: the run says that nothing starts",
@@ -30,7 +34,7 @@ fn list() -> String {
         let beta = match operation.beta {
             Beta::Required => "required",
             Beta::Named(name) => name,
-            Beta::AgentMemory => "`agent-memory-2026-07-22`, or required",
+            Beta::AgentMemory => "required, or that of memory stores",
             Beta::Optional => "",
         };
         writeln!(list, "| `{} {}` | {body} | {who} | {beta} |", operation.method, operation.path).unwrap();

@@ -71,7 +71,8 @@ def test_each_kind_of_credential_is_shown_without_its_secrets(client: Client, va
     assert [credential.auth.type for credential in made] == ["static_bearer", "mcp_oauth", "environment_variable"]
     refresh = made[1].auth.refresh
     assert (refresh.client_id, refresh.scope, refresh.token_endpoint_auth.type) == ("client", "read", "client_secret_basic")
-    assert (made[2].auth.injection_location.header, made[2].auth.injection_location.body) == (True, False)
+    # As a dictionary: the oldest SDK knows no injection location.
+    assert made[2].auth.to_dict()["injection_location"] == {"header": True, "body": False}
     listed = list(credentials.list(vault.id, limit=2))
     assert [credential.id for credential in listed] == [credential.id for credential in reversed(made)]
 

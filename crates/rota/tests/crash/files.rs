@@ -60,7 +60,8 @@ pub async fn check(world: &World, data: &Path, uploads: &[HashMap<String, usize>
         let place = data.join("blobs").join(&blob[blob.len() - 2..]).join(&blob);
         let bytes = fs::read(&place).unwrap_or_else(|error| panic!("{id} has no bytes: {error}"));
         assert_eq!(bytes.len() as i64, size, "{id}");
-        let hash: String = digest(&SHA256, &bytes).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        let hash =
+            digest(&SHA256, &bytes).as_ref().iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat();
         assert_eq!(hash, sha256, "{id}");
         sizes.insert(id, bytes.len());
     }

@@ -158,7 +158,9 @@ async fn a_stopped_server_and_a_command_leave_a_store_that_is_one_file() {
     let created: Value = serde_json::from_slice(&created.stdout).unwrap();
 
     let copy = TempDir::new().unwrap();
-    fs::copy(folder.path().join("rota.db"), copy.path().join("rota.db")).unwrap();
+    for file in ["rota.db", "vault.key"] {
+        fs::copy(folder.path().join(file), copy.path().join(file)).unwrap();
+    }
     let config = Config { data: copy.path().to_owned(), listen: "127.0.0.1:0".to_owned(), ..Config::default() };
     let server = rota_server::serve(config, Clock::System).await.unwrap();
     let api = Api::new(server.address, created["key"].as_str().unwrap().to_owned(), Clock::System);

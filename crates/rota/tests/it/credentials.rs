@@ -334,7 +334,7 @@ async fn a_token_is_renewed_before_it_expires_by_a_client_that_says_who_it_is_in
     ] {
         let rota = local().await;
         let mut server = OAuthServer::start("hush-new").await;
-        let body = server.credential_with("hush-old", "hush-refresh", Some(NINE), auth);
+        let body = server.credential_with("hush-old", "hush-refresh", Some(NINE), &auth);
         let (_, at) = stored(&rota.api, body).await;
         rota.set_time("2026-03-02T08:54:59Z");
         rota.renew().await;

@@ -42,12 +42,12 @@ async fn refused(api: &Api, parts: &[(&str, Option<&str>, &[u8])]) -> Refusal {
     api.answer(sending(api, form(parts))).await.refusal()
 }
 
-async fn download(api: &Api, file: &str) -> reqwest::Response {
+pub async fn download(api: &Api, file: &str) -> reqwest::Response {
     api.request(Method::GET, &format!("/v1/files/{file}/content")).send().await.unwrap()
 }
 
 /// The files of a session, once there are so many.
-async fn files_of(api: &Api, session: &str, count: usize) -> Vec<Value> {
+pub async fn files_of(api: &Api, session: &str, count: usize) -> Vec<Value> {
     let path = format!("/v1/files?scope_id={session}");
     let found = api.once(&path, |list| list["data"].as_array().unwrap().len() == count).await;
     found["data"].as_array().unwrap().clone()
@@ -58,8 +58,8 @@ async fn turn(api: &Api, session: &Value) -> Vec<Value> {
     api.stream_from(id(session), 0).await.turn().await
 }
 
-fn resource(file: &Value, changes: Value) -> Value {
-    over(json!({"type": "file", "file_id": id(file)}), &changes)
+fn resource(file: &Value, changes: &Value) -> Value {
+    over(json!({"type": "file", "file_id": id(file)}), changes)
 }
 
 #[tokio::test]
@@ -71,7 +71,7 @@ async fn a_run_reads_a_mounted_file_and_hands_over_another_that_the_client_downl
     let work = "cat /mnt/session/uploads/data/numbers.csv && tr , ';' < /mnt/session/uploads/data/numbers.csv \
         > /mnt/session/outputs/report.txt && echo x > /mnt/session/uploads/data/numbers.csv";
     let changes = json!({
-        "resources": [resource(&file, json!({"mount_path": "/data/numbers.csv"}))],
+        "resources": [resource(&file, &json!({"mount_path": "/data/numbers.csv"}))],
         "initial_events": [script(work)],
     });
     let deployment = parts.deployment(api, changes).await;
@@ -131,7 +131,7 @@ async fn an_upload_is_told_as_the_api_has_it_with_and_without_the_beta() {
         .header("content-type", "multipart/form-data; boundary=boundary")
         .body(form(&[("expires_in_seconds", None, b"3600"), ("file", Some(""), b"x")]));
     let short = api.answer(upload).await.success();
-    assert_eq!((&short["filename"], &short["expires_at"]), (&json!("unnamed"), &json!("2026-03-02T09:00:00Z")));
+    assert_eq!((&short["filename"], &short["expires_at"]), (&json!("unnamed"), &json!("2026-03-02T09:00:00.005000Z")));
 
     let refused = download(api, id(&file)).await;
     assert_eq!(
@@ -210,7 +210,7 @@ async fn files_are_listed_page_by_page_by_id_and_by_session() {
     assert_eq!(some["next_page"], Value::Null);
     let refused = api.get_refused(&format!("/v1/files?ids={}&limit=1", ids[0])).await;
     assert_eq!(refused, invalid("ids: cannot be set together with page or limit"));
-    let many: String = (0..101).map(|i| format!("ids=file_{i}&")).collect();
+    let many = (0..101).map(|i| format!("ids=file_{i}")).collect::<Vec<_>>().join("&");
     let refused = api.get_refused(&format!("/v1/files?{many}")).await;
     assert_eq!(refused, invalid("ids: value must contain no more than 100 item(s)"));
     let session = Parts::new(api).await.session(api, json!({"resources": [{"type": "file", "file_id": ids[0]}]})).await;
@@ -225,7 +225,7 @@ async fn a_mounted_file_outlives_the_upload_and_the_session_takes_its_files_with
     let rota = Rota::start().await;
     let api = &rota.api;
     let file = upload(api, "a.txt", b"kept").await;
-    let twice = json!([resource(&file, json!({})), resource(&file, json!({"mount_path": "b.txt"}))]);
+    let twice = json!([resource(&file, &json!({})), resource(&file, &json!({"mount_path": "b.txt"}))]);
     let session = Parts::new(api).await.session(api, json!({ "resources": twice })).await;
     let resources = session["resources"].as_array().unwrap();
     assert_eq!(resources[0]["mount_path"], format!("/mnt/session/uploads/{}", id(&file)), "the id that was sent");
@@ -248,7 +248,9 @@ async fn a_mounted_file_outlives_the_upload_and_the_session_takes_its_files_with
 }
 
 async fn bytes_of_files(rota: &Rota) -> i64 {
-    let read = |tx: &mut rota_server::db::Tx<'_>| tx.one("SELECT sum(bytes) FROM file_usage", &[], |row| row.int(0));
+    let read = |tx: &mut rota_server::db::Tx<'_>| {
+        tx.one("SELECT CAST(coalesce(sum(bytes), 0) AS BIGINT) FROM file_usage", &[], |row| row.int(0))
+    };
     rota.server.app().db.read(read).await.unwrap().unwrap_or(0)
 }
 
@@ -258,7 +260,7 @@ async fn resources_of_a_session_are_added_listed_and_deleted_and_the_agent_sees_
     let api = &rota.api;
     let parts = Parts::new(api).await;
     let (first_file, second) = (upload(api, "a", b"first").await, upload(api, "b", b"second").await);
-    let session = parts.session(api, json!({"resources": [resource(&first_file, json!({"mount_path": "a"}))]})).await;
+    let session = parts.session(api, json!({"resources": [resource(&first_file, &json!({"mount_path": "a"}))]})).await;
     let path = format!("/v1/sessions/{}/resources", id(&session));
     let look = script("cd /mnt/session/uploads && find . -type f | sort | xargs cat");
     let see = async || {
@@ -272,7 +274,7 @@ async fn resources_of_a_session_are_added_listed_and_deleted_and_the_agent_sees_
         text(&events[0]).trim().to_owned()
     };
     assert_eq!(see().await, "first");
-    let added = api.post(&path, resource(&second, json!({"mount_path": "/deep/er/b"}))).await;
+    let added = api.post(&path, resource(&second, &json!({"mount_path": "/deep/er/b"}))).await;
     assert_eq!(added["mount_path"], "/mnt/session/uploads/deep/er/b");
     assert_eq!(see().await, "firstsecond");
     assert_eq!(api.get(&format!("{path}/{}", id(&added))).await, added);
@@ -296,13 +298,13 @@ async fn resources_of_a_session_are_added_listed_and_deleted_and_the_agent_sees_
             invalid("Failed to parse request: type: \"memory_store\" is not a valid value"),
         ),
         (
-            resource(&second, json!({"mount_path": "deep"})),
+            resource(&second, &json!({"mount_path": "deep"})),
             invalid(
                 "Invalid `file` resource: `mount_path` overlaps another resource: /mnt/session/uploads/deep/er/b and \
                  /mnt/session/uploads/deep; set distinct `mount_path` values",
             ),
         ),
-        (resource(&second, json!({"mount_path": "../x"})), invalid("mount_path: must not contain `..`")),
+        (resource(&second, &json!({"mount_path": "../x"})), invalid("mount_path: must not contain `..`")),
         (
             json!({"type": "file", "file_id": "nonsense"}),
             invalid("Invalid file resource: invalid file_id: \"nonsense\""),
@@ -319,7 +321,7 @@ async fn resources_of_a_session_are_added_listed_and_deleted_and_the_agent_sees_
             .await;
     let blind = Parts { agent: blind, ..parts }.session(api, json!({})).await;
     let refused =
-        api.post_refused(&format!("/v1/sessions/{}/resources", id(&blind)), resource(&second, json!({}))).await;
+        api.post_refused(&format!("/v1/sessions/{}/resources", id(&blind)), resource(&second, &json!({}))).await;
     assert_eq!(
         refused,
         invalid(
@@ -339,7 +341,7 @@ async fn a_deployment_whose_file_is_gone_or_has_expired_records_file_not_found_e
     let long = upload(api, "b", b"y").await;
     let deploy = async |file: &Value| {
         let schedule = json!({"type": "cron", "expression": "0 * * * *", "timezone": "UTC"});
-        parts.deployment(api, json!({"resources": [resource(file, json!({}))], "schedule": schedule})).await
+        parts.deployment(api, json!({"resources": [resource(file, &json!({}))], "schedule": schedule})).await
     };
     let (expiring, deleting) = (deploy(&short).await, deploy(&long).await);
     let run = async |deployment: &Value| api.call(&format!("/v1/deployments/{}/run", id(deployment))).await;
@@ -349,7 +351,7 @@ async fn a_deployment_whose_file_is_gone_or_has_expired_records_file_not_found_e
         "One or more files not found. Check that each `file_id` exists and is accessible: {}",
         id(&short)
     ));
-    let body = parts.session_body(&json!({"resources": [resource(&short, json!({}))]}));
+    let body = parts.session_body(&json!({"resources": [resource(&short, &json!({}))]}));
     assert_eq!(api.post_refused("/v1/sessions", body).await, refused);
     let answer = download(api, id(&short)).await;
     assert_eq!(answer.status(), StatusCode::NOT_FOUND);
@@ -427,7 +429,7 @@ async fn bytes_that_no_file_names_are_deleted_after_an_hour_and_no_others() {
     };
     let (gone, kept) = (upload(&rota.api, "a", b"gone").await, upload(&rota.api, "b", b"kept").await);
     assert_eq!(blobs(), 2);
-    let session = json!({"resources": [resource(&kept, json!({}))]});
+    let session = json!({"resources": [resource(&kept, &json!({}))]});
     Parts::new(&rota.api).await.session(&rota.api, session).await;
     for file in [&gone, &kept] {
         rota.api.delete(&format!("/v1/files/{}", id(file))).await;
@@ -472,7 +474,7 @@ async fn a_workspace_keeps_no_more_bytes_than_it_may() {
 }
 
 /// A body with one file of so many bytes, which is never in memory.
-fn large(bytes: usize) -> Body {
+pub fn large(bytes: usize) -> Body {
     const PIECE: usize = 1 << 20;
     let (head, tail) = {
         let whole = form(&[("file", Some("large"), b"#")]);
@@ -504,7 +506,7 @@ async fn a_place_of_blobs_that_is_down_is_said_and_leaves_nothing_half() {
     let api = &rota.api;
     let file = upload(api, "a", b"content").await;
     let session =
-        Parts::new(api).await.session(api, json!({"resources": [resource(&file, json!({"mount_path": "a"}))]})).await;
+        Parts::new(api).await.session(api, json!({"resources": [resource(&file, &json!({"mount_path": "a"}))]})).await;
     let folder = rota_data(&rota).join("blobs");
     std::fs::rename(&folder, folder.with_extension("away")).unwrap();
     std::fs::write(&folder, "no folder").unwrap();
@@ -541,7 +543,7 @@ async fn another_workspace_neither_reads_nor_mounts_a_file() {
     let other = rota.other_workspace().await;
     assert_eq!(other.get("/v1/files").await["data"], json!([]));
     assert_eq!(other.get(&format!("/v1/files?ids={}", id(&file))).await["data"], json!([]));
-    let body = Parts::new(&other).await.session_body(&json!({"resources": [resource(&file, json!({}))]}));
+    let body = Parts::new(&other).await.session_body(&json!({"resources": [resource(&file, &json!({}))]}));
     assert_eq!(other.post_refused("/v1/sessions", body).await.status, 404);
     let beta = other.http.post(format!("{}/v1/files", other.base)).header(BETA.0, BETA.1);
     assert_eq!(other.answer(beta).await.refusal().status, 401, "without a key");

@@ -38,7 +38,7 @@ fn at(store: &Value, memory: &Value) -> String {
 }
 
 pub fn hash(content: &str) -> String {
-    Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect()
+    Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat()
 }
 
 fn stale() -> Refusal {

@@ -100,7 +100,7 @@ async fn of_servers_that_start_at_the_same_time_without_a_key_one_makes_it_and_t
 async fn start_together(one: &Rota, folders: &[TempDir], key: Option<&Path>) -> Vec<Result<Server, Error>> {
     let starts = folders.iter().map(|folder| {
         let mut config = one.server.app().config.clone();
-        config.data = folder.path().to_owned();
+        folder.path().clone_into(&mut config.data);
         config.vault.key_file = key.map(Path::to_owned);
         rota_server::serve(config, one.clock.clone())
     });

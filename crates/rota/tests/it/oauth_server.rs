@@ -83,11 +83,11 @@ impl OAuthServer {
 
     /// What creates a credential for it, whose refresh token is `refresh`.
     pub fn credential(&self, access: &str, refresh: &str, expires_at: Option<&str>) -> Value {
-        self.credential_with(access, refresh, expires_at, json!({"type": "none"}))
+        self.credential_with(access, refresh, expires_at, &json!({"type": "none"}))
     }
 
     /// The same, whose client says who it is with `auth`.
-    pub fn credential_with(&self, access: &str, refresh: &str, expires_at: Option<&str>, auth: Value) -> Value {
+    pub fn credential_with(&self, access: &str, refresh: &str, expires_at: Option<&str>, auth: &Value) -> Value {
         json!({"auth": {"type": "mcp_oauth", "mcp_server_url": self.mcp(), "access_token": access, "expires_at": expires_at,
             "refresh": {"client_id": "client:1", "refresh_token": refresh, "token_endpoint": self.token_endpoint(),
                 "token_endpoint_auth": auth, "scope": "read write", "resource": self.mcp()}}})

@@ -196,7 +196,8 @@ async fn nothing_that_a_client_sends_is_a_fault_of_the_server() {
     let rota = Rota::without_engine().await;
     let ids = one_of_each(&rota.api).await;
     let mut all: Vec<_> = operations().iter().map(|one| (one.method.clone(), filled(one, &ids))).collect();
-    all.retain(|(_, path)| !path.ends_with("/stream"));
+    // A stream does not end, and the content of a skill is no JSON.
+    all.retain(|(_, path)| !["/stream", "/content"].iter().any(|end| path.ends_with(end)));
     for input in 0..number("ROTA_ODD_INPUTS").unwrap_or(INPUTS) {
         let mut dice = Dice::new(seed.wrapping_mul(1 << 32).wrapping_add(input));
         let (method, path) = &all[dice.place(all.len()).unwrap()];

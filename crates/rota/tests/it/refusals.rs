@@ -17,8 +17,8 @@ use crate::{
     given::{Parts, id, message, over},
     memory_stores,
     server::Rota,
-    vaults,
     tunnels::AUTHORITIES,
+    vaults,
 };
 
 /// What every operation is tried on.

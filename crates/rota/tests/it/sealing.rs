@@ -123,7 +123,7 @@ async fn no_secret_is_in_clear_in_the_store_the_log_the_answers_the_metrics_or_t
         "hush-access",
         "hush-refresh",
         None,
-        json!({"type": "client_secret_post", "client_secret": "hush-client"}),
+        &json!({"type": "client_secret_post", "client_secret": "hush-client"}),
     );
     let credential = client.post(&all, &body).await;
     let at = format!("{all}/{}", id(&credential));
@@ -285,7 +285,7 @@ async fn the_key_changes_while_the_server_runs_and_a_change_that_was_cut_off_goe
     rota.restart_after(
         async {
             fs::write(&file, old).unwrap();
-            let refused = refusal(&Config(config, clock)).await;
+            let refused = Box::pin(refusal(&Config(config, clock))).await;
             assert!(refused.contains("are sealed with the vault key"), "{refused}");
             fs::write(&file, &second[0]).unwrap();
         },

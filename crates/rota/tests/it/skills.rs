@@ -164,7 +164,7 @@ async fn versions_are_addressed_by_their_ids_and_the_last_one_stays() {
     let made = skill(api, "report").await;
     let version = made["latest_version_id"].as_str().unwrap();
     let at = |version: &str| format!("{}/{version}", versions(&made));
-    let absent = version.replace("skver_01", "skver_02");
+    let absent = id(&made).replace("skill_", "skver_");
     for wrong in ["1759178010641129", "skillver_01", "xlsx"] {
         assert_eq!(api.get_refused(&at(wrong)).await, invalid(format!("Invalid version id: '{wrong}'")));
     }
@@ -324,16 +324,18 @@ async fn a_session_finds_its_skills_in_its_sandbox_as_they_were_when_it_began() 
     let waits = parts.session(api, json!({})).await;
     new_version(api, &made, "Later.").await;
     api.delete(&path(&second)).await;
-    let look = script("cd skills && ls && cat report/SKILL.md && sh report/scripts/run.sh && stat -c %u report report/SKILL.md");
+    let look = script(
+        "cd skills && ls && cat report/SKILL.md && sh report/scripts/run.sh && stat -c %u report report/SKILL.md",
+    );
     api.events(id(&session), json!([look])).await;
     let said = results(api, &session).await;
     let text = String::from_utf8(manifest("report", "What report is for.")).unwrap();
-    assert_eq!(said, [format!("report\nreport-2\n{text}from the skill\n0\n0")]);
-    api.events(id(&session), json!([script("rm -r skills/report; ls skills")])).await;
+    assert_eq!(said, [format!("report\nreport-2\n{text}from the skill\n0\n0\n")]);
+    api.events(id(&session), json!([script("rm -r report; ls")])).await;
     let session = api.get(&format!("/v1/sessions/{}", id(&session))).await;
-    assert_eq!(results(api, &session).await[1], "report-2", "what the agent makes of them is its own affair");
+    assert_eq!(results(api, &session).await[1], "report-2\n", "what the agent makes of them is its own affair");
     api.events(id(&waits), json!([script("ls skills")])).await;
-    assert_eq!(results(api, &waits).await, ["report\nreport-2"], "deleted since, and here all the same");
+    assert_eq!(results(api, &waits).await, ["report\nreport-2\n"], "deleted since, and here all the same");
 }
 
 #[tokio::test]

@@ -333,7 +333,11 @@ fn enter(session: Folder, area: Area) -> io::Result<Option<Folder>> {
 
 impl Folder {
     /// The folder of a path's last name, with that name. `step` goes into each folder before it.
-    pub(super) fn walk(&self, path: &str, step: impl Fn(&Self, &str) -> io::Result<Self>) -> io::Result<(Self, CString)> {
+    pub(super) fn walk(
+        &self,
+        path: &str,
+        step: impl Fn(&Self, &str) -> io::Result<Self>,
+    ) -> io::Result<(Self, CString)> {
         let (parents, name) = path.rsplit_once('/').map_or((None, path), |(parents, name)| (Some(parents), name));
         let mut folder = self.enter(".")?;
         for parent in parents.into_iter().flat_map(|parents| parents.split('/')) {

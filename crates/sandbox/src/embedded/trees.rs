@@ -51,7 +51,8 @@ impl NewTree {
     /// # Errors
     /// When it cannot be read.
     pub fn read(&self, path: &str, most: u64) -> io::Result<Option<Vec<u8>>> {
-        let found = self.folder.walk(path, |folder, name| folder.enter(name)).and_then(|(folder, name)| folder.read(&*name));
+        let found =
+            self.folder.walk(path, |folder, name| folder.enter(name)).and_then(|(folder, name)| folder.read(&*name));
         let Some((file, _)) = none_where_nothing_is(found)?.flatten() else { return Ok(None) };
         let mut content = Vec::new();
         file.take(most).read_to_end(&mut content)?;
@@ -63,7 +64,8 @@ impl NewTree {
     /// # Errors
     /// When it cannot be read.
     pub fn folders(&self, path: &str, most: usize) -> io::Result<Vec<String>> {
-        let found = self.folder.walk(path, |folder, name| folder.enter(name)).and_then(|(folder, name)| folder.enter(&*name));
+        let found =
+            self.folder.walk(path, |folder, name| folder.enter(name)).and_then(|(folder, name)| folder.enter(&*name));
         let Some(folder) = none_where_nothing_is(found)? else { return Ok(Vec::new()) };
         let (names, _) = folder.names(most)?;
         let is_folder = |name: &CString| folder.enter(&**name).is_ok();

@@ -12,17 +12,23 @@ pub mod sweep;
 use std::{sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use futures_util::{Stream, StreamExt, TryStreamExt};
-use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt, PutPayload, path::Path};
+use futures_util::{
+    Stream, StreamExt, TryStreamExt,
+    stream::{BoxStream, try_unfold},
+};
+use object_store::{GetResultPayload, MultipartUpload, ObjectStore, ObjectStoreExt, PutPayload, path::Path};
 use rota_api::id::{BlobId, Id, WorkspaceId};
 use sha2::{Digest, Sha256};
-use tokio::time::timeout;
+use tokio::{io::AsyncReadExt, time::timeout};
 
 use crate::{
     clock::Clock,
     config::Config,
     error::{Error, Result},
-    limits::{BLOB_ANSWER_TIMEOUT, BLOB_PARTS_BYTES, BLOB_PARTS_BYTES_OF_ONE, BODY_WAIT, INLINED_BYTES, INLINED_BYTES_OF_ONE},
+    hex,
+    limits::{
+        BLOB_ANSWER_TIMEOUT, BLOB_PARTS_BYTES, BLOB_PARTS_BYTES_OF_ONE, BODY_WAIT, INLINED_BYTES, INLINED_BYTES_OF_ONE,
+    },
     room::{Held, Room},
     telemetry,
 };
@@ -84,14 +90,19 @@ impl Blobs {
     ///
     /// # Errors
     /// 529 when the place of blobs does not answer, also in the middle of the content; 500 when the blob is not there.
-    pub async fn read(&self, id: &BlobId) -> Result<impl Stream<Item = Result<Bytes>> + Send + use<>> {
+    pub async fn read(&self, id: &BlobId) -> Result<BoxStream<'static, Result<Bytes>>> {
         let got = answered("reading", self.store.get(&key(id))).await?;
-        let pieces = got.into_stream().map_err(|error| failed("reading", &error));
-        // The time between two pieces is the reader's as well, so only what the place takes is counted.
-        Ok(futures_util::stream::try_unfold(pieces.boxed(), |mut pieces| async move {
+        // Only what the place takes is counted, not the time between two pieces that the reader takes.
+        let pieces = match got.payload {
+            // In pieces larger than the library's own.
+            GetResultPayload::File(file, _) => pieces_of(file).boxed(),
+            GetResultPayload::Stream(pieces) => pieces.map_err(|error| failed("reading", &error)).boxed(),
+        };
+        let in_time = try_unfold(pieces, |mut pieces| async move {
             let next = timeout(BLOB_ANSWER_TIMEOUT, pieces.next()).await.map_err(|_| silent("reading"))?;
             Ok(next.transpose()?.map(|piece| (piece, pieces)))
-        }))
+        });
+        Ok(in_time.boxed())
     }
 
     /// The content of a blob as a whole, for one that is known to have at most `most` bytes.
@@ -100,7 +111,7 @@ impl Blobs {
     /// Those of [`Self::read`], and 500 when it has more.
     pub async fn read_whole(&self, id: &BlobId, most: usize) -> Result<Vec<u8>> {
         let mut content = Vec::new();
-        let mut pieces = std::pin::pin!(self.read(id).await?);
+        let mut pieces = self.read(id).await?;
         while let Some(piece) = pieces.try_next().await? {
             if content.len() + piece.len() > most {
                 return Err(Error::internal(format!("blob {id} has more than {most} bytes")));
@@ -178,7 +189,7 @@ impl Writing<'_> {
                 upload.0 = None;
             }
         }
-        let sha256 = self.hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let sha256 = hex::digits(&self.hash.finalize());
         Ok(Written { id: self.id, size: self.size, sha256 })
     }
 }
@@ -200,6 +211,24 @@ impl Drop for Upload {
         runtime.spawn(async move { drop(timeout(BLOB_ANSWER_TIMEOUT, upload.abort()).await) });
     }
 }
+
+/// What is in a file of the folder of blobs.
+fn pieces_of(file: std::fs::File) -> impl Stream<Item = Result<Bytes>> + Send {
+    let file = tokio::fs::File::from_std(file);
+    try_unfold(file, |mut file| async move {
+        let mut piece = BytesMut::with_capacity(PIECE);
+        let read = file.read_buf(&mut piece).await.map_err(|error| {
+            if telemetry::may_tell("blobs") {
+                tracing::error!(%error, "a blob could not be read");
+            }
+            unavailable()
+        })?;
+        Ok((read > 0).then(|| (piece.freeze(), file)))
+    })
+}
+
+/// Bytes of a file that are read at a time.
+const PIECE: usize = 256 * 1024;
 
 /// Where a blob is. The last characters of an id are random: they spread the blobs over folders.
 fn key(id: &BlobId) -> Path {

@@ -40,6 +40,12 @@ impl Place {
 pub(super) fn open(config: &Config) -> Result<(Arc<dyn ObjectStore>, Place)> {
     let blobs = &config.blobs;
     let Some(bucket) = &blobs.bucket else {
+        if config.database.is_some() && blobs.folder.is_none() {
+            tracing::warn!(
+                "files are kept in this server's data folder, where no other server on the database reads them: name a bucket, or \
+                 a folder that they share, in [blobs]"
+            );
+        }
         let folder = blobs.folder.clone().unwrap_or_else(|| config.data.join(FOLDER));
         let making = |error: std::io::Error| {
             Error::invalid(format_args!("the folder of files {} cannot be used: {error}", folder.display()))

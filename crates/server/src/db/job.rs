@@ -9,17 +9,10 @@ use tokio::sync::oneshot;
 use tracing::Span;
 
 use super::Tx;
-use crate::error::{Error, Result};
-
-tokio::task_local! {
-    /// The id of the request that is handled.
-    static REQUEST: Arc<str>;
-}
-
-/// Handles a request: what `handling` writes knows its id, [`Tx::request`].
-pub async fn of_request<F: Future>(id: &str, handling: F) -> F::Output {
-    REQUEST.scope(id.into(), handling).await
-}
+use crate::{
+    error::{Error, Result},
+    telemetry,
+};
 
 /// A closure to run in a transaction, as often as it takes until one is committed.
 pub(super) trait Job: Send {
@@ -43,8 +36,7 @@ impl<T, F> Write<T, F> {
     /// A job that runs `f`, and where its answer will be.
     pub(super) fn new(f: F) -> (Self, oneshot::Receiver<Result<T>>) {
         let (answer, answered) = oneshot::channel();
-        let request = REQUEST.try_with(Arc::clone).ok();
-        (Self { f, span: Span::current(), request, outcome: None, answer }, answered)
+        (Self { f, span: Span::current(), request: telemetry::request(), outcome: None, answer }, answered)
     }
 }
 

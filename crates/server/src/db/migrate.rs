@@ -1,12 +1,13 @@
 //! Numbered migrations, applied at start. A store that is newer than this program is refused.
 
-use std::fmt::Write;
-
 use rusqlite::{Connection, TransactionBehavior};
 use sha2::{Digest, Sha256};
 
 use super::{dialect, postgres::Session, value::Val};
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    hex,
+};
 
 /// Every migration in order; the n-th brings the store to version n.
 const MIGRATIONS: &[&str] = &[
@@ -25,9 +26,9 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0013_files.sql"),
     include_str!("migrations/0014_vaults.sql"),
     include_str!("migrations/0015_memory.sql"),
+    include_str!("migrations/0016_work.sql"),
     include_str!("migrations/0017_skills.sql"),
     include_str!("migrations/0018_profiles_tunnels_dreams.sql"),
-    include_str!("migrations/0016_work.sql"),
 ];
 
 /// Where a store keeps the checksums of the migrations that it has seen, each under the version that it leads to.
@@ -96,10 +97,7 @@ fn checksums() -> impl Iterator<Item = (i64, String)> {
 
 /// The SHA-256 of a migration's text, in hexadecimal digits.
 fn checksum(migration: &str) -> String {
-    Sha256::digest(migration).iter().fold(String::new(), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("writing to a string does not fail");
-        text
-    })
+    hex::digits(&Sha256::digest(migration))
 }
 
 /// That a store of this version has seen the migrations that this program has.

@@ -44,7 +44,6 @@ use crate::{
 
 pub use copy::Copied;
 pub(crate) use copy::sqlite_to_postgres;
-pub use job::of_request;
 use job::{Job, Write};
 pub(crate) use postgres::place;
 pub use select::Select;

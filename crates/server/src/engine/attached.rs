@@ -38,7 +38,9 @@ pub(super) async fn attach(app: &App, workspace: &WorkspaceId, messages: &mut [M
         let source = match file {
             None => None,
             Some(file) if file.size as usize > left => {
-                *place = Block::Text { text: format!("[The file {id} is left out: the files of the conversation are too large.]") };
+                *place = Block::Text {
+                    text: format!("[The file {id} is left out: the files of the conversation are too large.]"),
+                };
                 continue;
             }
             Some(file) => {

@@ -306,13 +306,12 @@ fn outcome(description: &str, rubric: &Value) -> Vec<Block> {
         let text = format!("Work towards this outcome:\n{description}\n\nIt will be graded so:\n{rubric}");
         Block::Text { text }
     };
-    match rubric["content"].as_str() {
-        Some(content) => vec![told(content)],
-        None => {
-            let document = json!({"type": "document", "title": "rubric", "source": rubric});
-            [Some(told("by the rubric in the document that follows.")), verbatim(&document)].into_iter().flatten().collect()
-        }
+    if let Some(content) = rubric["content"].as_str() {
+        return vec![told(content)];
     }
+    let document = json!({"type": "document", "title": "rubric", "source": rubric});
+    let told = told("by the rubric in the document that follows.");
+    [Some(told), verbatim(&document)].into_iter().flatten().collect()
 }
 
 #[cfg(test)]

@@ -26,8 +26,7 @@ fn policy(skills: &[SessionSkill]) -> String {
 fn entry(skill: &SessionSkill) -> String {
     let SessionSkill { name, description, path, .. } = skill;
     let usual = format!("{}/{name}", crate::resources::skills::FOLDER) == *path;
-    let location =
-        if usual { String::new() } else { format!("<location>{}/SKILL.md</location>\n", escaped(path)) };
+    let location = if usual { String::new() } else { format!("<location>{}/SKILL.md</location>\n", escaped(path)) };
     let (name, description) = (escaped(name), escaped(description));
     format!("<skill>\n<name>{name}</name>\n<description>{description}</description>\n{location}</skill>\n")
 }
@@ -61,7 +60,8 @@ mod tests {
         ];
         let prompt = system(Some("Be brief."), &skills).unwrap();
         assert!(prompt.starts_with("Be brief.\n\n## Skills usage policy\n"), "{prompt}");
-        let first = "<available_skills>\n<skill>\n<name>report</name>\n<description>Writes reports.</description>\n</skill>\n";
+        let first =
+            "<available_skills>\n<skill>\n<name>report</name>\n<description>Writes reports.</description>\n</skill>\n";
         assert!(prompt.contains(first), "{prompt}");
         assert!(prompt.contains("<location>/workspace/app/.claude/skills/report/SKILL.md</location>"), "{prompt}");
         assert_eq!(prompt.matches("<skill>").count(), 2, "{prompt}");

@@ -509,14 +509,17 @@ fn load(tx: &mut Tx<'_>, lease: &Lease) -> Result<Loaded> {
         vals![&lease.workspace, &lease.session],
         |row| {
             let mut agent: ThreadAgent = row.json(0)?;
-            if let Some(told) = mounts::prompt(&row.text(4)?)? {
+            let self_hosted = row.int(1)? == 1;
+            // What a worker mounts is the worker's affair.
+            let mounted = if self_hosted { None } else { mounts::prompt(&row.text(4)?)? };
+            if let Some(told) = mounted {
                 let own = agent.system.take().filter(|system| !system.is_empty());
                 agent.system = Some(own.map_or_else(|| told.clone(), |own| format!("{own}\n\n{told}")));
             }
             Ok(Loaded {
                 agent,
                 skills: skills.clone(),
-                self_hosted: row.int(1)? == 1,
+                self_hosted,
                 unattended: row.opt_text(3)?.is_some(),
                 home: row.opt_text(2)?,
             })

@@ -25,13 +25,13 @@ use super::{
 use crate::{
     app::App,
     clock::Stopwatch,
-    db,
     error::{Error, Result},
     limits,
     request::{
         Coding, beta,
         caller::{self, Admission},
     },
+    telemetry,
 };
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
@@ -52,18 +52,17 @@ pub(super) async fn envelope(State(Front { app, hosts }): State<Front>, request:
     let id = RequestId::new(app.clock.now());
     let method = known(request.method());
     let path = request.uri().path().to_owned();
-    let mut response = match refused(method, &hosts, request.headers()) {
-        Some(error) => error.into_response(),
-        None => {
-            let handling = db::of_request(id.as_ref(), caught(next.run(request)));
-            handling.instrument(tracing::info_span!("request", request_id = %id)).await
-        }
+    let mut response = if let Some(error) = refused(method, &hosts, request.headers()) {
+        error.into_response()
+    } else {
+        let handling = telemetry::of_request(id.as_ref(), caught(next.run(request)));
+        handling.instrument(tracing::info_span!("request", request_id = %id)).await
     };
     let method = method.unwrap_or("other");
     let route = response.extensions().get::<MatchedPath>().map_or("none", |path| path.as_str()).to_owned();
     if let Some(error) = response.extensions_mut().remove::<Arc<Error>>() {
         if let Error::Database(cause) | Error::Internal(cause) = &*error
-            && crate::telemetry::may_tell(&route)
+            && telemetry::may_tell(&route)
         {
             let path: String = path.chars().take(limits::LOGGED_PATH).collect();
             tracing::error!(request_id = %id, method, path, error = %cause, "request failed");

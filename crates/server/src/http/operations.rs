@@ -12,7 +12,8 @@ use http::Method;
 use crate::{
     app::App,
     resources::{
-        agents, api_keys, archiving, credentials, deployment_runs, deployments, dreams, environment_keys, environments, files,
+        agents, api_keys, archiving, credentials, deployment_runs, deployments, dreams, environment_keys, environments,
+        files,
         memory_stores::{self, memories, versions},
         models, organization, run_outcomes, schedules,
         sessions::{self, events, resources as session_resources},
@@ -267,7 +268,7 @@ pub const NOT_SERVED: [(&str, &str); 12] = [
 ];
 
 /// What operations of the table lack of what the API says of them: the method, the path and what is missing.
-pub const PARTIAL: [(&str, &str, &str); 9] = [
+pub const PARTIAL: [(&str, &str, &str); 11] = [
     ("POST", "/v1/agents", "MCP servers and rosters are stored and not used"),
     ("POST", "/v1/agents/{agent_id}", "MCP servers and rosters are stored and not used"),
     ("POST", "/v1/deployments", "GitHub repositories and budgets are refused"),
@@ -275,6 +276,12 @@ pub const PARTIAL: [(&str, &str, &str); 9] = [
     ("POST", "/v1/sessions", "GitHub repositories and budgets are refused"),
     ("POST", "/v1/sessions/{session_id}", "budgets are refused"),
     ("POST", "/v1/sessions/{session_id}/events", "outcomes are worked towards and not graded"),
+    (
+        "POST",
+        "/v1/sessions/{session_id}/resources/{resource_id}",
+        "always refused: only GitHub repositories have a token to replace, and they are refused",
+    ),
+    ("GET", "/v1/skills/{skill_id}/versions/{version}/content", "not with the token of a worker"),
     (
         "POST",
         "/v1/user_profiles/{user_profile_id}/action_urls",
@@ -371,11 +378,11 @@ mod tests {
     #[test]
     fn what_is_not_served_is_known_by_the_beginning_of_its_path() {
         for (path, what) in [
-            ("/v1/tunnels", Some("tunnels")),
-            ("/v1/tunnels/tnl_1/certificates", Some("tunnels")),
-            ("/v1/tunnelsystem", None),
-            ("/v1/environments/env_1/work/poll", Some("the work queue of self-hosted environments")),
-            ("/v1/sessions/sesn_1/nothing", None),
+            ("/v1/organizations/invites", Some("invites")),
+            ("/v1/organizations/invites/invite_1", Some("invites")),
+            ("/v1/organizations/invitesystem", None),
+            ("/v1/organizations/workspaces/wrkspc_1/members/user_1", Some("members of workspaces")),
+            ("/v1/organizations/workspaces/wrkspc_1/nothing", None),
             ("/v1", None),
         ] {
             assert_eq!(not_served(path), what, "{path}");

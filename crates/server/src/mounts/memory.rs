@@ -44,8 +44,8 @@ struct Folder {
     slug: String,
     read_only: bool,
     base: Base,
-    /// Files here that are not in the store and cannot be, each with what was told of it.
-    kept: HashMap<String, String>,
+    /// The base as this runner has saved it.
+    saved: Option<Base>,
     /// Memories that could not be put here, each with what was told of it.
     unplaced: HashMap<String, String>,
     /// The hashes of files that have not changed since they were read.
@@ -53,12 +53,15 @@ struct Folder {
 }
 
 /// What a folder and its store had in common.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Base {
     /// The store's count of changes; `None` while the folder is not known to show all of them.
     seen: Option<i64>,
     /// The hash of the content at each path.
     files: BTreeMap<String, String>,
+    /// What is here, is not in the store and cannot be, each with what was told of it.
+    #[serde(default)]
+    kept: BTreeMap<String, String>,
 }
 
 impl Memory {
@@ -71,9 +74,15 @@ impl Memory {
         if self.folders.as_ref().is_some_and(Vec::is_empty) {
             return Ok(());
         }
-        let is_first = self.load().await.map_err(unreadable)?;
+        let is_first = self.load().await.map_err(|error| unreadable(&error))?;
         let session = self.target.session.clone();
-        let counts = self.target.app.db.read(move |tx| attach::changes(tx, &session)).await.map_err(unreadable)?;
+        let counts = self
+            .target
+            .app
+            .db
+            .read(move |tx| attach::changes(tx, &session))
+            .await
+            .map_err(|error| unreadable(&error))?;
         let folders = self.folders.as_deref().unwrap_or_default();
         let is_behind = |(folder, count): (&Folder, &Option<i64>)| count.is_some() && folder.base.seen != *count;
         let behind: Vec<bool> = folders.iter().zip(&counts).map(is_behind).collect();
@@ -145,8 +154,9 @@ impl Memory {
         let mut folders = Vec::new();
         for Attached { store, slug, read_only } in attached {
             let base = read_base(&self.target, &slug).await?;
-            let (kept, unplaced, hashes) = <(HashMap<_, _>, HashMap<_, _>, HashMap<_, _>)>::default();
-            folders.push(Folder { store, slug, read_only, base, kept, unplaced, hashes });
+            let (unplaced, hashes) = <(HashMap<_, _>, HashMap<_, _>)>::default();
+            let saved = Some(base.clone());
+            folders.push(Folder { store, slug, read_only, base, saved, unplaced, hashes });
         }
         let had_some = folders.iter().any(|folder| folder.base.seen.is_some() || !folder.base.files.is_empty());
         self.folders = Some(folders);
@@ -157,7 +167,7 @@ impl Memory {
 /// How far a listing of the folders goes. A file that is too large is seen, so that it can be told of.
 const BOUNDS: Bounds = Bounds { entries: MEMORY_ENTRIES, depth: MAX_SEGMENTS + 2, file_bytes: u64::MAX };
 
-fn unreadable(error: Error) -> Failure {
+fn unreadable(error: &Error) -> Failure {
     tracing::warn!(%error, "memory stores cannot be read");
     Failure { message: "the memory stores of the session could not be read".to_owned(), is_passing: true }
 }
@@ -224,14 +234,20 @@ impl Folder {
         format!("{FOLDER}/{}{path}", self.slug)
     }
 
-    async fn save(&self, target: &Target) {
+    async fn save(&mut self, target: &Target) {
+        if self.saved.as_ref() == Some(&self.base) {
+            return;
+        }
         let text = match serde_json::to_vec(&self.base) {
             Ok(text) => text,
             Err(error) => return tracing::error!(%error, "the base of a memory store cannot be written as JSON"),
         };
         let backend = target.app.sandboxes.backend();
-        if let Err(error) = backend.put(target.session.as_ref(), Area::Server, &base_path(&self.slug), text).await {
-            tracing::warn!(session_id = %target.session, %error, "the base of a memory store is not saved");
+        match backend.put(target.session.as_ref(), Area::Server, &base_path(&self.slug), text).await {
+            Ok(()) => self.saved = Some(self.base.clone()),
+            Err(error) => {
+                tracing::warn!(session_id = %target.session, %error, "the base of a memory store is not saved");
+            }
         }
     }
 
@@ -245,7 +261,7 @@ impl Folder {
             .collect();
         self.tell_of_skipped(listing, notes);
         let there: HashSet<&str> = found.iter().map(|(path, _)| path.as_str()).collect();
-        self.kept.retain(|path, _| there.contains(path.as_str()) || path.ends_with(SKIPPED));
+        self.base.kept.retain(|path, _| there.contains(path.as_str()) || path.ends_with(SKIPPED));
         self.hashes.retain(|path, _| there.contains(path.as_str()));
         let gone = self.base.files.iter().filter(|(path, _)| !there.contains(path.as_str()));
         let gone = gone.filter(|(path, _)| !listing.is_cut && !is_skipped(listing, &self.place(path)));
@@ -262,7 +278,9 @@ impl Folder {
                 bytes = 0;
             }
         }
-        self.commit(target, changes, notes).await
+        self.commit(target, changes, notes).await?;
+        self.save(target).await;
+        Ok(())
     }
 
     /// The content of a file and its hash, when it differs from the base and a memory can hold it.
@@ -302,7 +320,7 @@ impl Folder {
             self.hashes.remove(path);
         }
         if self.base.files.get(path) == Some(&hash) {
-            self.kept.remove(path);
+            self.base.kept.remove(path);
             return Ok(None);
         }
         let refused = match String::from_utf8(bytes) {
@@ -319,7 +337,7 @@ impl Folder {
 
     /// Leaves a file where it is that the store cannot have, and tells of it once.
     fn keep(&mut self, path: &str, reason: &str, notes: &mut Vec<String>) {
-        if self.kept.insert(path.to_owned(), reason.to_owned()).as_deref() != Some(reason) {
+        if self.base.kept.insert(path.to_owned(), reason.to_owned()).as_deref() != Some(reason) {
             notes.push(format!(
                 "{} was not stored: {reason}. The file stays where it is, in this session only.",
                 self.shown(path)
@@ -331,10 +349,10 @@ impl Folder {
     fn tell_of_skipped(&mut self, listing: &Listing, notes: &mut Vec<String>) {
         let prefix = format!("{}/", self.slug);
         let skipped: Vec<&str> = listing.skipped.iter().filter_map(|text| text.strip_prefix(&prefix)).collect();
-        self.kept.retain(|key, text| !key.ends_with(SKIPPED) || skipped.contains(&text.as_str()));
+        self.base.kept.retain(|key, text| !key.ends_with(SKIPPED) || skipped.contains(&text.as_str()));
         for text in skipped {
             let key = format!("{text}{SKIPPED}");
-            if self.kept.insert(key, text.to_owned()).is_none() {
+            if self.base.kept.insert(key, text.to_owned()).is_none() {
                 notes.push(format!("{}/{text}. It was not stored.", self.shown("")));
             }
         }
@@ -356,17 +374,17 @@ impl Folder {
             self.base.seen = Some(after);
         }
         for (change, outcome) in changes.iter().zip(outcomes) {
-            self.settle(change, outcome, notes);
+            self.settle(change, &outcome, notes);
         }
         self.save(target).await;
         Ok(())
     }
 
     /// Notes what became of a change.
-    fn settle(&mut self, change: &Change, outcome: Outcome, notes: &mut Vec<String>) {
+    fn settle(&mut self, change: &Change, outcome: &Outcome, notes: &mut Vec<String>) {
         let Change { path, content, .. } = change;
         let shown = self.shown(path);
-        match &outcome {
+        match outcome {
             Outcome::Stored => {}
             Outcome::Restored => notes.push(format!(
                 "{shown} had been deleted in the store by somebody else while you changed it. It is there again, with your content."
@@ -385,7 +403,7 @@ impl Folder {
             }
             Outcome::Refused(reason) => return self.keep(path, reason, notes),
         }
-        self.kept.remove(path);
+        self.base.kept.remove(path);
         // What the folder has now; where the store has something else, that is what brings the folder up to date.
         match content {
             Some((_, hash)) => drop(self.base.files.insert(path.clone(), hash.clone())),
@@ -403,7 +421,9 @@ impl Folder {
             let count = write::changes(tx, &workspace, store.as_ref())?;
             Ok((count, write::heads(tx, store.as_ref())?))
         };
-        let (Some(count), heads) = target.app.db.read(read).await.map_err(unreadable)? else { return Ok(()) };
+        let (Some(count), heads) = target.app.db.read(read).await.map_err(|error| unreadable(&error))? else {
+            return Ok(());
+        };
         let backend = target.app.sandboxes.backend();
         let session = target.session.as_ref();
         if self.base.files.is_empty() {
@@ -413,7 +433,7 @@ impl Folder {
         let mut is_whole = true;
         let there: BTreeSet<&str> = heads.iter().map(|head| head.path.as_str()).collect();
         let gone: Vec<String> = self.base.files.keys().filter(|path| !there.contains(path.as_str())).cloned().collect();
-        for path in gone.iter().filter(|path| !self.kept.contains_key(*path)) {
+        for path in gone.iter().filter(|path| !self.base.kept.contains_key(*path)) {
             let place = self.place(path);
             match backend.remove_file(session, self.area(), &place).await {
                 Ok(()) => drop(self.base.files.remove(path)),
@@ -424,11 +444,12 @@ impl Folder {
             }
         }
         let is_new = |head: &Head| self.base.files.get(&head.path) != Some(&head.content_sha256);
-        let new: Vec<&Head> = heads.iter().filter(|head| is_new(head) && !self.kept.contains_key(&head.path)).collect();
+        let new: Vec<&Head> =
+            heads.iter().filter(|head| is_new(head) && !self.base.kept.contains_key(&head.path)).collect();
         for heads in new.chunks(BATCH) {
             let versions: Vec<MemoryVersionId> = heads.iter().map(|head| head.version_id.clone()).collect();
             let read = move |tx: &mut Tx<'_>| write::contents(tx, &versions);
-            let contents = target.app.db.read(read).await.map_err(unreadable)?;
+            let contents = target.app.db.read(read).await.map_err(|error| unreadable(&error))?;
             for (head, content) in heads.iter().zip(contents) {
                 let Some(content) = content else {
                     // It was changed again in this moment.

@@ -110,5 +110,6 @@ pub fn comes_to_rest(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &Session
 
 /// What the agent of a session is told of its mounts, behind its own system prompt. `resources` are the session's, as JSON.
 pub fn prompt(resources: &str) -> Result<Option<String>> {
-    attach::prompt(resources)
+    let told: Vec<String> = [uploads::prompt(resources)?, attach::prompt(resources)?].into_iter().flatten().collect();
+    Ok((!told.is_empty()).then(|| told.join("\n\n")))
 }

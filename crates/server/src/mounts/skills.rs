@@ -50,9 +50,7 @@ async fn place(target: &Target, skill: &SessionSkill, blob: &BlobId) -> Result<(
 }
 
 fn fill(tree: NewTree, archive: Vec<u8>) -> Result<NewTree> {
-    skills::unpack(archive, |file| {
-        tree.write(&file.path, &file.content, file.is_executable).map_err(Error::internal)
-    })?;
+    skills::unpack(archive, |file| tree.write(&file.path, &file.content, file.is_executable).map_err(Error::internal))?;
     Ok(tree)
 }
 

@@ -1,11 +1,11 @@
 //! Files that a session has mounted, below `/mnt/session/uploads`.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use futures_util::TryStreamExt;
 use rota_api::id::Id;
 use rota_sandbox::{Area, Bounds, Embedded};
-use std::sync::Arc;
+use serde::Deserialize;
 use tokio::{io::AsyncWriteExt, time::timeout};
 
 use super::{Failure, Target};
@@ -14,6 +14,19 @@ use crate::{
     limits::{MAX_FILE_BYTES, MOUNT_TIMEOUT},
     resources::files::{self, Mounted},
 };
+
+/// What the agent of a session is told of its files, given the session's resources as JSON; `None` where it has none.
+pub(super) fn prompt(resources: &str) -> Result<Option<String>, Error> {
+    #[derive(Deserialize)]
+    struct Kind {
+        r#type: String,
+    }
+    let resources: Vec<Kind> = serde_json::from_str(resources)?;
+    Ok(resources.iter().any(|resource| resource.r#type == "file").then(|| TOLD.to_owned()))
+}
+
+const TOLD: &str = "Files that the user gave to this session are below `/mnt/session/uploads`, for reading: list that folder to see \
+    them. What you leave below `/mnt/session/outputs` is handed over to the user when your turn ends.";
 
 /// What the server looks at in a folder that it alone writes to: more than the files of a session can be.
 const BOUNDS: Bounds = Bounds { entries: 100_000, depth: 4096, file_bytes: MAX_FILE_BYTES };
@@ -50,6 +63,16 @@ impl Uploads {
             backend.remove_file(session.as_ref(), Area::Uploads, &path).await?;
             placed.remove(&path);
         }
+        let (bytes, most) =
+            (wanted.iter().map(|file| file.size).sum::<u64>(), app.config.sandbox.disk_mib * 1024 * 1024);
+        if bytes > most {
+            let message = format!(
+                "the mounted files have {} MB together, and a sandbox has room for {}; delete some of the session's resources",
+                bytes / 1024 / 1024,
+                app.config.sandbox.disk_mib
+            );
+            return Err(Failure { message, is_passing: false });
+        }
         for file in &wanted {
             if placed.get(&file.path) == Some(&version(file)) {
                 continue;
@@ -79,7 +102,7 @@ async fn place(Target { app, session, .. }: &Target, file: &Mounted) -> Result<(
         Failure { message, is_passing: true }
     };
     let mut writer = tokio::fs::File::from_std(new.handle().map_err(cannot_write)?);
-    let mut pieces = std::pin::pin!(app.blobs.read(&file.blob).await?);
+    let mut pieces = app.blobs.read(&file.blob).await?;
     let mut size = 0;
     while let Some(piece) = pieces.try_next().await? {
         size += piece.len() as u64;
@@ -91,4 +114,18 @@ async fn place(Target { app, session, .. }: &Target, file: &Mounted) -> Result<(
     }
     new.set_modified(file.blob.made_at().micros()).map_err(cannot_write)?;
     Ok(backend.place(session.as_ref(), Area::Uploads, &file.path, new).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_agent_is_told_where_its_files_are_when_it_has_some() {
+        let told = prompt(r#"[{"type": "memory_store"}, {"type": "file", "id": "sesrsc_1"}]"#).unwrap().unwrap();
+        assert!(told.contains("/mnt/session/uploads") && told.contains("/mnt/session/outputs"), "{told}");
+        for without in ["[]", r#"[{"type": "memory_store"}]"#] {
+            assert_eq!(prompt(without).unwrap(), None);
+        }
+    }
 }

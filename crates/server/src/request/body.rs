@@ -4,6 +4,7 @@ use axum::{
     body::to_bytes,
     extract::{FromRequest, Request},
 };
+use bytes::Bytes;
 use rota_api::decode::{self, Decoded, Object};
 use serde_json::Value;
 use zeroize::Zeroize;
@@ -23,6 +24,10 @@ impl Body {
         Ok(decode::body(&self.0, read)?)
     }
 
+    fn of(bytes: &[u8]) -> Result<Self> {
+        Ok(Self(decode::json(bytes, MAX_BODY_NODES)?))
+    }
+
     /// The same of a body with secrets, whose texts are wiped.
     pub fn read_secret<T>(mut self, read: impl FnOnce(&mut Object<'_>) -> Decoded<T>) -> Result<T> {
         let read = decode::body(&self.0, read);
@@ -40,15 +45,22 @@ fn wipe(value: &mut Value) {
     }
 }
 
-/// The same, of an operation that has parameters in its query too: it takes them with
-/// [`PathAndQuery`](super::PathAndQuery).
-pub struct BodyOnly(pub Body);
+/// The same, of an operation that has parameters in its query too. It takes them first, with
+/// [`PathAndQuery`](super::PathAndQuery): what is wrong with them is said before what is wrong with the body.
+pub struct BodyOnly(Bytes);
+
+impl BodyOnly {
+    /// The same as [`Body::read`].
+    pub fn read<T>(self, read: impl FnOnce(&mut Object<'_>) -> Decoded<T>) -> Result<T> {
+        Body::of(&self.0)?.read(read)
+    }
+}
 
 impl<S: Sync> FromRequest<S> for BodyOnly {
     type Rejection = Error;
 
     async fn from_request(request: Request, _: &S) -> Result<Self> {
-        Body::of(request).await.map(Self)
+        bytes_of(request).await.map(Self)
     }
 }
 
@@ -57,14 +69,11 @@ impl<S: Sync> FromRequest<S> for Body {
 
     async fn from_request(request: Request, _: &S) -> Result<Self> {
         Query::none(request.uri())?;
-        Self::of(request).await
+        Self::of(&bytes_of(request).await?)
     }
 }
 
-impl Body {
-    /// The bytes are there already: see [`super::Intake`].
-    async fn of(request: Request) -> Result<Self> {
-        let bytes = to_bytes(request.into_body(), MAX_BODY_BYTES).await.map_err(Error::internal)?;
-        Ok(Self(decode::json(&bytes, MAX_BODY_NODES)?))
-    }
+/// They are there already: see [`super::Intake`].
+async fn bytes_of(request: Request) -> Result<Bytes> {
+    to_bytes(request.into_body(), MAX_BODY_BYTES).await.map_err(Error::internal)
 }

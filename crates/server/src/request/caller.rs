@@ -18,6 +18,7 @@ use crate::{
     closed::Closed,
     db::{Db, Row, vals},
     error::{Error, Result},
+    hex,
 };
 
 /// What the key of a workspace begins with.
@@ -250,12 +251,7 @@ impl<S: Sync> FromRequestParts<S> for CallerOrWorker {
 
 /// The form in which a key is stored: nothing that reads the store can call with it.
 pub fn hash(key: &str) -> String {
-    use std::fmt::Write;
-
-    Sha256::digest(key.as_bytes()).iter().fold(String::with_capacity(64), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("writing to a string does not fail");
-        text
-    })
+    hex::digits(&Sha256::digest(key.as_bytes()))
 }
 
 /// Finds out who calls.
@@ -331,9 +327,10 @@ async fn authenticate_worker(db: &Db, key: &str) -> Result<Option<Result<Admissi
         if let Some(closed) = Closed::of(row.opt_time(5)?, row.opt_time(6)?) {
             return Ok(Some(Err(closed.into())));
         }
-        let token = match is_token {
-            true => Some(WorkToken { session: row.id(7)?, lease: row.int(8)?, hash: hash.clone() }),
-            false => None,
+        let token = if is_token {
+            Some(WorkToken { session: row.id(7)?, lease: row.int(8)?, hash: hash.clone() })
+        } else {
+            None
         };
         let worker = Worker { workspace: row.id(1)?, environment: row.id(2)?, token, key: row.id(0)? };
         Ok(Some(Ok(Admission { workspace: Some(worker.workspace.clone()), key: Key::Worker(worker), closed: None })))

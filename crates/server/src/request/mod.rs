@@ -78,9 +78,7 @@ impl Error {
             | Self::Rejected { .. }
             | Self::MethodNotAllowed
             | Self::Conflict(_)
-            | Self::LeaseLost { .. } => {
-                "invalid_request_error"
-            }
+            | Self::LeaseLost { .. } => "invalid_request_error",
             Self::Held(_) => "conflict_error",
             Self::Unauthenticated(_) => "authentication_error",
             Self::Forbidden(_) => "permission_error",

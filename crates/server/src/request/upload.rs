@@ -115,7 +115,13 @@ async fn in_time<T>(reading: impl Future<Output = multer::Result<T>>) -> Result<
         let seconds = UPLOAD_IDLE_TIMEOUT.as_secs();
         Error::invalid(format_args!("the body could not be read: nothing came for {seconds} seconds"))
     })?;
-    read.map_err(|error| Error::invalid(format_args!("the body could not be read: {error}")))
+    read.map_err(|error| {
+        let why = match error {
+            multer::Error::StreamReadFailed(cause) => cause.to_string(),
+            other => other.to_string(),
+        };
+        Error::invalid(format_args!("the body could not be read: {why}"))
+    })
 }
 
 /// The pieces of a body, one each time that somebody asks: the parser takes in whatever is there, and holds what it cannot
@@ -171,7 +177,7 @@ mod tests {
         Ok(parts)
     }
 
-    fn in_pieces(text: Vec<u8>, size: usize) -> Body {
+    fn in_pieces(text: &[u8], size: usize) -> Body {
         let pieces: Vec<_> = text.chunks(size).map(|piece| Ok::<_, std::io::Error>(piece.to_vec())).collect();
         Body::from_stream(futures_util::stream::iter(pieces))
     }
@@ -189,7 +195,7 @@ mod tests {
         let wanted =
             vec![("n".to_owned(), None, b"7".to_vec()), ("file".to_owned(), Some("a".to_owned()), content.clone())];
         for size in [1, 3, 1000, 1_000_000] {
-            assert_eq!(read(in_pieces(form(&content), size)).await.unwrap(), wanted, "{size}");
+            assert_eq!(read(in_pieces(&form(&content), size)).await.unwrap(), wanted, "{size}");
         }
     }
 
@@ -197,7 +203,7 @@ mod tests {
     async fn a_body_that_breaks_off_or_has_no_parts_is_refused_and_not_held() {
         let whole = form(b"content");
         for length in [0, 10, 60, whole.len() - 12] {
-            let error = read(in_pieces(whole[..length].to_vec(), 7)).await.unwrap_err();
+            let error = read(in_pieces(&whole[..length], 7)).await.unwrap_err();
             assert!(error.to_string().starts_with("the body could not be read: "), "{length}: {error}");
         }
         let endless = futures_util::stream::repeat_with(|| Ok::<_, std::io::Error>(vec![b' '; 10_000]));

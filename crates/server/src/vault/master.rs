@@ -49,8 +49,8 @@ impl MasterKey {
 
     fn of(bytes: KeyBytes) -> Self {
         let digest = Sha256::new().chain_update(b"rota master key\n").chain_update(*bytes).finalize();
-        let fingerprint = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-        Self { bytes, fingerprint }
+        let first: [u8; 8] = digest[..8].try_into().expect("a digest has 32 bytes");
+        Self { bytes, fingerprint: format!("{:016x}", u64::from_be_bytes(first)) }
     }
 
     fn read(text: &str) -> Option<Self> {

@@ -87,7 +87,7 @@ pub async fn exchange(client: &Client, allow_private: bool, refresh: &Refresh, s
         TokenEndpointAuth::Open => form.push(("client_id", &refresh.client_id)),
         TokenEndpointAuth::Post => form.extend([("client_id", &*refresh.client_id), ("client_secret", client_secret)]),
         TokenEndpointAuth::Basic => {
-            request = request.header(header::AUTHORIZATION, basic(&refresh.client_id, client_secret))
+            request = request.header(header::AUTHORIZATION, basic(&refresh.client_id, client_secret));
         }
     }
     let body = form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish();
@@ -114,7 +114,7 @@ async fn judge(mut response: Response, secrets: &Secrets) -> Exchanged {
     if let Some(code) = answer.error {
         // Some endpoints refuse with 200.
         let passes = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS || is_temporary(&code);
-        let code: String = code.chars().filter(|c| c.is_ascii_graphic()).take(64).collect();
+        let code: String = code.chars().filter(char::is_ascii_graphic).take(64).collect();
         return if passes {
             Exchanged::Failed { why: format!("{status}: {code}"), response: Some(shown()), wait }
         } else {

@@ -32,7 +32,7 @@ pub async fn create(
     State(app): State<App>,
     caller: Caller,
     PathAndQuery(store, query): PathAndQuery<String>,
-    BodyOnly(body): BodyOnly,
+    body: BodyOnly,
 ) -> Result<Json<Memory>> {
     let view = only_view(&query, View::Basic)?;
     let new = body.read(CreateMemory::read)?;
@@ -59,7 +59,7 @@ pub async fn update(
     State(app): State<App>,
     caller: Caller,
     PathAndQuery(ids, query): PathAndQuery<Ids>,
-    BodyOnly(body): BodyOnly,
+    body: BodyOnly,
 ) -> Result<Json<Memory>> {
     let view = only_view(&query, View::Basic)?;
     let update = body.read(UpdateMemory::read)?;

@@ -13,6 +13,7 @@ use super::{purge, store};
 use crate::{
     db::{Row, Tx, Val, vals},
     error::{Error, Result},
+    hex,
 };
 
 /// A store that is being written to.
@@ -53,7 +54,7 @@ fn head(row: &Row<'_>) -> Result<Head> {
 
 /// The hash of a content, as the API has it.
 pub fn hash(content: &[u8]) -> String {
-    Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::digits(&Sha256::digest(content))
 }
 
 impl Writing {

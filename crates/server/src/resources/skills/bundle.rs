@@ -15,7 +15,7 @@ use super::manifest;
 use crate::{
     error::{Error, Result},
     limits::{
-        MAX_SKILL_BYTES, MAX_SKILL_DEPTH, MAX_SKILL_FILES, MAX_SKILL_FILE_NAME, MAX_SKILL_PATH, MAX_SKILL_RATIO,
+        MAX_SKILL_BYTES, MAX_SKILL_DEPTH, MAX_SKILL_FILE_NAME, MAX_SKILL_FILES, MAX_SKILL_PATH, MAX_SKILL_RATIO,
         SMALL_SKILL_BYTES,
     },
 };
@@ -205,9 +205,8 @@ impl Source {
             let content = self.content(entry.at, left)?;
             left -= content.len();
             let mode = if entry.is_executable { 0o755 } else { 0o644 };
-            let options = SimpleFileOptions::default()
-                .compression_method(CompressionMethod::Deflated)
-                .unix_permissions(mode);
+            let options =
+                SimpleFileOptions::default().compression_method(CompressionMethod::Deflated).unix_permissions(mode);
             archive.start_file(format!("{name}/{path}"), options).map_err(Error::internal)?;
             archive.write_all(&content).map_err(Error::internal)?;
         }
@@ -290,7 +289,7 @@ pub struct Kept {
     pub is_executable: bool,
 }
 
-/// Unpacks an archive that [`Bundle`] has written, one file at a time.
+/// Unpacks an archive that `Bundle` has written, one file at a time.
 ///
 /// # Errors
 /// When it is not one, or `each` fails.

@@ -49,10 +49,16 @@ mod tests {
     #[test]
     fn a_front_matter_says_name_and_description_and_may_say_more() {
         for (text, said) in [
-            ("---\nname: report\ndescription: Writes reports.\n---\n# Report\n", matter(Some("report"), Some("Writes reports."))),
+            (
+                "---\nname: report\ndescription: Writes reports.\n---\n# Report\n",
+                matter(Some("report"), Some("Writes reports.")),
+            ),
             ("---\r\nname: report\r\ndescription: a\r\n---\r\n", matter(Some("report"), Some("a"))),
             ("\u{feff}---\nname: report\n---", matter(Some("report"), None)),
-            ("---\ndescription: >-\n  Two\n  lines.\nallowed-tools: [bash]\nmetadata: {a: b}\n---\n", matter(None, Some("Two lines."))),
+            (
+                "---\ndescription: >-\n  Two\n  lines.\nallowed-tools: [bash]\nmetadata: {a: b}\n---\n",
+                matter(None, Some("Two lines.")),
+            ),
             ("---\nname: \"quoted\"\ndescription: 'a: b'\n---\n", matter(Some("quoted"), Some("a: b"))),
             ("---\n---\n", matter(None, None)),
             ("# Report\n---\nname: late\n---\n", matter(None, None)),

@@ -129,7 +129,8 @@ pub fn is_placed(tx: &mut Tx<'_>, session: &SessionId, place: i64, node: &str) -
 pub fn are_named(tx: &mut Tx<'_>, blobs: &[BlobId]) -> Result<Vec<BlobId>> {
     let mut named = Vec::new();
     for blob in blobs {
-        let sql = "SELECT 1 FROM skill_versions WHERE blob_id = $1 UNION ALL SELECT 1 FROM session_skills WHERE blob_id = $1
+        let sql =
+            "SELECT 1 FROM skill_versions WHERE blob_id = $1 UNION ALL SELECT 1 FROM session_skills WHERE blob_id = $1
             LIMIT 1";
         if tx.one(sql, vals![blob], |_| Ok(()))?.is_some() {
             named.push(blob.clone());

@@ -47,7 +47,9 @@ pub(super) fn insert(tx: &mut Tx<'_>, workspace: &WorkspaceId, form: &Form, blob
     tx.lock("workspaces WHERE id = $1", vals![workspace])?;
     let count = tx.one("SELECT count(*) FROM skills WHERE workspace_id = $1", vals![workspace], |row| row.int(0))?;
     if count.unwrap_or_default() >= MAX_SKILLS {
-        return Err(Error::invalid(format_args!("a workspace may have no more than {MAX_SKILLS} skills; delete others")));
+        return Err(Error::invalid(format_args!(
+            "a workspace may have no more than {MAX_SKILLS} skills; delete others"
+        )));
     }
     let now = tx.now();
     let (id, bundle) = (SkillId::new(now), &form.bundle);

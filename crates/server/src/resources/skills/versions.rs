@@ -1,6 +1,10 @@
 //! Versions of skills: the handlers.
 
-use axum::{body::Body, extract::State, response::Response};
+use axum::{
+    body::Body,
+    extract::{FromRequest, Request, State},
+    response::Response,
+};
 use http::{HeaderMap, HeaderValue, header};
 use rota_api::{
     Deleted,
@@ -27,14 +31,17 @@ pub async fn create(
     caller: Caller,
     headers: HeaderMap,
     Path(id): Path<String>,
-    form: Upload,
+    request: Request,
 ) -> Result<Json<Shaped<SkillVersion, OldSkillVersion>>> {
     check_id(&id)?;
     let shape = Shape::of(&headers);
-    let bundle = upload::read(form, shape).await?.bundle;
+    // Whether there is such a skill is said before what is wrong with the form.
+    let (workspace, skill) = (caller.workspace.clone(), id.clone());
+    app.db.read(move |tx| store::get(tx, &workspace, &skill)).await?;
+    let bundle = upload::read(Upload::from_request(request, &()).await?, shape).await?.bundle;
     let blob = store::keep(&app, &caller.workspace, &bundle).await?;
     let write = app.db.write(move |tx| store::insert_version(tx, &caller.workspace, &id, &bundle, &blob));
-    shape.version(write.await?).map(Json)
+    Ok(Json(shape.version(write.await?)))
 }
 
 /// `GET /v1/skills/{skill_id}/versions/{version}`.
@@ -48,7 +55,7 @@ pub async fn retrieve(
     let shape = Shape::of(&headers);
     let version = shape.address(&version)?;
     let read = app.db.read(move |tx| find(tx, &caller.workspace, &id, &version));
-    shape.version(read.await?).map(Json)
+    Ok(Json(shape.version(read.await?)))
 }
 
 /// `GET /v1/skills/{skill_id}/versions`.
@@ -58,14 +65,14 @@ pub async fn list(
     headers: HeaderMap,
     PathAndQuery(id, query): PathAndQuery<String>,
 ) -> Result<Json<Shaped<NullPage<SkillVersion>, OldPage<OldSkillVersion>>>> {
+    let paging = paging(&query)?;
     check_id(&id)?;
     let shape = Shape::of(&headers);
-    let paging = paging(&query)?;
     let (workspace, skill) = (caller.workspace.clone(), id.clone());
     app.db.read(move |tx| store::get(tx, &workspace, &skill)).await?;
     let list = List { select: store::select_versions(&caller.workspace, &id), key: "id", paging };
     let Json(page) = list.page(&app.db, store::version_from_row, |version| version.id.to_string()).await?;
-    shape.page(page, Shape::version).map(Json)
+    shape.page(page, |shape, version| Ok(shape.version(version))).map(Json)
 }
 
 /// `DELETE /v1/skills/{skill_id}/versions/{version}`.
@@ -107,7 +114,11 @@ pub async fn download(
 
 /// Versions are looked for where their skill can be: the prebuilt ones have none here.
 fn check_id(id: &str) -> Result<()> {
-    if is_plausible::<SkillId>(id) { Ok(()) } else { Err(Error::invalid(format_args!("Invalid skill_id format: {id}"))) }
+    if is_plausible::<SkillId>(id) {
+        Ok(())
+    } else {
+        Err(Error::invalid(format_args!("Invalid skill_id format: {id}")))
+    }
 }
 
 /// How a path names a version.
@@ -164,10 +175,10 @@ impl Shape {
         }
     }
 
-    fn version(self, stored: StoredVersion) -> Result<Shaped<SkillVersion, OldSkillVersion>> {
+    fn version(self, stored: StoredVersion) -> Shaped<SkillVersion, OldSkillVersion> {
         let StoredVersion { id, skill: skill_id, name, description, created_at, .. } = stored;
         let r#type = "skill_version";
-        Ok(match self {
+        match self {
             Self::New => Shaped::New(SkillVersion { r#type, id, skill_id, name, description, created_at }),
             Self::Old => Shaped::Old(OldSkillVersion {
                 r#type,
@@ -179,6 +190,6 @@ impl Shape {
                 description,
                 created_at,
             }),
-        })
+        }
     }
 }

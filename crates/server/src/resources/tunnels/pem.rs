@@ -1,11 +1,11 @@
 //! Pure: what a PEM text says of the authority that it holds.
 
-use std::fmt::Write;
-
 use rota_api::Time;
 use rustls::pki_types::pem::{PemObject, SectionKind};
 use sha2::{Digest, Sha256};
 use x509_cert::{Certificate, der::Decode, ext::pkix::BasicConstraints};
+
+use crate::hex;
 
 /// 9999-12-31T23:59:59Z: the time of certificates that do not expire (RFC 5280, 4.1.2.5).
 const NEVER: u64 = 253_402_300_799;
@@ -40,9 +40,6 @@ pub fn read(text: &str) -> Result<Authority, &'static str> {
     }
     let seconds = certificate.tbs_certificate.validity.not_after.to_unix_duration().as_secs();
     let expires_at = (seconds != NEVER).then(|| Time::from_micros(seconds as i64 * 1_000_000));
-    let fingerprint = Sha256::digest(der).iter().fold(String::with_capacity(64), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("writing to a string does not fail");
-        text
-    });
+    let fingerprint = hex::digits(&Sha256::digest(der));
     Ok(Authority { fingerprint, expires_at })
 }

@@ -262,10 +262,8 @@ pub(super) fn stop(tx: &mut Tx<'_>, caller: &CallerOrWorker, environment: &str, 
     let halted = lease.halted || caller.worker().is_none();
     let at_once = force || lease.state == WorkState::Queued;
     let now = tx.now();
-    let (state, stopped_at, due_at) = match at_once {
-        true => (WorkState::Stopped, Some(now), None),
-        false => (WorkState::Stopping, None, lease.due_at),
-    };
+    let (state, stopped_at, due_at) =
+        if at_once { (WorkState::Stopped, Some(now), None) } else { (WorkState::Stopping, None, lease.due_at) };
     tx.execute(
         "UPDATE work SET halted = $4, stop_requested_at = coalesce(stop_requested_at, $3), lease_updated_at = $3,
              state = $5, stopped_at = $6, due_at = $7, polled_at = NULL

@@ -1,7 +1,5 @@
 //! Files that events refer to: images and documents that a model reads, and rubrics.
 
-use std::collections::BTreeMap;
-
 use rota_api::{event::EventBody, id::WorkspaceId};
 use serde_json::Value;
 
@@ -40,7 +38,7 @@ pub fn check<'a>(
     workspace: &WorkspaceId,
     events: impl IntoIterator<Item = &'a EventBody>,
 ) -> Result<()> {
-    let mut found = BTreeMap::new();
+    let mut found = Vec::new();
     for event in events {
         let content = match event {
             EventBody::UserMessage { content } => Some(content.as_slice()),
@@ -55,7 +53,7 @@ pub fn check<'a>(
         };
         content.into_iter().flatten().for_each(|block| collect(block, &mut found));
     }
-    check_found(tx, workspace, &found)
+    check_found(tx, workspace, found)
 }
 
 /// The same for events as a client sent them.
@@ -64,28 +62,31 @@ pub fn check_sent<'a>(
     workspace: &WorkspaceId,
     sent: impl IntoIterator<Item = &'a Value>,
 ) -> Result<()> {
-    let mut found = BTreeMap::new();
+    let mut found = Vec::new();
     for event in sent {
         collect_rubric(&event["rubric"], &mut found);
         event["content"].as_array().into_iter().flatten().for_each(|block| collect(block, &mut found));
     }
-    check_found(tx, workspace, &found)
+    check_found(tx, workspace, found)
 }
 
-fn check_found(tx: &mut Tx<'_>, workspace: &WorkspaceId, found: &BTreeMap<&str, Use>) -> Result<()> {
+fn check_found(tx: &mut Tx<'_>, workspace: &WorkspaceId, mut found: Vec<(&str, Use)>) -> Result<()> {
     if found.len() > MAX_FILES_OF_EVENTS {
         return Err(Error::invalid(format_args!(
             "the events refer to {} files; at most {MAX_FILES_OF_EVENTS} are allowed",
             found.len()
         )));
     }
+    found.sort_unstable();
+    found.dedup();
     let mut missing = Vec::new();
     for (id, used) in found {
         match files::source(tx, workspace, id)? {
-            None => missing.push(*id),
-            Some(file) => check_readable(&file, *used)?,
+            None => missing.push(id),
+            Some(file) => check_readable(&file, used)?,
         }
     }
+    missing.dedup();
     if missing.is_empty() { Ok(()) } else { Err(files_missing(&missing.join(", "))) }
 }
 
@@ -134,15 +135,15 @@ pub fn referred(source: &Value) -> Option<&str> {
     (source["type"] == "file").then(|| source["file_id"].as_str()).flatten()
 }
 
-fn collect<'a>(block: &'a Value, found: &mut BTreeMap<&'a str, Use>) {
+fn collect<'a>(block: &'a Value, found: &mut Vec<(&'a str, Use)>) {
     let used = if block["type"] == "image" { Use::Image } else { Use::Document };
     if let Some(id) = referred(&block["source"]) {
-        found.insert(id, used);
+        found.push((id, used));
     }
 }
 
-fn collect_rubric<'a>(rubric: &'a Value, found: &mut BTreeMap<&'a str, Use>) {
+fn collect_rubric<'a>(rubric: &'a Value, found: &mut Vec<(&'a str, Use)>) {
     if let Some(id) = referred(rubric) {
-        found.insert(id, Use::Rubric);
+        found.push((id, Use::Rubric));
     }
 }

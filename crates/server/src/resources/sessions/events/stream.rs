@@ -418,10 +418,10 @@ fn head(id: Option<i64>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use rota_api::id::ApiKeyId;
+    use rota_api::id::{ApiKeyId, WorkspaceId};
 
     use super::*;
-    use crate::{clock::Clock, config::Config};
+    use crate::{clock::Clock, config::Config, request::Caller};
 
     #[tokio::test]
     async fn a_stream_with_nothing_to_tell_says_that_it_is_alive() {
@@ -429,8 +429,8 @@ mod tests {
         let config = Config { data: data.path().to_owned(), listen: "127.0.0.1:0".to_owned(), ..Config::default() };
         let server = crate::serve(config, Clock::System).await.unwrap();
         let (app, now) = (server.app().clone(), Time::from_micros(0));
-        let (session, caller) =
-            (SessionId::new(now), Caller { workspace: WorkspaceId::new(now), key: ApiKeyId::new(now) });
+        let caller: CallerOrWorker = Caller { workspace: WorkspaceId::new(now), key: ApiKeyId::new(now) }.into();
+        let session = SessionId::new(now);
         let mut open = Open {
             watcher: app.hub.watch(&session),
             _place: app.streams.take(&caller.workspace, 1, 1).unwrap(),
