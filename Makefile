@@ -23,7 +23,7 @@ check:
 	rm -f target/statements
 	ROTA_STATEMENTS=$(CURDIR)/target/statements cargo test --workspace
 
-# While working: format, lints, and the tests beside the code. Under two minutes where the last run is not long ago.
+# While working: format, lints, and the tests beside the code.
 quick:
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- --deny warnings
