@@ -436,9 +436,8 @@ async fn an_endpoint_that_is_enabled_while_the_sender_looks_misses_nothing() {
             UPDATE webhook_endpoints SET state = 'enabled';
             UPDATE webhook_deliveries SET due_at = created_at;
             DO $$ BEGIN
-                WHILE NOT EXISTS (SELECT 1 FROM pg_locks WHERE NOT granted AND pid IN (
-                    SELECT pid FROM pg_stat_get_activity(NULL) WHERE datid = (
-                        SELECT oid FROM pg_database WHERE datname = current_database())))
+                WHILE NOT EXISTS (
+                    SELECT 1 FROM pg_locks WHERE NOT granted AND transactionid = pg_current_xact_id()::xid)
                 LOOP PERFORM pg_sleep(0.005); END LOOP;
             END $$;
             COMMIT;";
