@@ -168,9 +168,9 @@ pub fn remove(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, force: bool) -
     Ok(Deleted::new("environment_deleted", id))
 }
 
-/// How many sessions of a workspace use an environment.
-const SESSIONS: &str =
-    "SELECT count(*) FROM sessions WHERE workspace_id = $1 AND environment_id = $2 AND status <> 'terminated'";
+/// How many sessions of a workspace use a self-hosted environment.
+const SESSIONS: &str = "SELECT count(*) FROM sessions
+    WHERE workspace_id = $1 AND environment_id = $2 AND self_hosted = 1 AND status <> 'terminated'";
 
 /// Sessions of a self-hosted environment wait for workers that find them through it. Those of a cloud environment go on
 /// without it.

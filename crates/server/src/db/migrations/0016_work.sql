@@ -60,6 +60,9 @@ CREATE TABLE work_pollers (
 
 -- Whether the tools of a session run at a worker. It stays so when the environment is deleted.
 ALTER TABLE sessions ADD COLUMN self_hosted BIGINT NOT NULL DEFAULT 0;
+
+-- Such an environment is not deleted while sessions use it.
+CREATE INDEX sessions_environment ON sessions (workspace_id, environment_id) WHERE self_hosted = 1;
 UPDATE sessions SET self_hosted = 1
 WHERE environment_id IN (SELECT id FROM environments WHERE config LIKE '%"type":"self_hosted"%');
 
