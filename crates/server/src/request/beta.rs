@@ -24,7 +24,7 @@ const AGENT_MEMORY: &str = "agent-memory-2026-07-22";
 /// 404 when it is required and not named; 400 when what is named is no name of a beta.
 pub fn check(path: &str, required: bool, headers: &HeaderMap) -> Result<()> {
     let betas = betas(headers);
-    if let Some(wrong) = betas.iter().find(|beta| !is_well_formed(beta)) {
+    if let Some(wrong) = betas.iter().find(|beta| **beta != MANAGED_AGENTS && !is_well_formed(beta)) {
         return Err(unexpected(wrong));
     }
     if !required || betas.contains(&MANAGED_AGENTS) {

@@ -201,13 +201,33 @@ pub fn referenced(
     tx.one(sql, vals![workspace, id], |row| Ok((row.id("id")?, row.json("config")?)))
 }
 
-/// Whether workers of the user run the tools, by the configuration as it is stored. It is not read whole: who starts sessions asks.
-pub fn is_self_hosted(config: &str) -> Result<bool> {
-    #[derive(Deserialize)]
-    struct Kind<'a> {
-        r#type: &'a str,
+/// What everybody who starts sessions asks of an environment.
+pub struct Kind {
+    /// Whether workers of the user run the tools.
+    pub is_self_hosted: bool,
+    /// Whether its network keeps nothing out that an agent may name.
+    pub is_open: bool,
+}
+
+impl Kind {
+    /// By the configuration as it is stored, which is not read whole: a deployment that starts has no time for it.
+    pub fn of(config: &str) -> Result<Self> {
+        #[derive(Deserialize)]
+        struct Tag<'a> {
+            r#type: &'a str,
+        }
+        #[derive(Deserialize)]
+        struct Tags<'a> {
+            r#type: &'a str,
+            #[serde(borrow)]
+            networking: Option<Tag<'a>>,
+        }
+        let tags: Tags<'_> = serde_json::from_str(config)?;
+        Ok(Self {
+            is_self_hosted: tags.r#type == "self_hosted",
+            is_open: tags.networking.is_none_or(|networking| networking.r#type == "unrestricted"),
+        })
     }
-    Ok(serde_json::from_str::<Kind<'_>>(config)?.r#type == "self_hosted")
 }
 
 /// The configuration of an environment, archived or not; `None` once it is deleted.

@@ -7,10 +7,9 @@ use rota_api::{
     id::WorkspaceId,
     session::Resource,
 };
-use serde::Deserialize;
 use serde_json::Value;
 
-use super::run::Target;
+use super::run::{Environment, Target};
 use crate::{
     app::FirePolicy,
     closed::Closed,
@@ -131,17 +130,17 @@ fn check_skills(tx: &mut Tx<'_>, workspace: &WorkspaceId, skills: Option<&[Skill
 /// The environment, what is to be mounted there, and whom its network keeps the agents from.
 fn check_environment(tx: &mut Tx<'_>, workspace: &WorkspaceId, target: &Target) -> Result<(), Obstacle> {
     let id = &target.environment_id;
-    let Some((archived, environment)) = &target.environment else {
+    let Some(Environment { is_archived, kind, config }) = &target.environment else {
         let message = format!("session creation rejected: environment `{id}` not found");
         return fails(RunErrorType::EnvironmentNotFound, message);
     };
-    if *archived {
+    if *is_archived {
         return fails(RunErrorType::EnvironmentArchived, format!("environment `{id}` is archived"));
     }
-    if target.resources == "[]" && is_open(environment)? {
+    if target.resources == "[]" && kind.is_open {
         return Ok(());
     }
-    let environment: EnvironmentConfig = serde_json::from_str(environment).map_err(Error::from)?;
+    let environment: EnvironmentConfig = serde_json::from_str(config).map_err(Error::from)?;
     if let Some((r#type, message)) = missing_resource(tx, workspace, target, &environment)? {
         return fails(r#type, message);
     }
@@ -164,21 +163,6 @@ fn check_vaults(tx: &mut Tx<'_>, workspace: &WorkspaceId, target: &Target) -> Re
         }
         Some(vaults::Unusable::Archived(id)) => fails(RunErrorType::VaultArchived, format!("vault `{id}` is archived")),
     }
-}
-
-/// Whether an environment keeps nothing out that an agent may name: most are so, and need not be read whole.
-fn is_open(environment: &str) -> Result<bool> {
-    #[derive(Deserialize)]
-    struct Tag<'a> {
-        r#type: &'a str,
-    }
-    #[derive(Deserialize)]
-    struct Kind<'a> {
-        #[serde(borrow)]
-        networking: Option<Tag<'a>>,
-    }
-    let kind: Kind<'_> = serde_json::from_str(environment)?;
-    Ok(kind.networking.is_none_or(|networking| networking.r#type == "unrestricted"))
 }
 
 /// The first resource that cannot be mounted.

@@ -10,8 +10,8 @@ mod standing;
 mod store;
 mod write;
 
-use axum::extract::State;
-use http::HeaderMap;
+use axum::extract::{FromRequestParts, State};
+use http::request::Parts;
 use rota_api::{
     deployment::{Deployment, DeploymentFields, DeploymentRun, UpdateDeployment},
     id::{AgentId, DeploymentId},
@@ -93,9 +93,9 @@ pub async fn run(
     State(app): State<App>,
     Starter(caller): Starter,
     Path(id): Path<String>,
-    headers: HeaderMap,
+    IdempotencyKey(key): IdempotencyKey,
 ) -> Result<Json<DeploymentRun>> {
-    let by_hand = ByHand { workspace: caller.workspace, id, key: idempotency_key(&headers)? };
+    let by_hand = ByHand { workspace: caller.workspace, id, key };
     let (wish, policy) = (by_hand.clone(), app.fire_policy());
     let fired = match app.db.write(move |tx| wish.fire(tx, &policy)).await {
         Err(Error::Internal(cause)) => {
@@ -120,12 +120,19 @@ pub fn count_run(run: &DeploymentRun) {
     metrics::counter!("rota_deployment_runs_total", "outcome" => run.outcome()).increment(1);
 }
 
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>> {
-    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
-    match value.to_str() {
-        Ok(key) if (1..=MAX_IDEMPOTENCY_KEY).contains(&key.len()) => Ok(Some(key.to_owned())),
-        _ => Err(Error::invalid(format_args!(
-            "the Idempotency-Key header must have 1 to {MAX_IDEMPOTENCY_KEY} visible ASCII characters"
-        ))),
+/// The `Idempotency-Key` of a request, which may have none.
+pub struct IdempotencyKey(Option<String>);
+
+impl<S: Sync> FromRequestParts<S> for IdempotencyKey {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self> {
+        let Some(value) = parts.headers.get("idempotency-key") else { return Ok(Self(None)) };
+        match value.to_str() {
+            Ok(key) if (1..=MAX_IDEMPOTENCY_KEY).contains(&key.len()) => Ok(Self(Some(key.to_owned()))),
+            _ => Err(Error::invalid(format_args!(
+                "the Idempotency-Key header must have 1 to {MAX_IDEMPOTENCY_KEY} visible ASCII characters"
+            ))),
+        }
     }
 }

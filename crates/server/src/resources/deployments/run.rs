@@ -1,5 +1,7 @@
 //! Firing a deployment: the one way in which it starts, for a caller and for the scheduler.
 
+use std::sync::LazyLock;
+
 use rota_api::{
     agent::{AgentReference, Skill},
     deployment::{DeploymentRun, RunError, RunErrorType, TriggerContext},
@@ -136,12 +138,19 @@ pub(super) struct Target {
     /// Those of the agent itself.
     pub(super) skills: Option<Vec<Skill>>,
     pub(super) environment_id: EnvironmentId,
-    /// Whether it is archived, and its configuration as JSON.
-    pub(super) environment: Option<(bool, String)>,
+    pub(super) environment: Option<Environment>,
     pub(super) initial_events: String,
     pub(super) resources: String,
     pub(super) vault_ids: String,
     archived: bool,
+}
+
+/// The environment of a deployment that starts.
+pub(super) struct Environment {
+    pub(super) is_archived: bool,
+    pub(super) kind: environments::Kind,
+    /// As JSON.
+    pub(super) config: String,
 }
 
 impl Target {
@@ -159,17 +168,11 @@ impl Target {
         LEFT JOIN environments e ON e.workspace_id = d.workspace_id AND e.id = d.environment_id";
 
     fn find(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Option<Self>> {
-        let sql = format!(
-            "SELECT {} FROM {} WHERE d.workspace_id = $1 AND d.id = $2 AND a.id IS NOT NULL",
-            Self::COLUMNS,
-            Self::TABLES
-        );
-        tx.one(&sql, vals![workspace, id], Self::from_row)
-    }
-
-    /// Whether workers of the user run the tools.
-    fn is_self_hosted(&self) -> Result<bool> {
-        self.environment.as_ref().map_or(Ok(false), |(_, config)| environments::is_self_hosted(config))
+        static SQL: LazyLock<String> = LazyLock::new(|| {
+            let (columns, tables) = (Target::COLUMNS, Target::TABLES);
+            format!("SELECT {columns} FROM {tables} WHERE d.workspace_id = $1 AND d.id = $2 AND a.id IS NOT NULL")
+        });
+        tx.one(&SQL, vals![workspace, id], Self::from_row)
     }
 
     pub(super) fn from_row(row: &Row<'_>) -> Result<Self> {
@@ -185,7 +188,12 @@ impl Target {
             environment_id: row.id("environment_id")?,
             environment: {
                 let is_archived = row.opt_time("environment_archived_at")?.is_some();
-                row.opt_text("environment_config")?.map(|config| (is_archived, config))
+                let config = row.opt_text("environment_config")?;
+                config
+                    .map(|config| {
+                        Ok::<_, Error>(Environment { is_archived, kind: environments::Kind::of(&config)?, config })
+                    })
+                    .transpose()?
             },
             initial_events: row.text("initial_events")?,
             resources: row.text("resources")?,
@@ -207,7 +215,7 @@ fn insert_session(tx: &mut Tx<'_>, workspace: &WorkspaceId, target: &Target) -> 
             agent: &target.agent,
             changed_agent: None,
             environment: &target.environment_id,
-            self_hosted: target.is_self_hosted()?,
+            self_hosted: target.environment.as_ref().is_some_and(|environment| environment.kind.is_self_hosted),
             deployment: Some(&target.id),
             title: Some(&target.name),
             metadata: "{}",
