@@ -347,6 +347,9 @@ pub const BLOB_PARTS_BYTES: usize = 48 * 1024 * 1024;
 pub const BLOB_PARTS_BYTES_OF_ONE: usize = 24 * 1024 * 1024;
 /// How long the place of blobs may take to answer.
 pub const BLOB_ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long it may take altogether to give the content of a blob, however few bytes come at a time. What the reader takes is
+/// not counted.
+pub const BLOB_READ_TIMEOUT: Duration = Duration::from_mins(30);
 /// Most bytes of a file that a model is sent.
 pub const MAX_INLINE_BYTES: usize = 20 * 1024 * 1024;
 /// Most bytes of the files that a model is sent with one request; instead of further ones it reads that they are too much.
