@@ -9,7 +9,7 @@
 mod place;
 pub mod sweep;
 
-use std::{mem, sync::Arc, time::Duration};
+use std::{fs::File, io, mem, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{
@@ -32,8 +32,8 @@ use crate::{
     error::{Error, Result},
     hex,
     limits::{
-        BLOB_ANSWER_TIMEOUT, BLOB_PARTS_BYTES, BLOB_PARTS_BYTES_OF_ONE, BLOB_READ_TIMEOUT, BODY_WAIT, INLINED_BYTES,
-        INLINED_BYTES_OF_ONE,
+        BLOB_ANSWER_TIMEOUT, BLOB_FLUSH_BYTES, BLOB_PARTS_BYTES, BLOB_PARTS_BYTES_OF_ONE, BLOB_READ_TIMEOUT, BODY_WAIT,
+        INLINED_BYTES, INLINED_BYTES_OF_ONE,
     },
     room::{Held, Room},
     telemetry,
@@ -84,8 +84,18 @@ impl Blobs {
             .await
             .map_err(|_| Error::Overloaded("the server is taking in as many files as it has room for; try again"))?;
         let id = BlobId::new(self.clock.now());
-        let (part, sending, hash) = (BytesMut::new(), JoinSet::new(), Sha256::new());
-        Ok(Writing { blobs: self, id, part, upload: None, sending, hash, size: 0, _room: room })
+        Ok(Writing {
+            blobs: self,
+            id,
+            part: BytesMut::new(),
+            upload: None,
+            sending: JoinSet::new(),
+            flushing: JoinSet::new(),
+            unflushed: 0,
+            hash: Sha256::new(),
+            size: 0,
+            _room: room,
+        })
     }
 
     /// Memory for the blobs that a model is sent with one request, as soon as there is some.
@@ -134,6 +144,10 @@ pub struct Writing<'a> {
     upload: Option<Upload>,
     /// The part before, which is hashed and sent while this one comes in.
     sending: JoinSet<Result<Sha256>>,
+    /// Brings parts that were sent to the disk while further ones come in.
+    flushing: JoinSet<io::Result<()>>,
+    /// Bytes that were sent since that began.
+    unflushed: usize,
     /// Of what was sent.
     hash: Sha256,
     size: u64,
@@ -159,6 +173,23 @@ impl Writing<'_> {
         Ok(())
     }
 
+    /// Has the disk begin with what was sent, once it has done what it was told before. A bucket needs no telling.
+    async fn flush(&mut self) -> Result<()> {
+        let Some(unfinished) = self.blobs.place.unfinished(&key(&self.id)) else { return Ok(()) };
+        self.is_flushed().await?;
+        self.unflushed = 0;
+        self.flushing.spawn_blocking(move || File::open(unfinished)?.sync_data());
+        Ok(())
+    }
+
+    async fn is_flushed(&mut self) -> Result<()> {
+        match timeout(BLOB_ANSWER_TIMEOUT, self.flushing.join_next()).await {
+            Ok(None) => Ok(()),
+            Ok(Some(flushed)) => flushed.map_err(Error::internal)?.map_err(|error| failed_here("writing", &error)),
+            Err(_) => Err(silent("writing")),
+        }
+    }
+
     /// How many bytes there are so far.
     pub fn size(&self) -> u64 {
         self.size
@@ -167,6 +198,10 @@ impl Writing<'_> {
     /// Begins to hash and to send what has come in, once the part before is there.
     async fn send_part(&mut self) -> Result<()> {
         self.is_sent().await?;
+        if self.unflushed >= BLOB_FLUSH_BYTES {
+            self.flush().await?;
+        }
+        self.unflushed += self.part.len();
         let upload = match &mut self.upload {
             Some(upload) => upload,
             none => {
@@ -206,6 +241,7 @@ impl Writing<'_> {
                 self.send_part().await?;
             }
             self.is_sent().await?;
+            self.is_flushed().await?;
             if let Some(mut upload) = self.upload.take() {
                 answered("writing", upload.begun().complete()).await?;
                 upload.0 = None;
@@ -259,16 +295,11 @@ fn in_time(
 }
 
 /// What is in a file of the folder of blobs.
-fn pieces_of(file: std::fs::File) -> impl Stream<Item = Result<Bytes>> + Send {
+fn pieces_of(file: File) -> impl Stream<Item = Result<Bytes>> + Send {
     let file = tokio::fs::File::from_std(file);
     try_unfold(file, |mut file| async move {
         let mut piece = BytesMut::with_capacity(PIECE);
-        let read = file.read_buf(&mut piece).await.map_err(|error| {
-            if telemetry::may_tell("blobs") {
-                tracing::error!(%error, "a blob could not be read");
-            }
-            unavailable()
-        })?;
+        let read = file.read_buf(&mut piece).await.map_err(|error| failed_here("reading", &error))?;
         Ok((read > 0).then(|| (piece.freeze(), file)))
     })
 }
@@ -297,6 +328,13 @@ fn failed(doing: &'static str, error: &object_store::Error) -> Error {
     }
     if telemetry::may_tell("blobs") {
         tracing::error!(%error, doing, "the place of blobs failed");
+    }
+    unavailable()
+}
+
+fn failed_here(doing: &'static str, error: &io::Error) -> Error {
+    if telemetry::may_tell("blobs") {
+        tracing::error!(%error, doing, "the folder of blobs failed");
     }
     unavailable()
 }
