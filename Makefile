@@ -13,7 +13,7 @@ demo:
 # of their suites also on PostgreSQL.
 test: check
 	tests/with-postgres sh -c 'ROTA_STATEMENTS=$(CURDIR)/target/statements \
-	  cargo test -p rota --test it --test statements -- --include-ignored --skip bucket:: $(NO_DISKS) && tests/sdk/run python' || [ $$? = 77 ]
+	  cargo test -p rota --test it --test statements -- --include-ignored --skip bucket:: --skip large_files:: $(NO_DISKS) && tests/sdk/run python' || [ $$? = 77 ]
 	tests/with-s3 cargo test -p rota --test it bucket -- --include-ignored || [ $$? = 77 ]
 	tests/sdk/run
 
@@ -25,7 +25,7 @@ check:
 	deny=$$(tests/setup --print-cargo-deny) && $$deny check licenses bans sources || [ $$? = 77 ]
 	rm -f target/statements
 	ROTA_STATEMENTS=$(CURDIR)/target/statements cargo test --workspace
-	[ -n '$(NO_DISKS)' ] || cargo test -p rota --test it full_disk:: -- --ignored
+	cargo test -p rota --test it large_files:: $(if $(NO_DISKS),,full_disk::) -- --ignored
 
 # While working: format, lints, and the tests beside the code.
 quick:
