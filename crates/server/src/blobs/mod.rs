@@ -90,6 +90,7 @@ impl Blobs {
             part: BytesMut::new(),
             upload: None,
             sending: JoinSet::new(),
+            spare: BytesMut::new(),
             flushing: JoinSet::new(),
             unflushed: 0,
             hash: Sha256::new(),
@@ -142,8 +143,9 @@ pub struct Writing<'a> {
     part: BytesMut,
     /// From the first full part on.
     upload: Option<Upload>,
-    /// The part before, which is hashed and sent while this one comes in.
-    sending: JoinSet<Result<Sha256>>,
+    /// The part before, which is hashed and sent while this one comes in, and its memory for the next one.
+    sending: JoinSet<Result<(Sha256, BytesMut)>>,
+    spare: BytesMut,
     /// Brings parts that were sent to the disk while further ones come in.
     flushing: JoinSet<io::Result<()>>,
     /// Bytes that were sent since that began.
@@ -209,18 +211,23 @@ impl Writing<'_> {
                 none.insert(Upload(Some(begun)))
             }
         };
-        let part = self.part.split().freeze();
+        let part = mem::replace(&mut self.part, mem::take(&mut self.spare)).freeze();
         self.part.reserve(self.blobs.place.part_bytes());
         let hashing = hashed(mem::take(&mut self.hash), part.clone());
-        let sending = upload.begun().put_part(PutPayload::from_bytes(part));
-        self.sending.spawn(async { Ok(try_join(hashing, answered("writing", sending)).await?.0) });
+        let sending = upload.begun().put_part(PutPayload::from_bytes(part.clone()));
+        self.sending.spawn(async move {
+            let (hash, ()) = try_join(hashing, answered("writing", sending)).await?;
+            let mut spare = part.try_into_mut().unwrap_or_default();
+            spare.clear();
+            Ok((hash, spare))
+        });
         Ok(())
     }
 
     /// Waits until the part that was sent last is there.
     async fn is_sent(&mut self) -> Result<()> {
         if let Some(sent) = self.sending.join_next().await {
-            self.hash = sent.map_err(Error::internal)??;
+            (self.hash, self.spare) = sent.map_err(Error::internal)??;
         }
         Ok(())
     }
