@@ -31,6 +31,18 @@ pub fn stream_request(session: &str, key: &str) -> Vec<u8> {
     .into_bytes()
 }
 
+/// The bytes of a request that uploads a file of `length` bytes: what comes before and after them.
+pub fn upload_request(path: &str, key: &str, length: usize) -> (Vec<u8>, Vec<u8>) {
+    let head = "--bench\r\ncontent-disposition: form-data; name=\"file\"; filename=\"bench.bin\"\r\n\r\n";
+    let tail = "\r\n--bench--\r\n";
+    let request = format!(
+        "POST {path} HTTP/1.1\r\nhost: localhost\r\nx-api-key: {key}\r\nanthropic-beta: managed-agents-2026-04-01\r\n\
+         content-type: multipart/form-data; boundary=bench\r\ncontent-length: {}\r\n\r\n{head}",
+        head.len() + length + tail.len()
+    );
+    (request.into_bytes(), tail.as_bytes().to_vec())
+}
+
 /// A connection that is kept alive between requests.
 pub struct Connection {
     stream: TcpStream,
@@ -49,8 +61,16 @@ impl Connection {
     /// # Errors
     /// When the answer is not a 200.
     pub async fn exchange(&mut self, request: &[u8]) -> Result<&[u8]> {
+        self.send(request).await?;
+        self.answer().await
+    }
+
+    /// Reads the body of the answer to what was sent.
+    ///
+    /// # Errors
+    /// When the answer is not a 200.
+    pub async fn answer(&mut self) -> Result<&[u8]> {
         self.received.clear();
-        self.stream.write_all(request).await?;
         let head = self.read_until(END_OF_HEAD).await?;
         let (ok, length) = read_head(&self.received[..head])?;
         while self.received.len() < head + length {
@@ -65,6 +85,27 @@ impl Connection {
 
     pub async fn send(&mut self, request: &[u8]) -> Result<()> {
         Ok(self.stream.write_all(request).await?)
+    }
+
+    /// Reads an answer whose body may be of any length, and forgets it. Returns how long it was.
+    ///
+    /// # Errors
+    /// When the answer is not a 200.
+    pub async fn skip_answer(&mut self) -> Result<usize> {
+        self.received.clear();
+        let head = self.read_until(END_OF_HEAD).await?;
+        let (ok, length) = read_head(&self.received[..head])?;
+        if !ok {
+            bail!("the server answered {}", String::from_utf8_lossy(&self.received));
+        }
+        let mut left = length + head - self.received.len();
+        self.received.clear();
+        while left > 0 {
+            self.receive().await?;
+            left = left.checked_sub(self.received.len()).context("no more comes than was announced")?;
+            self.received.clear();
+        }
+        Ok(length)
     }
 
     /// Reads until `text` has come in, and forgets everything up to its end.

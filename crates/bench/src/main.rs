@@ -1,13 +1,16 @@
 //! `rota-bench`: Rota's promises of speed, measured on this machine beside the floors that the machine itself sets.
 
+mod attached;
 mod bare_store;
 mod database;
 mod disk;
 mod figures;
+mod files;
 mod fires;
 mod http;
 mod machine;
 mod memory;
+mod memory_stores;
 mod past;
 mod postgres;
 mod run_now;
@@ -46,6 +49,12 @@ enum What {
     RunNow,
     /// The same on PostgreSQL, beside `pgbench`. Needs `tests/with-postgres --durable`.
     Postgres,
+    /// Starting deployments with files, a memory store and a vault, beside the same without.
+    Attached,
+    /// Uploads and downloads, beside what `cp` does.
+    Files,
+    /// Lists of a memory store that has as much as it may.
+    MemoryStores,
     /// Sessions that work in sandboxes.
     Sessions,
     /// Fires on schedule, also on a store with a long past, and lists of runs there.
@@ -95,6 +104,15 @@ async fn main() -> Result<()> {
     }
     if matches!(what, None | Some(What::Postgres)) {
         postgres::measure(&settings).await?;
+    }
+    if matches!(what, None | Some(What::Attached)) {
+        attached::measure(&settings).await?;
+    }
+    if matches!(what, None | Some(What::Files)) {
+        files::measure(&settings).await?;
+    }
+    if matches!(what, None | Some(What::MemoryStores)) {
+        memory_stores::measure(&settings).await?;
     }
     if matches!(what, None | Some(What::Sessions)) {
         sessions::measure(&settings).await?;

@@ -109,10 +109,11 @@ impl Server {
     /// Makes an agent, an environment and `count` deployments that send `message` to their sessions and have the fields of
     /// `more`. Returns the deployments' ids.
     pub async fn create_deployments(&self, count: usize, message: &str, more: &Value) -> Result<Vec<String>> {
-        let mut connection = self.connect().await?;
         let agent = json!({"name": "bench", "model": "playbook", "tools": [{"type": "agent_toolset_20260401"}]});
-        let agent = self.create(&mut connection, "/v1/agents", &agent).await?;
-        let environment = self.create(&mut connection, "/v1/environments", &json!({"name": "bench"})).await?;
+        let agent = self.create_one("/v1/agents", &agent).await?;
+        // Names of environments are taken once.
+        let name = format!("bench {agent}");
+        let environment = self.create_one("/v1/environments", &json!({ "name": name })).await?;
         let mut body = json!({
             "name": "bench",
             "agent": agent,
@@ -132,6 +133,11 @@ impl Server {
             anyhow::Ok(ids)
         };
         Ok(try_join_all((0..CREATORS).map(|_| create())).await?.concat())
+    }
+
+    /// Makes one thing of those at `path`. Returns its id.
+    pub async fn create_one(&self, path: &str, body: &Value) -> Result<String> {
+        self.create(&mut self.connect().await?, path, body).await
     }
 
     async fn create(&self, connection: &mut Connection, path: &str, body: &Value) -> Result<String> {

@@ -341,12 +341,18 @@ pub const EXPIRE_BATCH: i64 = 500;
 pub const BLOB_PART_BYTES_OF_A_FOLDER: usize = 1024 * 1024;
 /// ... and to a bucket, which takes no smaller parts than 5 MiB, and at most 10,000 of them.
 pub const BLOB_PART_BYTES_OF_A_BUCKET: usize = 6 * 1024 * 1024;
+/// Bytes of a blob after which the disk of a folder is told to begin with them, so that it does not have all to do at the end:
+/// it must do so many within [`BLOB_ANSWER_TIMEOUT`].
+pub const BLOB_FLUSH_BYTES: usize = 16 * 1024 * 1024;
 /// Most memory for parts of blobs that are being written; who has no room waits.
 pub const BLOB_PARTS_BYTES: usize = 48 * 1024 * 1024;
 /// The part of [`BLOB_PARTS_BYTES`] that one workspace may have.
 pub const BLOB_PARTS_BYTES_OF_ONE: usize = 24 * 1024 * 1024;
 /// How long the place of blobs may take to answer.
 pub const BLOB_ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long it may take altogether to give the content of a blob, however few bytes come at a time. What the reader takes is
+/// not counted.
+pub const BLOB_READ_TIMEOUT: Duration = Duration::from_mins(30);
 /// Most bytes of a file that a model is sent.
 pub const MAX_INLINE_BYTES: usize = 20 * 1024 * 1024;
 /// Most bytes of the files that a model is sent with one request; instead of further ones it reads that they are too much.

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::{
     client::{Answer, Api, BETA, Refusal, invalid, not_found},
     given::{Parts, agent, id, over, script, toolset},
-    server::Rota,
+    server::{Rota, appears},
     stream::{first, text},
 };
 
@@ -332,6 +332,29 @@ async fn resources_of_a_session_are_added_listed_and_deleted_and_the_agent_sees_
 }
 
 #[tokio::test]
+async fn a_file_that_is_deleted_while_a_call_reads_it_is_read_to_its_end_and_gone_at_the_next_call() {
+    let rota = Rota::start().await;
+    let api = &rota.api;
+    let (gone, stays) = (upload(api, "a", b"was here").await, upload(api, "b", b"is here").await);
+    let resources = [&gone, &stays].map(|file| resource(file, &json!({"mount_path": file["filename"]})));
+    let reads = "exec 3< /mnt/session/uploads/a; touch started; while [ ! -e go ]; do sleep 0.05; done; cat <&3";
+    let changes = json!({"resources": resources, "initial_events": [script(reads)]});
+    let session = Parts::new(api).await.session(api, changes).await;
+    appears(rota.workspace_file(id(&session), "started")).await;
+    // The upload and the session's copy of it, so that the bytes go too.
+    for file in [id(&gone), session["resources"][0]["file_id"].as_str().unwrap()] {
+        api.delete(&format!("/v1/files/{file}")).await;
+    }
+    rota.advance_seconds(3601);
+    sweep(&rota).await;
+    std::fs::write(rota.workspace_file(id(&session), "go"), "").unwrap();
+    let mut stream = api.stream_from(id(&session), 0).await;
+    assert_eq!(text(first(&stream.turn().await, "agent.tool_result")), "was here");
+    api.events(id(&session), json!([script("ls /mnt/session/uploads")])).await;
+    assert_eq!(text(first(&stream.turn().await, "agent.tool_result")).trim(), "b");
+}
+
+#[tokio::test]
 async fn a_deployment_whose_file_is_gone_or_has_expired_records_file_not_found_error() {
     let rota = Rota::without_engine().await;
     let api = &rota.api;
@@ -484,20 +507,6 @@ pub fn large(bytes: usize) -> Body {
     let pieces = (0..bytes.div_ceil(PIECE)).map(move |i| vec![b'x'; PIECE.min(bytes - i * PIECE)]);
     let all = std::iter::once(head).chain(pieces).chain(std::iter::once(tail)).map(Ok::<_, std::io::Error>);
     Body::wrap_stream(futures_util::stream::iter(all))
-}
-
-#[tokio::test]
-async fn a_file_of_no_bytes_and_one_of_the_most_are_taken_and_one_more_byte_is_not() {
-    const MOST: usize = 500 * 1024 * 1024;
-    let rota = Rota::without_engine().await;
-    let api = &rota.api;
-    assert_eq!(upload(api, "empty", b"").await["size_bytes"], 0);
-    let whole = api.answer(sending(api, large(MOST))).await.success();
-    assert_eq!(whole["size_bytes"], MOST);
-    let refused = api.answer(sending(api, large(MOST + 1))).await.refusal();
-    let expected =
-        Refusal { status: 413, kind: "request_too_large".to_owned(), message: "file: larger than 500 MB".to_owned() };
-    assert_eq!(refused, expected);
 }
 
 #[tokio::test]

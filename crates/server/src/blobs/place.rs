@@ -35,6 +35,13 @@ impl Place {
             Self::Bucket => BLOB_PART_BYTES_OF_A_BUCKET,
         }
     }
+
+    /// The file that a blob is written to before it has its name, `<name>#<number>` by the library; `None` in a bucket. No two
+    /// blobs have one name, so the number is the first.
+    pub(super) fn unfinished(&self, at: &object_store::path::Path) -> Option<PathBuf> {
+        let Self::Folder(folder) = self else { return None };
+        Some(folder.join(format!("{at}#1")))
+    }
 }
 
 pub(super) fn open(config: &Config) -> Result<(Arc<dyn ObjectStore>, Place)> {

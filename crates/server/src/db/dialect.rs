@@ -53,6 +53,11 @@ pub(super) fn lock(rows: &str) -> String {
     format!("SELECT 1 FROM {rows} FOR UPDATE")
 }
 
+/// See [`super::Tx::lock_shared`].
+pub(super) fn lock_shared(rows: &str) -> String {
+    format!("SELECT 1 FROM {rows} FOR SHARE")
+}
+
 /// See [`super::Tx::lock_table`].
 pub(super) fn lock_table(table: &str) -> String {
     format!("LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE")

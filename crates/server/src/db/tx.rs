@@ -66,6 +66,14 @@ impl<'c> Tx<'c> {
         }
     }
 
+    /// The same for rows that are referred to and not changed: other transactions may do so too, and none has to wait for that.
+    pub fn lock_shared(&mut self, rows: &str, params: &[Val<'_>]) -> Result<()> {
+        match &mut self.connection {
+            Connection::Sqlite(_) => Ok(()),
+            Connection::Postgres(session) => session.send(&dialect::lock_shared(rows), params),
+        }
+    }
+
     /// Keeps other transactions from changing anything in a table until this one ends: for what must be there once and
     /// has no row yet that could be locked.
     pub fn lock_table(&mut self, table: &str) -> Result<()> {

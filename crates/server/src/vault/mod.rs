@@ -15,7 +15,7 @@ pub use rotate::{Rotation, prepare, rotate};
 pub use seal::{DataKey, Owner, Vault};
 
 use reqwest::Url;
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 
 /// The form of an MCP server's URL in which credentials are found: case of the host, default port, fragment and slashes at the
 /// end make no difference.
@@ -30,19 +30,30 @@ pub fn matching_url(url: &Url) -> String {
     format!("{}{query}", url.as_str().trim_end_matches('/'))
 }
 
-/// Keeps what this process has in memory out of core dumps, and what it starts too.
+/// Keeps what this process has in memory out of core dumps, and from other processes of its user: nobody but root reads its
+/// memory or its environment in `/proc`, or attaches a debugger. What it starts has no core dumps either.
 ///
 /// A limit of 0 would not do: the kernel looks at no limit but 1 where dumps go to a program (`core_pattern` with a pipe).
 pub fn no_core_dumps() {
     let one = Rlimit { current: Some(1), maximum: Some(1) };
-    if let Err(error) = setrlimit(Resource::Core, one) {
+    let set = setrlimit(Resource::Core, one).and_then(|()| set_dumpable_behavior(DumpableBehavior::NotDumpable));
+    if let Err(error) = set {
         tracing::warn!(%error, "core dumps could not be switched off; one would hold secrets");
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use rustix::process::{dumpable_behavior, getrlimit};
+
     use super::*;
+
+    #[test]
+    fn there_are_no_core_dumps_and_the_process_is_its_own() {
+        no_core_dumps();
+        assert_eq!(getrlimit(Resource::Core).current, Some(1));
+        assert_eq!(dumpable_behavior().unwrap(), DumpableBehavior::NotDumpable);
+    }
 
     #[test]
     fn urls_of_one_server_match_and_those_of_others_do_not() {

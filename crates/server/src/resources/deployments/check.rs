@@ -20,7 +20,7 @@ use crate::{
         sessions::{
             self, egress,
             events::files,
-            resources::{Unavailable, unavailable},
+            resources::{Available, Unavailable, available},
         },
         skills, vaults,
     },
@@ -40,25 +40,34 @@ impl From<Error> for Obstacle {
     }
 }
 
-fn fails(r#type: RunErrorType, message: impl Into<String>) -> Result<(), Obstacle> {
-    Err(Obstacle::Recorded(RunError { r#type, message: message.into() }))
+fn recorded(r#type: RunErrorType, message: impl Into<String>) -> Obstacle {
+    Obstacle::Recorded(RunError { r#type, message: message.into() })
 }
 
-/// Whether a session can be started. The inner error is what the run records.
+fn fails(r#type: RunErrorType, message: impl Into<String>) -> Result<(), Obstacle> {
+    Err(recorded(r#type, message))
+}
+
+/// Whether a session can be started, and what it is to be given. The inner error is what the run records.
 pub(super) fn check(
     tx: &mut Tx<'_>,
     policy: &FirePolicy,
     workspace: &WorkspaceId,
     target: &Target,
-) -> Result<Result<(), RunError>> {
+) -> Result<Result<Vec<Available>, RunError>> {
     match look(tx, policy, workspace, target) {
-        Ok(()) => Ok(Ok(())),
+        Ok(resources) => Ok(Ok(resources)),
         Err(Obstacle::Recorded(error)) => Ok(Err(error)),
         Err(Obstacle::Fault(error)) => Err(error),
     }
 }
 
-fn look(tx: &mut Tx<'_>, policy: &FirePolicy, workspace: &WorkspaceId, target: &Target) -> Result<(), Obstacle> {
+fn look(
+    tx: &mut Tx<'_>,
+    policy: &FirePolicy,
+    workspace: &WorkspaceId,
+    target: &Target,
+) -> Result<Vec<Available>, Obstacle> {
     match target.closed {
         Some(Closed::OrganizationDisabled) => {
             fails(RunErrorType::OrganizationDisabled, "the organization is disabled")?;
@@ -70,7 +79,7 @@ fn look(tx: &mut Tx<'_>, policy: &FirePolicy, workspace: &WorkspaceId, target: &
     }
     check_agents(tx, workspace, target)?;
     check_events(tx, workspace, target)?;
-    check_environment(tx, workspace, target)?;
+    let resources = check_environment(tx, workspace, target)?;
     check_vaults(tx, workspace, target)?;
     if let Err(error) = policy.offer.check("agent.model", &target.model) {
         fails(RunErrorType::SessionCreationRejected, format!("session creation rejected: {error}"))?;
@@ -80,7 +89,7 @@ fn look(tx: &mut Tx<'_>, policy: &FirePolicy, workspace: &WorkspaceId, target: &
         let message = format!("the workspace has created {limit} sessions within a minute, which is its limit");
         fails(RunErrorType::SessionRateLimited, message)?;
     }
-    Ok(())
+    Ok(resources)
 }
 
 /// The deployment's own agent and those of its roster.
@@ -127,26 +136,24 @@ fn check_skills(tx: &mut Tx<'_>, workspace: &WorkspaceId, skills: Option<&[Skill
     }
 }
 
-/// The environment, what is to be mounted there, and whom its network keeps the agents from.
-fn check_environment(tx: &mut Tx<'_>, workspace: &WorkspaceId, target: &Target) -> Result<(), Obstacle> {
+/// The environment, what is to be mounted there, and whom its network keeps the agents from. What was found to be mounted.
+fn check_environment(tx: &mut Tx<'_>, workspace: &WorkspaceId, target: &Target) -> Result<Vec<Available>, Obstacle> {
     let id = &target.environment_id;
     let Some(Environment { is_archived, kind, config }) = &target.environment else {
         let message = format!("session creation rejected: environment `{id}` not found");
-        return fails(RunErrorType::EnvironmentNotFound, message);
+        return Err(recorded(RunErrorType::EnvironmentNotFound, message));
     };
     if *is_archived {
-        return fails(RunErrorType::EnvironmentArchived, format!("environment `{id}` is archived"));
+        return Err(recorded(RunErrorType::EnvironmentArchived, format!("environment `{id}` is archived")));
     }
     if target.resources == "[]" && kind.is_open {
-        return Ok(());
+        return Ok(Vec::new());
     }
     let environment: EnvironmentConfig = serde_json::from_str(config).map_err(Error::from)?;
-    if let Some((r#type, message)) = missing_resource(tx, workspace, target, &environment)? {
-        return fails(r#type, message);
-    }
+    let resources = find_resources(tx, workspace, target, &environment)?;
     match egress::blocked_version(tx, &environment, &target.agent)? {
-        Some(message) => fails(RunErrorType::McpEgressBlocked, message),
-        None => Ok(()),
+        Some(message) => Err(recorded(RunErrorType::McpEgressBlocked, message)),
+        None => Ok(resources),
     }
 }
 
@@ -165,33 +172,33 @@ fn check_vaults(tx: &mut Tx<'_>, workspace: &WorkspaceId, target: &Target) -> Re
     }
 }
 
-/// The first resource that cannot be mounted.
-fn missing_resource(
+/// What is to be mounted; each resource must be there.
+fn find_resources(
     tx: &mut Tx<'_>,
     workspace: &WorkspaceId,
     target: &Target,
     environment: &EnvironmentConfig,
-) -> Result<Option<(RunErrorType, String)>> {
+) -> Result<Vec<Available>, Obstacle> {
     if target.resources == "[]" {
-        return Ok(None);
+        return Ok(Vec::new());
     }
-    let resources: Vec<Resource> = serde_json::from_str(&target.resources)?;
+    let resources: Vec<Resource> = serde_json::from_str(&target.resources).map_err(Error::from)?;
     let is_unmountable = |resource: &Resource| !matches!(resource, Resource::MemoryStore { .. });
     if environment.is_self_hosted() && resources.iter().any(is_unmountable) {
-        return Ok(Some((
+        return Err(recorded(
             RunErrorType::SelfHostedResourcesUnsupported,
             format!("environment `{}` is self-hosted and cannot mount files or repositories", target.environment_id),
-        )));
+        ));
     }
-    Ok(unavailable(tx, workspace, &resources)?.map(|unavailable| match unavailable {
-        Unavailable::File(id) => (RunErrorType::FileNotFound, format!("file `{id}` no longer exists")),
-        Unavailable::MemoryStore(Unattachable::Missing(_)) => (
+    available(tx, workspace, &resources)?.map_err(|unavailable| match unavailable {
+        Unavailable::File(id) => recorded(RunErrorType::FileNotFound, format!("file `{id}` no longer exists")),
+        Unavailable::MemoryStore(Unattachable::Missing(_)) => recorded(
             RunErrorType::SessionResourceNotFound,
-            "session creation rejected: a referenced resource was not found; check deployment configuration".to_owned(),
+            "session creation rejected: a referenced resource was not found; check deployment configuration",
         ),
-        Unavailable::MemoryStore(Unattachable::Archived(_)) => (
+        Unavailable::MemoryStore(Unattachable::Archived(_)) => recorded(
             RunErrorType::MemoryStoreArchived,
-            "session creation rejected: a referenced memory store is archived; check deployment resources".to_owned(),
+            "session creation rejected: a referenced memory store is archived; check deployment resources",
         ),
-    }))
+    })
 }

@@ -6,7 +6,6 @@ use rota_api::{
     agent::{AgentReference, Skill},
     deployment::{DeploymentRun, RunError, RunErrorType, TriggerContext},
     id::{DeploymentId, EnvironmentId, Id, RunId, SessionId, WorkspaceId},
-    session::Resource,
 };
 
 use super::{check::check, store};
@@ -16,7 +15,11 @@ use crate::{
     db::{Row, Tx, vals},
     error::{Error, Result},
     limits::{IDEMPOTENCY_MICROS, IDEMPOTENCY_PURGE},
-    resources::{deployment_runs, environments, sessions, skills},
+    resources::{
+        deployment_runs, environments,
+        sessions::{self, resources::Available},
+        skills,
+    },
 };
 
 /// A caller's wish to start a deployment.
@@ -113,7 +116,7 @@ pub(super) fn start(
     trigger: TriggerContext,
 ) -> Result<DeploymentRun> {
     let started = match check(tx, policy, workspace, target)? {
-        Ok(()) => Ok(insert_session(tx, workspace, target)?),
+        Ok(resources) => Ok(insert_session(tx, workspace, target, &resources)?),
         Err(error) => Err(error),
     };
     record(tx, workspace, run_id, target.id.clone(), target.agent.clone(), trigger, started)
@@ -203,11 +206,12 @@ impl Target {
     }
 }
 
-fn insert_session(tx: &mut Tx<'_>, workspace: &WorkspaceId, target: &Target) -> Result<SessionId> {
-    let resources: Vec<Resource> = match target.resources.as_str() {
-        "[]" => Vec::new(),
-        some => serde_json::from_str(some)?,
-    };
+fn insert_session(
+    tx: &mut Tx<'_>,
+    workspace: &WorkspaceId,
+    target: &Target,
+    resources: &[Available],
+) -> Result<SessionId> {
     let id = sessions::insert(
         tx,
         &sessions::NewSession {
@@ -219,7 +223,7 @@ fn insert_session(tx: &mut Tx<'_>, workspace: &WorkspaceId, target: &Target) -> 
             deployment: Some(&target.id),
             title: Some(&target.name),
             metadata: "{}",
-            resources: &resources,
+            resources,
             vault_ids: &target.vault_ids,
             initial_events: &target.initial_events,
         },

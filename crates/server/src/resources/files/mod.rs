@@ -25,7 +25,7 @@ use crate::{
 };
 
 pub use store::{
-    Mounted, NewFile, Output, Source, are_named, copy, expire, insert, mounted, not_found, outputs, remove,
+    Mounted, NewFile, Output, Source, are_named, copy, expire, insert, mountable, mounted, not_found, outputs, remove,
     remove_of_session, replace_output, same_output, source,
 };
 

@@ -8,7 +8,7 @@ use rota_api::{
 
 use crate::{
     blobs::Written,
-    db::{Row, Tx, vals},
+    db::{Row, Tx, Val, vals},
     error::{Error, Result},
     limits::{EXPIRE_BATCH, EXPIRED_KEPT_MICROS},
 };
@@ -200,45 +200,83 @@ pub struct Source {
     pub mime_type: String,
     /// Its name.
     pub filename: String,
+    /// The SHA-256 of its content.
+    sha256: String,
 }
 
-/// The file `id` of a workspace, which stays as it is until the transaction ends. `None` when there is none, or its bytes are
-/// gone.
-pub fn source(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Option<Source>> {
-    let now = tx.now();
-    let sql = "SELECT id, blob_id, size_bytes, mime_type, filename FROM files
-        WHERE workspace_id = $1 AND id = $2 AND blob_id IS NOT NULL AND (expires_at IS NULL OR expires_at > $3)";
-    tx.one(sql, vals![workspace, id, now], |row| {
-        Ok(Source {
-            id: row.id("id")?,
-            blob: row.id("blob_id")?,
-            size: row.int("size_bytes")?,
-            mime_type: row.text("mime_type")?,
-            filename: row.text("filename")?,
-        })
+const SOURCE: &str = "id, blob_id, size_bytes, mime_type, filename, sha256";
+
+fn source_of_row(row: &Row<'_>) -> Result<Source> {
+    Ok(Source {
+        id: row.id("id")?,
+        blob: row.id("blob_id")?,
+        size: row.int("size_bytes")?,
+        mime_type: row.text("mime_type")?,
+        filename: row.text("filename")?,
+        sha256: row.text("sha256")?,
     })
 }
 
-/// Adds the copy of a file that a session has mounted at `path`, below the folder of uploads: a row over the same bytes.
-/// `None` when the file is not there.
+/// The file `id` of a workspace as it is now. `None` when there is none, or its bytes are gone.
+pub fn source(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Option<Source>> {
+    let now = tx.now();
+    let sql = format!(
+        "SELECT {SOURCE} FROM files
+        WHERE workspace_id = $1 AND id = $2 AND blob_id IS NOT NULL AND (expires_at IS NULL OR expires_at > $3)"
+    );
+    tx.one(&sql, vals![workspace, id, now], source_of_row)
+}
+
+/// Those of the files `ids` of a workspace that can be mounted, in no order. They stay as they are until the transaction ends;
+/// whoever mounts the same ones need not wait for that.
+pub fn mountable(tx: &mut Tx<'_>, workspace: &WorkspaceId, ids: &[&str]) -> Result<Vec<Source>> {
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let places: Vec<String> = (2..ids.len() + 2).map(|place| format!("${place}")).collect();
+    let named = format!("files WHERE workspace_id = $1 AND id IN ({})", places.join(", "));
+    let mut params = vec![Val::from(workspace)];
+    params.extend(ids.iter().copied().map(Val::from));
+    // In one order, so that no two of those who wait do so for each other.
+    tx.lock_shared(&format!("{named} ORDER BY id"), &params)?;
+    let now = tx.now();
+    let sql = format!("SELECT {SOURCE}, expires_at FROM {named} AND blob_id IS NOT NULL");
+    let found = tx.all(&sql, &params, |row| {
+        let is_expired = row.opt_time("expires_at")?.is_some_and(|at| at <= now);
+        Ok((!is_expired).then_some(source_of_row(row)?))
+    })?;
+    Ok(found.into_iter().flatten().collect())
+}
+
+/// Adds the copy of a file that a session has mounted at `path`, below the folder of uploads: a row over the same bytes. The
+/// file is one of those that [`mountable`] has found in this transaction.
 pub fn copy(
     tx: &mut Tx<'_>,
     workspace: &WorkspaceId,
-    id: &str,
+    file: &Source,
     session: &SessionId,
     path: &str,
-) -> Result<Option<FileId>> {
-    tx.lock("files WHERE workspace_id = $1 AND id = $2", vals![workspace, id])?;
+) -> Result<FileId> {
     let now = tx.now();
     let copy = FileId::new(now);
-    let copied = tx.changes(
+    tx.add(
         "INSERT INTO files (id, workspace_id, session_id, filename, mime_type, size_bytes, sha256, blob_id, is_counted,
              downloadable, mount_path, created_at)
-         SELECT $3, workspace_id, $4, filename, mime_type, size_bytes, sha256, blob_id, 0, 0, $5, $6 FROM files
-         WHERE workspace_id = $1 AND id = $2 AND blob_id IS NOT NULL AND (expires_at IS NULL OR expires_at > $6)",
-        vals![workspace, id, &copy, session, path, now],
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 0, 0, $9, $10)",
+        vals![
+            &copy,
+            workspace,
+            session,
+            &file.filename,
+            &file.mime_type,
+            file.size,
+            &file.sha256,
+            &file.blob,
+            path,
+            now
+        ],
     )?;
-    Ok(copied.then_some(copy))
+    Ok(copy)
 }
 
 /// A file that a session has mounted.

@@ -85,23 +85,26 @@ pub fn resolve(
     Ok(Ok(stores))
 }
 
-/// Gives a new session its stores.
-pub fn attach(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &SessionId, stores: &[StoreResource]) -> Result<()> {
-    for (place, store) in (0_i64..).zip(stores) {
-        tx.add(
-            "INSERT INTO session_memory_stores (session_id, place, workspace_id, store_id, slug, read_only)
-             VALUES ($1, $2, $3, $4, $5, $6)",
-            vals![
-                session,
-                place,
-                workspace,
-                &store.memory_store_id,
-                store.slug(),
-                i64::from(store.access == Access::ReadOnly)
-            ],
-        )?;
-    }
-    Ok(())
+/// Gives a new session a store, which has the place `place` among those that it has.
+pub fn attach(
+    tx: &mut Tx<'_>,
+    workspace: &WorkspaceId,
+    session: &SessionId,
+    place: i64,
+    store: &StoreResource,
+) -> Result<()> {
+    tx.add(
+        "INSERT INTO session_memory_stores (session_id, place, workspace_id, store_id, slug, read_only)
+         VALUES ($1, $2, $3, $4, $5, $6)",
+        vals![
+            session,
+            place,
+            workspace,
+            &store.memory_store_id,
+            store.slug(),
+            i64::from(store.access == Access::ReadOnly)
+        ],
+    )
 }
 
 /// A store that a session has.

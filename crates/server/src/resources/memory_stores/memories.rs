@@ -160,7 +160,7 @@ fn under(store: &str, prefix: &str, view: View) -> Select {
 }
 
 /// The memories and the folders right below `prefix`, each with its place in the list. A store has few enough memories to
-/// look at each path.
+/// look at each path below it.
 fn children(
     tx: &mut Tx<'_>,
     store: &str,
@@ -168,18 +168,21 @@ fn children(
     view: View,
     paging: &Paging,
 ) -> Result<Rows<(String, MemoryListItem)>> {
-    let mut all = write::heads(tx, store)?;
-    all.retain(|head| head.path.starts_with(prefix));
-    all.sort_unstable_by(|a, b| b.id.cmp(&a.id));
-    let mut folders = HashSet::new();
+    let (from, to) = write::below(&prefix[..prefix.len() - 1]);
+    let paths = "SELECT id, path FROM memories WHERE store_id = $1 AND path >= $2 AND path < $3";
+    let mut all: Vec<(String, String)> =
+        tx.all(paths, vals![store, &from, &to], |row| Ok((row.text("id")?, row.text("path")?)))?;
+    all.sort_unstable_by(|(a, _), (b, _)| b.cmp(a));
+    let mut folders: HashSet<String> = HashSet::new();
     let mut keys: Vec<(String, Option<String>)> = Vec::new();
-    for head in all {
-        match head.path[prefix.len()..].find('/') {
-            None => keys.push((head.id.to_string(), None)),
+    for (id, path) in all {
+        match path[prefix.len()..].find('/') {
+            None => keys.push((id, None)),
             Some(end) => {
-                let folder = head.path[..=prefix.len() + end].to_owned();
-                if folders.insert(folder.clone()) {
-                    keys.push((head.id.to_string(), Some(folder)));
+                let folder = &path[..=prefix.len() + end];
+                if !folders.contains(folder) {
+                    folders.insert(folder.to_owned());
+                    keys.push((id, Some(folder.to_owned())));
                 }
             }
         }

@@ -3,6 +3,8 @@
 //! They are kept with the session, as it shows them. What belongs to a kind of resource and is not shown is in a table of its
 //! own: of a file the session's copy.
 
+use std::collections::HashMap;
+
 use axum::extract::State;
 use rota_api::{
     Deleted,
@@ -23,8 +25,8 @@ use crate::{
     page::{Order, Page, Rows},
     request::{Body, Caller, Json, Path, PathAndQuery, SessionRef},
     resources::{
-        files,
-        memory_stores::attach::{self, Unattachable},
+        files::{self, Source},
+        memory_stores::attach::{self, StoreResource, Unattachable},
     },
 };
 
@@ -109,20 +111,53 @@ pub enum Unavailable {
     MemoryStore(Unattachable),
 }
 
-/// The first resource that is not there. Those that are stay so until the transaction ends.
-pub fn unavailable(tx: &mut Tx<'_>, workspace: &WorkspaceId, resources: &[Resource]) -> Result<Option<Unavailable>> {
+/// A resource that is there, as it was found: what a new session is given in the same transaction, and nobody reads again.
+pub enum Available {
+    /// A file, and where it is to be mounted below the folder of uploads.
+    File {
+        /// The file.
+        file: Source,
+        /// Its path there.
+        path: String,
+    },
+    /// A memory store, as the session will show it.
+    MemoryStore(StoreResource),
+}
+
+/// What `resources` name, in their order, or the first that is not there. Files stay so until the transaction ends.
+pub fn available(
+    tx: &mut Tx<'_>,
+    workspace: &WorkspaceId,
+    resources: &[Resource],
+) -> Result<Result<Vec<Available>, Unavailable>> {
+    let mut ids: Vec<&str> = resources.iter().filter_map(file_id).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    let found: HashMap<String, Source> =
+        files::mountable(tx, workspace, &ids)?.into_iter().map(|file| (file.id.to_string(), file)).collect();
+    if let Some(missing) = resources.iter().filter_map(file_id).find(|id| !found.contains_key(*id)) {
+        return Ok(Err(Unavailable::File(missing.to_owned())));
+    }
+    let mut stores = match attach::resolve(tx, workspace, resources)? {
+        Ok(stores) => stores.into_iter(),
+        Err(why) => return Ok(Err(Unavailable::MemoryStore(why))),
+    };
+    let mut available = Vec::with_capacity(resources.len());
     for resource in resources {
         match resource {
-            Resource::File { file_id, .. } => {
-                tx.lock("files WHERE workspace_id = $1 AND id = $2", vals![workspace, file_id])?;
-                if files::source(tx, workspace, file_id)?.is_none() {
-                    return Ok(Some(Unavailable::File(file_id.clone())));
-                }
+            Resource::File { file_id, mount_path } => {
+                let path = upload_path(mount_path.as_deref(), file_id).map_err(Error::invalid)?;
+                available.extend(found.get(file_id).map(|file| Available::File { file: file.clone(), path }));
             }
-            Resource::MemoryStore { .. } | Resource::GithubRepository { .. } => {}
+            Resource::MemoryStore { .. } => available.extend(stores.next().map(Available::MemoryStore)),
+            Resource::GithubRepository { .. } => {}
         }
     }
-    Ok(attach::resolve(tx, workspace, resources)?.err().map(Unavailable::MemoryStore))
+    Ok(Ok(available))
+}
+
+fn file_id(resource: &Resource) -> Option<&str> {
+    if let Resource::File { file_id, .. } = resource { Some(file_id) } else { None }
 }
 
 /// Gives a new session its resources. What it shows of them, as JSON.
@@ -130,21 +165,19 @@ pub(super) fn attach_all(
     tx: &mut Tx<'_>,
     workspace: &WorkspaceId,
     session: &SessionId,
-    resources: &[Resource],
+    resources: &[Available],
 ) -> Result<String> {
-    let stores = attach::resolve(tx, workspace, resources)??;
-    attach::attach(tx, workspace, session, &stores)?;
-    let mut stores = stores.into_iter();
     let mut attached = Vec::with_capacity(resources.len());
+    let mut stores = 0;
     for resource in resources {
-        match resource {
-            Resource::File { file_id, mount_path } => {
-                let path = upload_path(mount_path.as_deref(), file_id).map_err(Error::invalid)?;
-                attached.push(serde_json::to_value(mount(tx, workspace, session, file_id, &path)?)?);
+        attached.push(match resource {
+            Available::File { file, path } => serde_json::to_value(mount(tx, workspace, session, file, path)?)?,
+            Available::MemoryStore(store) => {
+                attach::attach(tx, workspace, session, stores, store)?;
+                stores += 1;
+                serde_json::to_value(store)?
             }
-            Resource::MemoryStore { .. } => attached.push(serde_json::to_value(stores.next())?),
-            Resource::GithubRepository { .. } => {}
-        }
+        });
     }
     Ok(serde_json::to_string(&attached)?)
 }
@@ -153,11 +186,11 @@ fn mount(
     tx: &mut Tx<'_>,
     workspace: &WorkspaceId,
     session: &SessionId,
-    file: &str,
+    file: &Source,
     path: &str,
 ) -> Result<FileResource> {
     let now = tx.now();
-    let copy = files::copy(tx, workspace, file, session, path)?.ok_or_else(|| files_missing(file))?;
+    let copy = files::copy(tx, workspace, file, session, path)?;
     Ok(FileResource {
         id: SessionResourceId::new(now),
         r#type: "file",
@@ -201,7 +234,8 @@ fn add_file(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &str, new: &AddRe
             return Err(Error::invalid(overlapping(at, &new.path)));
         }
     }
-    let added = mount(tx, workspace, &found.id, &new.file_id, &new.path)?;
+    let file = files::mountable(tx, workspace, &[new.file_id.as_str()])?.pop();
+    let added = mount(tx, workspace, &found.id, &file.ok_or_else(|| files_missing(&new.file_id))?, &new.path)?;
     resources.push(serde_json::to_value(&added)?);
     write(tx, workspace, session, &resources)?;
     Ok(added)

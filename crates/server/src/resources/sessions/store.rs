@@ -5,12 +5,16 @@ use rota_api::{
     agent::AgentReference,
     event::EventBody,
     id::{DeploymentId, EnvironmentId, EventId, Id, OutcomeId, SessionId, WorkspaceId},
-    session::{Resource, Session, SessionUsage, Stats, Status},
+    session::{Session, SessionUsage, Stats, Status},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{json, value::RawValue};
 
-use super::{events::log, resources, status};
+use super::{
+    events::log,
+    resources::{self, Available},
+    status,
+};
 use crate::{
     db::{Notice, Row, Select, Tx, vals},
     error::{Error, Result},
@@ -247,7 +251,7 @@ pub struct NewSession<'a> {
     /// Free pairs.
     pub metadata: &'a str,
     /// What is mounted, which is there.
-    pub resources: &'a [Resource],
+    pub resources: &'a [Available],
     /// Where its credentials are.
     pub vault_ids: &'a str,
     /// Its first events, as a client sent them. A session that has some runs at once.

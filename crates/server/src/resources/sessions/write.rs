@@ -16,7 +16,7 @@ use super::{
     NewSession, control, egress,
     events::{files, log},
     get, insert, is_rate_limited, lock,
-    resources::{Unavailable, check_file_id, files_missing, unavailable},
+    resources::{Available, Unavailable, available, check_file_id, files_missing},
     status,
     store::files_are_to_go,
 };
@@ -49,7 +49,7 @@ pub(super) fn create(
     let (environment_id, environment) = found.ok_or_else(|| environments::not_found(&new.environment_id))?;
     vaults::check_references(tx, workspace, &new.vault_ids)?;
     check_budget(new.budget.as_ref())?;
-    check_resources(tx, workspace, &new.resources, &environment_id, &environment)?;
+    let resources = check_resources(tx, workspace, &new.resources, &environment_id, &environment)?;
     files::check_sent(tx, workspace, &new.initial_events)?;
     let blocked = match &changed_agent {
         Some(snapshot) => egress::blocked(&environment, &serde_json::from_str(snapshot)?),
@@ -72,7 +72,7 @@ pub(super) fn create(
             deployment: None,
             title: new.title.as_deref(),
             metadata: &serde_json::to_string(&new.metadata)?,
-            resources: &new.resources,
+            resources: &resources,
             vault_ids: &serde_json::to_string(&new.vault_ids)?,
             initial_events: &serde_json::to_string(&new.initial_events)?,
         },
@@ -138,7 +138,7 @@ fn check_resources(
     resources: &[Resource],
     id: &EnvironmentId,
     environment: &EnvironmentConfig,
-) -> Result<()> {
+) -> Result<Vec<Available>> {
     let is_unmountable = |resource: &Resource| !matches!(resource, Resource::MemoryStore { .. });
     if environment.is_self_hosted() && resources.iter().any(is_unmountable) {
         return Err(self_hosted_resources(id));
@@ -149,11 +149,10 @@ fn check_resources(
             check_file_id(file_id)?;
         }
     }
-    match unavailable(tx, workspace, resources)? {
-        None => Ok(()),
-        Some(Unavailable::File(id)) => Err(files_missing(&id)),
-        Some(Unavailable::MemoryStore(why)) => Err(why.into()),
-    }
+    available(tx, workspace, resources)?.map_err(|unavailable| match unavailable {
+        Unavailable::File(id) => files_missing(&id),
+        Unavailable::MemoryStore(why) => why.into(),
+    })
 }
 
 /// The error for resources that a worker cannot mount.

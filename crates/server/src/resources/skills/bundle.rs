@@ -130,9 +130,11 @@ impl Bundle {
     fn of(mut source: Source, files: Files) -> Result<Self> {
         let (folder, files) = files.below_their_folder()?;
         let manifest = files.get(MANIFEST).ok_or_else(|| Error::invalid("SKILL.md not found in uploaded files"))?;
-        let manifest = source.content(manifest.at, MAX_SKILL_BYTES)?;
-        let text = String::from_utf8(manifest.to_vec()).map_err(|_| Error::invalid("SKILL.md is not UTF-8 text"))?;
-        let matter = manifest::read(&text).map_err(|why| Error::invalid(format_args!("SKILL.md: {why}")))?;
+        let content = source.content(manifest.at, MAX_SKILL_BYTES)?;
+        let text = str::from_utf8(&content).map_err(|_| Error::invalid("SKILL.md is not UTF-8 text"))?;
+        let matter = manifest::read(text).map_err(|why| Error::invalid(format_args!("SKILL.md: {why}")))?;
+        // It is read again to be packed; twice in memory is more than it needs to be.
+        drop(content);
         let (name, description) = (matter.name.or(folder), matter.description);
         let (name, description) = resolved(name, description).ok_or_else(|| {
             Error::invalid(
