@@ -14,7 +14,6 @@ use super::{
     attached,
     drafts::Drafts,
     permission::{self, Verdict},
-    prompt,
     runner::{Runner, closed, interrupted, request_end},
     step::{Beside, Left, Rest, Step},
     tools,
@@ -104,7 +103,7 @@ impl Runner<'_> {
             speed: model.speed.filter(|speed| *speed != Speed::Standard).map(|speed| speed.as_str().to_owned()),
             inference_geo: model.inference_geo.map(|geo| geo.as_str().to_owned()),
             max_tokens: offered.max_tokens,
-            system: prompt::system(self.agent.system.as_deref(), &self.skills),
+            system: self.system.clone(),
             messages: self.state.messages.clone(),
             tools: tools::offered(&self.agent)?,
         })
