@@ -65,7 +65,7 @@ impl Runner<'_> {
             }
             Err(error) => return Err(error.into()),
         };
-        let mut drafts = Drafts::new(self.app, self.lease);
+        let mut drafts = Drafts::new(self.app, self.lease, &start_id);
         let mut spent = Usage::default();
         let mut sink = |delta: Delta| match delta {
             Delta::Usage(used) => spent = used,
