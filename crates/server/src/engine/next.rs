@@ -238,7 +238,7 @@ mod tests {
     #[test]
     fn an_interrupt_that_waits_comes_before_everything_else() {
         let inputs = [(1, false), (2, true), (3, false)];
-        let inputs = inputs.map(|(place, is_interrupt)| Input { place, is_interrupt, bytes: 1 });
+        let inputs = inputs.map(|(place, is_interrupt)| Input { place, is_interrupt, bytes: 1, request: None });
         let state = fold(vec![message(), answered(), call("bash", Permission::Allow)]);
         assert_eq!(next(&state, around(&inputs)), Action::Interrupt { count: 2 });
     }

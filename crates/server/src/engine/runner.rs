@@ -10,6 +10,7 @@ use rota_api::{
 use rota_sandbox::ToolOutput;
 use serde_json::json;
 use tokio::time::sleep;
+use tracing::Instrument;
 
 use super::{
     ask::Retry,
@@ -120,6 +121,8 @@ impl<'a> Runner<'a> {
             beside = runner.catch_up().await?;
         }
         let counted = runner.bytes(&beside).max(lease.bytes);
+        // The one that set the session to work, then that of what was taken up last.
+        let mut request = lease.request.clone();
         loop {
             let action = next(&runner.state, beside.surroundings(runner.recovering, runner.self_hosted));
             runner.recovering &= matches!(action, Action::Close(_));
@@ -127,7 +130,11 @@ impl<'a> Runner<'a> {
             if matches!(action, Action::Ask) && runner.bytes(&beside) > counted + slack {
                 return Err(Left::Outgrown);
             }
-            if runner.act(action, &beside).await? {
+            if let Some(newer) = beside.request_of(&action) {
+                request = Some(newer.to_owned());
+            }
+            let turn = tracing::info_span!("turn", request_id = request.as_deref().map(display));
+            if runner.act(action, &beside).instrument(turn).await? {
                 return Ok(());
             }
             beside = runner.catch_up().await?;
