@@ -1,4 +1,4 @@
-//! API keys: who may call, and what for.
+//! API keys: who may call, and what for. The body of an update is not [declared](crate::fields): no request creates a key.
 
 use serde::Serialize;
 

@@ -1,4 +1,5 @@
-//! Deployments and their runs.
+//! Deployments and their runs. The bodies of their requests are not [declared](crate::fields): what an update does not name is
+//! kept as the text that is stored, which nobody reads for it.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, value::RawValue};

@@ -1,4 +1,5 @@
-//! Sessions: one agent at work in one environment.
+//! Sessions: one agent at work in one environment. The bodies of their requests are not [declared](crate::fields): a create and
+//! an update have little in common.
 
 use std::collections::BTreeSet;
 

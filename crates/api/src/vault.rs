@@ -5,6 +5,7 @@ use serde::Serialize;
 use crate::{
     Time,
     decode::{Decoded, Dialect, Object},
+    fields::fields,
     id::VaultId,
     metadata::{self, Changes, Metadata},
 };
@@ -33,36 +34,30 @@ pub struct Vault {
     pub archived_at: Option<Time>,
 }
 
-/// A create request.
-#[derive(Debug, Clone)]
-pub struct CreateVault {
-    /// 1 to [`MAX_DISPLAY_NAME`] characters.
-    pub display_name: String,
-    /// Free pairs.
-    pub metadata: Metadata,
+fields! {
+    /// What an update of a vault can change.
+    #[derive(Debug, Clone, Default, PartialEq, Eq)]
+    VaultFields,
+    /// An update request.
+    UpdateVault {
+        /// 1 to [`MAX_DISPLAY_NAME`] characters.
+        display_name: String, keeps = |n| n.text(1, MAX_DISPLAY_NAME);
+        /// Free pairs.
+        metadata: Metadata, pairs = Changes::read;
+    }
 }
 
-impl CreateVault {
+impl VaultFields {
     /// Reads the body of a create request.
     ///
     /// # Errors
     /// When a field is not what it should be; the message names it.
     pub fn read(o: &mut Object<'_>) -> Decoded<Self> {
         o.speak(Dialect::Deployments);
-        Ok(Self {
-            display_name: o.required("display_name")?.text(1, MAX_DISPLAY_NAME)?,
-            metadata: metadata::create(o.optional("metadata"))?,
-        })
+        o.required("display_name")?;
+        metadata::create(o.optional("metadata"))?;
+        UpdateVault::read(o)?.merged(&Self::default())
     }
-}
-
-/// An update request; what it leaves out, or is null, is kept.
-#[derive(Debug, Clone)]
-pub struct UpdateVault {
-    /// A new name.
-    pub display_name: Option<String>,
-    /// Pairs to set and to delete.
-    pub metadata: Changes,
 }
 
 impl UpdateVault {
@@ -70,11 +65,8 @@ impl UpdateVault {
     ///
     /// # Errors
     /// When a field is not what it should be; the message names it.
-    pub fn read(o: &mut Object<'_>) -> Decoded<Self> {
+    pub fn read_change(o: &mut Object<'_>) -> Decoded<Self> {
         o.speak(Dialect::Deployments);
-        Ok(Self {
-            display_name: o.kept("display_name", |n| n.text(1, MAX_DISPLAY_NAME))?,
-            metadata: Changes::read(o.patch("metadata"))?,
-        })
+        Self::read(o)
     }
 }

@@ -1,11 +1,12 @@
-//! Workspaces: what keeps the resources of one team from those of another.
+//! Workspaces: what keeps the resources of one team from those of another. The bodies of their requests are not
+//! [declared](crate::fields): an update refuses null for fields for which a create takes it.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
     Time,
     decode::{Decoded, Invalid, Node, Object, Patch},
-    fields::{Decode, names},
+    fields::{Decode, fields, names, types},
     id::WorkspaceId,
     metadata::{self, Changes, Metadata},
 };
@@ -150,26 +151,30 @@ fn read_geos(node: &Node<'_>) -> Decoded<AllowedGeos> {
     node.items(1, Geo::NAMES.len(), Geo::decode).map(AllowedGeos::Some)
 }
 
-/// Where what is retained of a workspace's inference goes, and who reviews it. It is stored and shown; this server retains
-/// nothing of the kind.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct InferenceDataPrivacy {
-    /// Whether people review what is retained.
-    pub human_review: Option<HumanReview>,
-    /// Where what safeguards retain is stored.
-    pub safeguards_storage: Option<InternalStorage>,
-    /// Where transcripts are stored.
-    pub transcripts_storage: Option<InternalStorage>,
+fields! {
+    /// Where what is retained of a workspace's inference goes, and who reviews it. It is stored and shown; this server retains
+    /// nothing of the kind.
+    #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+    InferenceDataPrivacy,
+    /// What a body says about that; a member that it leaves out is kept.
+    PrivacyFields {
+        /// Whether people review what is retained.
+        human_review: Option<HumanReview>, needs = |n| read_review(n).map(Some);
+        /// Where what safeguards retain is stored.
+        safeguards_storage: Option<InternalStorage>, needs = |n| read_storage(n).map(Some);
+        /// Where transcripts are stored.
+        transcripts_storage: Option<InternalStorage>, needs = |n| read_storage(n).map(Some);
+    }
 }
 
-/// Whether people review what is retained.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
-pub enum HumanReview {
-    /// They may.
-    Enabled,
-    /// They may not.
-    Disabled,
+types! {
+    /// Whether people review what is retained.
+    HumanReview {
+        /// They may.
+        "enabled" => Enabled,
+        /// They may not.
+        "disabled" => Disabled,
+    }
 }
 
 /// A store of the service's own.
@@ -180,34 +185,10 @@ pub enum InternalStorage {
     Internal,
 }
 
-impl InferenceDataPrivacy {
-    fn read(node: &Node<'_>) -> Decoded<Self> {
-        node.object(|o| {
-            let human_review = o.settable("human_review")?.map(|node| {
-                let tag = node.tag_of(&["enabled", "disabled"])?;
-                let review = if tag == "enabled" { HumanReview::Enabled } else { HumanReview::Disabled };
-                node.object(|o| {
-                    o.tagged();
-                    Ok(review)
-                })
-            });
-            Ok(Self {
-                human_review: human_review.transpose()?,
-                safeguards_storage: o.needed("safeguards_storage", read_storage)?,
-                transcripts_storage: o.needed("transcripts_storage", read_storage)?,
-            })
-        })
-    }
-
-    /// What `stored` becomes: a member that was not sent is unchanged.
-    #[must_use]
-    pub fn over(self, stored: Self) -> Self {
-        Self {
-            human_review: self.human_review.or(stored.human_review),
-            safeguards_storage: self.safeguards_storage.or(stored.safeguards_storage),
-            transcripts_storage: self.transcripts_storage.or(stored.transcripts_storage),
-        }
-    }
+/// A word that is none is told with those that are.
+fn read_review(node: &Node<'_>) -> Decoded<HumanReview> {
+    node.tag_of(HumanReview::NAMES)?;
+    HumanReview::decode(node)
 }
 
 fn read_storage(node: &Node<'_>) -> Decoded<InternalStorage> {
@@ -254,7 +235,9 @@ impl CreateWorkspace {
             },
             data_residency: DataResidencyFields::read(o.optional("data_residency"), true)?
                 .over(DataResidency::default())?,
-            inference_data_privacy: o.kept("inference_data_privacy", InferenceDataPrivacy::read)?,
+            inference_data_privacy: o.kept("inference_data_privacy", |n| {
+                PrivacyFields::decode(n)?.merged(&InferenceDataPrivacy::default())
+            })?,
             tags: metadata::create(tags)?,
             references: References {
                 external_key: o.kept("external_key_id", |n| n.text(1, MAX_NAME))?,
@@ -283,7 +266,7 @@ pub struct UpdateWorkspace {
     /// Where data and inference may be.
     pub data_residency: DataResidencyFields,
     /// Where what is retained goes; members that are not named stay.
-    pub inference_data_privacy: Option<InferenceDataPrivacy>,
+    pub inference_data_privacy: Option<PrivacyFields>,
     /// Pairs to set and to delete.
     pub tags: Changes,
     /// What a workspace can refer to elsewhere.
@@ -301,7 +284,7 @@ impl UpdateWorkspace {
             name: o.needed("name", |n| n.text(1, MAX_NAME))?,
             display_color: o.needed("display_color", read_color)?,
             data_residency: DataResidencyFields::read(o.optional("data_residency"), false)?,
-            inference_data_privacy: o.needed("inference_data_privacy", InferenceDataPrivacy::read)?,
+            inference_data_privacy: o.needed("inference_data_privacy", PrivacyFields::decode)?,
             tags: Changes::read(tags)?,
             references: References {
                 external_key: o.needed("external_key_id", |n| n.text(1, MAX_NAME))?,

@@ -26,6 +26,8 @@ pub enum Change {
 /// A frame that is only for streams that are open now: it is in no store.
 #[derive(Debug, Clone)]
 pub struct Delta {
+    /// The start of the request to the model whose reply it comes of.
+    pub request: EventId,
     /// The event that is being produced.
     pub event: EventId,
     /// Its type.

@@ -22,7 +22,8 @@ pub use multiagent::{
 pub use request::{CreateAgent, UpdateAgent, read_model, read_skills};
 pub use tools::{
     BuiltInTool, BuiltInToolConfig, CustomTool, MAX_DOMAINS, MAX_MCP_SERVERS, MAX_TOOLS, McpServer, McpToolConfig,
-    PermissionPolicy, Tool, ToolDefault, built_in, check_tool_references, needs_network, read_mcp_servers, read_tools,
+    PermissionPolicy, Tool, ToolDefault, UrlFilter, UrlSource, built_in, check_tool_references, needs_network,
+    read_mcp_servers, read_tools,
 };
 
 /// Most characters of an agent's name.
@@ -252,11 +253,11 @@ impl Default for ExecutionIdentity {
 /// A skill, by id and version.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Skill {
-    /// `anthropic` or `custom`.
+    /// A name of [`Source`](crate::skill::Source).
     pub r#type: String,
     /// The skill.
     pub skill_id: String,
-    /// A version or `latest`.
+    /// A version, or [`LATEST`](crate::skill::LATEST).
     pub version: String,
 }
 

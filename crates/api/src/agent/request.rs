@@ -1,4 +1,5 @@
-//! Reading the bodies of create and update requests.
+//! Reading the bodies of create and update requests. Their fields are not [declared](crate::fields): a roster is merged with the
+//! agents that it names, which only the store knows, and stands among fields that are.
 
 use super::{
     AgentChoice, AgentConfig, Effort, ExecutionIdentity, IdentityFields, MAX_DESCRIPTION, MAX_NAME, MAX_SKILLS,
@@ -9,6 +10,7 @@ use crate::{
     decode::{Decoded, Dialect, Invalid, Node, Object, Patch},
     fields::Decode,
     metadata::{self, Changes},
+    skill::{LATEST, Source},
     workspace::Geo,
 };
 
@@ -162,16 +164,14 @@ fn read_identity(node: &Node<'_>) -> Decoded<ExecutionIdentity> {
 pub fn read_skills(node: &Node<'_>) -> Decoded<Vec<Skill>> {
     node.items(0, MAX_SKILLS, |skill| {
         let tag = skill.tag()?;
-        if !["anthropic", "custom"].contains(&tag) {
-            return Err(skill.wrong_tag(tag));
-        }
+        let source = Source::from_name(tag).ok_or_else(|| skill.wrong_tag(tag))?;
         skill.object(|o| {
             o.tagged();
-            let version = o.optional("version").map(|n| n.text(1, 128)).transpose()?;
+            let version = o.kept("version", |n| n.text(1, 128))?;
             Ok(Skill {
-                r#type: tag.to_owned(),
+                r#type: source.as_str().to_owned(),
                 skill_id: o.required("skill_id")?.text(1, 128)?,
-                version: version.unwrap_or_else(|| "latest".to_owned()),
+                version: version.unwrap_or_else(|| LATEST.to_owned()),
             })
         })
     })

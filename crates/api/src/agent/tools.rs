@@ -53,6 +53,32 @@ pub fn needs_network(name: &str) -> bool {
     BuiltInTool::from_name(name).is_some_and(|tool| BuiltInTool::WEB.contains(&tool))
 }
 
+names! {
+    /// Where a URL comes from that `web_fetch` is called with.
+    UrlSource {
+        /// The result of a custom tool.
+        "client_tool_results" => ClientToolResults,
+        /// The result of a web tool.
+        "server_tool_results" => ServerToolResults,
+        /// What the user wrote.
+        "user_input" => UserInput,
+    }
+}
+
+names! {
+    /// Which URLs of a source may be fetched.
+    UrlFilter {
+        /// All.
+        "all" => All,
+        /// None.
+        "none" => None,
+        /// Those of the tools that are listed.
+        "only" => Only,
+        /// Those of the tools that are not listed.
+        "except" => Except,
+    }
+}
+
 /// A tool or a set of tools.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type")]
@@ -206,7 +232,7 @@ fn check_url_sources(node: &Node<'_>, tools: &[Tool]) -> Decoded<()> {
         Tool::Mcp { .. } | Tool::Custom(_) => &[],
     });
     for sources in configs.filter_map(|config| config.url_sources.as_ref()) {
-        let listed = sources["client_tool_results"]["tools"].as_array().into_iter().flatten();
+        let listed = sources[UrlSource::ClientToolResults.as_str()]["tools"].as_array().into_iter().flatten();
         if let Some(name) = listed.filter_map(|tool| tool["name"].as_str()).find(|name| !is_custom(name)) {
             return Err(node.invalid(format_args!(
                 "url_sources.client_tool_results names \"{name}\", which is no custom tool of these tools"
@@ -352,36 +378,39 @@ fn read_location(node: &Node<'_>) -> Decoded<Value> {
 fn read_url_sources(node: &Node<'_>) -> Decoded<Value> {
     let sources = node.object(|o| {
         let mut sources = serde_json::Map::new();
-        for field in ["client_tool_results", "server_tool_results", "user_input"] {
-            if let Some(source) = o.optional(field) {
-                sources.insert(field.to_owned(), read_url_source(&source, field)?);
+        for source in UrlSource::ALL {
+            if let Some(node) = o.optional(source.as_str()) {
+                sources.insert(source.as_str().to_owned(), read_url_source(&node, source)?);
             }
         }
         Ok(sources)
     })?;
-    if sources.len() == 3 && sources.values().all(|source| source["type"] == "none") {
+    let is_none = |filter: &Value| filter["type"] == UrlFilter::None.as_str();
+    if sources.len() == UrlSource::ALL.len() && sources.values().all(is_none) {
         return Err(node.invalid("at least one source must not be \"none\": else no URL may be fetched"));
     }
     Ok(Value::Object(sources))
 }
 
 /// `"all"` and `"none"` are short for `{"type": "all"}` and `{"type": "none"}`.
-fn read_url_source(node: &Node<'_>, field: &str) -> Decoded<Value> {
+fn read_url_source(node: &Node<'_>, source: UrlSource) -> Decoded<Value> {
+    use UrlFilter::{All, Except, None, Only};
+
     if node.value().is_string() {
-        return Ok(serde_json::json!({"type": node.one_of(&["all", "none"])?}));
+        return Ok(serde_json::json!({"type": node.one_of(&[All, None].map(UrlFilter::as_str))?}));
     }
     let tag = node.tag()?;
     node.object(|o| {
         o.tagged();
-        match tag {
-            "all" | "none" => {}
-            "only" | "except" if field != "user_input" => {
+        match UrlFilter::from_name(tag) {
+            Some(All | None) => {}
+            Some(Only | Except) if source != UrlSource::UserInput => {
                 let list = o.required("tools")?;
                 let names = list.items(1, MAX_SOURCE_TOOLS, |tool| {
                     tool.object(|o| {
                         o.required("type")?.one_of(&["tool_reference"])?;
                         let name = o.required("name")?;
-                        if field == "server_tool_results" {
+                        if source == UrlSource::ServerToolResults {
                             return name.one_of(&BuiltInTool::WEB.map(BuiltInTool::as_str)).map(str::to_owned);
                         }
                         name.text(1, 128)
@@ -389,7 +418,7 @@ fn read_url_source(node: &Node<'_>, field: &str) -> Decoded<Value> {
                 })?;
                 check_once(&list, names.iter().map(String::as_str))?;
             }
-            other => return Err(node.wrong_tag(other)),
+            _ => return Err(node.wrong_tag(tag)),
         }
         Ok(node.value().clone())
     })

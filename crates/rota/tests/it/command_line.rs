@@ -6,14 +6,21 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::Path,
     process::{Output, Stdio},
+    time::Duration,
 };
 
 use reqwest::Method;
-use rota_server::{clock::Clock, config::Config};
+use rota_server::{
+    clock::Clock,
+    config::{Config, ModelConfig},
+};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    time::{sleep, timeout},
+};
 
 use crate::{
     client::Api,
@@ -21,6 +28,7 @@ use crate::{
     given::{environment, id, message},
     process,
     server::Rota,
+    upstream::{Reply, Upstream},
 };
 
 async fn rota(arguments: &[&str], data: &Path) -> Output {
@@ -168,57 +176,90 @@ async fn a_stopped_server_and_a_command_leave_a_store_that_is_one_file() {
     server.stop().await;
 }
 
+/// A server whose log of every detail can be read, and a client of it.
+struct Logging {
+    folder: TempDir,
+    client: process::Client,
+    _server: process::Server,
+}
+
+impl Logging {
+    /// Starts it with the settings of a configuration file.
+    async fn start(settings: &str) -> Self {
+        let folder = TempDir::new().unwrap();
+        let key = process::create_key(folder.path(), &[]);
+        let file = folder.path().join("rota.toml");
+        fs::write(&file, settings).unwrap();
+        let mut server = process::Server::new(folder.path(), &["--config", file.to_str().unwrap()]);
+        server.log = Some(folder.path().join("log"));
+        server.start().await;
+        Self { client: process::Client::new(server.address, key), folder, _server: server }
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log")).unwrap()
+    }
+
+    /// Sends a request that must succeed. Returns its id, and the answer.
+    async fn send(&self, method: Method, path: &str, body: &Value) -> (String, Value) {
+        let request = self.client.request(method, path);
+        let request = if body.is_null() { request } else { request.json(body) };
+        let response = request.send().await.unwrap().error_for_status().unwrap();
+        let id = response.headers()["request-id"].to_str().unwrap().to_owned();
+        (id, response.json().await.unwrap())
+    }
+}
+
 #[tokio::test]
 async fn the_log_names_the_request_that_a_transaction_belongs_to() {
-    let folder = TempDir::new().unwrap();
-    let key = process::create_key(folder.path(), &[]);
-    let mut server = process::Server::new(folder.path(), &[]);
-    server.log = Some(folder.path().join("log"));
-    server.start().await;
-    let client = process::Client::new(server.address, key);
-    for (method, transaction) in [(Method::POST, "write"), (Method::GET, "read")] {
-        let request = client.request(method.clone(), "/v1/environments");
-        let body = (method == Method::POST).then(|| json!({"name": "e"}).to_string());
-        let response = request.body(body.unwrap_or_default()).send().await.unwrap();
-        let id = response.headers()["request-id"].to_str().unwrap().to_owned();
-        let log = fs::read_to_string(folder.path().join("log")).unwrap();
+    let logging = Logging::start("").await;
+    for (method, body, transaction) in
+        [(Method::POST, json!({"name": "e"}), "write"), (Method::GET, Value::Null, "read")]
+    {
+        let (id, _) = logging.send(method, "/v1/environments", &body).await;
+        let log = logging.log();
         let told = |line: &&str| line.contains(&format!("request{{request_id={id}}}")) && line.contains(transaction);
         assert!(log.lines().any(|line| told(&line)), "no {transaction} of {id}:\n{log}");
     }
 }
 
 #[tokio::test]
-async fn the_log_of_a_turn_names_the_request_that_set_the_session_to_work() {
-    let folder = TempDir::new().unwrap();
-    let key = process::create_key(folder.path(), &[]);
-    let mut server = process::Server::new(folder.path(), &[]);
-    server.log = Some(folder.path().join("log"));
-    server.start().await;
-    let client = process::Client::new(server.address, key);
-    let agent = client.post("/v1/agents", &json!({"name": "a", "model": "playbook"})).await;
+async fn the_log_of_a_turn_names_the_request_whose_input_it_takes_up() {
+    let text = |text: &str| Reply::Message(vec![json!({"type": "text", "text": text})]);
+    let upstream = Upstream::start([Reply::Stall, text("again"), text("and again")]).await;
+    let ModelConfig { id: model, base_url, .. } = upstream.model();
+    let base_url = base_url.unwrap();
+    let settings = format!("[[models]]\nid = {model:?}\nprovider = \"messages\"\nbase_url = {base_url:?}\n");
+    let logging = Logging::start(&settings).await;
+    let client = &logging.client;
+    let agent = client.post("/v1/agents", &json!({"name": "a", "model": model})).await;
     let environment = client.post("/v1/environments", &json!({"name": "e"})).await;
-    let session =
-        json!({"agent": agent["id"], "environment_id": environment["id"], "initial_events": [message("one")]});
-    let mut path = "/v1/sessions".to_owned();
-    let mut body = session;
-    let mut set_to_work = Vec::new();
-    for _ in 0..2 {
-        let response = client.request(Method::POST, &path).json(&body).send().await.unwrap();
-        set_to_work.push(response.headers()["request-id"].to_str().unwrap().to_owned());
-        let answer: Value = response.json().await.unwrap();
-        if path == "/v1/sessions" {
-            path = format!("/v1/sessions/{}/events", id(&answer));
-            body = json!({"events": [message("two")]});
+    let new = json!({"agent": agent["id"], "environment_id": environment["id"], "initial_events": [message("one")]});
+    let (created, session) = logging.send(Method::POST, "/v1/sessions", &new).await;
+    let path = format!("/v1/sessions/{}", id(&session));
+    let asked = async || {
+        while upstream.asked().is_empty() {
+            sleep(Duration::from_millis(5)).await;
         }
-        let shown = path.trim_end_matches("/events");
-        while client.get(shown).await["status"] != "idle" {
-            tokio::task::yield_now().await;
+    };
+    timeout(process::PATIENCE, asked()).await.expect("the model is asked");
+
+    // The session is at work, and has been set to it by another request.
+    let during = json!({"events": [{"type": "user.interrupt"}, message("two")]});
+    let (during, _) = logging.send(Method::POST, &format!("{path}/events"), &during).await;
+    let rests = async || {
+        while client.get(&path).await["status"] != "idle" {
+            sleep(Duration::from_millis(5)).await;
         }
-    }
-    let session = path.split('/').nth(3).unwrap();
-    let log = fs::read_to_string(folder.path().join("log")).unwrap();
-    for request in set_to_work {
-        let span = format!("session{{id={session} request_id={request}}}");
+    };
+    timeout(process::PATIENCE, rests()).await.expect("the session rests");
+    let after = json!({"events": [message("three")]});
+    let (after, _) = logging.send(Method::POST, &format!("{path}/events"), &after).await;
+    timeout(process::PATIENCE, rests()).await.expect("the session rests");
+
+    let log = logging.log();
+    for request in [created, during, after] {
+        let span = format!("session{{id={}}}:turn{{request_id={request}}}", id(&session));
         assert!(log.contains(&span), "no turn of {request}:\n{log}");
     }
 }

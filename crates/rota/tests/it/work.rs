@@ -77,8 +77,7 @@ async fn a_session_without_input_is_no_work() {
 #[tokio::test]
 async fn work_is_given_to_one_worker_until_it_has_not_acknowledged_it_for_too_long() {
     let rota = Rota::without_engine().await;
-    let site = Site::new(&rota.api, json!({})).await;
-    let session = site.session(&rota.api).await;
+    let (site, session) = Site::at_work(&rota.api).await;
     assert_eq!(id(&site.poll().await), id(&session));
     assert_eq!(site.poll().await, Value::Null, "another worker has it");
     rota.advance_seconds(4);
@@ -101,8 +100,7 @@ async fn work_is_given_to_one_worker_until_it_has_not_acknowledged_it_for_too_lo
 async fn a_worker_that_is_not_heard_of_loses_its_work_and_its_token() {
     let rota = Rota::start().await;
     let api = &rota.api;
-    let site = Site::new(api, json!({})).await;
-    let session = site.session(api).await;
+    let (site, session) = Site::at_work(api).await;
     let asked = api.stream_from(id(&session), 0).await.turn().await;
     let call = first(&asked, "agent.tool_use");
     let (work, slow) = site.take().await;
@@ -137,8 +135,7 @@ async fn a_worker_that_is_not_heard_of_loses_its_work_and_its_token() {
 #[tokio::test]
 async fn a_heartbeat_names_the_one_before_it() {
     let rota = Rota::without_engine().await;
-    let site = Site::new(&rota.api, json!({})).await;
-    site.session(&rota.api).await;
+    let (site, _) = Site::at_work(&rota.api).await;
     let (work, token) = site.take().await;
     let wrong = "?expected_last_heartbeat=2026-03-02T08:00:00.000000Z";
     assert_eq!(site.beat(&token, &work, wrong).await.refusal().status, 412);
@@ -160,8 +157,7 @@ async fn a_heartbeat_names_the_one_before_it() {
 #[tokio::test]
 async fn a_heartbeat_takes_work_that_was_not_acknowledged() {
     let rota = Rota::without_engine().await;
-    let site = Site::new(&rota.api, json!({})).await;
-    site.session(&rota.api).await;
+    let (site, _) = Site::at_work(&rota.api).await;
     let work = site.poll().await;
     assert_eq!(site.beat(&site.worker, &work, "").await.success()["state"], "active");
     let shown = rota.api.get(&site.path(&format!("/{}", id(&work)))).await;
@@ -172,8 +168,7 @@ async fn a_heartbeat_takes_work_that_was_not_acknowledged() {
 async fn who_is_asked_to_stop_hears_of_it_with_the_next_heartbeat() {
     let rota = Rota::without_engine().await;
     let api = &rota.api;
-    let site = Site::new(api, json!({})).await;
-    site.session(api).await;
+    let (site, _) = Site::at_work(api).await;
     let (work, token) = site.take().await;
     let stop = site.path(&format!("/{}/stop", id(&work)));
     let stopping = api.post(&stop, json!({})).await;
@@ -195,8 +190,7 @@ async fn who_is_asked_to_stop_hears_of_it_with_the_next_heartbeat() {
 async fn work_whose_worker_never_comes_back_to_stop_is_stopped_when_its_lease_has_run_out() {
     let rota = Rota::without_engine().await;
     let api = &rota.api;
-    let site = Site::new(api, json!({})).await;
-    site.session(api).await;
+    let (site, _) = Site::at_work(api).await;
     let (work, _) = site.take().await;
     api.post(&site.path(&format!("/{}/stop", id(&work))), json!({})).await;
     rota.advance_seconds(301);
@@ -208,8 +202,7 @@ async fn work_whose_worker_never_comes_back_to_stop_is_stopped_when_its_lease_ha
 async fn a_worker_that_gives_up_while_calls_wait_leaves_them_to_the_next() {
     let rota = Rota::start().await;
     let api = &rota.api;
-    let site = Site::new(api, json!({})).await;
-    let session = site.session(api).await;
+    let (site, session) = Site::at_work(api).await;
     api.stream_from(id(&session), 0).await.turn().await;
     let (work, token) = site.take().await;
     token.post(&site.path(&format!("/{}/stop", id(&work))), json!({"force": true})).await;
@@ -221,8 +214,7 @@ async fn a_worker_that_gives_up_while_calls_wait_leaves_them_to_the_next() {
 #[tokio::test]
 async fn a_call_finds_a_worker_also_when_the_last_one_left_before_it() {
     let rota = Rota::without_engine().await;
-    let site = Site::new(&rota.api, json!({})).await;
-    let session = site.session(&rota.api).await;
+    let (site, session) = Site::at_work(&rota.api).await;
     let (work, token) = site.take().await;
     token.post(&site.path(&format!("/{}/stop", id(&work))), json!({"force": true})).await;
     assert_eq!(site.poll().await, Value::Null, "no call waits yet");
@@ -237,8 +229,7 @@ async fn a_call_finds_a_worker_also_when_the_last_one_left_before_it() {
 async fn only_a_worker_sends_results_of_built_in_tools_and_it_sends_nothing_else() {
     let rota = Rota::start().await;
     let api = &rota.api;
-    let site = Site::new(api, json!({})).await;
-    let session = site.session(api).await;
+    let (site, session) = Site::at_work(api).await;
     let asked = api.stream_from(id(&session), 0).await.turn().await;
     let call = first(&asked, "agent.tool_use");
     let (_, token) = site.take().await;
@@ -258,8 +249,7 @@ async fn only_a_worker_sends_results_of_built_in_tools_and_it_sends_nothing_else
 async fn a_token_reaches_its_own_session_and_a_key_those_of_its_environment() {
     let rota = Rota::without_engine().await;
     let api = &rota.api;
-    let site = Site::new(api, json!({})).await;
-    let session = site.session(api).await;
+    let (site, session) = Site::at_work(api).await;
     let (_, token) = site.take().await;
     let other = site.session(api).await;
     let cloud = Parts::new(api).await.session_with(api, message("hi")).await;
@@ -290,8 +280,7 @@ async fn a_token_reaches_its_own_session_and_a_key_those_of_its_environment() {
 async fn a_token_ends_with_the_work_and_that_of_an_ended_session_sees_that_it_has_ended() {
     let rota = Rota::without_engine().await;
     let api = &rota.api;
-    let site = Site::new(api, json!({})).await;
-    let session = site.session(api).await;
+    let (site, session) = Site::at_work(api).await;
     let (work, token) = site.take().await;
     token.post(&site.path(&format!("/{}/stop", id(&work))), json!({"force": true})).await;
     let path = format!("/v1/sessions/{}", id(&session));
@@ -299,8 +288,7 @@ async fn a_token_ends_with_the_work_and_that_of_an_ended_session_sees_that_it_ha
 
     let rota = Rota::start().await;
     let api = &rota.api;
-    let site = Site::new(api, json!({})).await;
-    let session = site.session(api).await;
+    let (site, session) = Site::at_work(api).await;
     api.stream_from(id(&session), 0).await.turn().await;
     let (work, token) = site.take().await;
     let path = format!("/v1/sessions/{}", id(&session));
@@ -370,8 +358,7 @@ async fn an_environment_has_a_hundred_keys_at_most() {
 async fn work_of_another_environment_is_out_of_reach() {
     let rota = Rota::without_engine().await;
     let api = &rota.api;
-    let site = Site::new(api, json!({})).await;
-    site.session(api).await;
+    let (site, _) = Site::at_work(api).await;
     let parts = Parts::new(api).await;
     let cloud = Site::of(api, parts).await;
     let refused = forbidden("Token not authorized for this environment");
@@ -429,8 +416,7 @@ async fn the_queue_is_counted_and_so_are_the_workers_that_ask() {
 async fn work_carries_pairs_that_an_api_key_changes() {
     let rota = Rota::without_engine().await;
     let api = &rota.api;
-    let site = Site::new(api, json!({})).await;
-    let session = site.session(api).await;
+    let (site, session) = Site::at_work(api).await;
     let path = site.path(&format!("/{}", id(&session)));
     assert_eq!(
         api.post(&path, json!({"metadata": {"a": "1", "b": "2"}})).await["metadata"],
@@ -521,8 +507,7 @@ async fn work_of_one_server_is_given_by_another_and_once() {
 async fn a_self_hosted_environment_goes_when_its_queue_is_empty_or_by_force() {
     let rota = Rota::without_engine().await;
     let api = &rota.api;
-    let site = Site::new(api, json!({})).await;
-    let session = site.session(api).await;
+    let (site, session) = Site::at_work(api).await;
     let environment = format!("/v1/environments/{}", id(&site.parts.environment));
     let queued = "Cannot delete self-hosted environment with work in the queue. Either archive the environment first to allow \
         the queue to drain, or use force=true to delete immediately.";
@@ -541,8 +526,7 @@ async fn a_self_hosted_environment_goes_when_its_queue_is_empty_or_by_force() {
 async fn calls_whose_environment_is_deleted_are_closed_and_run_nowhere() {
     let rota = Rota::start().await;
     let api = &rota.api;
-    let site = Site::new(api, json!({})).await;
-    let session = site.session(api).await;
+    let (site, session) = Site::at_work(api).await;
     let mut stream = api.stream_from(id(&session), 0).await;
     stream.turn().await;
     api.delete(&format!("/v1/environments/{}?force=true", id(&site.parts.environment))).await;
@@ -561,8 +545,7 @@ async fn calls_whose_environment_is_deleted_are_closed_and_run_nowhere() {
 async fn an_interrupt_closes_the_calls_of_a_worker_so_that_the_next_one_does_not_run_them() {
     let rota = Rota::start().await;
     let api = &rota.api;
-    let site = Site::new(api, json!({})).await;
-    let session = site.session(api).await;
+    let (site, session) = Site::at_work(api).await;
     let mut stream = api.stream_from(id(&session), 0).await;
     let asked = stream.turn().await;
     let call = first(&asked, "agent.tool_use");

@@ -35,6 +35,13 @@ impl Site {
         Self { parts, key, worker }
     }
 
+    /// One with the playbook's agent, and a session there that has something to do.
+    pub async fn at_work(api: &Api) -> (Self, Value) {
+        let site = Self::new(api, json!({})).await;
+        let session = site.session(api).await;
+        (site, session)
+    }
+
     /// The path of the work of the environment, and `rest`.
     pub fn path(&self, rest: &str) -> String {
         format!("/v1/environments/{}/work{rest}", id(&self.parts.environment))

@@ -14,7 +14,6 @@ use super::{
     attached,
     drafts::Drafts,
     permission::{self, Verdict},
-    prompt,
     runner::{Runner, closed, interrupted, request_end},
     step::{Beside, Left, Rest, Step},
     tools,
@@ -66,7 +65,7 @@ impl Runner<'_> {
             }
             Err(error) => return Err(error.into()),
         };
-        let mut drafts = Drafts::new(self.app, self.lease);
+        let mut drafts = Drafts::new(self.app, self.lease, &start_id);
         let mut spent = Usage::default();
         let mut sink = |delta: Delta| match delta {
             Delta::Usage(used) => spent = used,
@@ -104,7 +103,7 @@ impl Runner<'_> {
             speed: model.speed.filter(|speed| *speed != Speed::Standard).map(|speed| speed.as_str().to_owned()),
             inference_geo: model.inference_geo.map(|geo| geo.as_str().to_owned()),
             max_tokens: offered.max_tokens,
-            system: prompt::system(self.agent.system.as_deref(), &self.skills),
+            system: self.system.clone(),
             messages: self.state.messages.clone(),
             tools: tools::offered(&self.agent)?,
         })

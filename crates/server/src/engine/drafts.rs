@@ -13,6 +13,8 @@ use crate::{app::App, hub, model::Delta};
 pub(super) struct Drafts<'a> {
     app: &'a App,
     lease: &'a Lease,
+    /// The start of the request that is answered.
+    request: &'a EventId,
     messages: VecDeque<EventId>,
     thinking: VecDeque<EventId>,
     /// The message that further texts belong to, and how many of them it has.
@@ -22,9 +24,9 @@ pub(super) struct Drafts<'a> {
 }
 
 impl<'a> Drafts<'a> {
-    pub(super) fn new(app: &'a App, lease: &'a Lease) -> Self {
+    pub(super) fn new(app: &'a App, lease: &'a Lease, request: &'a EventId) -> Self {
         let (messages, thinking) = (VecDeque::new(), VecDeque::new());
-        Self { app, lease, messages, thinking, open: None, blank: None }
+        Self { app, lease, request, messages, thinking, open: None, blank: None }
     }
 
     pub(super) fn receive(&mut self, delta: Delta) {
@@ -76,7 +78,8 @@ impl<'a> Drafts<'a> {
     }
 
     fn send(&self, event: &EventId, of: &'static str, name: &'static str, frame: &serde_json::Value) {
-        let delta = hub::Delta { event: event.clone(), of, name, json: frame.to_string().into() };
+        let (request, event, json) = (self.request.clone(), event.clone(), frame.to_string().into());
+        let delta = hub::Delta { request, event, of, name, json };
         self.app.hub.send_delta(&self.lease.session, delta);
     }
 

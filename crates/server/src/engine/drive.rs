@@ -172,7 +172,7 @@ async fn tidy(app: App) {
 async fn drive(engine: Arc<Engine>, lease: Lease, place: Place) {
     let app = &engine.app;
     let Some(driving) = engine.driven.begin(&lease).await else { return };
-    let span = tracing::info_span!("session", id = %lease.session, request_id = lease.request.as_deref().map(display));
+    let span = tracing::info_span!("session", id = %lease.session);
     let left = tokio::select! {
         left = run_on(&engine, &lease).instrument(span) => left,
         () = driving.lost() => Err(Left::Lost),

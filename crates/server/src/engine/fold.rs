@@ -315,7 +315,7 @@ fn outcome(description: &str, rubric: &Value) -> Vec<Block> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use rota_api::{
         Time,
         event::{Event, ModelUsage, SessionError},
@@ -326,7 +326,7 @@ mod tests {
     use super::*;
 
     /// Events with ids that are their places.
-    fn fold(bodies: Vec<EventBody>) -> State {
+    pub(crate) fn fold(bodies: Vec<EventBody>) -> State {
         let mut state = State::default();
         let logged = (1..).zip(bodies).map(|(seq, body)| Logged {
             seq,
@@ -339,7 +339,7 @@ mod tests {
         state
     }
 
-    fn id(seq: i64) -> EventId {
+    pub(crate) fn id(seq: i64) -> EventId {
         EventId::trusted(format!("sevt_{seq}"))
     }
 

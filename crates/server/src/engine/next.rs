@@ -100,33 +100,11 @@ fn closings(state: &State, around: Surroundings<'_>) -> Vec<(EventId, Closing)> 
 
 #[cfg(test)]
 mod tests {
-    use rota_api::{
-        Time,
-        event::{Confirmation, Event, EventBody, ModelUsage, Permission, StopReason},
-        id::Id,
-    };
+    use rota_api::event::{Confirmation, EventBody, ModelUsage, Permission, StopReason};
     use serde_json::json;
 
     use super::*;
-    use crate::resources::sessions::events::log::Logged;
-
-    /// Events of a log, with ids that are their places.
-    fn fold(bodies: Vec<EventBody>) -> State {
-        let mut state = State::default();
-        let logged = (1..).zip(bodies).map(|(seq, body)| Logged {
-            seq,
-            event: Event { id: id(seq), body },
-            hidden: None,
-            processed_at: Time::from_micros(seq),
-            bytes: 1,
-        });
-        state.apply(&logged.collect::<Vec<_>>());
-        state
-    }
-
-    fn id(seq: i64) -> EventId {
-        EventId::trusted(format!("sevt_{seq}"))
-    }
+    use crate::engine::fold::tests::{fold, id};
 
     fn message() -> EventBody {
         EventBody::UserMessage { content: vec![json!({"type": "text", "text": "hi"})] }
@@ -238,7 +216,7 @@ mod tests {
     #[test]
     fn an_interrupt_that_waits_comes_before_everything_else() {
         let inputs = [(1, false), (2, true), (3, false)];
-        let inputs = inputs.map(|(place, is_interrupt)| Input { place, is_interrupt, bytes: 1 });
+        let inputs = inputs.map(|(place, is_interrupt)| Input { place, is_interrupt, bytes: 1, request: None });
         let state = fold(vec![message(), answered(), call("bash", Permission::Allow)]);
         assert_eq!(next(&state, around(&inputs)), Action::Interrupt { count: 2 });
     }

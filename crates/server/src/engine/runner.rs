@@ -10,12 +10,14 @@ use rota_api::{
 use rota_sandbox::ToolOutput;
 use serde_json::json;
 use tokio::time::sleep;
+use tracing::Instrument;
 
 use super::{
     ask::Retry,
     fold::{Call, Stage, State},
     lease::Lease,
     next::{Action, Closing, next},
+    prompt::{self, Surroundings},
     step::{Beside, Left, Rest, Step, perform},
     tools,
 };
@@ -27,7 +29,7 @@ use crate::{
     hub::Watcher,
     limits,
     model::Usage,
-    mounts::{self, Failure, Mounts, Target},
+    mounts::{Failure, Mounts, Target},
     places::{Place, Places},
     resources::{
         sessions::events::{
@@ -35,7 +37,7 @@ use crate::{
             log::{self, NewEvent},
         },
         sessions::{Waiting, WaitingFor, status},
-        skills::{self, SessionSkill},
+        skills,
     },
 };
 
@@ -44,7 +46,8 @@ pub(super) struct Runner<'a> {
     pub(super) app: &'a App,
     pub(super) lease: &'a Lease,
     pub(super) agent: ThreadAgent,
-    pub(super) skills: Vec<SessionSkill>,
+    /// The system prompt: the agent's own, and what it is told of its surroundings.
+    pub(super) system: Option<String>,
     pub(super) self_hosted: bool,
     /// Whether a deployment started the session, so that nobody may be there to send a message again.
     pub(super) unattended: bool,
@@ -85,7 +88,7 @@ impl<'a> Runner<'a> {
     ) -> Result<(), Left> {
         let place = Some(at_work.take(&lease.workspace).await);
         let inner = lease.clone();
-        let Loaded { agent, skills, self_hosted, unattended, home } = app.db.read(move |tx| load(tx, &inner)).await?;
+        let Loaded { agent, system, self_hosted, unattended, home } = app.db.read(move |tx| load(tx, &inner)).await?;
         let watcher = app.hub.watch(&lease.session);
         let state = State::default();
         let files = match home {
@@ -100,7 +103,7 @@ impl<'a> Runner<'a> {
             app,
             lease,
             agent,
-            skills,
+            system,
             self_hosted,
             unattended,
             state,
@@ -118,6 +121,8 @@ impl<'a> Runner<'a> {
             beside = runner.catch_up().await?;
         }
         let counted = runner.bytes(&beside).max(lease.bytes);
+        // The one that set the session to work, then that of what was taken up last.
+        let mut request = lease.request.clone();
         loop {
             let action = next(&runner.state, beside.surroundings(runner.recovering, runner.self_hosted));
             runner.recovering &= matches!(action, Action::Close(_));
@@ -125,7 +130,11 @@ impl<'a> Runner<'a> {
             if matches!(action, Action::Ask) && runner.bytes(&beside) > counted + slack {
                 return Err(Left::Outgrown);
             }
-            if runner.act(action, &beside).await? {
+            if let Some(newer) = beside.request_of(&action) {
+                request = Some(newer.to_owned());
+            }
+            let turn = tracing::info_span!("turn", request_id = request.as_deref().map(display));
+            if runner.act(action, &beside).instrument(turn).await? {
                 return Ok(());
             }
             beside = runner.catch_up().await?;
@@ -491,7 +500,7 @@ fn closing_result(id: &EventId, closing: Closing, moved: bool) -> EventBody {
 /// What a runner knows of a session from the start.
 struct Loaded {
     agent: ThreadAgent,
-    skills: Vec<SessionSkill>,
+    system: Option<String>,
     /// Whether its tools run at a worker of the user.
     self_hosted: bool,
     /// Whether a deployment started it.
@@ -508,17 +517,12 @@ fn load(tx: &mut Tx<'_>, lease: &Lease) -> Result<Loaded> {
          WHERE s.workspace_id = $1 AND s.id = $2",
         vals![&lease.workspace, &lease.session],
         |row| {
-            let mut agent: ThreadAgent = row.json(0)?;
+            let agent: ThreadAgent = row.json(0)?;
             let self_hosted = row.int(1)? == 1;
-            // What a worker mounts is the worker's affair.
-            let mounted = if self_hosted { None } else { mounts::prompt(&row.text(4)?)? };
-            if let Some(told) = mounted {
-                let own = agent.system.take().filter(|system| !system.is_empty());
-                agent.system = Some(own.map_or_else(|| told.clone(), |own| format!("{own}\n\n{told}")));
-            }
+            let around = Surroundings { self_hosted, resources: row.json(4)?, skills: skills.clone() };
             Ok(Loaded {
+                system: prompt::system(agent.system.as_deref(), &around),
                 agent,
-                skills: skills.clone(),
                 self_hosted,
                 unattended: row.opt_text(3)?.is_some(),
                 home: row.opt_text(2)?,

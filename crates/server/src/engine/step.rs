@@ -10,7 +10,7 @@ use rota_api::{
 use super::{
     fold::State,
     lease::{self, Lease},
-    next::Surroundings,
+    next::{Action, Surroundings},
 };
 use crate::{
     app::App,
@@ -113,6 +113,16 @@ pub(super) struct Beside {
 impl Beside {
     pub(super) fn surroundings(&self, recovering: bool, self_hosted: bool) -> Surroundings<'_> {
         Surroundings { inputs: &self.inputs, recovering, self_hosted, is_read_only: super::tools::is_read_only }
+    }
+
+    /// The request that sent the newest of the inputs which `action` takes up, where it is known.
+    pub(super) fn request_of(&self, action: &Action) -> Option<&str> {
+        let taken = match action {
+            Action::Ask => &self.inputs[..],
+            Action::Interrupt { count } => &self.inputs[..*count],
+            _ => &[],
+        };
+        taken.iter().rev().find_map(|input| input.request.as_deref())
     }
 }
 

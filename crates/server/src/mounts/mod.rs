@@ -20,7 +20,6 @@ use crate::{
     app::App,
     db::Tx,
     error::{Error, Result},
-    resources::memory_stores::attach,
 };
 use memory::Memory;
 use skills::Skills;
@@ -106,10 +105,4 @@ impl Mounts {
 /// Notes what is to be done for a session that comes to rest with this transaction, and has files on this server.
 pub fn comes_to_rest(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &SessionId) -> Result<()> {
     outputs::comes_to_rest(tx, workspace, session)
-}
-
-/// What the agent of a session is told of its mounts, behind its own system prompt. `resources` are the session's, as JSON.
-pub fn prompt(resources: &str) -> Result<Option<String>> {
-    let told: Vec<String> = [uploads::prompt(resources)?, attach::prompt(resources)?].into_iter().flatten().collect();
-    Ok((!told.is_empty()).then(|| told.join("\n\n")))
 }

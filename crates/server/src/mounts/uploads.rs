@@ -5,7 +5,6 @@ use std::{collections::BTreeMap, sync::Arc};
 use futures_util::TryStreamExt;
 use rota_api::id::Id;
 use rota_sandbox::{Area, Bounds, Embedded};
-use serde::Deserialize;
 use tokio::{io::AsyncWriteExt, time::timeout};
 
 use super::{Failure, Target};
@@ -14,19 +13,6 @@ use crate::{
     limits::{MAX_FILE_BYTES, MOUNT_TIMEOUT},
     resources::files::{self, Mounted},
 };
-
-/// What the agent of a session is told of its files, given the session's resources as JSON; `None` where it has none.
-pub(super) fn prompt(resources: &str) -> Result<Option<String>, Error> {
-    #[derive(Deserialize)]
-    struct Kind {
-        r#type: String,
-    }
-    let resources: Vec<Kind> = serde_json::from_str(resources)?;
-    Ok(resources.iter().any(|resource| resource.r#type == "file").then(|| TOLD.to_owned()))
-}
-
-const TOLD: &str = "Files that the user gave to this session are below `/mnt/session/uploads`, for reading: list that folder to see \
-    them. What you leave below `/mnt/session/outputs` is handed over to the user when your turn ends.";
 
 /// What the server looks at in a folder that it alone writes to: more than the files of a session can be.
 const BOUNDS: Bounds = Bounds { entries: 100_000, depth: 4096, file_bytes: MAX_FILE_BYTES };
@@ -114,18 +100,4 @@ async fn place(Target { app, session, .. }: &Target, file: &Mounted) -> Result<(
     }
     new.set_modified(file.blob.made_at().micros()).map_err(cannot_write)?;
     Ok(backend.place(session.as_ref(), Area::Uploads, &file.path, new).await?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_agent_is_told_where_its_files_are_when_it_has_some() {
-        let told = prompt(r#"[{"type": "memory_store"}, {"type": "file", "id": "sesrsc_1"}]"#).unwrap().unwrap();
-        assert!(told.contains("/mnt/session/uploads") && told.contains("/mnt/session/outputs"), "{told}");
-        for without in ["[]", r#"[{"type": "memory_store"}]"#] {
-            assert_eq!(prompt(without).unwrap(), None);
-        }
-    }
 }

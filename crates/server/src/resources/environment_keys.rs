@@ -7,7 +7,7 @@ use rota_api::{
     id::{EnvironmentId, EnvironmentKeyId, Id, WorkspaceId},
 };
 
-use super::environments;
+use super::environments::ENVIRONMENTS;
 use crate::{
     app::App,
     db::{Row, Select, Tx, vals},
@@ -40,7 +40,7 @@ pub async fn list(
 ) -> Result<Json<Page<EnvironmentKey>>> {
     let paging = query.paging(20, 100, Order::Desc)?;
     let (workspace, of) = (caller.workspace.clone(), environment.clone());
-    app.db.read(move |tx| environments::get(tx, &workspace, &of)).await?;
+    app.db.read(move |tx| ENVIRONMENTS.get(tx, &workspace, &of)).await?;
     let mut select = Select::new(SELECT, &caller.workspace);
     select.text("environment_id =", Some(environment));
     List { select, key: "id", paging }.page(&app.db, from_row, |key| key.id.to_string()).await
@@ -61,8 +61,8 @@ fn insert(
     environment: &str,
     new: &CreateEnvironmentKey,
 ) -> Result<NewEnvironmentKey> {
-    tx.lock("environments WHERE workspace_id = $1 AND id = $2", vals![workspace, environment])?;
-    let environment: EnvironmentId = environments::get(tx, workspace, environment)?.id;
+    ENVIRONMENTS.lock(tx, workspace, environment)?;
+    let environment: EnvironmentId = ENVIRONMENTS.get(tx, workspace, environment)?.id;
     let now = tx.now();
     let ended = "(revoked_at IS NOT NULL OR expires_at <= $3)";
     let count = format!(

@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use crate::{
     app::App,
-    db::{Row, Select, Tx, vals},
+    db::{Row, Table, Tx, vals},
     error::{Error, Result},
     limits::MAX_ENVIRONMENT_BYTES,
     page::{NullPage, Order},
@@ -28,7 +28,7 @@ pub async fn create(State(app): State<App>, caller: Caller, body: Body) -> Resul
 
 /// `GET /v1/environments/{environment_id}`.
 pub async fn retrieve(State(app): State<App>, caller: Caller, Path(id): Path<String>) -> Result<Json<Environment>> {
-    app.db.read(move |tx| get(tx, &caller.workspace, &id)).await.map(Json)
+    app.db.read(move |tx| ENVIRONMENTS.get(tx, &caller.workspace, &id)).await.map(Json)
 }
 
 /// `POST /v1/environments/{environment_id}`.
@@ -44,7 +44,7 @@ pub async fn update(
 
 /// `GET /v1/environments`.
 pub async fn list(State(app): State<App>, caller: Caller, query: Query) -> Result<Json<NullPage<Environment>>> {
-    let mut select = Select::new(SELECT, &caller.workspace);
+    let mut select = ENVIRONMENTS.select(&caller.workspace);
     select.when(!query.boolean("include_archived")?.unwrap_or(false), "archived_at IS NULL");
     let list = List { select, key: "id", paging: query.paging(20, 100, Order::Desc)? };
     list.null_page(&app.db, from_row, |environment| environment.id.to_string()).await
@@ -73,7 +73,7 @@ fn insert(tx: &mut Tx<'_>, workspace: &WorkspaceId, fields: &EnvironmentFields) 
         || name_taken(&fields.name),
     )?;
     webhook_outbox::emit(tx, workspace, [EventType::EnvironmentCreated], &id)?;
-    get(tx, workspace, id.as_ref())
+    ENVIRONMENTS.get(tx, workspace, id.as_ref())
 }
 
 fn name_taken(name: &str) -> Error {
@@ -85,17 +85,9 @@ pub fn not_found(id: &str) -> Error {
     Error::NotFound(format!("Environment {id} not found."))
 }
 
-/// The environment `id` of a workspace.
-///
-/// # Errors
-/// 404 when there is none.
-pub fn get(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Environment> {
-    tx.one_or(&format!("{SELECT} AND id = $2"), vals![workspace, id], from_row, || not_found(id))
-}
-
 fn set(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, update: &UpdateEnvironment) -> Result<Environment> {
-    tx.lock("environments WHERE workspace_id = $1 AND id = $2", vals![workspace, id])?;
-    let stored = get(tx, workspace, id)?;
+    ENVIRONMENTS.lock(tx, workspace, id)?;
+    let stored = ENVIRONMENTS.get(tx, workspace, id)?;
     if stored.archived_at.is_some() {
         return Err(Error::Rejected {
             code: "environment_archived",
@@ -106,7 +98,7 @@ fn set(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, update: &UpdateEnviro
     let stored = EnvironmentFields { name, description, config, metadata, scope };
     let fields = update.over(&stored)?;
     if fields == stored {
-        return get(tx, workspace, id);
+        return ENVIRONMENTS.get(tx, workspace, id);
     }
     let now = tx.now();
     tx.execute_unless_taken(
@@ -124,7 +116,7 @@ fn set(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, update: &UpdateEnviro
         || name_taken(&fields.name),
     )?;
     webhook_outbox::emit(tx, workspace, [EventType::EnvironmentUpdated], id)?;
-    get(tx, workspace, id)
+    ENVIRONMENTS.get(tx, workspace, id)
 }
 
 /// The configuration as it is stored.
@@ -138,16 +130,10 @@ fn config_text(config: &EnvironmentConfig) -> Result<String> {
 }
 
 fn set_archived(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Environment> {
-    let now = tx.now();
-    let archives = tx.changes(
-        "UPDATE environments SET archived_at = $3, updated_at = $3
-         WHERE workspace_id = $1 AND id = $2 AND archived_at IS NULL",
-        vals![workspace, id, now],
-    )?;
-    if archives {
+    if ENVIRONMENTS.archive(tx, workspace, id)? {
         webhook_outbox::emit(tx, workspace, [EventType::EnvironmentArchived], id)?;
     }
-    get(tx, workspace, id)
+    ENVIRONMENTS.get(tx, workspace, id)
 }
 
 /// Deletes an environment; with `force` a self-hosted one although sessions use it.
@@ -161,9 +147,7 @@ pub fn remove(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, force: bool) -
         }
         work_queue::end_all_of(tx, workspace, id)?;
     }
-    if !tx.changes("DELETE FROM environments WHERE workspace_id = $1 AND id = $2", vals![workspace, id])? {
-        return Err(not_found(id));
-    }
+    ENVIRONMENTS.delete(tx, workspace, id)?;
     webhook_outbox::emit(tx, workspace, [EventType::EnvironmentDeleted], id)?;
     Ok(Deleted::new("environment_deleted", id))
 }
@@ -236,8 +220,13 @@ pub fn config(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Opti
     tx.one(sql, vals![workspace, id], |row| row.json("config"))
 }
 
-const SELECT: &str = "SELECT id, name, description, config, metadata, created_at, updated_at, archived_at
-    FROM environments WHERE workspace_id = $1";
+/// The rows of environments.
+pub const ENVIRONMENTS: Table<Environment> = Table {
+    name: "environments",
+    columns: "id, name, description, config, metadata, created_at, updated_at, archived_at",
+    read: from_row,
+    missing: not_found,
+};
 
 fn from_row(row: &Row<'_>) -> Result<Environment> {
     Ok(Environment {

@@ -4,7 +4,7 @@
 use axum::extract::State;
 use http::HeaderMap;
 use rota_api::{
-    Deleted,
+    Deleted, Time,
     id::{Id, UserProfileId, WorkspaceId},
     user_profile::{
         AccessType, EnforcementStatus, GoogleDataControls, Shape, UserProfile, UserProfileChanges, UserProfileFields,
@@ -14,7 +14,7 @@ use rota_api::{
 
 use crate::{
     app::App,
-    db::{Row, Select, Tx, vals},
+    db::{Row, Table, Tx, vals},
     error::{Error, Result},
     page::{NullPage, Order},
     request::{Body, Caller, Json, List, Path, Query, beta},
@@ -40,7 +40,8 @@ pub async fn retrieve(
     headers: HeaderMap,
 ) -> Result<Json<UserProfile>> {
     let shape = beta::user_profiles(&headers);
-    app.db.read(move |tx| get(tx, &caller.workspace, shape, &id)).await.map(Json)
+    let stored = app.db.read(move |tx| PROFILES.get(tx, &caller.workspace, &id)).await?;
+    Ok(Json(stored.shown(shape)))
 }
 
 /// `POST /v1/user_profiles/{user_profile_id}`.
@@ -53,7 +54,8 @@ pub async fn update(
 ) -> Result<Json<UserProfile>> {
     let (shape, now) = (beta::user_profiles(&headers), app.clock.now());
     let changes = body.read(|o| UserProfileChanges::update(o, shape, now))?;
-    app.db.write(move |tx| set(tx, &caller.workspace, shape, &id, &changes)).await.map(Json)
+    let stored = app.db.write(move |tx| set(tx, &caller.workspace, &id, &changes)).await?;
+    Ok(Json(stored.shown(shape)))
 }
 
 /// `GET /v1/user_profiles`, by creation or by name.
@@ -64,7 +66,7 @@ pub async fn list(
     query: Query,
 ) -> Result<Json<NullPage<UserProfile>>> {
     let shape = beta::user_profiles(&headers);
-    let mut select = Select::new(SELECT, &caller.workspace);
+    let mut select = PROFILES.select(&caller.workspace);
     if shape == Shape::General {
         let names = EnforcementStatus::NAMES;
         let asked = query.any_of("enforcement_status", names, names.len())?;
@@ -79,7 +81,7 @@ pub async fn list(
         (true, Order::Desc) => ("by_name_desc", |profile| NameKeys::of(profile.name.as_deref(), &profile.id).desc),
     };
     let list = List { select, key, paging: query.paging(20, 100, order)? };
-    list.null_page(&app.db, move |row| from_row(row, shape), of_row).await
+    list.null_page(&app.db, move |row| from_row(row).map(|stored| stored.shown(shape)), of_row).await
 }
 
 /// `DELETE /v1/user_profiles/{user_profile_id}`.
@@ -166,28 +168,12 @@ fn insert(tx: &mut Tx<'_>, workspace: &WorkspaceId, shape: Shape, fields: &UserP
     Ok(UserProfile::new(id, shape, fields.clone(), now, now))
 }
 
-fn not_found(id: &str) -> Error {
-    Error::not_found("User profile", id)
-}
-
-fn get(tx: &mut Tx<'_>, workspace: &WorkspaceId, shape: Shape, id: &str) -> Result<UserProfile> {
-    tx.one_or(&format!("{SELECT} AND id = $2"), vals![workspace, id], |row| from_row(row, shape), || not_found(id))
-}
-
-fn set(
-    tx: &mut Tx<'_>,
-    workspace: &WorkspaceId,
-    shape: Shape,
-    id: &str,
-    changes: &UserProfileChanges,
-) -> Result<UserProfile> {
-    tx.lock("user_profiles WHERE workspace_id = $1 AND id = $2", vals![workspace, id])?;
-    let sql = format!("{SELECT} AND id = $2");
-    let stored = |row: &Row<'_>| Ok((row.id::<UserProfileId>("id")?, fields_of(row)?));
-    let (profile, stored) = tx.one_or(&sql, vals![workspace, id], stored, || not_found(id))?;
-    let fields = changes.clone().over(stored.clone())?;
-    if fields != stored {
-        let keys = NameKeys::of(fields.name.as_deref(), &profile);
+fn set(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, changes: &UserProfileChanges) -> Result<Stored> {
+    PROFILES.lock(tx, workspace, id)?;
+    let stored = PROFILES.get(tx, workspace, id)?;
+    let fields = changes.clone().over(stored.fields.clone())?;
+    if fields != stored.fields {
+        let keys = NameKeys::of(fields.name.as_deref(), &stored.id);
         tx.execute(
             "UPDATE user_profiles SET access_type = $3, details = $4, metadata = $5, name = $6, by_name_asc = $7,
                 by_name_desc = $8, updated_at = $9
@@ -205,19 +191,17 @@ fn set(
             ],
         )?;
     }
-    get(tx, workspace, shape, id)
+    PROFILES.get(tx, workspace, id)
 }
 
 fn remove(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Deleted> {
-    if tx.changes("DELETE FROM user_profiles WHERE workspace_id = $1 AND id = $2", vals![workspace, id])? {
-        return Ok(Deleted::new("user_profile_deleted", id));
-    }
-    Err(not_found(id))
+    PROFILES.delete(tx, workspace, id)?;
+    Ok(Deleted::new("user_profile_deleted", id))
 }
 
 /// Why there is no URL for a profile that is there.
 fn no_portal(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Error> {
-    get(tx, workspace, Shape::General, id)?;
+    PROFILES.get(tx, workspace, id)?;
     Ok(Error::invalid(
         "this server has no Verification Portal: the programs in which end customers enroll there are those of the hosted \
          service",
@@ -225,25 +209,39 @@ fn no_portal(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Error
 }
 
 fn controls(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<GoogleDataControls> {
-    let of_row = |row: &Row<'_>| Ok(GoogleDataControls::new(row.id("id")?, row.time("created_at")?));
-    tx.one_or(&format!("{SELECT} AND id = $2"), vals![workspace, id], of_row, || not_found(id))
+    let Stored { id, created_at, .. } = PROFILES.get(tx, workspace, id)?;
+    Ok(GoogleDataControls::new(id, created_at))
 }
 
-const SELECT: &str = "SELECT id, access_type, details, metadata, name, created_at, updated_at FROM user_profiles
-    WHERE workspace_id = $1";
+/// A profile as it is stored.
+struct Stored {
+    id: UserProfileId,
+    fields: UserProfileFields,
+    created_at: Time,
+    updated_at: Time,
+}
 
-fn fields_of(row: &Row<'_>) -> Result<UserProfileFields> {
-    Ok(UserProfileFields {
+impl Stored {
+    fn shown(self, shape: Shape) -> UserProfile {
+        UserProfile::new(self.id, shape, self.fields, self.created_at, self.updated_at)
+    }
+}
+
+const PROFILES: Table<Stored> = Table {
+    name: "user_profiles",
+    columns: "id, access_type, details, metadata, name, created_at, updated_at",
+    read: from_row,
+    missing: |id| Error::not_found("User profile", id),
+};
+
+fn from_row(row: &Row<'_>) -> Result<Stored> {
+    let fields = UserProfileFields {
         access_type: row.name("access_type", AccessType::from_name)?,
         details: row.json("details")?,
         metadata: row.json("metadata")?,
         name: row.opt_text("name")?,
-    })
-}
-
-fn from_row(row: &Row<'_>, shape: Shape) -> Result<UserProfile> {
-    let fields = fields_of(row)?;
-    Ok(UserProfile::new(row.id("id")?, shape, fields, row.time("created_at")?, row.time("updated_at")?))
+    };
+    Ok(Stored { id: row.id("id")?, fields, created_at: row.time("created_at")?, updated_at: row.time("updated_at")? })
 }
 
 #[cfg(test)]

@@ -114,9 +114,9 @@ fn set(tx: &mut Tx<'_>, id: &str, update: &UpdateWorkspace) -> Result<Workspace>
     check_references(&update.references)?;
     let name = update.name.as_ref().unwrap_or(&stored.name);
     let data_residency = update.data_residency.over(stored.data_residency)?;
-    let privacy = match (update.inference_data_privacy, stored.inference_data_privacy) {
-        (Some(sent), kept) => Some(sent.over(kept.unwrap_or_default())),
-        (None, kept) => kept,
+    let privacy = match &update.inference_data_privacy {
+        Some(sent) => Some(sent.merged(&stored.inference_data_privacy.unwrap_or_default())?),
+        None => stored.inference_data_privacy,
     };
     tx.execute_unless_taken(
         "UPDATE workspaces SET name = $2, display_color = $3, data_residency = $4, tags = $5, inference_data_privacy = $6

@@ -10,28 +10,20 @@ use rota_api::{
 };
 
 use crate::{
-    db::{Row, Select, Tx, vals},
+    db::{Row, Table, Tx, vals},
     error::{Error, Result},
     limits::MAX_OPEN_DREAMS,
     request::Caller,
     resources::memory_stores::write::Writing,
 };
 
-const SELECT: &str = "SELECT id, status, model, store_id, session_ids, instructions, updates, output_store_id, error_type,
-        error_message, input_tokens, output_tokens, cache_read_tokens, cache_creation_tokens, created_at, ended_at, archived_at
-    FROM dreams WHERE workspace_id = $1";
-
-pub(super) fn select(workspace: &WorkspaceId) -> Select {
-    Select::new(SELECT, workspace)
-}
-
-/// The dream `id` of a workspace.
-///
-/// # Errors
-/// 404 when there is none.
-pub(super) fn get(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Dream> {
-    tx.one_or(&format!("{SELECT} AND id = $2"), vals![workspace, id], from_row, || Error::not_found("Dream", id))
-}
+pub(super) const DREAMS: Table<Dream> = Table {
+    name: "dreams",
+    columns: "id, status, model, store_id, session_ids, instructions, updates, output_store_id, error_type, error_message, \
+        input_tokens, output_tokens, cache_read_tokens, cache_creation_tokens, created_at, ended_at, archived_at",
+    read: from_row,
+    missing: |id| Error::not_found("Dream", id),
+};
 
 pub(super) fn insert(tx: &mut Tx<'_>, caller: &Caller, dream: &CreateDream) -> Result<Dream> {
     let workspace = &caller.workspace;
@@ -79,7 +71,7 @@ pub(super) fn insert(tx: &mut Tx<'_>, caller: &Caller, dream: &CreateDream) -> R
             ))
         },
     )?;
-    get(tx, workspace, id.as_ref())
+    DREAMS.get(tx, workspace, id.as_ref())
 }
 
 pub(super) fn cancel(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Dream> {
@@ -88,7 +80,7 @@ pub(super) fn cancel(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Resu
          WHERE workspace_id = $1 AND id = $2 AND due_at IS NOT NULL",
         vals![workspace, id, tx.now()],
     )?;
-    let dream = get(tx, workspace, id)?;
+    let dream = DREAMS.get(tx, workspace, id)?;
     if canceled || dream.status == DreamStatus::Canceled {
         return Ok(dream);
     }
@@ -102,7 +94,7 @@ pub(super) fn archive(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Res
          WHERE workspace_id = $1 AND id = $2 AND due_at IS NULL AND archived_at IS NULL",
         vals![workspace, id, tx.now()],
     )?;
-    let dream = get(tx, workspace, id)?;
+    let dream = DREAMS.get(tx, workspace, id)?;
     if archives || dream.archived_at.is_some() {
         return Ok(dream);
     }
@@ -110,7 +102,7 @@ pub(super) fn archive(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Res
     Err(Error::invalid(format_args!("Dream `{id}` is {status}: cancel it before it is archived")))
 }
 
-pub(super) fn from_row(row: &Row<'_>) -> Result<Dream> {
+fn from_row(row: &Row<'_>) -> Result<Dream> {
     let store: MemoryStoreId = row.id("store_id")?;
     let updates = row.int("updates")? != 0;
     let error = row.opt_text("error_type")?.zip(row.opt_text("error_message")?);

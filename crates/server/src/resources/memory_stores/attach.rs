@@ -1,4 +1,4 @@
-//! Memory stores as resources of a session: which it has, where each is mounted, and what its agent is told of them.
+//! Memory stores as resources of a session: which it has, and where each is mounted.
 
 use rota_api::{
     id::{MemoryStoreId, SessionId, WorkspaceId},
@@ -138,65 +138,5 @@ pub fn changes(tx: &mut Tx<'_>, session: &SessionId) -> Result<Vec<Option<i64>>>
 impl StoreResource {
     fn slug(&self) -> &str {
         self.mount_path.rsplit('/').next().unwrap_or_default()
-    }
-
-    /// The line of a system prompt.
-    fn told(&self) -> String {
-        let access = if self.access == Access::ReadOnly { "read-only" } else { "read-write" };
-        let mut text = format!(" - \"{}\" → {}/ ({access})", self.name, self.mount_path);
-        if !self.description.is_empty() {
-            text += &format!(": {}", self.description);
-        }
-        if let Some(instructions) = self.instructions.as_deref().filter(|text| !text.is_empty()) {
-            text += &format!("\n   {instructions}");
-        }
-        text
-    }
-}
-
-/// What the agent of a session is told of its stores, given the session's resources as JSON; `None` where it has none.
-/// Recorded: a store that was deleted meanwhile is still listed.
-pub fn prompt(resources: &str) -> Result<Option<String>> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Any {
-        Store(StoreResource),
-        Other(serde::de::IgnoredAny),
-    }
-    let resources: Vec<Any> = serde_json::from_str(resources)?;
-    let stores = resources.iter().filter_map(|resource| match resource {
-        Any::Store(store) => Some(store.told()),
-        Any::Other(_) => None,
-    });
-    let lines: Vec<String> = stores.collect();
-    Ok((!lines.is_empty()).then(|| format!("{PERSISTENCE}\n\n{HEADING}\n{}", lines.join("\n"))))
-}
-
-const PERSISTENCE: &str = "You have persistent memory: files in the directories below are kept after this session and are \
-    there in later ones. Look at them before you begin, for they may hold what you need to know. Write down what will be \
-    of use later as small text files, each under a path that says what it is about. Others may read and change them while \
-    you work: when a change of yours was not taken over, the result of the tool call says so.";
-
-const HEADING: &str = "Available stores (write only inside the directories listed below):";
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_agent_is_told_of_each_store_in_one_line_and_its_instructions() {
-        let resources = serde_json::json!([
-            {"type": "file", "id": "sesrsc_1", "file_id": "file_1"},
-            {"memory_store_id": "memstore_1", "type": "memory_store", "access": "read_write", "description": "",
-             "mount_path": "/mnt/memory/notes", "name": "Notes"},
-            {"memory_store_id": "memstore_2", "type": "memory_store", "access": "read_only", "description": "How we write.",
-             "mount_path": "/mnt/memory/style", "name": "Style", "instructions": "Follow it."},
-        ]);
-        let text = prompt(&resources.to_string()).unwrap().unwrap();
-        let (_, list) = text.split_once("below):\n").unwrap();
-        let lines = " - \"Notes\" → /mnt/memory/notes/ (read-write)\n - \"Style\" → /mnt/memory/style/ (read-only): \
-            How we write.\n   Follow it.";
-        assert_eq!(list, lines);
-        assert_eq!(prompt("[]").unwrap(), None);
     }
 }

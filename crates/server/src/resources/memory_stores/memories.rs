@@ -13,7 +13,9 @@ use rota_api::{
 use serde::Serialize;
 
 use super::{
-    paging, store, view,
+    paging,
+    store::STORES,
+    view,
     write::{self, Writing},
 };
 use crate::{
@@ -120,7 +122,7 @@ pub async fn list(
         paging.limit = paging.limit.min(MAX_FULL_PAGE);
     }
     let read = move |tx: &mut Tx<'_>| {
-        store::get(tx, &caller.workspace, &store)?;
+        STORES.get(tx, &caller.workspace, &store)?;
         let below = prefix.as_deref().unwrap_or("/");
         let page = if is_shallow {
             let rows = children(tx, &store, below, view, &paging)?;
@@ -225,7 +227,7 @@ fn check_precondition(hash: Option<&str>, memory: &write::Head) -> Result<()> {
 }
 
 fn get(tx: &mut Tx<'_>, workspace: &WorkspaceId, (store, id): &Ids, view: View) -> Result<Memory> {
-    store::get(tx, workspace, store)?;
+    STORES.get(tx, workspace, store)?;
     let sql = format!("{} AND m.id = $2", sql(view));
     tx.one_or(&sql, vals![store, id], from_row, || write::not_found(id))
 }

@@ -22,6 +22,7 @@ use crate::{
 };
 
 pub use purge::purge;
+use store::STORES;
 pub use store::{make, named};
 
 /// `POST /v1/memory_stores`.
@@ -32,7 +33,7 @@ pub async fn create(State(app): State<App>, caller: Caller, body: Body) -> Resul
 
 /// `GET /v1/memory_stores/{memory_store_id}`.
 pub async fn retrieve(State(app): State<App>, caller: Caller, Path(id): Path<String>) -> Result<Json<MemoryStore>> {
-    app.db.read(move |tx| store::get(tx, &caller.workspace, &id)).await.map(Json)
+    app.db.read(move |tx| STORES.get(tx, &caller.workspace, &id)).await.map(Json)
 }
 
 /// `POST /v1/memory_stores/{memory_store_id}`.
@@ -48,11 +49,11 @@ pub async fn update(
 
 /// `GET /v1/memory_stores`.
 pub async fn list(State(app): State<App>, caller: Caller, query: Query) -> Result<Json<Page<MemoryStore>>> {
-    let mut select = store::select(&caller.workspace);
+    let mut select = STORES.select(&caller.workspace);
     select.when(!query.boolean("include_archived")?.unwrap_or(false), "archived_at IS NULL");
     query.created_at::<MemoryStoreId>(&mut select, "id", &CREATED_BETWEEN)?;
     let list = List { select, key: "id", paging: paging(&query)? };
-    list.page(&app.db, store::from_row, |store| store.id.to_string()).await
+    list.page(&app.db, STORES.read, |store| store.id.to_string()).await
 }
 
 /// `POST /v1/memory_stores/{memory_store_id}/archive`.

@@ -9,17 +9,17 @@ use rota_api::{
 
 use super::purge;
 use crate::{
-    db::{Row, Select, Tx, vals},
+    db::{Row, Table, Tx, vals},
     error::{Error, Result},
     resources::webhook_outbox,
 };
 
-const SELECT: &str = "SELECT id, name, description, metadata, created_at, updated_at, archived_at
-    FROM memory_stores WHERE workspace_id = $1";
-
-pub(super) fn select(workspace: &WorkspaceId) -> Select {
-    Select::new(SELECT, workspace)
-}
+pub(super) const STORES: Table<MemoryStore> = Table {
+    name: "memory_stores",
+    columns: "id, name, description, metadata, created_at, updated_at, archived_at",
+    read: from_row,
+    missing: not_found,
+};
 
 /// The error for a store that does not exist, or belongs to another workspace.
 pub(super) fn not_found(id: &str) -> Error {
@@ -29,14 +29,6 @@ pub(super) fn not_found(id: &str) -> Error {
 /// The error for a change of what is archived.
 pub(super) fn archived(id: &str) -> Error {
     Error::invalid(format_args!("cannot modify archived resource: memory store {id}"))
-}
-
-/// The store `id` of a workspace.
-///
-/// # Errors
-/// 404 when there is none.
-pub(super) fn get(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<MemoryStore> {
-    tx.one_or(&format!("{SELECT} AND id = $2"), vals![workspace, id], from_row, || not_found(id))
 }
 
 /// The name and the description of a store that can be written to; `None` when there is none such.
@@ -60,7 +52,7 @@ pub(super) fn insert(tx: &mut Tx<'_>, workspace: &WorkspaceId, fields: &MemorySt
         vals![&id, workspace, &fields.name, &fields.description, &serde_json::to_string(&fields.metadata)?, now],
     )?;
     webhook_outbox::emit(tx, workspace, [EventType::MemoryStoreCreated], &id)?;
-    get(tx, workspace, id.as_ref())
+    STORES.get(tx, workspace, id.as_ref())
 }
 
 pub(super) fn set(
@@ -69,8 +61,8 @@ pub(super) fn set(
     id: &str,
     update: &UpdateMemoryStore,
 ) -> Result<MemoryStore> {
-    tx.lock("memory_stores WHERE workspace_id = $1 AND id = $2", vals![workspace, id])?;
-    let store = get(tx, workspace, id)?;
+    STORES.lock(tx, workspace, id)?;
+    let store = STORES.get(tx, workspace, id)?;
     if store.archived_at.is_some() {
         return Err(archived(id));
     }
@@ -90,34 +82,27 @@ pub(super) fn set(
             ],
         )?;
     }
-    get(tx, workspace, id)
+    STORES.get(tx, workspace, id)
 }
 
 /// Archives it, unless it is archived already.
 pub(super) fn archive(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<MemoryStore> {
-    let archives = tx.changes(
-        "UPDATE memory_stores SET archived_at = $3, updated_at = $3
-         WHERE workspace_id = $1 AND id = $2 AND archived_at IS NULL",
-        vals![workspace, id, tx.now()],
-    )?;
-    if archives {
+    if STORES.archive(tx, workspace, id)? {
         webhook_outbox::emit(tx, workspace, [EventType::MemoryStoreArchived], id)?;
     }
-    get(tx, workspace, id)
+    STORES.get(tx, workspace, id)
 }
 
 /// Deletes it and what is in it. Its versions may be many: those that remain go with the sweep, and nobody reaches them.
 pub(super) fn delete(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Deleted> {
-    if !tx.changes("DELETE FROM memory_stores WHERE workspace_id = $1 AND id = $2", vals![workspace, id])? {
-        return Err(not_found(id));
-    }
+    STORES.delete(tx, workspace, id)?;
     tx.send("DELETE FROM memories WHERE store_id = $1", vals![id])?;
     purge::store_is_deleted(tx, id)?;
     webhook_outbox::emit(tx, workspace, [EventType::MemoryStoreDeleted], id)?;
     Ok(Deleted::new("memory_store_deleted", id))
 }
 
-pub(super) fn from_row(row: &Row<'_>) -> Result<MemoryStore> {
+fn from_row(row: &Row<'_>) -> Result<MemoryStore> {
     Ok(MemoryStore {
         id: row.id("id")?,
         r#type: "memory_store",

@@ -6,7 +6,7 @@ use rota_api::{
     memory::{Actor, MAX_FULL_PAGE, MemoryVersion, Operation, View},
 };
 
-use super::{paging, store, view, write::Writing};
+use super::{paging, store::STORES, view, write::Writing};
 use crate::{
     app::App,
     db::{Row, Select, Tx, vals},
@@ -35,7 +35,7 @@ pub async fn list(
         paging.limit = paging.limit.min(MAX_FULL_PAGE);
     }
     let read = move |tx: &mut Tx<'_>| {
-        store::get(tx, &caller.workspace, &store)?;
+        STORES.get(tx, &caller.workspace, &store)?;
         Ok(paging.page(select.page(tx, "v.id", &paging, from_row)?, |version| version.id.to_string()))
     };
     app.db.read(read).await.map(Json)
@@ -82,7 +82,7 @@ fn set_redacted(tx: &mut Tx<'_>, caller: &Caller, store: &str, id: &str) -> Resu
 }
 
 fn get(tx: &mut Tx<'_>, workspace: &WorkspaceId, store: &str, id: &str, view: View) -> Result<MemoryVersion> {
-    store::get(tx, workspace, store)?;
+    STORES.get(tx, workspace, store)?;
     let missing = || Error::NotFound(format!("memory version `{id}` not found"));
     tx.one_or(&format!("{} AND v.id = $2", sql(view)), vals![store, id], from_row, missing)
 }

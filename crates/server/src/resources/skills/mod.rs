@@ -31,7 +31,7 @@ use crate::{
     page::{NullPage, Order, Page, Paging},
     request::{Caller, Json, List, Path, Query, Upload, beta},
 };
-use store::Stored;
+use store::{SKILLS, Stored};
 
 /// `POST /v1/skills`.
 pub async fn create(
@@ -55,7 +55,7 @@ pub async fn retrieve(
     Path(id): Path<String>,
 ) -> Result<Json<Shaped<Skill, OldSkill>>> {
     let shape = Shape::of(&headers);
-    let skill = app.db.read(move |tx| store::get(tx, &caller.workspace, &id)).await?;
+    let skill = app.db.read(move |tx| SKILLS.get(tx, &caller.workspace, &id)).await?;
     shape.skill(skill).map(Json)
 }
 
@@ -67,7 +67,7 @@ pub async fn list(
     query: Query,
 ) -> Result<Json<Shaped<NullPage<Skill>, OldPage<OldSkill>>>> {
     let shape = Shape::of(&headers);
-    let mut select = store::select(&caller.workspace);
+    let mut select = SKILLS.select(&caller.workspace);
     select.when(shape == Shape::New, "latest_version_id IS NOT NULL");
     match query.text("source") {
         None | Some("custom") => {}
@@ -75,7 +75,7 @@ pub async fn list(
         Some(_) => return Err(Error::invalid("source must be one of custom, anthropic")),
     }
     let list = List { select, key: "id", paging: paging(&query)? };
-    let Json(page) = list.page(&app.db, store::from_row, |skill| skill.id.to_string()).await?;
+    let Json(page) = list.page(&app.db, SKILLS.read, |skill| skill.id.to_string()).await?;
     shape.page(page, Shape::skill).map(Json)
 }
 

@@ -8,7 +8,7 @@ use rota_api::{
     skill::{LATEST, Source},
 };
 
-use super::store::{self, StoredVersion};
+use super::store::{self, SKILLS, StoredVersion};
 use crate::{
     db::{Row, Tx, vals},
     error::{Error, Result},
@@ -37,7 +37,7 @@ fn find(tx: &mut Tx<'_>, workspace: &WorkspaceId, skill: &Skill) -> Result<Optio
         return Ok(None);
     }
     let found = match version.as_str() {
-        LATEST => match store::get(tx, workspace, skill_id).map(|skill| skill.latest) {
+        LATEST => match SKILLS.get(tx, workspace, skill_id).map(|skill| skill.latest) {
             Ok(Some(latest)) => store::get_version(tx, workspace, skill_id, latest.as_ref()),
             Ok(None) => return Ok(None),
             Err(error) => Err(error),

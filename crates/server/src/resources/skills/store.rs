@@ -8,7 +8,7 @@ use rota_api::{
 use super::{Shape, bundle::Bundle, not_found, upload::Form};
 use crate::{
     app::App,
-    db::{Row, Select, Tx, vals},
+    db::{Row, Select, Table, Tx, vals},
     error::{Error, Result},
     limits::{MAX_SKILL_VERSIONS, MAX_SKILLS},
 };
@@ -58,7 +58,7 @@ pub(super) fn insert(tx: &mut Tx<'_>, workspace: &WorkspaceId, form: &Form, blob
         vals![workspace, &id, &bundle.name, form.display_name.as_ref().unwrap_or(&bundle.name), now],
     )?;
     add_version(tx, workspace, &id, bundle, blob, now)?;
-    get(tx, workspace, id.as_ref())
+    SKILLS.get(tx, workspace, id.as_ref())
 }
 
 /// Adds a version to the skill `id`. Its name is that of the skill.
@@ -69,8 +69,8 @@ pub(super) fn insert_version(
     bundle: &Bundle,
     blob: &BlobId,
 ) -> Result<StoredVersion> {
-    lock(tx, workspace, id)?;
-    let skill = get(tx, workspace, id)?;
+    SKILLS.lock(tx, workspace, id)?;
+    let skill = SKILLS.get(tx, workspace, id)?;
     if skill.name != bundle.name {
         return Err(Error::invalid(format_args!(
             "Skill name '{}' in SKILL.md must be consistent across all versions for a given `skill_id`. Expected '{}'.",
@@ -121,14 +121,12 @@ fn set_latest(
 }
 
 pub(super) fn remove(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, shape: Shape) -> Result<Deleted> {
-    lock(tx, workspace, id)?;
-    if shape == Shape::Old && get(tx, workspace, id)?.latest.is_some() {
+    SKILLS.lock(tx, workspace, id)?;
+    if shape == Shape::Old && SKILLS.get(tx, workspace, id)?.latest.is_some() {
         return Err(Error::invalid("Cannot delete skill with existing versions. Delete all versions first."));
     }
     tx.execute("DELETE FROM skill_versions WHERE workspace_id = $1 AND skill_id = $2", vals![workspace, id])?;
-    if !tx.changes("DELETE FROM skills WHERE workspace_id = $1 AND id = $2", vals![workspace, id])? {
-        return Err(not_found(id));
-    }
+    SKILLS.delete(tx, workspace, id)?;
     Ok(Deleted::new("skill_deleted", id))
 }
 
@@ -140,8 +138,8 @@ pub(super) fn remove_version(
     version: &str,
     shape: Shape,
 ) -> Result<StoredVersion> {
-    lock(tx, workspace, id)?;
-    let skill = get(tx, workspace, id)?;
+    SKILLS.lock(tx, workspace, id)?;
+    let skill = SKILLS.get(tx, workspace, id)?;
     let version = get_version(tx, workspace, id, version)?;
     if shape == Shape::New && count_versions(tx, workspace, id)? == 1 {
         return Err(Error::invalid(
@@ -158,38 +156,26 @@ pub(super) fn remove_version(
     Ok(version)
 }
 
-fn lock(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<()> {
-    tx.lock("skills WHERE workspace_id = $1 AND id = $2", vals![workspace, id])
-}
-
 fn count_versions(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<i64> {
     let sql = "SELECT count(*) FROM skill_versions WHERE workspace_id = $1 AND skill_id = $2";
     Ok(tx.one(sql, vals![workspace, id], |row| row.int(0))?.unwrap_or_default())
 }
 
-const SELECT: &str = "SELECT id, name, display_name, latest_version_id, created_at, updated_at FROM skills
-    WHERE workspace_id = $1";
+pub(super) const SKILLS: Table<Stored> = Table {
+    name: "skills",
+    columns: "id, name, display_name, latest_version_id, created_at, updated_at",
+    read: from_row,
+    missing: not_found,
+};
 
 const SELECT_VERSIONS: &str = "SELECT id, skill_id, name, description, blob_id, created_at FROM skill_versions
     WHERE workspace_id = $1";
-
-pub(super) fn select(workspace: &WorkspaceId) -> Select {
-    Select::new(SELECT, workspace)
-}
 
 /// The SELECT of a list of the versions of a skill.
 pub(super) fn select_versions(workspace: &WorkspaceId, skill: &str) -> Select {
     let mut select = Select::new(SELECT_VERSIONS, workspace);
     select.text("skill_id =", Some(skill));
     select
-}
-
-/// The skill `id` of a workspace.
-///
-/// # Errors
-/// 404 when there is none.
-pub(super) fn get(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Stored> {
-    tx.one_or(&format!("{SELECT} AND id = $2"), vals![workspace, id], from_row, || not_found(id))
 }
 
 /// The version `version` of a skill.
@@ -219,7 +205,7 @@ pub(super) fn no_version() -> Error {
     Error::NotFound("Skill version not found".to_owned())
 }
 
-pub(super) fn from_row(row: &Row<'_>) -> Result<Stored> {
+fn from_row(row: &Row<'_>) -> Result<Stored> {
     Ok(Stored {
         id: row.id("id")?,
         name: row.text("name")?,

@@ -14,7 +14,7 @@ use rota_api::{
 
 use super::{
     OldPage, Shape, Shaped, paging,
-    store::{self, StoredVersion},
+    store::{self, SKILLS, StoredVersion},
     upload,
 };
 use crate::{
@@ -37,7 +37,7 @@ pub async fn create(
     let shape = Shape::of(&headers);
     // Whether there is such a skill is said before what is wrong with the form.
     let (workspace, skill) = (caller.workspace.clone(), id.clone());
-    app.db.read(move |tx| store::get(tx, &workspace, &skill)).await?;
+    app.db.read(move |tx| SKILLS.get(tx, &workspace, &skill)).await?;
     let bundle = upload::read(Upload::from_request(request, &()).await?, shape).await?.bundle;
     let blob = store::keep(&app, &caller.workspace, &bundle).await?;
     let write = app.db.write(move |tx| store::insert_version(tx, &caller.workspace, &id, &bundle, &blob));
@@ -69,7 +69,7 @@ pub async fn list(
     check_id(&id)?;
     let shape = Shape::of(&headers);
     let (workspace, skill) = (caller.workspace.clone(), id.clone());
-    app.db.read(move |tx| store::get(tx, &workspace, &skill)).await?;
+    app.db.read(move |tx| SKILLS.get(tx, &workspace, &skill)).await?;
     let list = List { select: store::select_versions(&caller.workspace, &id), key: "id", paging };
     let Json(page) = list.page(&app.db, store::version_from_row, |version| version.id.to_string()).await?;
     shape.page(page, |shape, version| Ok(shape.version(version))).map(Json)
@@ -143,7 +143,7 @@ impl Address {
 }
 
 fn find(tx: &mut Tx<'_>, workspace: &WorkspaceId, skill: &str, address: &Address) -> Result<StoredVersion> {
-    let latest = store::get(tx, workspace, skill)?.latest;
+    let latest = SKILLS.get(tx, workspace, skill)?.latest;
     match address {
         Address::Latest => {
             let latest = latest.ok_or_else(store::no_version)?;

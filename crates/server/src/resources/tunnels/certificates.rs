@@ -7,7 +7,7 @@ use rota_api::{
 };
 
 use super::{
-    changing,
+    TUNNELS, changing,
     pem::{self, Authority},
 };
 use crate::{
@@ -49,7 +49,7 @@ pub async fn list(
     select.text("tunnel_id =", Some(&tunnel));
     select.when(!query.boolean("include_archived")?.unwrap_or(false), "archived_at IS NULL");
     let list = List { select, key: "id", paging: query.paging(20, 1000, Order::Desc)? };
-    app.db.read(move |tx| super::get(tx, &caller.workspace, &tunnel)).await?;
+    app.db.read(move |tx| TUNNELS.get(tx, &caller.workspace, &tunnel)).await?;
     list.null_page(&app.db, from_row, |certificate| certificate.id.to_string()).await
 }
 

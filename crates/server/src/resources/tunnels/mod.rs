@@ -13,7 +13,7 @@ use rota_api::{
 
 use crate::{
     app::App,
-    db::{Row, Select, Tx, vals},
+    db::{Row, Table, Tx, vals},
     error::{Error, Result},
     page::{NullPage, Order},
     random,
@@ -31,7 +31,7 @@ pub async fn create(State(app): State<App>, caller: Caller, body: Body) -> Resul
 
 /// `GET /v1/tunnels/{tunnel_id}`.
 pub async fn retrieve(State(app): State<App>, caller: Caller, Path(id): Path<String>) -> Result<Json<Tunnel>> {
-    app.db.read(move |tx| get(tx, &caller.workspace, &id)).await.map(Json)
+    app.db.read(move |tx| TUNNELS.get(tx, &caller.workspace, &id)).await.map(Json)
 }
 
 /// `GET /rota/v1/tunnels/{tunnel_id}`: the same, and whether anything comes through it.
@@ -41,7 +41,7 @@ pub async fn status(State(app): State<App>, caller: Caller, Path(id): Path<Strin
 
 /// `GET /v1/tunnels`, newest first.
 pub async fn list(State(app): State<App>, caller: Caller, query: Query) -> Result<Json<NullPage<Tunnel>>> {
-    let mut select = Select::new(SELECT, &caller.workspace);
+    let mut select = TUNNELS.select(&caller.workspace);
     select.when(!query.boolean("include_archived")?.unwrap_or(false), "archived_at IS NULL");
     let list = List { select, key: "id", paging: query.paging(20, 1000, Order::Desc)? };
     list.null_page(&app.db, from_row, |tunnel| tunnel.id.to_string()).await
@@ -112,7 +112,7 @@ fn insert(
          VALUES ($1, $2, $3, $4, $5, $6, $7, $7)",
         vals![&id, workspace, name, domain, &token.id, &token.sealed, now],
     )?;
-    get(tx, workspace, id.as_ref())
+    TUNNELS.get(tx, workspace, id.as_ref())
 }
 
 fn not_found(id: &str) -> Error {
@@ -124,17 +124,13 @@ fn is_archived(id: &str) -> Error {
     Error::invalid(format_args!("Tunnel `{id}` is archived: create another one"))
 }
 
-fn get(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Tunnel> {
-    tx.one_or(&format!("{SELECT} AND id = $2"), vals![workspace, id], from_row, || not_found(id))
-}
-
 /// The tunnel, locked, if something of it can be changed.
 ///
 /// # Errors
 /// 404 when there is none, 400 when it is archived.
 fn changing(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Tunnel> {
-    tx.lock("tunnels WHERE workspace_id = $1 AND id = $2", vals![workspace, id])?;
-    let tunnel = get(tx, workspace, id)?;
+    TUNNELS.lock(tx, workspace, id)?;
+    let tunnel = TUNNELS.get(tx, workspace, id)?;
     if tunnel.archived_at.is_some() { Err(is_archived(id)) } else { Ok(tunnel) }
 }
 
@@ -168,7 +164,7 @@ fn set_archived(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Tu
             vals![workspace, id, now],
         )?;
     }
-    get(tx, workspace, id)
+    TUNNELS.get(tx, workspace, id)
 }
 
 /// The token of a tunnel, sealed.
@@ -195,7 +191,12 @@ fn replace_token(
     Ok(())
 }
 
-const SELECT: &str = "SELECT id, display_name, domain, created_at, archived_at FROM tunnels WHERE workspace_id = $1";
+const TUNNELS: Table<Tunnel> = Table {
+    name: "tunnels",
+    columns: "id, display_name, domain, created_at, archived_at",
+    read: from_row,
+    missing: not_found,
+};
 
 fn from_row(row: &Row<'_>) -> Result<Tunnel> {
     Ok(Tunnel {

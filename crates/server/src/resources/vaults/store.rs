@@ -3,20 +3,24 @@
 use rota_api::{
     Deleted,
     id::{Id, VaultId, WorkspaceId},
-    vault::{CreateVault, UpdateVault, Vault},
+    vault::{UpdateVault, Vault, VaultFields},
     webhook::EventType,
 };
 
 use crate::{
-    db::{Row, Tx, Val, vals},
+    db::{Row, Table, Tx, Val, vals},
     error::{Error, Result},
     resources::{credentials, webhook_outbox},
 };
 
-pub(super) const SELECT: &str = "SELECT id, display_name, metadata, created_at, updated_at, archived_at
-    FROM vaults WHERE workspace_id = $1";
+pub(super) const VAULTS: Table<Vault> = Table {
+    name: "vaults",
+    columns: "id, display_name, metadata, created_at, updated_at, archived_at",
+    read: from_row,
+    missing: |_| credentials::no_vault(),
+};
 
-pub(super) fn from_row(row: &Row<'_>) -> Result<Vault> {
+fn from_row(row: &Row<'_>) -> Result<Vault> {
     Ok(Vault {
         id: row.id("id")?,
         r#type: "vault",
@@ -28,7 +32,7 @@ pub(super) fn from_row(row: &Row<'_>) -> Result<Vault> {
     })
 }
 
-pub(super) fn insert(tx: &mut Tx<'_>, workspace: &WorkspaceId, new: &CreateVault) -> Result<Vault> {
+pub(super) fn insert(tx: &mut Tx<'_>, workspace: &WorkspaceId, new: &VaultFields) -> Result<Vault> {
     let id = VaultId::new(tx.now());
     tx.execute(
         "INSERT INTO vaults (id, workspace_id, display_name, metadata, created_at, updated_at)
@@ -36,55 +40,36 @@ pub(super) fn insert(tx: &mut Tx<'_>, workspace: &WorkspaceId, new: &CreateVault
         vals![&id, workspace, &new.display_name, &serde_json::to_string(&new.metadata)?, tx.now()],
     )?;
     webhook_outbox::emit(tx, workspace, [EventType::VaultCreated], &id)?;
-    get(tx, workspace, id.as_ref())
-}
-
-/// The vault `id` of a workspace.
-///
-/// # Errors
-/// 404 when there is none.
-pub(super) fn get(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Vault> {
-    tx.one_or(&format!("{SELECT} AND id = $2"), vals![workspace, id], from_row, credentials::no_vault)
+    VAULTS.get(tx, workspace, id.as_ref())
 }
 
 pub(super) fn set(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, update: &UpdateVault) -> Result<Vault> {
-    lock(tx, workspace, id)?;
-    let stored = get(tx, workspace, id)?;
+    VAULTS.lock(tx, workspace, id)?;
+    let stored = VAULTS.get(tx, workspace, id)?;
     if stored.archived_at.is_some() {
         return Err(credentials::vault_archived());
     }
-    let metadata = update.metadata.over(&stored.metadata)?;
-    let display_name = update.display_name.as_ref().unwrap_or(&stored.display_name);
+    let stored = VaultFields { display_name: stored.display_name, metadata: stored.metadata };
+    let VaultFields { display_name, metadata } = update.merged(&stored)?;
     tx.execute(
         "UPDATE vaults SET display_name = $3, metadata = $4, updated_at = $5 WHERE workspace_id = $1 AND id = $2",
-        vals![workspace, id, display_name, &serde_json::to_string(&metadata)?, tx.now()],
+        vals![workspace, id, &display_name, &serde_json::to_string(&metadata)?, tx.now()],
     )?;
-    get(tx, workspace, id)
-}
-
-fn lock(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<()> {
-    tx.lock("vaults WHERE workspace_id = $1 AND id = $2", vals![workspace, id])
+    VAULTS.get(tx, workspace, id)
 }
 
 pub(super) fn archive(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Vault> {
-    lock(tx, workspace, id)?;
-    let archives = tx.changes(
-        "UPDATE vaults SET archived_at = $3, updated_at = $3
-         WHERE workspace_id = $1 AND id = $2 AND archived_at IS NULL",
-        vals![workspace, id, tx.now()],
-    )?;
-    if archives {
+    VAULTS.lock(tx, workspace, id)?;
+    if VAULTS.archive(tx, workspace, id)? {
         credentials::archive_all_of(tx, workspace, id)?;
         webhook_outbox::emit(tx, workspace, [EventType::VaultArchived], id)?;
     }
-    get(tx, workspace, id)
+    VAULTS.get(tx, workspace, id)
 }
 
 pub(super) fn remove(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Deleted> {
-    lock(tx, workspace, id)?;
-    if !tx.changes("DELETE FROM vaults WHERE workspace_id = $1 AND id = $2", vals![workspace, id])? {
-        return Err(credentials::no_vault());
-    }
+    VAULTS.lock(tx, workspace, id)?;
+    VAULTS.delete(tx, workspace, id)?;
     credentials::remove_all_of(tx, workspace, id)?;
     webhook_outbox::emit(tx, workspace, [EventType::VaultDeleted], id)?;
     Ok(Deleted::new("vault_deleted", id))

@@ -6,7 +6,7 @@ use rota_api::{
     webhook::{DeliveryState, EndpointState, WebhookDelivery},
 };
 
-use super::store;
+use super::store::ENDPOINTS;
 use crate::{
     app::App,
     db::{Notice, Row, Select, Tx, vals},
@@ -31,7 +31,7 @@ pub async fn list(
     let paging = query.paging(20, 100, Order::Desc)?;
     app.db
         .read(move |tx| {
-            store::get(tx, &caller.workspace, &endpoint)?;
+            ENDPOINTS.get(tx, &caller.workspace, &endpoint)?;
             let rows = select.page(tx, "event_id", &paging, from_row)?;
             Ok(paging.page(rows, |delivery| delivery.id.to_string()))
         })
@@ -59,13 +59,13 @@ pub async fn replay(
 }
 
 fn get(tx: &mut Tx<'_>, workspace: &WorkspaceId, endpoint: &str, event: &str) -> Result<WebhookDelivery> {
-    store::get(tx, workspace, endpoint)?;
+    ENDPOINTS.get(tx, workspace, endpoint)?;
     let sql = format!("{SELECT} AND endpoint_id = $2 AND event_id = $3");
     tx.one_or(&sql, vals![workspace, endpoint, event], from_row, || Error::not_found("Webhook delivery", event))
 }
 
 fn set_replayed(tx: &mut Tx<'_>, workspace: &WorkspaceId, endpoint: &str, event: &str) -> Result<WebhookDelivery> {
-    if store::get(tx, workspace, endpoint)?.state == EndpointState::Disabled {
+    if ENDPOINTS.get(tx, workspace, endpoint)?.state == EndpointState::Disabled {
         return Err(Error::invalid(format_args!(
             "Webhook endpoint `{endpoint}` is disabled: enable it first. What is pending is then sent by itself."
         )));

@@ -17,6 +17,7 @@ use crate::{
     request::{Body, Caller, Json, Path, Query},
 };
 
+use store::ENDPOINTS;
 pub use store::{
     Unsealed, disable, has_failed_for_too_long, record_failure, record_success, seal, secret_key, unsealed,
 };
@@ -36,7 +37,7 @@ fn check_url(app: &App, url: &str) -> Result<()> {
 
 /// `GET /rota/v1/webhook_endpoints/{webhook_endpoint_id}`.
 pub async fn retrieve(State(app): State<App>, caller: Caller, Path(id): Path<String>) -> Result<Json<WebhookEndpoint>> {
-    app.db.read(move |tx| store::get(tx, &caller.workspace, &id)).await.map(Json)
+    app.db.read(move |tx| ENDPOINTS.get(tx, &caller.workspace, &id)).await.map(Json)
 }
 
 /// `POST /rota/v1/webhook_endpoints/{webhook_endpoint_id}`.
@@ -68,7 +69,7 @@ pub async fn list(State(app): State<App>, caller: Caller, query: Query) -> Resul
         return Err(Error::invalid("after_id: cannot be combined with before_id"));
     }
     // A workspace has few enough to read all of them.
-    let mut all = app.db.read(move |tx| store::all(tx, &caller.workspace)).await?;
+    let mut all = app.db.read(move |tx| ENDPOINTS.all(tx, &caller.workspace)).await?;
     if order == Order::Desc {
         all.reverse();
     }

@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 
 use super::deliveries;
 use crate::{
-    db::{Row, Tx, vals},
+    db::{Row, Table, Tx, vals},
     error::{Error, Result},
     limits::{MAX_WEBHOOK_ENDPOINTS, WEBHOOK_DISABLE_FAILURES, WEBHOOK_DISABLE_MICROS},
     vault::{DataKey, Owner},
@@ -22,8 +22,12 @@ use crate::{
 /// What a signing secret begins with (Standard Webhooks).
 const SECRET_PREFIX: &str = "whsec_";
 
-const SELECT: &str = "SELECT id, created_at, description, disabled_reason, enabled_events, name, state, updated_at, url
-    FROM webhook_endpoints WHERE workspace_id = $1";
+pub(super) const ENDPOINTS: Table<WebhookEndpoint> = Table {
+    name: "webhook_endpoints",
+    columns: "id, created_at, description, disabled_reason, enabled_events, name, state, updated_at, url",
+    read: from_row,
+    missing,
+};
 
 pub(super) fn insert(
     tx: &mut Tx<'_>,
@@ -56,7 +60,7 @@ pub(super) fn insert(
         ],
     )?;
     subscribe(tx, workspace, id.as_ref(), &new.enabled_events)?;
-    Ok(NewWebhookEndpoint { endpoint: get(tx, workspace, id.as_ref())?, secret: shown(&key) })
+    Ok(NewWebhookEndpoint { endpoint: ENDPOINTS.get(tx, workspace, id.as_ref())?, secret: shown(&key) })
 }
 
 /// A new key in base64.
@@ -122,21 +126,8 @@ fn unsubscribe(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<()>
     Ok(())
 }
 
-/// The endpoint `id` of a workspace.
-///
-/// # Errors
-/// 404 when there is none.
-pub(super) fn get(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<WebhookEndpoint> {
-    tx.one_or(&format!("{SELECT} AND id = $2"), vals![workspace, id], from_row, || missing(id))
-}
-
 fn missing(id: &str) -> Error {
     Error::not_found("Webhook endpoint", id)
-}
-
-/// Every endpoint of a workspace, oldest first.
-pub(super) fn all(tx: &mut Tx<'_>, workspace: &WorkspaceId) -> Result<Vec<WebhookEndpoint>> {
-    tx.all(&format!("{SELECT} ORDER BY id"), vals![workspace], from_row)
 }
 
 pub(super) fn update(
@@ -145,8 +136,8 @@ pub(super) fn update(
     id: &str,
     update: &UpdateEndpoint,
 ) -> Result<WebhookEndpoint> {
-    tx.lock("webhook_endpoints WHERE workspace_id = $1 AND id = $2", vals![workspace, id])?;
-    let WebhookEndpoint { name, description, url, enabled_events, state, .. } = get(tx, workspace, id)?;
+    ENDPOINTS.lock(tx, workspace, id)?;
+    let WebhookEndpoint { name, description, url, enabled_events, state, .. } = ENDPOINTS.get(tx, workspace, id)?;
     let before = state;
     let stored = EndpointSettings { name, description, url, enabled_events, state };
     let EndpointSettings { name, description, url, enabled_events, state } = update.over(&stored)?;
@@ -166,7 +157,7 @@ pub(super) fn update(
             }
         }
     }
-    get(tx, workspace, id)
+    ENDPOINTS.get(tx, workspace, id)
 }
 
 fn enable(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<()> {
@@ -220,9 +211,7 @@ pub fn has_failed_for_too_long(failures: i64, since: Time, now: Time) -> bool {
 /// Removes an endpoint. What was not delivered is not sent any more; the record of what was goes with its age.
 pub(super) fn remove(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Deleted> {
     unsubscribe(tx, workspace, id)?;
-    if !tx.changes("DELETE FROM webhook_endpoints WHERE workspace_id = $1 AND id = $2", vals![workspace, id])? {
-        return Err(missing(id));
-    }
+    ENDPOINTS.delete(tx, workspace, id)?;
     deliveries::park(tx, id)?;
     Ok(Deleted::new("webhook_endpoint_deleted", id))
 }

@@ -185,9 +185,10 @@ pub fn insert_initial(
         Some(outcome) => format!("{{\"id\":\"{id}\",\"outcome_id\":\"{outcome}\",{fields}"),
         None => format!("{{\"id\":\"{id}\",{fields}"),
     };
+    let request = tx.request();
     tx.add(
-        "INSERT INTO session_inputs (session_id, place, type, body) VALUES ($1, $2, $3, $4)",
-        vals![session, place, r#type, &body],
+        "INSERT INTO session_inputs (session_id, place, type, body, request_id) VALUES ($1, $2, $3, $4, $5)",
+        vals![session, place, r#type, &body, request.as_deref()],
     )?;
     Ok(outcome.map(|outcome| sessions::new_outcome(&outcome, &description.unwrap_or_default())))
 }
@@ -209,7 +210,7 @@ pub fn read(tx: &mut Tx<'_>, session: &SessionId, seq: i64) -> Result<(Vec<Logge
 }
 
 /// Something that a client sent to a working session. What it says is read when it is in the log.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Input {
     /// Its place among what waits, or has waited.
     pub place: i64,
@@ -217,13 +218,17 @@ pub struct Input {
     pub is_interrupt: bool,
     /// The length of its text.
     pub bytes: i64,
+    /// The request that sent it, where it came with one.
+    pub request: Option<String>,
 }
 
 /// What waits to be taken up by a working session, in order.
 pub fn queued(tx: &mut Tx<'_>, session: &SessionId) -> Result<Vec<Input>> {
-    let sql = "SELECT place, type, octet_length(body) FROM session_inputs WHERE session_id = $1 ORDER BY place";
+    let sql =
+        "SELECT place, type, octet_length(body), request_id FROM session_inputs WHERE session_id = $1 ORDER BY place";
     tx.all(sql, vals![session], |row| {
-        Ok(Input { place: row.int(0)?, is_interrupt: row.text(1)? == "user.interrupt", bytes: row.int(2)? })
+        let is_interrupt = row.text(1)? == "user.interrupt";
+        Ok(Input { place: row.int(0)?, is_interrupt, bytes: row.int(2)?, request: row.opt_text(3)? })
     })
 }
 

@@ -349,10 +349,11 @@ fn queue(
 
 fn wait(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &Control, body: &EventBody) -> Result<Box<RawValue>> {
     let text = log::text(&EventId::new(tx.now()), body)?;
+    let request = tx.request();
     tx.execute(
-        "INSERT INTO session_inputs (session_id, place, type, body)
-         SELECT id, next_input, $2, $3 FROM sessions WHERE workspace_id = $4 AND id = $1",
-        vals![&session.id, body.tag(), &text, workspace],
+        "INSERT INTO session_inputs (session_id, place, type, body, request_id)
+         SELECT id, next_input, $2, $3, $5 FROM sessions WHERE workspace_id = $4 AND id = $1",
+        vals![&session.id, body.tag(), &text, workspace, request.as_deref()],
     )?;
     tx.execute(
         "UPDATE sessions SET next_input = next_input + 1 WHERE workspace_id = $1 AND id = $2",

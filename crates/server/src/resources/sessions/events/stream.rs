@@ -9,11 +9,7 @@
 //! is left out there: who opens a stream for each turn does not see the last one again. What waits to be taken up is shown
 //! when it enters the log.
 
-use std::{
-    collections::{HashSet, VecDeque},
-    convert::Infallible,
-    time::Duration,
-};
+use std::{convert::Infallible, time::Duration};
 
 use axum::{body::Body, extract::State, response::Response};
 use bytes::Bytes;
@@ -25,23 +21,23 @@ use rota_api::{
     id::{EventId, Id, SessionId},
 };
 use tokio::{
-    sync::broadcast::error::{RecvError, TryRecvError},
+    sync::broadcast::error::TryRecvError,
     time::{Interval, MissedTickBehavior, interval_at},
 };
 
 use super::{
     View, check_session,
-    log::id_of,
+    deltas::Deltas,
     news::{self, Item},
 };
 use crate::{
     app::App,
     db::{Row, Tx, vals},
     error::{Error, Result},
-    hub::{Change, Delta, Watcher},
+    hub::{Change, Watcher},
     limits::{
-        DELTA_QUEUE, KEEP_ALIVE_EVERY, MAX_STREAMS_PER_WORKSPACE, STREAM_LOOK_BACK, STREAM_LOOK_BACK_EVENTS,
-        STREAM_PIECE, STREAM_POLL,
+        KEEP_ALIVE_EVERY, MAX_STREAMS_PER_WORKSPACE, STREAM_LOOK_BACK, STREAM_LOOK_BACK_EVENTS, STREAM_PIECE,
+        STREAM_POLL,
     },
     request::{CallerOrWorker, PathAndQuery, Query, SessionRef, caller},
     shares::Share,
@@ -105,9 +101,7 @@ pub async fn begin(app: App, caller: CallerOrWorker, id: String, view: View, ask
         session: from.session,
         view,
         seq,
-        deltas: asked.deltas,
-        held: VecDeque::new(),
-        begun: HashSet::new(),
+        deltas: Deltas::of(asked.deltas),
         keep_alive: every(KEEP_ALIVE_EVERY),
         poll: every(STREAM_POLL),
         stage: Stage::Opening,
@@ -183,13 +177,7 @@ struct Open {
     view: View,
     /// The last event of the log that was sent.
     seq: i64,
-    deltas: Vec<&'static str>,
-    /// Deltas that have come and were not sent: each goes after the events of the log that were there before it, and before
-    /// its own.
-    held: VecDeque<Delta>,
-    /// The events in the making whose deltas are sent: what is sent of an event is a prefix of it. One whose start was missed,
-    /// or some of it, comes whole and without deltas.
-    begun: HashSet<EventId>,
+    deltas: Deltas,
     keep_alive: Interval,
     poll: Interval,
     stage: Stage,
@@ -242,12 +230,15 @@ impl Open {
                     read = true;
                     due = self.poll.tick().now_or_never().is_some();
                 }
-                Stage::Waiting if self.held.is_empty() => {
+                Stage::Waiting if self.deltas.len() == 0 => {
                     tokio::select! {
                         biased;
                         () = self.app.stopping() => return None,
                         _ = self.poll.tick() => due = true,
-                        delta = self.watcher.deltas.recv(), if !self.deltas.is_empty() => self.hold(delta),
+                        delta = self.watcher.deltas.recv(), if self.deltas.are_wanted() => match delta {
+                            Ok(delta) => self.deltas.hold(delta),
+                            Err(_) => self.deltas.missed(),
+                        },
                         changed = self.watcher.changes.changed() => {
                             changed.ok()?;
                             read = true;
@@ -269,7 +260,7 @@ impl Open {
                 return self.piece(place, sent, processed_at).await;
             }
             self.hold_waiting();
-            let mut early = self.held.len();
+            let mut early = self.deltas.len();
             let mut frames = Vec::new();
             // Asked after the deltas were taken in: the request that they come of had been told by then.
             if read || self.watcher.changes.has_changed().ok()? {
@@ -280,7 +271,7 @@ impl Open {
             }
             // Until all is read, events of the log may be missing that were there before the deltas.
             if matches!(self.stage, Stage::Waiting) {
-                self.release(early, &mut frames);
+                self.deltas.first(early).for_each(|delta| frame(&mut frames, None, &delta.json));
             }
             if !frames.is_empty() {
                 return Some(Bytes::from(frames));
@@ -311,19 +302,14 @@ impl Open {
         let (session, seq) = (self.session.clone(), self.seq);
         let news = self.app.db.read(move |tx| news::read(tx, &session, seq)).await?;
         self.stage = if news.more { Stage::Reading } else { Stage::Waiting };
-        // An event is committed after the last of its deltas.
+        // An event is committed after the last of its deltas, and the end of a request after the last of the request's.
         self.hold_waiting();
         let mut released = 0;
         for Item { place, tag, body, processed_at } in news.log {
             self.seq = place;
-            let own = self.count_until(&tag, body.as_deref());
-            self.release(own, frames);
-            released += own;
-            match tag.as_str() {
-                // What was begun and has not come whole by now will not.
-                "session.status_idle" | "session.status_rescheduled" => self.begun.clear(),
-                _ => self.begun.retain(|begun| body.as_deref().and_then(id_of) != Some(begun.as_ref())),
-            }
+            let own = self.deltas.before(&tag, body.as_deref());
+            released += own.len();
+            own.for_each(|delta| frame(frames, None, &delta.json));
             if !self.view.shows(&tag) {
                 continue;
             }
@@ -351,45 +337,14 @@ impl Open {
         Some(Bytes::from(text))
     }
 
-    /// How many of the deltas that are held go before an event of the log: its own, and those before them. One that is too
-    /// large to be read as a whole comes after all of its type.
-    fn count_until(&self, tag: &str, body: Option<&str>) -> usize {
-        let is_of = |delta: &Delta| match body {
-            Some(body) => id_of(body) == Some(delta.event.as_ref()),
-            None => delta.of == tag,
-        };
-        self.held.iter().rposition(is_of).map_or(0, |last| last + 1)
-    }
-
-    fn release(&mut self, count: usize, frames: &mut Vec<u8>) {
-        for delta in self.held.drain(..count) {
-            frame(frames, None, &delta.json);
-        }
-    }
-
     /// Takes in the deltas that have been sent by now.
     fn hold_waiting(&mut self) {
-        while !self.deltas.is_empty() {
+        while self.deltas.are_wanted() {
             match self.watcher.deltas.try_recv() {
-                Ok(delta) => self.hold(Ok(delta)),
-                Err(TryRecvError::Lagged(missed)) => self.hold(Err(RecvError::Lagged(missed))),
+                Ok(delta) => self.deltas.hold(delta),
+                Err(TryRecvError::Lagged(_)) => self.deltas.missed(),
                 Err(TryRecvError::Empty | TryRecvError::Closed) => return,
             }
-        }
-    }
-
-    fn hold(&mut self, received: Result<Delta, RecvError>) {
-        let Ok(delta) = received else { return self.begun.clear() };
-        if !self.deltas.contains(&delta.of) {
-            return;
-        }
-        if self.held.len() >= DELTA_QUEUE {
-            self.begun.clear();
-        } else if delta.name == "event_start" {
-            self.begun.insert(delta.event.clone());
-        }
-        if self.begun.contains(&delta.event) {
-            self.held.push_back(delta);
         }
     }
 
@@ -439,9 +394,7 @@ mod tests {
             session,
             view: View::Session,
             seq: 0,
-            deltas: Vec::new(),
-            held: VecDeque::new(),
-            begun: HashSet::new(),
+            deltas: Deltas::of(Vec::new()),
             keep_alive: every(Duration::from_millis(1)),
             poll: every(STREAM_POLL),
             stage: Stage::Opening,
