@@ -25,6 +25,7 @@ pub mod occurrence;
 pub mod organization;
 pub mod policy;
 pub mod run_outcome;
+pub mod repository;
 pub mod schedule;
 mod schema;
 pub mod secret;

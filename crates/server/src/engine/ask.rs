@@ -104,7 +104,7 @@ impl Runner<'_> {
             speed: model.speed.filter(|speed| *speed != Speed::Standard).map(|speed| speed.as_str().to_owned()),
             inference_geo: model.inference_geo.map(|geo| geo.as_str().to_owned()),
             max_tokens: offered.max_tokens,
-            system: prompt::system(self.agent.system.as_deref(), &self.skills),
+            system: prompt::system(self.agent.system.as_deref(), self.mounts.told().as_deref(), &self.skills),
             messages: self.state.messages.clone(),
             tools: tools::offered(&self.agent)?,
         })
@@ -299,7 +299,7 @@ impl Runner<'_> {
     ) -> Result<bool, Left> {
         let retry_status = if retry == Retry::Never { RetryStatus::Exhausted } else { RetryStatus::Retrying };
         tracing::warn!(session_id = %self.lease.session, error = message, ?retry, "a step failed");
-        let error = self.event(EventBody::SessionError { error: SessionError { r#type, message, retry_status } });
+        let error = self.event(EventBody::SessionError { error: SessionError::new(r#type, message, retry_status) });
         let (hidden, wait) = match retry {
             Retry::Never => {
                 work.events.push(error);

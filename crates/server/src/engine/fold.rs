@@ -163,6 +163,8 @@ impl State {
             EventBody::StatusRunning {} => self.running = true,
             EventBody::StatusRescheduled {} | EventBody::StatusTerminated {} => self.running = false,
             EventBody::StatusIdle { stop_reason, .. } => self.rest(stop_reason),
+            // The session keeps running, without a repository.
+            EventBody::SessionError { error } if error.r#type.is_of_a_repository() => {}
             EventBody::SessionError { error } => {
                 if error.retry_status == RetryStatus::Retrying {
                     // What is kept beside the error is the wait that the model asked for.
@@ -364,7 +366,7 @@ mod tests {
     }
 
     fn dies(r#type: SessionErrorType) -> [EventBody; 2] {
-        let error = SessionError { r#type, message: String::new(), retry_status: RetryStatus::Exhausted };
+        let error = SessionError::new(r#type, String::new(), RetryStatus::Exhausted);
         [EventBody::SessionError { error }, ends(StopReason::RetriesExhausted)]
     }
 

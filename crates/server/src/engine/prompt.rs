@@ -2,15 +2,11 @@
 
 use crate::resources::skills::SessionSkill;
 
-/// The system prompt of a session: the agent's own, and the skills that it can read.
-pub(super) fn system(own: Option<&str>, skills: &[SessionSkill]) -> Option<String> {
-    if skills.is_empty() {
-        return own.map(str::to_owned);
-    }
-    Some(match own {
-        Some(own) => format!("{own}\n\n{}", policy(skills)),
-        None => policy(skills),
-    })
+/// The system prompt of a session: the agent's own, what it is told of its repositories, and the skills that it can read.
+pub(super) fn system(own: Option<&str>, repositories: Option<&str>, skills: &[SessionSkill]) -> Option<String> {
+    let skills = (!skills.is_empty()).then(|| policy(skills));
+    let parts: Vec<&str> = [own, repositories, skills.as_deref()].into_iter().flatten().collect();
+    (!parts.is_empty()).then(|| parts.join("\n\n"))
 }
 
 fn policy(skills: &[SessionSkill]) -> String {
@@ -47,8 +43,9 @@ mod tests {
 
     #[test]
     fn without_skills_the_prompt_is_the_agents_own() {
-        assert_eq!(system(Some("Be brief."), &[]).as_deref(), Some("Be brief."));
-        assert_eq!(system(None, &[]), None);
+        assert_eq!(system(Some("Be brief."), None, &[]).as_deref(), Some("Be brief."));
+        assert_eq!(system(Some("Be brief."), Some("There."), &[]).as_deref(), Some("Be brief.\n\nThere."));
+        assert_eq!(system(None, None, &[]), None);
     }
 
     #[test]
@@ -58,7 +55,7 @@ mod tests {
             skill("report", "Writes reports.", "/workspace/skills/report"),
             skill("report", evil, "/workspace/app/.claude/skills/report"),
         ];
-        let prompt = system(Some("Be brief."), &skills).unwrap();
+        let prompt = system(Some("Be brief."), None, &skills).unwrap();
         assert!(prompt.starts_with("Be brief.\n\n## Skills usage policy\n"), "{prompt}");
         let first =
             "<available_skills>\n<skill>\n<name>report</name>\n<description>Writes reports.</description>\n</skill>\n";

@@ -30,6 +30,7 @@ use crate::{
     mounts::{self, Failure, Mounts, Target},
     places::{Place, Places},
     resources::{
+        repositories::{self, SessionRepository},
         sessions::events::{
             interrupted_result,
             log::{self, NewEvent},
@@ -54,7 +55,7 @@ pub(super) struct Runner<'a> {
     recovering: bool,
     /// Where the session's files are.
     files: Files,
-    mounts: Mounts,
+    pub(super) mounts: Mounts,
     /// The result of a call that is not in the log yet. It outlives this runner, when the database is away.
     finished: &'a mut Option<EventBody>,
     at_work: &'a Arc<Places>,
@@ -85,7 +86,7 @@ impl<'a> Runner<'a> {
     ) -> Result<(), Left> {
         let place = Some(at_work.take(&lease.workspace).await);
         let inner = lease.clone();
-        let Loaded { agent, skills, self_hosted, unattended, home } = app.db.read(move |tx| load(tx, &inner)).await?;
+        let Loaded { agent, skills, repositories, self_hosted, unattended, home, .. } = app.db.read(move |tx| load(tx, &inner)).await?;
         let watcher = app.hub.watch(&lease.session);
         let state = State::default();
         let files = match home {
@@ -95,7 +96,7 @@ impl<'a> Runner<'a> {
         };
         let recovering = false;
         let Lease { workspace, session, .. } = lease.clone();
-        let mounts = Mounts::new(Target { app: app.clone(), workspace, session });
+        let mounts = Mounts::new(Target { app: app.clone(), workspace, session }, repositories);
         let mut runner = Self {
             app,
             lease,
@@ -154,6 +155,13 @@ impl<'a> Runner<'a> {
 
     /// Does what `next` says. Whether the runner is done with the session.
     async fn act(&mut self, action: Action, beside: &Beside) -> Result<bool, Left> {
+        // The model is told of them and of their skills. Where the files are lost the agent hears of that first.
+        if matches!(action, Action::Ask | Action::Run(_))
+            && self.files != Files::Lost
+            && self.mounts.lack_repositories(self.begins_turn())
+        {
+            return self.clone_repositories().await;
+        }
         match action {
             Action::Interrupt { count } => {
                 let mut work = self.begin();
@@ -276,6 +284,39 @@ impl<'a> Runner<'a> {
     /// Whether a worker of the user runs a built-in tool. Those that need a network are the server's everywhere.
     pub(super) fn is_of_a_worker(&self, tool: &str) -> bool {
         self.self_hosted && !needs_network(tool)
+    }
+
+    /// Whether the model was asked nothing yet in this turn.
+    fn begins_turn(&self) -> bool {
+        self.state.requests == 0
+    }
+
+    /// Has the repositories of the session cloned, as far as they can be. What cannot be is told, and the session goes on
+    /// without it; an interrupt is left to the next step.
+    async fn clone_repositories(&mut self) -> Result<bool, Left> {
+        let mut work = self.begin();
+        if self.files != Files::Here {
+            self.settle(&mut work).await;
+        }
+        self.perform(work).await?;
+        let begins_turn = self.begins_turn();
+        self.place = None;
+        let mounts = &mut self.mounts;
+        let cloned = tokio::select! {
+            cloned = mounts.clone_repositories(begins_turn) => Some(cloned),
+            () = interrupted(self.app, self.lease, &mut self.watcher) => None,
+        };
+        self.place = Some(self.at_work.take(&self.lease.workspace).await);
+        let Some(cloned) = cloned else { return Ok(false) };
+        let errors = cloned?;
+        let session = self.lease.session.clone();
+        self.skills = self.app.db.read(move |tx| skills::of_session(tx, &session)).await?;
+        if !errors.is_empty() {
+            let events = errors.into_iter().map(|error| self.event(EventBody::SessionError { error })).collect();
+            self.perform(Step { events, ..Step::default() }).await?;
+            self.mounts.failures_are_told().await?;
+        }
+        Ok(false)
     }
 
     /// Runs a call of a built-in tool. Its result is appended whatever it is; an interrupt is left to the next step.
@@ -415,7 +456,7 @@ impl<'a> Runner<'a> {
     ) -> Result<bool, Left> {
         let mut work = self.begin();
         work.events.extend(closed);
-        let error = SessionError { r#type, message, retry_status: RetryStatus::Exhausted };
+        let error = SessionError::new(r#type, message, RetryStatus::Exhausted);
         work.events.push(self.event(EventBody::SessionError { error }));
         work.waiting = Some(Vec::new());
         work.rest = Some(Rest::Dead);
@@ -492,12 +533,14 @@ fn closing_result(id: &EventId, closing: Closing, moved: bool) -> EventBody {
 struct Loaded {
     agent: ThreadAgent,
     skills: Vec<SessionSkill>,
+    repositories: Vec<SessionRepository>,
     /// Whether its tools run at a worker of the user.
     self_hosted: bool,
     /// Whether a deployment started it.
     unattended: bool,
     /// The server that has its files.
     home: Option<String>,
+    has_repositories: bool,
 }
 
 fn load(tx: &mut Tx<'_>, lease: &Lease) -> Result<Loaded> {
@@ -511,7 +554,8 @@ fn load(tx: &mut Tx<'_>, lease: &Lease) -> Result<Loaded> {
             let mut agent: ThreadAgent = row.json(0)?;
             let self_hosted = row.int(1)? == 1;
             // What a worker mounts is the worker's affair.
-            let mounted = if self_hosted { None } else { mounts::prompt(&row.text(4)?)? };
+            let resources = row.text(4)?;
+            let mounted = if self_hosted { None } else { mounts::prompt(&resources)? };
             if let Some(told) = mounted {
                 let own = agent.system.take().filter(|system| !system.is_empty());
                 agent.system = Some(own.map_or_else(|| told.clone(), |own| format!("{own}\n\n{told}")));
@@ -519,13 +563,19 @@ fn load(tx: &mut Tx<'_>, lease: &Lease) -> Result<Loaded> {
             Ok(Loaded {
                 agent,
                 skills: skills.clone(),
+                repositories: Vec::new(),
                 self_hosted,
                 unattended: row.opt_text(3)?.is_some(),
                 home: row.opt_text(2)?,
+                has_repositories: resources.contains("\"github_repository\""),
             })
         },
     )?;
-    found.ok_or_else(|| Error::not_found("Session", lease.session.as_ref()))
+    let mut loaded = found.ok_or_else(|| Error::not_found("Session", lease.session.as_ref()))?;
+    if loaded.has_repositories {
+        loaded.repositories = repositories::of_session(tx, &lease.workspace, &lease.session)?;
+    }
+    Ok(loaded)
 }
 
 /// Returns when the client has sent an interrupt since the runner last caught up.

@@ -18,6 +18,7 @@ use crate::{
     error::{Error, Result},
     resources::{
         memory_stores::attach::Unattachable,
+        repositories::{self, Asked},
         sessions::{
             self, egress,
             events::files,
@@ -71,7 +72,7 @@ fn look(tx: &mut Tx<'_>, policy: &FirePolicy, workspace: &WorkspaceId, target: &
     }
     check_agents(tx, workspace, target)?;
     check_events(tx, workspace, target)?;
-    check_environment(tx, workspace, target)?;
+    check_environment(tx, policy, workspace, target)?;
     check_vaults(tx, workspace, target)?;
     if let Err(error) = policy.offer.check("agent.model", &target.model) {
         fails(RunErrorType::SessionCreationRejected, format!("session creation rejected: {error}"))?;
@@ -129,7 +130,12 @@ fn check_skills(tx: &mut Tx<'_>, workspace: &WorkspaceId, skills: Option<&[Skill
 }
 
 /// The environment, what is to be mounted there, and whom its network keeps the agents from.
-fn check_environment(tx: &mut Tx<'_>, workspace: &WorkspaceId, target: &Target) -> Result<(), Obstacle> {
+fn check_environment(
+    tx: &mut Tx<'_>,
+    policy: &FirePolicy,
+    workspace: &WorkspaceId,
+    target: &Target,
+) -> Result<(), Obstacle> {
     let id = &target.environment_id;
     let Some((archived, environment)) = &target.environment else {
         let message = format!("session creation rejected: environment `{id}` not found");
@@ -142,7 +148,7 @@ fn check_environment(tx: &mut Tx<'_>, workspace: &WorkspaceId, target: &Target) 
         return Ok(());
     }
     let environment: EnvironmentConfig = serde_json::from_str(environment).map_err(Error::from)?;
-    if let Some((r#type, message)) = missing_resource(tx, workspace, target, &environment)? {
+    if let Some((r#type, message)) = missing_resource(tx, policy, workspace, target, &environment)? {
         return fails(r#type, message);
     }
     match egress::blocked_version(tx, &environment, &target.agent)? {
@@ -184,6 +190,7 @@ fn is_open(environment: &str) -> Result<bool> {
 /// The first resource that cannot be mounted.
 fn missing_resource(
     tx: &mut Tx<'_>,
+    policy: &FirePolicy,
     workspace: &WorkspaceId,
     target: &Target,
     environment: &EnvironmentConfig,
@@ -198,6 +205,10 @@ fn missing_resource(
             RunErrorType::SelfHostedResourcesUnsupported,
             format!("environment `{}` is self-hosted and cannot mount files or repositories", target.environment_id),
         )));
+    }
+    if let Err(error) = repositories::check(&policy.git, &resources, Asked::BySession) {
+        let message = format!("session creation rejected: {error}");
+        return Ok(Some((RunErrorType::SessionCreationRejected, message)));
     }
     Ok(unavailable(tx, workspace, &resources)?.map(|unavailable| match unavailable {
         Unavailable::File(id) => (RunErrorType::FileNotFound, format!("file `{id}` no longer exists")),

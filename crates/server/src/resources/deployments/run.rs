@@ -14,7 +14,7 @@ use crate::{
     db::{Row, Tx, vals},
     error::{Error, Result},
     limits::{IDEMPOTENCY_MICROS, IDEMPOTENCY_PURGE},
-    resources::{deployment_runs, environments, sessions, skills},
+    resources::{deployment_runs, environments, repositories, sessions, skills},
 };
 
 /// A caller's wish to start a deployment.
@@ -111,7 +111,7 @@ pub(super) fn start(
     trigger: TriggerContext,
 ) -> Result<DeploymentRun> {
     let started = match check(tx, policy, workspace, target)? {
-        Ok(()) => Ok(insert_session(tx, workspace, target)?),
+        Ok(()) => Ok(insert_session(tx, policy, workspace, target)?),
         Err(error) => Err(error),
     };
     record(tx, workspace, run_id, target.id.clone(), target.agent.clone(), trigger, started)
@@ -195,11 +195,22 @@ impl Target {
     }
 }
 
-fn insert_session(tx: &mut Tx<'_>, workspace: &WorkspaceId, target: &Target) -> Result<SessionId> {
-    let resources: Vec<Resource> = match target.resources.as_str() {
+fn insert_session(
+    tx: &mut Tx<'_>,
+    policy: &FirePolicy,
+    workspace: &WorkspaceId,
+    target: &Target,
+) -> Result<SessionId> {
+    let mut resources: Vec<Resource> = match target.resources.as_str() {
         "[]" => Vec::new(),
         some => serde_json::from_str(some)?,
     };
+    let mut key = None;
+    if repositories::are_among(&resources) {
+        let of = policy.vault.key_in(tx, workspace)?;
+        repositories::open_tokens(tx, &of, workspace, &target.id, &mut resources)?;
+        key = Some(of);
+    }
     let id = sessions::insert(
         tx,
         &sessions::NewSession {
@@ -214,6 +225,7 @@ fn insert_session(tx: &mut Tx<'_>, workspace: &WorkspaceId, target: &Target) -> 
             resources: &resources,
             vault_ids: &target.vault_ids,
             initial_events: &target.initial_events,
+            key: key.as_ref(),
         },
     )?;
     if let Some(skills) = &target.skills {
