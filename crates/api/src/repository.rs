@@ -129,7 +129,9 @@ impl Checkout {
                 let name = o.required("name")?;
                 let text = name.text(1, MAX_BRANCH)?;
                 if !is_branch(&text) {
-                    return Err(name.invalid("must be the name of a branch, as `git check-ref-format --branch` takes it"));
+                    return Err(
+                        name.invalid("must be the name of a branch, as `git check-ref-format --branch` takes it")
+                    );
                 }
                 return Ok(Self::Branch { name: text });
             }
@@ -260,7 +262,10 @@ mod tests {
         ] {
             assert_eq!(path(asked, url), read.map(str::to_owned), "{asked:?} {url}");
         }
-        assert!(path(Some("/workspace/a\nb"), "").is_err() && path(Some(&format!("/workspace/{}", "x".repeat(256))), "").is_err());
+        assert!(
+            path(Some("/workspace/a\nb"), "").is_err()
+                && path(Some(&format!("/workspace/{}", "x".repeat(256))), "").is_err()
+        );
     }
 
     #[test]
@@ -268,10 +273,32 @@ mod tests {
         for name in ["main", "feature/x", "v1.2", "a-b", "ü", "a@b"] {
             assert!(is_branch(name), "{name}");
         }
-        for name in
-            ["", "-x", "--upload-pack=x", "a..b", "a b", "a~1", "a^", "a:b", "a?", "a*", "a[", "a\\b", "/a", "a/", "a//b",
-                ".a", "a/.b", "a.", "a.lock", "a.lock/b", "@", "HEAD", "a@{0}", "a\u{7f}"]
-        {
+        for name in [
+            "",
+            "-x",
+            "--upload-pack=x",
+            "a..b",
+            "a b",
+            "a~1",
+            "a^",
+            "a:b",
+            "a?",
+            "a*",
+            "a[",
+            "a\\b",
+            "/a",
+            "a/",
+            "a//b",
+            ".a",
+            "a/.b",
+            "a.",
+            "a.lock",
+            "a.lock/b",
+            "@",
+            "HEAD",
+            "a@{0}",
+            "a\u{7f}",
+        ] {
             assert!(!is_branch(name), "{name}");
         }
     }

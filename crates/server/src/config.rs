@@ -19,8 +19,9 @@ use serde::Deserialize;
 use crate::{
     error::{Error, Result},
     limits::{
-        CLONE_FILES, CLONE_MIB, CLONE_SECONDS, MAX_CONCURRENCY, MAX_CONNECTIONS, MAX_GIT_HOSTS, MAX_MODEL_TOKENS, MAX_PRICE, MAX_SANDBOX_PLACES, SANDBOX_CPUS,
-        SANDBOX_DISK_MIB, SANDBOX_MEMORY_MIB, SANDBOX_PROCESSES, WORKSPACE_FILES_MIB,
+        CLONE_FILES, CLONE_MIB, CLONE_SECONDS, MAX_CONCURRENCY, MAX_CONNECTIONS, MAX_GIT_HOSTS, MAX_MODEL_TOKENS,
+        MAX_PRICE, MAX_SANDBOX_PLACES, SANDBOX_CPUS, SANDBOX_DISK_MIB, SANDBOX_MEMORY_MIB, SANDBOX_PROCESSES,
+        WORKSPACE_FILES_MIB,
     },
     scheduler::settle::Timing,
 };
@@ -675,7 +676,10 @@ mod tests {
             ("[blobs]\nbucket = \"b\"\naccess_key_id_env = \"A\"", "go together"),
             ("[blobs]\nworkspace_mib = 0", "blobs.workspace_mib: must be 1 to 1073741824"),
             ("[vault]\nkey_file = \"k\"\nkey_env = \"K\"", "vault: name key_file or key_env, not both"),
-            ("[git]\nhosts = [\"https://git.example.com\"]", "git.hosts: \"https://git.example.com\" is not a host name"),
+            (
+                "[git]\nhosts = [\"https://git.example.com\"]",
+                "git.hosts: \"https://git.example.com\" is not a host name",
+            ),
             ("[git]\nhosts = [\"git.example.com:x\"]", "is not a host name, or one with a port"),
             ("[git]\ntimeout_seconds = 0", "git.timeout_seconds: must be 1 to 86400"),
             ("[git]\nmax_mib = 0", "git.max_mib: must be 1 to 1048576"),

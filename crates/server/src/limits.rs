@@ -376,6 +376,8 @@ pub const CLONES_AT_ONCE: usize = 8;
 pub const MAX_GIT_HOSTS: usize = 100;
 /// How often it is looked how large a clone has become.
 pub const CLONE_LOOK_EVERY: Duration = Duration::from_millis(250);
+/// The pause between two tries to have a clone for oneself while it is still being looked at.
+pub const CLONE_LOOK_END: Duration = Duration::from_millis(2);
 /// Tries of a clone whose host cannot be reached or answers that it cannot now, the first included.
 pub const CLONE_TRIES: u32 = 4;
 /// The pause before the second such try; it doubles with each further one.

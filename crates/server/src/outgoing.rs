@@ -302,7 +302,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_host_has_addresses_unless_one_of_them_is_private() {
-        let Err(Unresolved::Private(refused)) = addresses("localhost", 443, false).await else { panic!("it is allowed") };
+        let Err(Unresolved::Private(refused)) = addresses("localhost", 443, false).await else {
+            panic!("it is allowed")
+        };
         assert_eq!(refused.name, "localhost");
         assert!(addresses("localhost", 443, true).await.unwrap().iter().all(IpAddr::is_loopback));
         assert_eq!(addresses("8.8.8.8", 443, false).await.unwrap(), ["8.8.8.8".parse::<IpAddr>().unwrap()]);

@@ -209,7 +209,8 @@ async fn read(connection: &mut (impl AsyncRead + Unpin)) -> Option<Request> {
     let head = String::from_utf8(bytes[..end].to_vec()).unwrap();
     let mut lines = head.lines();
     let line = lines.next().unwrap().trim_end_matches(" HTTP/1.1").to_owned();
-    let headers = lines.filter_map(|line| line.split_once(": ")).map(|(name, value)| (name.to_lowercase(), value.to_owned()));
+    let headers =
+        lines.filter_map(|line| line.split_once(": ")).map(|(name, value)| (name.to_lowercase(), value.to_owned()));
     let mut request = Request { line, headers: headers.collect(), body: bytes[end + 4..].to_vec() };
     let length = request.header("content-length").map_or(0, |length| length.parse().unwrap());
     while request.body.len() < length {
@@ -273,7 +274,8 @@ async fn backend(root: &Path, request: &Request, with_protocol: bool) -> Vec<u8>
     let end = output.windows(4).position(|four| four == b"\r\n\r\n").unwrap_or(0);
     let fields = String::from_utf8_lossy(&output[..end]).into_owned();
     let status = fields.lines().find_map(|line| line.strip_prefix("Status: ")).unwrap_or("200 OK").to_owned();
-    let mut answer = format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {}\r\n", output.len() - end - 4);
+    let mut answer =
+        format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {}\r\n", output.len() - end - 4);
     for line in fields.lines().filter(|line| !line.starts_with("Status: ")) {
         answer += &format!("{line}\r\n");
     }

@@ -52,6 +52,7 @@ async fn said(api: &Api, session: &Value) -> String {
 }
 
 #[tokio::test]
+#[cfg_attr(not(git), ignore = "needs git: apt install git")]
 async fn a_repository_is_there_before_the_agent_begins() {
     let host = GitServer::start(Manner::Private).await;
     let made = host.repository("o/app", |folder| {
@@ -94,19 +95,40 @@ async fn what_is_no_repository_is_refused_in_recorded_words() {
     let of = "validate deployment resources: invalid GitHub repository URL: repo URL must be https://github.com/{owner}/{repo}";
     let overlap = "Invalid `github_repository` resource: `mount_path` overlaps another resource: /workspace/r and \
         /workspace/r/deep; set distinct `mount_path` values";
-    let twice = json!([repository(good, &json!({})), repository("https://github.com/p/x", &json!({"mount_path": "/workspace/r/deep"}))]);
+    let twice = json!([
+        repository(good, &json!({})),
+        repository("https://github.com/p/x", &json!({"mount_path": "/workspace/r/deep"}))
+    ]);
     let at = |field: &str, what: &str| format!("resources.0.github_repository.{field}: {what}");
     let cases = [
         (of_session(without_token.clone()), at("authorization_token", "value is required")),
         (of_session(with(json!({"authorization_token": ""}))), at("authorization_token", "value is required")),
-        (of_session(with(json!({"authorization_token": "x".repeat(4097)}))), at("authorization_token", "must be at most 4096 characters")),
-        (of_session(with(json!({"authorization_token": "a\nb"}))), at("authorization_token", "must not contain line breaks or other control characters")),
+        (
+            of_session(with(json!({"authorization_token": "x".repeat(4097)}))),
+            at("authorization_token", "must be at most 4096 characters"),
+        ),
+        (
+            of_session(with(json!({"authorization_token": "a\nb"}))),
+            at("authorization_token", "must not contain line breaks or other control characters"),
+        ),
         (of_session(with(json!({"mount_path": "/etc"}))), at("mount_path", "must be a folder below `/workspace/`")),
         (of_session(with(json!({"mount_path": "/workspace/../x"}))), at("mount_path", "must not contain `..`")),
-        (of_session(with(json!({"mount_path": "/workspace/skills/x"}))), at("mount_path", "`/workspace/skills` has the skills of the session: set another `mount_path`")),
-        (of_session(with(json!({"checkout": {"type": "tag", "name": "x"}}))), "Failed to parse request: resources[0].checkout.type: \"tag\" is not a valid value".to_owned()),
-        (of_session(with(json!({"checkout": {"type": "commit", "sha": "main"}}))), at("checkout.commit.sha", "must be the full id of a commit: 40 hexadecimal digits")),
-        (of_session(with(json!({"checkout": {"type": "branch", "name": "--upload-pack=x"}}))), at("checkout.branch.name", "must be the name of a branch, as `git check-ref-format --branch` takes it")),
+        (
+            of_session(with(json!({"mount_path": "/workspace/skills/x"}))),
+            at("mount_path", "`/workspace/skills` has the skills of the session: set another `mount_path`"),
+        ),
+        (
+            of_session(with(json!({"checkout": {"type": "tag", "name": "x"}}))),
+            "Failed to parse request: resources[0].checkout.type: \"tag\" is not a valid value".to_owned(),
+        ),
+        (
+            of_session(with(json!({"checkout": {"type": "commit", "sha": "main"}}))),
+            at("checkout.commit.sha", "must be the full id of a commit: 40 hexadecimal digits"),
+        ),
+        (
+            of_session(with(json!({"checkout": {"type": "branch", "name": "--upload-pack=x"}}))),
+            at("checkout.branch.name", "must be the name of a branch, as `git check-ref-format --branch` takes it"),
+        ),
         (of_session(with(json!({"url": "https://github.com/o/r.git"}))), url.to_owned()),
         (of_session(with(json!({"url": "https://git.example/o/r"}))), url.to_owned()),
         (of_session(with(json!({"url": "https://me@github.com/o/r"}))), url.to_owned()),
@@ -153,11 +175,15 @@ async fn a_repository_is_shown_without_its_token_which_can_be_replaced() {
     assert_eq!(tokens(&rota, "session_repositories").await, 1);
     assert_eq!(api.delete(&path).await["type"], json!("session_resource_deleted"));
     assert_eq!(tokens(&rota, "session_repositories").await, 0);
-    assert_eq!(api.post_refused(&path, json!({"authorization_token": "x"})).await, not_found(format!("Resource not found: {}", id(&shown))));
+    assert_eq!(
+        api.post_refused(&path, json!({"authorization_token": "x"})).await,
+        not_found(format!("Resource not found: {}", id(&shown)))
+    );
 
     // Of a session that has ended nothing is left of its tokens.
     for end in ["archive", "delete"] {
-        let session = parts.session(api, json!({"resources": [repository("https://github.com/o/r", &json!({}))]})).await;
+        let session =
+            parts.session(api, json!({"resources": [repository("https://github.com/o/r", &json!({}))]})).await;
         assert_eq!(tokens(&rota, "session_repositories").await, 1);
         let path = format!("{SESSIONS}/{}", id(&session));
         match end {
@@ -175,11 +201,13 @@ async fn a_repository_is_shown_without_its_token_which_can_be_replaced() {
 
 /// How many tokens the store has in a table.
 async fn tokens(rota: &Rota, table: &'static str) -> i64 {
-    let count = move |tx: &mut rota_server::db::Tx<'_>| tx.one(&format!("SELECT count(*) FROM {table}"), &[], |row| row.int(0));
+    let count =
+        move |tx: &mut rota_server::db::Tx<'_>| tx.one(&format!("SELECT count(*) FROM {table}"), &[], |row| row.int(0));
     rota.server.app().db.read(count).await.unwrap().unwrap()
 }
 
 #[tokio::test]
+#[cfg_attr(not(git), ignore = "needs git: apt install git")]
 async fn a_deployment_keeps_its_tokens_and_gives_each_session_its_own() {
     let host = GitServer::start(Manner::Private).await;
     host.repository("group/sub/app", |folder| std::fs::write(folder.join("file"), "in it").unwrap());
@@ -222,6 +250,7 @@ async fn a_deployment_keeps_its_tokens_and_gives_each_session_its_own() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(git), ignore = "needs git: apt install git")]
 async fn a_branch_or_a_commit_is_checked_out() {
     let host = GitServer::start(Manner::Open).await;
     let made = host.repository("o/app", |folder| std::fs::write(folder.join("file"), "one").unwrap());
@@ -256,6 +285,7 @@ async fn a_branch_or_a_commit_is_checked_out() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(git), ignore = "needs git: apt install git")]
 async fn what_cannot_be_cloned_is_told_and_the_session_goes_on() {
     let host = GitServer::start(Manner::Open).await;
     let made = host.repository("o/app", |folder| std::fs::write(folder.join("noise"), noise(100_000)).unwrap());
@@ -268,15 +298,39 @@ async fn what_cannot_be_cloned_is_told_and_the_session_goes_on() {
     let branch = |name: &str| json!({"checkout": {"type": "branch", "name": name}});
     let unknown = "1".repeat(40);
     let cases = [
-        (Manner::Private, "o/app", json!({"authorization_token": "wrong"}), "repository_authentication_error", "did not take"),
+        (
+            Manner::Private,
+            "o/app",
+            json!({"authorization_token": "wrong"}),
+            "repository_authentication_error",
+            "did not take",
+        ),
         (Manner::Status(401), "o/app", json!({}), "repository_authentication_error", "did not take"),
         (Manner::Status(403), "o/app", json!({}), "repository_forbidden_error", "refused access"),
         (Manner::Open, "o/other", json!({}), "repository_not_found_error", "has none there"),
         (Manner::Open, "o/app", branch("other"), "repository_checkout_error", "it has no branch \"other\""),
-        (Manner::Open, "o/app", json!({"checkout": {"type": "commit", "sha": unknown}}), "repository_checkout_error", "it has no commit 1111"),
-        (Manner::NoCommitsById, "o/app", json!({"checkout": {"type": "commit", "sha": unknown}}), "repository_checkout_error", "on any branch"),
+        (
+            Manner::Open,
+            "o/app",
+            json!({"checkout": {"type": "commit", "sha": unknown}}),
+            "repository_checkout_error",
+            "it has no commit 1111",
+        ),
+        (
+            Manner::NoCommitsById,
+            "o/app",
+            json!({"checkout": {"type": "commit", "sha": unknown}}),
+            "repository_checkout_error",
+            "on any branch",
+        ),
         (Manner::Status(503), "o/app", json!({}), "repository_clone_error", "answered with status 503"),
-        (Manner::Redirect(elsewhere.url("o/app")), "o/app", json!({}), "repository_clone_error", "redirects are not followed"),
+        (
+            Manner::Redirect(elsewhere.url("o/app")),
+            "o/app",
+            json!({}),
+            "repository_clone_error",
+            "redirects are not followed",
+        ),
         (Manner::Cut, "o/app", json!({}), "repository_clone_error", "was cut off"),
         (Manner::Open, "o/app", branch("trick"), "repository_clone_error", "that git does not check out"),
     ];
@@ -292,7 +346,7 @@ async fn what_cannot_be_cloned_is_told_and_the_session_goes_on() {
         assert_eq!(events.iter().filter(|event| event["type"] == "session.error").count(), 1);
         let said = text(first(&events, "agent.tool_result"));
         assert!(!said.contains("app") && !said.contains("other"), "{said}");
-        assert_eq!(stop_reason(&events), "end_turn");
+        assert_eq!(stop_reason(&events)["type"], json!("end_turn"));
     }
     assert_eq!(elsewhere.asked(), [""; 0], "nobody follows a redirect");
     assert!(incoming(&rota).is_empty(), "nothing of them is left");
@@ -311,6 +365,7 @@ fn incoming(rota: &Rota) -> Vec<std::path::PathBuf> {
 }
 
 #[tokio::test]
+#[cfg_attr(not(git), ignore = "needs git: apt install git")]
 async fn the_bounds_of_a_clone_hold() {
     let host = GitServer::start(Manner::Open).await;
     host.repository("o/large", |folder| std::fs::write(folder.join("noise"), noise(3 << 20)).unwrap());
@@ -343,6 +398,7 @@ async fn the_bounds_of_a_clone_hold() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(git), ignore = "needs git: apt install git")]
 async fn links_and_odd_names_stay_what_they_are() {
     let host = GitServer::start(Manner::Open).await;
     let made = host.repository("o/app", |folder| {
@@ -365,6 +421,7 @@ async fn links_and_odd_names_stay_what_they_are() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(git), ignore = "needs git: apt install git")]
 async fn the_model_is_told_of_repositories_and_of_their_skills() {
     let host = GitServer::start(Manner::Open).await;
     host.repository("o/app", |folder| {
@@ -402,7 +459,10 @@ async fn the_model_is_told_of_repositories_and_of_their_skills() {
     let system = upstream.asked()[0]["system"].to_string();
     let (app, gone) = (host.url("o/app"), host.url("o/gone"));
     assert!(system.contains(&format!(" - {app} (branch main) → /workspace/app/")), "{system}");
-    assert!(system.contains(&format!(" - {gone} is not there: it could not be cloned, because its host has none there")), "{system}");
+    assert!(
+        system.contains(&format!(" - {gone} is not there: it could not be cloned, because its host has none there")),
+        "{system}"
+    );
     assert!(system.contains("<name>report</name>") && system.contains("Writes reports."), "{system}");
     assert!(system.contains("<location>/workspace/app/.claude/skills/report/SKILL.md</location>"), "{system}");
     assert_eq!(system.matches("<skill>").count(), 1, "{system}");
@@ -426,6 +486,7 @@ async fn the_model_is_told_of_repositories_and_of_their_skills() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(git), ignore = "needs git: apt install git")]
 async fn the_next_turn_tries_again_with_the_token_of_now() {
     let host = GitServer::start(Manner::Private).await;
     host.repository("o/app", |folder| std::fs::write(folder.join("file"), "here").unwrap());
@@ -457,6 +518,7 @@ async fn the_next_turn_tries_again_with_the_token_of_now() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(git), ignore = "needs git: apt install git")]
 async fn an_interrupt_ends_a_clone_and_nobody_else_waits_for_it() {
     let host = GitServer::start(Manner::Hang).await;
     host.repository("o/app", |_| {});
@@ -501,13 +563,15 @@ async fn asked_for_a_pack(host: &GitServer) {
 fn git_runs_in(data: &str) -> bool {
     let processes = std::fs::read_dir("/proc").unwrap().filter_map(|entry| Some(entry.ok()?.path()));
     let works_there = |process: std::path::PathBuf| {
-        std::fs::read_link(process.join("cwd")).is_ok_and(|folder| folder.to_str().is_some_and(|folder| folder.starts_with(data)))
+        std::fs::read_link(process.join("cwd"))
+            .is_ok_and(|folder| folder.to_str().is_some_and(|folder| folder.starts_with(data)))
             && std::fs::read(process.join("cmdline")).is_ok_and(|line| line.windows(3).any(|three| three == b"git"))
     };
     processes.into_iter().any(works_there)
 }
 
 #[tokio::test]
+#[cfg_attr(not(git), ignore = "needs git: apt install git")]
 async fn a_kill_in_the_middle_of_a_clone_leaves_nothing_and_the_token_is_nowhere() {
     let host = GitServer::start(Manner::Private).await;
     host.repository("o/app", |folder| std::fs::write(folder.join("file"), "here").unwrap());
@@ -522,7 +586,8 @@ async fn a_kill_in_the_middle_of_a_clone_leaves_nothing_and_the_token_is_nowhere
     let key = create_key(&data, &[]);
     server.start().await;
     let client = Client::new(server.address, key);
-    let agent = client.post("/v1/agents", &json!({"name": "a", "model": "playbook", "tools": [crate::given::toolset()]})).await;
+    let agent =
+        client.post("/v1/agents", &json!({"name": "a", "model": "playbook", "tools": [crate::given::toolset()]})).await;
     let environment = client.post("/v1/environments", &json!({"name": "e"})).await;
     host.answers(Manner::Hang);
     let wanted = repository(&host.url("o/app"), &json!({}));
@@ -560,7 +625,8 @@ async fn a_kill_in_the_middle_of_a_clone_leaves_nothing_and_the_token_is_nowhere
     seen += &client.get(&format!("{SESSIONS}/{}", id(&session))).await.to_string();
     seen += &std::fs::read_to_string(folder.path().join("log")).unwrap();
     let coded = STANDARD.encode(format!("x-access-token:{TOKEN}"));
-    let in_files = files(&data).into_iter().map(|file| (file.display().to_string(), std::fs::read(&file).unwrap_or_default()));
+    let in_files =
+        files(&data).into_iter().map(|file| (file.display().to_string(), std::fs::read(&file).unwrap_or_default()));
     for (place, bytes) in in_files.chain([("what was said".to_owned(), seen.into_bytes())]) {
         for form in [TOKEN.to_owned(), STANDARD.encode(TOKEN), coded.clone()] {
             assert!(!bytes.windows(form.len()).any(|window| window == form.as_bytes()), "the token is in {place}");
@@ -572,7 +638,10 @@ async fn a_kill_in_the_middle_of_a_clone_leaves_nothing_and_the_token_is_nowhere
 /// The command lines of all processes.
 fn command_lines() -> String {
     let processes = std::fs::read_dir("/proc").unwrap().filter_map(|entry| Some(entry.ok()?.path().join("cmdline")));
-    processes.filter_map(|line| std::fs::read(line).ok()).map(|line| String::from_utf8_lossy(&line).replace('\0', " ")).collect()
+    processes
+        .filter_map(|line| std::fs::read(line).ok())
+        .map(|line| String::from_utf8_lossy(&line).replace('\0', " "))
+        .collect()
 }
 
 /// Every file below a folder.

@@ -444,6 +444,14 @@ mod tests {
     }
 
     #[test]
+    fn a_repository_that_is_not_there_is_no_failed_try() {
+        let told =
+            |r#type| EventBody::SessionError { error: SessionError::new(r#type, String::new(), RetryStatus::Retrying) };
+        assert_eq!(fold(vec![says("hello"), told(SessionErrorType::RepositoryCloneError)]).failures, 0);
+        assert_eq!(fold(vec![says("hello"), told(SessionErrorType::UnknownError)]).failures, 1);
+    }
+
+    #[test]
     fn what_an_interrupted_turn_left_in_the_last_message_stays() {
         let interrupt = EventBody::UserInterrupt { session_thread_id: None };
         let mut log = vec![says("do it"), calls("bash"), interrupt, result(2), ends(StopReason::EndTurn), says("bad")];

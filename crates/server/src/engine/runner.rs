@@ -86,7 +86,8 @@ impl<'a> Runner<'a> {
     ) -> Result<(), Left> {
         let place = Some(at_work.take(&lease.workspace).await);
         let inner = lease.clone();
-        let Loaded { agent, skills, repositories, self_hosted, unattended, home, .. } = app.db.read(move |tx| load(tx, &inner)).await?;
+        let Loaded { agent, skills, repositories, self_hosted, unattended, home, .. } =
+            app.db.read(move |tx| load(tx, &inner)).await?;
         let watcher = app.hub.watch(&lease.session);
         let state = State::default();
         let files = match home {

@@ -71,10 +71,12 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Authentication => f.write_str("its host did not take the `authorization_token`; replace it"),
-            Self::Forbidden => f.write_str("its host refused access; the `authorization_token` needs the right to read it"),
-            Self::NotFound => {
-                f.write_str("its host has none there, or none that the `authorization_token` may know of; check its `url`")
+            Self::Forbidden => {
+                f.write_str("its host refused access; the `authorization_token` needs the right to read it")
             }
+            Self::NotFound => f.write_str(
+                "its host has none there, or none that the `authorization_token` may know of; check its `url`",
+            ),
             Self::Checkout(reason) | Self::Clone { reason, .. } => f.write_str(reason),
             Self::NotAdvertised => f.write_str("its host gives no commit by its id"),
         }
@@ -112,8 +114,18 @@ pub(super) fn read(complained: &str) -> Failure {
     if says("Failed to connect") || says("Couldn't connect") || says("Connection refused") {
         return Failure::passing("its host cannot be reached");
     }
-    let cut = ["RPC failed", "early EOF", "unexpected disconnect", "hung up", "Operation too slow", "Recv failure",
-        "recv error", "Empty reply", "timed out", "unable to access '"];
+    let cut = [
+        "RPC failed",
+        "early EOF",
+        "unexpected disconnect",
+        "hung up",
+        "Operation too slow",
+        "Recv failure",
+        "recv error",
+        "Empty reply",
+        "timed out",
+        "unable to access '",
+    ];
     if cut.iter().any(|words| says(words)) {
         return Failure::passing("the connection to its host was cut off");
     }
@@ -136,7 +148,9 @@ fn of_status(status: u16) -> Failure {
         401 => Failure::Authentication,
         403 => Failure::Forbidden,
         404 | 410 => Failure::NotFound,
-        300..=399 => Failure::clone("its host leads elsewhere, and redirects are not followed; give the URL to which it leads"),
+        300..=399 => {
+            Failure::clone("its host leads elsewhere, and redirects are not followed; give the URL to which it leads")
+        }
         408 | 425 | 429 | 500..=599 => Failure::passing(format_args!("its host answered with status {status}")),
         _ => Failure::clone(format_args!("its host answered with status {status}")),
     }

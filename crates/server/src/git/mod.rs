@@ -21,20 +21,23 @@ use rota_api::{
     secret::Secret,
 };
 use rota_sandbox::{Embedded, NewTree};
-use tokio::{sync::OnceCell, time::timeout};
+use tokio::{
+    sync::OnceCell,
+    time::{sleep, timeout},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     config::{Config, GitConfig},
     error::{Error, Result},
-    limits::{CLONES_AT_ONCE, GIT_OUTPUT_BYTES},
+    limits::{CLONE_LOOK_END, CLONES_AT_ONCE},
     outgoing,
     places::Places,
     tls,
 };
 pub use failure::Failure;
-pub use program::{Probe, probe};
 use program::{Bounds, Command, Output};
+pub use program::{Probe, probe};
 
 /// What clones repositories.
 pub struct Git {
@@ -49,9 +52,9 @@ struct Settings {
     bounds: Bounds,
     /// A file with authorities to trust beside those of the machine.
     authorities: Option<PathBuf>,
-    /// Where all of them are written for git, when that is first needed.
-    written: PathBuf,
-    is_written: OnceCell<()>,
+    /// Where all of them are to be written for git, and where they are once that was needed.
+    to_be_written: PathBuf,
+    written: OnceCell<PathBuf>,
 }
 
 /// A repository to be cloned.
@@ -87,8 +90,8 @@ impl Git {
             allow_private: git.allow_private,
             bounds,
             authorities: git.authorities.clone(),
-            written: config.data.join("git").join("authorities.pem"),
-            is_written: OnceCell::new(),
+            to_be_written: config.data.join("git").join("authorities.pem"),
+            written: OnceCell::new(),
         };
         Self { rules: Arc::new(git.clone()), settings: Arc::new(settings), places: Places::new(CLONES_AT_ONCE), tasks }
     }
@@ -158,8 +161,18 @@ async fn clone(
     };
     let commit = job.run(wanted.checkout.as_ref()).await?;
     drop(job);
-    let tree = Arc::into_inner(tree).ok_or_else(|| Failure::clone("its folder is still being looked at"))?;
-    Ok(Cloned { tree, commit })
+    Ok(Cloned { tree: alone(tree).await, commit })
+}
+
+/// The folder, once the last look at how large it is has ended.
+async fn alone(mut tree: Arc<NewTree>) -> NewTree {
+    loop {
+        match Arc::try_unwrap(tree) {
+            Ok(tree) => return tree,
+            Err(shared) => tree = shared,
+        }
+        sleep(CLONE_LOOK_END).await;
+    }
 }
 
 /// A host's name and port.
@@ -235,30 +248,29 @@ fn environment(host: &str, resolve: &str, authorities: &Path, token: &Secret) ->
 impl Settings {
     /// The file of the authorities that git is to trust: those that this server trusts elsewhere, and the operator's.
     async fn authorities(&self) -> Result<PathBuf> {
-        self.is_written
-            .get_or_try_init(|| async {
-                let (own, written) = (self.authorities.clone(), self.written.clone());
-                let writing = tokio::task::spawn_blocking(move || write_authorities(own, &written));
-                writing.await.map_err(Error::internal)?
-            })
-            .await?;
-        Ok(self.written.clone())
+        let writing = self.written.get_or_try_init(|| async {
+            let (own, file) = (self.authorities.clone(), self.to_be_written.clone());
+            let writing = tokio::task::spawn_blocking(move || write_authorities(own, &file));
+            writing.await.map_err(Error::internal)?
+        });
+        writing.await.cloned()
     }
 }
 
-fn write_authorities(own: Option<PathBuf>, file: &Path) -> Result<()> {
+/// Its path from the root: git works elsewhere.
+fn write_authorities(own: Option<PathBuf>, file: &Path) -> Result<PathBuf> {
     let mut text = tls::authorities();
     if let Some(own) = own {
-        let added = std::fs::read_to_string(&own).map_err(|error| {
-            Error::internal(format!("git.authorities: {} cannot be read: {error}", own.display()))
-        })?;
+        let added = std::fs::read_to_string(&own)
+            .map_err(|error| Error::internal(format!("git.authorities: {} cannot be read: {error}", own.display())))?;
         text.push_str(&added);
     }
     if let Some(folder) = file.parent() {
         std::fs::create_dir_all(folder).map_err(Error::internal)?;
     }
     let new = file.with_extension("new");
-    std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, file)).map_err(Error::internal)
+    let written = std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, file));
+    written.and_then(|()| file.canonicalize()).map_err(Error::internal)
 }
 
 /// One clone under way.
@@ -376,15 +388,14 @@ fn read_heads(printed: &str, branch: Option<&str>) -> Heads {
     heads
 }
 
-const _: () = assert!(GIT_OUTPUT_BYTES >= 4096, "a ref and a commit fit");
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn the_branches_of_a_host_are_read() {
-        let printed = "ref: refs/heads/main\tHEAD\n1111\tHEAD\n2222\trefs/heads/next\n3333\trefs/remotes/x/refs/heads/next\n";
+        let printed =
+            "ref: refs/heads/main\tHEAD\n1111\tHEAD\n2222\trefs/heads/next\n3333\trefs/remotes/x/refs/heads/next\n";
         let heads = |default: Option<&str>, head: Option<&str>, has_branch| Heads {
             default: default.map(str::to_owned),
             head: head.map(str::to_owned),

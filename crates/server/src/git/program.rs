@@ -67,14 +67,18 @@ pub async fn probe() -> Probe {
     let mut command = tokio::process::Command::new("git");
     command.arg("version").env_clear().env("PATH", path()).stdin(Stdio::null()).kill_on_drop(true);
     let Ok(Ok(output)) = timeout(GIT_END_TIMEOUT, command.output()).await else {
-        return Probe::Missing("this server has no program `git`; its operator installs it (Debian: `apt install git`)".to_owned());
+        return Probe::Missing(
+            "this server has no program `git`; its operator installs it (Debian: `apt install git`)".to_owned(),
+        );
     };
     let version = String::from_utf8_lossy(&output.stdout).trim().trim_start_matches("git version ").to_owned();
     if is_recent(&version) {
         return Probe::Found(version);
     }
     let (major, minor) = OLDEST;
-    Probe::Missing(format!("the program `git` of this server has version {version}, and repositories need {major}.{minor}"))
+    Probe::Missing(format!(
+        "the program `git` of this server has version {version}, and repositories need {major}.{minor}"
+    ))
 }
 
 fn is_recent(version: &str) -> bool {
@@ -115,8 +119,7 @@ impl Command<'_> {
         let id = child.id().and_then(|id| Pid::from_raw(id.try_into().ok()?));
         let group = Group { id, _watched: child.stdin.take() };
         let (printed, complained) = (child.stdout.take(), child.stderr.take());
-        let mut running =
-            pin!(async { tokio::join!(child.wait(), beginning(printed), beginning(complained)) });
+        let mut running = pin!(async { tokio::join!(child.wait(), beginning(printed), beginning(complained)) });
         let broken = tokio::select! {
             (ended, printed, complained) = &mut running => {
                 let succeeded = ended.map_err(Failure::of_this_server)?.success();
@@ -178,7 +181,15 @@ mod tests {
 
     #[test]
     fn a_version_is_recent_enough_or_not() {
-        for (version, recent) in [("2.39.5", true), ("2.37", true), ("3.0.1", true), ("2.36.9", false), ("1.99", false), ("", false), ("x", false)] {
+        for (version, recent) in [
+            ("2.39.5", true),
+            ("2.37", true),
+            ("3.0.1", true),
+            ("2.36.9", false),
+            ("1.99", false),
+            ("", false),
+            ("x", false),
+        ] {
             assert_eq!(is_recent(version), recent, "{version}");
         }
     }

@@ -90,7 +90,8 @@ impl Repositories {
     pub(super) async fn bring(&mut self, target: &Target, begins_turn: bool) -> Result<Vec<SessionError>> {
         let (workspace, session) = (target.workspace.clone(), target.session.clone());
         let rows = target.app.db.read(move |tx| repositories::of_session(tx, &workspace, &session)).await?;
-        let tried = |id: &SessionResourceId| self.all.iter().any(|known| known.is_tried && known.repository.resource == *id);
+        let tried =
+            |id: &SessionResourceId| self.all.iter().any(|known| known.is_tried && known.repository.resource == *id);
         let mut new = Self::new(target, rows);
         for known in &mut new.all {
             known.is_tried = tried(&known.repository.resource);
@@ -152,7 +153,8 @@ impl Repositories {
     }
 }
 
-const TOLD: &str = "Git repositories that the user gave to this session (each a shallow clone, made without its credentials):";
+const TOLD: &str =
+    "Git repositories that the user gave to this session (each a shallow clone, made without its credentials):";
 
 /// The line of a system prompt.
 fn told(repository: &SessionRepository) -> String {

@@ -45,13 +45,11 @@ pub fn check(git: &GitConfig, resources: &[Resource], asked: Asked) -> Result<()
         if repository::parts(url).is_some_and(|(host, _)| git.allows(host)) {
             continue;
         }
-        let forms: Vec<String> = git
-            .hosts
-            .iter()
-            .map(|host| format!("https://{host}/{{owner}}/{{repo}}"))
-            .collect();
+        let forms: Vec<String> = git.hosts.iter().map(|host| format!("https://{host}/{{owner}}/{{repo}}")).collect();
         if forms.is_empty() {
-            return Err(Error::invalid("resources: this server mounts no repositories: its configuration allows no host"));
+            return Err(Error::invalid(
+                "resources: this server mounts no repositories: its configuration allows no host",
+            ));
         }
         let forms = forms.join(" or ");
         return Err(Error::invalid(match asked {
@@ -188,10 +186,7 @@ pub fn remove(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &str, resource:
 
 /// Forgets the tokens of a session that has ended, and with them its repositories.
 pub fn forget_of_session(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &SessionId) -> Result<()> {
-    tx.send(
-        "DELETE FROM session_repositories WHERE workspace_id = $1 AND session_id = $2",
-        vals![workspace, session],
-    )
+    tx.send("DELETE FROM session_repositories WHERE workspace_id = $1 AND session_id = $2", vals![workspace, session])
 }
 
 /// A repository that a session has.
@@ -227,11 +222,7 @@ impl SessionRepository {
 }
 
 /// The repositories of a session, in their order.
-pub fn of_session(
-    tx: &mut Tx<'_>,
-    workspace: &WorkspaceId,
-    session: &SessionId,
-) -> Result<Vec<SessionRepository>> {
+pub fn of_session(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &SessionId) -> Result<Vec<SessionRepository>> {
     let sql = "SELECT resource_id, url, path, checkout, token, placing_on, placed_on, failure FROM session_repositories
          WHERE workspace_id = $1 AND session_id = $2 ORDER BY place";
     tx.all(sql, vals![workspace, session], from_row)
@@ -288,4 +279,3 @@ pub fn skipped_skills(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &Sessio
     let skipped: Vec<Vec<String>> = tx.all(sql, vals![workspace, session], |row| row.json(0))?;
     Ok(skipped.into_iter().flatten().collect())
 }
-

@@ -195,12 +195,7 @@ impl Target {
     }
 }
 
-fn insert_session(
-    tx: &mut Tx<'_>,
-    policy: &FirePolicy,
-    workspace: &WorkspaceId,
-    target: &Target,
-) -> Result<SessionId> {
+fn insert_session(tx: &mut Tx<'_>, policy: &FirePolicy, workspace: &WorkspaceId, target: &Target) -> Result<SessionId> {
     let mut resources: Vec<Resource> = match target.resources.as_str() {
         "[]" => Vec::new(),
         some => serde_json::from_str(some)?,

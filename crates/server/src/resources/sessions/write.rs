@@ -244,7 +244,8 @@ pub(super) fn delete(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Resu
         "Cannot delete session while it is running. Send an interrupt event or wait for the session to complete."
             .to_owned()
     })?;
-    for table in ["session_events", "session_inputs", "session_memory_stores", "session_repositories", "session_skills"] {
+    for table in ["session_events", "session_inputs", "session_memory_stores", "session_repositories", "session_skills"]
+    {
         tx.execute(&format!("DELETE FROM {table} WHERE session_id = $1"), vals![id])?;
     }
     crate::resources::files::remove_of_session(tx, workspace, &session.id)?;
