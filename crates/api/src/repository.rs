@@ -147,8 +147,9 @@ impl Checkout {
 
 /// Whether a text can be the name of a branch (`git help check-ref-format`).
 fn is_branch(name: &str) -> bool {
-    let is_part =
-        |part: &str| !part.is_empty() && !part.starts_with('.') && !part.ends_with('.') && !part.ends_with(".lock");
+    let is_part = |part: &str| {
+        !part.is_empty() && !part.starts_with('.') && !part.ends_with('.') && !part.as_bytes().ends_with(b".lock")
+    };
     let is_odd = |c: char| c.is_control() || " ~^:?*[\\".contains(c);
     name.split('/').all(is_part)
         && !name.starts_with('-')

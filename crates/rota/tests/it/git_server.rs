@@ -109,9 +109,9 @@ impl Repository {
     /// Adds a commit whose tree is made by hand: of entries as `git mktree` reads them. Its id.
     pub fn commit_tree(&self, branch: &str, entries: &[(&str, &str, &str)]) -> String {
         let work = self.work.path();
-        let lines: String =
+        let lines: Vec<String> =
             entries.iter().map(|(mode, name, object)| format!("{mode} {} {object}\t{name}\n", kind(mode))).collect();
-        let tree = fed(work, &["mktree", "--missing"], lines.as_bytes());
+        let tree = fed(work, &["mktree", "--missing"], lines.concat().as_bytes());
         let commit = git(work, &["commit-tree", "-m", "by hand", &tree]);
         git(work, &["update-ref", &format!("refs/heads/{branch}"), &commit]);
         git(work, &["push", "--quiet", "--force", self.bare.to_str().unwrap(), branch]);

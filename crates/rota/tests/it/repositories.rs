@@ -513,8 +513,35 @@ async fn the_next_turn_tries_again_with_the_token_of_now() {
     // What is there is the agent's: nobody clones it again.
     let asked = host.asked().iter().filter(|line| line.contains("o/app")).count();
     api.events(id(&session), json!([script("ls app")])).await;
-    assert_eq!(text(first(&stream.turn().await, "agent.tool_result")).trim(), "(no output)");
+    let events = stream.turn().await;
+    assert_eq!(text(first(&events, "agent.tool_result")).trim(), "(no output)");
+    let error = &first(&events, "session.error")["error"];
+    assert!(error["message"].as_str().unwrap().contains("something else is at /workspace/mine"), "{error}");
     assert_eq!(host.asked().iter().filter(|line| line.contains("o/app")).count(), asked);
+}
+
+#[tokio::test]
+#[cfg_attr(not(git), ignore = "needs git: apt install git")]
+async fn a_clone_that_was_put_in_its_place_before_the_server_died_is_taken_for_it() {
+    let host = GitServer::start(Manner::Open).await;
+    host.repository("o/app", |folder| std::fs::write(folder.join("file"), "here").unwrap());
+    let rota = rota(&host).await;
+    let api = &rota.api;
+    let parts = Parts::new(api).await;
+    let session = session(api, &parts, &[repository(&host.url("o/app"), &json!({}))], "echo mine > app/file").await;
+    let mut stream = api.stream_from(id(&session), 0).await;
+    stream.turn().await;
+    // As it was in the moment between.
+    let forget = |tx: &mut rota_server::db::Tx<'_>| tx.execute("UPDATE session_repositories SET placed_on = NULL", &[]);
+    assert_eq!(rota.server.app().db.write(forget).await.unwrap(), 1);
+    api.events(id(&session), json!([script("cat app/file")])).await;
+    let events = stream.turn().await;
+    assert_eq!(text(first(&events, "agent.tool_result")).trim(), "mine");
+    assert!(events.iter().all(|event| event["type"] != "session.error"), "{events:?}");
+    let placed = |tx: &mut rota_server::db::Tx<'_>| {
+        tx.one("SELECT placed_on FROM session_repositories", &[], |row| row.opt_text(0))
+    };
+    assert_eq!(rota.server.app().db.read(placed).await.unwrap().flatten().as_deref(), Some(&*rota.server.app().node));
 }
 
 #[tokio::test]

@@ -190,6 +190,8 @@ async fn place(target: &Target, repository: &SessionRepository) -> Result<(), No
     let backend = app.sandboxes.backend();
     let placed = backend.place_tree(session.as_ref(), Area::Workspace, &repository.path, tree).await?;
     if !placed && repository.placing_on.as_ref() != Some(&app.node) {
+        let (of, resource) = (session.clone(), repository.resource.clone());
+        app.db.write(move |tx| repositories::is_not_placed(tx, &of, &resource)).await?;
         let reason = format!("something else is at {} already", repository.mount_path());
         return Err(Failure::Clone { reason, is_passing: false }.into());
     }

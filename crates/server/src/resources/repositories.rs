@@ -249,6 +249,14 @@ pub fn is_placing(tx: &mut Tx<'_>, session: &SessionId, resource: &SessionResour
     )
 }
 
+/// Notes that something else had the place.
+pub fn is_not_placed(tx: &mut Tx<'_>, session: &SessionId, resource: &SessionResourceId) -> Result<()> {
+    tx.send(
+        "UPDATE session_repositories SET placing_on = NULL WHERE session_id = $1 AND resource_id = $2",
+        vals![session, resource],
+    )
+}
+
 /// Notes that it is there, at which commit, and which of its skills are not announced and why.
 pub fn is_placed(
     tx: &mut Tx<'_>,
