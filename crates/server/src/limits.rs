@@ -388,8 +388,10 @@ pub const CLONE_RETRY_MAX: Duration = Duration::from_secs(10);
 pub const GIT_OUTPUT_BYTES: usize = 64 * 1024;
 /// How long git may take to end once it is told to, and to say its version.
 pub const GIT_END_TIMEOUT: Duration = Duration::from_secs(5);
-/// Skills of one repository that are announced, and folders that are looked at.
+/// Skills of one repository that are announced.
 pub const MAX_REPOSITORY_SKILLS: usize = 50;
+/// Folders of one repository that are looked at to find them.
+pub const MAX_SKILL_FOLDERS: usize = 1000;
 /// Skills of all repositories of a session that are announced.
 pub const MAX_REPOSITORIES_SKILLS: i64 = 100;
 /// Most files that the outputs of a session are, and most files and folders that are looked at there.

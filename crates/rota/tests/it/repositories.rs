@@ -434,6 +434,14 @@ async fn the_model_is_told_of_repositories_and_of_their_skills() {
             std::fs::create_dir_all(folder.join(format!(".claude/skills/{name}"))).unwrap();
             std::fs::write(folder.join(format!(".claude/skills/{name}/SKILL.md")), text).unwrap();
         }
+        for i in 0..60 {
+            std::fs::create_dir_all(folder.join(format!(".claude/skills/x{i}"))).unwrap();
+            std::fs::write(
+                folder.join(format!(".claude/skills/x{i}/SKILL.md")),
+                "---\ndescription: One of many.\n---\n",
+            )
+            .unwrap();
+        }
         std::fs::create_dir_all(folder.join(".claude/skills/none")).unwrap();
         std::fs::write(folder.join(".claude/skills/none/other"), "").unwrap();
     });
@@ -465,7 +473,7 @@ async fn the_model_is_told_of_repositories_and_of_their_skills() {
     );
     assert!(system.contains("<name>report</name>") && system.contains("Writes reports."), "{system}");
     assert!(system.contains("<location>/workspace/app/.claude/skills/report/SKILL.md</location>"), "{system}");
-    assert_eq!(system.matches("<skill>").count(), 1, "{system}");
+    assert_eq!(system.matches("<skill>").count(), 50, "{system}");
     let warnings = api.get(&format!("/rota/v1/sessions/{}", id(&session))).await["warnings"].clone();
     let skipped = warnings.as_array().unwrap().iter().find(|warning| warning["code"] == "repository_skills_skipped");
     let told = skipped.unwrap()["message"].as_str().unwrap();
@@ -474,6 +482,7 @@ async fn the_model_is_told_of_repositories_and_of_their_skills() {
         "/workspace/app/.claude/skills/Loud/SKILL.md: its `name` is not of",
         "/workspace/app/.claude/skills/silent/SKILL.md: its front matter needs a `description`",
         "/workspace/app/.claude/skills/none/SKILL.md: there is none",
+        "/workspace/app/.claude/skills: 11 further ones; a repository has at most 50 skills",
     ] {
         assert!(told.contains(part), "{told}");
     }

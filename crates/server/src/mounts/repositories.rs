@@ -17,7 +17,10 @@ use crate::{
     db::Tx,
     error::{Error, Result},
     git::{Cloned, Failure, Wanted},
-    limits::{CLONE_RETRY_FIRST, CLONE_RETRY_MAX, CLONE_TRIES, MAX_FRONT_MATTER_BYTES, MAX_REPOSITORY_SKILLS},
+    limits::{
+        CLONE_RETRY_FIRST, CLONE_RETRY_MAX, CLONE_TRIES, MAX_FRONT_MATTER_BYTES, MAX_REPOSITORY_SKILLS,
+        MAX_SKILL_FOLDERS,
+    },
     resources::{
         repositories::{self, SessionRepository},
         skills::{self, FoundSkill, MANIFEST},
@@ -231,15 +234,25 @@ const SKILLS: &str = ".claude/skills";
 /// The skills of a clone that is to be at `path`'s folder, and which are passed over, with the reason.
 fn discover(tree: &NewTree, path: &str) -> (Vec<FoundSkill>, Vec<String>) {
     let (mut found, mut skipped) = (Vec::new(), Vec::new());
-    let folders = match tree.folders(SKILLS, MAX_REPOSITORY_SKILLS) {
+    let folders = match tree.folders(SKILLS, MAX_SKILL_FOLDERS) {
         Ok(folders) => folders,
         Err(error) => return (found, vec![format!("{path}: {error}")]),
     };
+    let mut further = 0;
     for folder in folders {
         match described(tree, &folder) {
-            Ok((name, description)) => found.push(FoundSkill { name, description, path: format!("{path}/{folder}") }),
-            Err(reason) => skipped.push(format!("{path}/{folder}/{MANIFEST}: {reason}")),
+            Ok((name, description)) if found.len() < MAX_REPOSITORY_SKILLS => {
+                found.push(FoundSkill { name, description, path: format!("{path}/{folder}") });
+            }
+            Err(reason) if skipped.len() < MAX_REPOSITORY_SKILLS => {
+                skipped.push(format!("{path}/{folder}/{MANIFEST}: {reason}"));
+            }
+            _ => further += 1,
         }
+    }
+    if further > 0 {
+        skipped
+            .push(format!("{path}: {further} further ones; a repository has at most {MAX_REPOSITORY_SKILLS} skills"));
     }
     (found, skipped)
 }
