@@ -365,6 +365,16 @@ pub struct SessionError {
     pub message: String,
     /// What happens now.
     pub retry_status: RetryStatus,
+    /// The repository that could not be cloned, where it is about one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repository_url: Option<String>,
+}
+
+impl SessionError {
+    /// An error that is about no repository.
+    pub fn new(r#type: SessionErrorType, message: String, retry_status: RetryStatus) -> Self {
+        Self { r#type, message, retry_status, repository_url: None }
+    }
 }
 
 /// The kinds of [`SessionError`] that the server records.
@@ -383,8 +393,32 @@ pub enum SessionErrorType {
     ToolUseLimitReachedError,
     /// The conversation is longer than the model takes.
     CompactionLimitReachedError,
+    /// The host of a repository did not take the token, or wants one that it was not given.
+    RepositoryAuthenticationError,
+    /// The host of a repository refused access to it.
+    RepositoryForbiddenError,
+    /// The host of a repository has none there.
+    RepositoryNotFoundError,
+    /// The branch or commit that is to be checked out is not in the repository.
+    RepositoryCheckoutError,
+    /// A repository could not be cloned for another reason.
+    RepositoryCloneError,
     /// Anything else.
     UnknownError,
+}
+
+impl SessionErrorType {
+    /// Whether the session keeps running, without a repository.
+    pub fn is_of_a_repository(self) -> bool {
+        matches!(
+            self,
+            Self::RepositoryAuthenticationError
+                | Self::RepositoryForbiddenError
+                | Self::RepositoryNotFoundError
+                | Self::RepositoryCheckoutError
+                | Self::RepositoryCloneError
+        )
+    }
 }
 
 /// What happens after a [`SessionError`].

@@ -24,6 +24,7 @@ pub mod model;
 pub mod occurrence;
 pub mod organization;
 pub mod policy;
+pub mod repository;
 pub mod run_outcome;
 pub mod schedule;
 mod schema;

@@ -14,6 +14,8 @@ use crate::{
     fields::{Decode, names},
     id::{DeploymentId, EnvironmentId, FileId, SessionId, SessionResourceId},
     metadata::{self, Changes, Metadata},
+    repository::{self, Repository},
+    secret::Secret,
 };
 
 /// Most characters of a title.
@@ -325,14 +327,8 @@ pub enum Resource {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         mount_path: Option<String>,
     },
-    /// A repository.
-    GithubRepository {
-        /// Where it is.
-        url: String,
-        /// Where it is mounted.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        mount_path: Option<String>,
-    },
+    /// A git repository.
+    GithubRepository(Repository),
     /// A memory store.
     MemoryStore {
         /// The store.
@@ -441,14 +437,14 @@ impl AddResource {
 #[derive(Debug)]
 pub struct UpdateResource {
     /// The new one.
-    pub authorization_token: String,
+    pub authorization_token: Secret,
 }
 
 impl UpdateResource {
     /// Reads the body of a request that changes a resource.
     pub fn read(o: &mut Object<'_>) -> Decoded<Self> {
         o.speak(Dialect::Sessions);
-        Ok(Self { authorization_token: o.required("authorization_token")?.text(1, 4096)? })
+        Ok(Self { authorization_token: repository::read_token(&o.required("authorization_token")?)? })
     }
 }
 
@@ -487,6 +483,16 @@ pub fn read_resources(node: Option<Node<'_>>) -> Decoded<Vec<Resource>> {
         }
         files.push((file_id, path));
     }
+    let mut repositories: Vec<String> = Vec::new();
+    for resource in &resources {
+        let Resource::GithubRepository(repository) = resource else { continue };
+        // Of a URL that names no repository more is told by who knows the hosts.
+        let Ok(path) = repository.path() else { continue };
+        if let Some(other) = repositories.iter().find(|other| overlap(other, &path)) {
+            return Err(Invalid::request(repository::overlapping(other, &path)));
+        }
+        repositories.push(path);
+    }
     if stores.len() > MAX_MEMORY_STORES {
         return Err(node.invalid(format_args!("at most {MAX_MEMORY_STORES} memory stores can be attached")));
     }
@@ -499,21 +505,13 @@ fn read_resource(node: &Node<'_>) -> Decoded<Resource> {
     let tag = node.tag_of(&RESOURCES)?;
     node.of_kind(tag).object(|o| {
         o.tagged();
-        let mount_path = |o: &mut Object<'_>| o.optional("mount_path").map(|n| n.text(1, 4096)).transpose();
         match tag {
             "file" => {
                 let file_id = o.required("file_id")?.text(1, 128)?;
                 let mount_path = read_mount_path(o, &file_id)?.0;
                 Ok(Resource::File { file_id, mount_path })
             }
-            "github_repository" => {
-                let url = o.required("url")?.text(1, 2048)?;
-                let mount_path = mount_path(o)?;
-                for field in ["authorization_token", "checkout"] {
-                    o.optional(field);
-                }
-                Ok(Resource::GithubRepository { url, mount_path })
-            }
+            "github_repository" => Repository::read(o).map(Resource::GithubRepository),
             _ => Ok(Resource::MemoryStore {
                 memory_store_id: o.required("memory_store_id")?.text(1, 128)?,
                 access: o.kept("access", Access::decode)?,

@@ -271,6 +271,14 @@ Configuration file (every key is optional; an unknown key is an error):
   key_env = \"VAULT_KEY\"             the environment variable that holds the key, in place of a file
   allow_private = false              renew tokens and try credentials also at private addresses, and without TLS
 
+  [git]                              which repositories sessions can mount; the machine needs the program git for them
+  hosts = [\"github.com\"]             their hosts, each with :port where that is not 443
+  allow_private = false              clone also from private addresses
+  authorities = \"/etc/rota/ca.pem\" certificates of authorities that are trusted beside those of the machine
+  timeout_seconds = 600              how long the clones of a session may take together, 1 to 86400
+  max_mib = 2048                     most bytes of a clone; disk_mib of [sandbox] is a bound too
+  max_files = 500000                 most files and folders of a clone
+
   [sandbox]
   root_fs = \"/srv/rootfs\"            the same as --root-fs
   places = 64                        most sandboxes that are up; one workspace alone has calls in three quarters of them

@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use rota_sandbox::{Config, Embedded, ProtectionState};
+use rota_sandbox::{Config, Embedded, Protection, ProtectionState};
+use rota_server::git::{Probe, probe};
 use serde_json::json;
 
 use crate::cli::DoctorArgs;
@@ -11,10 +12,11 @@ use crate::cli::DoctorArgs;
 /// The code for a machine that lacks something (`EX_CONFIG` of sysexits).
 const CANNOT_ISOLATE: u8 = 78;
 
-pub fn run(args: &DoctorArgs) -> Result<ExitCode> {
+pub async fn run(args: &DoctorArgs) -> Result<ExitCode> {
     let mut config = Config::new(&args.data);
     config.root_fs.clone_from(&args.root_fs);
-    let protections = Embedded::new(config)?.probe();
+    let mut protections = Embedded::new(config)?.probe();
+    protections.push(git().await);
     if args.json {
         let rows: Vec<_> = protections
             .iter()
@@ -31,6 +33,18 @@ pub fn run(args: &DoctorArgs) -> Result<ExitCode> {
     }
     let missing = protections.iter().any(|p| p.state == ProtectionState::Missing);
     Ok(if missing { ExitCode::from(CANNOT_ISOLATE) } else { ExitCode::SUCCESS })
+}
+
+/// The program that clones repositories. Without it sessions go on without those that they mount.
+async fn git() -> Protection {
+    let (name, remedy) = ("git", String::new());
+    match probe().await {
+        Probe::Found(version) => Protection { name, state: ProtectionState::Ok, detail: version, remedy },
+        Probe::Missing(missing) => {
+            let remedy = "install it, for sessions that mount a repository (Debian: `apt install git`)".to_owned();
+            Protection { name, state: ProtectionState::Degraded, detail: missing, remedy }
+        }
+    }
 }
 
 fn word(state: ProtectionState) -> &'static str {

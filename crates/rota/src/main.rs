@@ -37,7 +37,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         match command {
             Command::Serve(args) => serve::run(args).await,
             Command::Demo(args) => demo::run(args).await,
-            Command::Doctor(args) => doctor::run(&args),
+            Command::Doctor(args) => doctor::run(&args).await,
             Command::Keys(args) => keys::run(args).await,
             Command::Migrate(args) => migrate::run(args).await,
             Command::Org(args) => org::run(args).await,

@@ -7,8 +7,18 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    blobs::Blobs, clock::Clock, config::Config, db::Db, hub::Hub, model::Offer, request::Intake, sandboxes::Sandboxes,
-    scheduler::settle::Timing, shares::Shares, vault::Vault,
+    blobs::Blobs,
+    clock::Clock,
+    config::{Config, GitConfig},
+    db::Db,
+    git::Git,
+    hub::Hub,
+    model::Offer,
+    request::Intake,
+    sandboxes::Sandboxes,
+    scheduler::settle::Timing,
+    shares::Shares,
+    vault::Vault,
 };
 
 /// The server's state. Cheap to clone.
@@ -24,7 +34,7 @@ pub struct Inner {
     /// The store.
     pub db: Db,
     /// The keys under which secrets are sealed.
-    pub vault: Vault,
+    pub vault: Arc<Vault>,
     /// Who waits for what.
     pub hub: Arc<Hub>,
     /// Open streams of each workspace.
@@ -37,6 +47,8 @@ pub struct Inner {
     pub blobs: Blobs,
     /// Where tools run.
     pub sandboxes: Sandboxes,
+    /// What clones repositories.
+    pub git: Git,
     /// What is counted.
     pub metrics: PrometheusHandle,
     /// The hash of the key with which that is read, where it needs one.
@@ -62,6 +74,10 @@ pub struct FirePolicy {
     pub sessions_per_minute: u32,
     /// How deployments keep their times.
     pub timing: Timing,
+    /// The repositories that sessions can mount.
+    pub git: Arc<GitConfig>,
+    /// The keys under which their tokens are sealed.
+    pub vault: Arc<Vault>,
 }
 
 impl App {
@@ -91,6 +107,8 @@ impl App {
             offer: self.offer.clone(),
             sessions_per_minute: self.config.rate.sessions_per_minute,
             timing: self.config.scheduler.timing(),
+            git: self.git.rules().clone(),
+            vault: self.vault.clone(),
         }
     }
 }

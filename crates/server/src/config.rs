@@ -12,14 +12,16 @@ use rota_api::{
     Time,
     model::{Lifecycle, Line},
     policy::{Jitter, MAX_CATCH_UP_SECONDS},
+    repository::GITHUB,
 };
 use serde::Deserialize;
 
 use crate::{
     error::{Error, Result},
     limits::{
-        MAX_CONCURRENCY, MAX_CONNECTIONS, MAX_MODEL_TOKENS, MAX_PRICE, MAX_SANDBOX_PLACES, SANDBOX_CPUS,
-        SANDBOX_DISK_MIB, SANDBOX_MEMORY_MIB, SANDBOX_PROCESSES, WORKSPACE_FILES_MIB,
+        CLONE_FILES, CLONE_MIB, CLONE_SECONDS, MAX_CONCURRENCY, MAX_CONNECTIONS, MAX_GIT_HOSTS, MAX_MODEL_TOKENS,
+        MAX_PRICE, MAX_SANDBOX_PLACES, SANDBOX_CPUS, SANDBOX_DISK_MIB, SANDBOX_MEMORY_MIB, SANDBOX_PROCESSES,
+        WORKSPACE_FILES_MIB,
     },
     scheduler::settle::Timing,
 };
@@ -56,6 +58,8 @@ pub struct Config {
     pub blobs: BlobsConfig,
     /// How secrets are sealed, and where OAuth tokens are renewed.
     pub vault: VaultConfig,
+    /// Which repositories sessions can mount.
+    pub git: GitConfig,
 }
 
 impl Default for Config {
@@ -75,6 +79,7 @@ impl Default for Config {
             webhooks: WebhooksConfig::default(),
             blobs: BlobsConfig::default(),
             vault: VaultConfig::default(),
+            git: GitConfig::default(),
         }
     }
 }
@@ -497,6 +502,62 @@ pub struct VaultConfig {
     pub allow_private: bool,
 }
 
+/// Which repositories sessions can mount: `[git]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GitConfig {
+    /// The hosts whose repositories can be mounted: names, each with `:port` behind it where that is not 443.
+    pub hosts: Vec<String>,
+    /// Clone also from private addresses: for hosts in the operator's own network.
+    pub allow_private: bool,
+    /// A file with certificates of authorities, in PEM, that are trusted beside those of the machine.
+    pub authorities: Option<PathBuf>,
+    /// Seconds that the clones of a session may take together before it goes on without those that are missing.
+    pub timeout_seconds: u32,
+    /// Most bytes of a clone, what git keeps included, in MiB. `sandbox.disk_mib` is a bound too.
+    pub max_mib: u64,
+    /// Most files and folders of a clone, those of git included.
+    pub max_files: u64,
+}
+
+impl Default for GitConfig {
+    fn default() -> Self {
+        Self {
+            hosts: vec![GITHUB.to_owned()],
+            allow_private: false,
+            authorities: None,
+            timeout_seconds: CLONE_SECONDS,
+            max_mib: CLONE_MIB,
+            max_files: CLONE_FILES,
+        }
+    }
+}
+
+impl GitConfig {
+    fn check(&self) -> Result<()> {
+        within("git.hosts: how many there are", self.hosts.len(), &(0..=MAX_GIT_HOSTS))?;
+        let is_host = |host: &&String| {
+            let (name, port) = host.rsplit_once(':').unwrap_or((host, "443"));
+            let is_of_a_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-');
+            !name.is_empty() && name.chars().all(is_of_a_name) && port.parse::<u16>().is_ok_and(|port| port > 0)
+        };
+        if let Some(wrong) = self.hosts.iter().find(|host| !is_host(host)) {
+            return Err(Error::invalid(format_args!(
+                "git.hosts: \"{wrong}\" is not a host name, or one with a port, as \"git.example.com:8443\""
+            )));
+        }
+        within("git.timeout_seconds", self.timeout_seconds, &(1..=24 * 3600))?;
+        within("git.max_mib", self.max_mib, &(1..=1024 * 1024))?;
+        within("git.max_files", self.max_files, &(1..=100_000_000))
+    }
+
+    /// Whether repositories of `host`, as a URL names it, can be mounted.
+    pub fn allows(&self, host: &str) -> bool {
+        let plain = |host: &str| host.strip_suffix(":443").unwrap_or(host).to_ascii_lowercase();
+        self.hosts.iter().any(|allowed| plain(allowed) == plain(host))
+    }
+}
+
 /// Refuses a number that is not in `range`, with the name of its key.
 fn within<T: PartialOrd + Copy + fmt::Display>(key: &str, value: T, range: &RangeInclusive<T>) -> Result<()> {
     if range.contains(&value) {
@@ -551,6 +612,7 @@ impl Config {
         within("sandbox.disk_mib", self.sandbox.disk_mib, &SANDBOX_DISK_MIB)?;
         self.http.check()?;
         self.blobs.check()?;
+        self.git.check()?;
         if self.vault.key_file.is_some() && self.vault.key_env.is_some() {
             return Err(Error::invalid("vault: name key_file or key_env, not both"));
         }
@@ -614,6 +676,14 @@ mod tests {
             ("[blobs]\nbucket = \"b\"\naccess_key_id_env = \"A\"", "go together"),
             ("[blobs]\nworkspace_mib = 0", "blobs.workspace_mib: must be 1 to 1073741824"),
             ("[vault]\nkey_file = \"k\"\nkey_env = \"K\"", "vault: name key_file or key_env, not both"),
+            (
+                "[git]\nhosts = [\"https://git.example.com\"]",
+                "git.hosts: \"https://git.example.com\" is not a host name",
+            ),
+            ("[git]\nhosts = [\"git.example.com:x\"]", "is not a host name, or one with a port"),
+            ("[git]\ntimeout_seconds = 0", "git.timeout_seconds: must be 1 to 86400"),
+            ("[git]\nmax_mib = 0", "git.max_mib: must be 1 to 1048576"),
+            ("[git]\nmax_files = 0", "git.max_files: must be 1 to 100000000"),
             ("[webhooks]\nattempts = 0", "webhooks.attempts: must be 1 to 20"),
             ("[webhooks]\ntimeout_seconds = 61", "webhooks.timeout_seconds: must be 1 to 60"),
             ("[engine]\nconcurrency = 100001", "engine.concurrency: must be 0 to 100000"),
@@ -676,6 +746,22 @@ mod tests {
             assert!(Config { roles, ..config }.check_machine().is_ok());
         }
         assert!(Config::default().check_machine().is_ok());
+    }
+
+    #[test]
+    fn repositories_of_named_hosts_can_be_mounted() {
+        let git = Config::from_text("[git]\nhosts = [\"github.com\", \"Git.internal:8443\"]").unwrap().git;
+        for (host, allowed) in [
+            ("github.com", true),
+            ("GitHub.com:443", true),
+            ("git.internal:8443", true),
+            ("git.internal", false),
+            ("github.com:8443", false),
+            ("evil.github.com", false),
+            ("me@github.com", false),
+        ] {
+            assert_eq!(git.allows(host), allowed, "{host}");
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub mod dreams;
 pub mod engine;
 pub mod error;
 mod folder;
+pub mod git;
 mod hex;
 pub mod http;
 pub mod hub;
@@ -112,7 +113,7 @@ pub async fn serve_offer(offer: Offer, config: Config, clock: Clock) -> Result<S
     if let Some(url) = &config.database {
         folder::set_database(&config.data, url)?;
     }
-    let vault = Vault::open(&config, &db).await?;
+    let vault = Arc::new(Vault::open(&config, &db).await?);
     seal_webhook_secrets(&vault, &db).await?;
     let node = folder::node(&config, &db).await?;
     let (own, alone) = (node.clone(), config.database.is_none());
@@ -137,13 +138,21 @@ pub async fn serve_offer(offer: Offer, config: Config, clock: Clock) -> Result<S
             Ok((organization::id(tx)?, api_keys::first_key(tx)?))
         })
         .await?;
+    let tasks = TaskTracker::new();
+    if config.runs_sessions()
+        && !config.git.hosts.is_empty()
+        && let git::Probe::Missing(missing) = git::probe().await
+    {
+        tracing::warn!("sessions that mount a repository go on without it: {missing}");
+    }
     let app = App::new(Inner {
         organization_header: HeaderValue::from_str(&organization).map_err(Error::internal)?,
         node,
         metrics: telemetry::metrics(),
         metrics_key,
         intake: Intake::default(),
-        tasks: TaskTracker::new(),
+        git: git::Git::new(&config, tasks.clone()),
+        tasks,
         stop: CancellationToken::new(),
         config,
         clock,

@@ -370,6 +370,36 @@ pub const BLOB_SWEEP_EVERY: Duration = Duration::from_mins(30);
 pub const BLOB_SWEEP_BATCH: usize = 500;
 /// How long bringing the files of a session into its sandbox may take, before one call.
 pub const MOUNT_TIMEOUT: Duration = Duration::from_mins(10);
+/// Bytes of a clone of a repository, what git keeps included, in MiB, unless `[git] max_mib` says otherwise.
+pub const CLONE_MIB: u64 = 2048;
+/// Files and folders of a clone, those of git included, unless `[git] max_files` says otherwise.
+pub const CLONE_FILES: u64 = 500_000;
+/// Seconds that the clones of a session may take together, unless `[git] timeout_seconds` says otherwise.
+pub const CLONE_SECONDS: u32 = 600;
+/// Clones that a server makes at the same time. Workspaces share the places.
+pub const CLONES_AT_ONCE: usize = 8;
+/// Hosts that `[git] hosts` can name.
+pub const MAX_GIT_HOSTS: usize = 100;
+/// How often it is looked how large a clone has become.
+pub const CLONE_LOOK_EVERY: Duration = Duration::from_millis(250);
+/// The pause between two tries to have a clone for oneself while it is still being looked at.
+pub const CLONE_LOOK_END: Duration = Duration::from_millis(2);
+/// Tries of a clone whose host cannot be reached or answers that it cannot now, the first included.
+pub const CLONE_TRIES: u32 = 4;
+/// The pause before the second such try; it doubles with each further one.
+pub const CLONE_RETRY_FIRST: Duration = Duration::from_millis(500);
+/// The longest such pause.
+pub const CLONE_RETRY_MAX: Duration = Duration::from_secs(10);
+/// Bytes that are kept of what git prints, and of what it says of errors.
+pub const GIT_OUTPUT_BYTES: usize = 64 * 1024;
+/// How long git may take to end once it is told to, and to say its version.
+pub const GIT_END_TIMEOUT: Duration = Duration::from_secs(5);
+/// Skills of one repository that are announced.
+pub const MAX_REPOSITORY_SKILLS: usize = 50;
+/// Folders of one repository that are looked at to find them.
+pub const MAX_SKILL_FOLDERS: usize = 1000;
+/// Skills of all repositories of a session that are announced.
+pub const MAX_REPOSITORIES_SKILLS: i64 = 100;
 /// Most files that the outputs of a session are, and most files and folders that are looked at there.
 pub const MAX_OUTPUTS: usize = 1000;
 /// ... and most folders below each other.

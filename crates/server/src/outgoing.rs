@@ -101,6 +101,33 @@ pub fn causes(error: reqwest::Error) -> String {
     causes
 }
 
+/// Why a host has no address to connect to.
+#[derive(Debug)]
+pub enum Unresolved {
+    /// It has one that is not public.
+    Private(PrivateAddress),
+    /// Its name could not be resolved.
+    Unknown(std::io::Error),
+}
+
+/// The addresses of a host for a program that connects to one of them and resolves nothing itself. With `allow_private` they
+/// may be any, otherwise all must be public. `host` is a name, or an address.
+///
+/// # Errors
+/// When there is none, or one is not allowed.
+pub async fn addresses(host: &str, port: u16, allow_private: bool) -> Result<Vec<IpAddr>, Unresolved> {
+    let resolved = tokio::net::lookup_host((host, port)).await.map_err(Unresolved::Unknown)?;
+    let mut addresses: Vec<IpAddr> = resolved.map(|address| address.ip()).collect();
+    addresses.dedup();
+    if addresses.is_empty() {
+        return Err(Unresolved::Unknown(std::io::ErrorKind::NotFound.into()));
+    }
+    match addresses.iter().find(|address| !allow_private && !is_public(**address)) {
+        Some(private) => Err(Unresolved::Private(PrivateAddress { name: host.to_owned(), address: *private })),
+        None => Ok(addresses),
+    }
+}
+
 /// Resolves names as the machine does, and refuses those with an address that is not public.
 struct PublicOnly;
 
@@ -271,6 +298,16 @@ mod tests {
             assert!(url(text, true).is_ok(), "{text}");
         }
         assert!(url("ftp://127.0.0.1", true).is_err());
+    }
+
+    #[tokio::test]
+    async fn a_host_has_addresses_unless_one_of_them_is_private() {
+        let Err(Unresolved::Private(refused)) = addresses("localhost", 443, false).await else {
+            panic!("it is allowed")
+        };
+        assert_eq!(refused.name, "localhost");
+        assert!(addresses("localhost", 443, true).await.unwrap().iter().all(IpAddr::is_loopback));
+        assert_eq!(addresses("8.8.8.8", 443, false).await.unwrap(), ["8.8.8.8".parse::<IpAddr>().unwrap()]);
     }
 
     #[tokio::test]

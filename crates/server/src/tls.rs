@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use rustls::{ClientConfig, RootCertStore, crypto::ring};
 
 /// A client configuration for HTTP/2 and HTTP/1.1.
@@ -33,4 +34,24 @@ fn roots() -> RootCertStore {
         roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
     }
     roots
+}
+
+/// The roots that the machine trusts as a text in PEM, for programs that have another idea of where they are. Empty on a machine
+/// that has none.
+pub fn authorities() -> String {
+    let certificates = rustls_native_certs::load_native_certs().certs;
+    certificates.iter().map(|certificate| pem(certificate)).collect()
+}
+
+fn pem(certificate: &[u8]) -> String {
+    let coded = STANDARD.encode(certificate);
+    let mut text = "-----BEGIN CERTIFICATE-----\n".to_owned();
+    let mut rest = coded.as_str();
+    while !rest.is_empty() {
+        let (line, further) = rest.split_at(rest.len().min(64));
+        text.push_str(line);
+        text.push('\n');
+        rest = further;
+    }
+    text + "-----END CERTIFICATE-----\n"
 }

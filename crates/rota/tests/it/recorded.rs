@@ -180,6 +180,8 @@ fn refusals() -> Vec<(&'static str, Method, &'static str, Value, u16, &'static s
         ("2 R2 09-02", post.clone(), "/v1/deployments/{ended}/pause", Value::Null, 400, "Cannot modify archived deployment"),
         ("2 R2 09-02", post.clone(), "/v1/deployments/{ended}/run", Value::Null, 400, "Cannot modify archived deployment"),
         ("2 R2 09-05", post.clone(), DEPLOYMENTS, a_deployment(&json!({"resources": [{"type": "github_repository"}]})), 400, "resources.0.url: Field required"),
+        ("2 R2 09-05", post.clone(), DEPLOYMENTS, a_deployment(&json!({"resources": [{"type": "github_repository", "url": "https://github.com/o/r"}]})), 400, "resources.0.authorization_token: Field required"),
+        ("2 R2 09-05", post.clone(), DEPLOYMENTS, a_deployment(&json!({"resources": [{"type": "github_repository", "url": "https://gitlab.com/o/r", "authorization_token": "t"}]})), 400, "validate deployment resources: invalid GitHub repository URL: repo URL must be https://github.com/{owner}/{repo}"),
         ("2 R2 09-05", get.clone(), "/v1/deployment_runs?has_error=maybe", Value::Null, 400, "Failed to parse request body: invalid value for bool field has_error: \"maybe\""),
         // 3 Sessions.
         ("3.1 R2 09-02", post.clone(), SESSIONS, a_session(&json!({"environment_id": "env_{none}"})), 404, "Environment env_{none} not found."),
@@ -193,6 +195,8 @@ fn refusals() -> Vec<(&'static str, Method, &'static str, Value, u16, &'static s
         ("3.1 R2 09-02", post.clone(), SESSIONS, a_session(&json!({"resources": [store, store]})), 400, "resources contains duplicate memory_store_id: memstore_{none}"),
         ("3.1 R2 09-02", post.clone(), SESSIONS, with_store(json!({"access": "x"})), 400, "Failed to parse request: resources[0].access: \"x\" is not a valid value; expected one of read_only, read_write"),
         ("3.1 R2 09-02", post.clone(), SESSIONS, with_store(json!({"instructions": "x".repeat(4097)})), 400, "resources.0.memory_store.instructions: must be at most 4096 characters"),
+        ("3.1 R2 09-03", post.clone(), SESSIONS, a_session(&json!({"resources": [{"type": "github_repository", "url": "https://github.com/o/r.git", "authorization_token": "t"}]})), 400, "Invalid `github_repository` resource: invalid github_repository url: must be https://github.com/{owner}/{repo} with no .git suffix"),
+        ("3.1 R2 09-03", post.clone(), SESSIONS, a_session(&json!({"resources": [{"type": "github_repository", "url": "https://github.com/o/r"}]})), 400, "resources.0.github_repository.authorization_token: value is required"),
         ("3.1 R2 09-02", post.clone(), SESSIONS, file("file_I"), 400, "Invalid file resource: invalid file_id: \"file_I\""),
         ("3.1 R2 09-02", post.clone(), SESSIONS, file("file_{none}"), 404, "One or more files not found. Check that each `file_id` exists and is accessible: file_{none}"),
         ("3.1 R2 09-03", post.clone(), SESSIONS, a_session(&json!({"agent": "{wiki}", "environment_id": "{limited}"})), 400, "MCP server host(s) blocked by environment network policy: \"deepwiki\" (mcp.deepwiki.com). Add these hosts to the environment's allowed_hosts, or set allow_mcp_servers=true."),

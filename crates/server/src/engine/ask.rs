@@ -14,6 +14,7 @@ use super::{
     attached,
     drafts::Drafts,
     permission::{self, Verdict},
+    prompt,
     runner::{Runner, closed, interrupted, request_end},
     step::{Beside, Left, Rest, Step},
     tools,
@@ -103,7 +104,7 @@ impl Runner<'_> {
             speed: model.speed.filter(|speed| *speed != Speed::Standard).map(|speed| speed.as_str().to_owned()),
             inference_geo: model.inference_geo.map(|geo| geo.as_str().to_owned()),
             max_tokens: offered.max_tokens,
-            system: self.system.clone(),
+            system: prompt::system(self.agent.system.as_deref(), &self.around, &self.mounts.repositories()),
             messages: self.state.messages.clone(),
             tools: tools::offered(&self.agent)?,
         })
@@ -298,7 +299,7 @@ impl Runner<'_> {
     ) -> Result<bool, Left> {
         let retry_status = if retry == Retry::Never { RetryStatus::Exhausted } else { RetryStatus::Retrying };
         tracing::warn!(session_id = %self.lease.session, error = message, ?retry, "a step failed");
-        let error = self.event(EventBody::SessionError { error: SessionError { r#type, message, retry_status } });
+        let error = self.event(EventBody::SessionError { error: SessionError::new(r#type, message, retry_status) });
         let (hidden, wait) = match retry {
             Retry::Never => {
                 work.events.push(error);

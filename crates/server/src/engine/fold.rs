@@ -163,6 +163,8 @@ impl State {
             EventBody::StatusRunning {} => self.running = true,
             EventBody::StatusRescheduled {} | EventBody::StatusTerminated {} => self.running = false,
             EventBody::StatusIdle { stop_reason, .. } => self.rest(stop_reason),
+            // The session keeps running, without a repository.
+            EventBody::SessionError { error } if error.r#type.is_of_a_repository() => {}
             EventBody::SessionError { error } => {
                 if error.retry_status == RetryStatus::Retrying {
                     // What is kept beside the error is the wait that the model asked for.
@@ -364,7 +366,7 @@ pub(super) mod tests {
     }
 
     fn dies(r#type: SessionErrorType) -> [EventBody; 2] {
-        let error = SessionError { r#type, message: String::new(), retry_status: RetryStatus::Exhausted };
+        let error = SessionError::new(r#type, String::new(), RetryStatus::Exhausted);
         [EventBody::SessionError { error }, ends(StopReason::RetriesExhausted)]
     }
 
@@ -439,6 +441,14 @@ pub(super) mod tests {
         let mut log = vec![says("do it"), calls("bash"), asks, result(2)];
         log.extend(dies(SessionErrorType::ModelRequestFailedError));
         assert_eq!(conversation(&fold(log)), [] as [String; 0]);
+    }
+
+    #[test]
+    fn a_repository_that_is_not_there_is_no_failed_try() {
+        let told =
+            |r#type| EventBody::SessionError { error: SessionError::new(r#type, String::new(), RetryStatus::Retrying) };
+        assert_eq!(fold(vec![says("hello"), told(SessionErrorType::RepositoryCloneError)]).failures, 0);
+        assert_eq!(fold(vec![says("hello"), told(SessionErrorType::UnknownError)]).failures, 1);
     }
 
     #[test]

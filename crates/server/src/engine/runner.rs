@@ -17,7 +17,7 @@ use super::{
     fold::{Call, Stage, State},
     lease::Lease,
     next::{Action, Closing, next},
-    prompt::{self, Surroundings},
+    prompt::Surroundings,
     step::{Beside, Left, Rest, Step, perform},
     tools,
 };
@@ -32,6 +32,7 @@ use crate::{
     mounts::{Failure, Mounts, Target},
     places::{Place, Places},
     resources::{
+        repositories::{self, SessionRepository},
         sessions::events::{
             interrupted_result,
             log::{self, NewEvent},
@@ -46,8 +47,8 @@ pub(super) struct Runner<'a> {
     pub(super) app: &'a App,
     pub(super) lease: &'a Lease,
     pub(super) agent: ThreadAgent,
-    /// The system prompt: the agent's own, and what it is told of its surroundings.
-    pub(super) system: Option<String>,
+    /// What the model is told of beside the agent's own instructions.
+    pub(super) around: Surroundings,
     pub(super) self_hosted: bool,
     /// Whether a deployment started the session, so that nobody may be there to send a message again.
     pub(super) unattended: bool,
@@ -57,7 +58,7 @@ pub(super) struct Runner<'a> {
     recovering: bool,
     /// Where the session's files are.
     files: Files,
-    mounts: Mounts,
+    pub(super) mounts: Mounts,
     /// The result of a call that is not in the log yet. It outlives this runner, when the database is away.
     finished: &'a mut Option<EventBody>,
     at_work: &'a Arc<Places>,
@@ -88,7 +89,8 @@ impl<'a> Runner<'a> {
     ) -> Result<(), Left> {
         let place = Some(at_work.take(&lease.workspace).await);
         let inner = lease.clone();
-        let Loaded { agent, system, self_hosted, unattended, home } = app.db.read(move |tx| load(tx, &inner)).await?;
+        let Loaded { agent, around, repositories, self_hosted, unattended, home } =
+            app.db.read(move |tx| load(tx, &inner)).await?;
         let watcher = app.hub.watch(&lease.session);
         let state = State::default();
         let files = match home {
@@ -98,12 +100,12 @@ impl<'a> Runner<'a> {
         };
         let recovering = false;
         let Lease { workspace, session, .. } = lease.clone();
-        let mounts = Mounts::new(Target { app: app.clone(), workspace, session });
+        let mounts = Mounts::new(Target { app: app.clone(), workspace, session }, repositories);
         let mut runner = Self {
             app,
             lease,
             agent,
-            system,
+            around,
             self_hosted,
             unattended,
             state,
@@ -163,6 +165,13 @@ impl<'a> Runner<'a> {
 
     /// Does what `next` says. Whether the runner is done with the session.
     async fn act(&mut self, action: Action, beside: &Beside) -> Result<bool, Left> {
+        // The model is told of them and of their skills. Where the files are lost the agent hears of that first.
+        if matches!(action, Action::Ask | Action::Run(_))
+            && self.files != Files::Lost
+            && self.mounts.lack_repositories(self.begins_turn())
+        {
+            return self.clone_repositories().await;
+        }
         match action {
             Action::Interrupt { count } => {
                 let mut work = self.begin();
@@ -285,6 +294,39 @@ impl<'a> Runner<'a> {
     /// Whether a worker of the user runs a built-in tool. Those that need a network are the server's everywhere.
     pub(super) fn is_of_a_worker(&self, tool: &str) -> bool {
         self.self_hosted && !needs_network(tool)
+    }
+
+    /// Whether the model was asked nothing yet in this turn.
+    fn begins_turn(&self) -> bool {
+        self.state.requests == 0
+    }
+
+    /// Has the repositories of the session cloned, as far as they can be. What cannot be is told, and the session goes on
+    /// without it; an interrupt is left to the next step.
+    async fn clone_repositories(&mut self) -> Result<bool, Left> {
+        let mut work = self.begin();
+        if self.files != Files::Here {
+            self.settle(&mut work).await;
+        }
+        self.perform(work).await?;
+        let begins_turn = self.begins_turn();
+        self.place = None;
+        let mounts = &mut self.mounts;
+        let cloned = tokio::select! {
+            cloned = mounts.clone_repositories(begins_turn) => Some(cloned),
+            () = interrupted(self.app, self.lease, &mut self.watcher) => None,
+        };
+        self.place = Some(self.at_work.take(&self.lease.workspace).await);
+        let Some(cloned) = cloned else { return Ok(false) };
+        let errors = cloned?;
+        let session = self.lease.session.clone();
+        self.around.skills = self.app.db.read(move |tx| skills::of_session(tx, &session)).await?;
+        if !errors.is_empty() {
+            let events = errors.into_iter().map(|error| self.event(EventBody::SessionError { error })).collect();
+            self.perform(Step { events, ..Step::default() }).await?;
+            self.mounts.failures_are_told().await?;
+        }
+        Ok(false)
     }
 
     /// Runs a call of a built-in tool. Its result is appended whatever it is; an interrupt is left to the next step.
@@ -424,7 +466,7 @@ impl<'a> Runner<'a> {
     ) -> Result<bool, Left> {
         let mut work = self.begin();
         work.events.extend(closed);
-        let error = SessionError { r#type, message, retry_status: RetryStatus::Exhausted };
+        let error = SessionError::new(r#type, message, RetryStatus::Exhausted);
         work.events.push(self.event(EventBody::SessionError { error }));
         work.waiting = Some(Vec::new());
         work.rest = Some(Rest::Dead);
@@ -500,7 +542,8 @@ fn closing_result(id: &EventId, closing: Closing, moved: bool) -> EventBody {
 /// What a runner knows of a session from the start.
 struct Loaded {
     agent: ThreadAgent,
-    system: Option<String>,
+    around: Surroundings,
+    repositories: Vec<SessionRepository>,
     /// Whether its tools run at a worker of the user.
     self_hosted: bool,
     /// Whether a deployment started it.
@@ -521,15 +564,20 @@ fn load(tx: &mut Tx<'_>, lease: &Lease) -> Result<Loaded> {
             let self_hosted = row.int(1)? == 1;
             let around = Surroundings { self_hosted, resources: row.json(4)?, skills: skills.clone() };
             Ok(Loaded {
-                system: prompt::system(agent.system.as_deref(), &around),
                 agent,
+                around,
+                repositories: Vec::new(),
                 self_hosted,
                 unattended: row.opt_text(3)?.is_some(),
                 home: row.opt_text(2)?,
             })
         },
     )?;
-    found.ok_or_else(|| Error::not_found("Session", lease.session.as_ref()))
+    let mut loaded = found.ok_or_else(|| Error::not_found("Session", lease.session.as_ref()))?;
+    if loaded.around.has_repositories() {
+        loaded.repositories = repositories::of_session(tx, &lease.workspace, &lease.session)?;
+    }
+    Ok(loaded)
 }
 
 /// Returns when the client has sent an interrupt since the runner last caught up.

@@ -97,7 +97,7 @@ impl Step {
     /// Ends the session for good, and says why.
     pub(super) fn terminate(&mut self, now: Time, message: &str) {
         let retry_status = RetryStatus::Terminal;
-        let error = SessionError { r#type: SessionErrorType::UnknownError, message: message.to_owned(), retry_status };
+        let error = SessionError::new(SessionErrorType::UnknownError, message.to_owned(), retry_status);
         self.events.push(NewEvent::new(now, EventBody::SessionError { error }));
         self.waiting = Some(Vec::new());
         self.rest = Some(Rest::Terminated);

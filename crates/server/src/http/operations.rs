@@ -268,19 +268,14 @@ pub const NOT_SERVED: [(&str, &str); 12] = [
 ];
 
 /// What operations of the table lack of what the API says of them: the method, the path and what is missing.
-pub const PARTIAL: [(&str, &str, &str); 11] = [
+pub const PARTIAL: [(&str, &str, &str); 10] = [
     ("POST", "/v1/agents", "MCP servers and rosters are stored and not used"),
     ("POST", "/v1/agents/{agent_id}", "MCP servers and rosters are stored and not used"),
-    ("POST", "/v1/deployments", "GitHub repositories and budgets are refused"),
-    ("POST", "/v1/deployments/{deployment_id}", "GitHub repositories and budgets are refused"),
-    ("POST", "/v1/sessions", "GitHub repositories and budgets are refused"),
+    ("POST", "/v1/deployments", "budgets are refused"),
+    ("POST", "/v1/deployments/{deployment_id}", "budgets are refused"),
+    ("POST", "/v1/sessions", "budgets are refused"),
     ("POST", "/v1/sessions/{session_id}", "budgets are refused"),
     ("POST", "/v1/sessions/{session_id}/events", "outcomes are worked towards and not graded"),
-    (
-        "POST",
-        "/v1/sessions/{session_id}/resources/{resource_id}",
-        "always refused: only GitHub repositories have a token to replace, and they are refused",
-    ),
     ("GET", "/v1/skills/{skill_id}/versions/{version}/content", "not with the token of a worker"),
     (
         "POST",

@@ -1,8 +1,9 @@
 //! What the sandbox of a session is given, and what is taken from it: one file for each kind.
 //!
-//! The engine calls this room at three moments, each in one place: before a call of a tool ([`Mounts::before_call`]), after it
-//! ([`Mounts::after_call`]) and before the session comes to rest ([`Mounts::before_rest`]). A fourth one is within the
-//! transaction in which it does ([`comes_to_rest`]), for what is to be done later.
+//! The engine calls this room at four moments, each in one place: before the model is asked, where a repository is missing
+//! ([`Mounts::clone_repositories`]), before a call of a tool ([`Mounts::before_call`]), after it ([`Mounts::after_call`]) and
+//! before the session comes to rest ([`Mounts::before_rest`]). A fifth one is within the transaction in which it does
+//! ([`comes_to_rest`]), for what is to be done later.
 //!
 //! Another kind is a file here with a struct that remembers what it has done so far, a field of [`Mounts`], and a line in
 //! those of the functions that concern it. The struct is as old as the runner: another runner, or another server, may have
@@ -11,17 +12,23 @@
 
 mod memory;
 pub mod outputs;
+mod repositories;
 mod skills;
 mod uploads;
 
-use rota_api::id::{SessionId, WorkspaceId};
+use rota_api::{
+    event::SessionError,
+    id::{SessionId, WorkspaceId},
+};
 
 use crate::{
     app::App,
     db::Tx,
     error::{Error, Result},
+    resources::repositories::SessionRepository,
 };
 use memory::Memory;
+use repositories::Repositories;
 use skills::Skills;
 use uploads::Uploads;
 
@@ -74,12 +81,36 @@ pub struct Mounts {
     uploads: Uploads,
     memory: Memory,
     skills: Skills,
+    repositories: Repositories,
 }
 
 impl Mounts {
-    /// Of a session that a runner takes up.
-    pub fn new(target: Target) -> Self {
-        Self { uploads: Uploads::default(), memory: Memory::new(target.clone()), skills: Skills::default(), target }
+    /// Of a session that a runner takes up, and that has these repositories.
+    pub fn new(target: Target, repositories: Vec<SessionRepository>) -> Self {
+        let memory = Memory::new(target.clone());
+        let repositories = Repositories::new(&target, repositories);
+        Self { uploads: Uploads::default(), memory, skills: Skills::default(), repositories, target }
+    }
+
+    /// Whether a repository is not there and is to be cloned now. One that could not be is tried again when a turn begins.
+    pub fn lack_repositories(&self, begins_turn: bool) -> bool {
+        self.repositories.lack(begins_turn)
+    }
+
+    /// Clones the repositories that are not there. Why some still are not; the session goes on without them. An interrupt
+    /// drops the future.
+    pub async fn clone_repositories(&mut self, begins_turn: bool) -> Result<Vec<SessionError>> {
+        self.repositories.bring(&self.target, begins_turn).await
+    }
+
+    /// Notes that the log has what [`Self::clone_repositories`] said.
+    pub async fn failures_are_told(&mut self) -> Result<()> {
+        self.repositories.failures_are_told(&self.target).await
+    }
+
+    /// The session's repositories, with what is known of each.
+    pub fn repositories(&self) -> Vec<&SessionRepository> {
+        self.repositories.all()
     }
 
     /// Brings what is mounted up to date. An interrupt drops the future.

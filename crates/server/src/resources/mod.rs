@@ -13,6 +13,7 @@ pub mod files;
 pub mod memory_stores;
 pub mod models;
 pub mod organization;
+pub mod repositories;
 pub mod run_outcomes;
 pub mod schedules;
 pub mod sessions;

@@ -135,16 +135,13 @@ impl Vault {
     /// It is never taken from a transaction that may still be undone: nothing is sealed under a key that the store does
     /// not have.
     pub async fn key(&self, db: &Db, workspace: &WorkspaceId) -> Result<DataKey> {
-        if let Some(key) = self.data_keys.lock().unwrap_or_else(PoisonError::into_inner).get(workspace) {
-            return Ok(key.clone());
+        if let Some(key) = self.known(workspace) {
+            return Ok(key);
         }
         for _ in 0..DATA_KEY_TRIES {
             let of = workspace.clone();
             if let Some((wrapped, master)) = db.read(move |tx| stored(tx, &of)).await? {
-                let bytes = Arc::new(unwrap(&*self.master(&master)?, workspace.as_ref(), &wrapped)?);
-                let key = DataKey { workspace: workspace.clone(), bytes };
-                self.keep(key.clone());
-                return Ok(key);
+                return self.unwrapped(workspace, &wrapped, &master);
             }
             let current = db.read(fingerprint).await?.ok_or_else(|| Error::internal("the store names no vault key"))?;
             let master = self.master(&current)?;
@@ -153,6 +150,31 @@ impl Vault {
             db.write(move |tx| insert(tx, &of, &wrapped, &current)).await?;
         }
         Err(Error::internal("the vault key is being changed again and again"))
+    }
+
+    /// The data key of a workspace that has sealed something before, from within a transaction: the store has that key for
+    /// good.
+    ///
+    /// # Errors
+    /// When it has none.
+    pub fn key_in(&self, tx: &mut Tx<'_>, workspace: &WorkspaceId) -> Result<DataKey> {
+        if let Some(key) = self.known(workspace) {
+            return Ok(key);
+        }
+        let found = stored(tx, workspace)?;
+        let (wrapped, master) = found.ok_or_else(|| Error::internal(format!("{workspace} has no data key")))?;
+        self.unwrapped(workspace, &wrapped, &master)
+    }
+
+    fn known(&self, workspace: &WorkspaceId) -> Option<DataKey> {
+        self.data_keys.lock().unwrap_or_else(PoisonError::into_inner).get(workspace).cloned()
+    }
+
+    fn unwrapped(&self, workspace: &WorkspaceId, wrapped: &str, master: &str) -> Result<DataKey> {
+        let bytes = Arc::new(unwrap(&*self.master(master)?, workspace.as_ref(), wrapped)?);
+        let key = DataKey { workspace: workspace.clone(), bytes };
+        self.keep(key.clone());
+        Ok(key)
     }
 
     fn keep(&self, key: DataKey) {

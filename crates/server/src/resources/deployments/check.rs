@@ -17,6 +17,7 @@ use crate::{
     error::{Error, Result},
     resources::{
         memory_stores::attach::Unattachable,
+        repositories::{self, Asked},
         sessions::{
             self, egress,
             events::files,
@@ -79,7 +80,7 @@ fn look(
     }
     check_agents(tx, workspace, target)?;
     check_events(tx, workspace, target)?;
-    let resources = check_environment(tx, workspace, target)?;
+    let resources = check_environment(tx, policy, workspace, target)?;
     check_vaults(tx, workspace, target)?;
     if let Err(error) = policy.offer.check("agent.model", &target.model) {
         fails(RunErrorType::SessionCreationRejected, format!("session creation rejected: {error}"))?;
@@ -137,7 +138,12 @@ fn check_skills(tx: &mut Tx<'_>, workspace: &WorkspaceId, skills: Option<&[Skill
 }
 
 /// The environment, what is to be mounted there, and whom its network keeps the agents from. What was found to be mounted.
-fn check_environment(tx: &mut Tx<'_>, workspace: &WorkspaceId, target: &Target) -> Result<Vec<Available>, Obstacle> {
+fn check_environment(
+    tx: &mut Tx<'_>,
+    policy: &FirePolicy,
+    workspace: &WorkspaceId,
+    target: &Target,
+) -> Result<Vec<Available>, Obstacle> {
     let id = &target.environment_id;
     let Some(Environment { is_archived, kind, config }) = &target.environment else {
         let message = format!("session creation rejected: environment `{id}` not found");
@@ -150,7 +156,7 @@ fn check_environment(tx: &mut Tx<'_>, workspace: &WorkspaceId, target: &Target) 
         return Ok(Vec::new());
     }
     let environment: EnvironmentConfig = serde_json::from_str(config).map_err(Error::from)?;
-    let resources = find_resources(tx, workspace, target, &environment)?;
+    let resources = find_resources(tx, policy, workspace, target, &environment)?;
     match egress::blocked_version(tx, &environment, &target.agent)? {
         Some(message) => Err(recorded(RunErrorType::McpEgressBlocked, message)),
         None => Ok(resources),
@@ -175,6 +181,7 @@ fn check_vaults(tx: &mut Tx<'_>, workspace: &WorkspaceId, target: &Target) -> Re
 /// What is to be mounted; each resource must be there.
 fn find_resources(
     tx: &mut Tx<'_>,
+    policy: &FirePolicy,
     workspace: &WorkspaceId,
     target: &Target,
     environment: &EnvironmentConfig,
@@ -189,6 +196,10 @@ fn find_resources(
             RunErrorType::SelfHostedResourcesUnsupported,
             format!("environment `{}` is self-hosted and cannot mount files or repositories", target.environment_id),
         ));
+    }
+    if let Err(error) = repositories::check(&policy.git, &resources, Asked::BySession) {
+        let message = format!("session creation rejected: {error}");
+        return Err(recorded(RunErrorType::SessionCreationRejected, message));
     }
     available(tx, workspace, &resources)?.map_err(|unavailable| match unavailable {
         Unavailable::File(id) => recorded(RunErrorType::FileNotFound, format!("file `{id}` no longer exists")),

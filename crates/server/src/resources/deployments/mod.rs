@@ -23,6 +23,7 @@ use crate::{
     limits::MAX_IDEMPOTENCY_KEY,
     page::{Order, Page},
     request::{Body, Caller, Json, List, Path, Query, Starter, query::CREATED_BETWEEN},
+    resources::repositories::{self, Asked},
 };
 
 use run::{ByHand, Fired};
@@ -31,7 +32,9 @@ pub use store::{archive_all_of, get};
 /// `POST /v1/deployments`.
 pub async fn create(State(app): State<App>, caller: Caller, body: Body) -> Result<Json<Deployment>> {
     let fields = body.read(DeploymentFields::read)?;
-    app.db.write(move |tx| write::insert(tx, &caller.workspace, &fields)).await.map(Json)
+    repositories::check(&app.config.git, &fields.resources, Asked::ByDeployment)?;
+    let key = repositories::key(&app, &caller.workspace, &fields.resources).await?;
+    app.db.write(move |tx| write::insert(tx, &caller.workspace, &fields, key.as_ref())).await.map(Json)
 }
 
 /// `GET /v1/deployments/{deployment_id}`.
@@ -47,7 +50,10 @@ pub async fn update(
     body: Body,
 ) -> Result<Json<Deployment>> {
     let update = body.read(UpdateDeployment::read)?;
-    app.db.write(move |tx| write::update(tx, &caller.workspace, &id, &update)).await.map(Json)
+    let resources = update.resources.as_deref().unwrap_or_default();
+    repositories::check(&app.config.git, resources, Asked::ByDeployment)?;
+    let key = repositories::key(&app, &caller.workspace, resources).await?;
+    app.db.write(move |tx| write::update(tx, &caller.workspace, &id, &update, key.as_ref())).await.map(Json)
 }
 
 /// `GET /v1/deployments`.

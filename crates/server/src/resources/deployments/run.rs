@@ -16,7 +16,7 @@ use crate::{
     error::{Error, Result},
     limits::{IDEMPOTENCY_MICROS, IDEMPOTENCY_PURGE},
     resources::{
-        deployment_runs, environments,
+        deployment_runs, environments, repositories,
         sessions::{self, resources::Available},
         skills,
     },
@@ -116,7 +116,7 @@ pub(super) fn start(
     trigger: TriggerContext,
 ) -> Result<DeploymentRun> {
     let started = match check(tx, policy, workspace, target)? {
-        Ok(resources) => Ok(insert_session(tx, workspace, target, &resources)?),
+        Ok(resources) => Ok(insert_session(tx, policy, workspace, target, resources)?),
         Err(error) => Err(error),
     };
     record(tx, workspace, run_id, target.id.clone(), target.agent.clone(), trigger, started)
@@ -208,10 +208,21 @@ impl Target {
 
 fn insert_session(
     tx: &mut Tx<'_>,
+    policy: &FirePolicy,
     workspace: &WorkspaceId,
     target: &Target,
-    resources: &[Available],
+    mut resources: Vec<Available>,
 ) -> Result<SessionId> {
+    let mut key = None;
+    if resources.iter().any(|resource| matches!(resource, Available::Repository(_))) {
+        let of = policy.vault.key_in(tx, workspace)?;
+        for (place, token) in repositories::tokens(tx, &of, workspace, &target.id)? {
+            if let Some(Available::Repository(repository)) = resources.get_mut(place) {
+                repository.authorization_token = Some(token);
+            }
+        }
+        key = Some(of);
+    }
     let id = sessions::insert(
         tx,
         &sessions::NewSession {
@@ -223,9 +234,10 @@ fn insert_session(
             deployment: Some(&target.id),
             title: Some(&target.name),
             metadata: "{}",
-            resources,
+            resources: &resources,
             vault_ids: &target.vault_ids,
             initial_events: &target.initial_events,
+            key: key.as_ref(),
         },
     )?;
     if let Some(skills) = &target.skills {

@@ -12,7 +12,7 @@ use super::standing;
 use crate::{
     db::{Row, Select, Tx, vals},
     error::{Error, Result},
-    resources::webhook_outbox,
+    resources::{repositories, webhook_outbox},
     scheduler::{
         cron::Cron,
         schedule::{UPCOMING_MAX, upcoming},
@@ -67,6 +67,7 @@ pub(super) fn archive(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Res
         Ok(true)
     })?;
     if archives {
+        repositories::forget_of_deployment(tx, workspace, id)?;
         webhook_outbox::emit(tx, workspace, [EventType::DeploymentArchived], id)?;
     }
     get(tx, workspace, id)

@@ -21,14 +21,21 @@ use crate::{
     limits::MAX_DEPLOYMENT_BYTES,
     resources::{
         agents::{self, Unusable},
-        environments,
+        environments, repositories,
         sessions::{self, events::files},
         vaults, webhook_outbox,
     },
     scheduler::{cron::Cron, settle::State},
+    vault::DataKey,
 };
 
-pub(super) fn insert(tx: &mut Tx<'_>, workspace: &WorkspaceId, fields: &DeploymentFields) -> Result<Deployment> {
+/// `key` seals the tokens of its repositories, where it has some.
+pub(super) fn insert(
+    tx: &mut Tx<'_>,
+    workspace: &WorkspaceId,
+    fields: &DeploymentFields,
+    key: Option<&DataKey>,
+) -> Result<Deployment> {
     lock_agent(tx, workspace, &fields.agent)?;
     let agent = agent(tx, workspace, &fields.agent)?;
     let (environment_id, environment) = environment(tx, workspace, &fields.environment_id)?;
@@ -60,6 +67,9 @@ pub(super) fn insert(tx: &mut Tx<'_>, workspace: &WorkspaceId, fields: &Deployme
             now
         ],
     )?;
+    if repositories::are_among(&fields.resources) {
+        repositories::keep_tokens(tx, key, workspace, id.as_ref(), &fields.resources)?;
+    }
     standing::begin(tx, workspace, &id)?;
     webhook_outbox::emit(tx, workspace, [EventType::DeploymentCreated], &id)?;
     store::get(tx, workspace, id.as_ref())
@@ -70,13 +80,14 @@ pub(super) fn update(
     workspace: &WorkspaceId,
     id: &str,
     update: &UpdateDeployment,
+    key: Option<&DataKey>,
 ) -> Result<Deployment> {
     if let Some(choice) = &update.agent {
         lock_agent(tx, workspace, choice)?;
     }
     standing::changing(tx, workspace, id, |tx, state| match state {
         State::Archived => Err(store::archived()),
-        State::Active | State::Paused => set(tx, workspace, id, update),
+        State::Active | State::Paused => set(tx, workspace, id, update, key),
     })?;
     webhook_outbox::emit(tx, workspace, [EventType::DeploymentUpdated], id)?;
     store::get(tx, workspace, id)
@@ -84,7 +95,13 @@ pub(super) fn update(
 
 /// What an update leaves out is kept, and is not checked again: a deployment whose environment is gone can be renamed,
 /// and one that moves to another environment is not checked for what it mounts.
-fn set(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, update: &UpdateDeployment) -> Result<()> {
+fn set(
+    tx: &mut Tx<'_>,
+    workspace: &WorkspaceId,
+    id: &str,
+    update: &UpdateDeployment,
+    key: Option<&DataKey>,
+) -> Result<()> {
     let stored = store::get(tx, workspace, id)?;
     let metadata: Metadata = serde_json::from_str(stored.metadata.get())?;
     let metadata = serde_json::to_string(&update.metadata.over(&metadata)?)?;
@@ -97,6 +114,7 @@ fn set(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, update: &UpdateDeploy
         let (id, environment) = environment(tx, workspace, &environment_id)?;
         if let Some(resources) = &update.resources {
             check_resources(resources, &id, &environment)?;
+            repositories::keep_tokens(tx, key, workspace, stored.id.as_ref(), resources)?;
         }
     }
     if let Some(ids) = &update.vault_ids {
@@ -186,7 +204,6 @@ fn check_schedule(schedule: Option<&ScheduleFields>, now: Time) -> Result<()> {
 
 /// A file or a store that is not there is found out at the run, as the API has it; what can never be mounted, here.
 fn check_resources(resources: &[Resource], id: &EnvironmentId, environment: &EnvironmentConfig) -> Result<()> {
-    sessions::check_mountable(resources)?;
     let unmountable = resources.iter().any(|resource| !matches!(resource, Resource::MemoryStore { .. }));
     if unmountable && environment.is_self_hosted() {
         return Err(sessions::self_hosted_resources(id));

@@ -21,19 +21,22 @@ use crate::{
     error::{Error, Result},
     page::{BothWays, Order, WrongCursor},
     request::{Body, Caller, CallerOrWorker, Json, Path, Query, SessionRef, query::CREATED_ANY},
+    resources::repositories::{self, Asked},
 };
 
 pub use store::{
     Control, FilesOf, NewSession, Waiting, WaitingFor, add_outcomes, check_reach, control, files_are_gone, files_of,
     find, forget_deleted, get, has_outcome_in_turn, insert, is_rate_limited, lock, new_outcome, not_found, usage,
 };
-pub use write::{check_budget, check_mountable, self_hosted_resources};
+pub use write::{check_budget, self_hosted_resources};
 
 /// `POST /v1/sessions`.
 pub async fn create(State(app): State<App>, caller: Caller, body: Body) -> Result<Json<Session>> {
     let new = body.read(CreateSession::read)?;
+    repositories::check(&app.config.git, &new.resources, Asked::BySession)?;
+    let key = repositories::key(&app, &caller.workspace, &new.resources).await?;
     let policy = app.fire_policy();
-    app.db.write(move |tx| write::create(tx, &policy, &caller.workspace, &new)).await.map(Json)
+    app.db.write(move |tx| write::create(tx, &policy, &caller.workspace, &new, key.as_ref())).await.map(Json)
 }
 
 /// `GET /v1/sessions/{session_id}`.

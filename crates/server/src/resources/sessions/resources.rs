@@ -1,7 +1,7 @@
 //! What is mounted into a session: its resources.
 //!
 //! They are kept with the session, as it shows them. What belongs to a kind of resource and is not shown is in a table of its
-//! own: of a file the session's copy.
+//! own: of a file the session's copy, of a repository its token.
 
 use std::collections::HashMap;
 
@@ -10,6 +10,8 @@ use rota_api::{
     Deleted,
     agent::{BuiltInTool, ThreadAgent, built_in},
     id::{FileId, Id, SessionId, SessionResourceId, WorkspaceId},
+    repository::{Repository, RepositoryResource, WORKSPACE},
+    secret::Secret,
     session::{
         AddResource, FileResource, MAX_RESOURCES, Resource, Status, UPLOADS, UpdateResource, overlap, overlapping,
         upload_path,
@@ -27,7 +29,9 @@ use crate::{
     resources::{
         files::{self, Source},
         memory_stores::attach::{self, StoreResource, Unattachable},
+        repositories, skills,
     },
+    vault::DataKey,
 };
 
 /// The most that a page of resources has, and what it has unless fewer are asked for.
@@ -80,17 +84,22 @@ pub async fn update(
     Path((SessionRef(id), resource)): Path<(SessionRef, String)>,
     body: Body,
 ) -> Result<Json<Value>> {
-    body.read(UpdateResource::read)?;
+    let UpdateResource { authorization_token: token } = body.read(UpdateResource::read)?;
+    let (of, at, wanted) = (caller.workspace.clone(), id.clone(), resource.clone());
     app.db
         .read(move |tx| {
-            let stored = stored(tx, &caller.workspace, &id)?;
-            let found =
-                stored.into_iter().find(|found| found["id"] == *resource).ok_or_else(|| no_resource(&resource))?;
-            let kind = found["type"].as_str().unwrap_or_default();
-            Err(Error::invalid(format_args!("authorization_token: a resource of type \"{kind}\" has none")))
+            let stored = stored(tx, &of, &at)?;
+            let found = stored.into_iter().find(|found| found["id"] == *wanted).ok_or_else(|| no_resource(&wanted))?;
+            match found["type"].as_str().unwrap_or_default() {
+                "github_repository" => Ok(()),
+                kind => {
+                    Err(Error::invalid(format_args!("authorization_token: a resource of type \"{kind}\" has none")))
+                }
+            }
         })
-        .await
-        .map(Json)
+        .await?;
+    let key = app.vault.key(&app.db, &caller.workspace).await?;
+    app.db.write(move |tx| replace_token(tx, &key, (&caller.workspace, &id), &resource, &token)).await.map(Json)
 }
 
 /// `DELETE /v1/sessions/{session_id}/resources/{resource_id}`.
@@ -122,6 +131,8 @@ pub enum Available {
     },
     /// A memory store, as the session will show it.
     MemoryStore(StoreResource),
+    /// A repository: whether it is there shows when it is cloned. Its token is there before it is attached.
+    Repository(Repository),
 }
 
 /// What `resources` name, in their order, or the first that is not there. Files stay so until the transaction ends.
@@ -150,7 +161,7 @@ pub fn available(
                 available.extend(found.get(file_id).map(|file| Available::File { file: file.clone(), path }));
             }
             Resource::MemoryStore { .. } => available.extend(stores.next().map(Available::MemoryStore)),
-            Resource::GithubRepository { .. } => {}
+            Resource::GithubRepository(repository) => available.push(Available::Repository(repository.clone())),
         }
     }
     Ok(Ok(available))
@@ -163,19 +174,23 @@ fn file_id(resource: &Resource) -> Option<&str> {
 /// Gives a new session its resources. What it shows of them, as JSON.
 pub(super) fn attach_all(
     tx: &mut Tx<'_>,
+    key: Option<&DataKey>,
     workspace: &WorkspaceId,
     session: &SessionId,
     resources: &[Available],
 ) -> Result<String> {
     let mut attached = Vec::with_capacity(resources.len());
     let mut stores = 0;
-    for resource in resources {
+    for (place, resource) in (0..).zip(resources) {
         attached.push(match resource {
             Available::File { file, path } => serde_json::to_value(mount(tx, workspace, session, file, path)?)?,
             Available::MemoryStore(store) => {
                 attach::attach(tx, workspace, session, stores, store)?;
                 stores += 1;
                 serde_json::to_value(store)?
+            }
+            Available::Repository(repository) => {
+                serde_json::to_value(attach_repository(tx, key, (workspace, session), place, repository)?)?
             }
         });
     }
@@ -199,6 +214,51 @@ fn mount(
         created_at: now,
         updated_at: now,
     })
+}
+
+fn attach_repository(
+    tx: &mut Tx<'_>,
+    key: Option<&DataKey>,
+    of: (&WorkspaceId, &SessionId),
+    place: i64,
+    repository: &Repository,
+) -> Result<RepositoryResource> {
+    let now = tx.now();
+    let id = SessionResourceId::new(now);
+    let path = repository.path().map_err(Error::invalid)?;
+    repositories::attach(tx, key, of, (place, &id), &path, repository)?;
+    Ok(RepositoryResource {
+        id,
+        r#type: "github_repository".to_owned(),
+        url: repository.url.clone(),
+        mount_path: format!("{WORKSPACE}/{path}"),
+        checkout: repository.checkout.clone(),
+        created_at: now,
+        updated_at: now,
+    })
+}
+
+/// Gives a repository of a session another token. The next try to clone it has that one.
+fn replace_token(
+    tx: &mut Tx<'_>,
+    key: &DataKey,
+    (workspace, session): (&WorkspaceId, &str),
+    resource: &str,
+    token: &Secret,
+) -> Result<Value> {
+    lock(tx, workspace, session)?;
+    if control(tx, workspace, session)?.status == Status::Terminated {
+        return Err(Error::invalid(format_args!("Session {session} is terminated and cannot be changed.")));
+    }
+    let mut resources = stored(tx, workspace, session)?;
+    let found = resources.iter_mut().find(|found| found["id"] == *resource).ok_or_else(|| no_resource(resource))?;
+    if !repositories::replace_token(tx, key, (workspace, session), resource, token)? {
+        return Err(no_resource(resource));
+    }
+    found["updated_at"] = serde_json::to_value(tx.now())?;
+    let shown = found.clone();
+    write(tx, workspace, session, &resources)?;
+    Ok(shown)
 }
 
 /// The error for files that a body names and that are not there.
@@ -275,6 +335,10 @@ fn remove(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &str, resource: &st
     let removed = resources.remove(place);
     if let Some(copy) = removed["file_id"].as_str() {
         files::remove(tx, workspace, copy)?;
+    }
+    if removed["type"] == "github_repository" {
+        repositories::remove(tx, workspace, session, resource)?;
+        skills::forget_found(tx, &found.id, resource)?;
     }
     write(tx, workspace, session, &resources)?;
     Ok(Deleted::new("session_resource_deleted", resource))

@@ -16,7 +16,7 @@ use super::{Waiting, events::log};
 use crate::{
     db::{Notice, Row, Tx, vals},
     error::{Error, Result},
-    resources::work_queue,
+    resources::{repositories, work_queue},
 };
 
 /// The status of a new session, and since when it has been running.
@@ -140,6 +140,7 @@ pub fn terminate(
 ) -> Result<Option<DeploymentId>> {
     let (_, deployment) = stop(tx, workspace, id, Status::Terminated)?;
     work_queue::end(tx, workspace, id)?;
+    repositories::forget_of_session(tx, workspace, id)?;
     let events = [EventBody::ThreadStatusTerminated { thread }, EventBody::StatusTerminated {}];
     log::append(tx, workspace, id, &events)?;
     Ok(deployment)

@@ -21,6 +21,7 @@ use crate::{
     limits::{DELETED_SESSIONS_KEPT_MICROS, MAX_OUTCOMES_BYTES},
     request::CallerOrWorker,
     resources::work_queue,
+    vault::DataKey,
 };
 
 macro_rules! columns {
@@ -256,6 +257,8 @@ pub struct NewSession<'a> {
     pub vault_ids: &'a str,
     /// Its first events, as a client sent them. A session that has some runs at once.
     pub initial_events: &'a str,
+    /// The key under which the tokens of its repositories are sealed, where it has some.
+    pub key: Option<&'a DataKey>,
 }
 
 /// Adds a session and its first events, and wakes a runner when there is something to do.
@@ -270,7 +273,7 @@ pub fn insert(tx: &mut Tx<'_>, new: &NewSession<'_>) -> Result<SessionId> {
     }
     let resources = match new.resources {
         [] => "[]".to_owned(),
-        some => resources::attach_all(tx, new.workspace, &id, some)?,
+        some => resources::attach_all(tx, new.key, new.workspace, &id, some)?,
     };
     let outcomes = if outcomes.is_empty() { "[]".to_owned() } else { serde_json::to_string(&outcomes)? };
     let request = tx.request();

@@ -16,7 +16,7 @@ use crate::{
     db::Tx,
     error::Result,
     request::{Caller, Json, Path, SessionRef},
-    resources::{credentials, environments},
+    resources::{credentials, environments, repositories},
 };
 
 /// `GET /rota/v1/sessions/{session_id}`.
@@ -42,7 +42,13 @@ pub fn of_session(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &Session) -
     let outcomes: Vec<IgnoredAny> = serde_json::from_str(session.outcome_evaluations.get())?;
     let vaults: Vec<String> = serde_json::from_str(session.vault_ids.get())?;
     let has_variables = credentials::are_variables_in(tx, workspace, &vaults)?;
-    Ok(warnings(&agent, environment.as_ref(), !outcomes.is_empty(), has_variables))
+    let mut warnings = warnings(&agent, environment.as_ref(), !outcomes.is_empty(), has_variables);
+    let skipped = repositories::skipped_skills(tx, workspace, &session.id)?;
+    if !skipped.is_empty() {
+        let message = format!("skills of repositories are not announced: {}", skipped.join("; "));
+        warnings.push(Warning { code: "repository_skills_skipped", message });
+    }
+    Ok(warnings)
 }
 
 /// Pure: what a session of `agent` lacks. `environment` is `None` once it is deleted; `has_variables` says that a vault has

@@ -26,8 +26,9 @@ use crate::{
     error::{Error, Result},
     resources::{
         agents::{self, Unusable},
-        environments, skills, vaults, webhook_outbox, work_queue,
+        environments, repositories, skills, vaults, webhook_outbox, work_queue,
     },
+    vault::DataKey,
 };
 
 pub(super) fn create(
@@ -35,6 +36,7 @@ pub(super) fn create(
     policy: &FirePolicy,
     workspace: &WorkspaceId,
     new: &CreateSession,
+    key: Option<&DataKey>,
 ) -> Result<Session> {
     let (agent, config) = agents::chosen(tx, workspace, &new.agent)?.map_err(|unusable| match unusable {
         Unusable::Missing => Error::reference("agent"),
@@ -75,6 +77,7 @@ pub(super) fn create(
             resources: &resources,
             vault_ids: &serde_json::to_string(&new.vault_ids)?,
             initial_events: &serde_json::to_string(&new.initial_events)?,
+            key,
         },
     )?;
     skills::pin(tx, workspace, &id, skills)?;
@@ -122,16 +125,6 @@ pub fn check_budget(budget: Option<&Value>) -> Result<()> {
 const NO_BUDGETS: &str = "budget: this server does not limit what is spent; leave the budget out, and see in \
     usage.list_cost of a session what it has cost, where its model has a price";
 
-/// What this server cannot mount at all.
-pub fn check_mountable(resources: &[Resource]) -> Result<()> {
-    match resources.iter().position(|resource| matches!(resource, Resource::GithubRepository { .. })) {
-        Some(i) => Err(Error::invalid(format_args!(
-            "resources[{i}].type: \"github_repository\" is not supported by this server"
-        ))),
-        None => Ok(()),
-    }
-}
-
 fn check_resources(
     tx: &mut Tx<'_>,
     workspace: &WorkspaceId,
@@ -143,7 +136,6 @@ fn check_resources(
     if environment.is_self_hosted() && resources.iter().any(is_unmountable) {
         return Err(self_hosted_resources(id));
     }
-    check_mountable(resources)?;
     for resource in resources {
         if let Resource::File { file_id, .. } = resource {
             check_file_id(file_id)?;
@@ -237,6 +229,7 @@ pub(super) fn archive(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Res
             )
         })?;
         status::archive(tx, workspace, &session.id, session.status)?;
+        repositories::forget_of_session(tx, workspace, &session.id)?;
         webhook_outbox::emit(tx, workspace, [EventType::SessionArchived], &session.id)?;
     }
     get(tx, workspace, id)
@@ -250,7 +243,8 @@ pub(super) fn delete(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Resu
         "Cannot delete session while it is running. Send an interrupt event or wait for the session to complete."
             .to_owned()
     })?;
-    for table in ["session_events", "session_inputs", "session_memory_stores", "session_skills"] {
+    for table in ["session_events", "session_inputs", "session_memory_stores", "session_repositories", "session_skills"]
+    {
         tx.execute(&format!("DELETE FROM {table} WHERE session_id = $1"), vals![id])?;
     }
     crate::resources::files::remove_of_session(tx, workspace, &session.id)?;

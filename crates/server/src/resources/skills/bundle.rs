@@ -152,6 +152,22 @@ impl Bundle {
     }
 }
 
+/// The name and the description of a skill that nobody uploaded, in a folder of this name, by its `SKILL.md`.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn described(folder: &str, manifest: &str) -> std::result::Result<(String, String), String> {
+    let super::FrontMatter { name, description } = manifest::read(manifest)?;
+    let resolved = resolved(name.or_else(|| Some(folder.to_owned())), description);
+    let (name, description) = resolved.ok_or_else(|| {
+        format!("its front matter needs a `description` of 1 to {MAX_DESCRIPTION} characters, and a `name` of at most {MAX_NAME}")
+    })?;
+    if is_name(&name) {
+        return Ok((name, description));
+    }
+    Err("its `name` is not of lowercase letters, digits and single hyphens between them".to_owned())
+}
+
 /// The name and the description, when they are there and not too long.
 fn resolved(name: Option<String>, description: Option<String>) -> Option<(String, String)> {
     let within = |text: Option<String>, most| {

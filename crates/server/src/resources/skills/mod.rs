@@ -10,9 +10,11 @@ mod store;
 mod upload;
 mod versions;
 
-pub use bundle::{Kept, MANIFEST, MAX_DESCRIPTION, unpack};
+pub use bundle::{Kept, MANIFEST, MAX_DESCRIPTION, described, unpack};
 pub use manifest::{FrontMatter, read as front_matter};
-pub use references::{FOLDER, SessionSkill, are_named, is_placed, missing, of_session, pin, words};
+pub use references::{
+    FOLDER, FoundSkill, SessionSkill, are_named, forget_found, is_placed, keep_found, missing, of_session, pin, words,
+};
 pub use versions::{
     create as create_version, delete as delete_version, download, list as list_versions, retrieve as retrieve_version,
 };

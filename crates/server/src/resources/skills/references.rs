@@ -12,6 +12,7 @@ use super::store::{self, SKILLS, StoredVersion};
 use crate::{
     db::{Row, Tx, vals},
     error::{Error, Result},
+    limits::MAX_REPOSITORIES_SKILLS,
 };
 
 /// The first of `skills` that is not there. All of the vendor's are not.
@@ -107,6 +108,40 @@ pub fn pin(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &SessionId, skills
         )?;
     }
     Ok(())
+}
+
+/// A skill that was found in a repository of a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundSkill {
+    /// What it is called.
+    pub name: String,
+    /// What it is for.
+    pub description: String,
+    /// The folder of its files in the sandbox.
+    pub path: String,
+}
+
+/// Has a session have the skills that were found in one of its repositories, and none that were there before. How many there
+/// was no room for: all repositories of a session have at most [`MAX_REPOSITORIES_SKILLS`].
+pub fn keep_found(tx: &mut Tx<'_>, session: &SessionId, resource: &str, found: &[FoundSkill]) -> Result<usize> {
+    forget_found(tx, session, resource)?;
+    let sql = "SELECT coalesce(max(place), -1), coalesce(sum(CASE WHEN resource_id IS NULL THEN 0 ELSE 1 END), 0)
+        FROM session_skills WHERE session_id = $1";
+    let (last, others) = tx.one(sql, vals![session], |row| Ok((row.int(0)?, row.int(1)?)))?.unwrap_or((-1, 0));
+    let room = usize::try_from(MAX_REPOSITORIES_SKILLS - others).unwrap_or(0);
+    for (place, skill) in (last + 1..).zip(found.iter().take(room)) {
+        tx.add(
+            "INSERT INTO session_skills (session_id, place, name, description, path, resource_id)
+             VALUES ($1, $2, $3, $4, $5, $6)",
+            vals![session, place, &skill.name, &skill.description, &skill.path, resource],
+        )?;
+    }
+    Ok(found.len().saturating_sub(room))
+}
+
+/// Takes from a session the skills that were found in one of its repositories.
+pub fn forget_found(tx: &mut Tx<'_>, session: &SessionId, resource: &str) -> Result<()> {
+    tx.send("DELETE FROM session_skills WHERE session_id = $1 AND resource_id = $2", vals![session, resource])
 }
 
 /// The skills of a session, in the order in which its agent names them.
