@@ -80,4 +80,5 @@ mod webhook_endpoints;
 mod webhook_events;
 mod webhook_tls;
 mod work;
+mod worker_reach;
 mod workers;

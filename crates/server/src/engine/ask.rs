@@ -104,7 +104,7 @@ impl Runner<'_> {
             speed: model.speed.filter(|speed| *speed != Speed::Standard).map(|speed| speed.as_str().to_owned()),
             inference_geo: model.inference_geo.map(|geo| geo.as_str().to_owned()),
             max_tokens: offered.max_tokens,
-            system: prompt::system(self.agent.system.as_deref(), &self.skills),
+            system: prompt::system(self.agent.system.as_deref(), &self.skills, self.self_hosted),
             messages: self.state.messages.clone(),
             tools: tools::offered(&self.agent)?,
         })

@@ -510,8 +510,7 @@ fn load(tx: &mut Tx<'_>, lease: &Lease) -> Result<Loaded> {
         |row| {
             let mut agent: ThreadAgent = row.json(0)?;
             let self_hosted = row.int(1)? == 1;
-            // What a worker mounts is the worker's affair.
-            let mounted = if self_hosted { None } else { mounts::prompt(&row.text(4)?)? };
+            let mounted = mounts::prompt(&row.text(4)?, self_hosted)?;
             if let Some(told) = mounted {
                 let own = agent.system.take().filter(|system| !system.is_empty());
                 agent.system = Some(own.map_or_else(|| told.clone(), |own| format!("{own}\n\n{told}")));

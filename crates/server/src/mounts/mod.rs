@@ -108,8 +108,10 @@ pub fn comes_to_rest(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &Session
     outputs::comes_to_rest(tx, workspace, session)
 }
 
-/// What the agent of a session is told of its mounts, behind its own system prompt. `resources` are the session's, as JSON.
-pub fn prompt(resources: &str) -> Result<Option<String>> {
-    let told: Vec<String> = [uploads::prompt(resources)?, attach::prompt(resources)?].into_iter().flatten().collect();
+/// What the agent of a session is told of its mounts, behind its own system prompt. `resources` are the session's, as JSON. A
+/// worker mounts memory stores and nothing else.
+pub fn prompt(resources: &str, self_hosted: bool) -> Result<Option<String>> {
+    let uploads = if self_hosted { None } else { uploads::prompt(resources)? };
+    let told: Vec<String> = [uploads, attach::prompt(resources, self_hosted)?].into_iter().flatten().collect();
     Ok((!told.is_empty()).then(|| told.join("\n\n")))
 }

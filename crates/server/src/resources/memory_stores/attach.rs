@@ -153,7 +153,7 @@ impl StoreResource {
 
 /// What the agent of a session is told of its stores, given the session's resources as JSON; `None` where it has none.
 /// Recorded: a store that was deleted meanwhile is still listed.
-pub fn prompt(resources: &str) -> Result<Option<String>> {
+pub fn prompt(resources: &str, self_hosted: bool) -> Result<Option<String>> {
     #[derive(Deserialize)]
     #[serde(untagged)]
     enum Any {
@@ -166,13 +166,20 @@ pub fn prompt(resources: &str) -> Result<Option<String>> {
         Any::Other(_) => None,
     });
     let lines: Vec<String> = stores.collect();
-    Ok((!lines.is_empty()).then(|| format!("{PERSISTENCE}\n\n{HEADING}\n{}", lines.join("\n"))))
+    let races = if self_hosted { RACES_OF_WORKERS } else { RACES };
+    Ok((!lines.is_empty()).then(|| format!("{PERSISTENCE} {races}\n\n{HEADING}\n{}", lines.join("\n"))))
 }
 
 const PERSISTENCE: &str = "You have persistent memory: files in the directories below are kept after this session and are \
     there in later ones. Look at them before you begin, for they may hold what you need to know. Write down what will be \
     of use later as small text files, each under a path that says what it is about. Others may read and change them while \
-    you work: when a change of yours was not taken over, the result of the tool call says so.";
+    you work:";
+
+const RACES: &str = "when a change of yours was not taken over, the result of the tool call says so.";
+
+/// The official worker takes over changes every 15 seconds and at the end, and gives way to what others wrote.
+const RACES_OF_WORKERS: &str = "changes are taken over every few seconds and at the end of your work, and where somebody else \
+    changed the same file meanwhile, theirs replaces yours. Look again at what you wrote when it matters.";
 
 const HEADING: &str = "Available stores (write only inside the directories listed below):";
 
@@ -189,11 +196,14 @@ mod tests {
             {"memory_store_id": "memstore_2", "type": "memory_store", "access": "read_only", "description": "How we write.",
              "mount_path": "/mnt/memory/style", "name": "Style", "instructions": "Follow it."},
         ]);
-        let text = prompt(&resources.to_string()).unwrap().unwrap();
+        let text = prompt(&resources.to_string(), false).unwrap().unwrap();
+        assert!(text.contains("the result of the tool call says so."), "{text}");
         let (_, list) = text.split_once("below):\n").unwrap();
         let lines = " - \"Notes\" → /mnt/memory/notes/ (read-write)\n - \"Style\" → /mnt/memory/style/ (read-only): \
             How we write.\n   Follow it.";
         assert_eq!(list, lines);
-        assert_eq!(prompt("[]").unwrap(), None);
+        let of_a_worker = prompt(&resources.to_string(), true).unwrap().unwrap();
+        assert!(of_a_worker.contains("theirs replaces yours") && of_a_worker.ends_with(lines), "{of_a_worker}");
+        assert_eq!(prompt("[]", false).unwrap(), None);
     }
 }

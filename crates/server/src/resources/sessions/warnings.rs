@@ -10,7 +10,7 @@ use rota_api::{
 };
 use serde::de::IgnoredAny;
 
-use super::get;
+use super::{get, store};
 use crate::{
     app::App,
     db::Tx,
@@ -42,7 +42,13 @@ pub fn of_session(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &Session) -
     let outcomes: Vec<IgnoredAny> = serde_json::from_str(session.outcome_evaluations.get())?;
     let vaults: Vec<String> = serde_json::from_str(session.vault_ids.get())?;
     let has_variables = credentials::are_variables_in(tx, workspace, &vaults)?;
-    Ok(warnings(&agent, environment.as_ref(), !outcomes.is_empty(), has_variables))
+    let mut warnings = warnings(&agent, environment.as_ref(), !outcomes.is_empty(), has_variables);
+    let left_out = store::left_out_outputs(tx, workspace, &session.id)?;
+    if !left_out.is_empty() {
+        let message = format!("not everything in /mnt/session/outputs became a file: {}", left_out.join("; "));
+        warnings.push(Warning { code: "outputs_left_out", message });
+    }
+    Ok(warnings)
 }
 
 /// Pure: what a session of `agent` lacks. `environment` is `None` once it is deleted; `has_variables` says that a vault has
