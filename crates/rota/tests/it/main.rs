@@ -8,6 +8,7 @@
 mod access;
 mod administration;
 mod agents;
+mod attached_files;
 mod bodies;
 mod bounds;
 mod bucket;
@@ -29,6 +30,7 @@ mod dreams;
 mod driving;
 mod environments;
 mod errors;
+mod everything_mounted;
 mod files;
 mod given;
 mod leases;
