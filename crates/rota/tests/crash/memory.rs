@@ -128,16 +128,12 @@ async fn write(shared: Arc<Shared>, number: usize, mut random: Random) -> Vec<Wr
         }
         sleep(Duration::from_millis(random.below(PAUSE_MS))).await;
         let content = format!("{number} {count} {}", random.below(u64::MAX));
-        let (path, at, body) = match last.take() {
-            Some((id, path)) => {
-                let at = format!("{}/{id}", shared.memories);
-                (path, at, json!({ "content": content }))
-            }
-            None => {
-                let path = format!("/clients/{number}/{count}.md");
-                let body = json!({"path": path, "content": content});
-                (path, shared.memories.clone(), body)
-            }
+        let (path, at, body) = if let Some((id, path)) = last.take() {
+            (path, format!("{}/{id}", shared.memories), json!({ "content": content }))
+        } else {
+            let path = format!("/clients/{number}/{count}.md");
+            let body = json!({"path": path, "content": content});
+            (path, shared.memories.clone(), body)
         };
         let memory = shared.send(&at, &body).await;
         let id = text(&memory, "id").to_owned();

@@ -159,8 +159,8 @@ async fn take_all(app: &App, due: &Due) -> Result<Vec<String>> {
         }
         if known.is_none() {
             if count == MAX_OUTPUTS {
-                left_out
-                    .add(format!("{}: the session has {MAX_OUTPUTS} files of outputs, which is the most", found.path));
+                let most = format!("{}: the session has {MAX_OUTPUTS} files of outputs, which is the most", found.path);
+                left_out.add(&most);
                 continue;
             }
             count += 1;
