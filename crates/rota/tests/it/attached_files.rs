@@ -23,7 +23,9 @@ fn block(kind: &str, file: &Value) -> Value {
 fn sent(request: &Value, place: usize) -> Vec<Value> {
     let messages = request["messages"].as_array().unwrap().iter().filter(|message| message["role"] == "user");
     let mut blocks = messages.map(|message| message["content"].as_array().unwrap().clone()).nth(place).unwrap();
-    blocks.iter_mut().for_each(|block| drop(block.as_object_mut().unwrap().remove("cache_control")));
+    for block in &mut blocks {
+        block.as_object_mut().unwrap().remove("cache_control");
+    }
     blocks
 }
 
