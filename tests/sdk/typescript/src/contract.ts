@@ -97,6 +97,8 @@ const administration = new Contract('administration.json');
 export const checkedFetch: typeof fetch = async (input, init) => {
   const response = await fetch(input, init);
   const request = new Request(input, { method: init?.method, headers: init?.headers });
+  // Before its first upload the SDK asks for `data:,`, to see what a `fetch` can do.
+  if (!request.url.startsWith('http')) return response;
   const where = `${request.method} ${new URL(request.url).pathname}`;
   const media = response.headers.get('content-type') ?? '';
   if (media.startsWith('application/json')) {
