@@ -419,7 +419,9 @@ async fn outputs_of_a_session_that_came_to_rest_before_the_server_died_are_taken
             let node = "SELECT id, workspace_id, home, 1, 0, 0 FROM sessions WHERE id = $1";
             let of = rota_server::db::Val::Text(&of);
             tx.execute("DELETE FROM files WHERE session_id = $1", &[of])?;
-            tx.execute(&format!("INSERT INTO session_outputs_due {node}"), &[of])
+            // The row of the rest may still be there, about to go.
+            let again = "ON CONFLICT (session_id) DO UPDATE SET rests = session_outputs_due.rests + 1";
+            tx.execute(&format!("INSERT INTO session_outputs_due {node} {again}"), &[of])
         })
         .await
         .unwrap();
