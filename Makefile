@@ -9,8 +9,8 @@ NO_DISKS := $(shell unshare --mount true 2>/dev/null || echo --skip full_disk::)
 demo:
 	cargo run -p rota -- demo
 
-# Everything: what `check` does, the same tests and every statement on PostgreSQL, and the official SDKs against the real binary; the widest
-# of their suites also on PostgreSQL.
+# Everything: what `check` does, the same tests and every statement on PostgreSQL, and the official SDKs and Schemathesis against the
+# real binary; the widest of the suites also on PostgreSQL.
 test: check
 	tests/with-postgres sh -c 'ROTA_STATEMENTS=$(CURDIR)/target/statements \
 	  cargo test -p rota --test it --test statements -- --include-ignored --skip bucket:: --skip large_files:: $(NO_DISKS) && tests/sdk/run python' || [ $$? = 77 ]

@@ -1,8 +1,12 @@
 //! The real server, killed again and again while clients run deployments: nothing that it acknowledged is lost, nothing
 //! is done twice, everything comes to rest, and webhooks tell of all of it.
 
+#[path = "crash/dreams.rs"]
+mod dreams;
 #[path = "crash/files.rs"]
 mod files;
+#[path = "crash/memory.rs"]
+mod memory;
 #[allow(dead_code, reason = "shared with other test binaries")]
 mod process;
 #[path = "crash/receiver.rs"]

@@ -412,6 +412,10 @@ pub const OUTPUTS_POLL: Duration = Duration::from_secs(2);
 pub const OUTPUTS_RETRY_FIRST: Duration = Duration::from_secs(2);
 /// The longest such pause.
 pub const OUTPUTS_RETRY_MAX: Duration = Duration::from_mins(5);
+/// Most outputs that a session says were left out; of more, the number.
+pub const OUTPUTS_TOLD: usize = 10;
+/// Most characters that are said of one of them.
+pub const OUTPUT_TOLD_CHARS: usize = 400;
 /// Master keys that a file or a variable may hold: the store's own, and those of changes that are under way.
 pub const MAX_MASTER_KEYS: usize = 4;
 /// Data keys of workspaces that a server keeps in memory; beyond that all are read anew.

@@ -1,6 +1,7 @@
 """Self-hosted environments: the official worker, unmodified, takes up their sessions."""
 
 import asyncio
+import base64
 import json
 import os
 import subprocess
@@ -20,6 +21,8 @@ pytestmark = pytest.mark.skipif(anthropic.__version__ != CURRENT, reason="worker
 
 PATIENCE_S = 30.0
 WORKER = Path(__file__).with_name("worker.py")
+# A worker mounts memory stores below /mnt, which is its own here and nobody else's.
+OWN_MNT = ("unshare", "--map-root-user", "--mount", "sh", "-c", 'mount -t tmpfs none /mnt && exec "$@"', "sh")
 
 
 class Site:
@@ -50,11 +53,12 @@ class Site:
         return {**inherited, **environment, **more}
 
     @contextmanager
-    def official_worker(self, folder: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    def official_worker(self, folder: Path, *before: str) -> Iterator["subprocess.Popen[bytes]"]:
         variables = self.variables(ANTHROPIC_ENVIRONMENT_KEY=self.key)
         folder.mkdir(exist_ok=True)
         with (folder.parent / f"{folder.name}.log").open("wb") as log:
-            process = subprocess.Popen([sys.executable, WORKER, "run", folder], env=variables, stdout=log, stderr=log)
+            command = [*before, sys.executable, WORKER, "run", folder]
+            process = subprocess.Popen(command, env=variables, stdout=log, stderr=log)
             try:
                 yield process
             finally:
@@ -111,6 +115,81 @@ def test_the_official_worker_completes_a_session_that_uses_bash_write_and_read(s
         site.client.beta.sessions.events.send(session.id, events=[message(bash("cat notes.txt"))])
         site.until(session.id, lambda events: len(results(events)) == 4, "the worker does not come back")
         assert results(site.until_done(session.id))[3].strip() == "written by write"
+
+
+def test_the_official_worker_brings_skills_and_memories_and_takes_the_memories_back(site: Site, tmp_path: Path) -> None:
+    client, slug = site.client, unique("skill").replace(" ", "-")
+    manifest = f"---\nname: {slug}\ndescription: How to greet.\n---\nSay hello.\n".encode()
+    skill = client.beta.skills.create(files=[(f"{slug}/SKILL.md", manifest), (f"{slug}/say.sh", b"echo hello from a skill\n")])
+    stores = client.beta.memory_stores
+    notes, rules = (stores.create(name=unique(name)) for name in ("notes", "rules"))
+    for store, path, content in [(notes, "/known.md", "known"), (notes, "/gone.md", "gone"), (rules, "/rule.md", "rule")]:
+        stores.memories.create(store.id, path=path, content=content)
+    agent = client.beta.agents.create(
+        name=unique("agent"), model="playbook", tools=[TOOLSET], skills=[{"type": "custom", "skill_id": skill.id}]
+    )
+    session = client.beta.sessions.create(
+        agent=agent.id,
+        environment_id=site.environment.id,
+        resources=[
+            {"type": "memory_store", "memory_store_id": notes.id, "access": "read_write"},
+            {"type": "memory_store", "memory_store_id": rules.id, "access": "read_only"},
+        ],
+    )
+    writable, readable = (resource.mount_path for resource in session.resources)
+    sent = message(
+        bash(f"cat skills/{slug}/SKILL.md && sh skills/{slug}/say.sh"),
+        bash(f"cat {writable}/known.md {readable}/rule.md"),
+        bash(f"printf learned > {writable}/new.md && printf changed > {writable}/known.md && rm {writable}/gone.md"),
+        call("write", json.dumps({"file_path": f"{readable}/forbidden.md", "content": "no"})),
+    )
+    client.beta.sessions.events.send(session.id, events=[sent])
+    with site.official_worker(tmp_path / "first", *OWN_MNT):
+        events = site.until_done(session.id)
+        said, errors = results(events), [event.is_error for event in of_type(events, "user.tool_result")]
+        assert "Say hello." in said[0] and "hello from a skill" in said[0], said
+        assert said[1] == "knownrule", said
+        assert [bool(error) for error in errors] == [False, False, False, True], said
+
+        # What the agent wrote is taken back when the worker leaves the session.
+        deadline = time.monotonic() + PATIENCE_S
+        expected = {"/known.md": "changed", "/new.md": "learned"}
+        while (found := contents(client, notes.id)) != expected:
+            assert time.monotonic() < deadline, found
+            time.sleep(0.05)
+    assert contents(client, rules.id) == {"/rule.md": "rule"}
+    versions = list(stores.memory_versions.list(notes.id, session_id=session.id))
+    assert sorted(version.operation for version in versions) == ["created", "deleted", "modified"]
+
+
+def contents(client: Client, store_id: str) -> dict[str, str]:
+    return {memory.path: memory.content for memory in client.beta.memory_stores.memories.list(store_id, view="full")}
+
+
+def test_a_token_ends_with_its_work_and_reaches_the_stores_of_its_session_alone(site: Site) -> None:
+    stores = site.client.beta.memory_stores
+    mine, other = (stores.create(name=unique(name)) for name in ("mine", "other"))
+    agent = site.client.beta.agents.create(name=unique("agent"), model="playbook", tools=[TOOLSET])
+    session = site.client.beta.sessions.create(
+        agent=agent.id,
+        environment_id=site.environment.id,
+        resources=[{"type": "memory_store", "memory_store_id": mine.id, "access": "read_only"}],
+        initial_events=[message(bash("true"))],
+    )
+    given = site.work.poll(site.environment.id, block_ms=900)
+    assert given is not None and given.id == session.id and given.secret
+    payload = json.loads(base64.urlsafe_b64decode(given.secret + "=" * (-len(given.secret) % 4)))
+    token = Client(api_key=None, auth_token=payload["sessions_token"]).beta.memory_stores.memories
+    assert list(token.list(mine.id)) == []
+    with pytest.raises(anthropic.PermissionDeniedError, match="to read, not to write"):
+        token.create(mine.id, path="/a", content="a")
+    with pytest.raises(anthropic.NotFoundError):
+        token.list(other.id)
+    with pytest.raises(anthropic.PermissionDeniedError, match="reaches no memories"):
+        site.worker.beta.memory_stores.memories.list(mine.id)
+    site.work.stop(given.id, environment_id=site.environment.id, force=True)
+    with pytest.raises(anthropic.PermissionDeniedError, match="has ended"):
+        token.list(mine.id)
 
 
 def test_a_second_worker_takes_over_when_the_first_is_killed(site: Site, tmp_path: Path) -> None:

@@ -207,12 +207,19 @@ async fn a_worker_reaches_what_is_for_workers_and_nothing_else() {
         let ask = async |api: &Api| api.send(method.clone(), &path, body(&operation).as_ref()).await;
         match operation.who {
             Who::Administrator => assert_eq!(ask(&worker).await.refusal(), no_administrator, "{method} {path}"),
-            Who::Workspace if path.contains("/work/") => assert_eq!(ask(&worker).await.status, 403, "{method} {path}"),
+            Who::Workspace if method == Method::GET && path.starts_with("/v1/skills") || path.contains("/work/") => {
+                assert_eq!(ask(&worker).await.status, 403, "{method} {path}");
+            }
+            Who::Workspace if path.ends_with("/content") => {
+                assert_eq!(ask(&worker).await.refusal(), not_found("Not found"), "{method} {path}");
+            }
             Who::Workspace | Who::Starter => assert_eq!(ask(&worker).await.refusal(), no_key, "{method} {path}"),
             Who::Worker | Who::WorkspaceOrWorker => {
                 let refused = ask(&elsewhere).await.refusal();
                 if path.contains("/work") {
                     assert_eq!(refused, unauthorized, "{method} {path}");
+                } else if path.starts_with("/v1/memory_stores") {
+                    assert_eq!(refused.status, 403, "{method} {path}: a key reaches no memories");
                 } else {
                     assert_eq!(refused.status, 404, "{method} {path}: the session is another environment's");
                 }
@@ -220,7 +227,7 @@ async fn a_worker_reaches_what_is_for_workers_and_nothing_else() {
             }
         }
     }
-    assert_eq!(walked, 10);
+    assert_eq!(walked, 17);
 }
 
 #[tokio::test]

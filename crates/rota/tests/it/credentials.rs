@@ -369,6 +369,27 @@ async fn a_token_is_renewed_before_it_expires_by_a_client_that_says_who_it_is_in
     }
 }
 
+#[tokio::test]
+async fn in_an_archived_workspace_no_token_is_renewed() {
+    let rota = local().await;
+    let mut server = OAuthServer::start("hush-new").await;
+    let auth = json!({"type": "none"});
+    let create = |tx: &mut rota_server::db::Tx<'_>| {
+        rota_server::resources::api_keys::create_key(tx, Some("Team"), "a key", None)
+    };
+    let key = rota.server.app().db.write(create).await.unwrap();
+    let team = rota.api.with_key(key.key);
+    stored(&team, server.credential_with("hush-theirs", "hush-theirs-refresh", Some(NINE), &auth)).await;
+    stored(&rota.api, server.credential_with("hush-old", "hush-refresh", Some(NINE), &auth)).await;
+    rota.administrator().await.call(&format!("/v1/organizations/workspaces/{}/archive", key.workspace_id)).await;
+    rota.set_time("2026-03-02T08:55:00Z");
+    server.grants(tokens("hush-new", None));
+    rota.renew().await;
+    assert_eq!(server.next().await.form["refresh_token"], "hush-refresh");
+    rota.renew().await;
+    assert_eq!(server.so_far(), 0, "and the other one never");
+}
+
 /// Receives what is told of credentials whose tokens could not be renewed.
 async fn told(api: &Api) -> Receiver {
     let receiver = Receiver::start().await;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{
     client::{Answer, Api, BETA, Refusal, invalid, not_found},
-    given::{Parts, agent, id, over, script, toolset},
+    given::{Parts, agent, id, message, over, script, toolset},
     server::{Rota, appears},
     stream::{first, text},
 };
@@ -409,6 +409,14 @@ async fn an_output_is_taken_in_again_when_it_changes_and_links_are_left_out() {
     let files = files_of(api, id(&session), 1).await;
     assert_eq!(files[0]["filename"], "a.txt");
     assert_eq!(download(api, id(&files[0])).await.text().await.unwrap(), "one\n");
+    let shown = format!("/rota/v1/sessions/{}", id(&session));
+    let left_out = |shown: &Value| {
+        let of = |warning: &&Value| warning["code"] == "outputs_left_out";
+        let warning = shown["warnings"].as_array().unwrap().iter().find(of);
+        warning.map_or(String::new(), |warning| warning["message"].as_str().unwrap().to_owned())
+    };
+    let shown = api.once(&shown, |shown| !left_out(shown).is_empty()).await;
+    assert!(left_out(&shown).contains("link: ") && left_out(&shown).contains("fifo: "), "{shown}");
     api.events(id(&session), json!([script("cd /mnt/session/outputs && echo another > d/a.txt && touch empty")])).await;
     files_of(api, id(&session), 2).await;
     let path = format!("/v1/files/{}", id(&files[0]));
@@ -434,7 +442,9 @@ async fn outputs_of_a_session_that_came_to_rest_before_the_server_died_are_taken
             let node = "SELECT id, workspace_id, home, 1, 0, 0 FROM sessions WHERE id = $1";
             let of = rota_server::db::Val::Text(&of);
             tx.execute("DELETE FROM files WHERE session_id = $1", &[of])?;
-            tx.execute(&format!("INSERT INTO session_outputs_due {node}"), &[of])
+            // The row of the rest may still be there, about to go.
+            let again = "ON CONFLICT (session_id) DO UPDATE SET rests = session_outputs_due.rests + 1";
+            tx.execute(&format!("INSERT INTO session_outputs_due {node} {again}"), &[of])
         })
         .await
         .unwrap();
@@ -494,6 +504,25 @@ async fn a_workspace_keeps_no_more_bytes_than_it_may() {
     api.delete(&format!("/v1/files/{}", id(&first_half))).await;
     upload(api, "c", b"x").await;
     upload(&rota.other_workspace().await, "d", &half).await;
+}
+
+#[tokio::test]
+async fn outputs_that_the_workspace_has_no_room_for_are_told_of_until_they_are_taken_in() {
+    let rota = Rota::with(|config| config.blobs.workspace_mib = 1).await;
+    let api = &rota.api;
+    let full = upload(api, "full", &vec![b'x'; 1024 * 1024 - 1]).await;
+    let session = Parts::new(api).await.session_with(api, script("echo report > /mnt/session/outputs/r.txt")).await;
+    let path = format!("/rota/v1/sessions/{}", id(&session));
+    let of = |shown: &Value, code: &str| shown["warnings"].as_array().unwrap().iter().any(|w| w["code"] == code);
+    let shown = api.once(&path, |shown| of(shown, "outputs_left_out")).await;
+    assert!(
+        shown["warnings"].to_string().contains("r.txt: the files of the workspace would have more than 1 MB"),
+        "{shown}"
+    );
+    api.delete(&format!("/v1/files/{}", id(&full))).await;
+    api.events(id(&session), json!([message("again")])).await;
+    files_of(api, id(&session), 1).await;
+    api.once(&path, |shown| !of(shown, "outputs_left_out")).await;
 }
 
 /// A body with one file of so many bytes, which is never in memory.

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::{
     client::{Answer, Api, Refusal},
     given::{Parts, agent, environment, id, message, over},
+    memory_stores::{memories, memory, store},
     server::Rota,
 };
 
@@ -45,6 +46,15 @@ impl Scene {
         api.call(&format!("/v1/deployments/{}/archive", id(&ended))).await;
         let pinned = environment(api, "pinned").await;
         let orphan = parts.deployment(api, json!({"environment_id": id(&pinned)})).await;
+        let notes = store(api, "Notes").await;
+        let (taken, moved) = (memory(api, &notes, "/a/b", "one").await, memory(api, &notes, "/c", "one").await);
+        let redacted = memory(api, &notes, "/d", "one").await;
+        api.post(&format!("{}/{}", memories(&notes), id(&redacted)), json!({"content": "two"})).await;
+        let sealed = store(api, "Sealed").await;
+        let (kept_there, gone_there) =
+            (memory(api, &sealed, "/kept", "one").await, memory(api, &sealed, "/gone", "one").await);
+        api.call(&format!("/v1/memory_stores/{}/archive", id(&sealed))).await;
+        let version = |memory: &Value| memory["memory_version_id"].as_str().unwrap().to_owned();
         let idle = parts.session(api, json!({})).await;
         let running = parts.session_with(api, message("hi")).await;
         let sessions = api.get("/v1/sessions?limit=1").await;
@@ -64,6 +74,14 @@ impl Scene {
             ("{orphan}", kept(&orphan)),
             ("{idle}", kept(&idle)),
             ("{running}", kept(&running)),
+            ("{notes}", kept(&notes)),
+            ("{taken}", kept(&taken)),
+            ("{moved}", kept(&moved)),
+            ("{head}", version(&taken)),
+            ("{older}", version(&redacted)),
+            ("{sealed}", kept(&sealed)),
+            ("{kept_there}", kept(&kept_there)),
+            ("{gone_there}", kept(&gone_there)),
             ("{none}", "1".repeat(22)),
         ];
         Self { rota, names }
@@ -85,6 +103,8 @@ fn refusal(status: u16, message: String) -> Refusal {
         401 => "authentication_error",
         403 => "permission_error",
         404 => "not_found_error",
+        409 if message.starts_with("path `") => "memory_path_conflict_error",
+        409 if message.starts_with("precondition ") => "memory_precondition_failed_error",
         _ => "invalid_request_error",
     };
     Refusal { status, kind: kind.to_owned(), message }
@@ -120,6 +140,10 @@ const AGENTS: &str = "/v1/agents";
 const ENVIRONMENTS: &str = "/v1/environments";
 const DEPLOYMENTS: &str = "/v1/deployments";
 const SESSIONS: &str = "/v1/sessions";
+const STORES: &str = "/v1/memory_stores";
+const STORE: &str = "/v1/memory_stores/{notes}";
+const MEMORIES: &str = "/v1/memory_stores/{notes}/memories";
+const MEMORY: &str = "/v1/memory_stores/{notes}/memories/{moved}";
 
 /// What is refused, and in which words.
 #[rustfmt::skip]
@@ -156,7 +180,7 @@ fn refusals() -> Vec<(&'static str, Method, &'static str, Value, u16, &'static s
         ("1.2 R2 09-02", get.clone(), "/v1/nothing", Value::Null, 404, "Not found"),
         ("1.2 R2 09-02", get.clone(), "/v1/deployments/{deployment}/runs", Value::Null, 404, "Not Found"),
         ("1.2 R2 09-03", delete.clone(), "/v1/agents/{agent}", Value::Null, 404, "not found"),
-        ("1.2 R2", put, ENVIRONMENTS, Value::Null, 405, "Method Not Allowed"),
+        ("1.2 R2", put.clone(), ENVIRONMENTS, Value::Null, 405, "Method Not Allowed"),
         // 1.4 Lists.
         ("1.4 P3", get.clone(), "/v1/sessions?page=page_x", Value::Null, 400, "invalid page cursor"),
         ("1.4 P3", get.clone(), "/v1/sessions?order=asc&page={cursor}", Value::Null, 400, "page token order does not match request"),
@@ -222,11 +246,43 @@ fn refusals() -> Vec<(&'static str, Method, &'static str, Value, u16, &'static s
         ("8 R2 09-02", post.clone(), AGENTS, roster(&json!([{"type": "self"}, {"type": "self"}])), 400, "multiagent.agents.1: at most one {\"type\":\"self\"} entry is allowed"),
         ("8 R2 09-02", post.clone(), AGENTS, roster(&json!([])), 400, "multiagent.coordinator.agents: must contain at least 1 item"),
         // 9 Environments.
-        ("9 R2", get, "/v1/environments/env_{none}", Value::Null, 404, "Environment env_{none} not found."),
+        ("9 R2", get.clone(), "/v1/environments/env_{none}", Value::Null, 404, "Environment env_{none} not found."),
         ("9 R2 09-12", post.clone(), "/v1/environments/{environment}", json!({"config": {"type": "self_hosted"}}), 400, "Cannot change environment type from Cloud to BYOC"),
         ("9 R2 09-12", post.clone(), "/v1/environments/{mine}", json!({"config": {"type": "cloud"}}), 400, "Cannot change environment type from BYOC to Cloud"),
-        ("9 R2", post, ENVIRONMENTS, json!({"name": "e", "config": {"type": "x"}}), 400, "config: Input tag 'x' found using 'type' does not match any of the expected tags: 'cloud', 'self_hosted'"),
-        ("9 R2 09-02", delete, "/v1/environments/{mine}", Value::Null, 409, "Environment has 4 active sessions. Use force=true to delete anyway."),
+        ("9 R2", post.clone(), ENVIRONMENTS, json!({"name": "e", "config": {"type": "x"}}), 400, "config: Input tag 'x' found using 'type' does not match any of the expected tags: 'cloud', 'self_hosted'"),
+        ("9 R2 09-02", delete.clone(), "/v1/environments/{mine}", Value::Null, 409, "Environment has 4 active sessions. Use force=true to delete anyway."),
+        // 10 Work.
+        ("10 R2 09-02", post.clone(), "/v1/environments/{mine}/work/poll", json!({}), 400, "metadata: Field required"),
+        ("1.5 R2 09-02", post.clone(), "/v1/environments/{mine}/work/poll", json!({"metadata": {"a": "b"}}), 400, "Invalid work ID format: expected session_*, cse_*, or work_* prefix, got \"poll\"."),
+        ("10 R2 09-02", put.clone(), "/v1/environments/{mine}/work/poll", Value::Null, 405, "Method Not Allowed"),
+        // 12 Memory stores.
+        ("12 R2 09-02", post.clone(), STORES, json!({}), 400, "name: Field required"),
+        ("12 R2 09-02", post.clone(), STORES, json!({"name": ""}), 400, "name: minimum string length is 1"),
+        ("12 R2 09-02", post.clone(), STORE, json!({}), 400, "at least one of name, description, or metadata must be provided"),
+        ("12 R2 09-02", post.clone(), STORE, json!({"name": null}), 400, "name cannot be empty"),
+        ("12 R2 09-02", post.clone(), STORE, json!({"metadata": null}), 400, "Failed to parse request: params: field \"metadata\": null is not a valid value for a map field; omit the field to preserve, or set individual keys to null to delete them"),
+        ("12 R2 09-02", post.clone(), "/v1/memory_stores/{sealed}", json!({"name": "x"}), 400, "cannot modify archived resource: memory store {sealed}"),
+        ("12 R2 09-02", post.clone(), "/v1/memory_stores/{sealed}/memories", json!({"path": "/x", "content": ""}), 400, "cannot modify archived resource: memory store {sealed}"),
+        ("12 R2 09-02", post.clone(), "/v1/memory_stores/{sealed}/memories/{kept_there}", json!({"content": "x"}), 400, "cannot modify archived resource: memory store {sealed}"),
+        ("12 R2", post.clone(), MEMORIES, json!({"path": "/a/b", "content": ""}), 409, "path `/a/b` is already used by `{taken}`; use update to modify it"),
+        ("12 R2", post.clone(), MEMORY, json!({"path": "/a/b"}), 409, "path `/a/b` is already used by `{taken}`; delete it first to rename-and-replace"),
+        ("12 R2", post.clone(), MEMORIES, json!({"path": "/a/b/c", "content": ""}), 409, "path `/a/b/c` conflicts with existing memory at `/a/b`: a memory and a path prefix of it cannot coexist. Delete or rename the other memory first."),
+        ("12 R2", post.clone(), MEMORY, json!({"path": "/a"}), 409, "path `/a` conflicts with existing memory at `/a/b`: a memory and a path prefix of it cannot coexist. Delete or rename the other memory first."),
+        ("12 R2", post.clone(), MEMORY, json!({"content": "x", "precondition": {"type": "content_sha256", "content_sha256": "0".repeat(64)}}), 409, "precondition content_sha256 failed: content has changed"),
+        ("12 R2 09-02", delete, "/v1/memory_stores/{notes}/memories/{moved}?expected_content_sha256=ab", Value::Null, 400, "expected_content_sha256: must be 64 characters (and 1 more validation errors)"),
+        ("12 R2 09-03", post.clone(), MEMORY, json!({"content": "x", "precondition": {"type": "content_sha256", "content_sha256": "ab"}}), 400, "precondition.content_sha256: must be 64 characters (and 1 more validation errors)"),
+        ("12 R2 09-03", post.clone(), MEMORY, json!({"content": "x", "precondition": {"content_sha256": "ab"}}), 400, "Failed to parse request: precondition.type: Field required"),
+        ("12 R2 09-03", post.clone(), MEMORY, json!({"content": "x", "precondition": {"type": "content_sha256", "content_sha256": null}}), 400, "precondition.content_sha256: Value is not nullable"),
+        ("12 R2 09-02", post.clone(), MEMORIES, json!({"path": "/x"}), 400, "content: value is required"),
+        ("12 R2 09-02", post.clone(), MEMORY, json!({}), 400, "v1_update_memory_params: at least one of content or path must be provided"),
+        ("12 R2 09-03", post.clone(), MEMORIES, json!({"path": "/x", "content": "x".repeat(102_401)}), 400, "content must be at most 102400 bytes"),
+        ("12 R2 09-02", get.clone(), "/v1/memory_stores/{notes}/memories/mem_{none}", Value::Null, 404, "memory `mem_{none}` not found"),
+        ("12 R2 09-02", post.clone(), "/v1/memory_stores/{notes}/memory_versions/{head}/redact", Value::Null, 400, "version is the current content of {taken}; write a new version first"),
+        ("12 R2 09-02", get.clone(), "/v1/memory_stores/{notes}/memories?path_prefix=/a", Value::Null, 400, "path_prefix must be segment-aligned and end with /"),
+        ("12 R2 09-02", get.clone(), "/v1/memory_stores/{notes}/memories?depth=2", Value::Null, 400, "depth must be 0 or 1 when provided"),
+        ("12 R2 09-02", get.clone(), "/v1/memory_stores/{notes}/memories?path_prefix=/a/&depth=0", Value::Null, 400, "depth: must be greater than or equal to 1"),
+        ("1.4 R2 09-05", get.clone(), "/v1/memory_stores/{notes}/memories?limit=1001", Value::Null, 400, "limit: must be greater than or equal to 1 and less than or equal to 1000"),
+        ("1.4 R2 09-05", get, "/v1/memory_stores/{notes}/memories?limit=101", Value::Null, 400, "limit: value must be greater than or equal to 1 and less than or equal to 100"),
     ]
 }
 
@@ -326,7 +382,21 @@ async fn answers_have_the_recorded_fields() {
         ("9 R2 09-02", delete.clone(), "/v1/environments/{unused}", Value::Null, "/type", Is(json!("environment_deleted"))),
         ("9 R2 09-02", delete.clone(), "/v1/environments/{mine}?force=true", Value::Null, "/type", Is(json!("environment_deleted"))),
         ("9 R2 09-02", delete.clone(), "/v1/environments/{environment}", Value::Null, "/type", Is(json!("environment_deleted"))),
-        ("2 R2 09-02", delete, "/v1/environments/{pinned}", Value::Null, "/type", Is(json!("environment_deleted"))),
+        ("2 R2 09-02", delete.clone(), "/v1/environments/{pinned}", Value::Null, "/type", Is(json!("environment_deleted"))),
+        ("12 R2 09-02", get.clone(), STORE, Value::Null, "/archived_at", Absent),
+        ("12 R2 09-02", get.clone(), STORE, Value::Null, "/description", Is(json!(""))),
+        ("12 R2 09-02", post.clone(), STORE, json!({"description": null}), "/description", Is(json!(""))),
+        ("1.4 R2", get.clone(), "/v1/memory_stores?limit=100", Value::Null, "/next_page", Absent),
+        ("1.4 R2", get.clone(), MEMORIES, Value::Null, "/next_page", Absent),
+        ("1.4 R2", get.clone(), MEMORIES, Value::Null, "/prefixes", Is(json!([]))),
+        ("1.4 R2", get.clone(), "/v1/memory_stores/{notes}/memories?depth=1", Value::Null, "/prefixes", Is(json!([]))),
+        ("12 R2 09-02", get.clone(), MEMORIES, Value::Null, "/data/0/path", Is(json!("/d"))),
+        ("1.4 R2", get.clone(), "/v1/memory_stores/{notes}/memory_versions", Value::Null, "/next_page", Absent),
+        ("12 R2 09-02", post.clone(), "/v1/memory_stores/{notes}/memory_versions/{older}/redact", Value::Null, "/content", null()),
+        ("12 R2 09-02", post.clone(), "/v1/memory_stores/{notes}/memory_versions/{older}/redact", Value::Null, "/content", null()),
+        ("12 R2 09-02", delete.clone(), "/v1/memory_stores/{sealed}/memories/{gone_there}", Value::Null, "/type", Is(json!("memory_deleted"))),
+        ("12 R2 09-02", post.clone(), "/v1/memory_stores/{sealed}/archive", Value::Null, "/archived_at", Time),
+        ("12 R2", post.clone(), MEMORIES, json!({"path": "/.anthropic-memory-store", "content": ""}), "/path", Is(json!("/.anthropic-memory-store"))),
         ("2 R2 09-02", post, "/v1/deployments/{orphan}/run", Value::Null, "/error/message", Is(json!("session creation rejected: environment `{pinned}` not found"))),
         ("3.2 R2 09-03", get, "/v1/sessions?limit=100&statuses[]=terminated", Value::Null, "/data", Is(json!([]))),
     ];

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use reqwest::Method;
+use rota_server::config::Config;
 use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 
@@ -22,18 +23,19 @@ const SESSIONS: &str = "/v1/sessions";
 const DEPLOYMENTS: &str = "/v1/deployments";
 
 /// A resource of the type `github_repository`.
-fn repository(url: &str, changes: &Value) -> Value {
+pub fn repository(url: &str, changes: &Value) -> Value {
     over(json!({"type": "github_repository", "url": url, "authorization_token": TOKEN}), changes)
 }
 
-/// A server whose sessions can mount what `host` has.
+/// Has the sessions of a server mount what `host` has.
+pub fn allow(host: &GitServer, config: &mut Config) {
+    config.git.hosts = vec!["github.com".to_owned(), host.host.clone()];
+    config.git.allow_private = true;
+    config.git.authorities = Some(CERTIFICATE.into());
+}
+
 async fn rota(host: &GitServer) -> Rota {
-    Rota::with(|config| {
-        config.git.hosts = vec!["github.com".to_owned(), host.host.clone()];
-        config.git.allow_private = true;
-        config.git.authorities = Some(CERTIFICATE.into());
-    })
-    .await
+    Rota::with(|config| allow(host, config)).await
 }
 
 /// A session with these repositories that runs `command` first.

@@ -35,7 +35,7 @@ fn form(request: RequestBuilder, parts: &[Part<'_>]) -> RequestBuilder {
     request.header("content-type", "multipart/form-data; boundary=edge").body(body)
 }
 
-async fn upload(api: &Api, path: &str, parts: &[Part<'_>]) -> Value {
+pub async fn upload(api: &Api, path: &str, parts: &[Part<'_>]) -> Value {
     api.answer(form(api.request(Method::POST, path), parts)).await.success()
 }
 

@@ -14,8 +14,8 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::wire::{self, Failure, FromInit, Launch, ToInit};
 
-/// The session whose folder a trial uses. It is deleted afterwards.
-const TRIAL: &str = "doctor_trial";
+/// The session whose folder a trial uses. It is deleted afterwards, with what an earlier trial left of its own deletion.
+pub(super) const TRIAL: &str = "doctor_trial";
 /// How long a trial may take.
 const TRIAL_TIMEOUT: Duration = Duration::from_secs(20);
 

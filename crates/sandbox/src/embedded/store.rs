@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::doctor;
 use super::identity::{self, Identities, Owner};
 use super::program::Program;
 use super::records::{Record, Records};
@@ -244,14 +245,16 @@ impl Store {
         self.records.end_orphans().await
     }
 
-    /// Finishes deletions that an earlier server began.
+    /// Finishes deletions that an earlier server began, but not that of a trial's folder: a trial may be under way.
     pub(super) fn finish_deletions(&self) -> Result<(), Error> {
         if !Folder::open(&self.sessions).is_ok_and(|sessions| sessions.has(TRASH)) {
             return Ok(());
         }
         let left = Folder::open(&self.trash).and_then(|trash| trash.entries());
         for (name, _) in left.map_err(Error::host_at("listing a folder of the server's", &self.trash))? {
-            if let Ok(id) = name.to_str() {
+            if let Ok(id) = name.to_str()
+                && id != doctor::TRIAL
+            {
                 self.remove(id)?;
             }
         }
@@ -315,5 +318,20 @@ mod tests {
         }
         store.remove("s").unwrap();
         assert!(!store.session_dir("s").exists() && !store.trash.join("s").exists());
+    }
+
+    #[test]
+    fn a_start_takes_no_folder_from_a_trial_that_is_under_way() {
+        let data = tempfile::tempdir().unwrap();
+        let identities = Identities::Fixed(Identity::Single { uid: 0, gid: 0 });
+        let store = Store::new(&Config::new(data.path()), &identities, &Arc::new(Program::new(None))).unwrap();
+        let trial = store.session_dir(doctor::TRIAL);
+        for folder in [&trial, &store.trash.join(doctor::TRIAL).join("first"), &store.trash.join("s/first")] {
+            std::fs::create_dir_all(folder).unwrap();
+        }
+        store.finish_deletions().unwrap();
+        assert!(trial.exists() && !store.trash.join("s").exists());
+        store.remove(doctor::TRIAL).unwrap();
+        assert!(!trial.exists() && !store.trash.join(doctor::TRIAL).exists());
     }
 }

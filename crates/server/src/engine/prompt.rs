@@ -3,10 +3,8 @@
 //! All of it is written here: [`system`] names the sections in their order, and each is a function below. What else the model
 //! is to be told is a field of [`Surroundings`], or a kind of [`Resource`], and a section.
 
-use rota_api::session::Access;
+use rota_api::{repository::Checkout, session::Access};
 use serde::Deserialize;
-
-use rota_api::repository::Checkout;
 
 use crate::resources::{
     repositories::SessionRepository,
@@ -66,9 +64,16 @@ fn memory(around: &Surroundings) -> Option<String> {
     let told = "You have persistent memory: files in the directories below are kept after this session and are there in later \
                 ones. Look at them before you begin, for they may hold what you need to know. Write down what will be of use \
                 later as small text files, each under a path that says what it is about. Others may read and change them \
-                while you work: when a change of yours was not taken over, the result of the tool call says so.\n\n\
-                Available stores (write only inside the directories listed below):";
-    (!stores.is_empty() && !around.self_hosted).then(|| format!("{told}{stores}"))
+                while you work:";
+    // The official worker takes over changes every 15 seconds and at the end, and gives way to what others wrote.
+    let races = if around.self_hosted {
+        "changes are taken over every few seconds and at the end of your work, and where somebody else changed the same file \
+         meanwhile, theirs replaces yours. Look again at what you wrote when it matters."
+    } else {
+        "when a change of yours was not taken over, the result of the tool call says so."
+    };
+    let heading = "Available stores (write only inside the directories listed below):";
+    (!stores.is_empty()).then(|| format!("{told} {races}\n\n{heading}{stores}"))
 }
 
 fn store(resource: &Resource) -> Option<String> {
@@ -104,18 +109,25 @@ fn clone(repository: &SessionRepository) -> String {
     }
 }
 
+/// The official worker of a self-hosted environment puts skills below the working directory of its tools, wherever that is.
 fn skills(around: &Surroundings) -> Option<String> {
-    let list: String = around.skills.iter().map(skill).collect();
+    let list: String = around.skills.iter().map(|has| skill(has, around.self_hosted)).collect();
     let told = "## Skills usage policy\n\nA skill is a folder with instructions, and perhaps files, for one kind of task. When \
                 a task fits the description of a skill below, read the `SKILL.md` in its folder before you begin, and follow \
-                it; read the other files there when it refers to them. The skills below are at \
-                `/workspace/skills/<name>/SKILL.md`, unless their entry names another location.\n\n<available_skills>\n";
-    (!list.is_empty()).then(|| format!("{told}{list}</available_skills>"))
+                it; read the other files there when it refers to them. The skills below are at";
+    let place = if around.self_hosted {
+        "`skills/<name>/SKILL.md` in the working directory of your tools"
+    } else {
+        "`/workspace/skills/<name>/SKILL.md`"
+    };
+    let end = "unless their entry names another location.\n\n<available_skills>\n";
+    (!list.is_empty()).then(|| format!("{told} {place}, {end}{list}</available_skills>"))
 }
 
-fn skill(skill: &SessionSkill) -> String {
+fn skill(skill: &SessionSkill, self_hosted: bool) -> String {
     let SessionSkill { name, description, path, .. } = skill;
     let usual = format!("{}/{name}", skills::FOLDER) == *path;
+    let path = if self_hosted { path.strip_prefix("/workspace/").unwrap_or(path) } else { path };
     let location = if usual { String::new() } else { format!("<location>{}/SKILL.md</location>\n", escaped(path)) };
     let (name, description) = (escaped(name), escaped(description));
     format!("<skill>\n<name>{name}</name>\n<description>{description}</description>\n{location}</skill>\n")
@@ -214,5 +226,18 @@ skills below are at `/workspace/skills/<name>/SKILL.md`, unless their entry name
         let prompt = system(None, &around(json!([]), vec![evil]), &[]).unwrap();
         assert_eq!(prompt.matches("<skill>").count(), 1, "{prompt}");
         assert_eq!(prompt.matches("</skill>").count(), 1, "{prompt}");
+    }
+
+    #[test]
+    fn at_a_worker_the_skills_are_below_its_working_directory() {
+        let skills = vec![
+            skill("report", "Writes reports.", "/workspace/skills/report"),
+            skill("report", "Others.", "/workspace/skills/report-2"),
+        ];
+        let at_a_worker = Surroundings { self_hosted: true, ..around(json!([]), skills) };
+        let prompt = system(None, &at_a_worker, &[]).unwrap();
+        assert!(prompt.contains("are at `skills/<name>/SKILL.md` in the working directory of your tools"), "{prompt}");
+        assert!(prompt.contains("<location>skills/report-2/SKILL.md</location>"), "{prompt}");
+        assert!(!prompt.contains("/workspace"), "{prompt}");
     }
 }

@@ -94,6 +94,7 @@ pub fn operations() -> Vec<Operation> {
     const VERSIONS: &str = "/v1/memory_stores/{memory_store_id}/memory_versions";
     const VERSION: &str = "/v1/memory_stores/{memory_store_id}/memory_versions/{memory_version_id}";
     const REDACT: &str = "/v1/memory_stores/{memory_store_id}/memory_versions/{memory_version_id}/redact";
+    const SKILL_VERSION: &str = "/v1/skills/{skill_id}/versions/{version}";
     const KEYS: &str = "/rota/v1/environments/{environment_id}/keys";
     const REVOKE: &str = "/rota/v1/environments/{environment_id}/keys/{environment_key_id}/revoke";
     const WORK: &str = "/v1/environments/{environment_id}/work/{work_id}";
@@ -157,11 +158,11 @@ pub fn operations() -> Vec<Operation> {
         post(STORE, Workspace, AgentMemory, memory_stores::update),
         delete(STORE, Workspace, AgentMemory, memory_stores::delete),
         call("/v1/memory_stores/{memory_store_id}/archive", Workspace, AgentMemory, memory_stores::archive),
-        get(MEMORIES, Workspace, AgentMemory, memories::list),
-        post(MEMORIES, Workspace, AgentMemory, memories::create),
-        get(MEMORY, Workspace, AgentMemory, memories::retrieve),
-        post(MEMORY, Workspace, AgentMemory, memories::update),
-        delete(MEMORY, Workspace, AgentMemory, memories::delete),
+        get(MEMORIES, WorkspaceOrWorker, AgentMemory, memories::list),
+        post(MEMORIES, WorkspaceOrWorker, AgentMemory, memories::create),
+        get(MEMORY, WorkspaceOrWorker, AgentMemory, memories::retrieve),
+        post(MEMORY, WorkspaceOrWorker, AgentMemory, memories::update),
+        delete(MEMORY, WorkspaceOrWorker, AgentMemory, memories::delete),
         get(VERSIONS, Workspace, AgentMemory, versions::list),
         get(VERSION, Workspace, AgentMemory, versions::retrieve),
         call(REDACT, Workspace, AgentMemory, versions::redact),
@@ -209,9 +210,9 @@ pub fn operations() -> Vec<Operation> {
         delete("/v1/skills/{skill_id}", Workspace, Optional, skills::delete),
         get("/v1/skills/{skill_id}/versions", Workspace, Optional, skills::list_versions),
         form("/v1/skills/{skill_id}/versions", Workspace, Optional, skills::create_version),
-        get("/v1/skills/{skill_id}/versions/{version}", Workspace, Optional, skills::retrieve_version),
-        delete("/v1/skills/{skill_id}/versions/{version}", Workspace, Optional, skills::delete_version),
-        get("/v1/skills/{skill_id}/versions/{version}/content", Workspace, Optional, skills::download),
+        get(SKILL_VERSION, WorkspaceOrWorker, Optional, skills::retrieve_version),
+        delete(SKILL_VERSION, Workspace, Optional, skills::delete_version),
+        get("/v1/skills/{skill_id}/versions/{version}/content", WorkspaceOrWorker, Optional, skills::download),
         get("/v1/vaults", Workspace, Required, vaults::list),
         post("/v1/vaults", Workspace, Required, vaults::create),
         get("/v1/vaults/{vault_id}", Workspace, Required, vaults::retrieve),
@@ -268,7 +269,7 @@ pub const NOT_SERVED: [(&str, &str); 12] = [
 ];
 
 /// What operations of the table lack of what the API says of them: the method, the path and what is missing.
-pub const PARTIAL: [(&str, &str, &str); 10] = [
+pub const PARTIAL: [(&str, &str, &str); 9] = [
     ("POST", "/v1/agents", "MCP servers and rosters are stored and not used"),
     ("POST", "/v1/agents/{agent_id}", "MCP servers and rosters are stored and not used"),
     ("POST", "/v1/deployments", "budgets are refused"),
@@ -276,7 +277,6 @@ pub const PARTIAL: [(&str, &str, &str); 10] = [
     ("POST", "/v1/sessions", "budgets are refused"),
     ("POST", "/v1/sessions/{session_id}", "budgets are refused"),
     ("POST", "/v1/sessions/{session_id}/events", "outcomes are worked towards and not graded"),
-    ("GET", "/v1/skills/{skill_id}/versions/{version}/content", "not with the token of a worker"),
     (
         "POST",
         "/v1/user_profiles/{user_profile_id}/action_urls",

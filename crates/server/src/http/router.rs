@@ -7,7 +7,7 @@ use axum::{
     extract::State,
     middleware::from_fn_with_state,
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{get, post},
 };
 use http::{HeaderMap, HeaderValue, header};
 
@@ -17,7 +17,7 @@ use super::{
     layers::{self, Front},
     operations,
 };
-use crate::{app::App, config::Role, error::Error, limits, request::caller};
+use crate::{app::App, config::Role, error::Error, limits, request::caller, resources::work};
 
 /// The whole server at `address` as a service. One without the role `api` answers only what needs no API key.
 pub fn router(app: App, address: SocketAddr) -> Router {
@@ -45,6 +45,7 @@ fn api(app: &App) -> Router<App> {
     let table = operations::operations().into_iter();
     table
         .fold(Router::new(), |router, operation| router.route(operation.path, operation.handler))
+        .route("/v1/environments/{environment_id}/work/poll", post(work::update_poll))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(from_fn_with_state(app.clone(), layers::guard))

@@ -20,8 +20,8 @@ use crate::{
     db::{Notice, Tx, vals},
     error::{Error, Result},
     limits::{
-        MAX_FILE_BYTES, MAX_FILENAME, MAX_OUTPUT_DEPTH, MAX_OUTPUTS, OUTPUTS_AT_ONCE, OUTPUTS_POLL,
-        OUTPUTS_RETRY_FIRST, OUTPUTS_RETRY_MAX,
+        MAX_FILE_BYTES, MAX_FILENAME, MAX_OUTPUT_DEPTH, MAX_OUTPUTS, OUTPUT_TOLD_CHARS, OUTPUTS_AT_ONCE, OUTPUTS_POLL,
+        OUTPUTS_RETRY_FIRST, OUTPUTS_RETRY_MAX, OUTPUTS_TOLD,
     },
     resources::{
         files::{self, NewFile, Output},
@@ -111,14 +111,15 @@ async fn take_in(app: &App, due: Due) -> SessionId {
     if let Err(error) = &taken {
         tracing::warn!(session_id = %due.session, %error, "the outputs of a session are not taken in yet");
     }
-    let (noted, is_done) = (due.clone(), taken.is_ok());
+    let (noted, left_out) = (due.clone(), taken.ok());
     let backoff = Backoff::doubling(OUTPUTS_RETRY_FIRST, OUTPUTS_RETRY_MAX);
     let pause = backoff.pause(u32::try_from(due.failures).unwrap_or(u32::MAX).saturating_add(1)).as_micros() as i64;
     let written = app
         .db
         .write(move |tx| {
-            let Due { session, rests, .. } = &noted;
-            if is_done {
+            let Due { session, workspace, rests, .. } = &noted;
+            if let Some(left_out) = &left_out {
+                sessions::outputs_are_left_out(tx, workspace, session, left_out)?;
                 let sql = "DELETE FROM session_outputs_due WHERE session_id = $1 AND rests = $2";
                 return tx.send(sql, vals![session, *rests]);
             }
@@ -135,15 +136,17 @@ async fn take_in(app: &App, due: Due) -> SessionId {
     due.session
 }
 
-async fn take_all(app: &App, due: &Due) -> Result<()> {
+/// Takes in what there is. What of it is left out, and why.
+async fn take_all(app: &App, due: &Due) -> Result<Vec<String>> {
     let backend = app.sandboxes.backend();
     let listing = backend.list(due.session.as_ref(), Area::Outputs, BOUNDS).await.map_err(Error::internal)?;
-    if !listing.skipped.is_empty() || listing.is_cut {
-        let skipped: Vec<&String> = listing.skipped.iter().take(10).collect();
-        tracing::info!(session_id = %due.session, ?skipped, cut = listing.is_cut, "not everything in the outputs is a file");
+    let mut left_out = LeftOut::default();
+    listing.skipped.into_iter().for_each(|skipped| left_out.add(&skipped));
+    if listing.is_cut {
+        left_out.add(&format!("there are more than {MAX_OUTPUTS} files and folders: not all were looked at"));
     }
     if listing.files.is_empty() {
-        return Ok(());
+        return Ok(left_out.told(due));
     }
     let (workspace, session) = (due.workspace.clone(), due.session.clone());
     let stored = app.db.read(move |tx| files::outputs(tx, &workspace, &session)).await?;
@@ -156,20 +159,46 @@ async fn take_all(app: &App, due: &Due) -> Result<()> {
         }
         if known.is_none() {
             if count == MAX_OUTPUTS {
-                tracing::warn!(session_id = %due.session, "a session has as many outputs as it may; others are left out");
-                return Ok(());
+                let most = format!("{}: the session has {MAX_OUTPUTS} files of outputs, which is the most", found.path);
+                left_out.add(&most);
+                continue;
             }
             count += 1;
         }
         match take_one(app, due, &found, known).await {
             // Another try would not go better.
-            Err(error @ Error::Rejected { .. }) => {
-                tracing::warn!(session_id = %due.session, %error, path = found.path, "an output is left out");
-            }
+            Err(error @ Error::Rejected { .. }) => left_out.add(&format!("{}: {error}", found.path)),
             taken => taken?,
         }
     }
-    Ok(())
+    Ok(left_out.told(due))
+}
+
+/// What is left out of the outputs of a session, for whoever asks for the session: the first few, and how many there are.
+#[derive(Default)]
+struct LeftOut {
+    told: Vec<String>,
+    count: usize,
+}
+
+impl LeftOut {
+    fn add(&mut self, reason: &str) {
+        self.count += 1;
+        if self.told.len() < OUTPUTS_TOLD {
+            self.told.push(reason.chars().take(OUTPUT_TOLD_CHARS).collect());
+        }
+    }
+
+    fn told(mut self, due: &Due) -> Vec<String> {
+        let more = self.count - self.told.len();
+        if more > 0 {
+            self.told.push(format!("{more} more"));
+        }
+        if self.count > 0 {
+            tracing::info!(session_id = %due.session, left_out = ?self.told, "not all outputs of a session were taken in");
+        }
+        self.told
+    }
 }
 
 /// What the server saw of a file when it began to read it: when that is the same, so is its content.

@@ -96,13 +96,21 @@ pub struct CallerOrWorker {
     identity: Identity,
 }
 
+/// Which of the two it is.
 #[derive(Debug, Clone)]
-enum Identity {
+pub enum Identity {
+    /// A caller, with this key.
     Caller(ApiKeyId),
+    /// A worker.
     Worker(Worker),
 }
 
 impl CallerOrWorker {
+    /// Which of the two it is.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
     /// The worker; `None` for a caller.
     pub fn worker(&self) -> Option<&Worker> {
         match &self.identity {
@@ -111,17 +119,16 @@ impl CallerOrWorker {
         }
     }
 
-    /// The caller, for what no worker reaches (recorded).
+    /// The caller, for what no worker reaches: it would need one of `scopes` (recorded).
     ///
     /// # Errors
     /// 403 for a worker.
-    pub fn only_caller(self) -> Result<Caller> {
+    pub fn only_caller(self, scopes: &str) -> Result<Caller> {
         match self.identity {
             Identity::Caller(key) => Ok(Caller { workspace: self.workspace, key }),
-            Identity::Worker(_) => Err(Error::Forbidden(
-                "OAuth token does not meet scope requirement any_of(user:developer, workspace:developer): send an API key"
-                    .to_owned(),
-            )),
+            Identity::Worker(_) => {
+                Err(Error::Forbidden(format!("OAuth token does not meet scope requirement any_of({scopes})")))
+            }
         }
     }
 

@@ -9,7 +9,8 @@ use rota_api::{
 
 use crate::{
     db::{Notice, Tx, vals},
-    error::Result,
+    error::{Error, Result},
+    request::caller::WorkToken,
 };
 
 /// Queues the work of a session that a client has given something to do, unless it is queued or a worker has it. Where somebody
@@ -75,6 +76,24 @@ const END: &str = "UPDATE work SET state = 'stopped', due_at = NULL, polled_at =
 pub fn remove(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &str) -> Result<()> {
     tx.send("DELETE FROM work WHERE workspace_id = $1 AND session_id = $2", vals![workspace, session])?;
     tx.send("DELETE FROM work_tokens WHERE session_id = $1", vals![session])
+}
+
+/// That the work of a token goes on.
+///
+/// # Errors
+/// 403 when it has ended, or is another worker's.
+pub fn check_goes_on(tx: &mut Tx<'_>, token: &WorkToken) -> Result<()> {
+    let sql = "SELECT lease, state FROM work WHERE session_id = $1";
+    let found = tx.one(sql, vals![&token.session], |row| Ok((row.opt_int(0)?, row.opt_text(1)?)))?;
+    let (lease, state) = found.unwrap_or_default();
+    if token.reaches(lease, state.as_deref(), None) { Ok(()) } else { Err(has_ended(token.session.as_ref())) }
+}
+
+/// The error for a token whose work has ended, or is another worker's.
+pub fn has_ended(session: &str) -> Error {
+    Error::Forbidden(format!(
+        "the work item {session} has ended or was handed to another worker, and with it the token that it came with"
+    ))
 }
 
 /// Whether work waits for a worker in an environment.

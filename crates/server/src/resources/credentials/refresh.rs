@@ -55,10 +55,17 @@ fn claim_from_row(row: &Row<'_>, is_due: bool) -> Result<Claim> {
     })
 }
 
+/// Credentials whose tokens are due at the time `$1`. In an archived workspace nothing is renewed: nobody uses it any more.
+macro_rules! due {
+    () => {
+        "refresh_at <= $1 AND (claimed_until IS NULL OR claimed_until <= $1) AND NOT EXISTS (SELECT 1 FROM workspaces w
+             WHERE w.id = credentials.workspace_id AND w.archived_at IS NOT NULL)"
+    };
+}
+
 /// Whether any token is due that nobody renews.
 pub fn is_due(tx: &mut Tx<'_>) -> Result<bool> {
-    let sql = "SELECT 1 FROM credentials
-        WHERE refresh_at <= $1 AND (claimed_until IS NULL OR claimed_until <= $1) LIMIT 1";
+    let sql = concat!("SELECT 1 FROM credentials WHERE ", due!(), " LIMIT 1");
     Ok(tx.one(sql, vals![tx.now()], |_| Ok(()))?.is_some())
 }
 
@@ -66,10 +73,10 @@ pub fn is_due(tx: &mut Tx<'_>) -> Result<bool> {
 pub fn claim_due(tx: &mut Tx<'_>, count: usize) -> Result<Vec<Claim>> {
     let sql = format!(
         "WITH due AS MATERIALIZED (
-             SELECT id FROM credentials WHERE refresh_at <= $1 AND (claimed_until IS NULL OR claimed_until <= $1)
-             ORDER BY refresh_at LIMIT $3{})
+             SELECT id FROM credentials WHERE {} ORDER BY refresh_at LIMIT $3{})
          UPDATE credentials SET claimed_until = $2, claims = claims + 1
          WHERE id IN (SELECT id FROM due) AND secrets IS NOT NULL RETURNING {CLAIMED}",
+        due!(),
         tx.skip_locked("credentials")
     );
     let until = tx.now().plus_micros(REFRESH_LEASE_MICROS);

@@ -21,7 +21,7 @@ use crate::{
     error::{Error, Result},
     limits::{MAX_FILE_BYTES, MAX_FILENAME, MAX_LISTED_IDS},
     page::{NullPage, Order, Page},
-    request::{Caller, Json, List, Part, Path, Query, Upload, beta},
+    request::{Caller, CallerOrWorker, Json, List, Part, Path, Query, Upload, beta},
 };
 
 pub use store::{
@@ -176,7 +176,11 @@ pub async fn delete(State(app): State<App>, caller: Caller, Path(id): Path<Strin
 }
 
 /// `GET /v1/files/{file_id}/content`.
-pub async fn content(State(app): State<App>, caller: Caller, Path(id): Path<String>) -> Result<Response> {
+pub async fn content(State(app): State<App>, caller: CallerOrWorker, Path(id): Path<String>) -> Result<Response> {
+    if caller.worker().is_some() {
+        // Recorded.
+        return Err(Error::NotFound("Not found".to_owned()));
+    }
     let of = id.clone();
     let found = app.db.read(move |tx| store::content(tx, &caller.workspace, &of)).await?;
     if !found.downloadable {

@@ -6,14 +6,12 @@ use axum::extract::State;
 use rota_api::{
     Deleted,
     id::WorkspaceId,
-    memory::{
-        Actor, CreateMemory, MAX_FULL_PAGE, Memory, MemoryListItem, MemoryPrefix, UpdateMemory, View, check_hash,
-    },
+    memory::{CreateMemory, MAX_FULL_PAGE, Memory, MemoryListItem, MemoryPrefix, UpdateMemory, View, check_hash},
 };
 use serde::Serialize;
 
 use super::{
-    paging,
+    paging, reach,
     store::STORES,
     view,
     write::{self, Writing},
@@ -23,7 +21,7 @@ use crate::{
     db::{Row, Select, Tx, vals},
     error::{Error, Result},
     page::{Paging, Rows},
-    request::{BodyOnly, Caller, Json, PathAndQuery, Query},
+    request::{BodyOnly, CallerOrWorker, Json, PathAndQuery, Query},
 };
 
 /// The places of a memory: its store and itself.
@@ -32,15 +30,16 @@ type Ids = (String, String);
 /// `POST /v1/memory_stores/{memory_store_id}/memories`.
 pub async fn create(
     State(app): State<App>,
-    caller: Caller,
+    caller: CallerOrWorker,
     PathAndQuery(store, query): PathAndQuery<String>,
     body: BodyOnly,
 ) -> Result<Json<Memory>> {
     let view = only_view(&query, View::Basic)?;
     let new = body.read(CreateMemory::read)?;
     let insert = move |tx: &mut Tx<'_>| {
+        let by = reach::writer(tx, &caller, &store)?;
         let mut writing = Writing::open(tx, &caller.workspace, &store)?;
-        let id = writing.create(tx, &by(&caller), &new.path, &new.content)?;
+        let id = writing.create(tx, &by, &new.path, &new.content)?;
         get(tx, &caller.workspace, &(store.clone(), id.to_string()), view)
     };
     app.db.write(insert).await.map(Json)
@@ -49,27 +48,34 @@ pub async fn create(
 /// `GET /v1/memory_stores/{memory_store_id}/memories/{memory_id}`.
 pub async fn retrieve(
     State(app): State<App>,
-    caller: Caller,
+    caller: CallerOrWorker,
     PathAndQuery(ids, query): PathAndQuery<Ids>,
 ) -> Result<Json<Memory>> {
     let view = only_view(&query, View::Full)?;
-    app.db.read(move |tx| get(tx, &caller.workspace, &ids, view)).await.map(Json)
+    app.db
+        .read(move |tx| {
+            reach::check(tx, &caller, &ids.0)?;
+            get(tx, &caller.workspace, &ids, view)
+        })
+        .await
+        .map(Json)
 }
 
 /// `POST /v1/memory_stores/{memory_store_id}/memories/{memory_id}`.
 pub async fn update(
     State(app): State<App>,
-    caller: Caller,
+    caller: CallerOrWorker,
     PathAndQuery(ids, query): PathAndQuery<Ids>,
     body: BodyOnly,
 ) -> Result<Json<Memory>> {
     let view = only_view(&query, View::Basic)?;
     let update = body.read(UpdateMemory::read)?;
     let set = move |tx: &mut Tx<'_>| {
+        let by = reach::writer(tx, &caller, &ids.0)?;
         let mut writing = Writing::open(tx, &caller.workspace, &ids.0)?;
         let memory = writing.memory(tx, &ids.1)?;
         check_precondition(update.precondition.as_deref(), &memory)?;
-        writing.update(tx, &by(&caller), &memory, update.path.as_deref(), update.content.as_deref())?;
+        writing.update(tx, &by, &memory, update.path.as_deref(), update.content.as_deref())?;
         get(tx, &caller.workspace, &ids, view)
     };
     app.db.write(set).await.map(Json)
@@ -78,7 +84,7 @@ pub async fn update(
 /// `DELETE /v1/memory_stores/{memory_store_id}/memories/{memory_id}`. Also in a store that is archived.
 pub async fn delete(
     State(app): State<App>,
-    caller: Caller,
+    caller: CallerOrWorker,
     PathAndQuery(ids, query): PathAndQuery<Ids>,
 ) -> Result<Json<Deleted>> {
     let expected = query.text("expected_content_sha256").map(str::to_owned);
@@ -87,10 +93,11 @@ pub async fn delete(
         check_hash(hash).map_err(|message| Error::invalid(format_args!("expected_content_sha256: {message}")))?;
     }
     let remove = move |tx: &mut Tx<'_>| {
+        let by = reach::writer(tx, &caller, &ids.0)?;
         let mut writing = Writing::get(tx, &caller.workspace, &ids.0)?;
         let memory = writing.memory(tx, &ids.1)?;
         check_precondition(expected.as_deref(), &memory)?;
-        writing.delete(tx, &by(&caller), &memory)?;
+        writing.delete(tx, &by, &memory)?;
         Ok(Deleted::new("memory_deleted", &ids.1))
     };
     app.db.write(remove).await.map(Json)
@@ -108,7 +115,7 @@ pub struct MemoryPage {
 /// `GET /v1/memory_stores/{memory_store_id}/memories`. The newest first; a folder stands where its newest memory does.
 pub async fn list(
     State(app): State<App>,
-    caller: Caller,
+    caller: CallerOrWorker,
     PathAndQuery(store, query): PathAndQuery<String>,
 ) -> Result<Json<MemoryPage>> {
     let view = view(&query, View::Basic)?;
@@ -122,6 +129,7 @@ pub async fn list(
         paging.limit = paging.limit.min(MAX_FULL_PAGE);
     }
     let read = move |tx: &mut Tx<'_>| {
+        reach::check(tx, &caller, &store)?;
         STORES.get(tx, &caller.workspace, &store)?;
         let below = prefix.as_deref().unwrap_or("/");
         let page = if is_shallow {
@@ -216,10 +224,6 @@ fn only_view(query: &Query, default: View) -> Result<View> {
     let view = view(query, default)?;
     query.finish()?;
     Ok(view)
-}
-
-fn by(caller: &Caller) -> Actor {
-    Actor::Api { api_key_id: caller.key.clone() }
 }
 
 fn check_precondition(hash: Option<&str>, memory: &write::Head) -> Result<()> {

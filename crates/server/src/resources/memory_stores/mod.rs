@@ -3,6 +3,7 @@
 pub mod attach;
 pub mod memories;
 mod purge;
+mod reach;
 mod store;
 pub mod versions;
 pub mod write;

@@ -194,9 +194,7 @@ pub fn check_reach(tx: &mut Tx<'_>, caller: &CallerOrWorker, id: &str) -> Result
         None => Ok(()),
         Some(token) if token.session.as_ref() != id => Err(not_found(id)),
         Some(token) if token.reaches(lease, state.as_deref(), Some(&status)) => Ok(()),
-        Some(_) => Err(Error::Forbidden(format!(
-            "the work item {id} has ended or was handed to another worker, and with it the token that it came with"
-        ))),
+        Some(_) => Err(work_queue::has_ended(id)),
     }
 }
 
@@ -323,6 +321,24 @@ pub fn new_outcome(id: &OutcomeId, description: &str) -> serde_json::Value {
         "explanation": null,
         "completed_at": null,
     })
+}
+
+/// Notes what of a session's outputs was not taken in.
+pub fn outputs_are_left_out(
+    tx: &mut Tx<'_>,
+    workspace: &WorkspaceId,
+    id: &SessionId,
+    left_out: &[String],
+) -> Result<()> {
+    let left_out = if left_out.is_empty() { None } else { Some(serde_json::to_string(left_out)?) };
+    let sql = "UPDATE sessions SET outputs_left_out = $3 WHERE workspace_id = $1 AND id = $2";
+    tx.send(sql, vals![workspace, id, left_out.as_deref()])
+}
+
+/// What of a session's outputs was not taken in, each with the reason.
+pub(super) fn left_out_outputs(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &SessionId) -> Result<Vec<String>> {
+    let sql = "SELECT outputs_left_out FROM sessions WHERE workspace_id = $1 AND id = $2";
+    Ok(tx.one(sql, vals![workspace, id], |row| row.opt_json(0))?.flatten().unwrap_or_default())
 }
 
 /// Adds the outcomes that `events` define to those of a session.

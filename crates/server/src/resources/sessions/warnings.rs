@@ -10,7 +10,7 @@ use rota_api::{
 };
 use serde::de::IgnoredAny;
 
-use super::get;
+use super::{get, store};
 use crate::{
     app::App,
     db::Tx,
@@ -47,6 +47,11 @@ pub fn of_session(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &Session) -
     if !skipped.is_empty() {
         let message = format!("skills of repositories are not announced: {}", skipped.join("; "));
         warnings.push(Warning { code: "repository_skills_skipped", message });
+    }
+    let left_out = store::left_out_outputs(tx, workspace, &session.id)?;
+    if !left_out.is_empty() {
+        let message = format!("not everything in /mnt/session/outputs became a file: {}", left_out.join("; "));
+        warnings.push(Warning { code: "outputs_left_out", message });
     }
     Ok(warnings)
 }

@@ -31,9 +31,13 @@ use crate::{
     app::App,
     error::{Error, Result},
     page::{NullPage, Order, Page, Paging},
-    request::{Caller, Json, List, Path, Query, Upload, beta},
+    request::{Caller, CallerOrWorker, Json, List, Path, Query, Upload, beta},
 };
 use store::{SKILLS, Stored};
+
+/// What reads skills other than the versions that a worker is given (recorded).
+const SCOPES: &str =
+    "org:skills, user:developer, user:managed_agents, user:skills, workspace:developer, workspace:skills";
 
 /// `POST /v1/skills`.
 pub async fn create(
@@ -52,10 +56,11 @@ pub async fn create(
 /// `GET /v1/skills/{skill_id}`.
 pub async fn retrieve(
     State(app): State<App>,
-    caller: Caller,
+    caller: CallerOrWorker,
     headers: HeaderMap,
     Path(id): Path<String>,
 ) -> Result<Json<Shaped<Skill, OldSkill>>> {
+    let caller = caller.only_caller(SCOPES)?;
     let shape = Shape::of(&headers);
     let skill = app.db.read(move |tx| SKILLS.get(tx, &caller.workspace, &id)).await?;
     shape.skill(skill).map(Json)
@@ -64,10 +69,11 @@ pub async fn retrieve(
 /// `GET /v1/skills`.
 pub async fn list(
     State(app): State<App>,
-    caller: Caller,
+    caller: CallerOrWorker,
     headers: HeaderMap,
     query: Query,
 ) -> Result<Json<Shaped<NullPage<Skill>, OldPage<OldSkill>>>> {
+    let caller = caller.only_caller(SCOPES)?;
     let shape = Shape::of(&headers);
     let mut select = SKILLS.select(&caller.workspace);
     select.when(shape == Shape::New, "latest_version_id IS NOT NULL");

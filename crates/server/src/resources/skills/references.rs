@@ -4,15 +4,20 @@ use std::collections::HashSet;
 
 use rota_api::{
     agent::Skill,
-    id::{BlobId, SessionId, WorkspaceId},
+    id::{BlobId, Id, SessionId, SkillVersionId, WorkspaceId},
     skill::{LATEST, Source},
 };
 
-use super::store::{self, SKILLS, StoredVersion};
+use super::{
+    store::{self, SKILLS, StoredVersion},
+    versions::Address,
+};
 use crate::{
     db::{Row, Tx, vals},
     error::{Error, Result},
     limits::MAX_REPOSITORIES_SKILLS,
+    request::Worker,
+    resources::work_queue,
 };
 
 /// The first of `skills` that is not there. All of the vendor's are not.
@@ -95,15 +100,17 @@ pub fn pin(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &SessionId, skills
             number += 1;
         }
         tx.add(
-            "INSERT INTO session_skills (session_id, place, name, description, path, blob_id)
-             VALUES ($1, $2, $3, $4, $5, $6)",
+            "INSERT INTO session_skills (session_id, place, name, description, path, blob_id, skill_id, version_id)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
             vals![
                 session,
                 pinned.len() as i64 - 1,
                 &version.name,
                 &version.description,
                 &format!("{FOLDER}/{folder}"),
-                &version.blob
+                &version.blob,
+                &version.skill,
+                &version.id
             ],
         )?;
     }
@@ -149,6 +156,46 @@ pub fn of_session(tx: &mut Tx<'_>, session: &SessionId) -> Result<Vec<SessionSki
     let sql = "SELECT place, name, description, path, blob_id, placed_on FROM session_skills
         WHERE session_id = $1 ORDER BY place";
     tx.all(sql, vals![session], from_row)
+}
+
+/// The version of a skill that a worker asks for, as the sessions that it works on have it: with a token its own session, with
+/// a key those of its environment whose work has not ended. `latest` is the newest of these.
+///
+/// # Errors
+/// 404 when no such session has it; 403 when the work of the token has ended.
+pub(super) fn of_worker(tx: &mut Tx<'_>, worker: &Worker, skill: &str, address: &Address) -> Result<StoredVersion> {
+    let found = if let Some(token) = &worker.token {
+        work_queue::check_goes_on(tx, token)?;
+        let sql = "SELECT version_id, skill_id, path, description, blob_id FROM session_skills
+            WHERE session_id = $1 AND skill_id = $2 ORDER BY version_id DESC";
+        tx.all(sql, vals![&token.session, skill], given_version)?
+    } else {
+        let sql = "SELECT DISTINCT s.version_id, s.skill_id, s.path, s.description, s.blob_id
+            FROM work w JOIN session_skills s ON s.session_id = w.session_id
+            WHERE w.workspace_id = $1 AND w.environment_id = $2 AND w.due_at IS NOT NULL AND s.skill_id = $3
+            ORDER BY s.version_id DESC";
+        tx.all(sql, vals![&worker.workspace, &worker.environment, skill], given_version)?
+    };
+    let is_meant = |version: &StoredVersion| match address {
+        Address::Latest => true,
+        Address::Id(id) => version.id.as_ref() == id,
+        Address::Number(number) => version.created_at.micros() == *number,
+    };
+    found.into_iter().find(is_meant).ok_or_else(store::no_version)
+}
+
+/// A worker puts the files of a version into a folder of its name: here that of the folder in which the agent is told that they
+/// are.
+fn given_version(row: &Row<'_>) -> Result<StoredVersion> {
+    let (id, path): (SkillVersionId, _) = (row.id("version_id")?, row.text("path")?);
+    Ok(StoredVersion {
+        created_at: id.made_at(),
+        id,
+        skill: row.id("skill_id")?,
+        name: path.rsplit('/').next().unwrap_or_default().to_owned(),
+        description: row.text("description")?,
+        blob: row.id("blob_id")?,
+    })
 }
 
 /// Notes that the files of a skill of a session are at the server `node`.

@@ -13,7 +13,7 @@ use rota_api::{
 };
 
 use super::{
-    OldPage, Shape, Shaped, paging,
+    OldPage, SCOPES, Shape, Shaped, paging, references,
     store::{self, SKILLS, StoredVersion},
     upload,
 };
@@ -22,7 +22,7 @@ use crate::{
     db::Tx,
     error::{Error, Result},
     page::NullPage,
-    request::{Caller, Json, List, Path, PathAndQuery, Upload},
+    request::{Caller, CallerOrWorker, Json, List, Path, PathAndQuery, Upload},
 };
 
 /// `POST /v1/skills/{skill_id}/versions`.
@@ -47,24 +47,25 @@ pub async fn create(
 /// `GET /v1/skills/{skill_id}/versions/{version}`.
 pub async fn retrieve(
     State(app): State<App>,
-    caller: Caller,
+    caller: CallerOrWorker,
     headers: HeaderMap,
     Path((id, version)): Path<(String, String)>,
 ) -> Result<Json<Shaped<SkillVersion, OldSkillVersion>>> {
     check_id(&id)?;
     let shape = Shape::of(&headers);
     let version = shape.address(&version)?;
-    let read = app.db.read(move |tx| find(tx, &caller.workspace, &id, &version));
+    let read = app.db.read(move |tx| reached(tx, &caller, &id, &version));
     Ok(Json(shape.version(read.await?)))
 }
 
 /// `GET /v1/skills/{skill_id}/versions`.
 pub async fn list(
     State(app): State<App>,
-    caller: Caller,
+    caller: CallerOrWorker,
     headers: HeaderMap,
     PathAndQuery(id, query): PathAndQuery<String>,
 ) -> Result<Json<Shaped<NullPage<SkillVersion>, OldPage<OldSkillVersion>>>> {
+    let caller = caller.only_caller(SCOPES)?;
     let paging = paging(&query)?;
     check_id(&id)?;
     let shape = Shape::of(&headers);
@@ -96,13 +97,13 @@ pub async fn delete(
 /// `GET /v1/skills/{skill_id}/versions/{version}/content`: its files as a zip archive.
 pub async fn download(
     State(app): State<App>,
-    caller: Caller,
+    caller: CallerOrWorker,
     headers: HeaderMap,
     Path((id, version)): Path<(String, String)>,
 ) -> Result<Response> {
     check_id(&id)?;
     let address = Shape::of(&headers).address(&version)?.named("downloading")?;
-    let found = app.db.read(move |tx| find(tx, &caller.workspace, &id, &address)).await?;
+    let found = app.db.read(move |tx| reached(tx, &caller, &id, &address)).await?;
     let mut response = Response::new(Body::from_stream(app.blobs.read(&found.blob).await?));
     let disposition = format!("attachment; filename*=utf-8''{}.zip", found.name);
     let disposition = HeaderValue::from_str(&disposition).map_err(Error::internal)?;
@@ -123,7 +124,7 @@ fn check_id(id: &str) -> Result<()> {
 
 /// How a path names a version.
 #[derive(Debug, Clone)]
-enum Address {
+pub(super) enum Address {
     Latest,
     Id(String),
     Number(i64),
@@ -139,6 +140,14 @@ impl Address {
             "'latest' is not accepted when {doing} a skill version. Address a specific version id: read the skill's \
              latest_version_id, or GET /v1/skills/{{skill_id}}/versions/latest, and use that id."
         )))
+    }
+}
+
+/// The version that a path names: any of the workspace for a caller, one of its sessions' for a worker.
+fn reached(tx: &mut Tx<'_>, caller: &CallerOrWorker, skill: &str, address: &Address) -> Result<StoredVersion> {
+    match caller.worker() {
+        None => find(tx, &caller.workspace, skill, address),
+        Some(worker) => references::of_worker(tx, worker, skill, address),
     }
 }
 

@@ -22,6 +22,8 @@ use crate::{
 
 /// The longest that a poll waits, in milliseconds.
 const MAX_BLOCK_MS: i64 = 999;
+/// What reads and describes work of others.
+const SCOPES: &str = "user:developer, workspace:developer";
 /// How a worker names itself, to be counted.
 const WORKER_ID: &str = "anthropic-worker-id";
 
@@ -143,7 +145,7 @@ pub async fn retrieve(
     caller: CallerOrWorker,
     Path((environment, WorkRef(id))): Path<(String, WorkRef)>,
 ) -> Result<Json<Work>> {
-    let Caller { workspace, .. } = caller.only_caller()?;
+    let Caller { workspace, .. } = caller.only_caller(SCOPES)?;
     let id = id?;
     app.db.read(move |tx| store::get(tx, &workspace, &environment, &id)).await.map(Json)
 }
@@ -155,10 +157,18 @@ pub async fn update(
     Path((environment, WorkRef(id))): Path<(String, WorkRef)>,
     body: Body,
 ) -> Result<Json<Work>> {
-    let Caller { workspace, .. } = caller.only_caller()?;
+    let Caller { workspace, .. } = caller.only_caller(SCOPES)?;
     let update = body.read(UpdateWork::read)?;
     let id = id?;
     app.db.write(move |tx| store::set(tx, &workspace, &environment, &id, &update)).await.map(Json)
+}
+
+/// `POST /v1/environments/{environment_id}/work/poll`: recorded to be an update of work with this name, which there is none of.
+pub async fn update_poll(caller: CallerOrWorker, body: Body) -> Result<Json<Work>> {
+    caller.only_caller(SCOPES)?;
+    body.read(UpdateWork::read)?;
+    let WorkRef(id) = "poll".to_owned().into();
+    Err(Error::internal(format!("{} is work", id?)))
 }
 
 /// The id of a piece of work in a path, which is its session's.

@@ -73,7 +73,7 @@ class SdkTest {
             "session.usage",
             "session.status_idle");
 
-    private static AnthropicClient connect(String key) {
+    static AnthropicClient connect(String key) {
         return AnthropicOkHttpClient.builder()
                 .baseUrl(System.getenv("ROTA_BASE_URL"))
                 .apiKey(System.getenv(key))
@@ -82,7 +82,7 @@ class SdkTest {
                 .build();
     }
 
-    private static String unique(String kind) {
+    static String unique(String kind) {
         return kind + " " + UUID.randomUUID();
     }
 
@@ -107,10 +107,21 @@ class SdkTest {
                 .validate();
     }
 
-    private static BetaEnvironment newEnvironment() {
+    static BetaEnvironment newEnvironment() {
         return CLIENT.beta()
                 .environments()
                 .create(EnvironmentCreateParams.builder().name(unique("environment")).build())
+                .validate();
+    }
+
+    static BetaManagedAgentsSession newSession(BetaEnvironment environment, String script) {
+        return CLIENT.beta()
+                .sessions()
+                .create(SessionCreateParams.builder()
+                        .agent(newAgent().id())
+                        .environmentId(environment.id())
+                        .addInitialEvent(message(script))
+                        .build())
                 .validate();
     }
 
