@@ -7,8 +7,8 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    blobs::Blobs, clock::Clock, config::Config, db::Db, hub::Hub, model::Offer, request::Intake, sandboxes::Sandboxes,
-    scheduler::settle::Timing, shares::Shares, vault::Vault,
+    blobs::Blobs, clock::Clock, config::Config, db::Db, gate::Gate, hub::Hub, model::Offer, request::Intake,
+    sandboxes::Sandboxes, scheduler::settle::Timing, shares::Shares, vault::Vault,
 };
 
 /// The server's state. Cheap to clone.
@@ -37,6 +37,8 @@ pub struct Inner {
     pub blobs: Blobs,
     /// Where tools run.
     pub sandboxes: Sandboxes,
+    /// What their network goes through.
+    pub gate: Gate,
     /// What is counted.
     pub metrics: PrometheusHandle,
     /// The hash of the key with which that is read, where it needs one.

@@ -127,7 +127,8 @@ impl Delivery {
 /// The certificate of receivers over TLS, which has signed itself.
 pub const CERTIFICATE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/tls/certificate.pem");
 
-fn tls() -> Arc<ServerConfig> {
+/// The configuration of a server with [`CERTIFICATE`].
+pub fn tls() -> Arc<ServerConfig> {
     let certificate = CertificateDer::from_pem_file(CERTIFICATE).unwrap();
     let key = PrivateKeyDer::from_pem_slice(include_bytes!("tls/key.pem")).unwrap();
     let config = ServerConfig::builder_with_provider(Arc::new(cryptography::default_provider()));

@@ -29,6 +29,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0016_work.sql"),
     include_str!("migrations/0017_skills.sql"),
     include_str!("migrations/0018_profiles_tunnels_dreams.sql"),
+    include_str!("migrations/0021_egress.sql"),
 ];
 
 /// Where a store keeps the checksums of the migrations that it has seen, each under the version that it leads to.

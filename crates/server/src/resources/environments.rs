@@ -9,6 +9,7 @@ use rota_api::{
 };
 
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use crate::{
     app::App,
@@ -201,13 +202,25 @@ pub fn referenced(
     tx.one(sql, vals![workspace, id], |row| Ok((row.id("id")?, row.json("config")?)))
 }
 
-/// Whether workers of the user run the tools, by the configuration as it is stored. It is not read whole: who starts sessions asks.
-pub fn is_self_hosted(config: &str) -> Result<bool> {
+/// What a new session takes of an environment.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Place<'a> {
+    /// Whether workers of the user run the tools.
+    pub self_hosted: bool,
+    /// What a sandbox of this server reaches, as JSON.
+    pub network: Option<&'a str>,
+}
+
+/// The same of a configuration as it is stored. It is not read whole: who starts sessions asks.
+pub fn place(config: &str) -> Result<Place<'_>> {
     #[derive(Deserialize)]
     struct Kind<'a> {
         r#type: &'a str,
+        #[serde(borrow)]
+        networking: Option<&'a RawValue>,
     }
-    Ok(serde_json::from_str::<Kind<'_>>(config)?.r#type == "self_hosted")
+    let kind: Kind<'_> = serde_json::from_str(config)?;
+    Ok(Place { self_hosted: kind.r#type == "self_hosted", network: kind.networking.map(RawValue::get) })
 }
 
 /// The configuration of an environment, archived or not; `None` once it is deleted.

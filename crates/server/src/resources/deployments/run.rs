@@ -167,9 +167,9 @@ impl Target {
         tx.one(&sql, vals![workspace, id], Self::from_row)
     }
 
-    /// Whether workers of the user run the tools.
-    fn is_self_hosted(&self) -> Result<bool> {
-        self.environment.as_ref().map_or(Ok(false), |(_, config)| environments::is_self_hosted(config))
+    /// Where its sessions run.
+    fn place(&self) -> Result<environments::Place<'_>> {
+        self.environment.as_ref().map_or(Ok(environments::Place::default()), |(_, config)| environments::place(config))
     }
 
     pub(super) fn from_row(row: &Row<'_>) -> Result<Self> {
@@ -200,6 +200,7 @@ fn insert_session(tx: &mut Tx<'_>, workspace: &WorkspaceId, target: &Target) -> 
         "[]" => Vec::new(),
         some => serde_json::from_str(some)?,
     };
+    let place = target.place()?;
     let id = sessions::insert(
         tx,
         &sessions::NewSession {
@@ -207,7 +208,8 @@ fn insert_session(tx: &mut Tx<'_>, workspace: &WorkspaceId, target: &Target) -> 
             agent: &target.agent,
             changed_agent: None,
             environment: &target.environment_id,
-            self_hosted: target.is_self_hosted()?,
+            self_hosted: place.self_hosted,
+            network: place.network,
             deployment: Some(&target.id),
             title: Some(&target.name),
             metadata: "{}",
