@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use rota_sandbox::{Config, Embedded, ProtectionState};
+use rota_server::gate::WEB_PORTS;
 use serde_json::json;
 
 use crate::cli::DoctorArgs;
@@ -14,6 +15,7 @@ const CANNOT_ISOLATE: u8 = 78;
 pub fn run(args: &DoctorArgs) -> Result<ExitCode> {
     let mut config = Config::new(&args.data);
     config.root_fs.clone_from(&args.root_fs);
+    config.gate_ports = Some(WEB_PORTS.to_vec());
     let protections = Embedded::new(config)?.probe();
     if args.json {
         let rows: Vec<_> = protections

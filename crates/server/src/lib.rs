@@ -135,7 +135,9 @@ pub async fn serve_offer(offer: Offer, config: Config, clock: Clock) -> Result<S
     let stop = CancellationToken::new();
     let own_ports = [Some(address.port()), metrics_listener.as_ref().map(|(_, own)| own.port())];
     let own_ports = own_ports.into_iter().flatten().collect();
-    let (gate, egress_log) = Gate::new(&config.network, own_ports, db.clone(), clock.clone(), stop.clone())?;
+    let connections = descriptors::for_egress();
+    let (gate, egress_log) =
+        Gate::new(&config.network, own_ports, connections, db.clone(), clock.clone(), stop.clone())?;
     // Last: the key is shown only by this start, so the start must not fail any more.
     let (organization, first_key) = db
         .write(|tx| {

@@ -104,21 +104,28 @@ impl Dialer {
         Err(why)
     }
 
-    /// Whether an address is public and not this machine's, or opened by the operator; never a port of this server.
+    /// Whether an address is public, or in a network that the operator has opened. An address of this machine must be opened by
+    /// itself, and a port of this server stays closed.
     fn may_reach(&self, address: SocketAddr) -> bool {
         let ip = address.ip().to_canonical();
-        let is_own = || match rota_sandbox::host_addresses() {
-            Ok(own) => own.iter().any(|own| own.to_canonical() == ip),
-            Err(error) => {
-                tracing::error!(%error, "the addresses of this machine cannot be read, so nothing is reached");
-                true
-            }
-        };
-        let is_this_machine = || ip.is_loopback() || ip.is_unspecified() || is_own();
-        if self.own_ports.contains(&address.port()) && is_this_machine() {
-            return false;
+        if is_this_machine(ip) {
+            let is_named = |network: &IpNet| network.prefix_len() == network.max_prefix_len() && network.contains(&ip);
+            return self.open.iter().any(is_named) && !self.own_ports.contains(&address.port());
         }
-        self.open.iter().any(|network| network.contains(&ip)) || (outgoing::is_public(ip) && !is_own())
+        self.open.iter().any(|network| network.contains(&ip)) || outgoing::is_public(ip)
+    }
+}
+
+fn is_this_machine(ip: IpAddr) -> bool {
+    if ip.is_loopback() || ip.is_unspecified() {
+        return true;
+    }
+    match rota_sandbox::host_addresses() {
+        Ok(own) => own.iter().any(|own| own.to_canonical() == ip),
+        Err(error) => {
+            tracing::error!(%error, "the addresses of this machine cannot be read, so nothing is reached");
+            true
+        }
     }
 }
 
@@ -193,17 +200,19 @@ mod tests {
     }
 
     #[test]
-    fn an_address_of_this_machine_is_reached_only_where_it_is_opened_and_this_server_never() {
+    fn an_address_of_this_machine_is_reached_only_where_it_is_opened_by_itself_and_this_server_never() {
         let own = rota_sandbox::host_addresses().unwrap();
-        let closed = dialer(&[], &[], &[7420]).unwrap();
-        let open = dialer(&["0.0.0.0/0", "::/0"], &[], &[7420]).unwrap();
+        let closed = dialer(&["0.0.0.0/0", "::/0"], &[], &[7420]).unwrap();
+        let named: Vec<String> = own.iter().map(IpAddr::to_string).collect();
+        let named: Vec<&str> = named.iter().map(String::as_str).collect();
+        let open = dialer(&named, &[], &[7420]).unwrap();
         for ip in own {
             assert!(!closed.may_reach(SocketAddr::new(ip, 443)), "{ip}");
             assert!(open.may_reach(SocketAddr::new(ip, 443)), "{ip}");
             assert!(!open.may_reach(SocketAddr::new(ip, 7420)), "{ip}");
         }
         assert!(!open.may_reach("[::ffff:127.0.0.1]:7420".parse().unwrap()));
-        assert!(!open.may_reach("0.0.0.0:7420".parse().unwrap()));
+        assert!(!closed.may_reach("0.0.0.0:443".parse().unwrap()));
     }
 
     #[tokio::test]

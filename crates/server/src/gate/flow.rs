@@ -5,7 +5,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll, ready},
     time::Duration,
@@ -44,11 +44,23 @@ pub(super) struct Flow {
     pub(super) received: AtomicU64,
     pub(super) sent: AtomicU64,
     budget: Arc<Budget>,
+    /// Whether it is one to a host, and so ends at the bound. Who is refused can still read why.
+    is_bounded: AtomicBool,
 }
 
 impl Flow {
     pub(super) fn new(budget: Arc<Budget>) -> Arc<Self> {
-        Arc::new(Self { received: AtomicU64::new(0), sent: AtomicU64::new(0), budget })
+        Arc::new(Self {
+            received: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
+            budget,
+            is_bounded: AtomicBool::new(false),
+        })
+    }
+
+    /// Ends with the bytes that the session may move.
+    pub(super) fn bound(&self) {
+        self.is_bounded.store(true, Relaxed);
     }
 
     fn moved(&self) -> u64 {
@@ -70,7 +82,7 @@ impl Flow {
     fn count(&self, counter: &AtomicU64, bytes: usize) -> io::Result<()> {
         counter.fetch_add(bytes as u64, Relaxed);
         self.budget.use_up(bytes as u64);
-        if self.budget.is_used_up() {
+        if self.is_bounded.load(Relaxed) && self.budget.is_used_up() {
             return Err(io::Error::other("the session has moved as many bytes as it may"));
         }
         Ok(())
@@ -140,6 +152,7 @@ mod tests {
     async fn bytes_are_counted_by_where_they_go_and_end_at_the_bound() {
         let budget = Arc::new(Budget::new(10));
         let flow = Flow::new(budget.clone());
+        flow.bound();
         let (inside, mut outside) = tokio::io::duplex(64);
         let mut inside = Metered::new(inside, flow.clone());
         outside.write_all(b"abcd").await.unwrap();
@@ -148,7 +161,10 @@ mod tests {
         assert_eq!((flow.sent.load(Relaxed), flow.received.load(Relaxed)), (4, 5));
         assert!(!budget.is_used_up());
         assert!(inside.write_all(b"x").await.is_err(), "the tenth byte ends it");
-        assert!(Flow::new(budget).count(&AtomicU64::new(0), 1).is_err(), "and every other connection of the session");
+        let other = Flow::new(budget);
+        assert!(other.count(&other.sent, 1).is_ok(), "who is refused can read why");
+        other.bound();
+        assert!(other.count(&other.sent, 1).is_err(), "every other connection of the session ends too");
     }
 
     #[tokio::test]

@@ -47,10 +47,7 @@ use crate::{
     config::NetworkConfig,
     db::Db,
     error::Result,
-    limits::{
-        ACCEPT_RETRY, EGRESS_BURST, EGRESS_CONNECTIONS, EGRESS_CONNECTIONS_OF_ONE, EGRESS_IDLE, EGRESS_LOOKUPS_OF_ONE,
-        EGRESS_RATE,
-    },
+    limits::{ACCEPT_RETRY, EGRESS_BURST, EGRESS_CONNECTIONS_OF_ONE, EGRESS_IDLE, EGRESS_LOOKUPS_OF_ONE, EGRESS_RATE},
     places::Places,
     resources::egress_log,
 };
@@ -71,6 +68,8 @@ struct Inner {
     dialer: Dialer,
     /// One for each connection. Workspaces share them.
     places: Arc<Places>,
+    /// Connections of one session.
+    connections_of_one: usize,
     log: Log,
     db: Db,
     clock: Clock,
@@ -79,13 +78,14 @@ struct Inner {
 }
 
 impl Gate {
-    /// The gate of a server that itself listens at `own_ports`, and what writes its log.
+    /// The gate of a server that itself listens at `own_ports`, with so many connections, and what writes its log.
     ///
     /// # Errors
     /// When the configuration names something that is no network, host or address.
     pub fn new(
         config: &NetworkConfig,
         own_ports: Vec<u16>,
+        connections: usize,
         db: Db,
         clock: Clock,
         stop: CancellationToken,
@@ -94,7 +94,8 @@ impl Gate {
         let gate = Inner {
             config: config.clone(),
             dialer: Dialer::new(config, own_ports)?,
-            places: Places::new(EGRESS_CONNECTIONS),
+            places: Places::new(connections),
+            connections_of_one: EGRESS_CONNECTIONS_OF_ONE.min(connections / 8).max(1),
             log,
             db,
             clock,
@@ -126,7 +127,7 @@ impl Gate {
             ipv6: listeners.ipv6,
             names: Mutex::default(),
             budget: Arc::new(Budget::new(self.0.config.session_bytes())),
-            connections: Arc::new(Semaphore::new(EGRESS_CONNECTIONS_OF_ONE)),
+            connections: Arc::new(Semaphore::new(self.0.connections_of_one)),
             lookups: Semaphore::new(EGRESS_LOOKUPS_OF_ONE),
             pace: Mutex::new(Pace::new()),
         });
@@ -186,11 +187,12 @@ async fn accept(session: Arc<Session>, port: u16, listener: StdTcpListener) -> i
         session.wait_for_turn().await;
         let Ok(of_session) = session.connections.clone().acquire_owned().await else { return Ok(()) };
         let of_all = session.gate.places.take(&session.workspace).await;
-        let session = session.clone();
-        connections.spawn(async move {
+        let (session, sessions) = (session.clone(), session.gate.sessions.clone());
+        // The log waits for its end, however it ends.
+        connections.spawn(sessions.track_future(async move {
             session.connection(port, stream).await;
             drop((of_session, of_all));
-        });
+        }));
     }
 }
 

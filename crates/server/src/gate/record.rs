@@ -45,6 +45,7 @@ impl Connection {
 
     /// Notes that it is made.
     pub(super) fn opened(&self) {
+        self.flow.bound();
         if !self.is_open.swap(true, Relaxed) {
             self.session.gate.log.note(self.entry(None, false));
         }

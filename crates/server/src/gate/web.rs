@@ -63,7 +63,8 @@ where
         }
     });
     let mut http = server::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(EGRESS_HEADER_TIMEOUT).max_buf_size(EGRESS_HEADER_BYTES);
+    http.timer(TokioTimer::new()).header_read_timeout(EGRESS_HEADER_TIMEOUT);
+    http.max_buf_size(EGRESS_HEADER_BYTES).preserve_header_case(true);
     let served = http.serve_connection(TokioIo::new(stream), service).with_upgrades().await;
     if served.is_err_and(|error| error.is_parse()) {
         connection.refuse(EgressReason::WrongProtocol);
@@ -116,7 +117,7 @@ impl Upstream {
             let stream = session.dial(&connection.target, connection.port).await?;
             connection.opened();
             let mut http = client::Builder::new();
-            http.max_buf_size(EGRESS_HEADER_BYTES);
+            http.max_buf_size(EGRESS_HEADER_BYTES).preserve_header_case(true);
             let made = http.handshake(TokioIo::new(stream)).await;
             let (sender, moving) = made.map_err(|_| EgressReason::NotConnected)?;
             self.tasks.spawn(async move {

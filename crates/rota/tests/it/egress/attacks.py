@@ -17,7 +17,7 @@ def attempt(name, work):
     try:
         value = work()
     except ssl.SSLError as error:
-        value = "alert " + (error.reason or str(error)).lower().replace("_", " ").rpartition("alert ")[2]
+        value = re.sub(r"^.*(alert|tlsv1) ", "alert ", (error.reason or str(error)).lower().replace("_", " "))
     except OSError as error:
         value = errno.errorcode.get(error.errno, type(error).__name__) if error.errno else type(error).__name__
     print(name, value, flush=True)
