@@ -78,8 +78,8 @@ async fn serve_client(session: &Session, mut client: TcpStream) -> io::Result<()
         timeout(EGRESS_HEADER_TIMEOUT, client.read_exact(&mut question)).await??;
         let Some(answer) = answer(session, &question).await else { return Ok(()) };
         let length = u16::try_from(answer.len()).map_err(io::Error::other)?;
-        client.write_u16(length).await?;
-        client.write_all(&answer).await?;
+        // In one piece: there are clients that read no more than once.
+        client.write_all(&[&length.to_be_bytes(), &answer[..]].concat()).await?;
     }
 }
 

@@ -190,6 +190,17 @@ async fn run(api: &Api, networking: Value, command: &str) -> (String, Value) {
     (text(first(&events, "agent.tool_result")).to_owned(), session)
 }
 
+/// The result of the call at `place` among those of a session.
+async fn result_at(api: &Api, session: &Value, place: usize) -> String {
+    let results = |page: &Value| -> Vec<Value> {
+        let events = page["data"].as_array().unwrap().iter();
+        events.filter(|event| event["type"] == "agent.tool_result").cloned().collect()
+    };
+    let path = format!("/v1/sessions/{}/events?limit=100", id(session));
+    let page = api.once(&path, |page| results(page).len() > place).await;
+    text(&results(&page)[place]).to_owned()
+}
+
 fn egress(session: &Value) -> String {
     format!("/rota/v1/sessions/{}/egress", id(session))
 }
@@ -368,11 +379,9 @@ async fn a_session_moves_no_more_bytes_than_it_may_and_another_one_does_not_noti
     // What was moved before a sandbox was there counts too.
     rota.server.app().sandboxes.end(&id(&session).parse().unwrap()).await;
     let again = async {
-        loop {
+        for place in 1.. {
             api.events(id(&session), json!([script("curl -s http://allowed.example/")])).await;
-            let events = api.stream_from(id(&session), 0).await.turn().await;
-            let last = events.iter().rfind(|event| event["type"] == "agent.tool_result").unwrap();
-            if text(last).starts_with("The session has moved as many bytes") {
+            if result_at(api, &session, place).await.contains("The session has moved as many bytes") {
                 return;
             }
         }
