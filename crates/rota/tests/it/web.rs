@@ -86,7 +86,7 @@ async fn talk(stream: impl AsyncRead + AsyncWrite + Unpin, requests: &Mutex<Vec<
             "/endless" => {
                 writer.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n").await?;
                 loop {
-                    writer.write_all(&[b'x'; 64 * 1024]).await?;
+                    writer.write_all(&[b'x'; 8 * 1024]).await?;
                 }
             }
             "/socket" => {

@@ -21,12 +21,15 @@ use crate::{
     outgoing,
 };
 
+/// An address that stands for a name, and the port there where it is another one.
+type Fixed = (IpAddr, Option<u16>);
+
 /// What the operator has said about addresses.
 pub(super) struct Dialer {
     /// Networks that may be reached although they are not public.
     open: Vec<IpNet>,
-    /// Names, some with a port, that are not resolved: what stands for them, and the port there if it is another.
-    hosts: HashMap<(String, Option<u16>), Vec<(IpAddr, Option<u16>)>>,
+    /// Names, some with a port, that are not resolved, and what stands for them.
+    hosts: HashMap<(String, Option<u16>), Vec<Fixed>>,
     /// Ports of this server itself.
     own_ports: Vec<u16>,
     lookups: Semaphore,
@@ -144,7 +147,7 @@ fn host_and_port(text: &str) -> Option<(String, Option<u16>)> {
     }
 }
 
-fn address(text: &str) -> Option<(IpAddr, Option<u16>)> {
+fn address(text: &str) -> Option<Fixed> {
     if let Ok(ip) = text.parse() {
         return Some((ip, None));
     }

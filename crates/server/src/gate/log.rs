@@ -141,12 +141,11 @@ fn last_of_each(entries: Vec<Entry>) -> Vec<Entry> {
     let mut places: HashMap<EgressId, usize> = HashMap::new();
     let mut last: Vec<Entry> = Vec::new();
     for entry in entries {
-        match places.get(&entry.connection.id) {
-            Some(place) => last[*place] = Entry { is_known: last[*place].is_known, ..entry },
-            None => {
-                places.insert(entry.connection.id.clone(), last.len());
-                last.push(entry);
-            }
+        if let Some(place) = places.get(&entry.connection.id) {
+            last[*place] = Entry { is_known: last[*place].is_known, ..entry };
+        } else {
+            places.insert(entry.connection.id.clone(), last.len());
+            last.push(entry);
         }
     }
     last

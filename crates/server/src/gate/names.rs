@@ -77,13 +77,11 @@ impl Names {
     /// The number of a name, a new one if it has none.
     pub(super) fn number(&mut self, name: &str) -> u32 {
         self.uses += 1;
-        if let Some((name, known)) = self.known.get_key_value(name).map(|(name, _)| name.clone()).and_then(|name| {
-            let known = self.known.get_mut(&name)?;
-            Some((name, known))
-        }) {
-            self.by_use.remove(&known.used);
-            known.used = self.uses;
-            self.by_use.insert(self.uses, name);
+        if let Some(known) = self.known.get_mut(name) {
+            if let Some(name) = self.by_use.remove(&known.used) {
+                self.by_use.insert(self.uses, name);
+                known.used = self.uses;
+            }
             return known.number;
         }
         if self.known.len() == EGRESS_NAMES

@@ -1,7 +1,5 @@
 //! Pure: what a sandbox may reach, by the name that it asks for.
 
-use std::fmt::Write;
-
 use http::Uri;
 use rota_api::environment::{LimitedNetwork, Networking};
 
@@ -101,9 +99,12 @@ impl Policy {
                 hosts.dedup();
                 let more = hosts.len().saturating_sub(TOLD);
                 hosts.truncate(TOLD);
-                let mut list: String = hosts.iter().map(|host| format!("- {host}\n")).collect();
+                let mut list = String::new();
+                for host in hosts {
+                    list += &format!("- {host}\n");
+                }
                 if more > 0 {
-                    let _ = writeln!(list, "- {more} further hosts");
+                    list += &format!("- {more} further hosts\n");
                 }
                 if network.allow_package_managers {
                     list += "- the public registries of pip, npm, cargo, gem, go, apt and Maven, and GitHub, GitLab and Bitbucket\n";

@@ -463,8 +463,9 @@ async fn process(folder: &Path, web: &Web, user: Option<u32>) -> (process::Serve
     hosts.push(("private.example".to_owned(), vec!["127.0.0.2".to_owned(), "10.0.0.1".to_owned()]));
     hosts.push(("metadata.example".to_owned(), vec!["169.254.169.254".to_owned()]));
     hosts.push(("rota.example:80".to_owned(), vec![server.address.to_string()]));
-    let hosts: String = hosts.iter().map(|(name, to)| format!("\"{name}\" = {to:?}\n")).collect();
-    fs::write(&config, format!("[network]\nopen = [\"127.0.0.1\"]\n[network.hosts]\n{hosts}")).unwrap();
+    let hosts: Vec<String> = hosts.iter().map(|(name, to)| format!("\"{name}\" = {to:?}")).collect();
+    let hosts = hosts.join("\n");
+    fs::write(&config, format!("[network]\nopen = [\"127.0.0.1\"]\n[network.hosts]\n{hosts}\n")).unwrap();
     server.start().await;
     let client = process::Client::new(server.address, key);
     (server, client)
