@@ -153,6 +153,7 @@ ids! {
     CredentialId "vcrd_" "A credential of a vault.";
     DeploymentId "depl_" "A deployment.";
     DreamId "drm_" "A dream.";
+    EgressId "egr_" "A connection of a sandbox.";
     EnvironmentId "env_" "An environment.";
     EnvironmentKeyId "envkey_" "A key of an environment (not the key itself).";
     EventId "sevt_" "An event of a session.";

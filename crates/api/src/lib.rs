@@ -11,6 +11,7 @@ pub mod decode;
 mod deleted;
 pub mod deployment;
 pub mod dream;
+pub mod egress;
 pub mod environment;
 pub mod environment_key;
 pub mod error;

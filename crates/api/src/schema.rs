@@ -11,8 +11,8 @@ use crate::{
     environment_key::{self, CreateEnvironmentKey},
     event::{SessionError, StopReason},
     id::{
-        DeploymentId, EnvironmentId, EnvironmentKeyId, EventId, RunId, SessionId, TunnelTokenId, WebhookEndpointId,
-        WebhookEventId,
+        DeploymentId, EgressId, EnvironmentId, EnvironmentKeyId, EventId, RunId, SessionId, TunnelTokenId,
+        WebhookEndpointId, WebhookEventId,
     },
     policy::{Jitter, NamedJitter},
     session::{MonetaryAmount, SessionUsage, Status},
@@ -39,6 +39,7 @@ macro_rules! schemas {
 
 schemas! {
     DeploymentId {"type": "string"};
+    EgressId {"type": "string"};
     EnvironmentId {"type": "string"};
     EnvironmentKeyId {"type": "string"};
     EventId {"type": "string"};

@@ -7,6 +7,7 @@ use std::{env, fs};
 
 use rota_api::{
     Deleted,
+    egress::{EgressConnection, EgressOutcome},
     environment_key::{CreateEnvironmentKey, EnvironmentKey, NewEnvironmentKey},
     occurrence::{AuditedOccurrence, OccurrenceOutcome},
     policy::{DeploymentPolicy, UpdatePolicy},
@@ -136,6 +137,9 @@ fn made() -> String {
     c.add("get", &format!("/rota{RUN}"), &[], &answer);
     let answer = c.beside::<SessionWithWarnings>(SESSION);
     c.add("get", &format!("/rota{SESSION}"), &[], &answer);
+    let query = [limit.clone(), page.clone(), ("outcome", json!({"enum": EgressOutcome::NAMES}))];
+    let answer = c.page::<EgressConnection>();
+    c.add("get", &format!("/rota{SESSION}/egress"), &query, &answer);
     let answer = c.beside::<TunnelWithStatus>(TUNNEL);
     c.add("get", &format!("/rota{TUNNEL}"), &[], &answer);
     let outcome = ("outcome", json!({"enum": OccurrenceOutcome::NAMES}));

@@ -287,6 +287,14 @@ Configuration file (every key is optional; an unknown key is an error):
   cpus = 2.0                         most processor time of one sandbox, 0.01 or more
   disk_mib = 10240                   most bytes on disk of one sandbox, 1 or more
 
+  [network]                          the way out of sandboxes: docs/network.md
+  enabled = true                     false: they have none, whatever an environment allows
+  ports = [5432]                     further TCP ports that go out, beside those of names, HTTP and HTTPS
+  open = [\"10.1.0.0/16\"]           networks that may be reached although they are private
+  hosts = { \"db.internal\" = [\"10.1.0.7\"] }
+                                     names that stand for these addresses and are not looked up
+  session_mib = 10240                the MiB that a session may move
+
   [blobs]                            where the content of files is; servers that share a database share this too
   folder = \"/srv/files\"             absent: blobs in the data folder
   bucket = \"rota\"                   in place of a folder: a bucket of an S3-compatible service

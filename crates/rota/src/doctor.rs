@@ -4,7 +4,10 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use rota_sandbox::{Config, Embedded, Protection, ProtectionState};
-use rota_server::git::{Probe, probe};
+use rota_server::{
+    gate::WEB_PORTS,
+    git::{Probe, probe},
+};
 use serde_json::json;
 
 use crate::cli::DoctorArgs;
@@ -15,6 +18,7 @@ const CANNOT_ISOLATE: u8 = 78;
 pub async fn run(args: &DoctorArgs) -> Result<ExitCode> {
     let mut config = Config::new(&args.data);
     config.root_fs.clone_from(&args.root_fs);
+    config.gate_ports = Some(WEB_PORTS.to_vec());
     let mut protections = Embedded::new(config)?.probe();
     protections.push(git().await);
     if args.json {

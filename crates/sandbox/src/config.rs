@@ -16,6 +16,9 @@ pub struct Config {
     pub root_fs: Option<PathBuf>,
     /// What one sandbox may take.
     pub limits: Limits,
+    /// The TCP ports of the gate: a connection from inside to any address at one of them, or a question of the domain name
+    /// system, reaches whoever takes the sandbox's [`crate::Listeners`], and nothing else leaves. `None`: no network.
+    pub gate_ports: Option<Vec<u16>>,
     /// The program that becomes process 1 of a sandbox. `None`: the one that is built with this crate.
     pub init_program: Option<PathBuf>,
 }
@@ -23,7 +26,13 @@ pub struct Config {
 impl Config {
     /// The defaults over `data_dir`.
     pub fn new(data_dir: impl Into<PathBuf>) -> Self {
-        Self { data_dir: data_dir.into(), root_fs: None, limits: Limits::default(), init_program: None }
+        Self {
+            data_dir: data_dir.into(),
+            root_fs: None,
+            limits: Limits::default(),
+            gate_ports: None,
+            init_program: None,
+        }
     }
 }
 

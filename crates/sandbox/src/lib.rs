@@ -36,7 +36,8 @@ mod wire;
 pub use config::{Config, Limits};
 #[cfg(feature = "host")]
 pub use embedded::{
-    Area, Bounds, Embedded, Found, Listing, NewFile, NewTree, Protection, ProtectionState, Sandbox, SetAside,
+    Area, Bounds, Embedded, Found, Listeners, Listing, NewFile, NewTree, Protection, ProtectionState, Sandbox,
+    SetAside, host_addresses,
 };
 pub use error::Error;
 pub use folder::FileState;

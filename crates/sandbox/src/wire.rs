@@ -12,6 +12,8 @@ use crate::tools::{ToolCall, ToolOutput};
 pub(crate) const MAX_FRAME_TO_INIT: usize = 32 << 20;
 /// The longest frame that the server accepts from inside: the largest tool output, with every byte escaped.
 pub(crate) const MAX_FRAME_FROM_INIT: usize = 4 << 20;
+/// Descriptors that come with one frame from inside, at most.
+pub(crate) const MAX_DESCRIPTORS: usize = 64;
 /// Bytes of the length in front of a frame.
 pub(crate) const HEADER: usize = 4;
 
@@ -33,6 +35,9 @@ pub(crate) enum ToInit {
 pub(crate) enum FromInit {
     /// Process 1 exists, with this process id on the host. Sent by the launcher, before anything runs inside.
     Started { pid: i32 },
+    /// With this come the descriptors of the gate's listeners: those of names, by UDP and by TCP, then one for each port of
+    /// the launch. `ipv6`: they take connections to IPv6 addresses too. Sent before anything runs inside.
+    Listening { ipv6: bool },
     /// The fence stands and was checked from inside.
     Ready { landlock: String },
     /// The fence could not be set up. Nothing runs.
@@ -73,6 +78,8 @@ pub(crate) struct Launch {
     pub(crate) limit_address_space: bool,
     /// The session had a shell in an earlier sandbox.
     pub(crate) had_shell: bool,
+    /// The TCP ports at which every address leads to the gate. `None`: there is no network.
+    pub(crate) gate_ports: Option<Vec<u16>>,
 }
 
 /// Which ids of the host the ids inside stand for.

@@ -9,7 +9,7 @@
 //! | 16 the init's own program | `nothing_inside_reaches_the_init_s_program`; sealing: unit test in `embedded/program.rs` |
 //! | 17 leaked descriptors | `a_descriptor_left_open_by_the_server_is_not_there_inside` |
 //! | 20 fail closed | `a_machine_that_refuses_a_step_runs_nothing` |
-//! | 21 to 35 network | the egress gate's own tests; that there is no way out at all without the gate: `an_attack_from_inside_gets_the_kernel_s_refusal` |
+//! | 21 to 35 network | the gate's own tests, `crates/rota/tests/it/egress`; its listeners: `gate.rs`; that there is no way out at all without the gate: `an_attack_from_inside_gets_the_kernel_s_refusal` |
 //! | 36 to 43 resources | `limits.rs` |
 //! | 44 archives in the files API | the files API's own tests |
 //! | 45, 46, 50, 51 tools | `tools.rs` |

@@ -11,6 +11,7 @@ use crate::{
     clock::Clock,
     config::{Config, GitConfig},
     db::Db,
+    gate::Gate,
     git::Git,
     hub::Hub,
     model::Offer,
@@ -49,6 +50,8 @@ pub struct Inner {
     pub sandboxes: Sandboxes,
     /// What clones repositories.
     pub git: Git,
+    /// What their network goes through.
+    pub gate: Gate,
     /// What is counted.
     pub metrics: PrometheusHandle,
     /// The hash of the key with which that is read, where it needs one.

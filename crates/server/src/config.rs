@@ -1,6 +1,7 @@
 //! The server's configuration: `rota.toml`, and what the command line puts over it.
 
 use std::{
+    collections::BTreeMap,
     fmt, iter,
     ops::RangeInclusive,
     path::{Path, PathBuf},
@@ -19,9 +20,9 @@ use serde::Deserialize;
 use crate::{
     error::{Error, Result},
     limits::{
-        CLONE_FILES, CLONE_MIB, CLONE_SECONDS, MAX_CONCURRENCY, MAX_CONNECTIONS, MAX_GIT_HOSTS, MAX_MODEL_TOKENS,
-        MAX_PRICE, MAX_SANDBOX_PLACES, SANDBOX_CPUS, SANDBOX_DISK_MIB, SANDBOX_MEMORY_MIB, SANDBOX_PROCESSES,
-        WORKSPACE_FILES_MIB,
+        CLONE_FILES, CLONE_MIB, CLONE_SECONDS, EGRESS_SESSION_MIB, MAX_CONCURRENCY, MAX_CONNECTIONS, MAX_EGRESS_PORTS,
+        MAX_GIT_HOSTS, MAX_MODEL_TOKENS, MAX_PRICE, MAX_SANDBOX_PLACES, SANDBOX_CPUS, SANDBOX_DISK_MIB,
+        SANDBOX_MEMORY_MIB, SANDBOX_PROCESSES, WORKSPACE_FILES_MIB,
     },
     scheduler::settle::Timing,
 };
@@ -50,6 +51,8 @@ pub struct Config {
     pub engine: EngineConfig,
     /// How sandboxes are made.
     pub sandbox: SandboxConfig,
+    /// What sandboxes reach.
+    pub network: NetworkConfig,
     /// What a workspace may do how often.
     pub rate: RateConfig,
     /// How webhooks are sent.
@@ -75,6 +78,7 @@ impl Default for Config {
             scheduler: SchedulerConfig::default(),
             engine: EngineConfig::default(),
             sandbox: SandboxConfig::default(),
+            network: NetworkConfig::default(),
             rate: RateConfig::default(),
             webhooks: WebhooksConfig::default(),
             blobs: BlobsConfig::default(),
@@ -395,6 +399,56 @@ impl Default for SandboxConfig {
     }
 }
 
+/// What sandboxes reach, through the gate of this server and in no other way: `[network]`. Environments say which hosts.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NetworkConfig {
+    /// Whether there is a network at all. Off: sandboxes have loopback and nothing else, whatever an environment allows.
+    pub enabled: bool,
+    /// TCP ports that are served besides 53, 80 and 443. What is said there is passed on unread.
+    pub ports: Vec<u16>,
+    /// Networks that sandboxes may reach although they are private, local or this machine's own: `10.1.0.0/16`, or an address.
+    pub open: Vec<String>,
+    /// Names, or names with a port, that stand for these addresses, which may have a port too; they are not resolved
+    /// otherwise. Private addresses have to be in `open` as well.
+    pub hosts: BTreeMap<String, Vec<String>>,
+    /// What a session may move, in MiB.
+    pub session_mib: u64,
+}
+
+impl Default for NetworkConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            ports: Vec::new(),
+            open: Vec::new(),
+            hosts: BTreeMap::new(),
+            session_mib: EGRESS_SESSION_MIB,
+        }
+    }
+}
+
+impl NetworkConfig {
+    fn check(&self) -> Result<()> {
+        let is_taken = |port: &u16| [0, 53, 80, 443].contains(port);
+        if let Some(port) = self.ports.iter().find(|port| is_taken(port)) {
+            return Err(Error::invalid(format_args!(
+                "network.ports: {port} is no further port: 53, 80 and 443 are served"
+            )));
+        }
+        if (1..self.ports.len()).any(|i| self.ports[..i].contains(&self.ports[i])) {
+            return Err(Error::invalid("network.ports: a port is there twice"));
+        }
+        within("network.ports: their number", self.ports.len(), &(0..=MAX_EGRESS_PORTS))?;
+        within("network.session_mib", self.session_mib, &(1..=1024 * 1024 * 1024))
+    }
+
+    /// What a session may move, in bytes.
+    pub fn session_bytes(&self) -> u64 {
+        self.session_mib * 1024 * 1024
+    }
+}
+
 /// What a workspace may do how often: `[rate]`.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -611,6 +665,7 @@ impl Config {
         within("sandbox.cpus", self.sandbox.cpus, &SANDBOX_CPUS)?;
         within("sandbox.disk_mib", self.sandbox.disk_mib, &SANDBOX_DISK_MIB)?;
         self.http.check()?;
+        self.network.check()?;
         self.blobs.check()?;
         self.git.check()?;
         if self.vault.key_file.is_some() && self.vault.key_env.is_some() {
@@ -671,6 +726,9 @@ mod tests {
             ),
             ("[http]\nconnections = 0", "http.connections: must be 1 to 1000000"),
             ("[sandbox]\nplaces = 0", "sandbox.places: must be 1 to 100000"),
+            ("[network]\nports = [443]", "network.ports: 443 is no further port"),
+            ("[network]\nports = [22, 22]", "network.ports: a port is there twice"),
+            ("[network]\nsession_mib = 0", "network.session_mib: must be 1 to"),
             ("[blobs]\nfolder = \"a\"\nbucket = \"b\"", "a folder or a bucket"),
             ("[blobs]\nendpoint = \"https://s3.example\"", "blobs.endpoint: says something of a bucket"),
             ("[blobs]\nbucket = \"b\"\naccess_key_id_env = \"A\"", "go together"),

@@ -2,7 +2,7 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::limits::RESERVED_DESCRIPTORS;
+use crate::limits::{EGRESS_CONNECTIONS, RESERVED_DESCRIPTORS};
 
 /// Raises what the process may have open to the most that it is allowed. Sandboxes have a limit of their own.
 pub fn raise() {
@@ -14,10 +14,18 @@ pub fn raise() {
     }
 }
 
+/// How many connections sandboxes can have to the outside: each takes two descriptors, and they have no more than a quarter.
+pub fn for_egress() -> usize {
+    EGRESS_CONNECTIONS.min(most() / 8).max(1)
+}
+
+fn most() -> usize {
+    getrlimit(Resource::Nofile).current.map_or(usize::MAX, |most| usize::try_from(most).unwrap_or(usize::MAX))
+}
+
 /// How many connections there can be of those that are `wanted`: the rest needs descriptors too.
 pub fn for_connections(wanted: usize) -> usize {
-    let most =
-        getrlimit(Resource::Nofile).current.map_or(usize::MAX, |most| usize::try_from(most).unwrap_or(usize::MAX));
+    let most = most();
     let room = most.saturating_sub(RESERVED_DESCRIPTORS).max(most / 2);
     if room < wanted {
         tracing::warn!(most, connections = room, "the limit of open files is low: there can be fewer connections");

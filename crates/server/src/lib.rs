@@ -12,6 +12,7 @@ pub mod dreams;
 pub mod engine;
 pub mod error;
 mod folder;
+pub mod gate;
 pub mod git;
 mod hex;
 pub mod http;
@@ -53,6 +54,7 @@ use crate::{
     config::{Config, DatabaseUrl, Role},
     db::{Db, Writer},
     error::{Error, Result},
+    gate::{Gate, WEB_PORTS},
     hub::Hub,
     model::Offer,
     request::Intake,
@@ -131,6 +133,12 @@ pub async fn serve_offer(offer: Offer, config: Config, clock: Clock) -> Result<S
     let backend = Embedded::new(sandbox_config(&config)).map_err(Error::internal)?;
     let blobs = Blobs::open(&config, clock.clone())?;
     let sandboxes = Sandboxes::new(backend, config.sandbox.places);
+    let stop = CancellationToken::new();
+    let own_ports = [Some(address.port()), metrics_listener.as_ref().map(|(_, own)| own.port())];
+    let own_ports = own_ports.into_iter().flatten().collect();
+    let connections = descriptors::for_egress();
+    let (gate, egress_log) =
+        Gate::new(&config.network, own_ports, connections, db.clone(), clock.clone(), stop.clone())?;
     // Last: the key is shown only by this start, so the start must not fail any more.
     let (organization, first_key) = db
         .write(|tx| {
@@ -153,7 +161,7 @@ pub async fn serve_offer(offer: Offer, config: Config, clock: Clock) -> Result<S
         intake: Intake::default(),
         git: git::Git::new(&config, tasks.clone()),
         tasks,
-        stop: CancellationToken::new(),
+        stop,
         config,
         clock,
         db,
@@ -164,6 +172,7 @@ pub async fn serve_offer(offer: Offer, config: Config, clock: Clock) -> Result<S
         offer,
         blobs,
         sandboxes,
+        gate,
     });
     if app.config.roles.has(Role::Scheduler) {
         app.spawn(tick::run(app.clone()));
@@ -172,6 +181,7 @@ pub async fn serve_offer(offer: Offer, config: Config, clock: Clock) -> Result<S
     if app.config.roles.has(Role::Runner) {
         app.spawn(sweep::run(app.clone()));
     }
+    app.spawn(app.gate.write_log(egress_log));
     if app.config.runs_sessions() {
         app.spawn(dreams::run(app.clone()));
     }
@@ -301,9 +311,15 @@ fn sandbox_config(config: &Config) -> rota_sandbox::Config {
     let mut sandbox = rota_sandbox::Config::new(&config.data);
     sandbox.root_fs.clone_from(&settings.root_fs);
     sandbox.init_program.clone_from(&settings.init_program);
+    sandbox.gate_ports = gate_ports(config);
     sandbox.limits.memory_bytes = settings.memory_mib * MIB;
     sandbox.limits.pids = u64::from(settings.processes);
     sandbox.limits.cpus = settings.cpus;
     sandbox.limits.disk_bytes = settings.disk_mib * MIB;
     sandbox
+}
+
+/// The TCP ports of the gate, where sandboxes have a network.
+pub fn gate_ports(config: &Config) -> Option<Vec<u16>> {
+    config.network.enabled.then(|| WEB_PORTS.into_iter().chain(config.network.ports.iter().copied()).collect())
 }

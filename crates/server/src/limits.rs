@@ -534,3 +534,62 @@ pub const WORKER_NOTED_MICROS: i64 = 10_000_000;
 pub const MAX_WORKERS_COUNTED: i64 = 1000;
 /// Most bytes of the name that a worker gives itself.
 pub const MAX_WORKER_ID: usize = 512;
+
+/// Connections of sandboxes to the outside that are open at the same time. Workspaces share them; further ones wait.
+pub const EGRESS_CONNECTIONS: usize = 2048;
+/// The same of one session.
+pub const EGRESS_CONNECTIONS_OF_ONE: usize = 256;
+/// Connections that a session may make at once ...
+pub const EGRESS_BURST: f64 = 1000.0;
+/// ... and in a second after that. Further ones wait.
+pub const EGRESS_RATE: f64 = 50.0;
+/// How long nothing may move on a connection before it is closed.
+pub const EGRESS_IDLE: Duration = Duration::from_mins(10);
+/// How long a program may take for the headers of a request, a TLS client for its first message.
+pub const EGRESS_HEADER_TIMEOUT: Duration = Duration::from_mins(1);
+/// Most bytes of the line and headers of a request, or of an answer, in clear.
+pub const EGRESS_HEADER_BYTES: usize = 64 * 1024;
+/// Most bytes of the first message of a TLS client.
+pub const EGRESS_HELLO_BYTES: usize = 32 * 1024;
+/// How long a host may take to accept a connection, at each of its addresses.
+pub const EGRESS_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Addresses of a name that are tried.
+pub const EGRESS_ADDRESSES: usize = 8;
+/// How long a look-up of a name may take.
+pub const EGRESS_LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
+/// Look-ups under way at the same time. Each has a thread.
+pub const EGRESS_LOOKUPS: usize = 64;
+/// The same of one session.
+pub const EGRESS_LOOKUPS_OF_ONE: usize = 16;
+/// How long what a name was resolved to is used for connections.
+pub const EGRESS_RESOLVED_FRESH: Duration = Duration::from_secs(10);
+/// Names of one sandbox that are known; of more, those that were asked for longest ago are forgotten.
+pub const EGRESS_NAMES: usize = 4096;
+/// How long programs may use the address of a name without asking again, in seconds.
+pub const EGRESS_DNS_SECONDS: u32 = 30;
+/// Most bytes of a question for a name that comes by UDP.
+pub const EGRESS_DNS_BYTES: usize = 4096;
+/// Questions of one sandbox that are answered at the same time, by UDP; and connections with such questions.
+pub const EGRESS_DNS_AT_ONCE: usize = 64;
+/// What a session may move through the gate, in MiB, unless `[network] session_mib` says otherwise.
+pub const EGRESS_SESSION_MIB: u64 = 10 * 1024;
+/// Further ports that an operator can open.
+pub const MAX_EGRESS_PORTS: usize = 16;
+/// Rows of the egress log that are kept of a session, the newest ...
+pub const EGRESS_ROWS: i64 = 10_000;
+/// ... and how many there may be beyond that before they are deleted.
+pub const EGRESS_ROWS_SLACK: usize = 500;
+/// How long a row of the egress log is kept, in microseconds.
+pub const EGRESS_KEPT_MICROS: i64 = 30 * 24 * 3600 * 1_000_000;
+/// How often rows that are too old are looked for.
+pub const EGRESS_PURGE_EVERY: Duration = Duration::from_hours(1);
+/// Most rows that one transaction deletes.
+pub const EGRESS_PURGE: i64 = 500;
+/// Rows that wait to be written; of more, what is beyond is lost and counted.
+pub const EGRESS_LOG_QUEUE: usize = 10_000;
+/// Most rows that are written in one transaction.
+pub const EGRESS_BATCH: usize = 256;
+/// How long rows are gathered for a transaction.
+pub const EGRESS_LOG_EVERY: Duration = Duration::from_millis(200);
+/// The pause after rows could not be written.
+pub const EGRESS_LOG_RETRY: Duration = Duration::from_millis(500);

@@ -14,7 +14,23 @@ const GROUND: [&str; 5] = ["clock", "error", "hex", "limits", "telemetry"];
 /// Which room imports which. A room is a file or a folder of `src`, and each resource is one of its own. A line more here
 /// is a decision: nothing below a room knows it, so what two rooms need of each other belongs below both.
 const IMPORTS: &[(&str, &[&str])] = &[
-    ("app", &["blobs", "config", "db", "git", "hub", "model", "request", "sandboxes", "scheduler", "shares", "vault"]),
+    (
+        "app",
+        &[
+            "blobs",
+            "config",
+            "db",
+            "gate",
+            "git",
+            "hub",
+            "model",
+            "request",
+            "sandboxes",
+            "scheduler",
+            "shares",
+            "vault",
+        ],
+    ),
     ("blobs", &["config", "room", "tls"]),
     ("config", &["scheduler"]),
     ("db", &["backoff", "config", "page", "tls"]),
@@ -26,6 +42,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "backoff",
             "closed",
             "db",
+            "gate",
             "hub",
             "model",
             "mounts",
@@ -40,6 +57,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
         ],
     ),
     ("folder", &["config", "db", "random"]),
+    ("gate", &["config", "db", "outgoing", "places", "resources/egress_log"]),
     ("git", &["config", "outgoing", "places", "tls"]),
     (
         "http",
@@ -54,6 +72,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "resources/deployment_runs",
             "resources/deployments",
             "resources/dreams",
+            "resources/egress",
             "resources/environment_keys",
             "resources/environments",
             "resources/files",
@@ -138,6 +157,8 @@ const IMPORTS: &[(&str, &[&str])] = &[
         ],
     ),
     ("resources/dreams", &["app", "db", "model", "page", "request", "resources/memory_stores"]),
+    ("resources/egress", &["app", "db", "page", "request", "resources/sessions"]),
+    ("resources/egress_log", &["db"]),
     ("resources/files", &["app", "blobs", "db", "page", "request"]),
     ("resources/memory_stores", &["app", "db", "page", "request", "resources/webhook_outbox", "resources/work_queue"]),
     ("resources/environment_keys", &["app", "db", "page", "random", "request", "resources/environments"]),

@@ -185,6 +185,14 @@ impl Packages {
 }
 
 impl EnvironmentConfig {
+    /// What a sandbox of this server reaches. `None`: workers of the user run the tools.
+    pub fn networking(&self) -> Option<&Networking> {
+        match self {
+            Self::Cloud(cloud) => Some(&cloud.networking),
+            Self::SelfHosted(_) => None,
+        }
+    }
+
     /// Whether workers of the user run the tools.
     pub fn is_self_hosted(&self) -> bool {
         matches!(self, Self::SelfHosted(_))

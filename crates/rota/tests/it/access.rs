@@ -152,7 +152,7 @@ async fn another_workspace_finds_nothing_at_any_route() {
             assert_eq!(other.get(&format!("{path}?limit=100")).await["data"], json!([]), "{path}");
         }
     }
-    assert_eq!(walked, 103);
+    assert_eq!(walked, 104);
     let deployment = rota.api.get(&format!("/v1/deployments/{}", ids["{deployment_id}"])).await;
     assert_eq!((&deployment["archived_at"], &deployment["status"]), (&Value::Null, &json!("active")));
 }

@@ -735,7 +735,9 @@ async fn a_system_message_is_a_turn_of_its_own_role() {
     let said = ["user: hello", "assistant: done", "user: again", "system: Be odd."];
     assert_eq!(conversation(&asked[1]), said);
     assert_eq!(conversation(&asked[2]), [&said[..], &["assistant: done", "user: and again"]].concat());
-    assert!(asked.iter().all(|request| request["system"][0]["text"] == "Be brief."), "the prompt stays, and is cached");
+    let system = &asked[0]["system"][0]["text"];
+    assert!(system.as_str().unwrap().starts_with("Be brief."), "{system}");
+    assert!(asked.iter().all(|request| request["system"][0]["text"] == *system), "the prompt stays, and is cached");
 }
 
 #[tokio::test]

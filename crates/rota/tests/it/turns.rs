@@ -308,7 +308,7 @@ async fn a_message_to_a_working_session_waits_and_is_shown_when_it_is_taken_up()
 }
 
 #[tokio::test]
-async fn the_web_tools_are_not_offered_and_say_that_there_is_no_network() {
+async fn the_web_tools_are_not_offered_and_say_that_they_are_not_there() {
     // The model is not offered them, and calls one all the same.
     let call = json!({"type": "tool_use", "id": "t1", "name": "web_fetch", "input": {"url": "https://example.com"}});
     let said = json!({"type": "text", "text": "so be it"});
@@ -320,7 +320,7 @@ async fn the_web_tools_are_not_offered_and_say_that_there_is_no_network() {
     let events = rota.api.stream_from(id(&session), 0).await.turn().await;
     let result = first(&events, "agent.tool_result");
     assert_eq!(result["is_error"], true);
-    assert!(text(result).contains("no network access"), "{}", text(result));
+    assert!(text(result).contains("web_fetch and web_search are not available here"), "{}", text(result));
     let offered = upstream.asked()[0]["tools"].clone();
     let names: Vec<_> = offered.as_array().unwrap().iter().map(|tool| tool["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["bash", "read", "write", "edit", "glob", "grep"]);

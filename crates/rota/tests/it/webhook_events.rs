@@ -28,6 +28,12 @@ pub async fn endpoint(api: &Api, receiver: &Receiver, types: Option<&[&str]>) ->
     api.post(ENDPOINTS, json!({"url": receiver.url, "enabled_events": types})).await
 }
 
+/// Waits until what an endpoint was sent so far is recorded: where the clock moves on before that, it is sent again.
+async fn recorded(api: &Api, endpoint: &Value) {
+    let pending = format!("{ENDPOINTS}/{}/deliveries?state=pending", id(endpoint));
+    api.once(&pending, |page| page["data"].as_array().unwrap().is_empty()).await;
+}
+
 /// Receives as many events as are expected, whose order is not: each is a type and whom it is about.
 async fn receive(receiver: &mut Receiver, expected: &[(&str, &str)]) {
     let mut received = Vec::new();
@@ -113,12 +119,13 @@ async fn scheduled_runs_tell_that_they_started_and_how_it_went_and_runs_by_hand_
     let mut receiver = Receiver::start().await;
     let parts = Parts::new(api).await;
     let made = parts.deployment(api, nine_o_clock()).await;
-    endpoint(api, &receiver, None).await;
+    let endpoint = endpoint(api, &receiver, None).await;
     api.call(&format!("/v1/deployments/{}/run", id(&made))).await;
     let run = fire_on(&rota, 2, &made).await;
     receive(&mut receiver, &[("deployment_run.started", id(&run)), ("deployment_run.succeeded", id(&run))]).await;
     api.call(&format!("/v1/environments/{}/archive", id(&parts.environment))).await;
     api.call(&format!("/v1/deployments/{}/run", id(&made))).await;
+    recorded(api, &endpoint).await;
     let run = fire_on(&rota, 3, &made).await;
     let failed = [
         ("environment.archived", id(&parts.environment)),
@@ -171,11 +178,12 @@ async fn a_session_that_tries_again_tells_that_it_is_rescheduled_and_that_it_run
     let mut receiver = Receiver::start().await;
     let parts =
         Parts { agent: agent(api, json!({"model": "house"})).await, environment: environment(api, "workshop").await };
-    endpoint(api, &receiver, None).await;
+    let endpoint = endpoint(api, &receiver, None).await;
     let session = parts.session_with(api, message("hello")).await;
     let session = id(&session);
     let started = ("session.status_run_started", session);
     receive(&mut receiver, &[started, ("session.status_rescheduled", session)]).await;
+    recorded(api, &endpoint).await;
     rota.advance_seconds(60);
     receive(&mut receiver, &[started, ("session.status_idled", session)]).await;
 }

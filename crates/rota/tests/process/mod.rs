@@ -2,6 +2,7 @@
 
 use std::{
     net::{SocketAddr, TcpListener},
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -23,6 +24,8 @@ pub struct Server {
     pub authorities: Option<PathBuf>,
     /// Where its log of every detail goes; without, errors go to the log of the tests.
     pub log: Option<PathBuf>,
+    /// The user that runs it, and a copy of the program that this user can read; the tests' own if there is none.
+    pub user: Option<(u32, PathBuf)>,
     options: Vec<String>,
     child: Option<Child>,
 }
@@ -32,7 +35,7 @@ impl Server {
     pub fn new(data: &Path, options: &[&str]) -> Self {
         let address = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
         let options = options.iter().map(|&option| option.to_owned()).collect();
-        Self { data: data.to_owned(), address, authorities: None, log: None, options, child: None }
+        Self { data: data.to_owned(), address, authorities: None, log: None, user: None, options, child: None }
     }
 
     /// Starts it, once another server has begun the store whose data folder is `first`. Returns how long that took.
@@ -58,7 +61,14 @@ impl Server {
 
     /// What starts it.
     pub fn command(&self) -> Command {
-        let mut command = rota();
+        let mut command = match &self.user {
+            Some((id, program)) => {
+                let mut command = cleared(program);
+                command.uid(*id).gid(*id);
+                command
+            }
+            None => rota(),
+        };
         command.arg("serve").arg("--data").arg(&self.data).args(["--listen", &self.address.to_string()]);
         command.args(&self.options).args(["--log", if self.log.is_some() { "debug" } else { "error" }]);
         if let Some(log) = &self.log {
@@ -146,7 +156,11 @@ fn http() -> Http {
 
 /// The command, untouched by settings of whoever runs the test.
 pub fn rota() -> Command {
-    let mut command = Command::new(ROTA);
+    cleared(Path::new(ROTA))
+}
+
+fn cleared(program: &Path) -> Command {
+    let mut command = Command::new(program);
     command.env_clear().envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
     command
 }

@@ -2,7 +2,7 @@
 //! commands in one sandbox, one call each, and prints what they answer; `rota-sandbox DATA_DIR doctor` prints the probe, `… measure` how long a
 //! sandbox takes from nothing to its first answer and how many commands a second its shell then runs, `… remove` deletes sessions,
 //! `… sweep` clears up after an earlier run, `… reopen SESSION MILLISECONDS` starts a session's sandbox anew again and again.
-//! The variable ROTA_SANDBOX_ROOT_FS names a root file system. With `--json` in front, answers are printed as JSON, one a line.
+//! The variable ROTA_SANDBOX_ROOT_FS names a root file system, ROTA_SANDBOX_GATE_PORTS ports of a gate, which nobody attends to. With `--json` in front, answers are printed as JSON, one a line.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -41,7 +41,9 @@ const MAY_PASS: u8 = 75;
 
 async fn run(data_dir: &str, session: &str, commands: &[String], as_json: bool) -> Result<(), rota_sandbox::Error> {
     let root_fs = std::env::var_os("ROTA_SANDBOX_ROOT_FS").map(Into::into);
-    let embedded = Embedded::new(Config { root_fs, ..Config::new(data_dir) })?;
+    let ports = std::env::var("ROTA_SANDBOX_GATE_PORTS").ok();
+    let gate_ports = ports.map(|ports| ports.split(',').filter_map(|port| port.parse().ok()).collect());
+    let embedded = Embedded::new(Config { root_fs, gate_ports, ..Config::new(data_dir) })?;
     if session == "doctor" {
         for row in embedded.probe() {
             println!("{:?}\t{}\t{}\t{}", row.state, row.name, row.detail, row.remedy);

@@ -60,7 +60,7 @@ pub(super) fn probe(
     program: &Arc<Program>,
 ) -> Vec<Protection> {
     let mut rows = match trial(config, identities, program) {
-        Ok(landlock) => fence_stands(&landlock),
+        Ok(landlock) => fence_stands(&landlock, config.gate_ports.as_deref()),
         Err(Error::CannotIsolate { cause, remedy }) => {
             vec![Protection { name: "isolation", state: ProtectionState::Missing, detail: cause, remedy }]
         }
@@ -91,7 +91,17 @@ pub(super) fn probe(
     rows
 }
 
-fn fence_stands(landlock: &str) -> Vec<Protection> {
+fn fence_stands(landlock: &str, gate_ports: Option<&[u16]>) -> Vec<Protection> {
+    let network = match gate_ports {
+        None => "a network namespace with nothing but loopback".to_owned(),
+        Some(ports) => {
+            let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
+            format!(
+                "a network namespace in which every address leads to the gate: names, and TCP ports {}",
+                ports.join(", ")
+            )
+        }
+    };
     let landlock = match landlock {
         "full" => Protection::ok("landlock", "a second fence around files is in force"),
         other => Protection::degraded(
@@ -106,7 +116,7 @@ fn fence_stands(landlock: &str) -> Vec<Protection> {
             "user, mount, pid, net, ipc, uts and cgroup namespaces; root changed; checked from inside",
         ),
         Protection::ok("system calls", "seccomp filter in force, no_new_privs set, capabilities dropped"),
-        Protection::ok("network", "a network namespace with nothing but loopback"),
+        Protection::ok("network", network),
         landlock,
     ]
 }
@@ -152,6 +162,7 @@ fn trial(config: &Config, identities: &Identities, program: &Arc<Program>) -> Re
         cgroup_procs: Vec::new(),
         limit_address_space: false,
         had_shell: false,
+        gate_ports: config.gate_ports.clone(),
     };
     let outcome = converse(program, launch);
     store.remove(TRIAL)?;
@@ -168,7 +179,7 @@ fn converse(program: &Program, launch: Launch) -> Result<String, Error> {
         ours.write_all(&wire::encode(&ToInit::Launch(Box::new(launch))))?;
         loop {
             match wire::read(&mut ours, wire::MAX_FRAME_FROM_INIT)? {
-                FromInit::Started { .. } | FromInit::Done { .. } | FromInit::Deleted => {}
+                FromInit::Started { .. } | FromInit::Listening { .. } | FromInit::Done { .. } | FromInit::Deleted => {}
                 FromInit::Ready { landlock } => return Ok(Ok(landlock)),
                 FromInit::Failed(failure) => return Ok(Err(remedy::not_set_up(failure))),
             }

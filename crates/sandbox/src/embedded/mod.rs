@@ -4,6 +4,7 @@ mod cgroup;
 mod doctor;
 mod files;
 mod identity;
+mod listeners;
 mod lost;
 mod program;
 mod records;
@@ -14,6 +15,7 @@ mod trees;
 
 pub use doctor::{Protection, ProtectionState};
 pub use files::{Area, Bounds, Found, Listing, NewFile};
+pub use listeners::{Listeners, host_addresses};
 pub use lost::SetAside;
 pub use sandbox::Sandbox;
 pub use trees::NewTree;
@@ -112,6 +114,7 @@ impl Embedded {
             cgroup_procs: cgroup.procs_files(),
             limit_address_space: !self.cgroups.limits_memory(),
             had_shell: session.had_shell(),
+            gate_ports: self.config.gate_ports.clone(),
         };
         sandbox::start(&self.spawner, &self.tasks, session, cgroup, launch).await
     }

@@ -8,6 +8,8 @@ use crate::wire::Failure;
 const PROGRAM_ADVICE: &str =
     "Run the server as root (sandboxes still run as unprivileged users), or see `rota doctor`.";
 const ROOT_ADVICE: &str = "`rota doctor` tries it again; docs/sandbox.md says what is needed.";
+/// How the steps begin that give a sandbox its network.
+const NETWORK: &str = "leading the network to the gate";
 /// The bit of CAP_SYS_ADMIN.
 const SYS_ADMIN: u64 = 1 << 21;
 
@@ -93,6 +95,11 @@ fn advise(step: &str, cause: &str, machine: &Machine) -> (String, String) {
             "root here may not map user ids from 1000000 up, as in a container that is itself in a user namespace",
             "Run the server as a plain user, or outside of that container.".to_owned(),
         )
+    } else if step.starts_with(NETWORK) {
+        (
+            "the network of a sandbox cannot be led to the gate",
+            "Set `enabled = false` in `[network]` of the configuration: sandboxes then have no network.".to_owned(),
+        )
     } else if step.starts_with("mounting proc") && refused {
         (
             "parts of /proc are hidden here, as in a container",
@@ -138,6 +145,7 @@ mod tests {
                 "plain user",
             ),
             (plain(), "mounting proc on /proc", "Operation not permitted", "systempaths"),
+            (plain(), "leading the network to the gate: listening", "Address already in use", "enabled = false"),
             (plain(), "anything", "Input/output error", "Run the server as root"),
             (
                 Machine { is_root: true, filtered: true, ..plain() },

@@ -17,6 +17,7 @@ use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use super::cgroup::Cgroup;
+use super::listeners::{self, Listeners};
 use super::program::Spawner;
 use super::remedy;
 use super::store::Session;
@@ -47,6 +48,8 @@ struct Inner {
     process: OwnedFd,
     outgoing: mpsc::Sender<Vec<u8>>,
     calls: Mutex<Calls>,
+    /// The gate's side of the network, until somebody takes it.
+    listeners: Mutex<Option<Listeners>>,
     /// Held by the one call that uses the shell.
     shell: Arc<tokio::sync::Mutex<()>>,
     ended: watch::Receiver<Option<String>>,
@@ -78,7 +81,8 @@ pub(super) async fn start(
     let (ours, theirs) = socket_pair().map_err(Error::host("making a socket pair"))?;
     let child = spawner.spawn(theirs).await?;
     let (reader, writer) = ours.into_split();
-    let mut handshake = Handshake { reader, writer, child, process: None };
+    let gate_ports = launch.gate_ports.clone();
+    let mut handshake = Handshake { reader, writer, child, process: None, gate_ports, listeners: None };
     let stood = timeout(SETUP_TIMEOUT, handshake.run(&session, launch)).await;
     let late = |_| {
         let (doing, cause) = ("setting up the sandbox".to_owned(), "it took too long".to_owned());
@@ -107,6 +111,8 @@ struct Handshake {
     writer: OwnedWriteHalf,
     child: Child,
     process: Option<OwnedFd>,
+    gate_ports: Option<Vec<u16>>,
+    listeners: Option<Listeners>,
 }
 
 impl Handshake {
@@ -119,7 +125,8 @@ impl Handshake {
         };
         self.writer.write_all(&wire::encode(&ToInit::Launch(Box::new(launch)))).await.map_err(broken)?;
         loop {
-            match receive(&mut self.reader).await.map_err(broken)? {
+            let mut descriptors = Vec::new();
+            match receive_with(&mut self.reader, &mut descriptors).await.map_err(broken)? {
                 FromInit::Started { pid } => {
                     let number = Pid::from_raw(pid).ok_or_else(|| broken(io::ErrorKind::InvalidData.into()))?;
                     // It may have failed already: then what went wrong is the next message.
@@ -127,6 +134,10 @@ impl Handshake {
                         self.process = Some(process);
                         session.record.write(pid)?;
                     }
+                }
+                FromInit::Listening { ipv6 } => {
+                    let ports = self.gate_ports.take().ok_or_else(|| broken(io::ErrorKind::InvalidData.into()))?;
+                    self.listeners = Some(Listeners::new(descriptors, &ports, ipv6).map_err(broken)?);
                 }
                 FromInit::Failed(failure) => return Err(remedy::not_set_up(failure)),
                 FromInit::Ready { landlock } => {
@@ -163,6 +174,7 @@ impl Handshake {
             process,
             outgoing,
             calls: Mutex::default(),
+            listeners: Mutex::new(self.listeners),
             shell: Arc::default(),
             ended,
             tasks: tasks.clone(),
@@ -178,6 +190,15 @@ async fn receive(reader: &mut OwnedReadHalf) -> io::Result<FromInit> {
     reader.read_exact(&mut header).await?;
     let mut body = vec![0; wire::frame_length(header, wire::MAX_FRAME_FROM_INIT)?];
     reader.read_exact(&mut body).await?;
+    wire::decode(&body)
+}
+
+/// The same while the fence is set up: what comes may bring descriptors. Later nobody takes in any.
+async fn receive_with(reader: &mut OwnedReadHalf, descriptors: &mut Vec<OwnedFd>) -> io::Result<FromInit> {
+    let mut header = [0; wire::HEADER];
+    listeners::read_exact(reader.as_ref(), &mut header, descriptors).await?;
+    let mut body = vec![0; wire::frame_length(header, wire::MAX_FRAME_FROM_INIT)?];
+    listeners::read_exact(reader.as_ref(), &mut body, descriptors).await?;
     wire::decode(&body)
 }
 
@@ -287,6 +308,20 @@ impl Sandbox {
     /// Whether the sandbox still runs.
     pub fn is_alive(&self) -> bool {
         self.inner.ended.borrow().is_none()
+    }
+
+    /// The gate's side of the network, for the first who asks. `None` also when the sandbox has no network.
+    pub fn take_listeners(&self) -> Option<Listeners> {
+        self.inner.listeners.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Ends when the sandbox has. It is no handle: a sandbox that only this waits for is not in use.
+    pub fn ended(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut ended = self.inner.ended.clone();
+        async move {
+            // An error means that the serving task was dropped with its runtime.
+            let _ = ended.wait_for(Option::is_some).await;
+        }
     }
 
     /// Whether there are handles beside this one.

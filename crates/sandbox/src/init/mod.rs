@@ -8,6 +8,7 @@ mod command;
 mod confine;
 mod disk;
 mod filter;
+mod network;
 mod processes;
 mod root;
 mod serve;
@@ -233,6 +234,9 @@ fn fence(launch: &Launch, socket: &UnixStream, host_namespaces: &[(String, Strin
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP).map_err(at("making a cgroup namespace"))?;
     nix::unistd::sethostname("sandbox").map_err(at("naming the host"))?;
     sys::loopback_up().map_err(at("bringing up loopback"))?;
+    if let Some(ports) = &launch.gate_ports {
+        network::hand_out_listeners(ports, socket)?;
+    }
     if !launch.identity.by_root() {
         root::build(launch)?;
     }

@@ -31,6 +31,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0018_profiles_tunnels_dreams.sql"),
     include_str!("migrations/0019_repositories.sql"),
     include_str!("migrations/0020_skills_and_outputs_of_sessions.sql"),
+    include_str!("migrations/0021_egress.sql"),
     include_str!("migrations/0022_input_requests.sql"),
 ];
 

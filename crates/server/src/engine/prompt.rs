@@ -6,9 +6,12 @@
 use rota_api::{repository::Checkout, session::Access};
 use serde::Deserialize;
 
-use crate::resources::{
-    repositories::SessionRepository,
-    skills::{self, SessionSkill},
+use crate::{
+    gate::Policy,
+    resources::{
+        repositories::SessionRepository,
+        skills::{self, SessionSkill},
+    },
 };
 
 /// What there is around the agent of a session, as far as the model is told of it.
@@ -19,6 +22,8 @@ pub(super) struct Surroundings {
     pub(super) resources: Vec<Resource>,
     /// The skills that the agent can read.
     pub(super) skills: Vec<SessionSkill>,
+    /// What its commands reach, where it has any.
+    pub(super) network: Option<Policy>,
 }
 
 /// A resource of a session, as the session shows it.
@@ -46,7 +51,7 @@ impl Surroundings {
 /// the session's as they are now: one may not be there.
 pub(super) fn system(own: Option<&str>, around: &Surroundings, repositories: &[&SessionRepository]) -> Option<String> {
     let own = own.filter(|own| !own.trim().is_empty()).map(str::to_owned);
-    let sections = [own, files(around), memory(around), cloned(repositories), skills(around)];
+    let sections = [own, files(around), memory(around), cloned(repositories), skills(around), network(around)];
     let told: Vec<String> = sections.into_iter().flatten().collect();
     (!told.is_empty()).then(|| told.join("\n\n"))
 }
@@ -109,6 +114,42 @@ fn clone(repository: &SessionRepository) -> String {
     }
 }
 
+/// Hosts of an environment that its agent is told of; of more it is told how many.
+const HOSTS_TOLD: usize = 40;
+
+/// What a worker reaches is the worker's affair.
+fn network(around: &Surroundings) -> Option<String> {
+    let protocols = "Only names, HTTP and HTTPS go out (ports 53, 80 and 443, and further ones that the operator opens): no other \
+                     UDP and no ping. Private and local addresses are not reachable.";
+    let told = match around.network.as_ref().filter(|_| !around.self_hosted)? {
+        Policy::Off => "The sandbox has no network.".to_owned(),
+        Policy::Unrestricted => format!("The sandbox reaches the internet. {protocols}"),
+        Policy::Limited { network, servers } => {
+            let mut hosts: Vec<&str> = network.allowed_hosts.iter().chain(servers).map(String::as_str).collect();
+            hosts.dedup();
+            let more = hosts.len().saturating_sub(HOSTS_TOLD);
+            hosts.truncate(HOSTS_TOLD);
+            let mut list: String = hosts.iter().flat_map(|host| ["- ", host, "\n"]).collect();
+            if more > 0 {
+                list += &format!("- {more} further hosts\n");
+            }
+            if network.allow_package_managers {
+                list += "- the public registries of pip, npm, cargo, gem, go, apt and Maven, and GitHub, GitLab and Bitbucket\n";
+            }
+            if list.is_empty() {
+                "The sandbox has no network: its environment allows no hosts.".to_owned()
+            } else {
+                format!(
+                    "The sandbox reaches these hosts and no others:\n\n{list}\nAny other host is refused: over HTTP with `Host not \
+                     in allowlist`, over HTTPS with the TLS alert \"access denied\". When a task needs one, say so: it has to be \
+                     added to `allowed_hosts` of the environment. {protocols}"
+                )
+            }
+        }
+    };
+    Some(format!("## Network\n\n{told}"))
+}
+
 /// The official worker of a self-hosted environment puts skills below the working directory of its tools, wherever that is.
 fn skills(around: &Surroundings) -> Option<String> {
     let list: String = around.skills.iter().map(|has| skill(has, around.self_hosted)).collect();
@@ -143,6 +184,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use rota_api::environment::{LimitedNetwork, Networking};
 
     fn skill(name: &str, description: &str, path: &str) -> SessionSkill {
         let [name, description, path] = [name, description, path].map(str::to_owned);
@@ -150,7 +192,8 @@ mod tests {
     }
 
     fn around(resources: serde_json::Value, skills: Vec<SessionSkill>) -> Surroundings {
-        Surroundings { self_hosted: false, resources: serde_json::from_value(resources).unwrap(), skills }
+        let resources = serde_json::from_value(resources).unwrap();
+        Surroundings { self_hosted: false, resources, skills, network: None }
     }
 
     #[test]
@@ -215,9 +258,13 @@ skills below are at `/workspace/skills/<name>/SKILL.md`, unless their entry name
 </available_skills>";
         let around = around(resources, skills);
         assert_eq!(system(Some("Be brief."), &around, &[]).unwrap(), told);
-        let (own, of_skills) = ("Be brief.\n\n", &told[told.find("## Skills").unwrap()..]);
         let at_a_worker = Surroundings { self_hosted: true, ..around };
-        assert_eq!(system(Some("Be brief."), &at_a_worker, &[]).unwrap(), format!("{own}{of_skills}"));
+        let told = system(Some("Be brief."), &at_a_worker, &[]).unwrap();
+        assert!(told.starts_with("Be brief.\n\nYou have persistent memory: "), "no files: {told}");
+        assert!(
+            told.contains("theirs replaces yours.") && told.contains(" - \"Notes\" → /mnt/memory/notes/"),
+            "{told}"
+        );
     }
 
     #[test]
@@ -239,5 +286,34 @@ skills below are at `/workspace/skills/<name>/SKILL.md`, unless their entry name
         assert!(prompt.contains("are at `skills/<name>/SKILL.md` in the working directory of your tools"), "{prompt}");
         assert!(prompt.contains("<location>skills/report-2/SKILL.md</location>"), "{prompt}");
         assert!(!prompt.contains("/workspace"), "{prompt}");
+    }
+
+    fn limited(hosts: &[&str], mcp: bool, packages: bool) -> Policy {
+        let network = Networking::Limited(LimitedNetwork {
+            allowed_hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
+            allow_mcp_servers: mcp,
+            allow_package_managers: packages,
+        });
+        Policy::new(&network, ["https://mcp.example.com"])
+    }
+
+    #[test]
+    fn an_agent_is_told_what_it_reaches() {
+        let many: Vec<String> = (0..50).map(|i| format!("h{i}.example")).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        for (policy, told) in [
+            (Policy::Off, "has no network."),
+            (Policy::Unrestricted, "reaches the internet"),
+            (limited(&[], false, false), "its environment allows no hosts"),
+            (limited(&["*.example.com"], false, false), "- *.example.com\n"),
+            (limited(&[], true, false), "- mcp.example.com\n"),
+            (limited(&[], false, true), "registries of pip"),
+            (limited(&many, false, false), "- h39.example\n- 10 further hosts\n"),
+        ] {
+            let here = Surroundings { network: Some(policy), ..around(json!([]), Vec::new()) };
+            let prompt = system(Some("Be brief."), &here, &[]).unwrap();
+            assert!(prompt.starts_with("Be brief.\n\n## Network\n\n") && prompt.contains(told), "{told}: {prompt}");
+            assert_eq!(system(None, &Surroundings { self_hosted: true, ..here }, &[]), None);
+        }
     }
 }

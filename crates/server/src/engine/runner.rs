@@ -3,11 +3,12 @@
 use std::{sync::Arc, time::Duration};
 
 use rota_api::{
-    agent::{ThreadAgent, needs_network},
+    agent::{BuiltInTool, Multiagent, SessionAgent, ThreadAgent, built_in, needs_network},
+    environment::{EnvironmentConfig, LimitedNetwork, Networking},
     event::{EventBody, ModelUsage, RetryStatus, SessionError, SessionErrorType, StopReason, ThreadName},
     id::EventId,
 };
-use rota_sandbox::ToolOutput;
+use rota_sandbox::{Sandbox, ToolOutput};
 use serde_json::json;
 use tokio::time::sleep;
 use tracing::Instrument;
@@ -26,6 +27,7 @@ use crate::{
     closed::Closed,
     db::{Row, Tx, vals},
     error::{Error, Result},
+    gate::Policy,
     hub::Watcher,
     limits,
     model::Usage,
@@ -59,6 +61,8 @@ pub(super) struct Runner<'a> {
     /// Where the session's files are.
     files: Files,
     pub(super) mounts: Mounts,
+    /// What its sandbox reaches.
+    network: Policy,
     /// The result of a call that is not in the log yet. It outlives this runner, when the database is away.
     finished: &'a mut Option<EventBody>,
     at_work: &'a Arc<Places>,
@@ -89,8 +93,9 @@ impl<'a> Runner<'a> {
     ) -> Result<(), Left> {
         let place = Some(at_work.take(&lease.workspace).await);
         let inner = lease.clone();
-        let Loaded { agent, around, repositories, self_hosted, unattended, home } =
-            app.db.read(move |tx| load(tx, &inner)).await?;
+        let gate = app.clone();
+        let loaded = app.db.read(move |tx| load(tx, &inner, |of_session| gate.gate.policy(of_session))).await?;
+        let Loaded { agent, around, repositories, self_hosted, unattended, home, network } = loaded;
         let watcher = app.hub.watch(&lease.session);
         let state = State::default();
         let files = match home {
@@ -113,6 +118,7 @@ impl<'a> Runner<'a> {
             recovering,
             files,
             mounts,
+            network,
             finished,
             at_work,
             place,
@@ -354,10 +360,11 @@ impl<'a> Runner<'a> {
         }
         self.place = None;
         let Lease { workspace, session, .. } = self.lease;
-        let (mounts, sandboxes) = (&mut self.mounts, &self.app.sandboxes);
+        let (mounts, sandboxes, network) = (&mut self.mounts, &self.app.sandboxes, &self.network);
         let calling = async {
             mounts.before_call().await.map_err(NotRun::Mount)?;
-            let called = sandboxes.call(workspace, session, call.id.as_ref(), &tool).await;
+            let opened = |sandbox: &Sandbox| self.app.gate.attend(sandbox, workspace, session, network);
+            let called = sandboxes.call(workspace, session, call.id.as_ref(), &tool, opened).await;
             called.map_err(NotRun::Sandbox)
         };
         let ran = tokio::select! {
@@ -539,6 +546,13 @@ fn closing_result(id: &EventId, closing: Closing, moved: bool) -> EventBody {
     EventBody::AgentToolResult { tool_use_id: id.clone(), content, is_error: true }
 }
 
+/// A network without hosts.
+const NOTHING: Networking = Networking::Limited(LimitedNetwork {
+    allowed_hosts: Vec::new(),
+    allow_mcp_servers: false,
+    allow_package_managers: false,
+});
+
 /// What a runner knows of a session from the start.
 struct Loaded {
     agent: ThreadAgent,
@@ -550,20 +564,43 @@ struct Loaded {
     unattended: bool,
     /// The server that has its files.
     home: Option<String>,
+    /// What its sandbox reaches.
+    network: Policy,
 }
 
-fn load(tx: &mut Tx<'_>, lease: &Lease) -> Result<Loaded> {
+/// `permitted` is what the server permits of what the environment does.
+fn load(tx: &mut Tx<'_>, lease: &Lease, permitted: impl Fn(Policy) -> Policy) -> Result<Loaded> {
     let skills = skills::of_session(tx, &lease.session)?;
     let found = tx.one(
-        "SELECT coalesce(s.agent, v.snapshot), s.self_hosted, s.home, s.deployment_id, s.resources FROM sessions s
+        "SELECT coalesce(s.agent, v.snapshot), s.self_hosted, s.home, s.deployment_id, s.resources, s.network,
+             CASE WHEN s.network IS NULL THEN e.config END
+         FROM sessions s
          JOIN agent_versions v ON v.agent_id = s.agent_id AND v.version = s.agent_version
+         LEFT JOIN environments e ON e.workspace_id = s.workspace_id AND e.id = s.environment_id
          WHERE s.workspace_id = $1 AND s.id = $2",
         vals![&lease.workspace, &lease.session],
         |row| {
-            let agent: ThreadAgent = row.json(0)?;
+            let SessionAgent { primary: agent, multiagent } = row.json(0)?;
             let self_hosted = row.int(1)? == 1;
-            let around = Surroundings { self_hosted, resources: row.json(4)?, skills: skills.clone() };
+            let networking = match row.opt_json(5)? {
+                Some(networking) => networking,
+                // A session of an earlier version, and perhaps of an environment that is gone.
+                None => row
+                    .opt_json::<EnvironmentConfig>(6)?
+                    .and_then(|config| config.networking().cloned())
+                    .unwrap_or(NOTHING),
+            };
+            let members = multiagent.iter().flat_map(Multiagent::agents);
+            let servers = agent.mcp_servers.iter().chain(members.flat_map(|member| &member.mcp_servers));
+            let network = permitted(Policy::new(&networking, servers.map(|server| server.url.as_str())));
+            let around = Surroundings {
+                self_hosted,
+                resources: row.json(4)?,
+                skills: skills.clone(),
+                network: built_in(&agent.tools, BuiltInTool::Bash).map(|_| network.clone()),
+            };
             Ok(Loaded {
+                network,
                 agent,
                 around,
                 repositories: Vec::new(),

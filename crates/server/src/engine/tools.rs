@@ -10,8 +10,9 @@ use serde_json::{json, value::RawValue};
 use super::fold::Call;
 use crate::{error::Result, model::ToolDefinition};
 
-/// What the two web tools answer: this server's sandboxes reach no network.
-const NO_NETWORK: &str = "This server gives agents no network access: web_fetch and web_search are not available here.";
+/// What the two web tools answer.
+const NO_WEB_TOOLS: &str =
+    "This server does not search or fetch pages: web_fetch and web_search are not available here.";
 
 /// The tools of an agent, built-in ones first, always in the same order. Those that need a network are not offered: they
 /// are the server's also where a worker of the user runs the others.
@@ -60,7 +61,7 @@ pub(super) fn parse(call: &Call) -> Result<Option<ToolCall>, String> {
 
 /// The answer of a tool that the server answers itself.
 pub(super) fn answer_of_the_server(call: &Call) -> EventBody {
-    result(call, NO_NETWORK, true)
+    result(call, NO_WEB_TOOLS, true)
 }
 
 /// The result of a call. Models' APIs refuse a text that is blank, so there is always something in it.

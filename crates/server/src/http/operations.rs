@@ -12,8 +12,8 @@ use http::Method;
 use crate::{
     app::App,
     resources::{
-        agents, api_keys, archiving, credentials, deployment_runs, deployments, dreams, environment_keys, environments,
-        files,
+        agents, api_keys, archiving, credentials, deployment_runs, deployments, dreams, egress, environment_keys,
+        environments, files,
         memory_stores::{self, memories, versions},
         models, organization, run_outcomes, schedules,
         sessions::{self, events, resources as session_resources},
@@ -110,6 +110,7 @@ pub fn operations() -> Vec<Operation> {
         call(REVOKE, Workspace, Optional, environment_keys::revoke),
         get("/rota/v1/schedules/preview", Workspace, Optional, schedules::preview),
         get("/rota/v1/sessions/{session_id}", Workspace, Optional, sessions::warnings::retrieve),
+        get("/rota/v1/sessions/{session_id}/egress", Workspace, Optional, egress::list),
         get("/rota/v1/tunnels/{tunnel_id}", Workspace, Optional, tunnels::status),
         get("/rota/v1/webhook_endpoints", Workspace, Optional, webhook_endpoints::list),
         post("/rota/v1/webhook_endpoints", Workspace, Optional, webhook_endpoints::create),

@@ -9,6 +9,7 @@ use rota_api::{
 };
 
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use crate::{
     app::App,
@@ -191,6 +192,8 @@ pub struct Kind {
     pub is_self_hosted: bool,
     /// Whether its network keeps nothing out that an agent may name.
     pub is_open: bool,
+    /// What a sandbox of this server reaches, as JSON.
+    pub network: Option<String>,
 }
 
 impl Kind {
@@ -204,12 +207,14 @@ impl Kind {
         struct Tags<'a> {
             r#type: &'a str,
             #[serde(borrow)]
-            networking: Option<Tag<'a>>,
+            networking: Option<&'a RawValue>,
         }
-        let tags: Tags<'_> = serde_json::from_str(config)?;
+        let Tags { r#type, networking } = serde_json::from_str(config)?;
+        let network: Option<Tag<'_>> = networking.map(|raw| serde_json::from_str(raw.get())).transpose()?;
         Ok(Self {
-            is_self_hosted: tags.r#type == "self_hosted",
-            is_open: tags.networking.is_none_or(|networking| networking.r#type == "unrestricted"),
+            is_self_hosted: r#type == "self_hosted",
+            is_open: network.is_none_or(|network| network.r#type == "unrestricted"),
+            network: networking.map(|raw| raw.get().to_owned()),
         })
     }
 }

@@ -7,6 +7,8 @@ pub mod credentials;
 pub mod deployment_runs;
 pub mod deployments;
 pub mod dreams;
+pub mod egress;
+pub mod egress_log;
 pub mod environment_keys;
 pub mod environments;
 pub mod files;

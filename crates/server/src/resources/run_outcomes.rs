@@ -24,10 +24,11 @@ use crate::{
 
 /// `GET /rota/v1/deployment_runs/{deployment_run_id}`.
 pub async fn retrieve(State(app): State<App>, caller: Caller, Path(id): Path<String>) -> Result<Json<RunWithOutcome>> {
-    app.db.read(move |tx| get(tx, &caller.workspace, &id)).await.map(Json)
+    let has_network = app.config.network.enabled;
+    app.db.read(move |tx| get(tx, &caller.workspace, &id, has_network)).await.map(Json)
 }
 
-fn get(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<RunWithOutcome> {
+fn get(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, has_network: bool) -> Result<RunWithOutcome> {
     let run = deployment_runs::get(tx, workspace, id)?;
     let session = match &run.session_id {
         Some(id) => sessions::find(tx, workspace, id.as_ref())?,
@@ -35,7 +36,7 @@ fn get(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<RunWithOutc
     };
     let (session, warnings) = match session {
         Some(session) => {
-            let warnings = sessions::warnings::of_session(tx, workspace, &session)?;
+            let warnings = sessions::warnings::of_session(tx, workspace, &session, has_network)?;
             (Some(outcome(tx, workspace, &session)?), warnings)
         }
         None => (None, Vec::new()),

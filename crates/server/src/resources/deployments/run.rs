@@ -223,6 +223,7 @@ fn insert_session(
         }
         key = Some(of);
     }
+    let environment = target.environment.as_ref();
     let id = sessions::insert(
         tx,
         &sessions::NewSession {
@@ -230,7 +231,8 @@ fn insert_session(
             agent: &target.agent,
             changed_agent: None,
             environment: &target.environment_id,
-            self_hosted: target.environment.as_ref().is_some_and(|environment| environment.kind.is_self_hosted),
+            self_hosted: environment.is_some_and(|environment| environment.kind.is_self_hosted),
+            network: environment.and_then(|environment| environment.kind.network.as_deref()),
             deployment: Some(&target.id),
             title: Some(&target.name),
             metadata: "{}",

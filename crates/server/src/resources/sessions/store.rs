@@ -243,6 +243,8 @@ pub struct NewSession<'a> {
     pub environment: &'a EnvironmentId,
     /// Whether they run at a worker of the user.
     pub self_hosted: bool,
+    /// What a sandbox of this server reaches, as JSON.
+    pub network: Option<&'a str>,
     /// The deployment that starts it.
     pub deployment: Option<&'a DeploymentId>,
     /// A title for people.
@@ -278,8 +280,9 @@ pub fn insert(tx: &mut Tx<'_>, new: &NewSession<'_>) -> Result<SessionId> {
     tx.add(
         "INSERT INTO sessions (id, workspace_id, agent_id, agent_version, agent, environment_id, deployment_id, title,
              metadata, resources, vault_ids, outcomes, status, active_micros, running_since, next_seq, next_input, runnable_at,
-             lease_epoch, created_at, updated_at, log_bytes, request_id, self_hosted)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, 0, $14, 1, $15, $14, 0, $16, $16, 0, $17, $18)",
+             lease_epoch, created_at, updated_at, log_bytes, request_id, self_hosted,
+             network)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, 0, $14, 1, $15, $14, 0, $16, $16, 0, $17, $18, $19)",
         vals![
             &id,
             new.workspace,
@@ -298,7 +301,8 @@ pub fn insert(tx: &mut Tx<'_>, new: &NewSession<'_>) -> Result<SessionId> {
             events.len() as i64 + 1,
             now,
             request.as_deref(),
-            i64::from(new.self_hosted)
+            i64::from(new.self_hosted),
+            new.network
         ],
     )?;
     if status == Status::Running {

@@ -25,10 +25,11 @@ pub async fn retrieve(
     caller: Caller,
     Path(SessionRef(id)): Path<SessionRef>,
 ) -> Result<Json<SessionWithWarnings>> {
+    let has_network = app.config.network.enabled;
     app.db
         .read(move |tx| {
             let session = get(tx, &caller.workspace, &id)?;
-            let warnings = of_session(tx, &caller.workspace, &session)?;
+            let warnings = of_session(tx, &caller.workspace, &session, has_network)?;
             Ok(SessionWithWarnings { session, warnings })
         })
         .await
@@ -36,13 +37,18 @@ pub async fn retrieve(
 }
 
 /// What a session lacks.
-pub fn of_session(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &Session) -> Result<Vec<Warning>> {
+pub fn of_session(
+    tx: &mut Tx<'_>,
+    workspace: &WorkspaceId,
+    session: &Session,
+    has_network: bool,
+) -> Result<Vec<Warning>> {
     let agent: SessionAgent = serde_json::from_str(session.agent.get())?;
     let environment = environments::config(tx, workspace, session.environment_id.as_ref())?;
     let outcomes: Vec<IgnoredAny> = serde_json::from_str(session.outcome_evaluations.get())?;
     let vaults: Vec<String> = serde_json::from_str(session.vault_ids.get())?;
     let has_variables = credentials::are_variables_in(tx, workspace, &vaults)?;
-    let mut warnings = warnings(&agent, environment.as_ref(), !outcomes.is_empty(), has_variables);
+    let mut warnings = warnings(&agent, environment.as_ref(), !outcomes.is_empty(), has_variables, has_network);
     let skipped = repositories::skipped_skills(tx, workspace, &session.id)?;
     if !skipped.is_empty() {
         let message = format!("skills of repositories are not announced: {}", skipped.join("; "));
@@ -57,12 +63,13 @@ pub fn of_session(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &Session) -
 }
 
 /// Pure: what a session of `agent` lacks. `environment` is `None` once it is deleted; `has_variables` says that a vault has
-/// credentials of the type `environment_variable`.
+/// credentials of the type `environment_variable`, `has_network` that the operator lets sandboxes have one.
 fn warnings(
     agent: &SessionAgent,
     environment: Option<&EnvironmentConfig>,
     has_outcomes: bool,
     has_variables: bool,
+    has_network: bool,
 ) -> Vec<Warning> {
     let mut warnings = Vec::new();
     let mut warn = |wanted: bool, code, message: &str| {
@@ -84,7 +91,7 @@ fn warnings(
     warn(
         BuiltInTool::WEB.into_iter().any(|tool| built_in(&primary.tools, tool).is_some()),
         "web_tools_not_offered",
-        "this server gives agents no network access: the model is not offered web_fetch and web_search",
+        "this server does not search or fetch pages: the model is not offered web_fetch and web_search",
     );
     match environment {
         Some(EnvironmentConfig::Cloud(CloudConfig { networking, packages })) => {
@@ -95,9 +102,9 @@ fn warnings(
             );
             let none = Networking::Limited(LimitedNetwork::default());
             warn(
-                *networking != none,
+                !has_network && *networking != none,
                 "network_not_available",
-                "sandboxes of this server have no network, whatever the environment allows",
+                "sandboxes of this server have no network, whatever the environment allows: its operator has switched it off",
             );
         }
         Some(EnvironmentConfig::SelfHosted(_)) | None => {}
@@ -110,7 +117,7 @@ fn warnings(
     warn(
         has_variables,
         "environment_variables_not_injected",
-        "sandboxes of this server have no network, so the variables of the session's vaults are not set in them",
+        "this server puts no secrets into requests of sandboxes, so the variables of the session's vaults are not set in them",
     );
     warnings
 }
@@ -146,7 +153,7 @@ mod tests {
             serde_json::from_value::<EnvironmentConfig>(whole).unwrap()
         };
         let check = |agent: &SessionAgent, environment: Option<EnvironmentConfig>, has_outcomes, expect: &[&str]| {
-            let warnings = warnings(agent, environment.as_ref(), has_outcomes, false);
+            let warnings = warnings(agent, environment.as_ref(), has_outcomes, false, true);
             assert_eq!(warnings.iter().map(|warning| warning.code).collect::<Vec<_>>(), expect);
         };
         let plain = agent(&json!({}));
@@ -169,9 +176,13 @@ mod tests {
         check(&mcp, Some(cloud(json!({}))), false, &["mcp_servers_not_called"]);
         check(&roster, Some(cloud(json!({}))), false, &["roster_not_started"]);
         check(&plain, Some(cloud(packages)), false, &["packages_not_installed"]);
-        let open = json!({"networking": {"type": "unrestricted"}});
-        check(&plain, Some(cloud(open)), true, &["network_not_available", "outcomes_not_graded"]);
-        let variables = super::warnings(&plain, Some(&cloud(json!({}))), false, true);
+        let open = cloud(json!({"networking": {"type": "unrestricted"}}));
+        check(&plain, Some(open.clone()), true, &["outcomes_not_graded"]);
+        for (environment, expect) in [(open, &["network_not_available"][..]), (cloud(json!({})), &[])] {
+            let off = super::warnings(&plain, Some(&environment), false, false, false);
+            assert_eq!(off.iter().map(|warning| warning.code).collect::<Vec<_>>(), expect);
+        }
+        let variables = super::warnings(&plain, Some(&cloud(json!({}))), false, true, true);
         assert_eq!(
             variables.iter().map(|warning| warning.code).collect::<Vec<_>>(),
             ["environment_variables_not_injected"]

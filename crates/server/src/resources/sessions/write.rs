@@ -63,6 +63,7 @@ pub(super) fn create(
     if is_rate_limited(tx, workspace, policy.sessions_per_minute)? {
         return Err(Error::RateLimited(policy.sessions_per_minute));
     }
+    let network = environment.networking().map(serde_json::to_string).transpose()?;
     let id = insert(
         tx,
         &NewSession {
@@ -71,6 +72,7 @@ pub(super) fn create(
             changed_agent: changed_agent.as_deref(),
             environment: &environment_id,
             self_hosted: environment.is_self_hosted(),
+            network: network.as_deref(),
             deployment: None,
             title: new.title.as_deref(),
             metadata: &serde_json::to_string(&new.metadata)?,
@@ -247,6 +249,7 @@ pub(super) fn delete(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Resu
     {
         tx.execute(&format!("DELETE FROM {table} WHERE session_id = $1"), vals![id])?;
     }
+    tx.execute("DELETE FROM egress WHERE workspace_id = $1 AND session_id = $2", vals![workspace, id])?;
     crate::resources::files::remove_of_session(tx, workspace, &session.id)?;
     files_are_to_go(tx, workspace, id)?;
     work_queue::remove(tx, workspace, id)?;

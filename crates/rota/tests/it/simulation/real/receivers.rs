@@ -24,6 +24,10 @@ pub struct Receivers {
     endpoints: [String; 2],
 }
 
+async fn set(api: &Api, endpoint: &str, state: &str) {
+    api.post(endpoint, json!({ "state": state })).await;
+}
+
 impl Receivers {
     pub async fn start(api: &Api) -> Self {
         let (steady, moody) = (Receiver::start().await, Receiver::start().await);
@@ -38,13 +42,9 @@ impl Receivers {
             0 => self.moody.replies(Reply::Status(200, "")),
             1..=2 => self.moody.replies(Reply::Status(500, "")),
             3 => self.moody.replies(Reply::Redirect("http://127.0.0.1:1/".to_owned())),
-            4 => self.set(api, "disabled").await,
-            _ => self.set(api, "enabled").await,
+            4 => set(api, &self.endpoints[1], "disabled").await,
+            _ => set(api, &self.endpoints[1], "enabled").await,
         }
-    }
-
-    async fn set(&self, api: &Api, state: &str) {
-        api.post(&self.endpoints[1], json!({ "state": state })).await;
     }
 
     /// What is not sent any more is of an endpoint that is disabled, or has failed.
@@ -55,14 +55,16 @@ impl Receivers {
         if stuck.is_empty() { Ok(()) } else { Err(format!("nobody sends {stuck:?}")) }
     }
 
-    /// Both are well again. Then each event of `runs` has arrived at the steady one, and whatever was for the other one
+    /// Both are well again, and what is pending is due, also where the clock was set back since. Then each event of `runs` has arrived at the steady one, and whatever was for the other one
     /// has arrived or is seen to have failed.
     pub async fn end(mut self, rota: &Rota, runs: &[Value]) -> Result<(), String> {
         self.check(rota).await?;
         let api = &rota.api;
         self.moody.replies(Reply::Status(200, ""));
-        self.set(api, "disabled").await;
-        self.set(api, "enabled").await;
+        for endpoint in &self.endpoints {
+            set(api, endpoint, "disabled").await;
+            set(api, endpoint, "enabled").await;
+        }
         for endpoint in &self.endpoints {
             let pending = format!("{endpoint}/deliveries?state=pending&limit=1");
             let none = api.once(&pending, |page| page["data"].as_array().unwrap().is_empty());
