@@ -21,7 +21,7 @@ use std::{
     collections::{HashMap, HashSet},
     fs,
     hash::{BuildHasher, Hasher, RandomState},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -59,12 +59,26 @@ const WANTED: [&str; 2] = ["session.status_run_started", "session.status_idled"]
 /// What every session does, one shell block each: it notes that it was here, and stays long enough to be killed there.
 const BLOCKS: [&str; 2] = ["echo first >> ran && sleep 0.05", "echo second >> ran && sleep 0.05"];
 
+/// Random numbers that differ each time, of a seed that the test prints.
+fn random() -> Random {
+    let seed = RandomState::new().build_hasher().finish();
+    println!("seed {seed}");
+    Random(seed)
+}
+
+/// A server that has been started in `folder`, and who calls it.
+async fn at_work(folder: &Path) -> (Server, process::Client) {
+    let mut server = Server::new(folder, &[]);
+    let key = create_key(folder, &[]);
+    server.start().await;
+    let client = process::Client::new(server.address, key);
+    (server, client)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_acknowledged_survives_kills_and_nothing_is_done_twice() {
     adopt_orphans();
-    let seed = RandomState::new().build_hasher().finish();
-    println!("seed {seed}");
-    let mut random = Random(seed);
+    let mut random = random();
     let folder = tempfile::tempdir().expect("a temporary folder");
     let config = folder.path().join("rota.toml");
     fs::write(&config, "[webhooks]\nallow_private = true\n").expect("a configuration");

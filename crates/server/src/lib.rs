@@ -147,12 +147,6 @@ pub async fn serve_offer(offer: Offer, config: Config, clock: Clock) -> Result<S
         })
         .await?;
     let tasks = TaskTracker::new();
-    if config.runs_sessions()
-        && !config.git.hosts.is_empty()
-        && let git::Probe::Missing(missing) = git::probe().await
-    {
-        tracing::warn!("sessions that mount a repository go on without it: {missing}");
-    }
     let app = App::new(Inner {
         organization_header: HeaderValue::from_str(&organization).map_err(Error::internal)?,
         node,
@@ -184,6 +178,9 @@ pub async fn serve_offer(offer: Offer, config: Config, clock: Clock) -> Result<S
     app.spawn(app.gate.write_log(egress_log));
     if app.config.runs_sessions() {
         app.spawn(dreams::run(app.clone()));
+        if !app.config.git.hosts.is_empty() {
+            app.spawn(tell_of_missing_git());
+        }
     }
     if app.config.roles.has(Role::Webhooks) {
         app.spawn(webhooks::run(app.clone()));
@@ -317,6 +314,13 @@ fn sandbox_config(config: &Config) -> rota_sandbox::Config {
     sandbox.limits.cpus = settings.cpus;
     sandbox.limits.disk_bytes = settings.disk_mib * MIB;
     sandbox
+}
+
+/// Says once that repositories cannot be cloned on this machine. The start does not wait for it.
+async fn tell_of_missing_git() {
+    if let git::Probe::Missing(missing) = git::probe().await {
+        tracing::warn!("sessions that mount a repository go on without it: {missing}");
+    }
 }
 
 /// The TCP ports of the gate, where sandboxes have a network.

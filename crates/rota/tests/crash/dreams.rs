@@ -9,7 +9,11 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use crate::process::{Client, PATIENCE, Random, Server, create_key, text};
+use crate::{
+    at_work,
+    process::{Client, PATIENCE, text},
+    random,
+};
 
 /// The most kills; there are fewer when all dreams have ended before.
 const KILLS: usize = 16;
@@ -22,13 +26,10 @@ const DREAMING: (&str, &str) = ("anthropic-beta", "dreaming-2026-04-21");
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dream_goes_on_or_ends_as_it_says_when_the_server_is_killed_and_writes_once() {
-    let mut random = Random(std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0));
-    println!("seed {}", random.0);
+    let mut random = random();
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let mut server = Server::new(folder.path(), &[]);
-    let key = create_key(folder.path(), &[]);
-    server.start().await;
-    let yard = Yard::create(Client::new(server.address, key)).await;
+    let (mut server, client) = at_work(folder.path()).await;
+    let yard = Yard::create(client).await;
     let mut kills = 0;
     while kills < KILLS && yard.is_one_at_work().await {
         sleep(Duration::from_micros(random.below(AIM_MICROS))).await;

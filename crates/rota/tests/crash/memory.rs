@@ -16,7 +16,11 @@ use ring::digest::{SHA256, digest};
 use serde_json::{Value, json};
 use tokio::{task::JoinSet, time::sleep};
 
-use crate::process::{Client, PATIENCE, Random, Server, create_key, text};
+use crate::{
+    at_work,
+    process::{Client, PATIENCE, Random, text},
+    random,
+};
 
 const KILLS: usize = 12;
 /// How long a server lives at least, and how much longer at most, in milliseconds.
@@ -34,13 +38,9 @@ const RETRY: Duration = Duration::from_millis(10);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_version_that_was_acknowledged_is_lost_when_the_server_is_killed() {
-    let mut random = Random(std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0));
-    println!("seed {}", random.0);
+    let mut random = random();
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let mut server = Server::new(folder.path(), &[]);
-    let key = create_key(folder.path(), &[]);
-    server.start().await;
-    let client = Client::new(server.address, key);
+    let (mut server, client) = at_work(folder.path()).await;
     let store = client.post("/v1/memory_stores", &json!({"name": "notes"})).await;
     let sessions = sessions(&client, &store).await;
     let shared = Arc::new(Shared {

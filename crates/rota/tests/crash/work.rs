@@ -15,7 +15,11 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::{task::JoinSet, time::sleep};
 
-use crate::process::{Client, PATIENCE, Random, Server, create_key, text};
+use crate::{
+    at_work,
+    process::{Client, PATIENCE, text},
+    random,
+};
 
 const SESSIONS: usize = 40;
 const WORKERS: usize = 6;
@@ -32,13 +36,9 @@ const TRIES: Duration = Duration::from_secs(20);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_call_of_a_worker_is_run_twice_and_no_work_is_lost_when_the_server_is_killed() {
-    let mut random = Random(std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0));
-    println!("seed {}", random.0);
+    let mut random = random();
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let mut server = Server::new(folder.path(), &[]);
-    let key = create_key(folder.path(), &[]);
-    server.start().await;
-    let client = Client::new(server.address, key);
+    let (mut server, client) = at_work(folder.path()).await;
     let yard = Arc::new(Yard::create(client).await);
     let mut workers = JoinSet::new();
     for _ in 0..WORKERS {

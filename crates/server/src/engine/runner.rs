@@ -51,7 +51,6 @@ pub(super) struct Runner<'a> {
     pub(super) agent: ThreadAgent,
     /// What the model is told of beside the agent's own instructions.
     pub(super) around: Surroundings,
-    pub(super) self_hosted: bool,
     /// Whether a deployment started the session, so that nobody may be there to send a message again.
     pub(super) unattended: bool,
     pub(super) state: State,
@@ -95,7 +94,7 @@ impl<'a> Runner<'a> {
         let inner = lease.clone();
         let gate = app.clone();
         let loaded = app.db.read(move |tx| load(tx, &inner, |of_session| gate.gate.policy(of_session))).await?;
-        let Loaded { agent, around, repositories, self_hosted, unattended, home, network } = loaded;
+        let Loaded { agent, around, repositories, unattended, home, network } = loaded;
         let watcher = app.hub.watch(&lease.session);
         let state = State::default();
         let files = match home {
@@ -111,7 +110,6 @@ impl<'a> Runner<'a> {
             lease,
             agent,
             around,
-            self_hosted,
             unattended,
             state,
             watcher,
@@ -132,7 +130,7 @@ impl<'a> Runner<'a> {
         // The one that set the session to work, then that of what was taken up last.
         let mut request = lease.request.clone();
         loop {
-            let action = next(&runner.state, beside.surroundings(runner.recovering, runner.self_hosted));
+            let action = next(&runner.state, beside.surroundings(runner.recovering, runner.around.self_hosted));
             runner.recovering &= matches!(action, Action::Close(_));
             let slack = limits::LARGE_LOG_BYTES.max(counted / 4);
             if matches!(action, Action::Ask) && runner.bytes(&beside) > counted + slack {
@@ -299,7 +297,7 @@ impl<'a> Runner<'a> {
 
     /// Whether a worker of the user runs a built-in tool. Those that need a network are the server's everywhere.
     pub(super) fn is_of_a_worker(&self, tool: &str) -> bool {
-        self.self_hosted && !needs_network(tool)
+        self.around.self_hosted && !needs_network(tool)
     }
 
     /// Whether the model was asked nothing yet in this turn.
@@ -558,8 +556,6 @@ struct Loaded {
     agent: ThreadAgent,
     around: Surroundings,
     repositories: Vec<SessionRepository>,
-    /// Whether its tools run at a worker of the user.
-    self_hosted: bool,
     /// Whether a deployment started it.
     unattended: bool,
     /// The server that has its files.
@@ -581,7 +577,6 @@ fn load(tx: &mut Tx<'_>, lease: &Lease, permitted: impl Fn(Policy) -> Policy) ->
         vals![&lease.workspace, &lease.session],
         |row| {
             let SessionAgent { primary: agent, multiagent } = row.json(0)?;
-            let self_hosted = row.int(1)? == 1;
             let networking = match row.opt_json(5)? {
                 Some(networking) => networking,
                 // A session of an earlier version, and perhaps of an environment that is gone.
@@ -594,7 +589,7 @@ fn load(tx: &mut Tx<'_>, lease: &Lease, permitted: impl Fn(Policy) -> Policy) ->
             let servers = agent.mcp_servers.iter().chain(members.flat_map(|member| &member.mcp_servers));
             let network = permitted(Policy::new(&networking, servers.map(|server| server.url.as_str())));
             let around = Surroundings {
-                self_hosted,
+                self_hosted: row.int(1)? == 1,
                 resources: row.json(4)?,
                 skills: skills.clone(),
                 network: built_in(&agent.tools, BuiltInTool::Bash).map(|_| network.clone()),
@@ -604,7 +599,6 @@ fn load(tx: &mut Tx<'_>, lease: &Lease, permitted: impl Fn(Policy) -> Policy) ->
                 agent,
                 around,
                 repositories: Vec::new(),
-                self_hosted,
                 unattended: row.opt_text(3)?.is_some(),
                 home: row.opt_text(2)?,
             })
