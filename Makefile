@@ -25,7 +25,7 @@ check:
 	deny=$$(tests/setup --print-cargo-deny) && $$deny check licenses bans sources || [ $$? = 77 ]
 	rm -f target/statements
 	ROTA_STATEMENTS=$(CURDIR)/target/statements cargo test --workspace
-	cargo test -p rota --test it large_files:: $(if $(NO_DISKS),,full_disk::) -- --ignored
+	cargo test -p rota --test it -- --ignored large_files:: $(if $(NO_DISKS),,full_disk::)
 
 # While working: format, lints, and the tests beside the code.
 quick:
