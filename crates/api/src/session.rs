@@ -423,7 +423,7 @@ impl AddResource {
     pub fn read(o: &mut Object<'_>) -> Decoded<Self> {
         o.speak(Dialect::Sessions);
         let r#type = o.required("type")?.text(1, 128)?;
-        if r#type != "file" {
+        if ResourceKind::from_name(&r#type) != Some(ResourceKind::File) {
             let message = format!("Failed to parse request: type: \"{type}\" is not a valid value");
             return Err(Invalid::request(message));
         }
@@ -499,20 +499,31 @@ pub fn read_resources(node: Option<Node<'_>>) -> Decoded<Vec<Resource>> {
     Ok(resources)
 }
 
-const RESOURCES: [&str; 3] = ["file", "github_repository", "memory_store"];
+names! {
+    /// What can be mounted into a session.
+    ResourceKind {
+        /// A file, below the uploads.
+        "file" => File,
+        /// A clone of a repository.
+        "github_repository" => GithubRepository,
+        /// The memories of a store.
+        "memory_store" => MemoryStore,
+    }
+}
 
 fn read_resource(node: &Node<'_>) -> Decoded<Resource> {
-    let tag = node.tag_of(&RESOURCES)?;
+    let tag = node.tag_of(ResourceKind::NAMES)?;
+    let kind = ResourceKind::from_name(tag).ok_or_else(|| node.wrong_tag(tag))?;
     node.of_kind(tag).object(|o| {
         o.tagged();
-        match tag {
-            "file" => {
+        match kind {
+            ResourceKind::File => {
                 let file_id = o.required("file_id")?.text(1, 128)?;
                 let mount_path = read_mount_path(o, &file_id)?.0;
                 Ok(Resource::File { file_id, mount_path })
             }
-            "github_repository" => Repository::read(o).map(Resource::GithubRepository),
-            _ => Ok(Resource::MemoryStore {
+            ResourceKind::GithubRepository => Repository::read(o).map(Resource::GithubRepository),
+            ResourceKind::MemoryStore => Ok(Resource::MemoryStore {
                 memory_store_id: o.required("memory_store_id")?.text(1, 128)?,
                 access: o.kept("access", Access::decode)?,
                 instructions: o.optional("instructions").map(|n| n.text(0, MAX_INSTRUCTIONS)).transpose()?,

@@ -38,8 +38,8 @@ tokio::task_local! {
 }
 
 /// Handles the request `id`: what it writes knows that, and so does the log of what comes of it.
-pub async fn of_request<F: Future>(id: &str, handling: F) -> F::Output {
-    REQUEST.scope(id.into(), handling).await
+pub fn of_request<F: Future>(id: &str, handling: F) -> impl Future<Output = F::Output> + use<F> {
+    REQUEST.scope(id.into(), handling)
 }
 
 /// The id of the request that is handled; none for what the server does by itself.

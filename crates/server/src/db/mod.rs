@@ -202,7 +202,8 @@ impl Db {
         match &self.store {
             Store::Sqlite(readers) => readers.lookup(&self.clock, sql, params, map),
             Store::Postgres(_, lookups) => {
-                let row = lookups.one(sql, params).await?;
+                // Apart: where it is not used, each request would carry the room that it needs.
+                let row = Box::pin(lookups.one(sql, params)).await?;
                 row.map(|row| map(&Row::postgres(&row))).transpose()
             }
         }

@@ -141,11 +141,12 @@ pub(super) fn not_http(app: &App, status: u16) -> Vec<u8> {
 }
 
 /// The answer, also when what makes it panics.
-async fn caught(answering: impl Future<Output = Response>) -> Response {
-    let answered = AssertUnwindSafe(answering).catch_unwind().await;
-    answered.unwrap_or_else(|panic| {
-        let said = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
-        Error::internal(format!("a handler panicked: {}", said.unwrap_or("no message"))).into_response()
+fn caught(answering: impl Future<Output = Response>) -> impl Future<Output = Response> {
+    AssertUnwindSafe(answering).catch_unwind().map(|answered| {
+        answered.unwrap_or_else(|panic| {
+            let said = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+            Error::internal(format!("a handler panicked: {}", said.unwrap_or("no message"))).into_response()
+        })
     })
 }
 
@@ -285,7 +286,8 @@ async fn answer(
         return Ok(next.run(Request::from_parts(parts, body)).await);
     }
     let coding = Coding::of(&parts.headers)?;
-    let (bytes, _place) = app.intake.read(admission.workspace(), body, coding).await?;
+    // Apart, so that what is made for each request has no room for it.
+    let (bytes, _place) = Box::pin(app.intake.read(admission.workspace(), body, coding)).await?;
     parts.extensions.insert(admission);
     Ok(next.run(Request::from_parts(parts, bytes.into())).await)
 }

@@ -271,7 +271,7 @@ pub async fn authenticate(db: &Db, headers: &HeaderMap) -> Result<Admission> {
     let as_key = headers.contains_key("x-api-key");
     let unknown = Error::Unauthenticated(if as_key { "invalid x-api-key" } else { "Invalid bearer token" });
     if key.starts_with(ENVIRONMENT_KEY_PREFIX) || key.starts_with(WORK_TOKEN_PREFIX) {
-        return authenticate_worker(db, key).await?.unwrap_or(Err(unknown));
+        return Box::pin(authenticate_worker(db, key)).await?.unwrap_or(Err(unknown));
     }
     let named = headers.get(WORKSPACE).map(|named| named.to_str().unwrap_or("?")).filter(|named| !named.is_empty());
     let (hash, now) = (hash(key), db.now());
