@@ -8,6 +8,7 @@
 mod access;
 mod administration;
 mod agents;
+mod as_many;
 mod attached_files;
 mod bodies;
 mod bounds;

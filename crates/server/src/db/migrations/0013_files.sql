@@ -2,7 +2,7 @@
 -- the counted one: its bytes are in file_usage. Of a file that belongs to a session, mount_path says where it is mounted, below
 -- /mnt/session/uploads, and output_path where it was found, below /mnt/session/outputs, with what the server saw of it then.
 CREATE TABLE files (
-    id TEXT NOT NULL UNIQUE,
+    id TEXT NOT NULL,
     workspace_id TEXT NOT NULL,
     session_id TEXT,
     filename TEXT NOT NULL,

@@ -171,7 +171,8 @@ fn discount(tx: &mut Tx<'_>, workspace: &WorkspaceId, blob: &BlobId, size: i64) 
     let heir = "SELECT id FROM files WHERE blob_id = $1 LIMIT 1";
     while let Some(heir) = tx.one(heir, vals![blob], |row| row.id::<FileId>(0))? {
         // It may go at the same moment.
-        if tx.changes("UPDATE files SET is_counted = 1 WHERE id = $1", vals![&heir])? {
+        let sql = "UPDATE files SET is_counted = 1 WHERE workspace_id = $1 AND id = $2";
+        if tx.changes(sql, vals![workspace, &heir])? {
             return Ok(());
         }
     }
