@@ -212,11 +212,11 @@ pub struct ModelConfig {
     pub display_name: Option<String>,
     /// The name that the upstream knows the model by; the id when absent.
     pub upstream: Option<String>,
-    /// Where the upstream is, for example `https://api.anthropic.com`.
+    /// Where the upstream is, for example `https://api.anthropic.com`, or `http://127.0.0.1:11434/v1` for `openai`.
     pub base_url: Option<String>,
     /// The environment variable that holds the upstream's key.
     pub api_key_env: Option<String>,
-    /// Send the key as `Authorization: Bearer` and not as `x-api-key`.
+    /// Send the key as `Authorization: Bearer` and not as `x-api-key`. To an upstream of `openai` it always is.
     #[serde(default)]
     pub bearer: bool,
     /// Most tokens of a reply.
@@ -260,7 +260,7 @@ impl ModelConfig {
         if self.aliases.iter().enumerate().any(alias_is_wrong) {
             return Err(Error::invalid(format_args!("models: \"{id}\": an alias is empty or not unique")));
         }
-        if self.provider == Provider::Messages && self.base_url.is_none() {
+        if self.provider != Provider::Playbook && self.base_url.is_none() {
             return Err(Error::invalid(format_args!("models: \"{id}\" needs a base_url")));
         }
         let tokens = 1..=MAX_MODEL_TOKENS;
@@ -321,6 +321,9 @@ fn default_max_tokens() -> u32 {
 pub enum Provider {
     /// An upstream that speaks the Anthropic Messages API.
     Messages,
+    /// An upstream that speaks OpenAI's chat completions.
+    #[serde(rename = "openai")]
+    OpenAi,
     /// The built-in model that runs the fenced blocks of a message.
     Playbook,
 }

@@ -1,16 +1,22 @@
-//! What the engine asks of a language model and what comes back; each provider is one file beside this one.
+//! What the engine asks of a language model and what comes back; each provider is one file beside this one, and what they have in
+//! common is `upstream.rs` and `assembly.rs`.
 //!
 //! A provider turns a [`ModelRequest`] into one [`ModelReply`], passing text to the caller's [`DeltaSink`] as it
 //! arrives. It keeps no state and retries nothing: the engine decides on retries, because it journals them.
 
+mod arguments;
+mod assembly;
 pub mod dreaming;
+mod failure;
 pub mod messages;
 pub mod offer;
+pub mod openai;
 pub mod playbook;
 mod price;
 mod sse;
 #[cfg(test)]
 mod stand_in;
+pub mod upstream;
 
 pub use offer::Offer;
 pub use price::Price;

@@ -10,8 +10,10 @@ use serde_json::{Value, json};
 
 use super::{
     Model, Price,
-    messages::{Credential, Messages, MessagesConfig},
+    messages::Messages,
+    openai::OpenAi,
     playbook::Playbook,
+    upstream::{Credential, UpstreamConfig},
 };
 use crate::{
     config::{DEFAULT_MAX_TOKENS, ModelConfig, Provider},
@@ -131,10 +133,10 @@ fn wire(id: &str, display_name: &str) -> WireModel {
     }
 }
 
-/// What a session can use of a model: of one behind the Messages API what is passed on to it, whether or not that one model
+/// What a session can use of a model: of one behind an upstream what is passed on to it, whether or not that one model
 /// takes it; of the playbook nothing.
 fn capabilities(provider: Provider) -> Value {
-    let passed_on = provider == Provider::Messages;
+    let passed_on = provider != Provider::Playbook;
     let is = |supported: bool| json!({ "supported": supported });
     json!({
         "batch": is(false),
@@ -170,11 +172,8 @@ fn offered(config: &ModelConfig) -> Result<Offered> {
     let display_name = config.display_name.as_deref().unwrap_or(&config.id);
     let provider: Arc<dyn Model> = match config.provider {
         Provider::Playbook => Arc::new(Playbook),
-        Provider::Messages => {
-            let base_url = config.base_url.clone().unwrap_or_default();
-            let upstream = MessagesConfig::new(base_url, credential(config)?);
-            Arc::new(Messages::new(upstream).map_err(|error| wrong(config, error))?)
-        }
+        Provider::Messages => Arc::new(Messages::new(upstream(config)?).map_err(|error| wrong(config, error))?),
+        Provider::OpenAi => Arc::new(OpenAi::new(upstream(config)?).map_err(|error| wrong(config, error))?),
     };
     Ok(Offered {
         wire: WireModel {
@@ -196,11 +195,17 @@ fn offered(config: &ModelConfig) -> Result<Offered> {
     })
 }
 
+fn upstream(config: &ModelConfig) -> Result<UpstreamConfig> {
+    let base_url = config.base_url.clone().unwrap_or_default();
+    Ok(UpstreamConfig::new(base_url, credential(config)?))
+}
+
 fn credential(config: &ModelConfig) -> Result<Option<Credential>> {
     let Some(variable) = &config.api_key_env else { return Ok(None) };
     let key = std::env::var(variable)
         .map_err(|_| wrong(config, format_args!("the environment variable {variable} is not set")))?;
-    Ok(Some(if config.bearer { Credential::Bearer(key) } else { Credential::ApiKey(key) }))
+    let is_bearer = config.bearer || config.provider == Provider::OpenAi;
+    Ok(Some(if is_bearer { Credential::Bearer(key) } else { Credential::ApiKey(key) }))
 }
 
 fn wrong(config: &ModelConfig, what: impl std::fmt::Display) -> Error {

@@ -4,8 +4,9 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::model::{
-    Block, Delta, Message, Refusal, Role, Stop, Usage,
+    Block, Delta, Message, ModelError, ModelReply, Refusal, Role, Stop, Usage,
     stand_in::{Act, Asked, StandIn},
+    upstream::{Credential, MAX_ERROR_BYTES, MAX_EVENT_BYTES, MAX_REPLY_BYTES},
 };
 
 const KEY: &str = "sk-very-secret";
@@ -26,11 +27,11 @@ fn question() -> ModelRequest {
     }
 }
 
-fn config(stand_in: &StandIn) -> MessagesConfig {
-    MessagesConfig {
+fn config(stand_in: &StandIn) -> UpstreamConfig {
+    UpstreamConfig {
         idle_timeout: NEVER,
         reply_timeout: NEVER,
-        ..MessagesConfig::new(stand_in.base_url(), Some(Credential::ApiKey(KEY.to_owned())))
+        ..UpstreamConfig::new(stand_in.base_url(), Some(Credential::ApiKey(KEY.to_owned())))
     }
 }
 
@@ -51,7 +52,7 @@ async fn exchange(script: &[Act]) -> Exchange {
     exchange_with(script, |_| {}).await
 }
 
-async fn exchange_with(script: &[Act], configure: impl FnOnce(&mut MessagesConfig)) -> Exchange {
+async fn exchange_with(script: &[Act], configure: impl FnOnce(&mut UpstreamConfig)) -> Exchange {
     let stand_in = StandIn::start().await;
     let mut config = config(&stand_in);
     configure(&mut config);
@@ -704,7 +705,7 @@ async fn an_upstream_that_never_finishes_is_given_up() {
 #[tokio::test]
 async fn an_upstream_that_does_not_listen_is_worth_a_retry() {
     let gone = StandIn::start().await.base_url();
-    let model = Messages::new(MessagesConfig::new(gone, None)).unwrap();
+    let model = Messages::new(UpstreamConfig::new(gone, None)).unwrap();
     let failure = model.reply(&question(), &mut |_| {}).await.unwrap_err();
     assert_eq!(kind(&failure), "overloaded");
     assert!(failure.to_string().contains("refused"), "{failure}");
@@ -784,7 +785,7 @@ async fn the_key_is_in_no_message_and_in_no_debug_output() {
         assert!(!format!("{failure:?}").contains(KEY), "{failure:?}");
     }
     for credential in [Credential::ApiKey(KEY.to_owned()), Credential::Bearer(KEY.to_owned())] {
-        let model = Messages::new(MessagesConfig::new("https://example.com", Some(credential))).unwrap();
+        let model = Messages::new(UpstreamConfig::new("https://example.com", Some(credential))).unwrap();
         assert!(!format!("{model:?}").contains(KEY), "{model:?}");
     }
 }
@@ -801,7 +802,7 @@ fn a_configuration_that_cannot_work_is_refused() {
         ("https://example.com", key("two\nlines"), "API key"),
     ];
     for (base_url, credential, expected) in cases {
-        let error = Messages::new(MessagesConfig::new(base_url, credential)).unwrap_err().to_string();
+        let error = Messages::new(UpstreamConfig::new(base_url, credential)).unwrap_err().to_string();
         assert!(error.contains(expected), "{base_url}: {error}");
     }
 }
