@@ -55,6 +55,7 @@ mod preview;
 #[path = "../process/mod.rs"]
 #[allow(dead_code, reason = "shared with other test binaries")]
 mod process;
+mod providers;
 mod proxy;
 mod receiver;
 mod recorded;

@@ -34,6 +34,7 @@ pub enum Reply {
 
 /// A running stand-in. It ends when it is dropped.
 pub struct Upstream {
+    provider: Provider,
     base_url: String,
     asked: Arc<Mutex<Vec<Value>>>,
     _serving: JoinSet<()>,
@@ -42,12 +43,17 @@ pub struct Upstream {
 impl Upstream {
     /// Answers one request after the other by `script`, which must not end too early.
     pub async fn start(script: impl IntoIterator<Item = Reply>) -> Self {
+        Self::speaking(Provider::Messages, script).await
+    }
+
+    /// The same in the dialect of a provider.
+    pub async fn speaking(provider: Provider, script: impl IntoIterator<Item = Reply>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base_url = format!("http://{}", listener.local_addr().unwrap());
         let asked = Arc::default();
         let mut serving = JoinSet::new();
-        serving.spawn(serve(listener, script.into_iter().collect(), Arc::clone(&asked)));
-        Self { base_url, asked, _serving: serving }
+        serving.spawn(serve(provider, listener, script.into_iter().collect(), Arc::clone(&asked)));
+        Self { provider, base_url, asked, _serving: serving }
     }
 
     /// A model `house` that this upstream answers for.
@@ -55,7 +61,7 @@ impl Upstream {
         ModelConfig {
             upstream: Some("house-1".to_owned()),
             base_url: Some(self.base_url.clone()),
-            ..model("house", Provider::Messages)
+            ..model("house", self.provider)
         }
     }
 
@@ -65,7 +71,7 @@ impl Upstream {
     }
 }
 
-async fn serve(listener: TcpListener, mut script: VecDeque<Reply>, asked: Arc<Mutex<Vec<Value>>>) {
+async fn serve(provider: Provider, listener: TcpListener, mut script: VecDeque<Reply>, asked: Arc<Mutex<Vec<Value>>>) {
     let mut stalled = Vec::new();
     loop {
         let (mut connection, _) = listener.accept().await.unwrap();
@@ -75,6 +81,7 @@ async fn serve(listener: TcpListener, mut script: VecDeque<Reply>, asked: Arc<Mu
             script.pop_front().unwrap_or(Reply::Error(400, "", json!({"error": {"message": "the script is over"}})));
         let bytes = match &reply {
             Reply::Raw(bytes) | Reply::Hold(bytes) => bytes.clone(),
+            reply if provider == Provider::OpenAi => completion(reply).into_bytes(),
             reply => spelled(reply).into_bytes(),
         };
         // A client may well hang up before it has read everything.
@@ -86,12 +93,15 @@ async fn serve(listener: TcpListener, mut script: VecDeque<Reply>, asked: Arc<Mu
     }
 }
 
+fn refusal(status: u16, headers: &str, body: &Value) -> String {
+    let body = body.to_string();
+    format!("HTTP/1.1 {status} x\r\n{headers}content-length: {}\r\nconnection: close\r\n\r\n{body}", body.len())
+}
+
+/// A reply as the Messages API spells it.
 fn spelled(reply: &Reply) -> String {
     match reply {
-        Reply::Error(status, headers, body) => {
-            let body = body.to_string();
-            format!("HTTP/1.1 {status} x\r\n{headers}content-length: {}\r\nconnection: close\r\n\r\n{body}", body.len())
-        }
+        Reply::Error(status, headers, body) => refusal(*status, headers, body),
         Reply::Message(blocks) => STREAM.to_owned() + &message(blocks) + &end(stop(blocks)),
         Reply::Cut(blocks) => STREAM.to_owned() + &message(blocks),
         Reply::Stopped(blocks, reason) => STREAM.to_owned() + &message(blocks) + &end(reason),
@@ -156,4 +166,57 @@ fn event(data: &Value) -> String {
     let mut text = String::new();
     write!(text, "event: {}\ndata: {data}\n\n", data["type"].as_str().unwrap()).unwrap();
     text
+}
+
+/// A reply as a chat completion.
+fn completion(reply: &Reply) -> String {
+    let end = |reason: &str| {
+        let usage = json!({"prompt_tokens": 5, "completion_tokens": 7, "total_tokens": 12});
+        chunk(&json!({}), Some(reason))
+            + &format!("data: {}\n\ndata: [DONE]\n\n", json!({"choices": [], "usage": usage}))
+    };
+    match reply {
+        Reply::Error(status, headers, body) => refusal(*status, headers, body),
+        Reply::Message(blocks) => STREAM.to_owned() + &chunks(blocks) + &end(reason(stop(blocks))),
+        Reply::Cut(blocks) => STREAM.to_owned() + &chunks(blocks),
+        Reply::Stopped(blocks, stop) => STREAM.to_owned() + &chunks(blocks) + &end(reason(stop)),
+        Reply::Refusal => STREAM.to_owned() + &chunks(&[]) + &end("content_filter"),
+        Reply::Stall => STREAM.to_owned() + &chunks(&[]),
+        Reply::Raw(_) | Reply::Hold(_) => unreachable!("sent as they are"),
+    }
+}
+
+/// The reason of the Messages API in the words of chat completions.
+fn reason(stop: &str) -> &'static str {
+    match stop {
+        "tool_use" => "tool_calls",
+        "max_tokens" => "length",
+        "refusal" => "content_filter",
+        _ => "stop",
+    }
+}
+
+fn chunk(delta: &Value, reason: Option<&str>) -> String {
+    let choice = json!({"index": 0, "delta": delta, "finish_reason": reason});
+    format!("data: {}\n\n", json!({"object": "chat.completion.chunk", "choices": [choice]}))
+}
+
+fn chunks(blocks: &[Value]) -> String {
+    let mut all = chunk(&json!({"role": "assistant", "content": ""}), None);
+    let calls = blocks.iter().filter(|block| block["type"] == "tool_use");
+    for block in blocks {
+        match block["type"].as_str() {
+            Some("text") => all += &chunk(&json!({"content": block["text"]}), None),
+            Some("thinking") => all += &chunk(&json!({"reasoning_content": block["thinking"]}), None),
+            _ => {
+                let index = calls.clone().position(|call| call == block);
+                let function = json!({"name": block["name"], "arguments": ""});
+                let begun = json!({"index": index, "id": block["id"], "type": "function", "function": function});
+                let arguments = json!({"index": index, "function": {"arguments": block["input"].to_string()}});
+                all += &chunk(&json!({"tool_calls": [begun]}), None);
+                all += &chunk(&json!({"tool_calls": [arguments]}), None);
+            }
+        }
+    }
+    all
 }
