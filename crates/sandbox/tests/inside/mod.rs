@@ -143,6 +143,13 @@ impl CommandLine {
         Command::new(self.program())
     }
 
+    /// Makes an image of layers, the lowest first. What was refused.
+    pub fn import(&self, key: &str, archives: &[PathBuf]) -> String {
+        let output = self.command().arg(self.data()).args(["import", key]).args(archives).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
     /// Runs shell commands in one sandbox.
     pub fn run(&self, commands: &[&str]) -> Output {
         self.command().arg(self.data()).arg("s").args(commands).output().unwrap()
