@@ -85,8 +85,7 @@ async fn remove(args: &StoreArgs, name: &str, force: bool) -> Result<()> {
     let is_last = images.names()?.iter().filter(|(_, of)| *of == key).count() == 1;
     if !force {
         // Where there is no store yet nothing can have it.
-        let is_begun = config.database.is_some() || config.data.join(rota_server::db::FILE).is_file();
-        if is_begun {
+        if rota_server::has_store(&config) {
             let db = store::open(args).await?;
             let (of, kept) = (name.to_owned(), is_last.then(|| key.clone()));
             let (environments, sessions) = db.read(move |tx| users(tx, &of, kept.as_deref())).await?;

@@ -169,6 +169,7 @@ pub async fn serve_offer(offer: Offer, config: Config, clock: Clock) -> Result<S
         clock: clock.clone(),
         node: node.clone(),
         tasks: tasks.clone(),
+        stop: stop.clone(),
     });
     let app = App::new(Inner {
         organization_header: HeaderValue::from_str(&organization).map_err(Error::internal)?,
@@ -247,6 +248,11 @@ async fn open(config: &Config, clock: Clock, publish: db::Publish) -> Result<(Db
         Some(url) => Db::open_postgres(url, clock, publish).await,
         None => Db::open(&config.data, clock, publish),
     }
+}
+
+/// Whether there is a store already, so far as that can be told without opening it.
+pub fn has_store(config: &Config) -> bool {
+    config.database.is_some() || config.data.join(db::FILE).is_file()
 }
 
 /// Opens the store of a configuration beside the servers that may be using it: for the command line.

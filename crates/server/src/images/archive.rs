@@ -142,8 +142,14 @@ impl Archive {
     }
 
     fn check(&self, mut part: Part, digest: &Digest) -> Result<()> {
-        let mut hash = Sha256::new();
-        std::io::copy(&mut part, &mut hash).map_err(Error::internal)?;
+        let (mut hash, mut buffer) = (Sha256::new(), vec![0; 1 << 18]);
+        loop {
+            let got = part.read(&mut buffer).map_err(Error::internal)?;
+            if got == 0 {
+                break;
+            }
+            hash.update(&buffer[..got]);
+        }
         let found = hex::digits(&hash.finalize());
         if found == digest.hex() {
             return Ok(());

@@ -21,7 +21,7 @@ use rota_api::{
 use rota_sandbox::{About, Area, Embedded, Layer, NotRemoved, Part, Root, ToolCall};
 use sha2::{Digest, Sha256};
 use tokio::sync::{Semaphore, watch};
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     clock::Clock,
@@ -35,7 +35,7 @@ use crate::{
     resources::package_builds::{self, Outcome},
     tls,
 };
-use managers::{FOLDER, Manager, OF_AUTHORITIES, USUAL_PATH, WHILE_INSTALLING};
+use managers::{Manager, OF_AUTHORITIES, USUAL_PATH, WHILE_INSTALLING};
 
 /// What sessions begin with in which packages are installed. No session of a user has such an id.
 const BUILD: &str = "build_";
@@ -76,6 +76,7 @@ struct Inner {
     clock: Clock,
     node: String,
     tasks: TaskTracker,
+    stop: CancellationToken,
     turns: Semaphore,
     /// Installations that are under way, by their key, and what comes of them.
     under_way: Mutex<HashMap<String, watch::Receiver<Option<Built>>>>,
@@ -112,12 +113,14 @@ pub struct Parts {
     pub node: String,
     /// What runs beside requests.
     pub tasks: TaskTracker,
+    /// Set when the server is told to stop.
+    pub stop: CancellationToken,
 }
 
 impl Packages {
     /// Over these parts.
     pub fn new(parts: Parts) -> Self {
-        let Parts { backend, images, config, root_fs, has_network, gate, db, clock, node, tasks } = parts;
+        let Parts { backend, images, config, root_fs, has_network, gate, db, clock, node, tasks, stop } = parts;
         Self(Arc::new(Inner {
             backend,
             images,
@@ -129,6 +132,7 @@ impl Packages {
             clock,
             node,
             tasks,
+            stop,
             turns: Semaphore::new(PACKAGES_BUILDS),
             under_way: Mutex::default(),
             layers: Mutex::default(),
@@ -170,8 +174,11 @@ impl Packages {
                     under_way.insert(whole.clone(), outcome.clone());
                     let (inner, needs, root) = (inner.clone(), needs.clone(), root.clone());
                     self.0.tasks.spawn(async move {
-                        let built = inner.install(&needs, root, &keys).await;
-                        tell.send_replace(Some(built));
+                        tokio::select! {
+                            built = inner.install(&needs, root, &keys) => drop(tell.send_replace(Some(built))),
+                            // What is left is swept by the next start.
+                            () = inner.stop.cancelled() => {}
+                        }
                         lock(&inner.under_way).remove(&whole);
                     });
                     outcome
@@ -478,6 +485,7 @@ fn of_machine(root: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::managers::FOLDER;
     use super::*;
 
     #[test]
