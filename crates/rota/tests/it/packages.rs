@@ -3,7 +3,14 @@
 //! Most tests run on an image whose package managers are scripts of the test, which do what a name of a package says; one installs from
 //! an index over TLS and through the gate, with the `pip` of this machine (Debian: `python3-pip`).
 
-use std::{fs, io::Write, path::PathBuf, time::Duration};
+use std::{
+    fs,
+    io::Write,
+    os::unix::{fs::PermissionsExt, process::CommandExt},
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 use rota_server::config::Config;
 use serde_json::{Value, json};
@@ -11,9 +18,10 @@ use sha2::{Digest, Sha256};
 use tokio::time::{sleep, timeout};
 
 use crate::{
-    given::{Parts, agent, id, script},
+    given::{Parts, agent, id, script, toolset},
     image_files::Image,
     images::{answer, give, import},
+    process,
     server::{PATIENCE, Rota},
     static_host::{CERTIFICATE, NAME, StaticHost},
     stream::{first, text},
@@ -276,6 +284,91 @@ async fn a_server_that_ends_meanwhile_leaves_nothing_and_the_next_one_installs()
     assert_eq!(layers(&server), 1, "that of npm was whole");
 }
 
+/// `nobody`, who runs a server when the tests run as root.
+const NOBODY: u32 = 65_534;
+
+/// A server as a process, run by `user`, with the image as `tools`; and a client of it.
+async fn process(folder: &Path, user: Option<u32>) -> (process::Server, process::Client) {
+    let data = folder.join("data");
+    fs::create_dir(&data).unwrap();
+    let mut server = process::Server::new(&data, &[]);
+    let key = process::create_key(&data, &[]);
+    import(&image(), "tools", &data).await;
+    if let Some(user) = user {
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
+        let program = folder.join("rota");
+        let owner = format!("{user}:{user}");
+        assert!(Command::new("cp").arg(env!("CARGO_BIN_EXE_rota")).arg(&program).status().unwrap().success());
+        // An image of root's is of no use to another user: it is imported again by the one who runs the server.
+        fs::remove_dir_all(data.join("images")).unwrap();
+        assert!(Command::new("chown").args(["-R", &owner]).arg(&data).status().unwrap().success());
+        let archive = folder.join("image.tar");
+        image().save(&archive);
+        let mut importing = Command::new(&program);
+        importing.args(["images", "import", "--as", "tools", "--data"]).arg(&data).arg(&archive);
+        let imported = importing.uid(user).gid(user).env_remove("ROTA_CONFIG").env_remove("ROTA_DATABASE").output().unwrap();
+        assert!(imported.status.success(), "{imported:?}");
+        server.user = Some((user, program));
+    }
+    server.start().await;
+    let client = process::Client::new(server.address, key);
+    (server, client)
+}
+
+#[tokio::test]
+async fn a_server_that_is_killed_while_packages_are_installed_has_none_of_them_half() {
+    let users = if rustix::process::geteuid().is_root() { vec![None, Some(NOBODY)] } else { vec![None] };
+    for user in users {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut server, client) = process(folder.path(), user).await;
+        let agent = client.post("/v1/agents", &json!({"name": "a", "model": "playbook", "tools": [toolset()]})).await;
+        let packages = json!({"apt": ["jq"], "npm": ["fine"], "pip": ["hang"]});
+        let body = json!({"name": "e", "config": {"type": "cloud", "packages": packages}});
+        let environment = client.post("/v1/environments", &body).await;
+        client.post(&format!("/rota/v1/environments/{}/image", id(&environment)), &json!({"image": "tools"})).await;
+        let body = |command: &str| {
+            json!({"agent": id(&agent), "environment_id": id(&environment), "initial_events": [script(command)]})
+        };
+        client.post("/v1/sessions", &body("true")).await;
+        let layers = || {
+            let names = fs::read_dir(server_data(folder.path())).unwrap().map(|entry| entry.unwrap().file_name());
+            names.filter(|name| name.len() == 64).count()
+        };
+        let hanging = async {
+            while layers() < 2 {
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(PATIENCE, hanging).await.expect("apt's and npm's");
+        let fine = |layer: PathBuf| fs::read_to_string(layer.join("files/fine")).ok();
+        let npm = fs::read_dir(server_data(folder.path())).unwrap().find_map(|entry| fine(entry.unwrap().path())).unwrap();
+        server.kill();
+        server.start().await;
+        let place = format!("/v1/environments/{}", id(&environment));
+        let packages = json!({"config": {"type": "cloud", "packages": {"apt": ["jq"], "npm": ["fine"], "pip": ["one"]}}});
+        client.post(&place, &packages).await;
+        let session = client.post("/v1/sessions", &body("cat /usr/share/apt/package /mnt/packages/npm/fine /mnt/packages/pip/one")).await;
+        let events = format!("/v1/sessions/{}/events?limit=100", id(&session));
+        let said = async {
+            loop {
+                let events = client.get(&events).await;
+                let found = events["data"].as_array().unwrap().iter().find(|event| event["type"] == "agent.tool_result");
+                if let Some(found) = found {
+                    break text(found).to_owned();
+                }
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let said = timeout(PATIENCE, said).await.unwrap();
+        assert!(said.starts_with("jq\nfine ") && said.contains("\none "), "{user:?}: {said}");
+        assert!(said.contains(&npm), "{user:?}: npm has not installed again: {npm} {said}");
+    }
+}
+
+fn server_data(folder: &Path) -> PathBuf {
+    folder.join("data/packages")
+}
+
 /// A wheel with a module and a program.
 fn wheel() -> Vec<u8> {
     let mut wheel = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
@@ -314,7 +407,8 @@ async fn pip_installs_from_an_index_of_the_operator_through_the_gate() {
         .into();
     })
     .await;
-    let config = json!({"type": "cloud", "networking": {"type": "limited"}, "packages": {"pip": ["rota-greeting==1.0"]}});
+    let networking = json!({"type": "limited", "allow_package_managers": true});
+    let config = json!({"type": "cloud", "networking": networking, "packages": {"pip": ["rota-greeting==1.0"]}});
     let body = json!({"name": "e", "config": config});
     let parts = Parts {
         agent: agent(&server.api, json!({})).await,
@@ -327,14 +421,12 @@ async fn pip_installs_from_an_index_of_the_operator_through_the_gate() {
     assert_eq!(asked.iter().filter(|path| path.starts_with("/files/")).count(), 1, "{asked:?}");
     answer(&server.api, &parts, "rota-greeting").await;
     assert_eq!(index.asked(), asked, "nothing is installed twice");
-    let egress = server.api.once(&format!("/rota/v1/sessions/{}/egress", id(&session)), |page| {
-        page["data"].as_array().unwrap().iter().any(|row| row["host"] == NAME && row["outcome"] == "allowed")
-    });
-    egress.await;
+    let (egress, is_index) = (format!("/rota/v1/sessions/{}/egress", id(&session)), |row: &Value| row["host"] == NAME);
+    server.api.once(&egress, |page| page["data"].as_array().unwrap().iter().any(is_index)).await;
     // The environment's own network stays what it is.
-    let reach = format!("bash -c 'exec 3<>/dev/tcp/{NAME}/443' && echo open; curl -sS https://{NAME}/ 2>&1 | tail -1");
-    let (_, refused) = answer(&server.api, &parts, &reach).await;
-    assert!(!refused.contains("404"), "{refused}");
+    let (reaching, _) = answer(&server.api, &parts, &format!("curl -sS https://{NAME}/")).await;
+    let (egress, is_refused) = (format!("/rota/v1/sessions/{}/egress", id(&reaching)), |row: &Value| row["outcome"] == "refused");
+    server.api.once(&egress, |page| page["data"].as_array().unwrap().iter().any(is_refused)).await;
     let missing = json!({"config": {"type": "cloud", "packages": {"pip": ["rota-nothing"]}}});
     server.api.post(&format!("/v1/environments/{}", id(&parts.environment)), missing).await;
     let error = failed(&server, &parts).await;

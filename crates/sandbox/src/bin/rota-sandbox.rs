@@ -2,7 +2,8 @@
 //! commands in one sandbox, one call each, and prints what they answer; `rota-sandbox DATA_DIR doctor` prints the probe, `… measure` how long a
 //! sandbox takes from nothing to its first answer and how many commands a second its shell then runs, `… remove` deletes sessions,
 //! `… sweep` clears up after an earlier run, `… reopen SESSION MILLISECONDS` starts a session's sandbox anew again and again.
-//! `… import KEY TAR…` makes an image of layers, and the variable ROTA_SANDBOX_IMAGE names one by its key.
+//! `… import KEY TAR…` makes an image of layers; the variable ROTA_SANDBOX_IMAGE names one by its key, and ROTA_SANDBOX_PACKAGES one
+//! that is shown as packages: `measure` then opens sandboxes with and without them, in turn.
 //! The variable ROTA_SANDBOX_ROOT_FS names a root file system, ROTA_SANDBOX_GATE_PORTS ports of a gate, which nobody attends to. With `--json` in front, answers are printed as JSON, one a line.
 
 use std::process::ExitCode;
@@ -75,7 +76,10 @@ async fn run(data_dir: &str, session: &str, commands: &[String], as_json: bool) 
     }
     let image = std::env::var("ROTA_SANDBOX_IMAGE").ok();
     let image = image.map(|key| embedded.images().get(&key).ok().flatten().expect("no such image"));
-    let root = Root { image, ..Root::default() };
+    let packages = std::env::var("ROTA_SANDBOX_PACKAGES").ok();
+    let packages = packages.map(|key| embedded.images().get(&key).ok().flatten().expect("no such layer"));
+    let packages = packages.into_iter().map(|layer| ("pip".to_owned(), layer)).collect();
+    let root = Root { image, packages, ..Root::default() };
     if session == "measure" {
         return measure(&embedded, &root).await;
     }
@@ -115,19 +119,25 @@ fn import(embedded: &Embedded, key: &str, archives: &[String]) {
 }
 
 async fn measure(embedded: &Arc<Embedded>, root: &Root) -> Result<(), rota_sandbox::Error> {
-    let mut times = Vec::new();
+    let bare = Root { packages: Vec::new(), ..root.clone() };
+    let roots = if root.packages.is_empty() { vec![(root, "")] } else { vec![(&bare, "without packages: "), (root, "with them: ")] };
+    let mut times = vec![Vec::new(); roots.len()];
     for number in 0..MEASURED {
-        let session = format!("measure_{number}");
-        let start = Instant::now();
-        let sandbox = embedded.open_on(&session, root).await?;
-        let opened = start.elapsed();
-        sandbox.call("first", &ToolCall::bash("true")).await?;
-        times.push((start.elapsed(), opened));
-        embedded.remove(&session).await?;
+        for ((root, _), times) in roots.iter().zip(&mut times) {
+            let session = format!("measure_{number}");
+            let start = Instant::now();
+            let sandbox = embedded.open_on(&session, root).await?;
+            let opened = start.elapsed();
+            sandbox.call("first", &ToolCall::bash("true")).await?;
+            times.push((start.elapsed(), opened));
+            embedded.remove(&session).await?;
+        }
     }
-    println!("the first, with the program copied into memory: {:?}", times.remove(0));
-    times.sort_unstable();
-    println!("fastest {:?}, median {:?}, slowest {:?}", times[0], times[times.len() / 2], times[times.len() - 1]);
+    println!("the first, with the program copied into memory: {:?}", times[0].remove(0));
+    for ((_, what), times) in roots.iter().zip(&mut times) {
+        times.sort_unstable();
+        println!("{what}fastest {:?}, median {:?}, slowest {:?}", times[0], times[times.len() / 2], times[times.len() - 1]);
+    }
     println!("(until the first command's answer, of which until the fence stood)");
     let sandbox = embedded.open_on("measure_calls", root).await?;
     for command in MEASURED_COMMANDS {

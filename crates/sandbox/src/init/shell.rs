@@ -233,12 +233,12 @@ impl Shell {
     }
 }
 
-/// The shell's variables: those that it always has, and over them `variables`.
+/// The shell's variables: those that it always has, and over them `variables`, of which a later one goes before an earlier.
 fn environment(variables: &[String]) -> Vec<&str> {
-    let name = |variable: &str| variable.split('=').next().map(str::to_owned);
-    let is_over = |variable: &&str| variables.iter().any(|over| name(over) == name(variable));
-    let kept = ENVIRONMENT.into_iter().filter(|variable| !is_over(variable));
-    kept.chain(variables.iter().map(String::as_str)).collect()
+    let all: Vec<&str> = ENVIRONMENT.into_iter().chain(variables.iter().map(String::as_str)).collect();
+    let name = |variable: &str| variable.split('=').next().unwrap_or_default().to_owned();
+    let is_last = |at: &usize| !all[at + 1..].iter().any(|later| name(later) == name(all[*at]));
+    (0..all.len()).filter(is_last).map(|at| all[at]).collect()
 }
 
 /// A redirection without a command, which makes a file that tells something by its name.
