@@ -28,8 +28,9 @@ const BY_NAME: [&str; 18] = [
 ];
 
 /// The modules that may use it, and for what.
-const MAY: [(&str, &str); 20] = [
+const MAY: [(&str, &str); 21] = [
     ("folder.rs", "files of sessions: an open folder, one name at a time, no link followed"),
+    ("bin/rota-sandbox.rs", "archives that a test names"),
     ("heap.rs", "/proc"),
     ("embedded/cgroup.rs", "the kernel's cgroup files"),
     ("embedded/identity.rs", "/etc/subuid and the programs that map ids"),

@@ -61,13 +61,12 @@ pub async fn answer(api: &Api, parts: &Parts, command: &str) -> (Value, String) 
     (session, said)
 }
 
-/// The error of the last turn of a session.
+/// The error of the turn that a message begins in a session at rest.
 pub async fn error_of(api: &Api, session: &Value, message: Value) -> String {
+    // The log is numbered without gaps.
+    let before = api.all(&format!("/v1/sessions/{}/events", id(session)), 100).await.len();
     api.events(id(session), json!([message])).await;
-    let events = api.all(&format!("/v1/sessions/{}/events", id(session)), 100).await;
-    let last = events.len() as i64;
-    let mut stream = api.stream_from(id(session), last).await;
-    let turn = stream.turn().await;
+    let turn = api.stream_from(id(session), before as i64).await.turn().await;
     first(&turn, "session.error")["error"]["message"].as_str().unwrap().to_owned()
 }
 

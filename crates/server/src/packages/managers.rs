@@ -115,7 +115,7 @@ impl Manager {
 }
 
 /// Variables of the shell in which packages are installed.
-pub(super) const WHILE_INSTALLING: [&str; 10] = [
+pub(super) const WHILE_INSTALLING: [&str; 11] = [
     "HOME=/workspace",
     "TMPDIR=/workspace/tmp",
     "DEBIAN_FRONTEND=noninteractive",
@@ -126,6 +126,7 @@ pub(super) const WHILE_INSTALLING: [&str; 10] = [
     "GOBIN=/mnt/packages/go/bin",
     "NPM_CONFIG_CACHE=/workspace/npm",
     "NPM_CONFIG_UPDATE_NOTIFIER=false",
+    "PIP_ROOT_USER_ACTION=ignore",
 ];
 
 /// Variables by which the programs of package managers find authorities, each with the place of a file.
