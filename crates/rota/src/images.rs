@@ -79,7 +79,9 @@ async fn remove(args: &StoreArgs, name: &str, force: bool) -> Result<()> {
     let Some(key) = images.named(name) else { bail!("there is no image \"{name}\": `rota images list` lists them") };
     let config = store::of(args)?;
     if config.sandbox.image.as_deref() == Some(name) && !force {
-        bail!("the image {name} is sandbox.image of the configuration: take it out there first, or remove it with --force");
+        bail!(
+            "the image {name} is sandbox.image of the configuration: take it out there first, or remove it with --force"
+        );
     }
     // Other names may stand for the same image.
     let is_last = images.names()?.iter().filter(|(_, of)| *of == key).count() == 1;
@@ -99,7 +101,9 @@ async fn remove(args: &StoreArgs, name: &str, force: bool) -> Result<()> {
         }
     }
     if is_last && let Err(NotRemoved::InUse) = images.remove(&key)? {
-        bail!("a sandbox runs on the image {name}, or it is being looked at: try again when its session has been idle for long");
+        bail!(
+            "a sandbox runs on the image {name}, or it is being looked at: try again when its session has been idle for long"
+        );
     }
     images.forget_name(name)?;
     println!("The image {name} is removed.");

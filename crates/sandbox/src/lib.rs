@@ -36,9 +36,9 @@ mod wire;
 pub use config::{Config, Limits};
 #[cfg(feature = "host")]
 pub use embedded::{
-    About, Area, Bounds, Embedded, Found, Layer, Layers, Listeners, Listing, NewFile, NewLayer, NewTree, NotRemoved, Part,
-    Protection, ProtectionState, Root, Sandbox, SetAside, UnpackBounds, UnpackError, Unpacking, host_addresses, is_name,
-    open_images,
+    About, Area, Bounds, Embedded, Found, Layer, Layers, Listeners, Listing, NewFile, NewLayer, NewTree, NotRemoved,
+    Part, Protection, ProtectionState, Root, Sandbox, SetAside, UnpackBounds, UnpackError, Unpacking, host_addresses,
+    is_name, open_images,
 };
 pub use error::Error;
 pub use folder::FileState;

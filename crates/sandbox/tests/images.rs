@@ -277,7 +277,8 @@ async fn sessions_share_an_image_and_each_has_its_own_changes() {
     let root = Root { image: Some(image.clone()), ..Root::default() };
     let embedded = &backend.embedded;
     let (one, other) = (embedded.open_on("one", &root).await.unwrap(), embedded.open_on("other", &root).await.unwrap());
-    let said = bash(&one, "echo $PATH $FROM_IMAGE; cat /etc/note /etc/added; ls /bin/mv; echo changed > /etc/note").await;
+    let said =
+        bash(&one, "echo $PATH $FROM_IMAGE; cat /etc/note /etc/added; ls /bin/mv; echo changed > /etc/note").await;
     assert!(said.content.starts_with("/bin 1\noriginal\nadded"), "{}", said.content);
     assert!(said.content.contains("No such file"), "{}", said.content);
     assert_eq!(bash(&other, "cat /etc/note").await.content, "original\n");

@@ -180,10 +180,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "resources/work_queue",
         ],
     ),
-    (
-        "resources/images",
-        &["app", "db", "images", "request", "resources/environments", "resources/package_builds"],
-    ),
+    ("resources/images", &["app", "db", "images", "request", "resources/environments", "resources/package_builds"]),
     ("resources/models", &["app", "page", "request"]),
     ("resources/package_builds", &["db"]),
     ("resources/organization", &["app", "db", "random", "request"]),

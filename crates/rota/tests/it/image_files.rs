@@ -81,9 +81,8 @@ impl Image {
             "rootfs": {"type": "layers", "diff_ids": layers.iter().map(|layer| digest(layer)).collect::<Vec<_>>()},
         });
         let config = config.to_string().into_bytes();
-        let described = |kind: &str, content: &[u8]| {
-            json!({"mediaType": kind, "digest": digest(content), "size": content.len()})
-        };
+        let described =
+            |kind: &str, content: &[u8]| json!({"mediaType": kind, "digest": digest(content), "size": content.len()});
         let packed = layers.iter().map(|layer| described("application/vnd.oci.image.layer.v1.tar+gzip", &gzip(layer)));
         let manifest = json!({
             "schemaVersion": 2, "mediaType": MANIFEST,
@@ -129,7 +128,8 @@ impl Image {
     /// Writes an OCI layout.
     pub fn save_layout(&self, path: &Path) {
         let mut files = vec![("oci-layout".to_owned(), b"{\"imageLayoutVersion\": \"1.0.0\"}".to_vec())];
-        let index = json!({"schemaVersion": 2, "manifests": [{"digest": digest(&self.manifest), "size": self.manifest.len()}]});
+        let index =
+            json!({"schemaVersion": 2, "manifests": [{"digest": digest(&self.manifest), "size": self.manifest.len()}]});
         files.push(("index.json".to_owned(), index.to_string().into_bytes()));
         for content in self.blobs().into_iter().chain([self.manifest.clone()]) {
             files.push((format!("blobs/sha256/{}", digest(&content).trim_start_matches("sha256:")), content));

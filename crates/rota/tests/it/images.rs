@@ -98,15 +98,20 @@ async fn an_image_is_pulled_used_by_two_environments_and_removed() {
     assert!(done(&["list"], &server).await.contains(&format!("shell-1  {}", digest(&image.manifest))));
 
     let one = Parts::new(api).await;
-    let two = Parts { agent: one.agent.clone(), environment: api.post("/v1/environments", json!({"name": "two"})).await };
+    let two =
+        Parts { agent: one.agent.clone(), environment: api.post("/v1/environments", json!({"name": "two"})).await };
     let place = format!("/rota/v1/environments/{}/image", id(&one.environment));
     let unknown = api.post_refused(&place, json!({"image": "unknown"})).await;
-    assert!(unknown.message.starts_with("image: there is no image \"unknown\"") && unknown.message.contains("rota images pull"));
+    assert!(
+        unknown.message.starts_with("image: there is no image \"unknown\"")
+            && unknown.message.contains("rota images pull")
+    );
     let wrong = "image: \"../x\" is no name of an image: 1 to 64 small letters, digits, `.`, `_` and `-`, not a dot or dash first";
     assert_eq!(api.post_refused(&place, json!({"image": "../x"})).await, invalid(wrong));
     for parts in [&one, &two] {
         assert_eq!(give(api, &parts.environment, "shell-1").await["image"], "shell-1");
-        let (_, said) = answer(api, parts, "echo $FROM_IMAGE; cat /etc/note /etc/added; ls /bin/mv; echo own > /etc/note").await;
+        let (_, said) =
+            answer(api, parts, "echo $FROM_IMAGE; cat /etc/note /etc/added; ls /bin/mv; echo own > /etc/note").await;
         assert!(said.starts_with("yes\noriginal\nadded\n") && said.contains("No such file"), "{said}");
     }
     assert_eq!(api.get(&place).await["image"], "shell-1");
@@ -158,7 +163,8 @@ async fn what_a_registry_gives_that_is_wrong_is_no_image() {
     let folder = server.server.app().config.data.join("images");
     let image = Image::with(&[]);
     let hostile = Image::of(vec![layer(&[("fine", 0o644, "x"), ("../../escaped", 0o644, "x")])]);
-    for (name, image) in [("lies", &image), ("long", &image), ("cut", &image), ("short", &image), ("hostile", &hostile)] {
+    for (name, image) in [("lies", &image), ("long", &image), ("cut", &image), ("short", &image), ("hostile", &hostile)]
+    {
         image.publish(&registry, name, "1");
     }
     let blob = |name: &str, at: usize| format!("/v2/{name}/blobs/{}", digest(&image.blobs()[at]));

@@ -116,7 +116,11 @@ async fn ten_sessions_that_start_together_install_once() {
         answers.push(text(first(&turn, "agent.tool_result")).to_owned());
     }
     assert!(answers[0].starts_with("one ") && answers[0].contains("\nthree "), "{}", answers[0]);
-    assert!(answers[0].ends_with("/mnt/packages/npm/bin:/mnt/packages/pip/bin:/usr/bin:/bin /mnt/packages/pip\n"), "{}", answers[0]);
+    assert!(
+        answers[0].ends_with("/mnt/packages/npm/bin:/mnt/packages/pip/bin:/usr/bin:/bin /mnt/packages/pip\n"),
+        "{}",
+        answers[0]
+    );
     assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:#?}");
     assert_eq!(layers(&server), 2, "one for each package manager");
     let built = build(&server, &parts).await;
@@ -126,7 +130,10 @@ async fn ten_sessions_that_start_together_install_once() {
     let (_, written) = answer(&server.api, &parts, "echo x > /mnt/packages/pip/one || rm -rf /mnt/packages/npm").await;
     assert!(written.contains("Read-only file system"), "{written}");
     let warnings = server.api.get(&format!("/rota/v1/sessions/{}", id(&said[0]))).await;
-    assert_eq!(warnings["warnings"].as_array().unwrap().iter().filter(|w| w["code"] == "packages_not_installed").count(), 0);
+    assert_eq!(
+        warnings["warnings"].as_array().unwrap().iter().filter(|w| w["code"] == "packages_not_installed").count(),
+        0
+    );
 }
 
 #[tokio::test]
@@ -221,10 +228,11 @@ async fn a_package_that_is_an_option_and_a_missing_manager_are_told() {
     assert_eq!(error, "config.packages.pip: \"--index-url=http://evil.example\" is an option and no package");
     let missing = parts(&server, "missing", json!({"gem": ["rails"]})).await;
     let error = failed(&server, &missing).await;
-    assert!(error.starts_with("gem could not install rails: the root file system of the environment has no gem"), "{error}");
-    let off = server
-        .restart_with(|config| config.network.enabled = false)
-        .await;
+    assert!(
+        error.starts_with("gem could not install rails: the root file system of the environment has no gem"),
+        "{error}"
+    );
+    let off = server.restart_with(|config| config.network.enabled = false).await;
     let parts = parts(&off, "off", json!({"pip": ["one"]})).await;
     let error = failed(&off, &parts).await;
     assert!(error.contains("pip cannot install packages: sandboxes of this server have no network"), "{error}");
@@ -306,7 +314,8 @@ async fn process(folder: &Path, user: Option<u32>) -> (process::Server, process:
         image().save(&archive);
         let mut importing = Command::new(&program);
         importing.args(["images", "import", "--as", "tools", "--data"]).arg(&data).arg(&archive);
-        let imported = importing.uid(user).gid(user).env_remove("ROTA_CONFIG").env_remove("ROTA_DATABASE").output().unwrap();
+        let imported =
+            importing.uid(user).gid(user).env_remove("ROTA_CONFIG").env_remove("ROTA_DATABASE").output().unwrap();
         assert!(imported.status.success(), "{imported:?}");
         server.user = Some((user, program));
     }
@@ -326,9 +335,7 @@ async fn a_server_that_is_killed_while_packages_are_installed_has_none_of_them_h
         let body = json!({"name": "e", "config": {"type": "cloud", "packages": packages}});
         let environment = client.post("/v1/environments", &body).await;
         client.post(&format!("/rota/v1/environments/{}/image", id(&environment)), &json!({"image": "tools"})).await;
-        let body = |command: &str| {
-            json!({"agent": id(&agent), "environment_id": id(&environment), "initial_events": [script(command)]})
-        };
+        let body = |command: &str| json!({"agent": id(&agent), "environment_id": id(&environment), "initial_events": [script(command)]});
         client.post("/v1/sessions", &body("true")).await;
         let layers = || {
             let names = fs::read_dir(server_data(folder.path())).unwrap().map(|entry| entry.unwrap().file_name());
@@ -341,18 +348,23 @@ async fn a_server_that_is_killed_while_packages_are_installed_has_none_of_them_h
         };
         timeout(PATIENCE, hanging).await.expect("apt's and npm's");
         let fine = |layer: PathBuf| fs::read_to_string(layer.join("files/fine")).ok();
-        let npm = fs::read_dir(server_data(folder.path())).unwrap().find_map(|entry| fine(entry.unwrap().path())).unwrap();
+        let npm =
+            fs::read_dir(server_data(folder.path())).unwrap().find_map(|entry| fine(entry.unwrap().path())).unwrap();
         server.kill();
         server.start().await;
         let place = format!("/v1/environments/{}", id(&environment));
-        let packages = json!({"config": {"type": "cloud", "packages": {"apt": ["jq"], "npm": ["fine"], "pip": ["one"]}}});
+        let packages =
+            json!({"config": {"type": "cloud", "packages": {"apt": ["jq"], "npm": ["fine"], "pip": ["one"]}}});
         client.post(&place, &packages).await;
-        let session = client.post("/v1/sessions", &body("cat /usr/share/apt/package /mnt/packages/npm/fine /mnt/packages/pip/one")).await;
+        let session = client
+            .post("/v1/sessions", &body("cat /usr/share/apt/package /mnt/packages/npm/fine /mnt/packages/pip/one"))
+            .await;
         let events = format!("/v1/sessions/{}/events?limit=100", id(&session));
         let said = async {
             loop {
                 let events = client.get(&events).await;
-                let found = events["data"].as_array().unwrap().iter().find(|event| event["type"] == "agent.tool_result");
+                let found =
+                    events["data"].as_array().unwrap().iter().find(|event| event["type"] == "agent.tool_result");
                 if let Some(found) = found {
                     break text(found).to_owned();
                 }
@@ -425,10 +437,14 @@ async fn pip_installs_from_an_index_of_the_operator_through_the_gate() {
     server.api.once(&egress, |page| page["data"].as_array().unwrap().iter().any(is_index)).await;
     // The environment's own network stays what it is.
     let (reaching, _) = answer(&server.api, &parts, &format!("curl -sS https://{NAME}/")).await;
-    let (egress, is_refused) = (format!("/rota/v1/sessions/{}/egress", id(&reaching)), |row: &Value| row["outcome"] == "refused");
+    let (egress, is_refused) =
+        (format!("/rota/v1/sessions/{}/egress", id(&reaching)), |row: &Value| row["outcome"] == "refused");
     server.api.once(&egress, |page| page["data"].as_array().unwrap().iter().any(is_refused)).await;
     let missing = json!({"config": {"type": "cloud", "packages": {"pip": ["rota-nothing"]}}});
     server.api.post(&format!("/v1/environments/{}", id(&parts.environment)), missing).await;
     let error = failed(&server, &parts).await;
-    assert!(error.starts_with("pip could not install rota-nothing") && error.contains("No matching distribution"), "{error}");
+    assert!(
+        error.starts_with("pip could not install rota-nothing") && error.contains("No matching distribution"),
+        "{error}"
+    );
 }

@@ -120,7 +120,11 @@ fn import(embedded: &Embedded, key: &str, archives: &[String]) {
 
 async fn measure(embedded: &Arc<Embedded>, root: &Root) -> Result<(), rota_sandbox::Error> {
     let bare = Root { packages: Vec::new(), ..root.clone() };
-    let roots = if root.packages.is_empty() { vec![(root, "")] } else { vec![(&bare, "without packages: "), (root, "with them: ")] };
+    let roots = if root.packages.is_empty() {
+        vec![(root, "")]
+    } else {
+        vec![(&bare, "without packages: "), (root, "with them: ")]
+    };
     let mut times = vec![Vec::new(); roots.len()];
     for number in 0..MEASURED {
         for ((root, _), times) in roots.iter().zip(&mut times) {
@@ -136,7 +140,12 @@ async fn measure(embedded: &Arc<Embedded>, root: &Root) -> Result<(), rota_sandb
     println!("the first, with the program copied into memory: {:?}", times[0].remove(0));
     for ((_, what), times) in roots.iter().zip(&mut times) {
         times.sort_unstable();
-        println!("{what}fastest {:?}, median {:?}, slowest {:?}", times[0], times[times.len() / 2], times[times.len() - 1]);
+        println!(
+            "{what}fastest {:?}, median {:?}, slowest {:?}",
+            times[0],
+            times[times.len() / 2],
+            times[times.len() - 1]
+        );
     }
     println!("(until the first command's answer, of which until the fence stood)");
     let sandbox = embedded.open_on("measure_calls", root).await?;

@@ -153,7 +153,8 @@ impl Layers {
             file => file?,
         };
         // Who has it alone removes it; what was removed may be there again, and then its lock is another file.
-        let is_same = || fs::metadata(path.join(LOCK)).is_ok_and(|now| file.metadata().is_ok_and(|own| own.ino() == now.ino()));
+        let is_same =
+            || fs::metadata(path.join(LOCK)).is_ok_and(|now| file.metadata().is_ok_and(|own| own.ino() == now.ino()));
         if !lock(&file, FlockOperation::NonBlockingLockShared)? || !is_same() {
             return Ok(None);
         }
@@ -192,7 +193,11 @@ impl Layers {
     /// # Errors
     /// When there is no such name.
     pub fn forget_name(&self, name: &str) -> io::Result<()> {
-        if is_name(name) { fs::remove_file(self.folder.join(NAMES).join(name)) } else { Err(io::ErrorKind::NotFound.into()) }
+        if is_name(name) {
+            fs::remove_file(self.folder.join(NAMES).join(name))
+        } else {
+            Err(io::ErrorKind::NotFound.into())
+        }
     }
 
     /// All names and the keys that they stand for, sorted.

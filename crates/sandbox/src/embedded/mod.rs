@@ -82,7 +82,19 @@ impl Embedded {
         let cgroups = Cgroups::find(store.root());
         let spawner = Spawner::start(Arc::clone(&program))?;
         let (slots, tasks) = (Mutex::default(), TaskTracker::new());
-        Ok(Arc::new(Self { config, store, lost, images, packages, identities, cgroups, program, spawner, slots, tasks }))
+        Ok(Arc::new(Self {
+            config,
+            store,
+            lost,
+            images,
+            packages,
+            identities,
+            cgroups,
+            program,
+            spawner,
+            slots,
+            tasks,
+        }))
     }
 
     /// The images of this machine, unpacked.
@@ -141,7 +153,8 @@ impl Embedded {
         if root.building.is_some() {
             self.store.make_building(&session)?;
         }
-        let limits = Limits { disk_bytes: root.disk_bytes.unwrap_or(self.config.limits.disk_bytes), ..self.config.limits };
+        let limits =
+            Limits { disk_bytes: root.disk_bytes.unwrap_or(self.config.limits.disk_bytes), ..self.config.limits };
         let cgroup = self.cgroups.create(session_id, &limits)?;
         let launch = Launch {
             identity: session.identity,
@@ -425,7 +438,8 @@ impl Root {
         Shown {
             lowers: lowers.into_iter().map(|layer| layer.path().to_owned()).collect(),
             packages: self.packages.iter().map(|(name, layer)| (name.clone(), layer.path().to_owned())).collect(),
-            owner,
+            // Without a layer nothing has to be mapped.
+            owner: owner.filter(|_| self.image.is_some() || !self.over.is_empty() || !self.packages.is_empty()),
             building: self.building.clone(),
             size,
             environment: of_image.chain(&self.environment).cloned().collect(),

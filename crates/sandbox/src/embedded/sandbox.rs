@@ -16,11 +16,11 @@ use tokio::sync::{Notify, OwnedMutexGuard, mpsc, oneshot, watch};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
+use super::Root;
 use super::cgroup::Cgroup;
 use super::listeners::{self, Listeners};
 use super::program::Spawner;
 use super::remedy;
-use super::Root;
 use super::store::Session;
 use crate::error::Error;
 use crate::tools::{BASH_DEFAULT_TIMEOUT_MS, ToolCall, ToolOutput};

@@ -322,11 +322,8 @@ fn overlay(launch: &Launch, stage: &Folder, map: Option<&OwnedFd>) -> Result<Own
         lowers.push(tree);
     }
     let highest_first: Vec<String> = lowers.iter().rev().map(|lower| by_descriptor(lower.as_fd())).collect();
-    let mut options = vec![
-        ("lowerdir", highest_first.join(":")),
-        ("upperdir", "upper".to_owned()),
-        ("workdir", "work".to_owned()),
-    ];
+    let mut options =
+        vec![("lowerdir", highest_first.join(":")), ("upperdir", "upper".to_owned()), ("workdir", "work".to_owned())];
     if !launch.identity.by_root() {
         options.push(("userxattr", String::new()));
     }

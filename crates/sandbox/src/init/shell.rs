@@ -285,9 +285,7 @@ pub(super) fn start_bash(
     input: Option<&File>,
     output: impl AsFd,
 ) -> io::Result<i32> {
-    let texts = |texts: &[&str]| -> Vec<CString> {
-        texts.iter().filter_map(|text| CString::new(*text).ok()).collect()
-    };
+    let texts = |texts: &[&str]| -> Vec<CString> { texts.iter().filter_map(|text| CString::new(*text).ok()).collect() };
     let (arguments, environment) = (texts(arguments), texts(environment));
     match sys::fork()? {
         Cloned::Child => {

@@ -150,7 +150,8 @@ impl CommandLine {
         const KEY: &str = "00000000000000000000000000000000000000000000000000000000000000ff";
         let root = self.folder.path().join("python");
         small_root(&root);
-        let script = "cd $0 && mkdir -p usr/bin usr/lib && python=$(readlink -f /usr/bin/python3) && cp $python usr/bin/python3 && \
+        let script = "cd $0 && mkdir -p usr/bin usr/lib etc/ssl root && echo root:x:0:0::/root:/bin/bash > etc/passwd && \
+                      python=$(readlink -f /usr/bin/python3) && cp $python usr/bin/python3 && \
                       cp /usr/bin/env usr/bin/ && name=$(basename $python) && \
                       tar -C /usr/lib --exclude=test --exclude=__pycache__ --exclude='config-*' -cf - $name | tar -C usr/lib -xf - && \
                       ldd usr/bin/* usr/lib/$name/lib-dynload/*.so | grep -o '/[^ ]*lib[^ ]*\\.so[^ :]*' | sort -u | \

@@ -56,7 +56,9 @@ pub fn import(images: &Layers, path: &Path, name: &str) -> Result<Made> {
     if archive.places.contains_key("manifest.json") {
         return archive.import_saved(images, name);
     }
-    Err(archive.refused("it has no index.json and no manifest.json: an archive is what `docker save` writes, or an OCI layout"))
+    Err(archive.refused(
+        "it has no index.json and no manifest.json: an archive is what `docker save` writes, or an OCI layout",
+    ))
 }
 
 impl Archive {

@@ -101,22 +101,26 @@ pub(super) fn read(text: &[u8], architecture: &str) -> Result<Manifest> {
             };
             let found = all.iter().find(fits).cloned();
             found.map(Manifest::Index).ok_or_else(|| {
-                Error::invalid(format_args!("the image is not there for linux/{architecture}, which this machine needs"))
+                Error::invalid(format_args!(
+                    "the image is not there for linux/{architecture}, which this machine needs"
+                ))
             })
         }
         Written { config: Some(config), layers: Some(layers), .. } if (1..=IMAGE_LAYERS).contains(&layers.len()) => {
             Ok(Manifest::Image { config, layers })
         }
-        Written { config: Some(_), layers: Some(layers), .. } => {
-            Err(Error::invalid(format_args!("the image has {} layers, and 1 to {IMAGE_LAYERS} are taken", layers.len())))
-        }
+        Written { config: Some(_), layers: Some(layers), .. } => Err(Error::invalid(format_args!(
+            "the image has {} layers, and 1 to {IMAGE_LAYERS} are taken",
+            layers.len()
+        ))),
         _ => Err(Error::invalid("the manifest is of a kind that is not known: schema 2 of Docker, or OCI")),
     }
 }
 
 /// Reads a text of an image.
 pub(super) fn json<'a, T: Deserialize<'a>>(text: &'a [u8], what: &str) -> Result<T> {
-    serde_json::from_slice(text).map_err(|error| Error::invalid(format_args!("{what} of the image cannot be read: {error}")))
+    serde_json::from_slice(text)
+        .map_err(|error| Error::invalid(format_args!("{what} of the image cannot be read: {error}")))
 }
 
 #[cfg(test)]

@@ -219,7 +219,8 @@ mod tests {
     #[test]
     fn an_image_says_what_its_programs_need_and_not_who_runs_them() {
         let long = format!("LONG={}", "x".repeat(IMAGE_VARIABLE_BYTES));
-        let text = serde_json::json!({"config": {"Env": ["PATH=/opt/bin", "HOME=/home/other", "no variable", long, "A=b"]}});
+        let text =
+            serde_json::json!({"config": {"Env": ["PATH=/opt/bin", "HOME=/home/other", "no variable", long, "A=b"]}});
         let config: ImageConfig = serde_json::from_value(text).unwrap();
         assert_eq!(variables(&config), ["PATH=/opt/bin", "A=b"]);
     }

@@ -1,11 +1,6 @@
 //! Images from registries, by the distribution API (OCI distribution specification 1.1).
 
-use std::{
-    fs::File,
-    io::Write,
-    path::PathBuf,
-    str::FromStr,
-};
+use std::{fs::File, io::Write, path::PathBuf, str::FromStr};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use reqwest::{Client, Response, StatusCode, header, redirect};
@@ -107,7 +102,8 @@ impl Reference {
 
     fn is_of_this_machine(&self) -> bool {
         let host = self.registry.rsplit_once(':').map_or(self.registry.as_str(), |(host, _)| host);
-        host == "localhost" || host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+        host == "localhost"
+            || host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
     }
 }
 
@@ -125,7 +121,10 @@ pub async fn pull(
     check_name(name)?;
     let pulling = pull_within(images, reference, name, plain, credentials);
     timeout(IMAGE_TIMEOUT, pulling).await.unwrap_or_else(|_| {
-        Err(Error::invalid(format_args!("{reference}: pulling it took longer than {} seconds", IMAGE_TIMEOUT.as_secs())))
+        Err(Error::invalid(format_args!(
+            "{reference}: pulling it took longer than {} seconds",
+            IMAGE_TIMEOUT.as_secs()
+        )))
     })
 }
 
@@ -161,7 +160,8 @@ async fn pull_within(
                 }
                 let (reference, name) = (reference.to_string(), name.to_owned());
                 let unpacking = tokio::task::spawn_blocking(move || {
-                    let opened = files.into_iter().map(|file| Opened::new(File::open(file).map_err(Error::internal)?, None));
+                    let opened =
+                        files.into_iter().map(|file| Opened::new(File::open(file).map_err(Error::internal)?, None));
                     unpack(new, opened, &digest, &config, &reference, &name)
                 });
                 return unpacking.await.map_err(Error::internal)?;
@@ -283,9 +283,10 @@ impl<'a> Registry<'a> {
 
     /// What a request is to be sent with, after the registry has asked for it.
     async fn authorize(&self, asked: String) -> Result<String> {
-        let basic = self.credentials.as_ref().map(|Credentials { user, password }| {
-            format!("Basic {}", STANDARD.encode(format!("{user}:{password}")))
-        });
+        let basic = self
+            .credentials
+            .as_ref()
+            .map(|Credentials { user, password }| format!("Basic {}", STANDARD.encode(format!("{user}:{password}"))));
         let Some(parameters) = asked.strip_prefix("Bearer ").or_else(|| asked.strip_prefix("bearer ")) else {
             return basic.ok_or_else(|| {
                 self.refused("the registry wants a user: set ROTA_REGISTRY_USER and ROTA_REGISTRY_PASSWORD")

@@ -83,7 +83,9 @@ impl Opened {
             [0x1f, 0x8b, ..] => Box::new(MultiGzDecoder::new(file)),
             [0x28, 0xb5, 0x2f, 0xfd] => {
                 let decoder = StreamingDecoder::new(file);
-                Box::new(decoder.map_err(|error| Error::invalid(format_args!("a layer cannot be decompressed: {error}")))?)
+                Box::new(
+                    decoder.map_err(|error| Error::invalid(format_args!("a layer cannot be decompressed: {error}")))?,
+                )
             }
             _ => Box::new(file),
         };

@@ -107,7 +107,8 @@ impl Manager {
                 "python3 -m pip install --no-input --disable-pip-version-check --no-cache-dir --target {folder} --{list}"
             ),
         };
-        let missing = format!("the root file system of the environment has no {program}, which installs packages of {name}");
+        let missing =
+            format!("the root file system of the environment has no {program}, which installs packages of {name}");
         format!(
             "if ! command -v {program} >/dev/null; then echo '{missing}'; (exit 127); else mkdir -p /workspace/tmp && ( {install} ); fi"
         )
@@ -154,7 +155,9 @@ fn quoted(text: &str) -> String {
 /// system is. Adding to one of the later managers leaves the earlier keys as they are.
 pub(super) fn key(before: &str, manager: Manager, packages: &[String]) -> String {
     let mut hash = Sha256::new();
-    for part in [BUILDER, std::env::consts::ARCH, before, manager.name()].into_iter().chain(packages.iter().map(String::as_str)) {
+    for part in
+        [BUILDER, std::env::consts::ARCH, before, manager.name()].into_iter().chain(packages.iter().map(String::as_str))
+    {
         // Each with its length: no two lists have the same text.
         hash.update(format!("{}:{part},", part.len()));
     }
@@ -223,7 +226,10 @@ mod tests {
     fn a_package_is_one_word_whatever_is_in_it() {
         let command = Manager::Pip.command(&list(&["requests>=2,<3", "it's; rm -rf /", "$(id)"]));
         assert!(command.contains(r"-- 'requests>=2,<3' 'it'\''s; rm -rf /' '$(id)' )"), "{command}");
-        assert_eq!(Manager::Go.command(&list(&["a.example/x", "b.example/y@v1"])).matches("'a.example/x@latest'").count(), 1);
+        assert_eq!(
+            Manager::Go.command(&list(&["a.example/x", "b.example/y@v1"])).matches("'a.example/x@latest'").count(),
+            1
+        );
         let refused = Manager::Npm.refuses(&list(&["fine", "--registry=http://evil"])).unwrap();
         assert!(refused.starts_with("config.packages.npm: \"--registry"), "{refused}");
         assert_eq!(Manager::Npm.refuses(&list(&["@scope/name@1"])), None);

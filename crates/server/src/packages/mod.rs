@@ -270,7 +270,8 @@ impl Inner {
     }
 
     fn all_there(&self, keys: &[(Manager, String)]) -> std::io::Result<Option<Vec<(Manager, Layer)>>> {
-        let found = keys.iter().map(|(manager, key)| Ok(self.backend.packages().get(key)?.map(|layer| (*manager, layer))));
+        let found =
+            keys.iter().map(|(manager, key)| Ok(self.backend.packages().get(key)?.map(|layer| (*manager, layer))));
         found.collect::<std::io::Result<Option<Vec<_>>>>()
     }
 
@@ -418,11 +419,8 @@ impl Inner {
     /// What package managers reach: their registries and what the operator adds, whatever the environment's own network is.
     fn policy(&self) -> Policy {
         let hosts = DEBIAN.iter().map(|host| (*host).to_owned()).chain(self.config.hosts.iter().cloned());
-        let network = LimitedNetwork {
-            allowed_hosts: hosts.collect(),
-            allow_mcp_servers: false,
-            allow_package_managers: true,
-        };
+        let network =
+            LimitedNetwork { allowed_hosts: hosts.collect(), allow_mcp_servers: false, allow_package_managers: true };
         self.gate.policy(Policy::new(&Networking::Limited(network), []))
     }
 

@@ -279,7 +279,10 @@ mod tests {
         let none = rota_api::environment::Packages::default();
         assert_eq!(cloud(none.clone()), None);
         let some = rota_api::environment::Packages { pip: vec!["a".to_owned()], ..none };
-        assert_eq!(serde_json::from_str::<rota_api::environment::Packages>(&cloud(some.clone()).unwrap()).unwrap(), some);
+        assert_eq!(
+            serde_json::from_str::<rota_api::environment::Packages>(&cloud(some.clone()).unwrap()).unwrap(),
+            some
+        );
     }
 
     #[tokio::test]

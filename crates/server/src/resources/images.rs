@@ -119,10 +119,7 @@ fn write(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, image: Option<&str>
             "image: a self-hosted environment has none: its workers decide what its sandboxes are made from",
         ));
     }
-    tx.execute(
-        "UPDATE environments SET image = $3 WHERE workspace_id = $1 AND id = $2",
-        vals![workspace, id, image],
-    )?;
+    tx.execute("UPDATE environments SET image = $3 WHERE workspace_id = $1 AND id = $2", vals![workspace, id, image])?;
     read(tx, workspace, id)
 }
 

@@ -44,7 +44,14 @@ pub fn record(
         tx.execute(
             "UPDATE package_builds SET state = $3, log = $4, error = $5, ended_at = $6
              WHERE workspace_id = $1 AND environment_id = $2",
-            vals![workspace, environment, outcome.state.as_str(), outcome.log.as_deref(), outcome.error.as_deref(), now],
+            vals![
+                workspace,
+                environment,
+                outcome.state.as_str(),
+                outcome.log.as_deref(),
+                outcome.error.as_deref(),
+                now
+            ],
         )?;
     }
     Ok(())
