@@ -16,11 +16,12 @@ use crate::{
     db::{Tx, vals},
     error::{Error, Result},
     images,
-    request::{Body, Caller, Json, Path},
+    request::{Body, Caller, Json, Path, Query},
 };
 
 /// `GET /rota/v1/images`.
-pub async fn list(State(app): State<App>, _caller: Caller) -> Result<Json<Images>> {
+pub async fn list(State(app): State<App>, _caller: Caller, query: Query) -> Result<Json<Images>> {
+    query.finish()?;
     let images = app.images.clone();
     let read = tokio::task::spawn_blocking(move || all(images.layers()));
     Ok(Json(Images { data: read.await.map_err(Error::internal)?? }))
