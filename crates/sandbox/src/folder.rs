@@ -302,6 +302,13 @@ pub(crate) fn set_modified(file: &File, micros: i64) -> io::Result<()> {
     Ok(rustix::fs::futimens(file, &Timestamps { last_access: at, last_modification: at })?)
 }
 
+/// Sets the time of an open file to now, as the kernel has it.
+#[cfg(feature = "host")]
+pub(crate) fn touch(file: &File) -> io::Result<()> {
+    let now = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW };
+    Ok(rustix::fs::futimens(file, &Timestamps { last_access: now, last_modification: now })?)
+}
+
 /// Refuses what is more than one step, or a step up.
 fn one_name(name: impl Arg) -> io::Result<CString> {
     let name = name.into_c_str()?.into_owned();

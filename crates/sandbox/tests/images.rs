@@ -21,8 +21,11 @@ use tar::{Builder, EntryType, Header};
 const KEY: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 const BOUNDS: UnpackBounds = UnpackBounds { bytes: 1 << 30, entries: 100_000, time: Duration::from_mins(10) };
 
-/// A layer of entries: a kind, a path, and a content or where a link leads.
-fn layer(entries: &[(EntryType, &str, &str)]) -> Vec<u8> {
+/// A kind, a path, and a content or where a link leads.
+type Entry<'a> = (EntryType, &'a str, &'a str);
+
+/// A layer of entries.
+fn layer(entries: &[Entry<'_>]) -> Vec<u8> {
     let mut archive = Builder::new(Vec::new());
     for (kind, path, content) in entries {
         let mut header = Header::new_gnu();
@@ -46,7 +49,7 @@ fn layer(entries: &[(EntryType, &str, &str)]) -> Vec<u8> {
 }
 
 /// A file of a layer.
-fn file<'a>(path: &'a str, content: &'a str) -> (EntryType, &'a str, &'a str) {
+fn file<'a>(path: &'a str, content: &'a str) -> Entry<'a> {
     (EntryType::Regular, path, content)
 }
 
@@ -155,8 +158,8 @@ fn a_hostile_layer_changes_nothing_outside_and_leaves_nothing() {
     let below = format!("link{place}/file");
     let linked = format!("{place}/file");
     let long = "d/".repeat(40);
-    let deep: Vec<(EntryType, &str, &str)> = vec![file(&long, "")];
-    let rows: Vec<(Vec<(EntryType, &str, &str)>, &str)> = vec![
+    let deep: Vec<Entry<'_>> = vec![file(&long, "")];
+    let rows: Vec<(Vec<Entry<'_>>, &str)> = vec![
         (vec![file("../escaped", "x")], "leads outside"),
         (vec![file("a/../../escaped", "x")], "leads outside"),
         (vec![(EntryType::Link, "name", "../../file")], "leads outside"),

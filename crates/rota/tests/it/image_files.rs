@@ -22,8 +22,8 @@ pub struct Image {
 }
 
 pub fn digest(content: &[u8]) -> String {
-    let digits: String = Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("sha256:{digits}")
+    let digits = |byte: &u8| [byte >> 4, byte & 15].map(|digit| char::from_digit(digit.into(), 16).unwrap());
+    format!("sha256:{}", Sha256::digest(content).iter().flat_map(digits).collect::<String>())
 }
 
 pub fn gzip(content: &[u8]) -> Vec<u8> {

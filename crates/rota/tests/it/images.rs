@@ -272,10 +272,13 @@ async fn a_pull_that_is_killed_leaves_no_image_and_the_next_one_sweeps_it() {
     let (server, registry) = (Rota::without_engine().await, StaticHost::start().await);
     let image = Image::with(&[]);
     image.publish(&registry, "shell", "1");
+    let last = format!("/v2/shell/blobs/{}", digest(&image.blobs()[2]));
+    registry.change(&last, |served| (served.cut_at, served.hangs) = (Some(1), true));
+    let reference = format!("{}/shell:1", registry.address);
     let data = server.server.app().config.data.clone();
     let incoming = data.join("images/.incoming");
     let mut pulling = tokio::process::Command::new(env!("CARGO_BIN_EXE_rota"));
-    pulling.args(["images", "pull", &hanging(&image).await, "--as", "x", "--data"]).arg(&data);
+    pulling.args(["images", "pull", &reference, "--as", "x", "--data"]).arg(&data);
     let mut child = pulling.env_remove("ROTA_CONFIG").stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     // The first layer is there, and the second one is waited for.
     let left = async {
@@ -291,35 +294,7 @@ async fn a_pull_that_is_killed_leaves_no_image_and_the_next_one_sweeps_it() {
     child.kill().await.unwrap();
     assert!(left.exists());
     assert_eq!(server.api.get("/rota/v1/images").await, json!({"data": []}));
-    done(&["pull", &format!("{}/shell:1", registry.address), "--as", "x"], &server).await;
+    image.publish(&registry, "shell", "1");
+    done(&["pull", &reference, "--as", "x"], &server).await;
     assert!(!left.exists(), "the next command has swept it");
-}
-
-/// A registry that has an image but never sends its last layer. The reference of the image there.
-async fn hanging(image: &Image) -> String {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let (last, blobs, manifest) = (digest(&image.blobs()[2]), image.blobs(), image.manifest.clone());
-    tokio::spawn(async move {
-        loop {
-            let Ok((mut connection, _)) = listener.accept().await else { return };
-            let (last, blobs, manifest) = (last.clone(), blobs.clone(), manifest.clone());
-            tokio::spawn(async move {
-                use tokio::io::AsyncWriteExt;
-                while let Some(request) = crate::request::read_request(&mut connection).await {
-                    let found = blobs.iter().find(|blob| request.line.ends_with(&digest(blob))).unwrap_or(&manifest);
-                    let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", found.len());
-                    let most = if request.line.ends_with(&last) { 1 } else { found.len() };
-                    let sent = async {
-                        connection.write_all(head.as_bytes()).await?;
-                        connection.write_all(&found[..most]).await
-                    };
-                    if sent.await.is_err() {
-                        return;
-                    }
-                }
-            });
-        }
-    });
-    format!("{address}/shell:1")
 }

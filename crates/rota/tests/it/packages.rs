@@ -14,12 +14,11 @@ use std::{
 
 use rota_server::config::Config;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 use tokio::time::{sleep, timeout};
 
 use crate::{
     given::{Parts, agent, id, script, toolset},
-    image_files::Image,
+    image_files::{Image, digest},
     images::{answer, error_of, give, import},
     process,
     server::{PATIENCE, Rota},
@@ -402,9 +401,9 @@ fn wheel() -> Vec<u8> {
 async fn pip_installs_from_an_index_of_the_operator_through_the_gate() {
     let index = StaticHost::over_tls().await;
     let content = wheel();
-    let digest: String = Sha256::digest(&content).iter().map(|byte| format!("{byte:02x}")).collect();
+    let digest = digest(&content).replace(':', "=");
     let file = "rota_greeting-1.0-py3-none-any.whl";
-    let page = format!("<html><body><a href=\"/files/{file}#sha256={digest}\">{file}</a></body></html>");
+    let page = format!("<html><body><a href=\"/files/{file}#{digest}\">{file}</a></body></html>");
     index.put("/simple/rota-greeting/", "text/html", page);
     index.put(format!("/files/{file}"), "application/zip", content);
     let server = Rota::with(|config| {

@@ -32,6 +32,8 @@ pub struct Served {
     pub content: Vec<u8>,
     /// So many bytes are sent of it before the connection is closed.
     pub cut_at: Option<usize>,
+    /// It is not closed, and nothing more comes.
+    pub hangs: bool,
 }
 
 /// The host. It ends when it is dropped.
@@ -74,7 +76,7 @@ impl StaticHost {
 
     /// Has a file at `path`.
     pub fn put(&self, path: impl Into<String>, kind: &'static str, content: impl Into<Vec<u8>>) {
-        let served = Served { kind, content: content.into(), cut_at: None };
+        let served = Served { kind, content: content.into(), cut_at: None, hangs: false };
         self.state.files.lock().unwrap().insert(path.into(), served);
     }
 
@@ -134,8 +136,13 @@ async fn talk(mut connection: impl AsyncRead + AsyncWrite + Unpin, state: &State
         let found = state.files.lock().unwrap().get(path).cloned();
         match found {
             None => send(&mut connection, "404 Not Found", "", b"", None).await?,
-            Some(Served { kind, content, cut_at }) => {
-                send(&mut connection, "200 OK", &format!("content-type: {kind}\r\n"), &content, cut_at).await?;
+            Some(Served { kind, content, cut_at, hangs }) => {
+                let headers = format!("content-type: {kind}\r\n");
+                let sent = send(&mut connection, "200 OK", &headers, &content, cut_at).await;
+                if hangs {
+                    std::future::pending().await
+                }
+                sent?;
             }
         }
     }

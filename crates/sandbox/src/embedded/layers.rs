@@ -159,7 +159,7 @@ impl Layers {
             return Ok(None);
         }
         // What is not noted as used is only removed sooner.
-        let _ = file.set_modified(SystemTime::now());
+        let _ = folder::touch(&file);
         let about = serde_json::from_slice(&fs::read(path.join(ABOUT))?)?;
         Ok(Some(Layer { key: key.to_owned(), files: path.join(FILES), about, _lock: Arc::new(file) }))
     }
@@ -252,8 +252,7 @@ impl Layers {
             return Ok(Err(NotRemoved::InUse));
         }
         let _at_work = self.at_work()?;
-        let trash = self.folder.join(TRASH).join(self.unused_name());
-        fs::create_dir(&trash)?;
+        let (_, trash) = make_unused(&self.folder.join(TRASH))?;
         fs::rename(path, trash.join("layer"))?;
         self.delete(&trash)?;
         Ok(Ok(()))
@@ -282,9 +281,7 @@ impl Layers {
     /// When its folder cannot be made.
     pub fn begin(&self) -> io::Result<NewLayer> {
         let at_work = self.at_work()?;
-        let name = self.unused_name();
-        let path = self.folder.join(INCOMING).join(&name);
-        fs::create_dir(&path)?;
+        let (name, path) = make_unused(&self.folder.join(INCOMING))?;
         let files = Folder::open(&path)?.make(FILES, 0o755, self.owner)?;
         files.set_mode(0o755)?;
         Ok(NewLayer { layers: self.clone(), name, path, _at_work: at_work, is_placed: false })
@@ -294,13 +291,6 @@ impl Layers {
         let file = File::create(self.folder.join(AT_WORK))?;
         lock(&file, FlockOperation::LockShared)?;
         Ok(file)
-    }
-
-    /// No other process has this number while this one lives, and what a dead one left is swept or in the way of nobody.
-    fn unused_name(&self) -> String {
-        static NUMBER: AtomicU64 = AtomicU64::new(0);
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos();
-        format!("{}-{now}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed))
     }
 
     /// Deletes a folder whose own folders may be anything.
@@ -316,6 +306,19 @@ impl Layers {
             Some(inside) => inside.empty(folder)?,
         }
         fs::remove_dir(folder)
+    }
+}
+
+/// A new folder of a name that nobody has: another process has another number, and what a dead one left stays where it is.
+fn make_unused(parent: &Path) -> io::Result<(String, PathBuf)> {
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    loop {
+        let name = format!("{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let path = parent.join(&name);
+        match fs::create_dir(&path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            made => return made.map(|()| (name, path)),
+        }
     }
 }
 

@@ -151,7 +151,7 @@ impl Embedded {
             Some(_) => self.store.prepare(session_id, |_| Ok(self.identities.of_layers()))?,
         };
         if root.building.is_some() {
-            self.store.make_building(&session)?;
+            session.make_building()?;
         }
         let limits =
             Limits { disk_bytes: root.disk_bytes.unwrap_or(self.config.limits.disk_bytes), ..self.config.limits };

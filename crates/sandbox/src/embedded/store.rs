@@ -96,16 +96,6 @@ impl Store {
         Ok(Self { sessions, records, trash, inside })
     }
 
-    /// Makes the folder of a session in which packages are installed.
-    pub(super) fn make_building(&self, session: &Session) -> Result<(), Error> {
-        let owner = match session.identity {
-            Identity::Range { base } => Some(base),
-            Identity::Subordinate { .. } | Identity::Single { .. } => None,
-        };
-        let made = Folder::open(&session.dir).and_then(|folder| make_folder(&folder, BUILDING, owner));
-        made.map_err(Error::host_at("making the session's folders", &session.dir))
-    }
-
     pub(super) fn root(&self) -> &Path {
         &self.sessions
     }
@@ -125,26 +115,9 @@ impl Store {
         let folder = Folder::open(&self.sessions).and_then(|all| all.make_private(id)).map_err(making())?;
         let existing = owner_of(&folder);
         let identity = identity(Owner { existing, all: &|| self.owners() })?;
-        self.make_folders(&folder, identity).map_err(making())?;
+        make_folders(&folder, identity).map_err(making())?;
         let shell_marked = AtomicBool::new(folder.has(HAD_SHELL));
         Ok(Session { id: id.to_owned(), identity, record: self.records.of(id), shell_marked, dir })
-    }
-
-    fn make_folders(&self, session: &Folder, identity: Identity) -> io::Result<()> {
-        make_folder(session, STAGE, None)?;
-        let owner = match identity {
-            Identity::Range { base } => Some(base),
-            Identity::Subordinate { .. } | Identity::Single { .. } => None,
-        };
-        for (name, _, _, writable) in SESSION_FOLDERS {
-            make_folder(session, name, owner.filter(|_| writable))?;
-        }
-        make_folder(session, WRITABLE_MEMORY, None)?;
-        // Whether the root is an overlay is known when the sandbox is opened, and files may come before.
-        for name in OVERLAY_FOLDERS {
-            make_folder(session, name, owner)?;
-        }
-        Ok(())
     }
 
     /// The owner of each session's files.
@@ -269,6 +242,16 @@ impl Store {
 }
 
 impl Session {
+    /// Makes the folder in which packages are installed.
+    pub(super) fn make_building(&self) -> Result<(), Error> {
+        let owner = match self.identity {
+            Identity::Range { base } => Some(base),
+            Identity::Subordinate { .. } | Identity::Single { .. } => None,
+        };
+        let made = Folder::open(&self.dir).and_then(|folder| make_folder(&folder, BUILDING, owner));
+        made.map_err(Error::host_at("making the session's folders", &self.dir))
+    }
+
     pub(super) fn had_shell(&self) -> bool {
         self.shell_marked.load(Ordering::Relaxed)
     }
@@ -282,6 +265,23 @@ impl Session {
             }
         }
     }
+}
+
+fn make_folders(session: &Folder, identity: Identity) -> io::Result<()> {
+    make_folder(session, STAGE, None)?;
+    let owner = match identity {
+        Identity::Range { base } => Some(base),
+        Identity::Subordinate { .. } | Identity::Single { .. } => None,
+    };
+    for (name, _, _, writable) in SESSION_FOLDERS {
+        make_folder(session, name, owner.filter(|_| writable))?;
+    }
+    make_folder(session, WRITABLE_MEMORY, None)?;
+    // Whether the root is an overlay is known when the sandbox is opened, and files may come before.
+    for name in OVERLAY_FOLDERS {
+        make_folder(session, name, owner)?;
+    }
+    Ok(())
 }
 
 /// The host id that owns what is in a session's folder.

@@ -159,7 +159,7 @@ impl Packages {
 
     async fn layers(&self, needs: &Needs, root: &Root) -> Result<Vec<(Manager, Layer)>, String> {
         let inner = &self.0;
-        inner.check(needs)?;
+        check(needs)?;
         let keys = inner.keys(needs);
         if let Some(there) = inner.all_there(&keys).map_err(|error| error.to_string())? {
             return Ok(there);
@@ -167,26 +167,29 @@ impl Packages {
         let Some((_, whole)) = keys.last().cloned() else { return Ok(Vec::new()) };
         let mut outcome = {
             let mut under_way = lock(&inner.under_way);
-            match under_way.get(&whole) {
-                Some(outcome) => outcome.clone(),
-                None => {
-                    let (tell, outcome) = watch::channel(None);
-                    under_way.insert(whole.clone(), outcome.clone());
-                    let (inner, needs, root) = (inner.clone(), needs.clone(), root.clone());
-                    self.0.tasks.spawn(async move {
-                        tokio::select! {
-                            built = inner.install(&needs, root, &keys) => drop(tell.send_replace(Some(built))),
-                            // What is left is swept by the next start.
-                            () = inner.stop.cancelled() => {}
-                        }
-                        lock(&inner.under_way).remove(&whole);
-                    });
-                    outcome
-                }
+            if let Some(outcome) = under_way.get(&whole) {
+                outcome.clone()
+            } else {
+                let (tell, outcome) = watch::channel(None);
+                under_way.insert(whole.clone(), outcome.clone());
+                let (inner, needs, root) = (inner.clone(), needs.clone(), root.clone());
+                self.0.tasks.spawn(async move {
+                    tokio::select! {
+                        built = inner.install(&needs, root, &keys) => drop(tell.send_replace(Some(built))),
+                        // What is left is swept by the next start.
+                        () = inner.stop.cancelled() => {}
+                    }
+                    lock(&inner.under_way).remove(&whole);
+                });
+                outcome
             }
         };
-        let built = outcome.wait_for(Option::is_some).await.map_err(|_| "the server is stopping".to_owned())?.clone();
-        built.expect("waited for").layers
+        let built = outcome.wait_for(Option::is_some).await.ok().and_then(|built| built.clone());
+        match built {
+            Some(built) => built.layers,
+            // The server stops, and with it whoever waits. That is no failure of the session's.
+            None => std::future::pending().await,
+        }
     }
 
     /// Removes what an earlier server left unfinished, before the first session is run.
@@ -233,22 +236,6 @@ fn environment(root: &Root, packages: &Wanted) -> Vec<String> {
 }
 
 impl Inner {
-    /// That everything can be installed at all.
-    fn check(&self, needs: &Needs) -> Result<(), String> {
-        for manager in Manager::ALL {
-            if let Some(refused) = manager.refuses(manager.of(&needs.packages)) {
-                return Err(refused);
-            }
-        }
-        if !needs.packages.apt.is_empty() && needs.image.is_none() {
-            return Err("config.packages.apt: packages of Debian are installed over an image, and this environment has none: its \
-                        sandboxes see the programs of the server's machine, which nobody may change. Give it an image with POST \
-                        /rota/v1/environments/{environment_id}/image, or leave apt out"
-                .to_owned());
-        }
-        Ok(())
-    }
-
     /// The key of each manager's packages, in the order of their installation.
     fn keys(&self, needs: &Needs) -> Vec<(Manager, String)> {
         let mut before = match needs.image.as_deref().map(Chosen::read) {
@@ -394,7 +381,7 @@ impl Inner {
         drop(sandbox);
         let output = output.map_err(told)?;
         log.push_str(&format!("{}:\n{}\n", manager.name(), output.content.trim_end()));
-        *log = managers::last(log, PACKAGES_LOG_BYTES).to_owned();
+        log.drain(..log.len() - managers::last(log, PACKAGES_LOG_BYTES).len());
         if output.is_error {
             return Err(output.content);
         }
@@ -462,6 +449,22 @@ impl Inner {
             }
         }
     }
+}
+
+/// That everything can be installed at all.
+fn check(needs: &Needs) -> Result<(), String> {
+    for manager in Manager::ALL {
+        if let Some(refused) = manager.refuses(manager.of(&needs.packages)) {
+            return Err(refused);
+        }
+    }
+    if !needs.packages.apt.is_empty() && needs.image.is_none() {
+        return Err("config.packages.apt: packages of Debian are installed over an image, and this environment has none: its \
+                    sandboxes see the programs of the server's machine, which nobody may change. Give it an image with POST \
+                    /rota/v1/environments/{environment_id}/image, or leave apt out"
+            .to_owned());
+    }
+    Ok(())
 }
 
 /// What of a machine's own programs decides whether installed packages still fit: its release and its package managers.
