@@ -19,6 +19,7 @@ pub mod event;
 pub mod fields;
 pub mod file;
 pub mod id;
+pub mod image;
 pub mod memory;
 pub mod metadata;
 pub mod model;

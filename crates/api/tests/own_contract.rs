@@ -9,6 +9,7 @@ use rota_api::{
     Deleted,
     egress::{EgressConnection, EgressOutcome},
     environment_key::{CreateEnvironmentKey, EnvironmentKey, NewEnvironmentKey},
+    image::{EnvironmentBuild, EnvironmentImage, Images, SetEnvironmentImage},
     occurrence::{AuditedOccurrence, OccurrenceOutcome},
     policy::{DeploymentPolicy, UpdatePolicy},
     run_outcome::RunWithOutcome,
@@ -31,6 +32,7 @@ const TUNNEL: &str = "/v1/tunnels/{tunnel_id}";
 const POLICY: &str = "/rota/v1/deployments/{deployment_id}/policy";
 const KEYS: &str = "/rota/v1/environments/{environment_id}/keys";
 const REVOKE: &str = "/rota/v1/environments/{environment_id}/keys/{environment_key_id}/revoke";
+const IMAGE: &str = "/rota/v1/environments/{environment_id}/image";
 const ENDPOINTS: &str = "/rota/v1/webhook_endpoints";
 const ENDPOINT: &str = "/rota/v1/webhook_endpoints/{webhook_endpoint_id}";
 const SECRET: &str = "/rota/v1/webhook_endpoints/{webhook_endpoint_id}/regenerate_signing_secret";
@@ -160,6 +162,14 @@ fn made() -> String {
     c.takes::<CreateEnvironmentKey>(KEYS);
     let answer = c.schema::<EnvironmentKey>();
     c.add("post", REVOKE, &[], &answer);
+    let answer = c.schema::<EnvironmentImage>();
+    c.add("get", IMAGE, &[], &answer);
+    c.add("post", IMAGE, &[], &answer);
+    c.takes::<SetEnvironmentImage>(IMAGE);
+    let answer = c.schema::<EnvironmentBuild>();
+    c.add("get", "/rota/v1/environments/{environment_id}/build", &[], &answer);
+    let answer = c.schema::<Images>();
+    c.add("get", "/rota/v1/images", &[], &answer);
     let order = ("order", json!({"enum": ["asc", "desc"]}));
     let query = [limit.clone(), order, ("after_id", text.clone()), ("before_id", text)];
     let answer = c.by_ids::<WebhookEndpoint>();

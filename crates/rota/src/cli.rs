@@ -23,6 +23,8 @@ pub enum Command {
     Demo(DemoArgs),
     /// Say which protections this machine gives to sandboxes, and what to do about missing ones.
     Doctor(DoctorArgs),
+    /// Bring root file systems for sandboxes to this machine, list and remove them. Works while the server runs.
+    Images(ImagesArgs),
     /// Make, list and revoke API keys. Works while the server runs.
     Keys(KeysArgs),
     /// Move a store to another database.
@@ -115,6 +117,54 @@ pub enum MigrateCommand {
         /// The database, `postgres://user:password@host/name`.
         #[arg(long, value_name = "URL", env = "ROTA_DATABASE", hide_env_values = true)]
         database: DatabaseUrl,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct ImagesArgs {
+    #[command(subcommand)]
+    pub command: ImagesCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ImagesCommand {
+    /// Pull an image from a registry. Where the registry wants a user, ROTA_REGISTRY_USER and ROTA_REGISTRY_PASSWORD are sent.
+    Pull {
+        #[command(flatten)]
+        store: StoreArgs,
+        /// `[REGISTRY/]NAME[:TAG]` or `[REGISTRY/]NAME@sha256:…`; without a registry it is Docker Hub.
+        reference: String,
+        /// The name that environments use. One that is taken stands for the new image from then on. [default: NAME-TAG]
+        #[arg(long = "as", value_name = "NAME")]
+        name: Option<String>,
+        /// Speak HTTP without TLS. A registry on this machine is spoken to like that anyway.
+        #[arg(long)]
+        plain_http: bool,
+    },
+    /// Make an image of an archive: what `docker save` writes, or an OCI layout in a tar file.
+    Import {
+        #[command(flatten)]
+        store: StoreArgs,
+        /// The archive.
+        archive: PathBuf,
+        /// The name that environments use.
+        #[arg(long = "as", value_name = "NAME")]
+        name: String,
+    },
+    /// List the images of this machine.
+    List {
+        #[command(flatten)]
+        store: StoreArgs,
+    },
+    /// Remove an image. One that environments or sessions have, or a sandbox runs on, stays.
+    Remove {
+        #[command(flatten)]
+        store: StoreArgs,
+        /// Its name.
+        name: String,
+        /// Also where environments or sessions have it: their sessions then end with an error until it is back.
+        #[arg(long)]
+        force: bool,
     },
 }
 
@@ -281,6 +331,7 @@ Configuration file (every key is optional; an unknown key is an error):
 
   [sandbox]
   root_fs = \"/srv/rootfs\"            the same as --root-fs
+  image = \"debian-12\"              in its place: an image of `rota images`, for environments that name none
   places = 64                        most sandboxes that are up; one workspace alone has calls in three quarters of them
   memory_mib = 2048                  most memory of one sandbox, 64 or more
   processes = 512                    most processes of one sandbox, 16 or more
@@ -294,6 +345,15 @@ Configuration file (every key is optional; an unknown key is an error):
   hosts = { \"db.internal\" = [\"10.1.0.7\"] }
                                      names that stand for these addresses and are not looked up
   session_mib = 10240                the MiB that a session may move
+
+  [packages]                         how packages of environments are installed: docs/images.md
+  hosts = [\"pypi.internal\"]         hosts that package managers may reach besides the public registries
+  variables = { PIP_INDEX_URL = \"https://pypi.internal/simple\" }
+                                     variables of the shell in which they run
+  authorities = \"/etc/rota/ca.pem\" certificates of authorities that they trust beside those of the machine
+  seconds = 600                      how long one package manager may take, 1 to 600
+  mib = 10240                        most MiB on disk of the packages of one
+  store_mib = 51200                  most MiB of all; then those that were not used for longest are removed
 
   [blobs]                            where the content of files is; servers that share a database share this too
   folder = \"/srv/files\"             absent: blobs in the data folder

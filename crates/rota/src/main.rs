@@ -3,6 +3,7 @@
 mod cli;
 mod demo;
 mod doctor;
+mod images;
 mod keys;
 mod migrate;
 mod org;
@@ -38,6 +39,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             Command::Serve(args) => serve::run(args).await,
             Command::Demo(args) => demo::run(args).await,
             Command::Doctor(args) => doctor::run(&args).await,
+            Command::Images(args) => images::run(args).await,
             Command::Keys(args) => keys::run(args).await,
             Command::Migrate(args) => migrate::run(args).await,
             Command::Org(args) => org::run(args).await,

@@ -10,7 +10,9 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, RenameFlags, Timespec, Timestamps, Uid};
+use rustix::fs::{
+    AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Timespec, Timestamps, Uid,
+};
 use rustix::io::Errno;
 use rustix::path::Arg;
 
@@ -73,6 +75,16 @@ impl Folder {
     /// The folder of this name.
     pub(crate) fn enter(&self, name: impl Arg) -> io::Result<Self> {
         self.place(name, OFlags::DIRECTORY).map(Self)
+    }
+
+    /// The folder at `path` with this one for the root, as a process sees it whose root this is: no link and no `..` leads out
+    /// of it. Whether the last name may be a link.
+    pub(crate) fn open_as_root(&self, path: &Path, may_be_link: bool) -> io::Result<Self> {
+        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let flags = if may_be_link { flags } else { flags | OFlags::NOFOLLOW };
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
+        Ok(Self(rustix::fs::openat2(&self.0, path, flags, Mode::empty(), resolve)?))
     }
 
     /// The folder of this name, made with this mode when there is none; a new one is given to `owner`.
@@ -288,6 +300,13 @@ pub(crate) fn set_modified(file: &File, micros: i64) -> io::Result<()> {
     let nanoseconds = micros.rem_euclid(1_000_000) * 1000;
     let at = Timespec { tv_sec: micros.div_euclid(1_000_000), tv_nsec: nanoseconds };
     Ok(rustix::fs::futimens(file, &Timestamps { last_access: at, last_modification: at })?)
+}
+
+/// Sets the time of an open file to now, as the kernel has it.
+#[cfg(feature = "host")]
+pub(crate) fn touch(file: &File) -> io::Result<()> {
+    let now = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW };
+    Ok(rustix::fs::futimens(file, &Timestamps { last_access: now, last_modification: now })?)
 }
 
 /// Refuses what is more than one step, or a step up.

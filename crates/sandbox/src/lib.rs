@@ -36,8 +36,9 @@ mod wire;
 pub use config::{Config, Limits};
 #[cfg(feature = "host")]
 pub use embedded::{
-    Area, Bounds, Embedded, Found, Listeners, Listing, NewFile, NewTree, Protection, ProtectionState, Sandbox,
-    SetAside, host_addresses,
+    About, Area, Bounds, Embedded, Found, Layer, Layers, Listeners, Listing, NewFile, NewLayer, NewTree, NotRemoved,
+    Part, Protection, ProtectionState, Root, Sandbox, SetAside, UnpackBounds, UnpackError, Unpacking, host_addresses,
+    is_name, open_images,
 };
 pub use error::Error;
 pub use folder::FileState;

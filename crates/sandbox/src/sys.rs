@@ -40,7 +40,16 @@ pub(crate) fn exit_now(code: i32) -> ! {
 
 /// Sets attributes of a detached tree of mounts, on every mount in it.
 pub(crate) fn mount_setattr(tree: BorrowedFd<'_>, set: u64) -> io::Result<()> {
-    let attr = libc::mount_attr { attr_set: set, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    set_attributes(tree, libc::mount_attr { attr_set: set, attr_clr: 0, propagation: 0, userns_fd: 0 })
+}
+
+/// Shows the owners in a detached tree of mounts as the map of a user namespace says.
+pub(crate) fn map_owners(tree: BorrowedFd<'_>, namespace: BorrowedFd<'_>) -> io::Result<()> {
+    let (attr_set, userns_fd) = (libc::MOUNT_ATTR_IDMAP, namespace.as_raw_fd() as u64);
+    set_attributes(tree, libc::mount_attr { attr_set, attr_clr: 0, propagation: 0, userns_fd })
+}
+
+fn set_attributes(tree: BorrowedFd<'_>, attr: libc::mount_attr) -> io::Result<()> {
     let flags = libc::AT_EMPTY_PATH | libc::AT_RECURSIVE;
     // SAFETY: the path is a NUL-terminated literal, `attr` lives through the call and its true size is given.
     check(unsafe {

@@ -71,6 +71,8 @@ pub(crate) struct Launch {
     /// The session's own folder on the host, absolute.
     pub(crate) session_dir: PathBuf,
     pub(crate) root_fs: Option<PathBuf>,
+    /// What is shown beside that.
+    pub(crate) shown: Shown,
     pub(crate) limits: Limits,
     /// The `cgroup.procs` files that process 1 is entered in.
     pub(crate) cgroup_procs: Vec<PathBuf>,
@@ -80,6 +82,33 @@ pub(crate) struct Launch {
     pub(crate) had_shell: bool,
     /// The TCP ports at which every address leads to the gate. `None`: there is no network.
     pub(crate) gate_ports: Option<Vec<u16>>,
+}
+
+/// Layers that a sandbox is made from.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct Shown {
+    /// Layers of the overlay over `root_fs`, the lowest first.
+    pub(crate) lowers: Vec<PathBuf>,
+    /// Folders that are shown below [`PACKAGES`], with their names there.
+    pub(crate) packages: Vec<(String, PathBuf)>,
+    /// The first of the ids that own what is in them, where those are not the sandbox's own.
+    pub(crate) owner: Option<u32>,
+    /// The folder below [`PACKAGES`] that is the session's own: a layer is being made there.
+    pub(crate) building: Option<String>,
+    /// Bytes and files of `lowers`, which are not the session's.
+    pub(crate) size: (u64, u64),
+    /// Variables of the shell, `NAME=value`, over those that it has anyway.
+    pub(crate) environment: Vec<String>,
+}
+
+/// Where packages of an environment are inside.
+pub(crate) const PACKAGES: &str = "mnt/packages";
+
+impl Launch {
+    /// Whether the root is an overlay, in which the session keeps all changes.
+    pub(crate) fn is_overlay(&self) -> bool {
+        self.root_fs.is_some() || !self.shown.lowers.is_empty()
+    }
 }
 
 /// Which ids of the host the ids inside stand for.

@@ -28,11 +28,20 @@ const BY_NAME: [&str; 18] = [
 ];
 
 /// The modules that may use it, and for what.
-const MAY: [(&str, &str); 18] = [
+const MAY: [(&str, &str); 21] = [
     ("folder.rs", "files of sessions: an open folder, one name at a time, no link followed"),
+    ("bin/rota-sandbox.rs", "archives that a test names"),
     ("heap.rs", "/proc"),
     ("embedded/cgroup.rs", "the kernel's cgroup files"),
     ("embedded/identity.rs", "/etc/subuid and the programs that map ids"),
+    (
+        "embedded/layers.rs",
+        "folders of layers and their locks, which the server alone writes; what is in them by open folders",
+    ),
+    (
+        "embedded/unpack.rs",
+        "layers of images: below an open folder that is the root of every path, and what was opened there",
+    ),
     ("embedded/program.rs", "the program that a test puts in the place of the init"),
     ("embedded/records.rs", "the records of what runs, which the server alone writes"),
     ("embedded/remedy.rs", "/proc"),

@@ -16,7 +16,7 @@
 //! | 48 hostile repository | `limits.rs`: `a_hostile_repository_runs_its_hooks_inside_only` |
 //! | 49 memory stores and skills mounted read-only | those resources' own tests; the read-only uploads folder: `an_attack_from_inside_gets_the_kernel_s_refusal` |
 //! | 52 environment | `the_server_s_environment_is_not_there_inside` |
-//! | 53 snapshots | no snapshots exist |
+//! | 53 archives that are unpacked on the host | `images.rs`; no snapshots exist |
 //!
 //! What commands do to the shell that they run in is in `shell.rs`.
 //!
@@ -174,18 +174,45 @@ const REFUSALS: &[(&str, &str)] = &[
     ("connect_outside", "ENETUNREACH"),
 ];
 
+/// What of [`REFUSALS`] is about the host's own programs and settings. An image has its own, which its root may change for itself.
+const OF_THE_HOST: [&str; 5] =
+    ["mount_/usr", "mount_/etc/ssl", "mount_/root", "write_/usr/bin/env", "write_/etc/passwd"];
+
+fn check_refusals(fence: &CommandLine, is_asked: impl Fn(&str) -> bool) {
+    let answers = fence.python(ATTACKS, &std::process::id().to_string());
+    let wrong: BTreeMap<_, _> = REFUSALS
+        .iter()
+        .filter(|(attack, _)| is_asked(attack))
+        .filter_map(|(attack, wanted)| {
+            let found = answers.get(*attack).map_or("(no answer)", String::as_str);
+            (!wanted.split('|').any(|wanted| wanted == found)).then_some((attack, (found, wanted)))
+        })
+        .collect();
+    assert!(wrong.is_empty(), "{:?}, found and wanted: {wrong:#?}", fence.server);
+}
+
 #[test]
 fn an_attack_from_inside_gets_the_kernel_s_refusal() {
     for server in servers() {
-        let answers = CommandLine::new(server).python(ATTACKS, &std::process::id().to_string());
-        let wrong: BTreeMap<_, _> = REFUSALS
-            .iter()
-            .filter_map(|(attack, wanted)| {
-                let found = answers.get(*attack).map_or("(no answer)", String::as_str);
-                (!wanted.split('|').any(|wanted| wanted == found)).then_some((attack, (found, wanted)))
-            })
-            .collect();
-        assert!(wrong.is_empty(), "{server:?}, found and wanted: {wrong:#?}");
+        check_refusals(&CommandLine::new(server), |_| true);
+    }
+}
+
+#[test]
+fn an_attack_from_inside_an_image_gets_the_same_refusal() {
+    for server in servers() {
+        let fence = CommandLine::new(server).on_python_image();
+        check_refusals(&fence, |attack| !OF_THE_HOST.contains(&attack));
+        let ids = "id -u; while read line; do echo $line; done < /proc/self/uid_map; while read name value; do case $name in \
+                   CapEff: | CapBnd:) echo $name $value ;; esac; done < /proc/self/status";
+        let text = fence.answers("other", &[ids]).remove(0);
+        let words: Vec<_> = text.split_whitespace().collect();
+        assert_eq!(
+            (words[0], words[1], words[5], words[7]),
+            ("0", "0", "00000000000004fb", "00000000000004fb"),
+            "{text}"
+        );
+        assert_ne!(words[2], "0", "host id 0 is mapped: {text}");
     }
 }
 

@@ -14,7 +14,9 @@ use crate::{
     gate::Gate,
     git::Git,
     hub::Hub,
+    images::Images,
     model::Offer,
+    packages::Packages,
     request::Intake,
     sandboxes::Sandboxes,
     scheduler::settle::Timing,
@@ -48,6 +50,10 @@ pub struct Inner {
     pub blobs: Blobs,
     /// Where tools run.
     pub sandboxes: Sandboxes,
+    /// What sandboxes can be made from.
+    pub images: Images,
+    /// What is installed in them.
+    pub packages: Packages,
     /// What clones repositories.
     pub git: Git,
     /// What their network goes through.
@@ -81,6 +87,8 @@ pub struct FirePolicy {
     pub git: Arc<GitConfig>,
     /// The keys under which their tokens are sealed.
     pub vault: Arc<Vault>,
+    /// What their sandboxes can be made from.
+    pub images: Images,
 }
 
 impl App {
@@ -112,6 +120,7 @@ impl App {
             timing: self.config.scheduler.timing(),
             git: self.git.rules().clone(),
             vault: self.vault.clone(),
+            images: self.images.clone(),
         }
     }
 }

@@ -21,7 +21,8 @@ use crate::{
     error::{Error, Result},
     limits::{
         CLONE_FILES, CLONE_MIB, CLONE_SECONDS, EGRESS_SESSION_MIB, MAX_CONCURRENCY, MAX_CONNECTIONS, MAX_EGRESS_PORTS,
-        MAX_GIT_HOSTS, MAX_MODEL_TOKENS, MAX_PRICE, MAX_SANDBOX_PLACES, SANDBOX_CPUS, SANDBOX_DISK_MIB,
+        MAX_GIT_HOSTS, MAX_MODEL_TOKENS, MAX_PRICE, MAX_SANDBOX_PLACES, PACKAGES_MIB, PACKAGES_SECONDS,
+        PACKAGES_SECONDS_RANGE, PACKAGES_SETTINGS, PACKAGES_STORE_MIB, SANDBOX_CPUS, SANDBOX_DISK_MIB,
         SANDBOX_MEMORY_MIB, SANDBOX_PROCESSES, WORKSPACE_FILES_MIB,
     },
     scheduler::settle::Timing,
@@ -63,6 +64,8 @@ pub struct Config {
     pub vault: VaultConfig,
     /// Which repositories sessions can mount.
     pub git: GitConfig,
+    /// How the packages of environments are installed.
+    pub packages: PackagesConfig,
 }
 
 impl Default for Config {
@@ -84,6 +87,7 @@ impl Default for Config {
             blobs: BlobsConfig::default(),
             vault: VaultConfig::default(),
             git: GitConfig::default(),
+            packages: PackagesConfig::default(),
         }
     }
 }
@@ -372,6 +376,8 @@ impl Default for EngineConfig {
 pub struct SandboxConfig {
     /// A folder with a root file system for sandboxes. Absent: the host's own programs, read-only.
     pub root_fs: Option<PathBuf>,
+    /// The name of the image that sandboxes are made from whose environment says none. Absent: `root_fs`, or the host's own programs.
+    pub image: Option<String>,
     /// Most sandboxes that are up at the same time, at least 1. Idle ones end when another session needs the room; a call
     /// waits until there is some.
     pub places: usize,
@@ -392,6 +398,7 @@ impl Default for SandboxConfig {
     fn default() -> Self {
         Self {
             root_fs: None,
+            image: None,
             places: 64,
             memory_mib: 2048,
             processes: 512,
@@ -449,6 +456,57 @@ impl NetworkConfig {
     /// What a session may move, in bytes.
     pub fn session_bytes(&self) -> u64 {
         self.session_mib * 1024 * 1024
+    }
+}
+
+/// How the packages of environments are installed: `[packages]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PackagesConfig {
+    /// Hosts that package managers may reach besides the public registries.
+    pub hosts: Vec<String>,
+    /// Variables of the shell in which they run, such as `PIP_INDEX_URL`.
+    pub variables: BTreeMap<String, String>,
+    /// A file with authorities that they trust beside those of their root file system.
+    pub authorities: Option<PathBuf>,
+    /// How long one package manager may take, in seconds.
+    pub seconds: u64,
+    /// What the packages of one may take on the disk, in MiB.
+    pub mib: u64,
+    /// What all installed packages may take, in MiB, before those that were not used for longest are removed.
+    pub store_mib: u64,
+}
+
+impl Default for PackagesConfig {
+    fn default() -> Self {
+        Self {
+            hosts: Vec::new(),
+            variables: BTreeMap::new(),
+            authorities: None,
+            seconds: PACKAGES_SECONDS,
+            mib: PACKAGES_MIB,
+            store_mib: PACKAGES_STORE_MIB,
+        }
+    }
+}
+
+impl PackagesConfig {
+    fn check(&self) -> Result<()> {
+        within("packages.hosts: their number", self.hosts.len(), &(0..=PACKAGES_SETTINGS))?;
+        within("packages.variables: their number", self.variables.len(), &(0..=PACKAGES_SETTINGS))?;
+        let is_name = |name: &str| {
+            !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') && name != "PATH"
+        };
+        let wrong = |(name, value): &(&String, &String)| !is_name(name) || value.contains('\0') || value.len() > 4096;
+        if let Some((name, _)) = self.variables.iter().find(wrong) {
+            return Err(Error::invalid(format_args!(
+                "packages.variables: \"{name}\" is not a variable that can be set: letters, digits and `_`, not PATH, and at \
+                 most 4096 bytes"
+            )));
+        }
+        within("packages.seconds", self.seconds, &PACKAGES_SECONDS_RANGE)?;
+        within("packages.mib", self.mib, &SANDBOX_DISK_MIB)?;
+        within("packages.store_mib", self.store_mib, &SANDBOX_DISK_MIB)
     }
 }
 
@@ -671,6 +729,15 @@ impl Config {
         self.network.check()?;
         self.blobs.check()?;
         self.git.check()?;
+        self.packages.check()?;
+        if let Some(image) = &self.sandbox.image {
+            if !rota_sandbox::is_name(image) {
+                return Err(Error::invalid(format_args!("sandbox.image: \"{image}\" is no name of an image")));
+            }
+            if self.sandbox.root_fs.is_some() {
+                return Err(Error::invalid("sandbox: name a root_fs or an image, not both"));
+            }
+        }
         if self.vault.key_file.is_some() && self.vault.key_env.is_some() {
             return Err(Error::invalid("vault: name key_file or key_env, not both"));
         }

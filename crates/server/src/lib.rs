@@ -17,11 +17,13 @@ pub mod git;
 mod hex;
 pub mod http;
 pub mod hub;
+pub mod images;
 pub mod json_size;
 pub mod limits;
 pub mod model;
 pub mod mounts;
 pub mod outgoing;
+pub mod packages;
 pub mod page;
 mod places;
 pub mod random;
@@ -56,7 +58,9 @@ use crate::{
     error::{Error, Result},
     gate::{Gate, WEB_PORTS},
     hub::Hub,
+    images::Images,
     model::Offer,
+    packages::{Packages, Parts},
     request::Intake,
     resources::{
         api_keys::{self, CreatedKey},
@@ -132,7 +136,14 @@ pub async fn serve_offer(offer: Offer, config: Config, clock: Clock) -> Result<S
     .await?;
     let backend = Embedded::new(sandbox_config(&config)).map_err(Error::internal)?;
     let blobs = Blobs::open(&config, clock.clone())?;
-    let sandboxes = Sandboxes::new(backend, config.sandbox.places);
+    let images = Images::new(backend.images().clone(), config.sandbox.image.clone());
+    if let Some(default) = config.sandbox.image.as_ref().filter(|name| config.runs_sessions() && !images.has(name)) {
+        return Err(Error::invalid(format_args!(
+            "sandbox.image: there is no image \"{default}\" in the data folder: bring it with `rota images pull` or `rota images \
+             import`, or leave the key out to use the programs of this machine"
+        )));
+    }
+    let sandboxes = Sandboxes::new(backend.clone(), config.sandbox.places);
     let stop = CancellationToken::new();
     let own_ports = [Some(address.port()), metrics_listener.as_ref().map(|(_, own)| own.port())];
     let own_ports = own_ports.into_iter().flatten().collect();
@@ -147,6 +158,19 @@ pub async fn serve_offer(offer: Offer, config: Config, clock: Clock) -> Result<S
         })
         .await?;
     let tasks = TaskTracker::new();
+    let packages = Packages::new(Parts {
+        backend,
+        images: images.clone(),
+        config: config.packages.clone(),
+        root_fs: config.sandbox.root_fs.clone(),
+        has_network: config.network.enabled,
+        gate: gate.clone(),
+        db: db.clone(),
+        clock: clock.clone(),
+        node: node.clone(),
+        tasks: tasks.clone(),
+        stop: stop.clone(),
+    });
     let app = App::new(Inner {
         organization_header: HeaderValue::from_str(&organization).map_err(Error::internal)?,
         node,
@@ -166,6 +190,8 @@ pub async fn serve_offer(offer: Offer, config: Config, clock: Clock) -> Result<S
         offer,
         blobs,
         sandboxes,
+        images,
+        packages,
         gate,
     });
     if app.config.roles.has(Role::Scheduler) {
@@ -222,6 +248,11 @@ async fn open(config: &Config, clock: Clock, publish: db::Publish) -> Result<(Db
         Some(url) => Db::open_postgres(url, clock, publish).await,
         None => Db::open(&config.data, clock, publish),
     }
+}
+
+/// Whether there is a store already, so far as that can be told without opening it.
+pub fn has_store(config: &Config) -> bool {
+    config.database.is_some() || config.data.join(db::FILE).is_file()
 }
 
 /// Opens the store of a configuration beside the servers that may be using it: for the command line.

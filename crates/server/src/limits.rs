@@ -593,3 +593,45 @@ pub const EGRESS_BATCH: usize = 256;
 pub const EGRESS_LOG_EVERY: Duration = Duration::from_millis(200);
 /// The pause after rows could not be written.
 pub const EGRESS_LOG_RETRY: Duration = Duration::from_millis(500);
+
+/// Most bytes of the files of an image, and of its layers as they are downloaded; and never more than the disk has without its last
+/// tenth.
+pub const IMAGE_BYTES: u64 = 32 * 1024 * 1024 * 1024;
+/// Most files, folders and links of an image.
+pub const IMAGE_ENTRIES: u64 = 2_000_000;
+/// Most layers of an image.
+pub const IMAGE_LAYERS: usize = 256;
+/// How long an image may take to be downloaded, and then to be unpacked.
+pub const IMAGE_TIMEOUT: Duration = Duration::from_hours(2);
+/// How long a registry may be silent.
+pub const IMAGE_IDLE: Duration = Duration::from_mins(1);
+/// Most bytes of a manifest or a configuration of an image.
+pub const IMAGE_MANIFEST_BYTES: u64 = 4 * 1024 * 1024;
+/// Most redirects of a registry.
+pub const IMAGE_REDIRECTS: usize = 5;
+/// Most entries of an archive with an image.
+pub const IMAGE_ARCHIVE_ENTRIES: usize = 10_000;
+/// Most variables that an image gives to the shell, and the longest of them in bytes.
+pub const IMAGE_VARIABLES: usize = 64;
+/// See [`IMAGE_VARIABLES`].
+pub const IMAGE_VARIABLE_BYTES: usize = 4096;
+
+/// How long a package manager may take for the packages of an environment, in seconds, unless `[packages] seconds` says otherwise; and
+/// what that can be.
+pub const PACKAGES_SECONDS: u64 = 600;
+/// See [`PACKAGES_SECONDS`].
+pub const PACKAGES_SECONDS_RANGE: RangeInclusive<u64> = 1..=600;
+/// What the packages of one package manager may take on the disk while they are installed, in MiB, unless `[packages] mib` says
+/// otherwise.
+pub const PACKAGES_MIB: u64 = 10_240;
+/// What all installed packages may take before those that were not used for longest are removed, in MiB, unless
+/// `[packages] store_mib` says otherwise.
+pub const PACKAGES_STORE_MIB: u64 = 51_200;
+/// Package managers that install at the same time; further ones wait.
+pub const PACKAGES_BUILDS: usize = 2;
+/// Most bytes of the log of an installation that are kept: its end.
+pub const PACKAGES_LOG_BYTES: usize = 64 * 1024;
+/// Most bytes of that in an error.
+pub const PACKAGES_ERROR_BYTES: usize = 1500;
+/// Most hosts of `[packages]`, and most variables.
+pub const PACKAGES_SETTINGS: usize = 64;

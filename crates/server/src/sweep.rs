@@ -46,6 +46,7 @@ pub async fn run(app: App) {
 async fn begin(app: &App) -> Result<()> {
     let backend = app.sandboxes.backend();
     backend.sweep().await.map_err(Error::internal)?;
+    app.packages.sweep().await?;
     let (_, set_aside) = backend.all_set_aside().map_err(Error::internal)?;
     for files in set_aside.into_iter().rev() {
         if files_of(app, &files.session_id).await? == FilesOf::Needed

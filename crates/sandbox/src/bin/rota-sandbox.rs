@@ -2,13 +2,15 @@
 //! commands in one sandbox, one call each, and prints what they answer; `rota-sandbox DATA_DIR doctor` prints the probe, `… measure` how long a
 //! sandbox takes from nothing to its first answer and how many commands a second its shell then runs, `… remove` deletes sessions,
 //! `… sweep` clears up after an earlier run, `… reopen SESSION MILLISECONDS` starts a session's sandbox anew again and again.
+//! `… import KEY TAR…` makes an image of layers; the variable ROTA_SANDBOX_IMAGE names one by its key, and ROTA_SANDBOX_PACKAGES one
+//! that is shown as packages: `measure` then opens sandboxes with and without them, in turn.
 //! The variable ROTA_SANDBOX_ROOT_FS names a root file system, ROTA_SANDBOX_GATE_PORTS ports of a gate, which nobody attends to. With `--json` in front, answers are printed as JSON, one a line.
 
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rota_sandbox::{Config, Embedded, ToolCall};
+use rota_sandbox::{About, Config, Embedded, Root, ToolCall, UnpackBounds, Unpacking};
 
 fn main() -> ExitCode {
     let mut arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -68,11 +70,21 @@ async fn run(data_dir: &str, session: &str, commands: &[String], as_json: bool) 
         }
         return Ok(());
     }
+    if let ("import", [key, archives @ ..]) = (session, commands) {
+        import(&embedded, key, archives);
+        return Ok(());
+    }
+    let image = std::env::var("ROTA_SANDBOX_IMAGE").ok();
+    let image = image.map(|key| embedded.images().get(&key).ok().flatten().expect("no such image"));
+    let packages = std::env::var("ROTA_SANDBOX_PACKAGES").ok();
+    let packages = packages.map(|key| embedded.images().get(&key).ok().flatten().expect("no such layer"));
+    let packages = packages.into_iter().map(|layer| ("pip".to_owned(), layer)).collect();
+    let root = Root { image, packages, ..Root::default() };
     if session == "measure" {
-        return measure(&embedded).await;
+        return measure(&embedded, &root).await;
     }
     for (number, command) in commands.iter().enumerate() {
-        let sandbox = embedded.open(session).await?;
+        let sandbox = embedded.open_on(session, &root).await?;
         let output = sandbox.call(&number.to_string(), &ToolCall::bash(command)).await?;
         let content = output.content;
         println!("{}", if as_json { serde_json::Value::from(content).to_string() } else { content });
@@ -88,22 +100,55 @@ const MEASURED_CALLS: u32 = 300;
 /// A builtin, a program, and what bash alone can tell to be complete.
 const MEASURED_COMMANDS: [&str; 3] = ["true", "ls -la /workspace | head -3", "for i in 1 2 3; do echo \"$i\"; done"];
 
-async fn measure(embedded: &Arc<Embedded>) -> Result<(), rota_sandbox::Error> {
-    let mut times = Vec::new();
-    for number in 0..MEASURED {
-        let session = format!("measure_{number}");
-        let start = Instant::now();
-        let sandbox = embedded.open(&session).await?;
-        let opened = start.elapsed();
-        sandbox.call("first", &ToolCall::bash("true")).await?;
-        times.push((start.elapsed(), opened));
-        embedded.remove(&session).await?;
+/// Unpacks the layers of an image, the lowest first, and says what was refused.
+fn import(embedded: &Embedded, key: &str, archives: &[String]) {
+    let bounds = UnpackBounds { bytes: 4 << 30, entries: 1_000_000, time: Duration::from_mins(5) };
+    let unpack = || -> Result<(), Box<dyn std::error::Error>> {
+        let new = embedded.images().begin()?;
+        let mut image = Unpacking::new(&new, bounds)?;
+        for archive in archives {
+            image.layer(std::fs::File::open(archive)?)?;
+        }
+        let (bytes, files, _) = image.finish()?;
+        new.place(key, &About { bytes, files, ..About::default() })?;
+        Ok(())
+    };
+    if let Err(error) = unpack() {
+        println!("refused: {error}");
     }
-    println!("the first, with the program copied into memory: {:?}", times.remove(0));
-    times.sort_unstable();
-    println!("fastest {:?}, median {:?}, slowest {:?}", times[0], times[times.len() / 2], times[times.len() - 1]);
+}
+
+async fn measure(embedded: &Arc<Embedded>, root: &Root) -> Result<(), rota_sandbox::Error> {
+    let bare = Root { packages: Vec::new(), ..root.clone() };
+    let roots = if root.packages.is_empty() {
+        vec![(root, "")]
+    } else {
+        vec![(&bare, "without packages: "), (root, "with them: ")]
+    };
+    let mut times = vec![Vec::new(); roots.len()];
+    for number in 0..MEASURED {
+        for ((root, _), times) in roots.iter().zip(&mut times) {
+            let session = format!("measure_{number}");
+            let start = Instant::now();
+            let sandbox = embedded.open_on(&session, root).await?;
+            let opened = start.elapsed();
+            sandbox.call("first", &ToolCall::bash("true")).await?;
+            times.push((start.elapsed(), opened));
+            embedded.remove(&session).await?;
+        }
+    }
+    println!("the first, with the program copied into memory: {:?}", times[0].remove(0));
+    for ((_, what), times) in roots.iter().zip(&mut times) {
+        times.sort_unstable();
+        println!(
+            "{what}fastest {:?}, median {:?}, slowest {:?}",
+            times[0],
+            times[times.len() / 2],
+            times[times.len() - 1]
+        );
+    }
     println!("(until the first command's answer, of which until the fence stood)");
-    let sandbox = embedded.open("measure_calls").await?;
+    let sandbox = embedded.open_on("measure_calls", root).await?;
     for command in MEASURED_COMMANDS {
         let start = std::time::Instant::now();
         for number in 0..MEASURED_CALLS {

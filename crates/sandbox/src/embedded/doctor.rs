@@ -12,7 +12,7 @@ use super::remedy;
 use super::store::Store;
 use crate::config::Config;
 use crate::error::Error;
-use crate::wire::{self, Failure, FromInit, Launch, ToInit};
+use crate::wire::{self, Failure, FromInit, Launch, Shown, ToInit};
 
 /// The session whose folder a trial uses. It is deleted afterwards, with what an earlier trial left of its own deletion.
 pub(super) const TRIAL: &str = "doctor_trial";
@@ -158,6 +158,7 @@ fn trial(config: &Config, identities: &Identities, program: &Arc<Program>) -> Re
         identity: session.identity,
         session_dir: session.dir.clone(),
         root_fs: config.root_fs.clone(),
+        shown: Shown::default(),
         limits: config.limits,
         cgroup_procs: Vec::new(),
         limit_address_space: false,

@@ -12,6 +12,8 @@ use crate::wire::{Identity, RANGE};
 const FIRST: u32 = 1_000_000;
 /// How many ranges there are above [`FIRST`].
 const RANGES: u32 = (u32::MAX - FIRST) / RANGE;
+/// The number of the last range, which is no session's: layers that sessions share are its.
+const OF_LAYERS: u32 = RANGES - 1;
 
 /// The scheme of this process.
 pub(super) enum Identities {
@@ -40,13 +42,21 @@ impl Identities {
         let taken = taken.get_or_insert_with(|| (owner.all)().into_iter().filter_map(number_of).collect());
         let number = match owner.existing.and_then(number_of) {
             Some(number) => number,
-            None => (0..RANGES).find(|number| !taken.contains(number)).ok_or_else(|| Error::CannotIsolate {
-                cause: format!("all {RANGES} ranges of user ids are in use"),
+            None => (0..OF_LAYERS).find(|number| !taken.contains(number)).ok_or_else(|| Error::CannotIsolate {
+                cause: format!("all {OF_LAYERS} ranges of user ids are in use"),
                 remedy: "Delete sessions that are no longer needed.".to_owned(),
             })?,
         };
         taken.insert(number);
         Ok(Identity::Range { base: FIRST + number * RANGE })
+    }
+
+    /// The ids that own layers, and of sandboxes in which layers are made.
+    pub(super) fn of_layers(&self) -> Identity {
+        match self {
+            Self::Ranges(_) => Identity::Range { base: FIRST + OF_LAYERS * RANGE },
+            Self::Fixed(identity) => *identity,
+        }
     }
 
     /// The ids of a plain user who has subordinate ones.
@@ -132,6 +142,8 @@ mod tests {
         assert_eq!(give(None), FIRST + 3 * RANGE);
         assert_eq!(give(Some(FIRST + 2 * RANGE)), FIRST + 2 * RANGE, "files keep their owner");
         assert_eq!(give(Some(FIRST + 2 * RANGE + 7)), FIRST + 2 * RANGE, "whichever of its ids the agent gave them to");
+        let Identity::Range { base } = identities.of_layers() else { panic!("root has ranges") };
+        assert_eq!(number_of(base + RANGE - 1), Some(OF_LAYERS), "a whole range");
         assert_eq!(give(Some(0)), FIRST + 4 * RANGE, "files of the host's root are nobody's range");
     }
 

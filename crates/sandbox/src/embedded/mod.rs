@@ -4,6 +4,7 @@ mod cgroup;
 mod doctor;
 mod files;
 mod identity;
+mod layers;
 mod listeners;
 mod lost;
 mod program;
@@ -12,35 +13,43 @@ mod remedy;
 mod sandbox;
 mod store;
 mod trees;
+mod unpack;
 
 pub use doctor::{Protection, ProtectionState};
 pub use files::{Area, Bounds, Found, Listing, NewFile};
+pub use layers::{About, Layer, Layers, NewLayer, NotRemoved, is_name};
 pub use listeners::{Listeners, host_addresses};
 pub use lost::SetAside;
 pub use sandbox::Sandbox;
 pub use trees::NewTree;
+pub use unpack::{UnpackBounds, UnpackError, Unpacking};
 
 use std::collections::HashMap;
 use std::future::ready;
+use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio_util::task::TaskTracker;
 
-use crate::config::Config;
+use crate::config::{Config, Limits};
 use crate::error::Error;
-use crate::wire::Launch;
+use crate::folder::Folder;
+use crate::init::BUILDING;
+use crate::wire::{Identity, Launch, Shown};
 use cgroup::Cgroups;
 use identity::Identities;
 use lost::Lost;
 use program::{Program, Spawner};
-use store::Store;
+use store::{Inside, Store};
 
 /// The embedded backend. Dropping it, or the end of the process, ends every sandbox.
 pub struct Embedded {
     config: Config,
     store: Store,
     lost: Lost,
+    images: Layers,
+    packages: Layers,
     identities: Identities,
     cgroups: Cgroups,
     program: Arc<Program>,
@@ -68,10 +77,34 @@ impl Embedded {
         let program = Arc::new(Program::new(config.init_program.clone()));
         let store = Store::new(&config, &identities, &program)?;
         let lost = Lost::new(store.root());
+        let images = open_layers(&config.data_dir, "images", &identities, &program)?;
+        let packages = open_layers(&config.data_dir, "packages", &identities, &program)?;
         let cgroups = Cgroups::find(store.root());
         let spawner = Spawner::start(Arc::clone(&program))?;
         let (slots, tasks) = (Mutex::default(), TaskTracker::new());
-        Ok(Arc::new(Self { config, store, lost, identities, cgroups, program, spawner, slots, tasks }))
+        Ok(Arc::new(Self {
+            config,
+            store,
+            lost,
+            images,
+            packages,
+            identities,
+            cgroups,
+            program,
+            spawner,
+            slots,
+            tasks,
+        }))
+    }
+
+    /// The images of this machine, unpacked.
+    pub fn images(&self) -> &Layers {
+        &self.images
+    }
+
+    /// The packages that were installed for environments.
+    pub fn packages(&self) -> &Layers {
+        &self.packages
     }
 
     /// Says of each protection whether this machine gives it, and what to do where it does not. Starts nothing that
@@ -86,37 +119,80 @@ impl Embedded {
     /// # Errors
     /// [`Error::CannotIsolate`] when the fence cannot be set up in full: then nothing of the session runs.
     pub async fn open(self: &Arc<Self>, session_id: &str) -> Result<Sandbox, Error> {
+        self.open_on(session_id, &Root::default()).await
+    }
+
+    /// The same, made from these layers when it is a new one.
+    ///
+    /// # Errors
+    /// The same.
+    pub async fn open_on(self: &Arc<Self>, session_id: &str, root: &Root) -> Result<Sandbox, Error> {
         store::check_id(session_id)?;
         let mut slot = self.slot(session_id).lock_owned().await;
         if let Some(sandbox) = slot.as_ref().filter(|sandbox| sandbox.is_alive()) {
             return Ok(sandbox.clone());
         }
-        let (backend, id) = (Arc::clone(self), session_id.to_owned());
+        let (backend, id, root) = (Arc::clone(self), session_id.to_owned(), root.clone());
         self.to_its_end(async move {
             if let Some(dead) = slot.take() {
                 dead.end().await;
             }
-            let sandbox = backend.start(&id).await?;
+            let sandbox = backend.start(&id, root).await?;
             *slot = Some(sandbox.clone());
             Ok(sandbox)
         })
         .await
     }
 
-    async fn start(&self, session_id: &str) -> Result<Sandbox, Error> {
-        let session = self.store.prepare(session_id, |owner| self.identities.for_session(owner))?;
-        let cgroup = self.cgroups.create(session_id, &self.config.limits)?;
+    async fn start(&self, session_id: &str, root: Root) -> Result<Sandbox, Error> {
+        let session = match &root.building {
+            None => self.store.prepare(session_id, |owner| self.identities.for_session(owner))?,
+            // What is made there is a layer's.
+            Some(_) => self.store.prepare(session_id, |_| Ok(self.identities.of_layers()))?,
+        };
+        if root.building.is_some() {
+            session.make_building()?;
+        }
+        let limits =
+            Limits { disk_bytes: root.disk_bytes.unwrap_or(self.config.limits.disk_bytes), ..self.config.limits };
+        let cgroup = self.cgroups.create(session_id, &limits)?;
         let launch = Launch {
             identity: session.identity,
             session_dir: session.dir.clone(),
-            root_fs: self.config.root_fs.clone(),
-            limits: self.config.limits,
+            // An image stands in the place of the operator's own.
+            root_fs: self.config.root_fs.clone().filter(|_| root.image.is_none()),
+            shown: root.shown(self.images.owner.filter(|_| session.identity != self.identities.of_layers())),
+            limits,
             cgroup_procs: cgroup.procs_files(),
             limit_address_space: !self.cgroups.limits_memory(),
             had_shell: session.had_shell(),
             gate_ports: self.config.gate_ports.clone(),
         };
-        sandbox::start(&self.spawner, &self.tasks, session, cgroup, launch).await
+        sandbox::start(&self.spawner, &self.tasks, session, cgroup, launch, root).await
+    }
+
+    /// Makes a layer of what was built in the sandbox of a session, which is ended: of the packages that were installed in its own
+    /// folder, or of all changes to its root.
+    ///
+    /// # Errors
+    /// [`Error::Host`] when it cannot be moved to its place.
+    pub async fn keep(&self, session_id: &str, part: Part, key: &str, about: About) -> Result<Layer, Error> {
+        store::check_id(session_id)?;
+        let (dir, layers, key) = (self.store.session_dir(session_id), self.packages.clone(), key.to_owned());
+        self.stop(session_id).await;
+        let keeping = move || {
+            let new = layers.begin()?;
+            let name = if part == Part::Packages { BUILDING } else { "upper" };
+            new.take(&Folder::open(&dir)?, name)?;
+            let (mut size, most) = ((0, 0), (u64::MAX, u64::MAX));
+            match new.files()?.measure(most, &mut size, MAX_DEPTH) {
+                // Folders of other ids may be closed to a plain user.
+                Err(error) if error.kind() != io::ErrorKind::PermissionDenied => return Err(error),
+                _ => {}
+            }
+            new.place(&key, &About { bytes: size.0, files: size.1, ..about })
+        };
+        on_thread(move || keeping().map_err(Error::host("keeping installed packages"))).await
     }
 
     /// Ends a session's processes, and with them the calls that are under way. Its files are kept.
@@ -212,6 +288,12 @@ impl Embedded {
     pub async fn sweep(&self) -> Result<(), Error> {
         self.store.end_orphans().await?;
         self.cgroups.remove_stale().await;
+        let (images, packages) = (self.images.clone(), self.packages.clone());
+        on_thread(move || {
+            let swept = images.sweep().and_then(|()| packages.sweep());
+            swept.map_err(Error::host("deleting layers that were not finished"))
+        })
+        .await?;
         self.store.forget_incoming().map_err(Error::host("deleting files that were being written"))
     }
 
@@ -315,6 +397,71 @@ impl Embedded {
             slots.remove(session_id);
         }
     }
+}
+
+/// What a sandbox is made from beside the session's own files.
+#[derive(Debug, Clone, Default)]
+pub struct Root {
+    /// The image whose files are its root. `None`: the host's own programs, or the operator's root file system.
+    pub image: Option<Layer>,
+    /// Layers over the image, the lowest first.
+    pub over: Vec<Layer>,
+    /// Packages that are shown below `/mnt/packages`, with their names there.
+    pub packages: Vec<(String, Layer)>,
+    /// Variables of the shell, `NAME=value`, over those of the image.
+    pub environment: Vec<String>,
+    /// The folder below `/mnt/packages` in which packages are installed now: the sandbox makes a layer.
+    pub building: Option<String>,
+    /// Most bytes on disk, where it is not what every sandbox may have.
+    pub disk_bytes: Option<u64>,
+}
+
+/// What of a sandbox becomes a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// What is in the folder that [`Root::building`] names.
+    Packages,
+    /// What is different from the image.
+    Changes,
+}
+
+/// Most folders of a layer below each other that are measured.
+const MAX_DEPTH: usize = 512;
+
+impl Root {
+    fn shown(&self, owner: Option<u32>) -> Shown {
+        let lowers: Vec<&Layer> = self.image.iter().chain(&self.over).collect();
+        let size = lowers.iter().fold((0, 0), |(bytes, files), layer| {
+            (layer.about().bytes.saturating_add(bytes), layer.about().files.saturating_add(files))
+        });
+        let of_image = self.image.iter().flat_map(|image| &image.about().environment);
+        Shown {
+            lowers: lowers.into_iter().map(|layer| layer.path().to_owned()).collect(),
+            packages: self.packages.iter().map(|(name, layer)| (name.clone(), layer.path().to_owned())).collect(),
+            // Without a layer nothing has to be mapped.
+            owner: owner.filter(|_| self.image.is_some() || !self.over.is_empty() || !self.packages.is_empty()),
+            building: self.building.clone(),
+            size,
+            environment: of_image.chain(&self.environment).cloned().collect(),
+        }
+    }
+}
+
+/// Opens the images of a data folder beside the server that may be using it: for the command line.
+///
+/// # Errors
+/// [`Error::Host`] when their folder cannot be made.
+pub fn open_images(data_dir: &Path) -> Result<Layers, Error> {
+    open_layers(data_dir, "images", &Identities::choose(), &Arc::new(Program::new(None)))
+}
+
+fn open_layers(data_dir: &Path, name: &str, identities: &Identities, program: &Arc<Program>) -> Result<Layers, Error> {
+    let owner = match identities.of_layers() {
+        Identity::Range { base } => Some(base),
+        Identity::Subordinate { .. } | Identity::Single { .. } => None,
+    };
+    let inside = identities.subordinate().map(|identity| Inside { identity, program: Arc::clone(program) });
+    Layers::new(&data_dir.join(name), owner, inside)
 }
 
 /// Works on files, which may be many, on a thread for blocking work.

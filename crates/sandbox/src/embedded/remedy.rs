@@ -3,6 +3,7 @@
 use std::fs;
 
 use crate::error::Error;
+use crate::init::MAPPING_OWNERS;
 use crate::wire::Failure;
 
 const PROGRAM_ADVICE: &str =
@@ -94,6 +95,13 @@ fn advise(step: &str, cause: &str, machine: &Machine) -> (String, String) {
         (
             "root here may not map user ids from 1000000 up, as in a container that is itself in a user namespace",
             "Run the server as a plain user, or outside of that container.".to_owned(),
+        )
+    } else if step == MAPPING_OWNERS {
+        (
+            "the file system of the data folder cannot show files under other owners",
+            "Put the data folder on ext4, XFS or btrfs (in a container: on a volume) with Linux 5.19 or later, or run the \
+             server as a plain user."
+                .to_owned(),
         )
     } else if step.starts_with(NETWORK) {
         (

@@ -16,6 +16,7 @@ use tokio::sync::{Notify, OwnedMutexGuard, mpsc, oneshot, watch};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
+use super::Root;
 use super::cgroup::Cgroup;
 use super::listeners::{self, Listeners};
 use super::program::Spawner;
@@ -44,6 +45,8 @@ pub struct Sandbox {
 
 struct Inner {
     session: Session,
+    /// What it is made from stays as long as it runs.
+    _root: Root,
     landlock: String,
     process: OwnedFd,
     outgoing: mpsc::Sender<Vec<u8>>,
@@ -77,6 +80,7 @@ pub(super) async fn start(
     session: Session,
     cgroup: Cgroup,
     launch: Launch,
+    root: Root,
 ) -> Result<Sandbox, Error> {
     let (ours, theirs) = socket_pair().map_err(Error::host("making a socket pair"))?;
     let child = spawner.spawn(theirs).await?;
@@ -89,7 +93,7 @@ pub(super) async fn start(
         Err(Error::Host { doing, place: None, cause, passing: true })
     };
     match stood.unwrap_or_else(late) {
-        Ok((process, landlock)) => Ok(handshake.into_sandbox(tasks, session, cgroup, process, landlock)),
+        Ok((process, landlock)) => Ok(handshake.into_sandbox(tasks, session, root, cgroup, process, landlock)),
         Err(error) => {
             handshake.end(tasks).await;
             session.record.remove();
@@ -162,6 +166,7 @@ impl Handshake {
         self,
         tasks: &TaskTracker,
         session: Session,
+        root: Root,
         cgroup: Cgroup,
         process: OwnedFd,
         landlock: String,
@@ -170,6 +175,7 @@ impl Handshake {
         let (ended_sender, ended) = watch::channel(None);
         let inner = Arc::new(Inner {
             session,
+            _root: root,
             landlock,
             process,
             outgoing,

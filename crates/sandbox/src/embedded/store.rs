@@ -20,7 +20,7 @@ use crate::config::Config;
 use crate::deletion;
 use crate::error::Error;
 use crate::folder::{self, Folder};
-use crate::init::{SESSION_FOLDERS, STAGE, WRITABLE_MEMORY};
+use crate::init::{BUILDING, SESSION_FOLDERS, STAGE, WRITABLE_MEMORY};
 use crate::wire::{self, Failure, FromInit, Identity, ToInit};
 
 /// What is being deleted, in the folder of the sessions: it is moved there first, and that may be a file system of its own.
@@ -47,7 +47,6 @@ pub(super) struct Store {
     sessions: PathBuf,
     records: Records,
     trash: PathBuf,
-    overlay: bool,
     /// Set when files may belong to ids that only a user namespace gives power over.
     inside: Option<Inside>,
 }
@@ -60,7 +59,7 @@ pub(super) struct Inside {
 }
 
 impl Inside {
-    fn empty(&self, trash: &Path) -> io::Result<()> {
+    pub(super) fn empty(&self, trash: &Path) -> io::Result<()> {
         let (mut ours, theirs) = UnixStream::pair()?;
         let mut child = self.program.start(theirs.into())?;
         let request = ToInit::Delete { identity: self.identity, folder: trash.to_owned() };
@@ -94,7 +93,7 @@ impl Store {
         let trash = sessions.join(TRASH);
         let inside = identities.subordinate();
         let inside = inside.map(|identity| Inside { identity, program: Arc::clone(program) });
-        Ok(Self { sessions, records, trash, overlay: config.root_fs.is_some(), inside })
+        Ok(Self { sessions, records, trash, inside })
     }
 
     pub(super) fn root(&self) -> &Path {
@@ -116,29 +115,9 @@ impl Store {
         let folder = Folder::open(&self.sessions).and_then(|all| all.make_private(id)).map_err(making())?;
         let existing = owner_of(&folder);
         let identity = identity(Owner { existing, all: &|| self.owners() })?;
-        self.make_folders(&folder, identity).map_err(making())?;
+        make_folders(&folder, identity).map_err(making())?;
         let shell_marked = AtomicBool::new(folder.has(HAD_SHELL));
         Ok(Session { id: id.to_owned(), identity, record: self.records.of(id), shell_marked, dir })
-    }
-
-    fn make_folders(&self, session: &Folder, identity: Identity) -> io::Result<()> {
-        make_folder(session, STAGE, None)?;
-        let owner = match identity {
-            Identity::Range { base } => Some(base),
-            Identity::Subordinate { .. } | Identity::Single { .. } => None,
-        };
-        for (name, _, host_only, writable) in SESSION_FOLDERS {
-            if !(host_only && self.overlay) {
-                make_folder(session, name, owner.filter(|_| writable))?;
-            }
-        }
-        make_folder(session, WRITABLE_MEMORY, None)?;
-        if self.overlay {
-            for name in OVERLAY_FOLDERS {
-                make_folder(session, name, owner)?;
-            }
-        }
-        Ok(())
     }
 
     /// The owner of each session's files.
@@ -263,6 +242,16 @@ impl Store {
 }
 
 impl Session {
+    /// Makes the folder in which packages are installed.
+    pub(super) fn make_building(&self) -> Result<(), Error> {
+        let owner = match self.identity {
+            Identity::Range { base } => Some(base),
+            Identity::Subordinate { .. } | Identity::Single { .. } => None,
+        };
+        let made = Folder::open(&self.dir).and_then(|folder| make_folder(&folder, BUILDING, owner));
+        made.map_err(Error::host_at("making the session's folders", &self.dir))
+    }
+
     pub(super) fn had_shell(&self) -> bool {
         self.shell_marked.load(Ordering::Relaxed)
     }
@@ -276,6 +265,23 @@ impl Session {
             }
         }
     }
+}
+
+fn make_folders(session: &Folder, identity: Identity) -> io::Result<()> {
+    make_folder(session, STAGE, None)?;
+    let owner = match identity {
+        Identity::Range { base } => Some(base),
+        Identity::Subordinate { .. } | Identity::Single { .. } => None,
+    };
+    for (name, _, _, writable) in SESSION_FOLDERS {
+        make_folder(session, name, owner.filter(|_| writable))?;
+    }
+    make_folder(session, WRITABLE_MEMORY, None)?;
+    // Whether the root is an overlay is known when the sandbox is opened, and files may come before.
+    for name in OVERLAY_FOLDERS {
+        make_folder(session, name, owner)?;
+    }
+    Ok(())
 }
 
 /// The host id that owns what is in a session's folder.

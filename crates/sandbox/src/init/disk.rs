@@ -14,7 +14,7 @@ use super::root;
 use super::usage::{Usage, usage};
 use super::worker::Worker;
 use crate::config::Limits;
-use crate::wire::Launch;
+use crate::wire::{Launch, PACKAGES};
 
 /// The shortest time between two looks.
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -78,7 +78,7 @@ pub(super) struct DiskWatch {
 
 impl DiskWatch {
     pub(super) fn new(launch: &Launch) -> Self {
-        let roots = if launch.root_fs.is_some() {
+        let roots = if launch.is_overlay() {
             ["", "workspace", "mnt/session/outputs", root::MEMORY].into()
         } else {
             root::SESSION_FOLDERS
@@ -88,10 +88,15 @@ impl DiskWatch {
                 .chain([root::MEMORY])
                 .collect::<Vec<_>>()
         };
-        let now = Instant::now();
+        let building = launch.shown.building.iter().map(|name| format!("{PACKAGES}/{name}"));
+        let roots = roots.into_iter().map(str::to_owned).chain(building);
+        let (now, mut limits) = (Instant::now(), launch.limits);
+        // What is in the layers is counted with the rest of the root, and is not the session's.
+        limits.disk_bytes = limits.disk_bytes.saturating_add(launch.shown.size.0);
+        limits.files = limits.files.saturating_add(launch.shown.size.1);
         Self {
-            limits: launch.limits,
-            roots: roots.into_iter().map(|path| PathBuf::from("/").join(path)).collect(),
+            limits,
+            roots: roots.map(|path| PathBuf::from("/").join(path)).collect(),
             look: None,
             stirred: false,
             check_at: now,

@@ -18,7 +18,7 @@ mod usage;
 mod verify;
 mod worker;
 
-pub(crate) use root::{SESSION_FOLDERS, STAGE, WRITABLE_MEMORY};
+pub(crate) use root::{BUILDING, MAPPING_OWNERS, SESSION_FOLDERS, STAGE, WRITABLE_MEMORY};
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -160,6 +160,26 @@ fn delete_inside(identity: Identity, folder: &Path) -> Result<(), Failure> {
     let code = wait_for(pid);
     mapped?;
     if code == 0 { Ok(()) } else { Err(Failure::lasting("deleting files as root inside", "some files remain")) }
+}
+
+/// A user namespace with this map of users and groups, in which nothing runs.
+fn map_of_owners(map: &str) -> Result<OwnedFd, Failure> {
+    let (go_read, go_write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(at("making a pipe"))?;
+    let pid = match sys::clone_namespaces(libc::CLONE_NEWUSER).map_err(at("making a user namespace"))? {
+        Cloned::Child => {
+            drop(go_write);
+            // It ends with the other end of the pipe.
+            let _ = File::from(go_read).read(&mut [0]);
+            sys::exit_now(0);
+        }
+        Cloned::Parent(pid) => pid,
+    };
+    let namespace = write_map(pid, "uid_map", map)
+        .and_then(|()| write_map(pid, "gid_map", map))
+        .and_then(|()| File::open(format!("/proc/{pid}/ns/user")).map_err(at("opening a user namespace")));
+    drop((go_read, go_write));
+    wait_for(pid);
+    Ok(namespace?.into())
 }
 
 /// Writes the id maps of the new user namespace, from outside.

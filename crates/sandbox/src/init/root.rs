@@ -13,10 +13,10 @@ use nix::mount::{MntFlags, MsFlags};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags};
 
-use super::{at, shell};
+use super::{at, map_of_owners, shell};
 use crate::folder::{Folder, by_descriptor};
 use crate::sys;
-use crate::wire::{Failure, Identity, Launch};
+use crate::wire::{Failure, Identity, Launch, PACKAGES, RANGE};
 
 /// The folder, in a session's own, below which the new root is put together.
 pub(crate) const STAGE: &str = "stage";
@@ -44,6 +44,11 @@ pub(crate) const SESSION_FOLDERS: [(&str, &str, bool, bool); 9] = [
     ("srv", "srv", true, true),
     ("var", "var", true, true),
 ];
+
+/// The folder, in a session's own, in which packages are installed while a layer of them is made.
+pub(crate) const BUILDING: &str = "packages";
+/// The step that fails where a file system cannot show files under other owners.
+pub(crate) const MAPPING_OWNERS: &str = "mapping the owners of a layer";
 
 /// Where memory stores are inside. The folder itself is read-only.
 pub(super) const MEMORY: &str = "mnt/memory";
@@ -162,6 +167,12 @@ impl Tree {
         show(tree.as_fd(), point.as_fd(), path, attributes)
     }
 
+    /// Shows a layer, read-only.
+    fn bind_layer(&self, source: &Path, path: &str, map: Option<&OwnedFd>) -> Result<(), Failure> {
+        let tree = layer(source, map)?;
+        show(tree.as_fd(), self.folder(path)?.as_fd(), path, RDONLY | NOSUID | NODEV)
+    }
+
     /// Shows a folder of the session at `path`.
     fn bind_folder(&self, source: &Folder, path: &str, attributes: u64) -> Result<(), Failure> {
         let flags = COPY | OpenTreeFlags::AT_EMPTY_PATH;
@@ -234,21 +245,26 @@ pub(super) fn build(launch: &Launch) -> Result<(), Failure> {
         .map_err(at("making the mounts private"))?;
     let session = Folder::open(&launch.session_dir).map_err(at("opening the session's folder"))?;
     nix::unistd::fchdir(&session).map_err(at("entering the session's folder"))?;
-    let root = match &launch.root_fs {
-        None => new_file_system("tmpfs", &tmpfs_options(SKELETON_BYTES, "0755", owner), NOSUID | NODEV)
-            .map_err(at("mounting the new root"))?,
-        Some(lower) => overlay(lower, launch.identity)?,
-    };
     let stage = session.enter(STAGE).map_err(at("opening the staging folder"))?;
+    let map = match (launch.shown.owner, launch.identity) {
+        (Some(owner), Identity::Range { base }) => Some(map_of_owners(&format!("{owner} {base} {RANGE}\n"))?),
+        _ => None,
+    };
+    let root = if launch.is_overlay() {
+        overlay(launch, &stage, map.as_ref())?
+    } else {
+        new_file_system("tmpfs", &tmpfs_options(SKELETON_BYTES, "0755", owner), NOSUID | NODEV)
+            .map_err(at("mounting the new root"))?
+    };
     attach(root.as_fd(), stage.as_fd()).map_err(at("attaching the new root"))?;
     nix::unistd::fchdir(&root).map_err(at("entering the new root"))?;
     let tree = Tree::at_cwd(owner)?;
-    if launch.root_fs.is_none() {
+    if !launch.is_overlay() {
         show_host_programs(&tree)?;
         show_host_settings(&tree)?;
     }
     for (folder, path, host_only, writable) in SESSION_FOLDERS {
-        if host_only && launch.root_fs.is_some() {
+        if host_only && launch.is_overlay() {
             continue;
         }
         let attributes = NOSUID | NODEV | if writable { 0 } else { RDONLY };
@@ -256,7 +272,28 @@ pub(super) fn build(launch: &Launch) -> Result<(), Failure> {
         tree.bind_folder(&source, path, attributes)?;
     }
     show_writable_memory(&tree, &session)?;
+    show_packages(&tree, &session, launch, map.as_ref())?;
     devices(&tree)
+}
+
+fn show_packages(tree: &Tree, session: &Folder, launch: &Launch, map: Option<&OwnedFd>) -> Result<(), Failure> {
+    for (name, source) in &launch.shown.packages {
+        tree.bind_layer(source, &format!("{PACKAGES}/{name}"), map)?;
+    }
+    if let Some(name) = &launch.shown.building {
+        let own = session.enter(BUILDING).map_err(at("opening the folder of the packages that are installed"))?;
+        tree.bind_folder(&own, &format!("{PACKAGES}/{name}"), NOSUID | NODEV)?;
+    }
+    Ok(())
+}
+
+/// A detached copy of a layer, with the owners that the sandbox's ids stand for.
+fn layer(source: &Path, map: Option<&OwnedFd>) -> Result<OwnedFd, Failure> {
+    let tree = detached_copy(source).map_err(at("opening a layer"))?;
+    if let Some(map) = map {
+        sys::map_owners(tree.as_fd(), map.as_fd()).map_err(at(MAPPING_OWNERS))?;
+    }
+    Ok(tree)
 }
 
 fn show_writable_memory(tree: &Tree, session: &Folder) -> Result<(), Failure> {
@@ -270,16 +307,24 @@ fn show_writable_memory(tree: &Tree, session: &Folder) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The operator's root file system below, the session's own changes above.
-fn overlay(lower: &Path, identity: Identity) -> Result<OwnedFd, Failure> {
-    let lower = rustix::fs::open(lower, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(at("opening the operator's root file system"))?;
-    let mut options = vec![
-        ("lowerdir", by_descriptor(lower.as_fd())),
-        ("upperdir", "upper".to_owned()),
-        ("workdir", "work".to_owned()),
-    ];
-    if !identity.by_root() {
+/// The operator's root file system and the layers below, the session's own changes above.
+fn overlay(launch: &Launch, stage: &Folder, map: Option<&OwnedFd>) -> Result<OwnedFd, Failure> {
+    let mut lowers = Vec::new();
+    if let Some(lower) = &launch.root_fs {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let lower = rustix::fs::open(lower, flags, Mode::empty());
+        lowers.push(lower.map_err(at("opening the operator's root file system"))?);
+    }
+    for source in &launch.shown.lowers {
+        let tree = layer(source, map)?;
+        // Kernels before 6.15 take no layer that is attached nowhere. This one is covered by what comes next.
+        attach(tree.as_fd(), stage.as_fd()).map_err(at("attaching a layer"))?;
+        lowers.push(tree);
+    }
+    let highest_first: Vec<String> = lowers.iter().rev().map(|lower| by_descriptor(lower.as_fd())).collect();
+    let mut options =
+        vec![("lowerdir", highest_first.join(":")), ("upperdir", "upper".to_owned()), ("workdir", "work".to_owned())];
+    if !launch.identity.by_root() {
         options.push(("userxattr", String::new()));
     }
     new_file_system("overlay", &options, NOSUID | NODEV).map_err(at("mounting the overlay"))
@@ -361,7 +406,7 @@ pub(super) fn finish(launch: &Launch) -> Result<(), Failure> {
     drop(tree);
     nix::unistd::pivot_root(".", ".").map_err(at("changing the root"))?;
     nix::mount::umount2(".", MntFlags::MNT_DETACH).map_err(at("detaching the host's root"))?;
-    if launch.root_fs.is_none() {
+    if !launch.is_overlay() {
         shared_temporary_folder().map_err(at("making /var/tmp"))?;
     }
     nix::unistd::chdir("/workspace").map_err(at("entering /workspace"))
@@ -411,10 +456,11 @@ fn inner_mounts(tree: &Tree, launch: &Launch) -> Result<(), Failure> {
 
 /// The folders inside that may be written.
 pub(super) fn writable_folders(launch: &Launch) -> Vec<&'static OsStr> {
-    if launch.root_fs.is_some() {
+    if launch.is_overlay() {
         return vec![OsStr::new("/")];
     }
+    let building = launch.shown.building.is_some().then_some(PACKAGES);
     let session = SESSION_FOLDERS.iter().filter(|(.., writable)| *writable).map(|(_, path, ..)| *path);
     // Of the memory stores the mounts say which may be written.
-    session.chain([MEMORY, "tmp", "dev", "proc", "run"]).map(OsStr::new).collect()
+    session.chain([MEMORY, "tmp", "dev", "proc", "run"]).chain(building).map(OsStr::new).collect()
 }

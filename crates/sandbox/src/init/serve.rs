@@ -32,6 +32,8 @@ pub(super) struct Init {
     signals: SignalFd,
     input: Vec<u8>,
     pub(super) shell: Option<Shell>,
+    /// Variables of the shell beside its own.
+    pub(super) environment: Vec<String>,
     /// A shell has run in this sandbox, or in an earlier one of the session and nobody was told of its end.
     pub(super) shell_before: bool,
     pub(super) running: Option<Running>,
@@ -55,6 +57,7 @@ pub(super) fn serve(socket: UnixStream, launch: &Launch) {
         signals,
         input: Vec::new(),
         shell: None,
+        environment: launch.shown.environment.clone(),
         shell_before: launch.had_shell,
         running: None,
         between: HeadTail::default(),

@@ -120,11 +120,11 @@ impl Stream {
 
 impl Shell {
     /// Starts a shell in `/workspace`.
-    pub(super) fn start() -> io::Result<Self> {
+    pub(super) fn start(variables: &[String]) -> io::Result<Self> {
         let mut script = make_script()?;
         let (output_read, output_write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
         let arguments = ["bash", "--noprofile", "--norc", SCRIPT];
-        let pid = start_bash(Path::new(FOLDER), &arguments, &ENVIRONMENT, None, &output_write)?;
+        let pid = start_bash(Path::new(FOLDER), &arguments, &environment(variables), None, &output_write)?;
         script.write_all([FIRST, COUNT_ANEW].concat().as_bytes())?;
         Ok(Self { pid, script, unsent: Vec::new(), stage: Stage::Idle, output: Stream::new(output_read)? })
     }
@@ -233,6 +233,14 @@ impl Shell {
     }
 }
 
+/// The shell's variables: those that it always has, and over them `variables`, of which a later one goes before an earlier.
+fn environment(variables: &[String]) -> Vec<&str> {
+    let all: Vec<&str> = ENVIRONMENT.into_iter().chain(variables.iter().map(String::as_str)).collect();
+    let name = |variable: &str| variable.split('=').next().unwrap_or_default().to_owned();
+    let is_last = |at: &usize| !all[at + 1..].iter().any(|later| name(later) == name(all[*at]));
+    (0..all.len()).filter(is_last).map(|at| all[at]).collect()
+}
+
 /// A redirection without a command, which makes a file that tells something by its name.
 fn making(name: &str) -> String {
     format!(">|\"{FOLDER}/{name}\"")
@@ -277,9 +285,7 @@ pub(super) fn start_bash(
     input: Option<&File>,
     output: impl AsFd,
 ) -> io::Result<i32> {
-    let texts = |texts: &[&str]| -> Vec<CString> {
-        texts.iter().map(|text| CString::new(*text).expect("the literals hold no NUL")).collect()
-    };
+    let texts = |texts: &[&str]| -> Vec<CString> { texts.iter().filter_map(|text| CString::new(*text).ok()).collect() };
     let (arguments, environment) = (texts(arguments), texts(environment));
     match sys::fork()? {
         Cloned::Child => {

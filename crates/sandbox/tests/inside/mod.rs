@@ -109,6 +109,8 @@ pub fn servers() -> Vec<Server> {
 pub struct CommandLine {
     pub server: Server,
     pub folder: tempfile::TempDir,
+    /// The key of the image that sandboxes are made from.
+    pub image: Option<&'static str>,
 }
 
 /// `nobody`, when the tests run as root.
@@ -126,7 +128,7 @@ impl CommandLine {
         if server == Server::PlainUser && nix::unistd::geteuid().is_root() {
             chown(&data, Some(NOBODY), Some(NOBODY)).unwrap();
         }
-        Self { server, folder }
+        Self { server, folder, image: None }
     }
 
     pub fn program(&self) -> PathBuf {
@@ -135,12 +137,37 @@ impl CommandLine {
 
     /// A command that starts the program as the kind of user that runs the server.
     pub fn command(&self) -> Command {
+        let mut command = Command::new(self.program());
         if self.server == Server::PlainUser && nix::unistd::geteuid().is_root() {
-            let mut command = Command::new(self.program());
             command.uid(NOBODY).gid(NOBODY);
-            return command;
         }
-        Command::new(self.program())
+        command.envs(self.image.map(|key| ("ROTA_SANDBOX_IMAGE", key)));
+        command
+    }
+
+    /// Makes all sandboxes from an image with bash and Python, packed from this machine.
+    pub fn on_python_image(mut self) -> Self {
+        const KEY: &str = "00000000000000000000000000000000000000000000000000000000000000ff";
+        let root = self.folder.path().join("python");
+        small_root(&root);
+        let script = "cd $0 && mkdir -p usr/bin usr/lib etc/ssl root && echo root:x:0:0::/root:/bin/bash > etc/passwd && \
+                      python=$(readlink -f /usr/bin/python3) && cp $python usr/bin/python3 && \
+                      cp /usr/bin/env usr/bin/ && name=$(basename $python) && \
+                      tar -C /usr/lib --exclude=test --exclude=__pycache__ --exclude='config-*' -cf - $name | tar -C usr/lib -xf - && \
+                      ldd usr/bin/* usr/lib/$name/lib-dynload/*.so | grep -o '/[^ ]*lib[^ ]*\\.so[^ :]*' | sort -u | \
+                      while read f; do mkdir -p .$(dirname $f); cp -nL $f .$f; done; \
+                      chmod -R a+rX . && tar --owner=0 --group=0 -cf $0.tar . && chmod a+r $0.tar";
+        assert!(Command::new("bash").args(["-c", script]).arg(&root).status().unwrap().success());
+        assert_eq!(self.import(KEY, &[self.folder.path().join("python.tar")]), "");
+        self.image = Some(KEY);
+        self
+    }
+
+    /// Makes an image of layers, the lowest first. What was refused.
+    pub fn import(&self, key: &str, archives: &[PathBuf]) -> String {
+        let output = self.command().arg(self.data()).args(["import", key]).args(archives).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
     }
 
     /// Runs shell commands in one sandbox.

@@ -32,6 +32,7 @@ use crate::{
     limits,
     model::Usage,
     mounts::{Failure, Mounts, Target},
+    packages::Needs,
     places::{Place, Places},
     resources::{
         repositories::{self, SessionRepository},
@@ -62,6 +63,8 @@ pub(super) struct Runner<'a> {
     pub(super) mounts: Mounts,
     /// What its sandbox reaches.
     network: Policy,
+    /// What it is made from.
+    needs: Needs,
     /// The result of a call that is not in the log yet. It outlives this runner, when the database is away.
     finished: &'a mut Option<EventBody>,
     at_work: &'a Arc<Places>,
@@ -94,7 +97,7 @@ impl<'a> Runner<'a> {
         let inner = lease.clone();
         let gate = app.clone();
         let loaded = app.db.read(move |tx| load(tx, &inner, |of_session| gate.gate.policy(of_session))).await?;
-        let Loaded { agent, around, repositories, unattended, home, network } = loaded;
+        let Loaded { agent, around, repositories, unattended, home, network, needs } = loaded;
         let watcher = app.hub.watch(&lease.session);
         let state = State::default();
         let files = match home {
@@ -117,6 +120,7 @@ impl<'a> Runner<'a> {
             files,
             mounts,
             network,
+            needs,
             finished,
             at_work,
             place,
@@ -361,8 +365,9 @@ impl<'a> Runner<'a> {
         let (mounts, sandboxes, network) = (&mut self.mounts, &self.app.sandboxes, &self.network);
         let calling = async {
             mounts.before_call().await.map_err(NotRun::Mount)?;
+            let root = self.app.packages.root(&self.needs).await.map_err(NotRun::Root)?;
             let opened = |sandbox: &Sandbox| self.app.gate.attend(sandbox, workspace, session, network);
-            let called = sandboxes.call(workspace, session, call.id.as_ref(), &tool, opened).await;
+            let called = sandboxes.call(workspace, session, call.id.as_ref(), &tool, &root, opened).await;
             called.map_err(NotRun::Sandbox)
         };
         let ran = tokio::select! {
@@ -414,13 +419,20 @@ impl<'a> Runner<'a> {
                 self.try_again(Step::default(), SessionErrorType::UnknownError, message, retry).await
             }
             Some(Err(NotRun::Sandbox(error))) => {
-                let text = "The tool was not run: no sandbox could be started.";
-                let open = self.state.calls.iter().filter(|call| call.stage == Stage::Allowed);
-                let closed = open.map(|call| self.event(tools::result(call, text, true))).collect();
                 tracing::error!(session_id = %self.lease.session, %error, "no sandbox could be started");
-                self.die(SessionErrorType::UnknownError, error.for_client(), closed).await
+                self.without_sandbox(error.for_client()).await
             }
+            // It was logged where it was found out.
+            Some(Err(NotRun::Root(message))) => self.without_sandbox(message).await,
         }
+    }
+
+    /// Ends the turn because the session has no sandbox.
+    async fn without_sandbox(&mut self, message: String) -> Result<bool, Left> {
+        let text = "The tool was not run: no sandbox could be started.";
+        let open = self.state.calls.iter().filter(|call| call.stage == Stage::Allowed);
+        let closed = open.map(|call| self.event(tools::result(call, text, true))).collect();
+        self.die(SessionErrorType::UnknownError, message, closed).await
     }
 
     /// Appends the result of a call that has run. Until that is done it is kept: the call is not to run again.
@@ -483,6 +495,8 @@ impl<'a> Runner<'a> {
 enum NotRun {
     Mount(Failure),
     Sandbox(rota_sandbox::Error),
+    /// What the sandbox is made from is not there.
+    Root(String),
 }
 
 /// What a tool said, and behind it what the agent is told of its mounts.
@@ -562,6 +576,8 @@ struct Loaded {
     home: Option<String>,
     /// What its sandbox reaches.
     network: Policy,
+    /// What it is made from.
+    needs: Needs,
 }
 
 /// `permitted` is what the server permits of what the environment does.
@@ -569,7 +585,7 @@ fn load(tx: &mut Tx<'_>, lease: &Lease, permitted: impl Fn(Policy) -> Policy) ->
     let skills = skills::of_session(tx, &lease.session)?;
     let found = tx.one(
         "SELECT coalesce(s.agent, v.snapshot), s.self_hosted, s.home, s.deployment_id, s.resources, s.network,
-             CASE WHEN s.network IS NULL THEN e.config END
+             CASE WHEN s.network IS NULL THEN e.config END, s.environment_id, s.image, s.packages
          FROM sessions s
          JOIN agent_versions v ON v.agent_id = s.agent_id AND v.version = s.agent_version
          LEFT JOIN environments e ON e.workspace_id = s.workspace_id AND e.id = s.environment_id
@@ -601,6 +617,13 @@ fn load(tx: &mut Tx<'_>, lease: &Lease, permitted: impl Fn(Policy) -> Policy) ->
                 repositories: Vec::new(),
                 unattended: row.opt_text(3)?.is_some(),
                 home: row.opt_text(2)?,
+                needs: Needs {
+                    workspace: lease.workspace.clone(),
+                    session: lease.session.clone(),
+                    environment: row.id(7)?,
+                    image: row.opt_text(8)?,
+                    packages: row.opt_json(9)?.unwrap_or_default(),
+                },
             })
         },
     )?;

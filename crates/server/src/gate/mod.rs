@@ -60,7 +60,8 @@ use record::Connection;
 /// The port of HTTP, and that of HTTPS; the gate always serves them.
 pub const WEB_PORTS: [u16; 2] = [80, 443];
 
-/// The gate of this server.
+/// The gate of this server. Clones are the same one.
+#[derive(Clone)]
 pub struct Gate(Arc<Inner>);
 
 struct Inner {

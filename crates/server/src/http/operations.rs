@@ -13,7 +13,7 @@ use crate::{
     app::App,
     resources::{
         agents, api_keys, archiving, credentials, deployment_runs, deployments, dreams, egress, environment_keys,
-        environments, files,
+        environments, files, images,
         memory_stores::{self, memories, versions},
         models, organization, run_outcomes, schedules,
         sessions::{self, events, resources as session_resources},
@@ -97,6 +97,7 @@ pub fn operations() -> Vec<Operation> {
     const SKILL_VERSION: &str = "/v1/skills/{skill_id}/versions/{version}";
     const KEYS: &str = "/rota/v1/environments/{environment_id}/keys";
     const REVOKE: &str = "/rota/v1/environments/{environment_id}/keys/{environment_key_id}/revoke";
+    const IMAGE: &str = "/rota/v1/environments/{environment_id}/image";
     const WORK: &str = "/v1/environments/{environment_id}/work/{work_id}";
     const OCCURRENCES: &str = "/rota/v1/deployments/{deployment_id}/occurrences";
 
@@ -108,6 +109,10 @@ pub fn operations() -> Vec<Operation> {
         get(KEYS, Workspace, Optional, environment_keys::list),
         post(KEYS, Workspace, Optional, environment_keys::create),
         call(REVOKE, Workspace, Optional, environment_keys::revoke),
+        get(IMAGE, Workspace, Optional, images::of_environment),
+        post(IMAGE, Workspace, Optional, images::set),
+        get("/rota/v1/environments/{environment_id}/build", Workspace, Optional, images::build),
+        get("/rota/v1/images", Workspace, Optional, images::list),
         get("/rota/v1/schedules/preview", Workspace, Optional, schedules::preview),
         get("/rota/v1/sessions/{session_id}", Workspace, Optional, sessions::warnings::retrieve),
         get("/rota/v1/sessions/{session_id}/egress", Workspace, Optional, egress::list),

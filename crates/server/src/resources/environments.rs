@@ -18,7 +18,7 @@ use crate::{
     limits::MAX_ENVIRONMENT_BYTES,
     page::{NullPage, Order},
     request::{Body, Caller, Json, List, Path, Query},
-    resources::{webhook_outbox, work_queue},
+    resources::{package_builds, webhook_outbox, work_queue},
 };
 
 /// `POST /v1/environments`.
@@ -149,6 +149,7 @@ pub fn remove(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, force: bool) -
         work_queue::end_all_of(tx, workspace, id)?;
     }
     ENVIRONMENTS.delete(tx, workspace, id)?;
+    package_builds::forget(tx, workspace, id)?;
     webhook_outbox::emit(tx, workspace, [EventType::EnvironmentDeleted], id)?;
     Ok(Deleted::new("environment_deleted", id))
 }
@@ -186,6 +187,12 @@ pub fn referenced(
     tx.one(sql, vals![workspace, id], |row| Ok((row.id("id")?, row.json("config")?)))
 }
 
+/// The name of the image that new sessions of an environment have.
+pub fn image(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &EnvironmentId) -> Result<Option<String>> {
+    let sql = "SELECT image FROM environments WHERE workspace_id = $1 AND id = $2";
+    Ok(tx.one(sql, vals![workspace, id], |row| row.opt_text("image"))?.flatten())
+}
+
 /// What everybody who starts sessions asks of an environment.
 pub struct Kind {
     /// Whether workers of the user run the tools.
@@ -194,7 +201,12 @@ pub struct Kind {
     pub is_open: bool,
     /// What a sandbox of this server reaches, as JSON.
     pub network: Option<String>,
+    /// What is installed in one, as JSON. `None`: nothing.
+    pub packages: Option<String>,
 }
+
+/// Lists of packages of which each is empty, as they are stored.
+const NO_PACKAGES: &str = r#"{"type":"packages","apt":[],"cargo":[],"gem":[],"go":[],"npm":[],"pip":[]}"#;
 
 impl Kind {
     /// By the configuration as it is stored, which is not read whole: a deployment that starts has no time for it.
@@ -208,13 +220,18 @@ impl Kind {
             r#type: &'a str,
             #[serde(borrow)]
             networking: Option<&'a RawValue>,
+            #[serde(borrow)]
+            packages: Option<&'a RawValue>,
         }
-        let Tags { r#type, networking } = serde_json::from_str(config)?;
+        let Tags { r#type, networking, packages } = serde_json::from_str(config)?;
+        // Most environments have none, and their lists are all empty.
+        let packages = packages.filter(|raw| raw.get() != NO_PACKAGES);
         let network: Option<Tag<'_>> = networking.map(|raw| serde_json::from_str(raw.get())).transpose()?;
         Ok(Self {
             is_self_hosted: r#type == "self_hosted",
             is_open: network.is_none_or(|network| network.r#type == "unrestricted"),
             network: networking.map(|raw| raw.get().to_owned()),
+            packages: packages.map(|raw| raw.get().to_owned()),
         })
     }
 }
@@ -252,6 +269,21 @@ fn from_row(row: &Row<'_>) -> Result<Environment> {
 mod tests {
     use super::*;
     use crate::{clock::Clock, db::Db};
+
+    #[test]
+    fn packages_are_those_that_are_named() {
+        let cloud = |packages| {
+            let config = rota_api::environment::CloudConfig { packages, ..Default::default() };
+            Kind::of(&serde_json::to_string(&EnvironmentConfig::Cloud(config)).unwrap()).unwrap().packages
+        };
+        let none = rota_api::environment::Packages::default();
+        assert_eq!(cloud(none.clone()), None);
+        let some = rota_api::environment::Packages { pip: vec!["a".to_owned()], ..none };
+        assert_eq!(
+            serde_json::from_str::<rota_api::environment::Packages>(&cloud(some.clone()).unwrap()).unwrap(),
+            some
+        );
+    }
 
     #[tokio::test]
     async fn the_sessions_of_an_environment_are_counted_in_an_index() {

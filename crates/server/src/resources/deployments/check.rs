@@ -145,7 +145,7 @@ fn check_environment(
     target: &Target,
 ) -> Result<Vec<Available>, Obstacle> {
     let id = &target.environment_id;
-    let Some(Environment { is_archived, kind, config }) = &target.environment else {
+    let Some(Environment { is_archived, kind, config, .. }) = &target.environment else {
         let message = format!("session creation rejected: environment `{id}` not found");
         return Err(recorded(RunErrorType::EnvironmentNotFound, message));
     };

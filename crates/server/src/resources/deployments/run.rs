@@ -154,6 +154,8 @@ pub(super) struct Environment {
     pub(super) kind: environments::Kind,
     /// As JSON.
     pub(super) config: String,
+    /// The name of its image.
+    image: Option<String>,
 }
 
 impl Target {
@@ -161,7 +163,8 @@ impl Target {
     pub(super) const COLUMNS: &str = "d.id AS deployment_id, d.name, w.archived_at AS workspace_archived_at,
         (SELECT disabled_at FROM organization) AS disabled_at, d.agent_id, d.agent_version,
         a.archived_at AS agent_archived_at, v.model, v.roster, v.skills, d.environment_id,
-        e.archived_at AS environment_archived_at, e.config AS environment_config, d.initial_events, d.resources,
+        e.archived_at AS environment_archived_at, e.config AS environment_config,
+        e.image AS environment_image, d.initial_events, d.resources,
         d.vault_ids, d.archived_at";
     /// Where that is; the agent and the environment may be gone.
     pub(super) const TABLES: &str = "deployments d
@@ -191,12 +194,12 @@ impl Target {
             environment_id: row.id("environment_id")?,
             environment: {
                 let is_archived = row.opt_time("environment_archived_at")?.is_some();
+                let image = row.opt_text("environment_image")?;
                 let config = row.opt_text("environment_config")?;
-                config
-                    .map(|config| {
-                        Ok::<_, Error>(Environment { is_archived, kind: environments::Kind::of(&config)?, config })
-                    })
-                    .transpose()?
+                let read = |config: String| {
+                    Ok::<_, Error>(Environment { is_archived, kind: environments::Kind::of(&config)?, config, image })
+                };
+                config.map(read).transpose()?
             },
             initial_events: row.text("initial_events")?,
             resources: row.text("resources")?,
@@ -224,6 +227,9 @@ fn insert_session(
         key = Some(of);
     }
     let environment = target.environment.as_ref();
+    let image = environment
+        .filter(|environment| !environment.kind.is_self_hosted)
+        .and_then(|environment| policy.images.of_new_session(environment.image.as_deref()));
     let id = sessions::insert(
         tx,
         &sessions::NewSession {
@@ -233,6 +239,8 @@ fn insert_session(
             environment: &target.environment_id,
             self_hosted: environment.is_some_and(|environment| environment.kind.is_self_hosted),
             network: environment.and_then(|environment| environment.kind.network.as_deref()),
+            image: image.as_deref(),
+            packages: environment.and_then(|environment| environment.kind.packages.as_deref()),
             deployment: Some(&target.id),
             title: Some(&target.name),
             metadata: "{}",

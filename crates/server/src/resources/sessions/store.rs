@@ -245,6 +245,10 @@ pub struct NewSession<'a> {
     pub self_hosted: bool,
     /// What a sandbox of this server reaches, as JSON.
     pub network: Option<&'a str>,
+    /// The image that it is made from, as [`crate::images::Chosen`] is written.
+    pub image: Option<&'a str>,
+    /// What is installed in it, as JSON.
+    pub packages: Option<&'a str>,
     /// The deployment that starts it.
     pub deployment: Option<&'a DeploymentId>,
     /// A title for people.
@@ -281,8 +285,9 @@ pub fn insert(tx: &mut Tx<'_>, new: &NewSession<'_>) -> Result<SessionId> {
         "INSERT INTO sessions (id, workspace_id, agent_id, agent_version, agent, environment_id, deployment_id, title,
              metadata, resources, vault_ids, outcomes, status, active_micros, running_since, next_seq, next_input, runnable_at,
              lease_epoch, created_at, updated_at, log_bytes, request_id, self_hosted,
-             network)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, 0, $14, 1, $15, $14, 0, $16, $16, 0, $17, $18, $19)",
+             network, image, packages)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, 0, $14, 1, $15, $14, 0, $16, $16, 0, $17, $18, $19,
+             $20, $21)",
         vals![
             &id,
             new.workspace,
@@ -302,7 +307,9 @@ pub fn insert(tx: &mut Tx<'_>, new: &NewSession<'_>) -> Result<SessionId> {
             now,
             request.as_deref(),
             i64::from(new.self_hosted),
-            new.network
+            new.network,
+            new.image,
+            new.packages
         ],
     )?;
     if status == Status::Running {

@@ -96,9 +96,9 @@ fn warnings(
     match environment {
         Some(EnvironmentConfig::Cloud(CloudConfig { networking, packages })) => {
             warn(
-                !packages.is_empty(),
+                !packages.is_empty() && !has_network,
                 "packages_not_installed",
-                "this server installs no packages: the sandbox has what the server's machine has",
+                "sandboxes of this server have no network, so no packages can be installed: a session that has some runs no tools",
             );
             let none = Networking::Limited(LimitedNetwork::default());
             warn(
@@ -175,7 +175,9 @@ mod tests {
         check(&without, Some(cloud(json!({}))), false, &[]);
         check(&mcp, Some(cloud(json!({}))), false, &["mcp_servers_not_called"]);
         check(&roster, Some(cloud(json!({}))), false, &["roster_not_started"]);
-        check(&plain, Some(cloud(packages)), false, &["packages_not_installed"]);
+        check(&plain, Some(cloud(packages.clone())), false, &[]);
+        let off = super::warnings(&plain, Some(&cloud(packages)), false, false, false);
+        assert_eq!(off.iter().map(|warning| warning.code).collect::<Vec<_>>(), ["packages_not_installed"]);
         let open = cloud(json!({"networking": {"type": "unrestricted"}}));
         check(&plain, Some(open.clone()), true, &["outcomes_not_graded"]);
         for (environment, expect) in [(open, &["network_not_available"][..]), (cloud(json!({})), &[])] {

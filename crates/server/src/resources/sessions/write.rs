@@ -64,6 +64,14 @@ pub(super) fn create(
         return Err(Error::RateLimited(policy.sessions_per_minute));
     }
     let network = environment.networking().map(serde_json::to_string).transpose()?;
+    let (image, packages) = match &environment {
+        EnvironmentConfig::Cloud(cloud) => {
+            let image = environments::image(tx, workspace, &environment_id)?;
+            let packages = (!cloud.packages.is_empty()).then(|| serde_json::to_string(&cloud.packages));
+            (policy.images.of_new_session(image.as_deref()), packages.transpose()?)
+        }
+        EnvironmentConfig::SelfHosted(_) => (None, None),
+    };
     let id = insert(
         tx,
         &NewSession {
@@ -73,6 +81,8 @@ pub(super) fn create(
             environment: &environment_id,
             self_hosted: environment.is_self_hosted(),
             network: network.as_deref(),
+            image: image.as_deref(),
+            packages: packages.as_deref(),
             deployment: None,
             title: new.title.as_deref(),
             metadata: &serde_json::to_string(&new.metadata)?,
