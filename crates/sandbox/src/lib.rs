@@ -37,7 +37,7 @@ pub use config::{Config, Limits};
 #[cfg(feature = "host")]
 pub use embedded::{
     Area, Bounds, Embedded, Found, Listeners, Listing, NewFile, NewTree, Protection, ProtectionState, Sandbox,
-    SetAside, host_addresses,
+    SetAside, Setup, host_addresses,
 };
 pub use error::Error;
 pub use folder::FileState;

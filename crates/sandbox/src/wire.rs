@@ -80,6 +80,10 @@ pub(crate) struct Launch {
     pub(crate) had_shell: bool,
     /// The TCP ports at which every address leads to the gate. `None`: there is no network.
     pub(crate) gate_ports: Option<Vec<u16>>,
+    /// Variables of the shell beside its own ones: `NAME=value`.
+    pub(crate) environment: Vec<String>,
+    /// The authorities that programs inside are to trust, in PEM. `None`: those of the root file system.
+    pub(crate) authorities: Option<String>,
 }
 
 /// Which ids of the host the ids inside stand for.

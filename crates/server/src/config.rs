@@ -414,6 +414,10 @@ pub struct NetworkConfig {
     pub hosts: BTreeMap<String, Vec<String>>,
     /// What a session may move, in MiB.
     pub session_mib: u64,
+    /// Hosts, `*.` in front for those below, whose TLS is never opened: no credential is put into requests to them.
+    pub never_open: Vec<String>,
+    /// A file with authorities, in PEM, that are trusted beside those of the machine where TLS is opened.
+    pub authorities: Option<PathBuf>,
 }
 
 impl Default for NetworkConfig {
@@ -424,8 +428,16 @@ impl Default for NetworkConfig {
             open: Vec::new(),
             hosts: BTreeMap::new(),
             session_mib: EGRESS_SESSION_MIB,
+            never_open: Vec::new(),
+            authorities: None,
         }
     }
+}
+
+/// Whether a text is the name of a host, or `*.` with the name of one below which all are meant.
+fn is_host(text: &str) -> bool {
+    let name = text.strip_prefix("*.").unwrap_or(text);
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte))
 }
 
 impl NetworkConfig {
@@ -438,6 +450,11 @@ impl NetworkConfig {
         }
         if (1..self.ports.len()).any(|i| self.ports[..i].contains(&self.ports[i])) {
             return Err(Error::invalid("network.ports: a port is there twice"));
+        }
+        if let Some(host) = self.never_open.iter().find(|host| !is_host(host)) {
+            return Err(Error::invalid(format_args!(
+                "network.never_open: \"{host}\" is not a host name, with \"*.\" in front for those below"
+            )));
         }
         within("network.ports: their number", self.ports.len(), &(0..=MAX_EGRESS_PORTS))?;
         within("network.session_mib", self.session_mib, &(1..=1024 * 1024 * 1024))

@@ -20,6 +20,7 @@ pub use lost::SetAside;
 pub use sandbox::Sandbox;
 pub use trees::NewTree;
 
+use std::any::Any;
 use std::collections::HashMap;
 use std::future::ready;
 use std::path::Path;
@@ -51,6 +52,23 @@ pub struct Embedded {
 }
 
 type Slot = tokio::sync::Mutex<Option<Sandbox>>;
+
+/// What a new sandbox finds inside beside its session's files.
+#[derive(Clone, Default)]
+pub struct Setup {
+    /// Variables of its shell. One that has the name of a usual one takes its place.
+    pub environment: Vec<(String, String)>,
+    /// The authorities that its programs are to trust, in PEM, in the place of those of its root file system.
+    pub authorities: Option<String>,
+    /// What belongs to the sandbox outside of it, kept as long as there is a handle of it: [`Sandbox::companion`].
+    pub companion: Option<Arc<dyn Any + Send + Sync>>,
+}
+
+impl std::fmt::Debug for Setup {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Setup").finish_non_exhaustive()
+    }
+}
 
 impl std::fmt::Debug for Embedded {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -86,6 +104,14 @@ impl Embedded {
     /// # Errors
     /// [`Error::CannotIsolate`] when the fence cannot be set up in full: then nothing of the session runs.
     pub async fn open(self: &Arc<Self>, session_id: &str) -> Result<Sandbox, Error> {
+        self.open_with(session_id, Setup::default()).await
+    }
+
+    /// The same; a new sandbox has `setup`, and one that runs keeps its own.
+    ///
+    /// # Errors
+    /// [`Error::CannotIsolate`] when the fence cannot be set up in full: then nothing of the session runs.
+    pub async fn open_with(self: &Arc<Self>, session_id: &str, setup: Setup) -> Result<Sandbox, Error> {
         store::check_id(session_id)?;
         let mut slot = self.slot(session_id).lock_owned().await;
         if let Some(sandbox) = slot.as_ref().filter(|sandbox| sandbox.is_alive()) {
@@ -96,14 +122,14 @@ impl Embedded {
             if let Some(dead) = slot.take() {
                 dead.end().await;
             }
-            let sandbox = backend.start(&id).await?;
+            let sandbox = backend.start(&id, setup).await?;
             *slot = Some(sandbox.clone());
             Ok(sandbox)
         })
         .await
     }
 
-    async fn start(&self, session_id: &str) -> Result<Sandbox, Error> {
+    async fn start(&self, session_id: &str, setup: Setup) -> Result<Sandbox, Error> {
         let session = self.store.prepare(session_id, |owner| self.identities.for_session(owner))?;
         let cgroup = self.cgroups.create(session_id, &self.config.limits)?;
         let launch = Launch {
@@ -115,8 +141,11 @@ impl Embedded {
             limit_address_space: !self.cgroups.limits_memory(),
             had_shell: session.had_shell(),
             gate_ports: self.config.gate_ports.clone(),
+            environment: setup.environment.iter().map(|(name, value)| format!("{name}={value}")).collect(),
+            authorities: setup.authorities,
         };
-        sandbox::start(&self.spawner, &self.tasks, session, cgroup, launch).await
+        let parts = (session, cgroup, setup.companion);
+        sandbox::start(&self.spawner, &self.tasks, parts, launch).await
     }
 
     /// Ends a session's processes, and with them the calls that are under way. Its files are kept.

@@ -1,5 +1,6 @@
 //! A running sandbox as the server sees it: calls go in, bounded answers come out, and nothing it says is trusted.
 
+use std::any::Any;
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -42,6 +43,9 @@ pub struct Sandbox {
     handle: Arc<()>,
 }
 
+/// What belongs to a sandbox outside of it.
+type Companion = Arc<dyn Any + Send + Sync>;
+
 struct Inner {
     session: Session,
     landlock: String,
@@ -50,6 +54,7 @@ struct Inner {
     calls: Mutex<Calls>,
     /// The gate's side of the network, until somebody takes it.
     listeners: Mutex<Option<Listeners>>,
+    companion: Option<Companion>,
     /// Held by the one call that uses the shell.
     shell: Arc<tokio::sync::Mutex<()>>,
     ended: watch::Receiver<Option<String>>,
@@ -74,8 +79,7 @@ impl std::fmt::Debug for Sandbox {
 pub(super) async fn start(
     spawner: &Spawner,
     tasks: &TaskTracker,
-    session: Session,
-    cgroup: Cgroup,
+    (session, cgroup, companion): (Session, Cgroup, Option<Companion>),
     launch: Launch,
 ) -> Result<Sandbox, Error> {
     let (ours, theirs) = socket_pair().map_err(Error::host("making a socket pair"))?;
@@ -89,7 +93,7 @@ pub(super) async fn start(
         Err(Error::Host { doing, place: None, cause, passing: true })
     };
     match stood.unwrap_or_else(late) {
-        Ok((process, landlock)) => Ok(handshake.into_sandbox(tasks, session, cgroup, process, landlock)),
+        Ok(stood) => Ok(handshake.into_sandbox(tasks, (session, cgroup, companion), stood)),
         Err(error) => {
             handshake.end(tasks).await;
             session.record.remove();
@@ -161,10 +165,8 @@ impl Handshake {
     fn into_sandbox(
         self,
         tasks: &TaskTracker,
-        session: Session,
-        cgroup: Cgroup,
-        process: OwnedFd,
-        landlock: String,
+        (session, cgroup, companion): (Session, Cgroup, Option<Companion>),
+        (process, landlock): (OwnedFd, String),
     ) -> Sandbox {
         let (outgoing, frames) = mpsc::channel(OUTGOING);
         let (ended_sender, ended) = watch::channel(None);
@@ -175,6 +177,7 @@ impl Handshake {
             outgoing,
             calls: Mutex::default(),
             listeners: Mutex::new(self.listeners),
+            companion,
             shell: Arc::default(),
             ended,
             tasks: tasks.clone(),
@@ -313,6 +316,11 @@ impl Sandbox {
     /// The gate's side of the network, for the first who asks. `None` also when the sandbox has no network.
     pub fn take_listeners(&self) -> Option<Listeners> {
         self.inner.listeners.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// What it was opened with.
+    pub fn companion(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        self.inner.companion.clone()
     }
 
     /// Ends when the sandbox has. It is no handle: a sandbox that only this waits for is not in use.

@@ -80,10 +80,10 @@ impl Init {
     /// The shell, started when there is none. When no process can be started everything inside is ended first.
     fn ready_shell(&mut self) -> std::io::Result<&mut Shell> {
         if self.shell.is_none() {
-            let shell = match Shell::start() {
+            let shell = match Shell::start(&self.environment) {
                 Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => {
                     self.end_everything();
-                    Shell::start()?
+                    Shell::start(&self.environment)?
                 }
                 shell => shell?,
             };

@@ -13,7 +13,7 @@ use nix::mount::{MntFlags, MsFlags};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags};
 
-use super::{at, shell};
+use super::{at, shell, trust};
 use crate::folder::{Folder, by_descriptor};
 use crate::sys;
 use crate::wire::{Failure, Identity, Launch};
@@ -145,6 +145,16 @@ impl Tree {
         self.folder(parent)?.make_file(name).map_err(at(format!("making /{path} in the new root")))
     }
 
+    /// Opens the place of a file of the tree, if there is one and no link on the way.
+    fn existing_file(&self, path: &str) -> Option<OwnedFd> {
+        let (parents, name) = path.rsplit_once('/')?;
+        let mut folder = self.root.enter(".").ok()?;
+        for parent in parents.split('/') {
+            folder = folder.enter(parent).ok()?;
+        }
+        folder.file_place(name).ok().flatten()
+    }
+
     fn symlink(&self, target: impl rustix::path::Arg, path: &str) -> Result<(), Failure> {
         let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
         self.folder(parent)?.make_link(target, name).map_err(at(format!("linking /{path} in the new root")))
@@ -256,7 +266,26 @@ pub(super) fn build(launch: &Launch) -> Result<(), Failure> {
         tree.bind_folder(&source, path, attributes)?;
     }
     show_writable_memory(&tree, &session)?;
+    if let Some(authorities) = &launch.authorities {
+        show_authorities(&tree, authorities)?;
+    }
     devices(&tree)
+}
+
+/// Puts the authorities that are to be trusted in the place of those of the root file system, which stay as they are below.
+fn show_authorities(tree: &Tree, authorities: &str) -> Result<(), Failure> {
+    let options = [("size", trust::BYTES.to_string()), ("mode", "0755".to_owned())];
+    tree.mount("tmpfs", trust::FOLDER, &options, NOSUID | NODEV | NOEXEC)?;
+    tree.write(&format!("{}/{}", trust::FOLDER, trust::FILE), authorities)?;
+    let folder = tree.folder(trust::FOLDER)?;
+    sys::mount_setattr(folder.as_fd(), RDONLY | NOSUID | NODEV | NOEXEC).map_err(at("showing the authorities"))?;
+    for path in trust::USUAL {
+        let Some(point) = tree.existing_file(path) else { continue };
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        let file = rustix::mount::open_tree(&folder, trust::FILE, flags).map_err(at(format!("showing /{path}")))?;
+        show(file.as_fd(), point.as_fd(), path, RDONLY | NOSUID | NODEV | NOEXEC)?;
+    }
+    Ok(())
 }
 
 fn show_writable_memory(tree: &Tree, session: &Folder) -> Result<(), Failure> {

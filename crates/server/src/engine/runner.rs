@@ -6,9 +6,9 @@ use rota_api::{
     agent::{BuiltInTool, Multiagent, SessionAgent, ThreadAgent, built_in, needs_network},
     environment::{EnvironmentConfig, LimitedNetwork, Networking},
     event::{EventBody, ModelUsage, RetryStatus, SessionError, SessionErrorType, StopReason, ThreadName},
-    id::EventId,
+    id::{EventId, VaultId},
 };
-use rota_sandbox::{Sandbox, ToolOutput};
+use rota_sandbox::{Sandbox, Setup, ToolOutput};
 use serde_json::json;
 use tokio::time::sleep;
 use tracing::Instrument;
@@ -62,6 +62,8 @@ pub(super) struct Runner<'a> {
     pub(super) mounts: Mounts,
     /// What its sandbox reaches.
     network: Policy,
+    /// Whether its sandbox may have credentials.
+    has_secrets: bool,
     /// The result of a call that is not in the log yet. It outlives this runner, when the database is away.
     finished: &'a mut Option<EventBody>,
     at_work: &'a Arc<Places>,
@@ -94,7 +96,7 @@ impl<'a> Runner<'a> {
         let inner = lease.clone();
         let gate = app.clone();
         let loaded = app.db.read(move |tx| load(tx, &inner, |of_session| gate.gate.policy(of_session))).await?;
-        let Loaded { agent, around, repositories, unattended, home, network } = loaded;
+        let Loaded { agent, around, repositories, unattended, home, network, has_secrets } = loaded;
         let watcher = app.hub.watch(&lease.session);
         let state = State::default();
         let files = match home {
@@ -117,6 +119,7 @@ impl<'a> Runner<'a> {
             files,
             mounts,
             network,
+            has_secrets,
             finished,
             at_work,
             place,
@@ -361,8 +364,13 @@ impl<'a> Runner<'a> {
         let (mounts, sandboxes, network) = (&mut self.mounts, &self.app.sandboxes, &self.network);
         let calling = async {
             mounts.before_call().await.map_err(NotRun::Mount)?;
+            let mut setup = Setup::default();
+            if self.has_secrets {
+                let of_session = self.app.gate.setup(workspace, session, network).await;
+                setup = of_session.map_err(|error| NotRun::Mount(error.into()))?;
+            }
             let opened = |sandbox: &Sandbox| self.app.gate.attend(sandbox, workspace, session, network);
-            let called = sandboxes.call(workspace, session, call.id.as_ref(), &tool, opened).await;
+            let called = sandboxes.call(workspace, session, (call.id.as_ref(), &tool), setup, opened).await;
             called.map_err(NotRun::Sandbox)
         };
         let ran = tokio::select! {
@@ -562,6 +570,8 @@ struct Loaded {
     home: Option<String>,
     /// What its sandbox reaches.
     network: Policy,
+    /// Whether it has vaults or repositories.
+    has_secrets: bool,
 }
 
 /// `permitted` is what the server permits of what the environment does.
@@ -569,7 +579,7 @@ fn load(tx: &mut Tx<'_>, lease: &Lease, permitted: impl Fn(Policy) -> Policy) ->
     let skills = skills::of_session(tx, &lease.session)?;
     let found = tx.one(
         "SELECT coalesce(s.agent, v.snapshot), s.self_hosted, s.home, s.deployment_id, s.resources, s.network,
-             CASE WHEN s.network IS NULL THEN e.config END
+             s.vault_ids, CASE WHEN s.network IS NULL THEN e.config END
          FROM sessions s
          JOIN agent_versions v ON v.agent_id = s.agent_id AND v.version = s.agent_version
          LEFT JOIN environments e ON e.workspace_id = s.workspace_id AND e.id = s.environment_id
@@ -581,7 +591,7 @@ fn load(tx: &mut Tx<'_>, lease: &Lease, permitted: impl Fn(Policy) -> Policy) ->
                 Some(networking) => networking,
                 // A session of an earlier version, and perhaps of an environment that is gone.
                 None => row
-                    .opt_json::<EnvironmentConfig>(6)?
+                    .opt_json::<EnvironmentConfig>(7)?
                     .and_then(|config| config.networking().cloned())
                     .unwrap_or(NOTHING),
             };
@@ -594,7 +604,9 @@ fn load(tx: &mut Tx<'_>, lease: &Lease, permitted: impl Fn(Policy) -> Policy) ->
                 skills: skills.clone(),
                 network: built_in(&agent.tools, BuiltInTool::Bash).map(|_| network.clone()),
             };
+            let vaults: Vec<VaultId> = row.json(6)?;
             Ok(Loaded {
+                has_secrets: !vaults.is_empty() || around.has_repositories(),
                 network,
                 agent,
                 around,

@@ -18,6 +18,7 @@ pub mod organization;
 pub mod repositories;
 pub mod run_outcomes;
 pub mod schedules;
+pub mod session_secrets;
 pub mod sessions;
 pub mod skills;
 pub mod threads;
