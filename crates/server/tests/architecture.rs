@@ -57,7 +57,10 @@ const IMPORTS: &[(&str, &[&str])] = &[
         ],
     ),
     ("folder", &["config", "db", "random"]),
-    ("gate", &["config", "db", "outgoing", "places", "resources/egress_log"]),
+    (
+        "gate",
+        &["config", "db", "outgoing", "places", "resources/egress_log", "resources/session_secrets", "tls", "vault"],
+    ),
     ("git", &["config", "outgoing", "places", "tls"]),
     (
         "http",
@@ -165,8 +168,9 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("resources/environments", &["app", "db", "page", "request", "resources/webhook_outbox", "resources/work_queue"]),
     ("resources/models", &["app", "page", "request"]),
     ("resources/organization", &["app", "db", "random", "request"]),
-    ("resources/repositories", &["app", "config", "db", "vault"]),
+    ("resources/repositories", &["app", "config", "db", "resources/session_secrets", "vault"]),
     ("resources/run_outcomes", &["app", "db", "request", "resources/deployment_runs", "resources/sessions"]),
+    ("resources/session_secrets", &["db", "random", "vault"]),
     ("resources/schedules", &["app", "request", "scheduler"]),
     (
         "resources/sessions",
@@ -179,11 +183,11 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "page",
             "request",
             "resources/agents",
-            "resources/credentials",
             "resources/environments",
             "resources/files",
             "resources/memory_stores",
             "resources/repositories",
+            "resources/session_secrets",
             "resources/skills",
             "resources/vaults",
             "resources/webhook_outbox",
@@ -235,7 +239,8 @@ const IMPORTS: &[(&str, &[&str])] = &[
 ];
 
 /// Pure files, which import nothing that acts: no store, no time, no state of the server.
-const NOTHING_THAT_ACTS: [&str; 9] = [
+const NOTHING_THAT_ACTS: [&str; 10] = [
+    "gate/placement.rs",
     "scheduler/cron.rs",
     "scheduler/pending.rs",
     "scheduler/policy.rs",

@@ -68,6 +68,7 @@ mod run_outcomes;
 mod runs;
 mod scheduled;
 mod schedules;
+mod secure;
 mod sealing;
 mod server;
 mod sessions;

@@ -1,0 +1,302 @@
+//! Credentials of vaults in sandboxes: what stands for them inside, where the secret goes, and where it does not.
+
+use std::time::Duration;
+
+use rota_server::config::Config;
+use serde_json::{Value, json};
+use tokio::time::sleep;
+
+use super::{limited, log, parts, result_at, unrestricted};
+use crate::{
+    client::Api,
+    given::{id, over, script},
+    secure::Secure,
+    server::Rota,
+    stream::{first, text},
+    vaults::{credentials, path, variable, vault},
+};
+
+/// The value of a credential: as long as a placeholder can be.
+const SECRET: &str = "hush-0123456789-0123456789-0123456789-value";
+const NAMES: [&str; 3] = ["api.example", "other.example", "never.example"];
+
+async fn rota(hosts: &Secure, configure: impl FnOnce(&mut Config)) -> Rota {
+    Rota::with(|config| {
+        config.network.open = vec!["127.0.0.1".to_owned()];
+        config.network.hosts = hosts.hosts(&NAMES).into_iter().collect();
+        config.network.authorities = Some(hosts.authority.file());
+        config.network.never_open = vec!["never.example".to_owned()];
+        configure(config);
+    })
+    .await
+}
+
+/// A vault with the variable `API_KEY` for `api.example`, but for `changes`, and its credential.
+async fn keys(api: &Api, changes: &Value) -> (Value, Value) {
+    let vault = vault(api, "keys").await;
+    let limited = json!({"type": "limited", "allowed_hosts": ["api.example"]});
+    let usual = over(json!({"secret_value": SECRET, "networking": limited}), changes);
+    let credential = api.post(&credentials(&vault), variable("API_KEY", &usual)).await;
+    (vault, credential)
+}
+
+/// A session with these vaults, after `command`, and what that said.
+async fn session(api: &Api, networking: Value, vaults: &[&Value], command: &str) -> (Value, String) {
+    let vaults: Vec<&str> = vaults.iter().map(|vault| id(vault)).collect();
+    let changes = json!({"vault_ids": vaults, "initial_events": [script(command)]});
+    let session = parts(api, networking).await.session(api, changes).await;
+    let events = api.stream_from(id(&session), 0).await.turn().await;
+    let said = text(first(&events, "agent.tool_result")).to_owned();
+    (session, said)
+}
+
+/// What a further command of a session says, which is its call at `place`.
+async fn further(api: &Api, session: &Value, place: usize, command: &str) -> String {
+    api.events(id(session), json!([script(command)])).await;
+    result_at(api, session, place).await
+}
+
+#[tokio::test]
+async fn a_secret_goes_to_its_host_in_headers_and_is_nowhere_else() {
+    let hosts = Secure::start(&NAMES).await;
+    let rota = rota(&hosts, |_| {}).await;
+    let api = &rota.api;
+    let (keys, credential) = keys(api, &json!({})).await;
+    let command = "echo $API_KEY; curl -sS -H \"Authorization: Bearer $API_KEY\" -H \"X-Two: a=$API_KEY;b=$API_KEY\" \
+        \"https://api.example/echo?k=$API_KEY\" -d \"body=$API_KEY\"; echo; curl -sS -u \"git:$API_KEY\" https://api.example/basic";
+    let (session, said) = session(api, limited(&["*.example"]), &[&keys], command).await;
+    let placeholder = said.lines().next().unwrap().to_owned();
+    assert_eq!(placeholder.len(), SECRET.len());
+    assert!(!said.contains(SECRET), "{said}");
+    assert!(said.contains(&format!("authorization: Bearer {placeholder}\n")), "{said}");
+    let seen = hosts.seen();
+    assert!(seen[0].contains(&format!("authorization: Bearer {SECRET}\n")), "{seen:?}");
+    assert!(seen[0].contains(&format!("x-two: a={SECRET};b={SECRET}\n")), "{seen:?}");
+    assert!(seen[0].contains(&format!("?k={placeholder}")), "not in a query: {seen:?}");
+    assert!(seen[0].ends_with(&format!("body={placeholder}")), "not in a body: {seen:?}");
+    let coded = |text: &str| base64::Engine::encode(&base64::engine::general_purpose::STANDARD, format!("git:{text}"));
+    assert!(seen[1].contains(&format!("authorization: Basic {}\n", coded(SECRET))), "{seen:?}");
+    assert!(said.contains(&format!("authorization: Basic {}\n", coded(&placeholder))), "the echo is masked: {said}");
+    let rows = log(api, &session, 2).await;
+    let times: Vec<&Value> = rows.iter().flat_map(|row| row["credentials"].as_array().unwrap()).collect();
+    assert_eq!(times.iter().map(|told| told["times"].as_i64().unwrap()).sum::<i64>(), 4, "{rows:?}");
+    assert!(times.iter().all(|told| told["credential_id"] == credential["id"]), "{rows:?}");
+    // Everything that a program inside can look at, and what the server tells.
+    let look = format!(
+        "cat /proc/[0-9]*/environ /run/rota/* 2>/dev/null | grep -c '{half}'; grep -rl '{half}' /workspace /tmp /root 2>/dev/null; \
+         env | grep -c '{half}'",
+        half = &SECRET[..20]
+    );
+    assert_eq!(further(api, &session, 1, &look).await.trim(), "0\n0");
+    let told = api.get(&format!("/v1/sessions/{}/events?limit=1000", id(&session))).await.to_string();
+    assert!(!told.contains(SECRET), "{told}");
+}
+
+#[tokio::test]
+async fn a_secret_goes_to_no_other_host_nor_in_clear() {
+    let hosts = Secure::start(&NAMES).await;
+    let rota = rota(&hosts, |_| {}).await;
+    let api = &rota.api;
+    let (keys, _) = keys(api, &json!({"networking": {"type": "unrestricted"}, "injection_location": {"header": true}})).await;
+    let (narrow, _) = self::keys(api, &json!({})).await;
+    let curl = "curl -sS -H \"Authorization: $API_KEY\"";
+    // never.example is never opened, so its own certificate arrives inside, where nobody trusts it.
+    let command = format!(
+        "echo $API_KEY; {curl} http://api.example/clear; {curl} -k https://never.example/never; {curl} -L \
+         https://other.example/to/never.example; {curl} -kL --location-trusted https://other.example/to/never.example"
+    );
+    let (_, said) = session(api, limited(&["*.example"]), &[&keys], &command).await;
+    let placeholder = said.lines().next().unwrap();
+    assert!(said.contains("SSL certificate problem"), "{said}");
+    let seen = hosts.seen();
+    assert_eq!(seen.len(), 5, "{seen:?}");
+    for (i, is_secret) in [(0, false), (1, false), (2, true), (3, true), (4, false)] {
+        let wanted = if is_secret { SECRET } else { placeholder };
+        assert!(seen[i].contains(&format!("authorization: {wanted}\n")), "{i}: {seen:?}");
+    }
+    let command = format!(
+        "echo $API_KEY; {curl} -k https://other.example/a; {curl} -kL --location-trusted https://api.example/to/other.example"
+    );
+    let (_, said) = session(api, unrestricted(), &[&narrow], &command).await;
+    let placeholder = said.lines().next().unwrap();
+    let seen = hosts.seen();
+    for (i, is_secret) in [(5, false), (6, true), (7, false)] {
+        let wanted = if is_secret { SECRET } else { placeholder };
+        assert!(seen[i].contains(&format!("authorization: {wanted}\n")), "{i}: {seen:?}");
+    }
+}
+
+#[tokio::test]
+async fn answers_are_masked_however_they_come() {
+    let hosts = Secure::start(&NAMES).await;
+    let rota = rota(&hosts, |_| {}).await;
+    let api = &rota.api;
+    let (keys, _) = keys(api, &json!({})).await;
+    let curl = "curl -sS -H \"Authorization: Bearer $API_KEY\"";
+    let command = format!(
+        "echo $API_KEY; {curl} https://api.example/pieces; echo; {curl} -D - https://api.example/header; \
+         {curl} --compressed https://api.example/gzip; echo; {curl} https://api.example/gzip; echo; {curl} https://api.example/odd; \
+         {curl} --http1.1 https://api.example/pieces"
+    );
+    let (session, said) = session(api, limited(&["api.example"]), &[&keys], &command).await;
+    let placeholder = said.lines().next().unwrap();
+    assert!(!said.contains("hush-"), "{said}");
+    assert_eq!(said.matches(&format!("authorization: Bearer {placeholder}")).count(), 4, "{said}");
+    assert!(said.contains(&format!("x-echo: Bearer {placeholder}")), "{said}");
+    assert!(said.contains("compressed its answer in a way that was not asked for"), "{said}");
+    let seen = hosts.seen();
+    assert!(seen.iter().all(|request| request.contains("accept-encoding: identity\n")), "{seen:?}");
+    let rows = log(api, &session, 6).await;
+    assert!(rows.iter().any(|row| row["reason"] == "unreadable_answer"), "{rows:?}");
+}
+
+#[tokio::test]
+async fn a_body_has_the_secret_where_the_credential_asks_for_it() {
+    let hosts = Secure::start(&NAMES).await;
+    let rota = rota(&hosts, |_| {}).await;
+    let api = &rota.api;
+    for secret in [SECRET, "short-one"] {
+        let (keys, _) = keys(
+            api,
+            &json!({"secret_value": secret, "injection_location": {"body": true, "header": false}}),
+        )
+        .await;
+        let before = hosts.seen().len();
+        let command = "echo $API_KEY; (head -c 100000 /dev/zero | tr '\\0' x; printf %s $API_KEY; printf end) > body; \
+            for v in 1.1 2; do curl -sS --http$v -H \"X-Key: $API_KEY\" --data-binary @body https://api.example/e | wc -c; done; \
+            curl -sS -H 'Content-Encoding: odd' --data-binary @body https://api.example/e > /dev/null";
+        let (_, said) = session(api, limited(&["api.example"]), &[&keys], command).await;
+        let placeholder = said.lines().next().unwrap();
+        let seen = &hosts.seen()[before..];
+        for request in &seen[..2] {
+            assert!(request.ends_with(&format!("xxx{secret}end")), "{}", &request[request.len() - 80..]);
+            assert!(request.contains(&format!("x-key: {placeholder}\n")), "not in a header");
+        }
+        assert!(seen[2].ends_with(&format!("xxx{placeholder}end")), "nobody looks into what is coded");
+        let has_length = seen[0].contains("content-length: ");
+        assert_eq!(has_length, secret == SECRET, "{}", &seen[0][..300]);
+    }
+}
+
+#[tokio::test]
+async fn both_versions_of_http_and_web_sockets_pass_an_opened_connection() {
+    let hosts = Secure::start(&NAMES).await;
+    let old = Secure::speaking(&["old.example"], &["http/1.1"]).await;
+    let both = tempfile::NamedTempFile::new().unwrap();
+    let pem = |hosts: &Secure| std::fs::read_to_string(hosts.authority.file()).unwrap();
+    std::fs::write(both.path(), pem(&hosts) + &pem(&old)).unwrap();
+    let rota = rota(&hosts, |config| {
+        config.network.authorities = Some(both.path().to_owned());
+        config.network.hosts.extend(old.hosts(&["old.example"]));
+    })
+    .await;
+    let api = &rota.api;
+    let (keys, _) = keys(api, &json!({"networking": {"type": "unrestricted"}})).await;
+    let socket = "import socket, ssl, os
+s = ssl.create_default_context().wrap_socket(socket.create_connection(('api.example', 443)), server_hostname='api.example')
+s.sendall(('GET /socket HTTP/1.1\\r\\nHost: api.example\\r\\nConnection: Upgrade\\r\\nUpgrade: websocket\\r\\nAuthorization: ' + os.environ['API_KEY'] + '\\r\\n\\r\\n').encode())
+got = b''
+while not got.endswith(b'\\r\\n\\r\\n'): got += s.recv(1)
+s.sendall(b'echo this')
+print(got.split()[1].decode(), s.recv(9).decode())
+";
+    let command = format!(
+        "w='%{{http_version}} %{{http_code}}\\n'; for h in api old; do for v in 1.1 2; do \
+         curl -sS --http$v -o /dev/null -w \"$w\" -H \"K: $API_KEY\" https://$h.example/; done; done; \
+         curl -sS -o /dev/null -o /dev/null -w \"$w\" -H \"K: $API_KEY\" https://api.example/[1-2]; \
+         cat > s.py <<'END'\n{socket}END\n/usr/bin/python3 s.py"
+    );
+    let (_, said) = session(api, unrestricted(), &[&keys], &command).await;
+    assert_eq!(said.trim(), "1.1 200\n2 200\n1.1 200\n1.1 200\n2 200\n2 200\n101 echo this");
+    let all: Vec<String> = hosts.seen().into_iter().chain(old.seen()).collect();
+    assert_eq!(all.len(), 7);
+    assert!(all.iter().all(|request| request.contains(SECRET)), "{all:?}");
+}
+
+#[tokio::test]
+async fn a_host_that_is_not_trusted_gets_nothing() {
+    let hosts = Secure::start(&["another.example"]).await;
+    let rota = rota(&hosts, |_| {}).await;
+    let api = &rota.api;
+    let (keys, _) = keys(api, &json!({})).await;
+    let command = "curl -sS -H \"K: $API_KEY\" https://api.example/; curl -sSk --http1.1 -H \"K: $API_KEY\" https://api.example/";
+    let (session, said) = session(api, limited(&["api.example"]), &[&keys], command).await;
+    assert_eq!(said.matches("The certificate of api.example is not one that the server trusts").count(), 2, "{said}");
+    assert!(hosts.seen().is_empty());
+    let rows = log(api, &session, 2).await;
+    for row in &rows {
+        assert_eq!((&row["outcome"], &row["reason"]), (&json!("failed"), &json!("not_trusted")), "{row}");
+        assert_eq!(row["credentials"], json!([]));
+    }
+}
+
+#[tokio::test]
+async fn another_host_cannot_be_named_on_an_opened_connection() {
+    let hosts = Secure::start(&NAMES).await;
+    let rota = rota(&hosts, |_| {}).await;
+    let api = &rota.api;
+    let (keys, _) = keys(api, &json!({})).await;
+    let command = "for v in 1.1 2; do curl -sS --http$v -H 'Host: other.example' -H \"K: $API_KEY\" https://api.example/; done; \
+        curl -sS --http1.1 --request-target https://other.example/ -H \"K: $API_KEY\" https://api.example/; \
+        curl -sS -X CONNECT --http1.1 https://api.example/; curl -sS --connect-to other.example:443:api.example:443 \
+        -H \"K: $API_KEY\" https://other.example/ 2>&1 | head -1";
+    let (_, said) = session(api, limited(&["*.example"]), &[&keys], command).await;
+    assert_eq!(said.matches("The request is not for api.example").count(), 2, "{said}");
+    assert_eq!(said.matches("There is no proxy here").count(), 2, "{said}");
+    assert!(said.contains("unrecognized name"), "{said}");
+    assert!(hosts.seen().is_empty(), "{:?}", hosts.seen());
+}
+
+#[tokio::test]
+async fn the_first_vault_wins_and_changes_count_for_new_connections() {
+    let hosts = Secure::start(&NAMES).await;
+    let rota = rota(&hosts, |_| {}).await;
+    let api = &rota.api;
+    let (one, first_credential) = keys(api, &json!({"secret_value": "hush-of-the-first-vault"})).await;
+    let (two, _) = keys(api, &json!({"secret_value": "hush-of-the-second-vault"})).await;
+    let ask = "echo $API_KEY; curl -sS -H \"K: $API_KEY\" https://api.example/ > /dev/null";
+    let (session, said) = session(api, limited(&["api.example"]), &[&one, &two], ask).await;
+    let last = || hosts.seen().last().unwrap().clone();
+    assert!(last().contains("k: hush-of-the-first-vault\n"), "{}", last());
+    let rotated = json!({"auth": {"type": "environment_variable", "secret_value": "hush-rotated-and-much-longer-than-before"}});
+    api.post(&format!("{}/{}", credentials(&one), id(&first_credential)), rotated).await;
+    assert_eq!(further(api, &session, 1, ask).await, said, "the placeholder stays");
+    assert!(last().contains("k: hush-rotated-and-much-longer-than-before\n"), "{}", last());
+    // Another sandbox of the session has the same one.
+    rota.server.app().sandboxes.end(&id(&session).parse().unwrap()).await;
+    assert!(further(api, &session, 2, ask).await.ends_with(&said));
+    assert!(last().contains("k: hush-rotated"), "{}", last());
+    api.call(&format!("{}/archive", path(&one))).await;
+    assert_eq!(further(api, &session, 3, ask).await, said, "the variable stays in a shell that runs");
+    assert!(last().contains(&format!("k: {said}")), "and stands for nothing: {}", last());
+    rota.server.app().sandboxes.end(&id(&session).parse().unwrap()).await;
+    let other = further(api, &session, 4, ask).await;
+    assert!(!other.contains(said.trim()), "a new sandbox has that of the second vault: {other}");
+    assert!(last().contains("k: hush-of-the-second-vault\n"), "{}", last());
+    sleep(Duration::ZERO).await;
+}
+
+#[tokio::test]
+async fn sessions_share_neither_placeholders_nor_authorities() {
+    let hosts = Secure::start(&NAMES).await;
+    let rota = rota(&hosts, |_| {}).await;
+    let api = &rota.api;
+    let (keys, _) = keys(api, &json!({})).await;
+    let show = "echo $API_KEY; sha256sum < $SSL_CERT_FILE; tail -30 $SSL_CERT_FILE > /workspace/bundle; cat /workspace/bundle";
+    let (_, one) = session(api, limited(&["api.example"]), &[&keys], show).await;
+    let placeholder = one.lines().next().unwrap().to_owned();
+    let authority = &one[one.rfind("-----BEGIN").unwrap()..];
+    let command = format!(
+        "echo $API_KEY; sha256sum < $SSL_CERT_FILE; curl -sS -H 'K: {placeholder}' https://api.example/; cat > other <<'END'\n\
+         {authority}\nEND\ncurl -sS --cacert other https://api.example/ 2>&1 | head -1"
+    );
+    let (_, two) = session(api, limited(&["api.example"]), &[&keys], &command).await;
+    let (mut first, mut second) = (one.lines(), two.lines());
+    for what in ["placeholders", "authorities"] {
+        assert_ne!(first.next(), second.next(), "{what}");
+    }
+    assert!(hosts.seen()[0].contains(&format!("k: {placeholder}\n")), "that of another session is nothing here");
+    assert!(two.contains("SSL certificate problem"), "{two}");
+    let (_, without) = session(api, limited(&["api.example"]), &[], "env | grep -c -e CERT -e CA_; ls /run/rota").await;
+    assert!(without.starts_with("0\n") && without.contains("No such file"), "{without}");
+}
