@@ -50,6 +50,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "resources/deployments",
             "resources/files",
             "resources/repositories",
+            "resources/session_secrets",
             "resources/sessions",
             "resources/skills",
             "resources/work_queue",

@@ -35,6 +35,7 @@ use crate::{
     places::{Place, Places},
     resources::{
         repositories::{self, SessionRepository},
+        session_secrets,
         sessions::events::{
             interrupted_result,
             log::{self, NewEvent},
@@ -603,6 +604,7 @@ fn load(tx: &mut Tx<'_>, lease: &Lease, permitted: impl Fn(Policy) -> Policy) ->
                 resources: row.json(4)?,
                 skills: skills.clone(),
                 network: built_in(&agent.tools, BuiltInTool::Bash).map(|_| network.clone()),
+                secrets: Vec::new(),
             };
             let vaults: Vec<VaultId> = row.json(6)?;
             Ok(Loaded {
@@ -619,6 +621,9 @@ fn load(tx: &mut Tx<'_>, lease: &Lease, permitted: impl Fn(Policy) -> Policy) ->
     let mut loaded = found.ok_or_else(|| Error::not_found("Session", lease.session.as_ref()))?;
     if loaded.around.has_repositories() {
         loaded.repositories = repositories::of_session(tx, &lease.workspace, &lease.session)?;
+    }
+    if loaded.has_secrets {
+        loaded.around.secrets = session_secrets::of_session(tx, &lease.workspace, &lease.session)?;
     }
     Ok(loaded)
 }

@@ -1,19 +1,21 @@
 //! Credentials of vaults in sandboxes: what stands for them inside, where the secret goes, and where it does not.
 
-use std::time::Duration;
+use std::{path::Path, process::Command};
 
 use rota_server::config::Config;
 use serde_json::{Value, json};
-use tokio::time::sleep;
 
-use super::{limited, log, parts, result_at, unrestricted};
+use super::{limited, log, parts, process_with, result, result_at, unrestricted, users};
 use crate::{
     client::Api,
-    given::{id, over, script},
-    secure::Secure,
+    git_server::{GitServer, Manner, TOKEN},
+    given::{agent, id, over, script},
+    secure::{Secure, TestAuthority},
     server::Rota,
     stream::{first, text},
+    upstream::{Reply, Upstream},
     vaults::{credentials, path, variable, vault},
+    web::Web,
 };
 
 /// The value of a credential: as long as a placeholder can be.
@@ -273,7 +275,6 @@ async fn the_first_vault_wins_and_changes_count_for_new_connections() {
     let other = further(api, &session, 4, ask).await;
     assert!(!other.contains(said.trim()), "a new sandbox has that of the second vault: {other}");
     assert!(last().contains("k: hush-of-the-second-vault\n"), "{}", last());
-    sleep(Duration::ZERO).await;
 }
 
 #[tokio::test]
@@ -299,4 +300,124 @@ async fn sessions_share_neither_placeholders_nor_authorities() {
     assert!(two.contains("SSL certificate problem"), "{two}");
     let (_, without) = session(api, limited(&["api.example"]), &[], "env | grep -c -e CERT -e CA_; ls /run/rota").await;
     assert!(without.starts_with("0\n") && without.contains("No such file"), "{without}");
+}
+
+/// A git host at `git.example` and a port of the operator's, and a server that reaches it.
+async fn with_git(manner: Manner) -> (GitServer, TestAuthority, Rota) {
+    let authority = TestAuthority::new();
+    let host = GitServer::named("git.example", authority.server(&["git.example"], &["http/1.1"]), manner).await;
+    let port: u16 = host.host.rsplit(':').next().unwrap().parse().unwrap();
+    let rota = Rota::with(|config| {
+        config.network.open = vec!["127.0.0.1".to_owned()];
+        config.network.ports = vec![port];
+        config.network.hosts.insert("git.example".to_owned(), vec!["127.0.0.1".to_owned()]);
+        config.network.hosts.insert("git.example:443".to_owned(), vec![format!("127.0.0.1:{port}")]);
+        config.network.authorities = Some(authority.file());
+        config.git.hosts = vec![host.host.clone()];
+        config.git.allow_private = true;
+        config.git.authorities = Some(authority.file());
+    })
+    .await;
+    (host, authority, rota)
+}
+
+#[tokio::test]
+async fn git_clones_fetches_and_pushes_with_a_token_of_a_vault() {
+    let (host, _authority, rota) = with_git(Manner::Private).await;
+    host.repository("o/app", |folder| std::fs::write(folder.join("file"), "in it").unwrap());
+    let api = &rota.api;
+    let networking = json!({"type": "limited", "allowed_hosts": ["git.example"]});
+    let (keys, _) = keys(api, &json!({"secret_value": TOKEN, "networking": networking})).await;
+    let command = "git clone -q https://x-access-token:$API_KEY@git.example/o/app.git && cd app && cat file && git config user.name a && \
+        git config user.email a@b && echo more > more && git add more && git commit -qm more && git push -q 2>&1 && git fetch -q && \
+        git status -sb | head -1; git ls-remote https://git.example/o/app.git 2>&1 | tail -1";
+    let (_, said) = session(api, limited(&["git.example"]), &[&keys], command).await;
+    assert!(said.starts_with("in it## main...origin/main\n"), "{said}");
+    assert!(said.contains("could not read Username"), "who does not say it is not let in: {said}");
+}
+
+#[tokio::test]
+async fn git_pushes_to_a_repository_of_the_session_without_having_its_token() {
+    let (host, _authority, rota) = with_git(Manner::Private).await;
+    host.repository("o/app", |folder| std::fs::write(folder.join("file"), "in it").unwrap());
+    let api = &rota.api;
+    let parts = parts(api, limited(&["git.example"])).await;
+    let resource = json!({"type": "github_repository", "url": host.url("o/app"), "authorization_token": TOKEN});
+    let look = format!("grep -rc '{TOKEN}' .git/config; env | grep -c '{TOKEN}'; cat /proc/[0-9]*/environ | grep -c '{TOKEN}'");
+    let command = format!(
+        "cd app && echo more > more && git add more && git commit -qm more && git push -q origin HEAD:main 2>&1; git fetch -q 2>&1; \
+         git status -sb | head -1; {look}"
+    );
+    let session =
+        parts.session(api, json!({"resources": [resource], "initial_events": [script(&command)]})).await;
+    let events = api.stream_from(id(&session), 0).await.turn().await;
+    let said = text(first(&events, "agent.tool_result"));
+    assert_eq!(said.trim(), "## main...origin/main\n0\n0\n0", "{said}");
+    host.answers(Manner::ReadOnly);
+    let refused = "cd /workspace/app; echo x > x; git add x; git commit -qm x; git push origin HEAD:main";
+    let said = further(api, &session, 1, refused).await;
+    assert!(said.contains("You may read here, and not push: ask the owner."), "{said}");
+    let shown = &session["resources"][0];
+    let rows = log(api, &session, 2).await;
+    assert!(rows.iter().any(|row| row["credentials"][0]["credential_id"] == shown["id"]), "{rows:?}");
+}
+
+#[tokio::test]
+async fn an_agent_is_told_of_its_variables_and_their_hosts() {
+    let upstream = Upstream::start([Reply::Message(vec![json!({"type": "text", "text": "hi"})])]).await;
+    let rota = Rota::with(|config| config.models = vec![upstream.model()]).await;
+    let api = &rota.api;
+    let (keys, _) = keys(api, &json!({})).await;
+    let mut parts = parts(api, unrestricted()).await;
+    parts.agent = agent(api, json!({"model": "house"})).await;
+    let changes = json!({"vault_ids": [id(&keys)], "initial_events": [crate::given::message("hello")]});
+    let session = parts.session(api, changes).await;
+    api.stream_from(id(&session), 0).await.turn().await;
+    let system = upstream.asked()[0]["system"].to_string();
+    assert!(system.contains("- `$API_KEY`: in headers to api.example") && !system.contains(SECRET), "{system}");
+}
+
+/// Runs as another process, so that its memory, its log and its store can be looked through.
+#[tokio::test]
+async fn a_server_that_is_killed_keeps_placeholders_and_leaves_no_secret_behind() {
+    let hosts = Secure::start(&NAMES).await;
+    for user in users() {
+        let web = Web::start().await;
+        let folder = tempfile::tempdir().unwrap();
+        let authority = folder.path().join("authority.pem");
+        std::fs::copy(hosts.authority.file(), &authority).unwrap();
+        let more = format!("authorities = {:?}", authority.to_str().unwrap());
+        let (mut server, client) = process_with(folder.path(), &web, user, &more, &hosts.hosts(&["api.example"])).await;
+        let agent =
+            client.post("/v1/agents", &json!({"name": "a", "model": "playbook", "tools": [crate::given::toolset()]})).await;
+        let environment = client.post("/v1/environments", &json!({"name": "e"})).await;
+        let vault = client.post("/v1/vaults", &json!({"display_name": "v"})).await;
+        let networking = json!({"type": "limited", "allowed_hosts": ["api.example"]});
+        let body = variable("API_KEY", &json!({"secret_value": SECRET, "networking": networking}));
+        client.post(&credentials(&vault), &body).await;
+        let command = script("echo $API_KEY; curl -sS -H \"K: $API_KEY\" https://api.example/ | grep ^k:");
+        let body = json!({"agent": id(&agent), "environment_id": id(&environment), "vault_ids": [id(&vault)],
+            "initial_events": [command]});
+        let session = id(&client.post("/v1/sessions", &body).await).to_owned();
+        let before = result(&client, &session, 0).await;
+        let placeholder = before.lines().next().unwrap().to_owned();
+        assert_eq!(before.trim(), format!("{placeholder}\nk: {placeholder}"), "{user:?}");
+        server.kill();
+        nowhere(folder.path());
+        server.start().await;
+        let again = json!({"events": [command]});
+        client.post(&format!("/v1/sessions/{session}/events"), &again).await;
+        let after = result(&client, &session, 1).await;
+        assert!(after.ends_with(&before), "{user:?}: {after}");
+        assert!(hosts.seen().last().unwrap().contains(&format!("k: {SECRET}\n")));
+        server.kill();
+        nowhere(folder.path());
+    }
+}
+
+/// That the secret is in no file of a server: its store, its log, the files of its sessions.
+fn nowhere(folder: &Path) {
+    assert!(folder.join("log").metadata().unwrap().len() > 1000, "there is a log");
+    let found = Command::new("grep").args(["-rlaF", SECRET]).arg(folder).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&found.stdout), "");
 }
