@@ -43,3 +43,4 @@ pub use error::Error;
 pub use folder::FileState;
 pub use init::run_init;
 pub use tools::{ToolCall, ToolDefinition, ToolOutput, tool_definitions};
+pub use wire::Authorities;

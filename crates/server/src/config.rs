@@ -21,7 +21,7 @@ use crate::{
     error::{Error, Result},
     limits::{
         CLONE_FILES, CLONE_MIB, CLONE_SECONDS, EGRESS_SESSION_MIB, MAX_CONCURRENCY, MAX_CONNECTIONS, MAX_EGRESS_PORTS,
-        MAX_GIT_HOSTS, MAX_MODEL_TOKENS, MAX_PRICE, MAX_SANDBOX_PLACES, SANDBOX_CPUS, SANDBOX_DISK_MIB,
+        MAX_GIT_HOSTS, MAX_MODEL_TOKENS, MAX_NEVER_OPEN, MAX_PRICE, MAX_SANDBOX_PLACES, SANDBOX_CPUS, SANDBOX_DISK_MIB,
         SANDBOX_MEMORY_MIB, SANDBOX_PROCESSES, WORKSPACE_FILES_MIB,
     },
     scheduler::settle::Timing,
@@ -456,6 +456,7 @@ impl NetworkConfig {
                 "network.never_open: \"{host}\" is not a host name, with \"*.\" in front for those below"
             )));
         }
+        within("network.never_open: their number", self.never_open.len(), &(0..=MAX_NEVER_OPEN))?;
         within("network.ports: their number", self.ports.len(), &(0..=MAX_EGRESS_PORTS))?;
         within("network.session_mib", self.session_mib, &(1..=1024 * 1024 * 1024))
     }

@@ -575,6 +575,8 @@ pub const EGRESS_DNS_AT_ONCE: usize = 64;
 pub const EGRESS_SESSION_MIB: u64 = 10 * 1024;
 /// Further ports that an operator can open.
 pub const MAX_EGRESS_PORTS: usize = 16;
+/// Entries of `[network] never_open`.
+pub const MAX_NEVER_OPEN: usize = 1024;
 /// Rows of the egress log that are kept of a session, the newest ...
 pub const EGRESS_ROWS: i64 = 10_000;
 /// ... and how many there may be beyond that before they are deleted.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use rustls::{ClientConfig, RootCertStore, crypto::ring};
+use rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types::CertificateDer};
 
 /// A client configuration for HTTP/2 and HTTP/1.1.
 ///
@@ -47,8 +47,12 @@ pub fn roots() -> RootCertStore {
 /// The roots that the machine trusts as a text in PEM, for programs that have another idea of where they are. Empty on a machine
 /// that has none.
 pub fn authorities() -> String {
-    let certificates = rustls_native_certs::load_native_certs().certs;
-    certificates.iter().map(|certificate| pem(certificate)).collect()
+    machine().iter().map(|certificate| pem(certificate)).collect()
+}
+
+/// The roots that the machine trusts. None on a machine that has none.
+pub fn machine() -> Vec<CertificateDer<'static>> {
+    rustls_native_certs::load_native_certs().certs
 }
 
 /// A certificate as a text in PEM.

@@ -71,11 +71,18 @@ impl TestAuthority {
         let config = ServerConfig::builder_with_provider(Arc::new(cryptography::default_provider()))
             .with_safe_default_protocol_versions()
             .unwrap();
-        let mut config =
-            config.with_no_client_auth().with_single_cert(vec![certificate.der().clone()], key).unwrap();
+        let mut config = config.with_no_client_auth().with_single_cert(vec![certificate.der().clone()], key).unwrap();
         config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
         Arc::new(config)
     }
+}
+
+/// What the hosts were sent.
+#[derive(Default)]
+struct Seen {
+    requests: Mutex<Vec<String>>,
+    /// Connections that were changed to another protocol.
+    sockets: Mutex<JoinSet<()>>,
 }
 
 /// The hosts. They end when this is dropped.
@@ -83,7 +90,7 @@ pub struct Secure {
     pub authority: TestAuthority,
     http: SocketAddr,
     https: SocketAddr,
-    seen: Arc<Mutex<Vec<String>>>,
+    seen: Arc<Seen>,
     _serving: JoinSet<()>,
 }
 
@@ -99,7 +106,7 @@ impl Secure {
         let addresses = (http.local_addr().unwrap(), https.local_addr().unwrap());
         let authority = TestAuthority::new();
         let tls = TlsAcceptor::from(authority.server(names, protocols));
-        let seen = Arc::default();
+        let seen: Arc<Seen> = Arc::default();
         let mut serving = JoinSet::new();
         serving.spawn(serve(http, None, Arc::clone(&seen)));
         serving.spawn(serve(https, Some(tls), Arc::clone(&seen)));
@@ -116,11 +123,11 @@ impl Secure {
 
     /// What was sent so far: of each request its first line, its headers and its body.
     pub fn seen(&self) -> Vec<String> {
-        self.seen.lock().unwrap().clone()
+        self.seen.requests.lock().unwrap().clone()
     }
 }
 
-async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, seen: Arc<Mutex<Vec<String>>>) {
+async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, seen: Arc<Seen>) {
     let mut clients = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
         let (tls, seen) = (tls.clone(), seen.clone());
@@ -139,7 +146,7 @@ async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, seen: Arc<Mutex<
     }
 }
 
-async fn talk(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, is_h2: bool, seen: Arc<Mutex<Vec<String>>>) {
+async fn talk(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, is_h2: bool, seen: Arc<Seen>) {
     let service = service_fn(move |request| {
         let seen = seen.clone();
         async move { Ok::<_, Infallible>(answer(request, &seen).await) }
@@ -152,16 +159,16 @@ async fn talk(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, is_h
     }
 }
 
-async fn answer(mut request: Request<Incoming>, seen: &Mutex<Vec<String>>) -> Response<Body> {
+async fn answer(mut request: Request<Incoming>, seen: &Seen) -> Response<Body> {
     let path = request.uri().path().to_owned();
     let mut told = format!("{} {:?} {}\n", request.method(), request.version(), request.uri());
     for (name, value) in request.headers() {
         told += &format!("{name}: {}\n", String::from_utf8_lossy(value.as_bytes()));
     }
     if path == "/socket" {
-        seen.lock().unwrap().push(told);
+        seen.requests.lock().unwrap().push(told);
         let upgraded = hyper::upgrade::on(&mut request);
-        tokio::spawn(async move {
+        seen.sockets.lock().unwrap().spawn(async move {
             let Ok(upgraded) = upgraded.await else { return };
             let (mut reader, mut writer) = split(TokioIo::new(upgraded));
             drop(copy(&mut reader, &mut writer).await);
@@ -173,7 +180,7 @@ async fn answer(mut request: Request<Incoming>, seen: &Mutex<Vec<String>>) -> Re
     let authorization = authorization.map(|value| value.to_str().unwrap().to_owned()).unwrap_or_default();
     let body = to_bytes(Body::new(request.into_body()), 1 << 24).await.unwrap_or_default();
     told += &format!("\n{}", String::from_utf8_lossy(&body));
-    seen.lock().unwrap().push(told.clone());
+    seen.requests.lock().unwrap().push(told.clone());
     let response = Response::builder();
     let pieces = |text: Vec<u8>| {
         Body::from_stream(stream::iter(text.into_iter().map(|byte| Ok::<_, Infallible>(Bytes::from(vec![byte])))))

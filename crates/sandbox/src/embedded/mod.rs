@@ -30,7 +30,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
 use crate::error::Error;
-use crate::wire::Launch;
+use crate::wire::{Authorities, Launch};
 use cgroup::Cgroups;
 use identity::Identities;
 use lost::Lost;
@@ -58,8 +58,8 @@ type Slot = tokio::sync::Mutex<Option<Sandbox>>;
 pub struct Setup {
     /// Variables of its shell. One that has the name of a usual one takes its place.
     pub environment: Vec<(String, String)>,
-    /// The authorities that its programs are to trust, in PEM, in the place of those of its root file system.
-    pub authorities: Option<String>,
+    /// The authorities that its programs are to trust, in the place of those of its root file system.
+    pub authorities: Option<Authorities>,
     /// What belongs to the sandbox outside of it, kept as long as there is a handle of it: [`Sandbox::companion`].
     pub companion: Option<Arc<dyn Any + Send + Sync>>,
 }

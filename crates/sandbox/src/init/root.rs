@@ -16,7 +16,7 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, O
 use super::{at, shell, trust};
 use crate::folder::{Folder, by_descriptor};
 use crate::sys;
-use crate::wire::{Failure, Identity, Launch};
+use crate::wire::{Authorities, Failure, Identity, Launch};
 
 /// The folder, in a session's own, below which the new root is put together.
 pub(crate) const STAGE: &str = "stage";
@@ -160,7 +160,7 @@ impl Tree {
         self.folder(parent)?.make_link(target, name).map_err(at(format!("linking /{path} in the new root")))
     }
 
-    fn write(&self, path: &str, text: &str) -> Result<(), Failure> {
+    fn write(&self, path: &str, text: impl AsRef<[u8]>) -> Result<(), Failure> {
         let file = self.file(path)?;
         fs::write(by_descriptor(file.as_fd()), text).map_err(at(format!("writing /{path} in the new root")))
     }
@@ -273,10 +273,11 @@ pub(super) fn build(launch: &Launch) -> Result<(), Failure> {
 }
 
 /// Puts the authorities that are to be trusted in the place of those of the root file system, which stay as they are below.
-fn show_authorities(tree: &Tree, authorities: &str) -> Result<(), Failure> {
+fn show_authorities(tree: &Tree, authorities: &Authorities) -> Result<(), Failure> {
     let options = [("size", trust::BYTES.to_string()), ("mode", "0755".to_owned())];
     tree.mount("tmpfs", trust::FOLDER, &options, NOSUID | NODEV | NOEXEC)?;
-    tree.write(&format!("{}/{}", trust::FOLDER, trust::FILE), authorities)?;
+    tree.write(&format!("{}/{}", trust::FOLDER, trust::FILE), &authorities.pem)?;
+    tree.write(&format!("{}/{}", trust::FOLDER, trust::KEYSTORE), &authorities.keystore)?;
     let folder = tree.folder(trust::FOLDER)?;
     sys::mount_setattr(folder.as_fd(), RDONLY | NOSUID | NODEV | NOEXEC).map_err(at("showing the authorities"))?;
     for path in trust::USUAL {

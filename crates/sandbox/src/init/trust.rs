@@ -1,12 +1,14 @@
 //! The authorities that programs inside trust, where they are to be others than those of the root file system.
 //!
 //! They are one file, which is read-only, and which stands in the place of the usual ones. Programs that have a list of their own
-//! are told of it by a variable.
+//! are told of it by a variable, and Java of another file.
 
 /// The folder of the file, in a file system of its own.
 pub(super) const FOLDER: &str = "run/rota";
 /// The file.
 pub(super) const FILE: &str = "authorities.pem";
+/// The same for Java.
+pub(super) const KEYSTORE: &str = "authorities.jks";
 /// Bytes of that file system, in which nothing else is.
 pub(super) const BYTES: u64 = 8 << 20;
 
@@ -39,5 +41,6 @@ const VARIABLES: [&str; 12] = [
 
 /// The variables that tell of the file.
 pub(super) fn variables() -> impl Iterator<Item = String> {
-    VARIABLES.into_iter().map(|name| format!("{name}=/{FOLDER}/{FILE}"))
+    let java = format!("JAVA_TOOL_OPTIONS=-Djavax.net.ssl.trustStore=/{FOLDER}/{KEYSTORE}");
+    VARIABLES.into_iter().map(|name| format!("{name}=/{FOLDER}/{FILE}")).chain([java])
 }

@@ -99,8 +99,7 @@ fn store(resource: &Resource) -> Option<String> {
 }
 
 fn cloned(repositories: &[&SessionRepository]) -> Option<String> {
-    let told =
-        "Git repositories that the user gave to this session (each a shallow clone; git fetches and pushes there with credentials \
+    let told = "Git repositories that the user gave to this session (each a shallow clone; git fetches and pushes there with credentials \
          that you do not see, where the network allows the host):";
     let lines: String = repositories.iter().map(|repository| clone(repository)).collect();
     (!lines.is_empty()).then(|| format!("{told}{lines}"))

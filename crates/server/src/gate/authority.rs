@@ -7,13 +7,13 @@ use std::{
 };
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, date_time_ymd,
+    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, date_time_ymd,
 };
 use rustls::{
     ServerConfig,
     crypto::ring::{default_provider, sign::any_ecdsa_type},
-    pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer},
+    pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer},
     server::ResolvesServerCert,
     sign::CertifiedKey,
 };
@@ -21,7 +21,6 @@ use rustls::{
 use crate::{
     error::{Error, Result},
     limits::EGRESS_LEAVES,
-    tls,
 };
 
 /// What certificates are issued by in one sandbox, and nowhere else.
@@ -59,9 +58,9 @@ impl Authority {
         Ok(Self { issuer, leaves: Mutex::default() })
     }
 
-    /// Its certificate, in PEM.
-    pub(super) fn pem(&self) -> String {
-        tls::pem(self.issuer.der())
+    /// Its certificate.
+    pub(super) fn certificate(&self) -> &CertificateDer<'static> {
+        self.issuer.der()
     }
 
     /// What a server of `host` is configured with that speaks one of `protocols`.
@@ -119,7 +118,7 @@ mod tests {
     #[test]
     fn certificates_are_kept_within_bounds_and_two_authorities_share_none() {
         let (one, other) = (Authority::new().unwrap(), Authority::new().unwrap());
-        assert_ne!(one.pem(), other.pem());
+        assert_ne!(one.certificate(), other.certificate());
         let leaf = one.leaf("a.example").unwrap();
         assert!(Arc::ptr_eq(&leaf, &one.leaf("a.example").unwrap()));
         assert_ne!(leaf.cert, other.leaf("a.example").unwrap().cert);

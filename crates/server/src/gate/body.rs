@@ -78,10 +78,7 @@ impl HttpBody for Swapped {
     type Data = Bytes;
     type Error = axum::Error;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let this = &mut *self;
         loop {
             if let Some(gzip) = this.gzip.as_mut().filter(|gzip| gzip.has_more()) {
@@ -167,5 +164,64 @@ impl Inflating {
             self.decoder.try_finish()?;
         }
         Ok(std::mem::take(self.decoder.get_mut()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{convert::Infallible, time::Duration};
+
+    use axum::body::to_bytes;
+    use flate2::{Compression, write::GzEncoder};
+    use futures_util::{StreamExt, stream};
+
+    use super::*;
+
+    fn swaps() -> Arc<Swaps> {
+        let mut swaps = Swaps::default();
+        swaps.add(b"secret-value", b"rota_0123456789", 0);
+        Arc::new(swaps)
+    }
+
+    fn swapped(inner: Body, coding: Coding) -> Body {
+        Body::new(Swapped::new(inner, swaps(), Way::Back, coding, Box::new(|_| {})))
+    }
+
+    fn gzip(text: &[u8]) -> Vec<u8> {
+        let mut coder = GzEncoder::new(Vec::new(), Compression::fast());
+        coder.write_all(text).unwrap();
+        coder.finish().unwrap()
+    }
+
+    fn in_pieces(bytes: &[u8], size: usize) -> Body {
+        let pieces: Vec<_> =
+            bytes.chunks(size).map(|piece| Ok::<_, Infallible>(Bytes::copy_from_slice(piece))).collect();
+        Body::from_stream(stream::iter(pieces))
+    }
+
+    #[tokio::test]
+    async fn a_compressed_body_is_looked_into_however_it_is_cut_and_one_that_breaks_off_is_an_error() {
+        let text = [&b"x".repeat(100_000)[..], b" secret-value ", &b"y".repeat(100_000)].concat();
+        let wanted = [&b"x".repeat(100_000)[..], b" rota_0123456789 ", &b"y".repeat(100_000)].concat();
+        let coded = gzip(&text);
+        for size in [1, 7, 5000, coded.len()] {
+            let got = to_bytes(swapped(in_pieces(&coded, size), Coding::Gzip), usize::MAX).await.unwrap();
+            assert_eq!(got, wanted, "{size}");
+        }
+        let two = [gzip(b"secret"), gzip(b"-value")].concat();
+        assert_eq!(to_bytes(swapped(Body::from(two), Coding::Gzip), 100).await.unwrap(), "rota_0123456789");
+        let cut = in_pieces(&coded[..coded.len() - 9], 50);
+        assert!(to_bytes(swapped(cut, Coding::Gzip), usize::MAX).await.is_err());
+        assert!(to_bytes(swapped(Body::from("no gzip"), Coding::Gzip), 100).await.is_err());
+        assert_eq!(to_bytes(swapped(Body::empty(), Coding::Gzip), 100).await.unwrap(), "");
+    }
+
+    #[tokio::test]
+    async fn a_piece_that_nothing_follows_is_passed_on_whole() {
+        let pieces = stream::iter([Ok::<_, Infallible>(Bytes::from("event: s"))]).chain(stream::pending());
+        let mut body = swapped(Body::from_stream(pieces), Coding::Plain).into_data_stream();
+        assert_eq!(body.next().await.unwrap().unwrap(), "event: ");
+        assert_eq!(body.next().await.unwrap().unwrap(), "s", "after a while");
+        assert!(tokio::time::timeout(Duration::from_millis(50), body.next()).await.is_err());
     }
 }

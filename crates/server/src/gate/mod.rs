@@ -15,6 +15,7 @@ mod dial;
 mod dns;
 mod flow;
 mod hello;
+mod keystore;
 mod log;
 mod names;
 mod opened;
@@ -92,8 +93,8 @@ struct Inner {
     /// Authorities of the operator's, and all that are trusted once they were needed.
     authorities: Vec<CertificateDer<'static>>,
     roots: OnceLock<Arc<RootCertStore>>,
-    /// Those of the machine, in PEM, once they were needed.
-    machine: OnceLock<String>,
+    /// Those of the machine, once they were needed.
+    machine: OnceLock<Vec<CertificateDer<'static>>>,
     clock: Clock,
     sessions: TaskTracker,
     stop: CancellationToken,
@@ -174,8 +175,9 @@ impl Gate {
 /// The operator's authorities.
 fn authorities(config: &NetworkConfig) -> Result<Vec<CertificateDer<'static>>> {
     let Some(path) = &config.authorities else { return Ok(Vec::new()) };
-    let wrong =
-        |error: &dyn std::fmt::Display| Error::invalid(format_args!("network.authorities: {}: {error}", path.display()));
+    let wrong = |error: &dyn std::fmt::Display| {
+        Error::invalid(format_args!("network.authorities: {}: {error}", path.display()))
+    };
     let read = CertificateDer::pem_file_iter(path).map_err(|error| wrong(&error))?;
     let found: Vec<_> = read.collect::<Result<_, _>>().map_err(|error| wrong(&error))?;
     if found.is_empty() { Err(wrong(&"there is no certificate in it")) } else { Ok(found) }

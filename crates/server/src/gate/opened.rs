@@ -211,8 +211,7 @@ impl Opened {
             // So that it is kept in no table of a connection.
             value.set_sensitive(true);
             if let Some((was, is)) = header.coded {
-                let without_padding = |text: &[u8]| text.trim_ascii_end().iter().rposition(|byte| *byte != b'=').map_or(0, |at| at + 1);
-                also.add(&is[..without_padding(&is)], &was[..without_padding(&was)], of);
+                also.add(without_padding(&is), without_padding(&was), of);
             }
         }
         // An answer that is compressed cannot be looked into.
@@ -268,6 +267,11 @@ pub(super) fn mask_headers(answers: &Swaps, headers: &mut HeaderMap) {
             *value = HeaderValue::from_bytes(&masked).unwrap_or(HeaderValue::from_static(""));
         }
     }
+}
+
+fn without_padding(base64: &[u8]) -> &[u8] {
+    let end = base64.iter().rposition(|byte| *byte != b'=').map_or(0, |at| at + 1);
+    &base64[..end]
 }
 
 /// How a body is coded; `None` where nobody here can look into it.

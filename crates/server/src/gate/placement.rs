@@ -156,7 +156,8 @@ pub(super) fn spellings(secret: &str) -> Vec<Text> {
         let inner = json.get(1..json.len() - 1).unwrap_or_default();
         add(Text::new(inner.to_vec()));
         // Some write a slash so, that it ends no script.
-        let slashes = inner.iter().flat_map(|byte| if *byte == b'/' { &b"\\/"[..] } else { std::slice::from_ref(byte) });
+        let slashes =
+            inner.iter().flat_map(|byte| if *byte == b'/' { &b"\\/"[..] } else { std::slice::from_ref(byte) });
         add(Text::new(slashes.copied().collect()));
     }
     for digits in [b"0123456789ABCDEF", b"0123456789abcdef"] {
@@ -315,7 +316,12 @@ mod tests {
             assert!(!back.are_held());
             // In two more pieces, of which the first one decides nothing.
             out.extend_from_slice(&back.push(&swaps, b"", false, |_| {}));
-            out.extend_from_slice(&back.push(&swaps, &[&b"secret-value"[at..], b", secret-value."].concat(), true, |_| {}));
+            out.extend_from_slice(&back.push(
+                &swaps,
+                &[&b"secret-value"[at..], b", secret-value."].concat(),
+                true,
+                |_| {},
+            ));
             let wanted = [&b"secret-value"[..at], &b"placeholder!"[at..], b", placeholder!."].concat();
             assert_eq!(**out, *wanted, "{at}");
             let mut other = Pieces::new(Way::Back);
@@ -343,7 +349,10 @@ mod tests {
         check("Bearer other", None);
         check(&format!("Basic {}", coded("git:rota_abc")), Some(&format!("Basic {}", coded("git:hush"))));
         check(&format!("bAsIc {}", coded("rota_abc:")), Some(&format!("bAsIc {}", coded("hush:"))));
-        check(&format!("Basic {}", coded("g:rota_abc").trim_end_matches('=')), Some(&format!("Basic {}", coded("g:hush"))));
+        check(
+            &format!("Basic {}", coded("g:rota_abc").trim_end_matches('=')),
+            Some(&format!("Basic {}", coded("g:hush"))),
+        );
         check(&format!("Basic {}", coded("git:other")), None);
         check("Basic ???", None);
         check("Basic", None);

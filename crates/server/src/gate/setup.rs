@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use rota_api::id::{SessionId, WorkspaceId};
-use rota_sandbox::Setup;
+use rota_sandbox::{Authorities, Setup};
 
-use super::{Gate, Policy, authority::Authority};
+use super::{Gate, Policy, authority::Authority, keystore};
 use crate::{
     error::Result,
     resources::session_secrets::{self, Purpose, SessionSecret},
@@ -23,8 +23,19 @@ impl Gate {
         let mut setup = Setup { environment: environment(&secrets), ..Setup::default() };
         if *policy != Policy::Off {
             let authority = Authority::new()?;
-            let machine = self.0.machine.get_or_init(tls::authorities);
-            setup.authorities = Some(format!("{machine}{}", authority.pem()));
+            let machine = self.0.machine.get_or_init(|| {
+                let machine = tls::machine();
+                if machine.is_empty() {
+                    tracing::warn!(
+                        "this machine has no authorities (ca-certificates): programs in sandboxes of sessions with credentials trust no \
+                         host that is not opened"
+                    );
+                }
+                machine
+            });
+            let all: Vec<&[u8]> = machine.iter().chain([authority.certificate()]).map(|one| &one[..]).collect();
+            let pem = all.iter().map(|certificate| tls::pem(certificate)).collect();
+            setup.authorities = Some(Authorities { pem, keystore: keystore::of(&all) });
             setup.companion = Some(Arc::new(authority));
         }
         Ok(setup)
@@ -61,7 +72,8 @@ fn environment(secrets: &[SessionSecret]) -> Vec<(String, String)> {
         match &secret.purpose {
             Purpose::Variable { name, .. } => environment.push((name.clone(), placeholder.clone())),
             Purpose::Repository { url } => {
-                let header = format!("Authorization: Basic {}", STANDARD.encode(format!("x-access-token:{placeholder}")));
+                let header =
+                    format!("Authorization: Basic {}", STANDARD.encode(format!("x-access-token:{placeholder}")));
                 for url in [url.clone(), format!("{url}.git")] {
                     settings.push((format!("http.{url}.extraHeader"), header.clone()));
                 }

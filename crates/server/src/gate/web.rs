@@ -157,12 +157,21 @@ impl Way<'_> {
         session.admits(&connection.target)?;
         let of_client = upgrade::on(&mut request);
         let wanted = upgrade_header(request.headers());
+        let takes_trailers = leg.is_h2 && request.headers().get(header::TE).is_some_and(|value| value == "trailers");
         strip(request.headers_mut(), wanted.as_ref());
+        if takes_trailers {
+            // Without it servers of gRPC refuse a request. It is of no one connection in HTTP/2.
+            request.headers_mut().insert(header::TE, HeaderValue::from_static("trailers"));
+        }
         request.headers_mut().remove(header::EXPECT);
         *request.version_mut() = if leg.is_h2 { Version::HTTP_2 } else { Version::HTTP_11 };
         let request = request.map(Body::new);
         let (request, also) = match &leg.opened {
-            Some(opened) => opened.place(request, &connection.placed)?,
+            Some(opened) => {
+                // What cannot be sent has no secret in it, and is not counted.
+                upstream.lock().await.sender(self).await?;
+                opened.place(request, &connection.placed)?
+            }
             None => (request, Swaps::default()),
         };
         let mut response = self.send(request).await?;
@@ -193,14 +202,12 @@ impl Way<'_> {
 
     async fn connect(self) -> Result<Box<dyn Transport>, EgressReason> {
         let Self { session, connection, leg, .. } = self;
-        match &leg.opened {
-            Some(opened) => opened.reach_again(session, connection, leg.is_h2).await.map(transport),
-            None => {
-                let stream = session.dial(&connection.target, connection.port).await?;
-                connection.opened();
-                Ok(transport(stream))
-            }
+        if let Some(opened) = &leg.opened {
+            return opened.reach_again(session, connection, leg.is_h2).await.map(transport);
         }
+        let stream = session.dial(&connection.target, connection.port).await?;
+        connection.opened();
+        Ok(transport(stream))
     }
 }
 
@@ -309,13 +316,8 @@ fn strip(headers: &mut HeaderMap, upgrade: Option<&HeaderValue>) {
     for name in named {
         headers.remove(name);
     }
-    let takes_trailers = headers.get(header::TE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"trailers"));
     for name in HOP_BY_HOP {
         headers.remove(name);
-    }
-    // Without it servers of gRPC refuse a request. Trailers are passed on.
-    if takes_trailers {
-        headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
     headers.remove(header::UPGRADE);
     if let Some(protocol) = upgrade {
@@ -383,7 +385,9 @@ fn words(reason: EgressReason, host: &str, is_limited: bool) -> String {
             "The certificate of {host} is not one that the server trusts, so no credential is sent to it. The operator of the server \
              can add an authority with `authorities` in [network].\n"
         ),
-        EgressReason::CertificateRefused => format!("The program did not trust the certificate that was shown for {host}.\n"),
+        EgressReason::CertificateRefused => {
+            format!("The program did not trust the certificate that was shown for {host}.\n")
+        }
         EgressReason::UnreadableAnswer => format!(
             "{host} compressed its answer in a way that was not asked for. A credential was sent to it, and nobody could look \
              whether the answer shows it.\n"
@@ -440,7 +444,7 @@ mod tests {
         strip(&mut headers, None);
         let mut left: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
-        assert_eq!(left, ["authorization", "content-length", "host", "te"]);
+        assert_eq!(left, ["authorization", "content-length", "host"]);
         let mut headers = HeaderMap::new();
         headers.insert("connection", HeaderValue::from_static("keep-alive, Upgrade"));
         headers.insert("upgrade", HeaderValue::from_static("websocket"));

@@ -67,7 +67,8 @@ impl Purpose {
             }
             Self::Repository { url } => {
                 let Some((own, _)) = repository::parts(url) else { return false };
-                let (name, own_port) = own.rsplit_once(':').map_or((own, Some(PORT)), |(name, at)| (name, at.parse().ok()));
+                let (name, own_port) =
+                    own.rsplit_once(':').map_or((own, Some(PORT)), |(name, at)| (name, at.parse().ok()));
                 name.eq_ignore_ascii_case(host) && own_port == Some(port)
             }
         }
@@ -111,7 +112,8 @@ pub fn of_session(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &SessionId)
         return Ok(all);
     }
     let sql = "SELECT credential_id, placeholder FROM session_placeholders WHERE workspace_id = $1 AND session_id = $2";
-    let known: Vec<(String, String)> = tx.all(sql, vals![workspace, session], |row| Ok((row.text(0)?, row.text(1)?)))?;
+    let known: Vec<(String, String)> =
+        tx.all(sql, vals![workspace, session], |row| Ok((row.text(0)?, row.text(1)?)))?;
     for secret in &mut all {
         let own = known.iter().find(|(id, _)| *id == secret.id);
         secret.placeholder = own.map(|(_, placeholder)| placeholder.clone());

@@ -11,7 +11,7 @@ use crate::{
     git_server::{GitServer, Manner, TOKEN},
     given::{agent, id, over, script},
     secure::{Secure, TestAuthority},
-    server::Rota,
+    server::{Rota, appears},
     stream::{first, text},
     upstream::{Reply, Upstream},
     vaults::{credentials, path, variable, vault},
@@ -21,6 +21,28 @@ use crate::{
 /// The value of a credential: as long as a placeholder can be.
 const SECRET: &str = "hush-0123456789-0123456789-0123456789-value";
 const NAMES: [&str; 3] = ["api.example", "other.example", "never.example"];
+
+/// Looks through the memory of every process that may be looked into, for two texts behind each other.
+const SCAN: &str = "import glob, os, re, sys
+looked, found = 0, []
+for folder in glob.glob('/proc/[0-9]*'):
+    if folder.endswith('/%d' % os.getpid()): continue
+    try:
+        maps, memory = open(folder + '/maps').read(), open(folder + '/mem', 'rb', 0)
+    except OSError: continue
+    for line in maps.splitlines():
+        start, end = (int(part, 16) for part in line.split()[0].split('-'))
+        try:
+            memory.seek(start)
+            content = memory.read(end - start)
+        except (OSError, ValueError, OverflowError): continue
+        looked += 1
+        at = content.find(sys.argv[1].encode())
+        while at >= 0:
+            if content[at + 20:].startswith(sys.argv[2].encode()): found.append(folder)
+            at = content.find(sys.argv[1].encode(), at + 1)
+print('looked, found' if looked > 5 else 'nothing was looked into', found)
+";
 
 async fn rota(hosts: &Secure, configure: impl FnOnce(&mut Config)) -> Rota {
     Rota::with(|config| {
@@ -83,13 +105,16 @@ async fn a_secret_goes_to_its_host_in_headers_and_is_nowhere_else() {
     let times: Vec<&Value> = rows.iter().flat_map(|row| row["credentials"].as_array().unwrap()).collect();
     assert_eq!(times.iter().map(|told| told["times"].as_i64().unwrap()).sum::<i64>(), 4, "{rows:?}");
     assert!(times.iter().all(|told| told["credential_id"] == credential["id"]), "{rows:?}");
+    let scan =
+        format!("cat > scan.py <<'END'\n{SCAN}END\n/usr/bin/python3 scan.py '{}' '{}'", &SECRET[..20], &SECRET[20..]);
+    assert_eq!(further(api, &session, 1, &scan).await.trim(), "looked, found []");
     // Everything that a program inside can look at, and what the server tells.
     let look = format!(
         "cat /proc/[0-9]*/environ /run/rota/* 2>/dev/null | grep -c '{half}'; grep -rl '{half}' /workspace /tmp /root 2>/dev/null; \
          env | grep -c '{half}'",
         half = &SECRET[..20]
     );
-    assert_eq!(further(api, &session, 1, &look).await.trim(), "0\n0");
+    assert_eq!(further(api, &session, 2, &look).await.trim(), "0\n0");
     let told = api.get(&format!("/v1/sessions/{}/events?limit=1000", id(&session))).await.to_string();
     assert!(!told.contains(SECRET), "{told}");
 }
@@ -99,7 +124,8 @@ async fn a_secret_goes_to_no_other_host_nor_in_clear() {
     let hosts = Secure::start(&NAMES).await;
     let rota = rota(&hosts, |_| {}).await;
     let api = &rota.api;
-    let (keys, _) = keys(api, &json!({"networking": {"type": "unrestricted"}, "injection_location": {"header": true}})).await;
+    let (keys, _) =
+        keys(api, &json!({"networking": {"type": "unrestricted"}, "injection_location": {"header": true}})).await;
     let (narrow, _) = self::keys(api, &json!({})).await;
     let curl = "curl -sS -H \"Authorization: $API_KEY\"";
     // never.example is never opened, so its own certificate arrives inside, where nobody trusts it.
@@ -158,11 +184,8 @@ async fn a_body_has_the_secret_where_the_credential_asks_for_it() {
     let rota = rota(&hosts, |_| {}).await;
     let api = &rota.api;
     for secret in [SECRET, "short-one"] {
-        let (keys, _) = keys(
-            api,
-            &json!({"secret_value": secret, "injection_location": {"body": true, "header": false}}),
-        )
-        .await;
+        let (keys, _) =
+            keys(api, &json!({"secret_value": secret, "injection_location": {"body": true, "header": false}})).await;
         let before = hosts.seen().len();
         let command = "echo $API_KEY; (head -c 100000 /dev/zero | tr '\\0' x; printf %s $API_KEY; printf end) > body; \
             for v in 1.1 2; do curl -sS --http$v -H \"X-Key: $API_KEY\" --data-binary @body https://api.example/e | wc -c; done; \
@@ -221,7 +244,8 @@ async fn a_host_that_is_not_trusted_gets_nothing() {
     let rota = rota(&hosts, |_| {}).await;
     let api = &rota.api;
     let (keys, _) = keys(api, &json!({})).await;
-    let command = "curl -sS -H \"K: $API_KEY\" https://api.example/; curl -sSk --http1.1 -H \"K: $API_KEY\" https://api.example/";
+    let command =
+        "curl -sS -H \"K: $API_KEY\" https://api.example/; curl -sSk --http1.1 -H \"K: $API_KEY\" https://api.example/";
     let (session, said) = session(api, limited(&["api.example"]), &[&keys], command).await;
     assert_eq!(said.matches("The certificate of api.example is not one that the server trusts").count(), 2, "{said}");
     assert!(hosts.seen().is_empty());
@@ -260,7 +284,8 @@ async fn the_first_vault_wins_and_changes_count_for_new_connections() {
     let (session, said) = session(api, limited(&["api.example"]), &[&one, &two], ask).await;
     let last = || hosts.seen().last().unwrap().clone();
     assert!(last().contains("k: hush-of-the-first-vault\n"), "{}", last());
-    let rotated = json!({"auth": {"type": "environment_variable", "secret_value": "hush-rotated-and-much-longer-than-before"}});
+    let rotated =
+        json!({"auth": {"type": "environment_variable", "secret_value": "hush-rotated-and-much-longer-than-before"}});
     api.post(&format!("{}/{}", credentials(&one), id(&first_credential)), rotated).await;
     assert_eq!(further(api, &session, 1, ask).await, said, "the placeholder stays");
     assert!(last().contains("k: hush-rotated-and-much-longer-than-before\n"), "{}", last());
@@ -283,7 +308,8 @@ async fn sessions_share_neither_placeholders_nor_authorities() {
     let rota = rota(&hosts, |_| {}).await;
     let api = &rota.api;
     let (keys, _) = keys(api, &json!({})).await;
-    let show = "echo $API_KEY; sha256sum < $SSL_CERT_FILE; tail -30 $SSL_CERT_FILE > /workspace/bundle; cat /workspace/bundle";
+    let show =
+        "echo $API_KEY; sha256sum < $SSL_CERT_FILE; tail -30 $SSL_CERT_FILE > /workspace/bundle; cat /workspace/bundle";
     let (_, one) = session(api, limited(&["api.example"]), &[&keys], show).await;
     let placeholder = one.lines().next().unwrap().to_owned();
     let authority = &one[one.rfind("-----BEGIN").unwrap()..];
@@ -291,13 +317,15 @@ async fn sessions_share_neither_placeholders_nor_authorities() {
         "echo $API_KEY; sha256sum < $SSL_CERT_FILE; curl -sS -H 'K: {placeholder}' https://api.example/; cat > other <<'END'\n\
          {authority}\nEND\ncurl -sS --cacert other https://api.example/ 2>&1 | head -1"
     );
-    let (_, two) = session(api, limited(&["api.example"]), &[&keys], &command).await;
+    let (session_of_two, two) = session(api, limited(&["api.example"]), &[&keys], &command).await;
     let (mut first, mut second) = (one.lines(), two.lines());
     for what in ["placeholders", "authorities"] {
         assert_ne!(first.next(), second.next(), "{what}");
     }
     assert!(hosts.seen()[0].contains(&format!("k: {placeholder}\n")), "that of another session is nothing here");
     assert!(two.contains("SSL certificate problem"), "{two}");
+    let rows = log(api, &session_of_two, 2).await;
+    assert!(rows.iter().any(|row| row["reason"] == "certificate_refused"), "{rows:?}");
     let (_, without) = session(api, limited(&["api.example"]), &[], "env | grep -c -e CERT -e CA_; ls /run/rota").await;
     assert!(without.starts_with("0\n") && without.contains("No such file"), "{without}");
 }
@@ -343,13 +371,14 @@ async fn git_pushes_to_a_repository_of_the_session_without_having_its_token() {
     let api = &rota.api;
     let parts = parts(api, limited(&["git.example"])).await;
     let resource = json!({"type": "github_repository", "url": host.url("o/app"), "authorization_token": TOKEN});
-    let look = format!("grep -rc '{TOKEN}' .git/config; env | grep -c '{TOKEN}'; cat /proc/[0-9]*/environ | grep -c '{TOKEN}'");
+    let look = format!(
+        "grep -rc '{TOKEN}' .git/config; env | grep -c '{TOKEN}'; cat /proc/[0-9]*/environ 2>/dev/null | grep -c '{TOKEN}'"
+    );
     let command = format!(
         "cd app && echo more > more && git add more && git commit -qm more && git push -q origin HEAD:main 2>&1; git fetch -q 2>&1; \
          git status -sb | head -1; {look}"
     );
-    let session =
-        parts.session(api, json!({"resources": [resource], "initial_events": [script(&command)]})).await;
+    let session = parts.session(api, json!({"resources": [resource], "initial_events": [script(&command)]})).await;
     let events = api.stream_from(id(&session), 0).await.turn().await;
     let said = text(first(&events, "agent.tool_result"));
     assert_eq!(said.trim(), "## main...origin/main\n0\n0\n0", "{said}");
@@ -388,8 +417,9 @@ async fn a_server_that_is_killed_keeps_placeholders_and_leaves_no_secret_behind(
         std::fs::copy(hosts.authority.file(), &authority).unwrap();
         let more = format!("authorities = {:?}", authority.to_str().unwrap());
         let (mut server, client) = process_with(folder.path(), &web, user, &more, &hosts.hosts(&["api.example"])).await;
-        let agent =
-            client.post("/v1/agents", &json!({"name": "a", "model": "playbook", "tools": [crate::given::toolset()]})).await;
+        let agent = client
+            .post("/v1/agents", &json!({"name": "a", "model": "playbook", "tools": [crate::given::toolset()]}))
+            .await;
         let environment = client.post("/v1/environments", &json!({"name": "e"})).await;
         let vault = client.post("/v1/vaults", &json!({"display_name": "v"})).await;
         let networking = json!({"type": "limited", "allowed_hosts": ["api.example"]});
@@ -420,4 +450,88 @@ fn nowhere(folder: &Path) {
     assert!(folder.join("log").metadata().unwrap().len() > 1000, "there is a log");
     let found = Command::new("grep").args(["-rlaF", SECRET]).arg(folder).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&found.stdout), "");
+}
+
+#[tokio::test]
+async fn a_connection_keeps_the_secret_that_it_began_with() {
+    let hosts = Secure::start(&NAMES).await;
+    let rota = rota(&hosts, |_| {}).await;
+    let api = &rota.api;
+    let (keys, credential) = keys(api, &json!({})).await;
+    let program = "import http.client, os, time
+def ask(connection):
+    connection.request('GET', '/', headers={'K': os.environ['API_KEY']})
+    connection.getresponse().read()
+old = http.client.HTTPSConnection('api.example')
+ask(old)
+open('started', 'w').close()
+while not os.path.exists('go'): time.sleep(0.02)
+ask(old)
+ask(http.client.HTTPSConnection('api.example'))
+";
+    let command = script(&format!("cat > a.py <<'END'\n{program}END\n/usr/bin/python3 a.py && echo done"));
+    let changes = json!({"vault_ids": [id(&keys)], "initial_events": [command]});
+    let session = parts(api, limited(&["api.example"])).await.session(api, changes).await;
+    appears(rota.workspace_file(id(&session), "started")).await;
+    let rotated = json!({"auth": {"type": "environment_variable", "secret_value": "hush-rotated-while-open"}});
+    api.post(&format!("{}/{}", credentials(&keys), id(&credential)), rotated).await;
+    std::fs::write(rota.workspace_file(id(&session), "go"), "").unwrap();
+    let events = api.stream_from(id(&session), 0).await.turn().await;
+    assert_eq!(text(first(&events, "agent.tool_result")).trim(), "done");
+    let seen = hosts.seen();
+    for (request, wanted) in seen.iter().zip([SECRET, SECRET, "hush-rotated-while-open"]) {
+        assert!(request.contains(&format!("k: {wanted}\n")), "{wanted}: {request}");
+    }
+    assert_eq!(seen.len(), 3);
+}
+
+/// Programs with their own ideas of TLS and HTTP. One that this machine does not have is left out, and said to be.
+#[tokio::test]
+async fn programs_of_all_kinds_use_a_secret_and_trust_the_opened_host() {
+    let clients = [
+        ("/usr/bin/curl", "curl -sS -H \"K: $API_KEY\" https://api.example/"),
+        ("/usr/bin/wget", "wget -qO- --header \"K: $API_KEY\" https://api.example/"),
+        (
+            "/usr/bin/python3",
+            "/usr/bin/python3 -c 'import os, urllib.request as u
+print(u.urlopen(u.Request(\"https://api.example/\", headers={\"K\": os.environ[\"API_KEY\"]})).read().decode())'",
+        ),
+        (
+            "/usr/bin/node",
+            "node -e 'fetch(\"https://api.example/\", {headers: {K: process.env.API_KEY}}).then(r => r.text()).then(console.log)'",
+        ),
+        (
+            "/usr/bin/openssl",
+            "printf 'GET / HTTP/1.1\\r\\nHost: api.example\\r\\nK: %s\\r\\nConnection: close\\r\\n\\r\\n' \"$API_KEY\" | openssl s_client \
+             -quiet -verify_return_error -verify_hostname api.example -connect api.example:443 -servername api.example 2>/dev/null",
+        ),
+        (
+            "/usr/bin/javac",
+            "cat > T.java <<'END'
+import java.net.URI; import java.net.http.*;
+public class T { public static void main(String[] a) throws Exception {
+  var q = HttpRequest.newBuilder(URI.create(\"https://api.example/\")).header(\"K\", System.getenv(\"API_KEY\")).build();
+  System.out.println(HttpClient.newHttpClient().send(q, HttpResponse.BodyHandlers.ofString()).body()); } }
+END
+java -XX:-UsePerfData -Xmx256m T.java 2>&1",
+        ),
+    ];
+    let hosts = Secure::start(&NAMES).await;
+    let rota = rota(&hosts, |_| {}).await;
+    let api = &rota.api;
+    let (keys, _) = keys(api, &json!({})).await;
+    let (session, placeholder) = session(api, limited(&["api.example"]), &[&keys], "printf %s $API_KEY").await;
+    let mut place = 0;
+    for (program, command) in clients {
+        if !Path::new(program).exists() {
+            eprintln!("skipped: {program}, which this machine does not have");
+            continue;
+        }
+        place += 1;
+        let before = hosts.seen().len();
+        let said = further(api, &session, place, command).await;
+        assert!(said.to_lowercase().contains(&format!("k: {}", placeholder.to_lowercase())), "{program}: {said}");
+        let seen = &hosts.seen()[before..];
+        assert!(seen.len() == 1 && seen[0].contains(&format!("k: {SECRET}\n")), "{program}: {seen:?}");
+    }
 }
