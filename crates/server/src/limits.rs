@@ -607,8 +607,11 @@ pub const EGRESS_STREAMS: u32 = 100;
 pub const EGRESS_STREAM_WINDOW: u32 = 256 * 1024;
 /// The same of all on one connection.
 pub const EGRESS_CONNECTION_WINDOW: u32 = 1024 * 1024;
-/// How long the end of a piece that may begin a secret, or a placeholder, waits for the next piece.
+/// How long the end of a piece that may begin a secret, or a placeholder, waits for the next piece, if it has no more bytes than
+/// [`EGRESS_RELEASED`]. More of them wait until it comes.
 pub const EGRESS_HELD: Duration = Duration::from_millis(250);
+/// See [`EGRESS_HELD`].
+pub const EGRESS_RELEASED: usize = 3;
 /// Bytes of a compressed answer that are decompressed at once.
 pub const EGRESS_INFLATED_AT_ONCE: usize = 4096;
 /// Credentials that the log names for one connection.
