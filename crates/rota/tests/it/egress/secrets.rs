@@ -111,7 +111,7 @@ async fn a_secret_goes_to_its_host_in_headers_and_is_nowhere_else() {
     // Everything that a program inside can look at, and what the server tells.
     let look = format!(
         "cat /proc/[0-9]*/environ /run/rota/* 2>/dev/null | grep -c '{half}'; grep -rl '{half}' /workspace /tmp /root 2>/dev/null; \
-         env | grep -c '{half}'",
+         env | grep -c '{half}'; true",
         half = &SECRET[..20]
     );
     assert_eq!(further(api, &session, 2, &look).await.trim(), "0\n0");
@@ -372,7 +372,7 @@ async fn git_pushes_to_a_repository_of_the_session_without_having_its_token() {
     let parts = parts(api, limited(&["git.example"])).await;
     let resource = json!({"type": "github_repository", "url": host.url("o/app"), "authorization_token": TOKEN});
     let look = format!(
-        "grep -rc '{TOKEN}' .git/config; env | grep -c '{TOKEN}'; cat /proc/[0-9]*/environ 2>/dev/null | grep -c '{TOKEN}'"
+        "grep -rc '{TOKEN}' .git/config; env | grep -c '{TOKEN}'; cat /proc/[0-9]*/environ 2>/dev/null | grep -c '{TOKEN}'; true"
     );
     let command = format!(
         "cd app && echo more > more && git add more && git commit -qm more && git push -q origin HEAD:main 2>&1; git fetch -q 2>&1; \
