@@ -230,4 +230,32 @@ mod tests {
         let more = tokio::time::timeout(4 * EGRESS_HELD, long.next()).await;
         assert!(more.is_err(), "so much of a secret is passed on by no waiting");
     }
+
+    /// Frames, one after the other.
+    struct Frames(std::vec::IntoIter<Frame<Bytes>>);
+
+    impl HttpBody for Frames {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            Poll::Ready(self.0.next().map(Ok))
+        }
+    }
+
+    #[tokio::test]
+    async fn trailers_follow_what_was_held_and_are_masked() {
+        let mut trailers = HeaderMap::new();
+        trailers.insert("grpc-message", "not for secret-value".parse().unwrap());
+        let frames = vec![Frame::data(Bytes::from("message secret")), Frame::trailers(trailers)];
+        let mut body = swapped(Body::new(Frames(frames.into_iter())), Coding::Plain);
+        let mut got = Vec::new();
+        while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+            got.push(match frame.unwrap().into_data() {
+                Ok(data) => String::from_utf8(data.to_vec()).unwrap(),
+                Err(frame) => frame.into_trailers().unwrap()["grpc-message"].to_str().unwrap().to_owned(),
+            });
+        }
+        assert_eq!(got, ["message ", "secret", "not for rota_0123456789"]);
+    }
 }

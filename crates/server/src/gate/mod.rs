@@ -93,8 +93,8 @@ struct Inner {
     /// Authorities of the operator's, and all that are trusted once they were needed.
     authorities: Vec<CertificateDer<'static>>,
     roots: OnceLock<Arc<RootCertStore>>,
-    /// Those of the machine, once they were needed.
-    machine: OnceLock<Vec<CertificateDer<'static>>>,
+    /// Those of the machine, and the same in PEM, once they were needed.
+    machine: OnceLock<(Vec<CertificateDer<'static>>, String)>,
     clock: Clock,
     sessions: TaskTracker,
     stop: CancellationToken,

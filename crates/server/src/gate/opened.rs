@@ -148,7 +148,13 @@ where
             let leg = web::Leg { opened: Some(opened), is_h2 };
             web::serve(session, connection, client, &leg, Some(reached.map(web::transport))).await;
         }
-        Ok(Err(_)) => connection.refuse(EgressReason::CertificateRefused),
+        Ok(Err(error)) => {
+            let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
+            connection.refuse(match cause {
+                Some(rustls::Error::NoApplicationProtocol) => EgressReason::WrongProtocol,
+                _ => EgressReason::CertificateRefused,
+            });
+        }
         Err(_) => connection.refuse(EgressReason::TimedOut),
     }
 }

@@ -23,7 +23,7 @@ impl Gate {
         let mut setup = Setup { environment: environment(&secrets), ..Setup::default() };
         if *policy != Policy::Off {
             let authority = Authority::new()?;
-            let machine = self.0.machine.get_or_init(|| {
+            let (machine, pem) = self.0.machine.get_or_init(|| {
                 let machine = tls::machine();
                 if machine.is_empty() {
                     tracing::warn!(
@@ -31,10 +31,11 @@ impl Gate {
                          host that is not opened"
                     );
                 }
-                machine
+                let pem = machine.iter().map(|certificate| tls::pem(certificate)).collect();
+                (machine, pem)
             });
             let all: Vec<&[u8]> = machine.iter().chain([authority.certificate()]).map(|one| &one[..]).collect();
-            let pem = all.iter().map(|certificate| tls::pem(certificate)).collect();
+            let pem = [pem, &*tls::pem(authority.certificate())].concat();
             setup.authorities = Some(Authorities { pem, keystore: keystore::of(&all) });
             setup.companion = Some(Arc::new(authority));
         }
