@@ -1,13 +1,22 @@
 //! The egress log of a session: what its sandbox connected to. It is Rota's own.
 
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     Time,
     fields::names,
     id::{EgressId, SessionId},
 };
+
+/// A credential that was put into requests of a connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct EgressCredential {
+    /// Its id; of a repository's token that of the repository among the session's resources.
+    pub credential_id: String,
+    /// How often it was put in.
+    pub times: i64,
+}
 
 /// A connection that a sandbox made to the outside, or tried to make.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
@@ -30,6 +39,8 @@ pub struct EgressConnection {
     pub bytes_in: i64,
     /// Bytes that the sandbox sent.
     pub bytes_out: i64,
+    /// The credentials that were put into requests on it. Their values are in no log.
+    pub credentials: Vec<EgressCredential>,
     /// When it began.
     pub started_at: Time,
     /// How long it lasted, in milliseconds. Null while it is open, and for ever where the server was ended before it was.
@@ -69,6 +80,15 @@ names! {
         "proxy_request" => ProxyRequest,
         /// The session has moved as many bytes as it may.
         "bytes_used_up" => BytesUsedUp,
+        /// A credential for the host could not be read, or its value cannot stand in a header.
+        "credential_unusable" => CredentialUnusable,
+        /// The certificate of the host is not one that this server trusts. Only connections that are opened for a credential are
+        /// checked for that; of the others it is the program's affair.
+        "not_trusted" => NotTrusted,
+        /// The program did not take the certificate that the gate shows where it opens a connection for a credential.
+        "certificate_refused" => CertificateRefused,
+        /// The host's answer is compressed in a way that was not asked for and that nobody can look into.
+        "unreadable_answer" => UnreadableAnswer,
         /// The name cannot be resolved.
         "not_resolved" => NotResolved,
         /// The host does not take the connection, or broke it.
@@ -82,7 +102,13 @@ impl EgressReason {
     /// What becomes of a connection for this reason.
     pub fn outcome(self) -> EgressOutcome {
         match self {
-            Self::NotResolved | Self::NotConnected | Self::TimedOut => EgressOutcome::Failed,
+            Self::CredentialUnusable
+            | Self::NotTrusted
+            | Self::CertificateRefused
+            | Self::UnreadableAnswer
+            | Self::NotResolved
+            | Self::NotConnected
+            | Self::TimedOut => EgressOutcome::Failed,
             _ => EgressOutcome::Refused,
         }
     }

@@ -118,6 +118,12 @@ impl Folder {
         }
     }
 
+    /// The place of the regular file of this name. `None` when something else has the name.
+    pub(crate) fn file_place(&self, name: impl Arg) -> io::Result<Option<OwnedFd>> {
+        let place = self.place(name, OFlags::empty())?;
+        Ok(matches!(kind(&rustix::fs::fstat(&place)?), Kind::File(_)).then_some(place))
+    }
+
     /// A symbolic link of this name. Whatever is there already stays.
     pub(crate) fn make_link(&self, target: impl Arg, name: impl Arg) -> io::Result<()> {
         match rustix::fs::symlinkat(target, &self.0, one_name(name)?.as_c_str()) {

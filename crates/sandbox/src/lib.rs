@@ -37,10 +37,11 @@ pub use config::{Config, Limits};
 #[cfg(feature = "host")]
 pub use embedded::{
     About, Area, Bounds, Embedded, Found, Layer, Layers, Listeners, Listing, NewFile, NewLayer, NewTree, NotRemoved,
-    Part, Protection, ProtectionState, Root, Sandbox, SetAside, UnpackBounds, UnpackError, Unpacking, host_addresses,
-    is_name, open_images,
+    Part, Protection, ProtectionState, Root, Sandbox, SetAside, Setup, UnpackBounds, UnpackError, Unpacking,
+    host_addresses, is_name, open_images,
 };
 pub use error::Error;
 pub use folder::FileState;
 pub use init::run_init;
 pub use tools::{ToolCall, ToolDefinition, ToolOutput, tool_definitions};
+pub use wire::Authorities;

@@ -64,6 +64,15 @@ impl Failure {
     }
 }
 
+/// Authorities that programs inside are to trust, in the place of those of the root file system.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Authorities {
+    /// In PEM.
+    pub pem: String,
+    /// The same as a keystore of Java.
+    pub keystore: Vec<u8>,
+}
+
 /// How to set up one sandbox.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Launch {
@@ -82,6 +91,10 @@ pub(crate) struct Launch {
     pub(crate) had_shell: bool,
     /// The TCP ports at which every address leads to the gate. `None`: there is no network.
     pub(crate) gate_ports: Option<Vec<u16>>,
+    /// Variables of the shell beside its own ones: `NAME=value`.
+    pub(crate) environment: Vec<String>,
+    /// The authorities that programs inside are to trust. `None`: those of the root file system.
+    pub(crate) authorities: Option<Authorities>,
 }
 
 /// Layers that a sandbox is made from.

@@ -279,7 +279,10 @@ async fn sessions_share_an_image_and_each_has_its_own_changes() {
     let before = fs::read_to_string(image.path().join("etc/note")).unwrap();
     let root = Root { image: Some(image.clone()), ..Root::default() };
     let embedded = &backend.embedded;
-    let (one, other) = (embedded.open_on("one", &root).await.unwrap(), embedded.open_on("other", &root).await.unwrap());
+    let (one, other) = (
+        embedded.open_with("one", root.clone().into()).await.unwrap(),
+        embedded.open_with("other", root.clone().into()).await.unwrap(),
+    );
     let said =
         bash(&one, "echo $PATH $FROM_IMAGE; cat /etc/note /etc/added; ls /bin/mv; echo changed > /etc/note").await;
     assert!(said.content.starts_with("/bin 1\noriginal\nadded"), "{}", said.content);
@@ -289,7 +292,7 @@ async fn sessions_share_an_image_and_each_has_its_own_changes() {
     let owner = bash(&one, "id -u; ls -ln /etc/added | { read a b c d e; echo $c $d; }").await.content;
     assert_eq!(owner, "0\n0 0\n", "files of the image are root's inside");
     embedded.stop("one").await;
-    let again = embedded.open_on("one", &root).await.unwrap();
+    let again = embedded.open_with("one", root.clone().into()).await.unwrap();
     assert_eq!(bash(&again, "cat /etc/note").await.content.lines().last(), Some("changed"), "its changes are kept");
     // Only the sandboxes hold it now.
     drop((image, root));

@@ -21,7 +21,7 @@ use crate::{
     error::{Error, Result},
     limits::{
         CLONE_FILES, CLONE_MIB, CLONE_SECONDS, EGRESS_SESSION_MIB, MAX_CONCURRENCY, MAX_CONNECTIONS, MAX_EGRESS_PORTS,
-        MAX_GIT_HOSTS, MAX_MODEL_TOKENS, MAX_PRICE, MAX_SANDBOX_PLACES, PACKAGES_MIB, PACKAGES_SECONDS,
+        MAX_GIT_HOSTS, MAX_MODEL_TOKENS, MAX_NEVER_OPEN, MAX_PRICE, MAX_SANDBOX_PLACES, PACKAGES_MIB, PACKAGES_SECONDS,
         PACKAGES_SECONDS_RANGE, PACKAGES_SETTINGS, PACKAGES_STORE_MIB, SANDBOX_CPUS, SANDBOX_DISK_MIB,
         SANDBOX_MEMORY_MIB, SANDBOX_PROCESSES, WORKSPACE_FILES_MIB,
     },
@@ -424,6 +424,10 @@ pub struct NetworkConfig {
     pub hosts: BTreeMap<String, Vec<String>>,
     /// What a session may move, in MiB.
     pub session_mib: u64,
+    /// Hosts, `*.` in front for those below, whose TLS is never opened: no credential is put into requests to them.
+    pub never_open: Vec<String>,
+    /// A file with authorities, in PEM, that are trusted beside those of the machine where TLS is opened.
+    pub authorities: Option<PathBuf>,
 }
 
 impl Default for NetworkConfig {
@@ -434,8 +438,16 @@ impl Default for NetworkConfig {
             open: Vec::new(),
             hosts: BTreeMap::new(),
             session_mib: EGRESS_SESSION_MIB,
+            never_open: Vec::new(),
+            authorities: None,
         }
     }
+}
+
+/// Whether a text is the name of a host, or `*.` with the name of one below which all are meant.
+fn is_host(text: &str) -> bool {
+    let name = text.strip_prefix("*.").unwrap_or(text);
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte))
 }
 
 impl NetworkConfig {
@@ -449,6 +461,12 @@ impl NetworkConfig {
         if (1..self.ports.len()).any(|i| self.ports[..i].contains(&self.ports[i])) {
             return Err(Error::invalid("network.ports: a port is there twice"));
         }
+        if let Some(host) = self.never_open.iter().find(|host| !is_host(host)) {
+            return Err(Error::invalid(format_args!(
+                "network.never_open: \"{host}\" is not a host name, with \"*.\" in front for those below"
+            )));
+        }
+        within("network.never_open: their number", self.never_open.len(), &(0..=MAX_NEVER_OPEN))?;
         within("network.ports: their number", self.ports.len(), &(0..=MAX_EGRESS_PORTS))?;
         within("network.session_mib", self.session_mib, &(1..=1024 * 1024 * 1024))
     }

@@ -149,7 +149,7 @@ pub async fn serve_offer(offer: Offer, config: Config, clock: Clock) -> Result<S
     let own_ports = own_ports.into_iter().flatten().collect();
     let connections = descriptors::for_egress();
     let (gate, egress_log) =
-        Gate::new(&config.network, own_ports, connections, db.clone(), clock.clone(), stop.clone())?;
+        Gate::new(&config.network, own_ports, connections, (db.clone(), vault.clone()), clock.clone(), stop.clone())?;
     // Last: the key is shown only by this start, so the start must not fail any more.
     let (organization, first_key) = db
         .write(|tx| {

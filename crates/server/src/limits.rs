@@ -575,6 +575,8 @@ pub const EGRESS_DNS_AT_ONCE: usize = 64;
 pub const EGRESS_SESSION_MIB: u64 = 10 * 1024;
 /// Further ports that an operator can open.
 pub const MAX_EGRESS_PORTS: usize = 16;
+/// Entries of `[network] never_open`.
+pub const MAX_NEVER_OPEN: usize = 1024;
 /// Rows of the egress log that are kept of a session, the newest ...
 pub const EGRESS_ROWS: i64 = 10_000;
 /// ... and how many there may be beyond that before they are deleted.
@@ -593,6 +595,27 @@ pub const EGRESS_BATCH: usize = 256;
 pub const EGRESS_LOG_EVERY: Duration = Duration::from_millis(200);
 /// The pause after rows could not be written.
 pub const EGRESS_LOG_RETRY: Duration = Duration::from_millis(500);
+/// Least characters of what stands in a sandbox for a secret: nobody guesses one ...
+pub const PLACEHOLDER_LEAST: usize = 32;
+/// ... and most. Of a longer secret it is shorter than the secret.
+pub const PLACEHOLDER_MOST: usize = 256;
+/// Certificates of hosts that are kept for one sandbox; of more, all are made anew.
+pub const EGRESS_LEAVES: usize = 256;
+/// Requests at the same time on one opened connection of HTTP/2.
+pub const EGRESS_STREAMS: u32 = 100;
+/// Bytes of one such request, or answer, that are under way.
+pub const EGRESS_STREAM_WINDOW: u32 = 256 * 1024;
+/// The same of all on one connection.
+pub const EGRESS_CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// How long the end of a piece that may begin a secret, or a placeholder, waits for the next piece, if it has no more bytes than
+/// [`EGRESS_RELEASED`]. More of them wait until it comes.
+pub const EGRESS_HELD: Duration = Duration::from_millis(250);
+/// See [`EGRESS_HELD`].
+pub const EGRESS_RELEASED: usize = 3;
+/// Bytes of a compressed answer that are decompressed at once.
+pub const EGRESS_INFLATED_AT_ONCE: usize = 4096;
+/// Credentials that the log names for one connection.
+pub const EGRESS_CREDENTIALS_TOLD: usize = 64;
 
 /// Most bytes of the files of an image, and of its layers as they are downloaded; and never more than the disk has without its last
 /// tenth.

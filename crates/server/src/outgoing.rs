@@ -117,7 +117,19 @@ pub enum Unresolved {
 /// When there is none, or one is not allowed.
 pub async fn addresses(host: &str, port: u16, allow_private: bool) -> Result<Vec<IpAddr>, Unresolved> {
     let resolved = tokio::net::lookup_host((host, port)).await.map_err(Unresolved::Unknown)?;
-    let mut addresses: Vec<IpAddr> = resolved.map(|address| address.ip()).collect();
+    allowed(host, resolved.map(|address| address.ip()), allow_private)
+}
+
+/// The same where the addresses of a host are known.
+///
+/// # Errors
+/// When there is none, or one is not allowed.
+pub fn allowed(
+    host: &str,
+    addresses: impl Iterator<Item = IpAddr>,
+    allow_private: bool,
+) -> Result<Vec<IpAddr>, Unresolved> {
+    let mut addresses: Vec<IpAddr> = addresses.collect();
     addresses.dedup();
     if addresses.is_empty() {
         return Err(Unresolved::Unknown(std::io::ErrorKind::NotFound.into()));

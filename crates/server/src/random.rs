@@ -19,3 +19,17 @@ pub fn uuid() -> Result<String> {
     let hex = format!("{number:032x}");
     Ok([&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-"))
 }
+
+/// So many random letters and digits, each with almost six bits.
+pub fn letters_and_digits(count: usize) -> Result<String> {
+    const ALL: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+    let mut text = String::with_capacity(count);
+    let mut bytes = [0; 64];
+    while text.len() < count {
+        getrandom::fill(&mut bytes).map_err(Error::internal)?;
+        // Bytes beyond the last whole multiple would make some of them likelier.
+        let fair = bytes.iter().filter(|byte| **byte < 248).map(|byte| char::from(ALL[usize::from(*byte) % ALL.len()]));
+        text.extend(fair.take(count - text.len()));
+    }
+    Ok(text)
+}

@@ -7,7 +7,7 @@ use std::{
 };
 
 use rota_api::id::{Id, SessionId, WorkspaceId};
-use rota_sandbox::{Embedded, Error, Root, Sandbox, ToolCall, ToolOutput};
+use rota_sandbox::{Embedded, Error, Sandbox, Setup, ToolCall, ToolOutput};
 
 use crate::{clock::Stopwatch, limits::SANDBOX_IDLE, places::Places};
 
@@ -31,15 +31,14 @@ impl Sandboxes {
         &self.backend
     }
 
-    /// Runs a tool in the sandbox of a session, which is made from `root`, as soon as there is a place for `workspace`; before that
-    /// the sandbox is shown to `opened`. Dropping the future interrupts the tool.
+    /// Runs a tool in the sandbox of a session, as soon as there is a place for `workspace`; a new sandbox has `setup`, and
+    /// before the tool runs it is shown to `opened`. Dropping the future interrupts the tool.
     pub async fn call(
         &self,
         workspace: &WorkspaceId,
         session: &SessionId,
-        call: &str,
-        tool: &ToolCall,
-        root: &Root,
+        (call, tool): (&str, &ToolCall),
+        setup: Setup,
         opened: impl FnOnce(&Sandbox),
     ) -> Result<ToolOutput, Error> {
         // Dropped after all that follows: the sandbox is idle before its place is another's.
@@ -47,7 +46,7 @@ impl Sandboxes {
         self.idle().remove(session);
         let _busy = Busy { sandboxes: self, session };
         self.make_room().await;
-        let sandbox = self.backend.open_on(session.as_ref(), root).await?;
+        let sandbox = self.backend.open_with(session.as_ref(), setup).await?;
         opened(&sandbox);
         sandbox.call(call, tool).await
     }

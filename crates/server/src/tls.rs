@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use rustls::{ClientConfig, RootCertStore, crypto::ring};
+use rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types::CertificateDer};
 
 /// A client configuration for HTTP/2 and HTTP/1.1.
 ///
@@ -13,9 +13,17 @@ use rustls::{ClientConfig, RootCertStore, crypto::ring};
 /// The cryptography is named here and not installed for the whole process, so a program that embeds the server keeps
 /// its own choice.
 pub fn client_config() -> Result<ClientConfig, rustls::Error> {
+    client_config_with(roots())
+}
+
+/// The same for who trusts `roots`.
+///
+/// # Errors
+/// When the built-in cryptography has none of the protocol versions; that does not happen.
+pub fn client_config_with(roots: impl Into<Arc<RootCertStore>>) -> Result<ClientConfig, rustls::Error> {
     let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots())
+        .with_root_certificates(roots)
         .with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
@@ -23,7 +31,7 @@ pub fn client_config() -> Result<ClientConfig, rustls::Error> {
 
 /// The roots that the machine trusts, because that is where an operator adds a private authority; Mozilla's, built in,
 /// on a machine that has none, as a slim container image without `ca-certificates`.
-fn roots() -> RootCertStore {
+pub fn roots() -> RootCertStore {
     let mut roots = RootCertStore::empty();
     let machine = rustls_native_certs::load_native_certs();
     for error in &machine.errors {
@@ -39,11 +47,16 @@ fn roots() -> RootCertStore {
 /// The roots that the machine trusts as a text in PEM, for programs that have another idea of where they are. Empty on a machine
 /// that has none.
 pub fn authorities() -> String {
-    let certificates = rustls_native_certs::load_native_certs().certs;
-    certificates.iter().map(|certificate| pem(certificate)).collect()
+    machine().iter().map(|certificate| pem(certificate)).collect()
 }
 
-fn pem(certificate: &[u8]) -> String {
+/// The roots that the machine trusts. None on a machine that has none.
+pub fn machine() -> Vec<CertificateDer<'static>> {
+    rustls_native_certs::load_native_certs().certs
+}
+
+/// A certificate as a text in PEM.
+pub fn pem(certificate: &[u8]) -> String {
     let coded = STANDARD.encode(certificate);
     let mut text = "-----BEGIN CERTIFICATE-----\n".to_owned();
     let mut rest = coded.as_str();

@@ -53,6 +53,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "resources/deployments",
             "resources/files",
             "resources/repositories",
+            "resources/session_secrets",
             "resources/sessions",
             "resources/skills",
             "resources/work_queue",
@@ -60,7 +61,10 @@ const IMPORTS: &[(&str, &[&str])] = &[
         ],
     ),
     ("folder", &["config", "db", "random"]),
-    ("gate", &["config", "db", "outgoing", "places", "resources/egress_log"]),
+    (
+        "gate",
+        &["config", "db", "outgoing", "places", "resources/egress_log", "resources/session_secrets", "tls", "vault"],
+    ),
     ("git", &["config", "outgoing", "places", "tls"]),
     (
         "http",
@@ -184,8 +188,9 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("resources/models", &["app", "page", "request"]),
     ("resources/package_builds", &["db"]),
     ("resources/organization", &["app", "db", "random", "request"]),
-    ("resources/repositories", &["app", "config", "db", "vault"]),
+    ("resources/repositories", &["app", "config", "db", "resources/session_secrets", "vault"]),
     ("resources/run_outcomes", &["app", "db", "request", "resources/deployment_runs", "resources/sessions"]),
+    ("resources/session_secrets", &["db", "random", "vault"]),
     ("resources/schedules", &["app", "request", "scheduler"]),
     (
         "resources/sessions",
@@ -198,11 +203,11 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "page",
             "request",
             "resources/agents",
-            "resources/credentials",
             "resources/environments",
             "resources/files",
             "resources/memory_stores",
             "resources/repositories",
+            "resources/session_secrets",
             "resources/skills",
             "resources/vaults",
             "resources/webhook_outbox",
@@ -254,7 +259,9 @@ const IMPORTS: &[(&str, &[&str])] = &[
 ];
 
 /// Pure files, which import nothing that acts: no store, no time, no state of the server.
-const NOTHING_THAT_ACTS: [&str; 9] = [
+const NOTHING_THAT_ACTS: [&str; 11] = [
+    "gate/keystore.rs",
+    "gate/placement.rs",
     "scheduler/cron.rs",
     "scheduler/pending.rs",
     "scheduler/policy.rs",

@@ -8,6 +8,7 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use rustls::ServerConfig;
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
@@ -28,6 +29,8 @@ pub enum Manner {
     Open,
     /// To who has [`TOKEN`], and to others that they must say who they are.
     Private,
+    /// The same, but nobody may push.
+    ReadOnly,
     /// With a status.
     Status(u16),
     /// With a redirect to what is at this URL.
@@ -53,12 +56,18 @@ pub struct GitServer {
 impl GitServer {
     /// A host without repositories.
     pub async fn start(manner: Manner) -> Self {
+        Self::named("localhost", receiver::tls(), manner).await
+    }
+
+    /// The same by another name, with a certificate for that.
+    pub async fn named(name: &str, tls: Arc<ServerConfig>, manner: Manner) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let host = format!("localhost:{}", listener.local_addr().unwrap().port());
+        let host = format!("{name}:{}", listener.local_addr().unwrap().port());
         let root = TempDir::new().unwrap();
         let (manner, asked) = (Arc::new(Mutex::new(manner)), Arc::default());
         let mut serving = JoinSet::new();
-        serving.spawn(serve(listener, root.path().to_owned(), Arc::clone(&manner), Arc::clone(&asked)));
+        let tls = TlsAcceptor::from(tls);
+        serving.spawn(serve(listener, tls, root.path().to_owned(), Arc::clone(&manner), Arc::clone(&asked)));
         Self { host, root, manner, asked, _serving: serving }
     }
 
@@ -83,6 +92,7 @@ impl GitServer {
         fs::create_dir_all(&bare).unwrap();
         let repository = Repository { bare, work: TempDir::new().unwrap() };
         git(&repository.bare, &["init", "--quiet", "--bare", "--initial-branch=main"]);
+        git(&repository.bare, &["config", "http.receivepack", "true"]);
         git(repository.work.path(), &["init", "--quiet", "--initial-branch=main"]);
         repository.commit("main", "first", fill);
         repository
@@ -166,8 +176,13 @@ fn fed(folder: &Path, arguments: &[&str], input: &[u8]) -> String {
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
-async fn serve(listener: TcpListener, root: PathBuf, manner: Arc<Mutex<Manner>>, asked: Arc<Mutex<Vec<String>>>) {
-    let tls = TlsAcceptor::from(receiver::tls());
+async fn serve(
+    listener: TcpListener,
+    tls: TlsAcceptor,
+    root: PathBuf,
+    manner: Arc<Mutex<Manner>>,
+    asked: Arc<Mutex<Vec<String>>>,
+) {
     let mut connections = JoinSet::new();
     loop {
         let (connection, _) = listener.accept().await.unwrap();
@@ -227,8 +242,13 @@ async fn answer(mut connection: impl AsyncWrite + Unpin, root: &Path, manner: &M
     let bytes = match manner {
         Manner::Status(status) => head(*status, ""),
         Manner::Redirect(url) => head(302, &format!("location: {url}\r\n")),
-        Manner::Private if request.header("authorization") != Some(&allowed) => {
+        Manner::Private | Manner::ReadOnly if request.header("authorization") != Some(&allowed) => {
             head(401, "www-authenticate: Basic realm=\"git\"\r\n")
+        }
+        Manner::ReadOnly if request.line.contains("git-receive-pack") => {
+            let words = "You may read here, and not push: ask the owner.\n";
+            let length = words.len();
+            format!("HTTP/1.1 403 x\r\ncontent-type: text/plain\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{words}").into_bytes()
         }
         Manner::Hang if is_pack => std::future::pending().await,
         _ => backend(root, request, *manner != Manner::NoCommitsById).await,
@@ -251,6 +271,8 @@ async fn backend(root: &Path, request: &Request, with_protocol: bool) -> Vec<u8>
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let mut command = tokio::process::Command::from(command(root));
     command.arg("http-backend").env("GIT_PROJECT_ROOT", root).env("GIT_HTTP_EXPORT_ALL", "1");
+    // Who was let in may push.
+    command.env("REMOTE_USER", "x-access-token");
     command.env("REQUEST_METHOD", method).env("PATH_INFO", path).env("QUERY_STRING", query);
     for (name, header) in [
         ("CONTENT_TYPE", "content-type"),

@@ -74,6 +74,7 @@ mod runs;
 mod scheduled;
 mod schedules;
 mod sealing;
+mod secure;
 mod server;
 mod sessions;
 mod shortages;

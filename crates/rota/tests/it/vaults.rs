@@ -156,26 +156,6 @@ async fn sessions_and_deployments_keep_the_vaults_that_they_name_and_no_others_a
 }
 
 #[tokio::test]
-async fn a_session_whose_vault_has_variables_says_that_they_are_not_set() {
-    let rota = Rota::without_engine().await;
-    let api = &rota.api;
-    let parts = Parts::new(api).await;
-    let vault = vault(api, "v").await;
-    api.post(&credentials(&vault), bearer("https://m.example.com")).await;
-    let session = parts.session(api, json!({"vault_ids": [id(&vault)]})).await;
-    let own = format!("/rota/v1/sessions/{}", id(&session));
-    let is_told = |session: &Value| {
-        let warnings = session["warnings"].as_array().unwrap();
-        warnings.iter().any(|warning| warning["code"] == "environment_variables_not_injected")
-    };
-    assert!(!is_told(&api.get(&own).await));
-    let variable = api.post(&credentials(&vault), variable("KEY", &json!({}))).await;
-    assert!(is_told(&api.get(&own).await));
-    api.call(&format!("{}/{}/archive", credentials(&vault), id(&variable))).await;
-    assert!(!is_told(&api.get(&own).await));
-}
-
-#[tokio::test]
 async fn an_archived_vault_archives_its_credentials_and_each_change_is_told() {
     let rota = Rota::receiving(|config| config.engine.concurrency = 0).await;
     let api = &rota.api;

@@ -84,7 +84,7 @@ async fn run(data_dir: &str, session: &str, commands: &[String], as_json: bool) 
         return measure(&embedded, &root).await;
     }
     for (number, command) in commands.iter().enumerate() {
-        let sandbox = embedded.open_on(session, &root).await?;
+        let sandbox = embedded.open_with(session, root.clone().into()).await?;
         let output = sandbox.call(&number.to_string(), &ToolCall::bash(command)).await?;
         let content = output.content;
         println!("{}", if as_json { serde_json::Value::from(content).to_string() } else { content });
@@ -130,7 +130,7 @@ async fn measure(embedded: &Arc<Embedded>, root: &Root) -> Result<(), rota_sandb
         for ((root, _), times) in roots.iter().zip(&mut times) {
             let session = format!("measure_{number}");
             let start = Instant::now();
-            let sandbox = embedded.open_on(&session, root).await?;
+            let sandbox = embedded.open_with(&session, (*root).clone().into()).await?;
             let opened = start.elapsed();
             sandbox.call("first", &ToolCall::bash("true")).await?;
             times.push((start.elapsed(), opened));
@@ -148,7 +148,7 @@ async fn measure(embedded: &Arc<Embedded>, root: &Root) -> Result<(), rota_sandb
         );
     }
     println!("(until the first command's answer, of which until the fence stood)");
-    let sandbox = embedded.open_on("measure_calls", root).await?;
+    let sandbox = embedded.open_with("measure_calls", root.clone().into()).await?;
     for command in MEASURED_COMMANDS {
         let start = std::time::Instant::now();
         for number in 0..MEASURED_CALLS {

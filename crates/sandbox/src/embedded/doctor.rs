@@ -164,6 +164,8 @@ fn trial(config: &Config, identities: &Identities, program: &Arc<Program>) -> Re
         limit_address_space: false,
         had_shell: false,
         gate_ports: config.gate_ports.clone(),
+        environment: Vec::new(),
+        authorities: None,
     };
     let outcome = converse(program, launch);
     store.remove(TRIAL)?;

@@ -24,6 +24,7 @@ pub use sandbox::Sandbox;
 pub use trees::NewTree;
 pub use unpack::{UnpackBounds, UnpackError, Unpacking};
 
+use std::any::Any;
 use std::collections::HashMap;
 use std::future::ready;
 use std::io;
@@ -36,7 +37,7 @@ use crate::config::{Config, Limits};
 use crate::error::Error;
 use crate::folder::Folder;
 use crate::init::BUILDING;
-use crate::wire::{Identity, Launch, Shown};
+use crate::wire::{Authorities, Identity, Launch, Shown};
 use cgroup::Cgroups;
 use identity::Identities;
 use lost::Lost;
@@ -60,6 +61,31 @@ pub struct Embedded {
 }
 
 type Slot = tokio::sync::Mutex<Option<Sandbox>>;
+
+/// What a new sandbox finds inside beside its session's files.
+#[derive(Clone, Default)]
+pub struct Setup {
+    /// What it is made from.
+    pub root: Root,
+    /// Variables of its shell. One that has the name of a usual one takes its place.
+    pub environment: Vec<(String, String)>,
+    /// The authorities that its programs are to trust, in the place of those of its root file system.
+    pub authorities: Option<Authorities>,
+    /// What belongs to the sandbox outside of it, kept as long as there is a handle of it: [`Sandbox::companion`].
+    pub companion: Option<Arc<dyn Any + Send + Sync>>,
+}
+
+impl From<Root> for Setup {
+    fn from(root: Root) -> Self {
+        Self { root, ..Self::default() }
+    }
+}
+
+impl std::fmt::Debug for Setup {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Setup").finish_non_exhaustive()
+    }
+}
 
 impl std::fmt::Debug for Embedded {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -119,32 +145,33 @@ impl Embedded {
     /// # Errors
     /// [`Error::CannotIsolate`] when the fence cannot be set up in full: then nothing of the session runs.
     pub async fn open(self: &Arc<Self>, session_id: &str) -> Result<Sandbox, Error> {
-        self.open_on(session_id, &Root::default()).await
+        self.open_with(session_id, Setup::default()).await
     }
 
-    /// The same, made from these layers when it is a new one.
+    /// The same; a new sandbox has `setup`, and one that runs keeps its own.
     ///
     /// # Errors
-    /// The same.
-    pub async fn open_on(self: &Arc<Self>, session_id: &str, root: &Root) -> Result<Sandbox, Error> {
+    /// [`Error::CannotIsolate`] when the fence cannot be set up in full: then nothing of the session runs.
+    pub async fn open_with(self: &Arc<Self>, session_id: &str, setup: Setup) -> Result<Sandbox, Error> {
         store::check_id(session_id)?;
         let mut slot = self.slot(session_id).lock_owned().await;
         if let Some(sandbox) = slot.as_ref().filter(|sandbox| sandbox.is_alive()) {
             return Ok(sandbox.clone());
         }
-        let (backend, id, root) = (Arc::clone(self), session_id.to_owned(), root.clone());
+        let (backend, id) = (Arc::clone(self), session_id.to_owned());
         self.to_its_end(async move {
             if let Some(dead) = slot.take() {
                 dead.end().await;
             }
-            let sandbox = backend.start(&id, root).await?;
+            let sandbox = backend.start(&id, setup).await?;
             *slot = Some(sandbox.clone());
             Ok(sandbox)
         })
         .await
     }
 
-    async fn start(&self, session_id: &str, root: Root) -> Result<Sandbox, Error> {
+    async fn start(&self, session_id: &str, setup: Setup) -> Result<Sandbox, Error> {
+        let root = setup.root;
         let session = match &root.building {
             None => self.store.prepare(session_id, |owner| self.identities.for_session(owner))?,
             // What is made there is a layer's.
@@ -167,15 +194,18 @@ impl Embedded {
             limit_address_space: !self.cgroups.limits_memory(),
             had_shell: session.had_shell(),
             gate_ports: self.config.gate_ports.clone(),
+            environment: setup.environment.iter().map(|(name, value)| format!("{name}={value}")).collect(),
+            authorities: setup.authorities,
         };
-        sandbox::start(&self.spawner, &self.tasks, session, cgroup, launch, root).await
+        let parts = sandbox::Parts { session, cgroup, root, companion: setup.companion };
+        sandbox::start(&self.spawner, &self.tasks, parts, launch).await
     }
 
     /// Makes a layer of what was built in the sandbox of a session, which is ended: of the packages that were installed in its own
     /// folder, or of all changes to its root.
     ///
     /// # Errors
-    /// [`Error::Host`] when it cannot be moved to its place.
+    /// When it cannot be moved to its place.
     pub async fn keep(&self, session_id: &str, part: Part, key: &str, about: About) -> Result<Layer, Error> {
         store::check_id(session_id)?;
         let (dir, layers, key) = (self.store.session_dir(session_id), self.packages.clone(), key.to_owned());

@@ -1,5 +1,6 @@
 //! A running sandbox as the server sees it: calls go in, bounded answers come out, and nothing it says is trusted.
 
+use std::any::Any;
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -43,6 +44,17 @@ pub struct Sandbox {
     handle: Arc<()>,
 }
 
+/// What belongs to a sandbox outside of it.
+type Companion = Arc<dyn Any + Send + Sync>;
+
+/// What a new sandbox consists of.
+pub(super) struct Parts {
+    pub(super) session: Session,
+    pub(super) cgroup: Cgroup,
+    pub(super) root: Root,
+    pub(super) companion: Option<Companion>,
+}
+
 struct Inner {
     session: Session,
     /// What it is made from stays as long as it runs.
@@ -53,6 +65,7 @@ struct Inner {
     calls: Mutex<Calls>,
     /// The gate's side of the network, until somebody takes it.
     listeners: Mutex<Option<Listeners>>,
+    companion: Option<Companion>,
     /// Held by the one call that uses the shell.
     shell: Arc<tokio::sync::Mutex<()>>,
     ended: watch::Receiver<Option<String>>,
@@ -77,27 +90,25 @@ impl std::fmt::Debug for Sandbox {
 pub(super) async fn start(
     spawner: &Spawner,
     tasks: &TaskTracker,
-    session: Session,
-    cgroup: Cgroup,
+    parts: Parts,
     launch: Launch,
-    root: Root,
 ) -> Result<Sandbox, Error> {
     let (ours, theirs) = socket_pair().map_err(Error::host("making a socket pair"))?;
     let child = spawner.spawn(theirs).await?;
     let (reader, writer) = ours.into_split();
     let gate_ports = launch.gate_ports.clone();
     let mut handshake = Handshake { reader, writer, child, process: None, gate_ports, listeners: None };
-    let stood = timeout(SETUP_TIMEOUT, handshake.run(&session, launch)).await;
+    let stood = timeout(SETUP_TIMEOUT, handshake.run(&parts.session, launch)).await;
     let late = |_| {
         let (doing, cause) = ("setting up the sandbox".to_owned(), "it took too long".to_owned());
         Err(Error::Host { doing, place: None, cause, passing: true })
     };
     match stood.unwrap_or_else(late) {
-        Ok((process, landlock)) => Ok(handshake.into_sandbox(tasks, session, root, cgroup, process, landlock)),
+        Ok(stood) => Ok(handshake.into_sandbox(tasks, parts, stood)),
         Err(error) => {
             handshake.end(tasks).await;
-            session.record.remove();
-            cgroup.remove().await;
+            parts.session.record.remove();
+            parts.cgroup.remove().await;
             Err(error)
         }
     }
@@ -165,11 +176,8 @@ impl Handshake {
     fn into_sandbox(
         self,
         tasks: &TaskTracker,
-        session: Session,
-        root: Root,
-        cgroup: Cgroup,
-        process: OwnedFd,
-        landlock: String,
+        Parts { session, root, cgroup, companion }: Parts,
+        (process, landlock): (OwnedFd, String),
     ) -> Sandbox {
         let (outgoing, frames) = mpsc::channel(OUTGOING);
         let (ended_sender, ended) = watch::channel(None);
@@ -181,6 +189,7 @@ impl Handshake {
             outgoing,
             calls: Mutex::default(),
             listeners: Mutex::new(self.listeners),
+            companion,
             shell: Arc::default(),
             ended,
             tasks: tasks.clone(),
@@ -319,6 +328,11 @@ impl Sandbox {
     /// The gate's side of the network, for the first who asks. `None` also when the sandbox has no network.
     pub fn take_listeners(&self) -> Option<Listeners> {
         self.inner.listeners.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// What it was opened with.
+    pub fn companion(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        self.inner.companion.clone()
     }
 
     /// Ends when the sandbox has. It is no handle: a sandbox that only this waits for is not in use.

@@ -14,6 +14,7 @@ mod root;
 mod serve;
 mod shell;
 mod syntax;
+mod trust;
 mod usage;
 mod verify;
 mod worker;

@@ -13,10 +13,10 @@ use nix::mount::{MntFlags, MsFlags};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags};
 
-use super::{at, map_of_owners, shell};
+use super::{at, map_of_owners, shell, trust};
 use crate::folder::{Folder, by_descriptor};
 use crate::sys;
-use crate::wire::{Failure, Identity, Launch, PACKAGES, RANGE};
+use crate::wire::{Authorities, Failure, Identity, Launch, PACKAGES, RANGE};
 
 /// The folder, in a session's own, below which the new root is put together.
 pub(crate) const STAGE: &str = "stage";
@@ -150,12 +150,22 @@ impl Tree {
         self.folder(parent)?.make_file(name).map_err(at(format!("making /{path} in the new root")))
     }
 
+    /// Opens the place of a file of the tree, if there is one and no link on the way.
+    fn existing_file(&self, path: &str) -> Option<OwnedFd> {
+        let (parents, name) = path.rsplit_once('/')?;
+        let mut folder = self.root.enter(".").ok()?;
+        for parent in parents.split('/') {
+            folder = folder.enter(parent).ok()?;
+        }
+        folder.file_place(name).ok().flatten()
+    }
+
     fn symlink(&self, target: impl rustix::path::Arg, path: &str) -> Result<(), Failure> {
         let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
         self.folder(parent)?.make_link(target, name).map_err(at(format!("linking /{path} in the new root")))
     }
 
-    fn write(&self, path: &str, text: &str) -> Result<(), Failure> {
+    fn write(&self, path: &str, text: impl AsRef<[u8]>) -> Result<(), Failure> {
         let file = self.file(path)?;
         fs::write(by_descriptor(file.as_fd()), text).map_err(at(format!("writing /{path} in the new root")))
     }
@@ -273,6 +283,9 @@ pub(super) fn build(launch: &Launch) -> Result<(), Failure> {
     }
     show_writable_memory(&tree, &session)?;
     show_packages(&tree, &session, launch, map.as_ref())?;
+    if let Some(authorities) = &launch.authorities {
+        show_authorities(&tree, authorities)?;
+    }
     devices(&tree)
 }
 
@@ -283,6 +296,23 @@ fn show_packages(tree: &Tree, session: &Folder, launch: &Launch, map: Option<&Ow
     if let Some(name) = &launch.shown.building {
         let own = session.enter(BUILDING).map_err(at("opening the folder of the packages that are installed"))?;
         tree.bind_folder(&own, &format!("{PACKAGES}/{name}"), NOSUID | NODEV)?;
+    }
+    Ok(())
+}
+
+/// Puts the authorities that are to be trusted in the place of those of the root file system, which stay as they are below.
+fn show_authorities(tree: &Tree, authorities: &Authorities) -> Result<(), Failure> {
+    let options = [("size", trust::BYTES.to_string()), ("mode", "0755".to_owned())];
+    tree.mount("tmpfs", trust::FOLDER, &options, NOSUID | NODEV | NOEXEC)?;
+    tree.write(&format!("{}/{}", trust::FOLDER, trust::FILE), &authorities.pem)?;
+    tree.write(&format!("{}/{}", trust::FOLDER, trust::KEYSTORE), &authorities.keystore)?;
+    let folder = tree.folder(trust::FOLDER)?;
+    sys::mount_setattr(folder.as_fd(), RDONLY | NOSUID | NODEV | NOEXEC).map_err(at("showing the authorities"))?;
+    for path in trust::USUAL {
+        let Some(point) = tree.existing_file(path) else { continue };
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        let file = rustix::mount::open_tree(&folder, trust::FILE, flags).map_err(at(format!("showing /{path}")))?;
+        show(file.as_fd(), point.as_fd(), path, RDONLY | NOSUID | NODEV | NOEXEC)?;
     }
     Ok(())
 }

@@ -11,7 +11,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use super::command::{CANCEL_GRACE, RESTARTED, Running};
 use super::disk::DiskWatch;
 use super::processes;
-use super::shell::Shell;
+use super::shell::{self, Shell};
 use super::worker::Worker;
 use crate::sys;
 use crate::tools::{HeadTail, ToolCall, ToolOutput};
@@ -32,7 +32,7 @@ pub(super) struct Init {
     signals: SignalFd,
     input: Vec<u8>,
     pub(super) shell: Option<Shell>,
-    /// Variables of the shell beside its own.
+    /// What a shell finds in its environment.
     pub(super) environment: Vec<String>,
     /// A shell has run in this sandbox, or in an earlier one of the session and nobody was told of its end.
     pub(super) shell_before: bool,
@@ -57,7 +57,7 @@ pub(super) fn serve(socket: UnixStream, launch: &Launch) {
         signals,
         input: Vec::new(),
         shell: None,
-        environment: launch.shown.environment.clone(),
+        environment: shell::environment(launch),
         shell_before: launch.had_shell,
         running: None,
         between: HeadTail::default(),

@@ -21,7 +21,9 @@ use nix::sys::stat::Mode;
 
 use super::processes::{self, Ended};
 use super::syntax::{Syntax, as_argument_of_eval, is_plain};
+use super::trust;
 use crate::sys::{self, Cloned};
+use crate::wire::Launch;
 
 /// A file system of its own that holds the pipe while bash opens it, and exit statuses.
 pub(super) const FOLDER: &str = "/dev/shell";
@@ -49,6 +51,22 @@ const ENVIRONMENT: [&str; 9] = [
     "PAGER=cat",
     "TMPDIR=/tmp",
 ];
+
+/// The environment of a sandbox's shells: the variables of its launch, those of the trust in authorities, those that its root file
+/// system brings, of which a later one goes before an earlier, and the usual ones. Of one name the first counts.
+pub(super) fn environment(launch: &Launch) -> Vec<String> {
+    let trust = launch.authorities.is_some().then(trust::variables).into_iter().flatten();
+    let of_root = launch.shown.environment.iter().rev().cloned();
+    let mut all: Vec<String> = Vec::new();
+    for variable in launch.environment.iter().cloned().chain(trust).chain(of_root).chain(ENVIRONMENT.map(str::to_owned))
+    {
+        let name = variable.split('=').next();
+        if all.iter().all(|own| own.split('=').next() != name) {
+            all.push(variable);
+        }
+    }
+    all
+}
 
 /// How much sooner than the init and the launcher a process inside is chosen when memory runs out.
 const OOM_SCORE: &str = "500";
@@ -120,11 +138,11 @@ impl Stream {
 
 impl Shell {
     /// Starts a shell in `/workspace`.
-    pub(super) fn start(variables: &[String]) -> io::Result<Self> {
+    pub(super) fn start(environment: &[String]) -> io::Result<Self> {
         let mut script = make_script()?;
         let (output_read, output_write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
         let arguments = ["bash", "--noprofile", "--norc", SCRIPT];
-        let pid = start_bash(Path::new(FOLDER), &arguments, &environment(variables), None, &output_write)?;
+        let pid = start_bash(Path::new(FOLDER), &arguments, environment, None, &output_write)?;
         script.write_all([FIRST, COUNT_ANEW].concat().as_bytes())?;
         Ok(Self { pid, script, unsent: Vec::new(), stage: Stage::Idle, output: Stream::new(output_read)? })
     }
@@ -233,14 +251,6 @@ impl Shell {
     }
 }
 
-/// The shell's variables: those that it always has, and over them `variables`, of which a later one goes before an earlier.
-fn environment(variables: &[String]) -> Vec<&str> {
-    let all: Vec<&str> = ENVIRONMENT.into_iter().chain(variables.iter().map(String::as_str)).collect();
-    let name = |variable: &str| variable.split('=').next().unwrap_or_default().to_owned();
-    let is_last = |at: &usize| !all[at + 1..].iter().any(|later| name(later) == name(all[*at]));
-    (0..all.len()).filter(is_last).map(|at| all[at]).collect()
-}
-
 /// A redirection without a command, which makes a file that tells something by its name.
 fn making(name: &str) -> String {
     format!(">|\"{FOLDER}/{name}\"")
@@ -281,12 +291,13 @@ fn random() -> u64 {
 pub(super) fn start_bash(
     folder: &Path,
     arguments: &[&str],
-    environment: &[&str],
+    environment: &[String],
     input: Option<&File>,
     output: impl AsFd,
 ) -> io::Result<i32> {
-    let texts = |texts: &[&str]| -> Vec<CString> { texts.iter().filter_map(|text| CString::new(*text).ok()).collect() };
-    let (arguments, environment) = (texts(arguments), texts(environment));
+    // What holds a NUL, of which there is none, is nothing that a program could be given.
+    let arguments: Vec<CString> = arguments.iter().filter_map(|text| CString::new(*text).ok()).collect();
+    let environment: Vec<CString> = environment.iter().filter_map(|text| CString::new(text.as_str()).ok()).collect();
     match sys::fork()? {
         Cloned::Child => {
             let error = become_bash(folder, &arguments, &environment, input, output.as_fd());

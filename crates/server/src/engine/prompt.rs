@@ -3,13 +3,14 @@
 //! All of it is written here: [`system`] names the sections in their order, and each is a function below. What else the model
 //! is to be told is a field of [`Surroundings`], or a kind of [`Resource`], and a section.
 
-use rota_api::{repository::Checkout, session::Access};
+use rota_api::{credential::CredentialNetworking, repository::Checkout, session::Access};
 use serde::Deserialize;
 
 use crate::{
     gate::Policy,
     resources::{
         repositories::SessionRepository,
+        session_secrets::{Purpose, SessionSecret},
         skills::{self, SessionSkill},
     },
 };
@@ -24,6 +25,8 @@ pub(super) struct Surroundings {
     pub(super) skills: Vec<SessionSkill>,
     /// What its commands reach, where it has any.
     pub(super) network: Option<Policy>,
+    /// What its commands can use without seeing it.
+    pub(super) secrets: Vec<SessionSecret>,
 }
 
 /// A resource of a session, as the session shows it.
@@ -51,7 +54,8 @@ impl Surroundings {
 /// the session's as they are now: one may not be there.
 pub(super) fn system(own: Option<&str>, around: &Surroundings, repositories: &[&SessionRepository]) -> Option<String> {
     let own = own.filter(|own| !own.trim().is_empty()).map(str::to_owned);
-    let sections = [own, files(around), memory(around), cloned(repositories), skills(around), network(around)];
+    let cloned = cloned(repositories);
+    let sections = [own, files(around), memory(around), cloned, skills(around), network(around), variables(around)];
     let told: Vec<String> = sections.into_iter().flatten().collect();
     (!told.is_empty()).then(|| told.join("\n\n"))
 }
@@ -95,8 +99,8 @@ fn store(resource: &Resource) -> Option<String> {
 }
 
 fn cloned(repositories: &[&SessionRepository]) -> Option<String> {
-    let told =
-        "Git repositories that the user gave to this session (each a shallow clone, made without its credentials):";
+    let told = "Git repositories that the user gave to this session (each a shallow clone; git fetches and pushes there with credentials \
+         that you do not see, where the network allows the host):";
     let lines: String = repositories.iter().map(|repository| clone(repository)).collect();
     (!lines.is_empty()).then(|| format!("{told}{lines}"))
 }
@@ -150,6 +154,40 @@ fn network(around: &Surroundings) -> Option<String> {
     Some(format!("## Network\n\n{told}"))
 }
 
+/// Variables that an agent is told of; of more it is told how many.
+const VARIABLES_TOLD: usize = 50;
+
+/// Nothing is said where nothing can be used: without commands, without a network, at a worker.
+fn variables(around: &Surroundings) -> Option<String> {
+    around.network.as_ref().filter(|network| **network != Policy::Off && !around.self_hosted)?;
+    let mut lines: Vec<String> = around.secrets.iter().filter_map(variable).collect();
+    let more = lines.len().saturating_sub(VARIABLES_TOLD);
+    lines.truncate(VARIABLES_TOLD);
+    if more > 0 {
+        lines.push(format!("\n- {more} further variables"));
+    }
+    let told = "## Secrets\n\nSome variables of your shell stand for secrets of the user. You see placeholders; in requests over HTTPS to the \
+                hosts below the secret takes their place on the way, and in answers it is hidden again. So use a variable as if it were \
+                the secret (`curl -H \"Authorization: Bearer $NAME\" …`), only there, and not within a URL: elsewhere it means nothing. Do \
+                not look for the secret itself, and do not write the placeholder into what you hand over.\n";
+    (!lines.is_empty()).then(|| format!("{told}{}", lines.concat()))
+}
+
+fn variable(secret: &SessionSecret) -> Option<String> {
+    let Purpose::Variable { name, networking } = &secret.purpose else { return None };
+    let place = match (secret.location.header, secret.location.body) {
+        (true, true) => "headers and bodies",
+        (false, _) => "bodies",
+        (true, false) => "headers",
+    };
+    let hosts = match networking {
+        CredentialNetworking::Unrestricted {} => "every host that the sandbox reaches".to_owned(),
+        CredentialNetworking::Limited { allowed_hosts } if allowed_hosts.is_empty() => "no host".to_owned(),
+        CredentialNetworking::Limited { allowed_hosts } => allowed_hosts.join(", "),
+    };
+    Some(format!("\n- `${name}`: in {place} to {hosts}"))
+}
+
 /// The official worker of a self-hosted environment puts skills below the working directory of its tools, wherever that is.
 fn skills(around: &Surroundings) -> Option<String> {
     let list: String = around.skills.iter().map(|has| skill(has, around.self_hosted)).collect();
@@ -193,7 +231,7 @@ mod tests {
 
     fn around(resources: serde_json::Value, skills: Vec<SessionSkill>) -> Surroundings {
         let resources = serde_json::from_value(resources).unwrap();
-        Surroundings { self_hosted: false, resources, skills, network: None }
+        Surroundings { self_hosted: false, resources, skills, network: None, secrets: Vec::new() }
     }
 
     #[test]

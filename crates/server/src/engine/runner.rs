@@ -6,9 +6,9 @@ use rota_api::{
     agent::{BuiltInTool, Multiagent, SessionAgent, ThreadAgent, built_in, needs_network},
     environment::{EnvironmentConfig, LimitedNetwork, Networking},
     event::{EventBody, ModelUsage, RetryStatus, SessionError, SessionErrorType, StopReason, ThreadName},
-    id::EventId,
+    id::{EventId, VaultId},
 };
-use rota_sandbox::{Sandbox, ToolOutput};
+use rota_sandbox::{Sandbox, Setup, ToolOutput};
 use serde_json::json;
 use tokio::time::sleep;
 use tracing::Instrument;
@@ -36,6 +36,7 @@ use crate::{
     places::{Place, Places},
     resources::{
         repositories::{self, SessionRepository},
+        session_secrets,
         sessions::events::{
             interrupted_result,
             log::{self, NewEvent},
@@ -65,6 +66,8 @@ pub(super) struct Runner<'a> {
     network: Policy,
     /// What it is made from.
     needs: Needs,
+    /// Whether its sandbox may have credentials.
+    has_secrets: bool,
     /// The result of a call that is not in the log yet. It outlives this runner, when the database is away.
     finished: &'a mut Option<EventBody>,
     at_work: &'a Arc<Places>,
@@ -97,7 +100,7 @@ impl<'a> Runner<'a> {
         let inner = lease.clone();
         let gate = app.clone();
         let loaded = app.db.read(move |tx| load(tx, &inner, |of_session| gate.gate.policy(of_session))).await?;
-        let Loaded { agent, around, repositories, unattended, home, network, needs } = loaded;
+        let Loaded { agent, around, repositories, unattended, home, network, needs, has_secrets } = loaded;
         let watcher = app.hub.watch(&lease.session);
         let state = State::default();
         let files = match home {
@@ -121,6 +124,7 @@ impl<'a> Runner<'a> {
             mounts,
             network,
             needs,
+            has_secrets,
             finished,
             at_work,
             place,
@@ -365,9 +369,14 @@ impl<'a> Runner<'a> {
         let (mounts, sandboxes, network) = (&mut self.mounts, &self.app.sandboxes, &self.network);
         let calling = async {
             mounts.before_call().await.map_err(NotRun::Mount)?;
-            let root = self.app.packages.root(&self.needs).await.map_err(NotRun::Root)?;
+            let mut setup = Setup::default();
+            if self.has_secrets {
+                let of_session = self.app.gate.setup(workspace, session, network).await;
+                setup = of_session.map_err(|error| NotRun::Mount(error.into()))?;
+            }
+            setup.root = self.app.packages.root(&self.needs).await.map_err(NotRun::Root)?;
             let opened = |sandbox: &Sandbox| self.app.gate.attend(sandbox, workspace, session, network);
-            let called = sandboxes.call(workspace, session, call.id.as_ref(), &tool, &root, opened).await;
+            let called = sandboxes.call(workspace, session, (call.id.as_ref(), &tool), setup, opened).await;
             called.map_err(NotRun::Sandbox)
         };
         let ran = tokio::select! {
@@ -578,6 +587,8 @@ struct Loaded {
     network: Policy,
     /// What it is made from.
     needs: Needs,
+    /// Whether it has vaults or repositories.
+    has_secrets: bool,
 }
 
 /// `permitted` is what the server permits of what the environment does.
@@ -585,7 +596,7 @@ fn load(tx: &mut Tx<'_>, lease: &Lease, permitted: impl Fn(Policy) -> Policy) ->
     let skills = skills::of_session(tx, &lease.session)?;
     let found = tx.one(
         "SELECT coalesce(s.agent, v.snapshot), s.self_hosted, s.home, s.deployment_id, s.resources, s.network,
-             CASE WHEN s.network IS NULL THEN e.config END, s.environment_id, s.image, s.packages
+             CASE WHEN s.network IS NULL THEN e.config END, s.environment_id, s.image, s.packages, s.vault_ids
          FROM sessions s
          JOIN agent_versions v ON v.agent_id = s.agent_id AND v.version = s.agent_version
          LEFT JOIN environments e ON e.workspace_id = s.workspace_id AND e.id = s.environment_id
@@ -609,8 +620,11 @@ fn load(tx: &mut Tx<'_>, lease: &Lease, permitted: impl Fn(Policy) -> Policy) ->
                 resources: row.json(4)?,
                 skills: skills.clone(),
                 network: built_in(&agent.tools, BuiltInTool::Bash).map(|_| network.clone()),
+                secrets: Vec::new(),
             };
+            let vaults: Vec<VaultId> = row.json(10)?;
             Ok(Loaded {
+                has_secrets: !vaults.is_empty() || around.has_repositories(),
                 network,
                 agent,
                 around,
@@ -630,6 +644,9 @@ fn load(tx: &mut Tx<'_>, lease: &Lease, permitted: impl Fn(Policy) -> Policy) ->
     let mut loaded = found.ok_or_else(|| Error::not_found("Session", lease.session.as_ref()))?;
     if loaded.around.has_repositories() {
         loaded.repositories = repositories::of_session(tx, &lease.workspace, &lease.session)?;
+    }
+    if loaded.has_secrets {
+        loaded.around.secrets = session_secrets::of_session(tx, &lease.workspace, &lease.session)?;
     }
     Ok(loaded)
 }

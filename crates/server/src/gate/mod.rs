@@ -4,18 +4,25 @@
 //! whatever a sandbox connects to arrives here, and nothing else leaves it. The gate answers questions for names with
 //! addresses of its own (`names.rs`, `dns.rs`), so it knows which name a connection is for; it asks the policy of the session
 //! (`policy.rs`), holds what is said on the connection to that name (`web.rs`, `hello.rs`), resolves it itself and dials an
-//! address that it has checked (`dial.rs`). Each connection is a row of the egress log (`record.rs`, `log.rs`).
+//! address that it has checked (`dial.rs`). Where the session has a credential for the host, TLS ends here (`authority.rs`), and
+//! secrets are put into requests and masked in answers (`opened.rs`, `placement.rs`, `body.rs`). Each connection is a row of the egress log (`record.rs`, `log.rs`).
 //!
 //! Everything that a sandbox sends is hostile: it is bounded, and what one session does costs only its own.
 
+mod authority;
+mod body;
 mod dial;
 mod dns;
 mod flow;
 mod hello;
+mod keystore;
 mod log;
 mod names;
+mod opened;
+mod placement;
 mod policy;
 mod record;
+mod setup;
 mod tunnel;
 mod web;
 
@@ -25,15 +32,20 @@ pub use policy::Policy;
 use std::{
     io,
     net::TcpListener as StdTcpListener,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
 use rota_api::{
     egress::EgressReason,
+    environment::LimitedNetwork,
     id::{SessionId, WorkspaceId},
 };
 use rota_sandbox::{Listeners, Sandbox};
+use rustls::{
+    RootCertStore,
+    pki_types::{CertificateDer, pem::PemObject},
+};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
@@ -46,11 +58,14 @@ use crate::{
     clock::{Clock, Stopwatch},
     config::NetworkConfig,
     db::Db,
-    error::Result,
+    error::{Error, Result},
     limits::{ACCEPT_RETRY, EGRESS_BURST, EGRESS_CONNECTIONS_OF_ONE, EGRESS_IDLE, EGRESS_LOOKUPS_OF_ONE, EGRESS_RATE},
     places::Places,
     resources::egress_log,
+    tls,
+    vault::Vault,
 };
+use authority::Authority;
 use dial::Dialer;
 use flow::{Budget, Metered};
 use log::Log;
@@ -73,6 +88,14 @@ struct Inner {
     connections_of_one: usize,
     log: Log,
     db: Db,
+    vault: Arc<Vault>,
+    /// Hosts whose TLS is never opened.
+    never_open: LimitedNetwork,
+    /// Authorities of the operator's, and all that are trusted once they were needed.
+    authorities: Vec<CertificateDer<'static>>,
+    roots: OnceLock<Arc<RootCertStore>>,
+    /// Those of the machine, and the same in PEM, once they were needed.
+    machine: OnceLock<(Vec<CertificateDer<'static>>, String)>,
     clock: Clock,
     sessions: TaskTracker,
     stop: CancellationToken,
@@ -87,7 +110,7 @@ impl Gate {
         config: &NetworkConfig,
         own_ports: Vec<u16>,
         connections: usize,
-        db: Db,
+        (db, vault): (Db, Arc<Vault>),
         clock: Clock,
         stop: CancellationToken,
     ) -> Result<(Self, Writer)> {
@@ -99,6 +122,11 @@ impl Gate {
             connections_of_one: EGRESS_CONNECTIONS_OF_ONE.min(connections / 8).max(1),
             log,
             db,
+            vault,
+            never_open: LimitedNetwork { allowed_hosts: config.never_open.clone(), ..LimitedNetwork::default() },
+            authorities: authorities(config)?,
+            roots: OnceLock::new(),
+            machine: OnceLock::new(),
             clock,
             sessions: TaskTracker::new(),
             stop,
@@ -125,6 +153,7 @@ impl Gate {
             workspace: workspace.clone(),
             id: session.clone(),
             policy: policy.clone(),
+            authority: sandbox.companion().and_then(|companion| companion.downcast::<Authority>().ok()),
             ipv6: listeners.ipv6,
             names: Mutex::default(),
             budget: Arc::new(Budget::new(self.0.config.session_bytes())),
@@ -144,12 +173,41 @@ impl Gate {
     }
 }
 
+/// The operator's authorities.
+fn authorities(config: &NetworkConfig) -> Result<Vec<CertificateDer<'static>>> {
+    let Some(path) = &config.authorities else { return Ok(Vec::new()) };
+    let wrong = |error: &dyn std::fmt::Display| {
+        Error::invalid(format_args!("network.authorities: {}: {error}", path.display()))
+    };
+    let read = CertificateDer::pem_file_iter(path).map_err(|error| wrong(&error))?;
+    let found: Vec<_> = read.collect::<Result<_, _>>().map_err(|error| wrong(&error))?;
+    if found.is_empty() { Err(wrong(&"there is no certificate in it")) } else { Ok(found) }
+}
+
+impl Inner {
+    fn is_never_opened(&self, host: &str) -> bool {
+        self.never_open.allows(host)
+    }
+
+    /// What hosts of opened connections are verified by.
+    fn roots(&self) -> Arc<RootCertStore> {
+        let all = self.roots.get_or_init(|| {
+            let mut roots = tls::roots();
+            roots.add_parsable_certificates(self.authorities.iter().cloned());
+            Arc::new(roots)
+        });
+        all.clone()
+    }
+}
+
 /// The network of one sandbox.
 struct Session {
     gate: Arc<Inner>,
     workspace: WorkspaceId,
     id: SessionId,
     policy: Policy,
+    /// What its sandbox trusts, where it was started with credentials.
+    authority: Option<Arc<Authority>>,
     ipv6: bool,
     names: Mutex<Names>,
     budget: Arc<Budget>,
@@ -207,9 +265,12 @@ impl Session {
         let stream = Metered::new(stream, connection.flow.clone());
         let served = async {
             match port {
-                80 => web::serve(&self, &connection, stream).await,
+                80 => web::serve(&self, &connection, stream, &web::Leg::default(), None).await,
                 443 => tunnel::tls(&self, &connection, stream).await,
-                _ => tunnel::plain(&self, &connection, stream).await,
+                _ => match self.opened(&connection.target, port).await {
+                    Ok(None) => tunnel::plain(&self, &connection, stream).await,
+                    _ => tunnel::tls(&self, &connection, stream).await,
+                },
             }
         };
         tokio::select! {

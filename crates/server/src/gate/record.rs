@@ -1,23 +1,52 @@
 //! One connection of a sandbox: what it is for, and what is told of it.
 
-use std::sync::{
-    Arc, OnceLock,
-    atomic::{AtomicBool, Ordering::Relaxed},
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 
 use rota_api::{
-    egress::{EgressConnection, EgressOutcome, EgressReason},
+    egress::{EgressConnection, EgressCredential, EgressOutcome, EgressReason},
     id::{EgressId, Id},
 };
 
 use super::{Session, flow::Flow, names::Target};
-use crate::{clock::Stopwatch, resources::egress_log::Entry};
+use crate::{clock::Stopwatch, limits::EGRESS_CREDENTIALS_TOLD, resources::egress_log::Entry};
+
+/// Which credentials were put into the requests of a connection, and how often.
+#[derive(Default)]
+pub(super) struct Placed(Mutex<BTreeMap<String, i64>>);
+
+impl Placed {
+    /// Notes that one was.
+    pub(super) fn note(&self, credential: &str) {
+        let mut counts = self.counts();
+        if let Some(count) = counts.get_mut(credential) {
+            *count += 1;
+        } else if counts.len() < EGRESS_CREDENTIALS_TOLD {
+            counts.insert(credential.to_owned(), 1);
+        }
+    }
+
+    fn counts(&self) -> MutexGuard<'_, BTreeMap<String, i64>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn told(&self) -> Vec<EgressCredential> {
+        let counts = self.counts();
+        counts.iter().map(|(id, times)| EgressCredential { credential_id: id.clone(), times: *times }).collect()
+    }
+}
 
 /// A connection, from when it was taken until it is dropped; then its row has its end.
 pub(super) struct Connection {
     pub(super) target: Target,
     pub(super) port: u16,
     pub(super) flow: Arc<Flow>,
+    pub(super) placed: Arc<Placed>,
     session: Arc<Session>,
     id: EgressId,
     started_at: rota_api::Time,
@@ -34,6 +63,7 @@ impl Connection {
             target,
             port,
             flow: Flow::new(session.budget.clone()),
+            placed: Arc::default(),
             id: EgressId::new(started_at),
             session,
             started_at,
@@ -69,6 +99,7 @@ impl Connection {
             reason,
             bytes_in: bytes(&self.flow.received),
             bytes_out: bytes(&self.flow.sent),
+            credentials: self.placed.told(),
             started_at: self.started_at,
             duration_ms,
         };

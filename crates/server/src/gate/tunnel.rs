@@ -6,7 +6,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Session, hello, names::Target, record::Connection};
+use super::{Session, hello, names::Target, opened, record::Connection};
 use crate::limits::EGRESS_HEADER_TIMEOUT;
 
 /// A TLS record with a fatal alert, up to its code (RFC 8446, section 6).
@@ -17,12 +17,22 @@ const INTERNAL_ERROR: u8 = 80;
 const UNRECOGNIZED_NAME: u8 = 112;
 
 /// Serves a connection to the port of HTTPS: the name that TLS is opened for must be the one that was asked for.
-pub(super) async fn tls(session: &Session, connection: &Connection, mut client: impl AsyncRead + AsyncWrite + Unpin) {
+/// Where the session has a credential for the host, it is opened.
+pub(super) async fn tls<S>(session: &Session, connection: &Connection, mut client: S)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let read = timeout(EGRESS_HEADER_TIMEOUT, hello::read(&mut client)).await;
     let Ok(read) = read else { return connection.refuse(EgressReason::TimedOut) };
     let Ok((bytes, hello)) = read else { return connection.refuse(EgressReason::WrongProtocol) };
-    let passed = match session.admits(&connection.target).and_then(|()| agrees(session, &connection.target, &hello)) {
-        Ok(()) => pass(session, connection, &bytes, &mut client).await,
+    let agreed = session.admits(&connection.target).and_then(|()| agrees(session, &connection.target, &hello));
+    let credentials = match agreed {
+        Ok(()) => session.opened(&connection.target, connection.port).await,
+        Err(reason) => Err(reason),
+    };
+    let passed = match credentials {
+        Ok(Some(opened)) => return opened::serve(session, connection, bytes, client, opened).await,
+        Ok(None) => pass(session, connection, &bytes, &mut client).await,
         Err(reason) => Err(reason),
     };
     if let Err(reason) = passed {
@@ -50,7 +60,10 @@ fn agrees(session: &Session, target: &Target, hello: &hello::Hello) -> Result<()
 fn alert(reason: EgressReason) -> u8 {
     match reason {
         EgressReason::NamesDisagree => UNRECOGNIZED_NAME,
-        EgressReason::NotResolved | EgressReason::NotConnected | EgressReason::TimedOut => INTERNAL_ERROR,
+        EgressReason::NotResolved
+        | EgressReason::NotConnected
+        | EgressReason::TimedOut
+        | EgressReason::CredentialUnusable => INTERNAL_ERROR,
         _ => ACCESS_DENIED,
     }
 }
@@ -67,7 +80,7 @@ pub(super) async fn plain(session: &Session, connection: &Connection, mut client
 }
 
 /// Connects to the host, and passes on what was read and what follows, both ways and to both ends.
-async fn pass(
+pub(super) async fn pass(
     session: &Session,
     connection: &Connection,
     first: &[u8],

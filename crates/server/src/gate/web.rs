@@ -1,71 +1,132 @@
-//! HTTP in clear, at port 80: each request is read, checked and passed on, so that none that follows another on the same
-//! connection goes to another host.
+//! HTTP, in clear at port 80 and on opened connections: each request is read, checked and passed on, so that none that follows
+//! another on the same connection goes to another host.
 
-use std::sync::Arc;
+use std::pin::{Pin, pin};
 
 use axum::body::Body;
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header,
     uri::{Authority, PathAndQuery, Uri},
 };
 use hyper::{
     body::Incoming,
-    client::conn::http1::{self as client, SendRequest},
-    server::conn::http1 as server,
+    client::conn::{http1, http2},
+    rt::Executor,
+    server::conn as server,
     service::service_fn,
     upgrade::{self, OnUpgrade},
 };
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rota_api::egress::EgressReason;
 use tokio::{
     io::{AsyncRead, AsyncWrite, copy_bidirectional},
-    sync::Mutex,
+    sync::{Mutex, mpsc},
     task::JoinSet,
 };
 
 use super::{
     Session,
     names::{Target, canonical},
+    opened::Opened,
+    placement::Swaps,
     record::Connection,
 };
-use crate::limits::{EGRESS_HEADER_BYTES, EGRESS_HEADER_TIMEOUT};
+use crate::limits::{
+    EGRESS_CONNECTION_WINDOW, EGRESS_HEADER_BYTES, EGRESS_HEADER_TIMEOUT, EGRESS_STREAM_WINDOW, EGRESS_STREAMS,
+};
 
-/// The port of HTTP, which a Host header may leave out.
-const PORT: u16 = 80;
 /// Headers that concern one connection only (RFC 9110, section 7.6.1).
 const HOP_BY_HOP: [&str; 7] =
     ["connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer"];
 
+/// What the requests of a connection go over.
+#[derive(Default)]
+pub(super) struct Leg {
+    /// What is put into them; `None` in clear.
+    pub(super) opened: Option<Opened>,
+    /// Whether client and host speak HTTP/2.
+    pub(super) is_h2: bool,
+}
+
+/// A connection to a host.
+pub(super) trait Transport: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Transport for T {}
+
+pub(super) fn transport(stream: impl Transport + 'static) -> Box<dyn Transport> {
+    Box::new(stream)
+}
+
 /// The connection to the host, which the requests of a client follow each other on.
 #[derive(Default)]
 struct Upstream {
-    sender: Option<SendRequest<Incoming>>,
+    sender: Option<Sender>,
+    /// A connection that was made, or could not be made, before there was a request.
+    first: Option<Result<Box<dyn Transport>, EgressReason>>,
     /// What moves its bytes. Ended with this.
     tasks: JoinSet<()>,
     /// Both ends of a connection that speaks another protocol from now on.
     upgraded: Option<(OnUpgrade, OnUpgrade)>,
 }
 
-/// Serves a connection to the port of HTTP.
-pub(super) async fn serve<S>(session: &Session, connection: &Connection, stream: S)
-where
+enum Sender {
+    One(http1::SendRequest<Body>),
+    /// On which requests do not wait for each other.
+    Two(http2::SendRequest<Body>),
+}
+
+/// What serves a connection.
+#[derive(Clone, Copy)]
+struct Way<'a> {
+    session: &'a Session,
+    connection: &'a Connection,
+    leg: &'a Leg,
+    upstream: &'a Mutex<Upstream>,
+}
+
+/// Serves a connection on which HTTP is spoken. `first` is the one to the host, where it is there already.
+pub(super) async fn serve<S>(
+    session: &Session,
+    connection: &Connection,
+    stream: S,
+    leg: &Leg,
+    first: Option<Result<Box<dyn Transport>, EgressReason>>,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let upstream = Arc::new(Mutex::new(Upstream::default()));
-    let service = service_fn(|request| {
-        let upstream = upstream.clone();
-        async move {
-            let answered = pass_on(session, connection, &upstream, request).await;
-            Ok::<_, std::convert::Infallible>(answered.unwrap_or_else(|reason| {
-                connection.refuse(reason);
-                refusal(session, connection, reason)
-            }))
-        }
+    let upstream = Mutex::new(Upstream { first, ..Upstream::default() });
+    let way = Way { session, connection, leg, upstream: &upstream };
+    let service = service_fn(async |request| {
+        let answered = way.pass_on(request).await;
+        Ok::<_, std::convert::Infallible>(answered.unwrap_or_else(|reason| {
+            connection.refuse(reason);
+            refusal(session, connection, leg, reason)
+        }))
     });
-    let mut http = server::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(EGRESS_HEADER_TIMEOUT);
-    http.max_buf_size(EGRESS_HEADER_BYTES).preserve_header_case(true);
-    let served = http.serve_connection(TokioIo::new(stream), service).with_upgrades().await;
+    let stream = TokioIo::new(stream);
+    let served = if leg.is_h2 {
+        let (tasks, mut new) = mpsc::unbounded_channel();
+        let mut http = server::http2::Builder::new(Beside(tasks));
+        http.timer(TokioTimer::new()).max_concurrent_streams(EGRESS_STREAMS);
+        http.max_header_list_size(EGRESS_HEADER_BYTES as u32).max_send_buf_size(EGRESS_STREAM_WINDOW as usize);
+        http.initial_stream_window_size(EGRESS_STREAM_WINDOW).initial_connection_window_size(EGRESS_CONNECTION_WINDOW);
+        let mut serving = pin!(http.serve_connection(stream, service));
+        // Each request is a future beside the connection: what is under way ends with it.
+        let mut requests = FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                served = &mut serving => break served,
+                Some(request) = new.recv() => requests.push(request),
+                Some(()) = requests.next() => {}
+            }
+        }
+    } else {
+        let mut http = server::http1::Builder::new();
+        http.timer(TokioTimer::new()).header_read_timeout(EGRESS_HEADER_TIMEOUT);
+        http.max_buf_size(EGRESS_HEADER_BYTES).preserve_header_case(true);
+        http.serve_connection(stream, service).with_upgrades().await
+    };
     if served.is_err_and(|error| error.is_parse()) {
         connection.refuse(EgressReason::WrongProtocol);
     }
@@ -77,68 +138,140 @@ where
     }
 }
 
-/// Checks a request, and sends it to the host that it is for.
-async fn pass_on(
-    session: &Session,
-    connection: &Connection,
-    upstream: &Mutex<Upstream>,
-    mut request: Request<Incoming>,
-) -> Result<Response<Body>, EgressReason> {
-    check(&request, &connection.target)?;
-    session.admits(&connection.target)?;
-    let of_client = upgrade::on(&mut request);
-    let wanted = upgrade_header(request.headers());
-    strip(request.headers_mut(), wanted.as_ref());
-    request.headers_mut().remove(header::EXPECT);
-    *request.version_mut() = Version::HTTP_11;
-    let mut upstream = upstream.lock().await;
-    let sender = upstream.sender(session, connection).await?;
-    let mut response = sender.send_request(request).await.map_err(|_| EgressReason::NotConnected)?;
-    let given = upgrade_header(response.headers());
-    strip(response.headers_mut(), given.as_ref());
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        upstream.upgraded = Some((of_client, upgrade::on(&mut response)));
+/// Hands what hyper wants to run beside a connection to whoever serves that.
+#[derive(Clone)]
+struct Beside<'a>(mpsc::UnboundedSender<Pin<Box<dyn Future<Output = ()> + Send + 'a>>>);
+
+impl<'a, F: Future<Output = ()> + Send + 'a> Executor<F> for Beside<'a> {
+    fn execute(&self, task: F) {
+        // Nobody takes it when the connection is over.
+        let _ = self.0.send(Box::pin(task));
     }
-    Ok(response.map(Body::new))
+}
+
+impl Way<'_> {
+    /// Checks a request, and sends it to the host that it is for.
+    async fn pass_on(self, mut request: Request<Incoming>) -> Result<Response<Body>, EgressReason> {
+        let Self { session, connection, leg, upstream } = self;
+        check(&request, &connection.target, connection.port)?;
+        session.admits(&connection.target)?;
+        let of_client = upgrade::on(&mut request);
+        let wanted = upgrade_header(request.headers());
+        let takes_trailers = leg.is_h2 && request.headers().get(header::TE).is_some_and(|value| value == "trailers");
+        strip(request.headers_mut(), wanted.as_ref());
+        if takes_trailers {
+            // Without it servers of gRPC refuse a request. It is of no one connection in HTTP/2.
+            request.headers_mut().insert(header::TE, HeaderValue::from_static("trailers"));
+        }
+        request.headers_mut().remove(header::EXPECT);
+        *request.version_mut() = if leg.is_h2 { Version::HTTP_2 } else { Version::HTTP_11 };
+        let request = request.map(Body::new);
+        let (request, also) = match &leg.opened {
+            Some(opened) => {
+                // What cannot be sent has no secret in it, and is not counted.
+                upstream.lock().await.sender(self).await?;
+                opened.place(request, &connection.placed)?
+            }
+            None => (request, Swaps::default()),
+        };
+        let mut response = self.send(request).await?;
+        let given = upgrade_header(response.headers());
+        strip(response.headers_mut(), given.as_ref());
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            upstream.lock().await.upgraded = Some((of_client, upgrade::on(&mut response)));
+        }
+        let response = response.map(Body::new);
+        match &leg.opened {
+            Some(opened) if response.status() != StatusCode::SWITCHING_PROTOCOLS => opened.mask(response, also),
+            _ => Ok(response),
+        }
+    }
+
+    async fn send(self, request: Request<Body>) -> Result<Response<Incoming>, EgressReason> {
+        let mut upstream = self.upstream.lock().await;
+        let sent = match upstream.sender(self).await? {
+            Sender::One(sender) => sender.send_request(request).await,
+            Sender::Two(sender) => {
+                let mut sender = sender.clone();
+                drop(upstream);
+                sender.send_request(request).await
+            }
+        };
+        sent.map_err(|_| EgressReason::NotConnected)
+    }
+
+    async fn connect(self) -> Result<Box<dyn Transport>, EgressReason> {
+        let Self { session, connection, leg, .. } = self;
+        if let Some(opened) = &leg.opened {
+            return opened.reach_again(session, connection, leg.is_h2).await.map(transport);
+        }
+        let stream = session.dial(&connection.target, connection.port).await?;
+        connection.opened();
+        Ok(transport(stream))
+    }
 }
 
 impl Upstream {
     /// The connection to the host, made anew when there is none any more.
-    async fn sender(
-        &mut self,
-        session: &Session,
-        connection: &Connection,
-    ) -> Result<&mut SendRequest<Incoming>, EgressReason> {
+    async fn sender(&mut self, way: Way<'_>) -> Result<&mut Sender, EgressReason> {
         let is_ready = match &mut self.sender {
-            Some(sender) => sender.ready().await.is_ok(),
+            Some(Sender::One(sender)) => sender.ready().await.is_ok(),
+            Some(Sender::Two(sender)) => sender.ready().await.is_ok(),
             None => false,
         };
         if !is_ready {
-            let stream = session.dial(&connection.target, connection.port).await?;
-            connection.opened();
-            let mut http = client::Builder::new();
-            http.max_buf_size(EGRESS_HEADER_BYTES).preserve_header_case(true);
-            let made = http.handshake(TokioIo::new(stream)).await;
-            let (sender, moving) = made.map_err(|_| EgressReason::NotConnected)?;
-            self.tasks.spawn(async move {
-                // How it ended shows in the answer.
-                let _ = moving.with_upgrades().await;
-            });
-            self.sender = Some(sender);
+            let stream = match self.first.take() {
+                Some(first) => first?,
+                None => way.connect().await?,
+            };
+            self.sender = Some(self.shake_hands(stream, way.leg.is_h2).await.map_err(|_| EgressReason::NotConnected)?);
         }
         self.sender.as_mut().ok_or(EgressReason::NotConnected)
+    }
+
+    async fn shake_hands(&mut self, stream: Box<dyn Transport>, is_h2: bool) -> hyper::Result<Sender> {
+        let stream = TokioIo::new(stream);
+        // How the connections end shows in the answers.
+        if is_h2 {
+            let mut http = http2::Builder::new(TokioExecutor::new());
+            http.timer(TokioTimer::new()).max_header_list_size(EGRESS_HEADER_BYTES as u32);
+            http.initial_stream_window_size(EGRESS_STREAM_WINDOW);
+            http.initial_connection_window_size(EGRESS_CONNECTION_WINDOW);
+            http.max_send_buf_size(EGRESS_STREAM_WINDOW as usize);
+            let (sender, moving) = http.handshake(stream).await?;
+            self.tasks.spawn(async move {
+                let _ = moving.await;
+            });
+            Ok(Sender::Two(sender))
+        } else {
+            let mut http = http1::Builder::new();
+            http.max_buf_size(EGRESS_HEADER_BYTES).preserve_header_case(true);
+            let (sender, moving) = http.handshake(stream).await?;
+            self.tasks.spawn(async move {
+                let _ = moving.with_upgrades().await;
+            });
+            Ok(Sender::One(sender))
+        }
     }
 }
 
 /// Whether a request is one to the host that its connection is for.
-fn check(request: &Request<Incoming>, target: &Target) -> Result<(), EgressReason> {
+fn check(request: &Request<Incoming>, target: &Target, port: u16) -> Result<(), EgressReason> {
     let uri = request.uri();
-    if *request.method() == Method::CONNECT || *request.method() == Method::TRACE || is_absolute(uri) {
+    let is_h2 = request.version() == Version::HTTP_2;
+    // What HTTP/2 has instead of a Host header (RFC 9113, section 8.3.1).
+    let authority = uri.authority().filter(|_| is_h2);
+    if *request.method() == Method::CONNECT || *request.method() == Method::TRACE || (!is_h2 && is_absolute(uri)) {
         return Err(EgressReason::ProxyRequest);
     }
     let mut hosts = request.headers().get_all(header::HOST).iter();
-    let (Some(host), None) = (hosts.next(), hosts.next()) else { return Err(EgressReason::NamesDisagree) };
-    agrees(host, target).then_some(()).ok_or(EgressReason::NamesDisagree)
+    let agreed = match (authority, hosts.next(), hosts.next()) {
+        (Some(authority), None, None) => is_host(authority, target, port),
+        (Some(authority), Some(host), None) => is_host(authority, target, port) && agrees(host, target, port),
+        (None, Some(host), None) => agrees(host, target, port),
+        _ => false,
+    };
+    agreed.then_some(()).ok_or(EgressReason::NamesDisagree)
 }
 
 fn is_absolute(uri: &Uri) -> bool {
@@ -149,11 +282,17 @@ fn is_absolute(uri: &Uri) -> bool {
 
 /// Whether a Host header names what was asked for. Who connects to an address may give it any name: it is the address that
 /// is decided on.
-fn agrees(host: &HeaderValue, target: &Target) -> bool {
+fn agrees(host: &HeaderValue, target: &Target, port: u16) -> bool {
+    let Target::Name(_) = target else { return true };
+    let host = host.to_str().ok().and_then(|host| host.parse::<Authority>().ok());
+    host.is_some_and(|host| is_host(&host, target, port))
+}
+
+fn is_host(host: &Authority, target: &Target, port: u16) -> bool {
     let Target::Name(name) = target else { return true };
-    let Some(host) = host.to_str().ok().filter(|host| !host.contains('@')) else { return false };
-    let Ok(host) = host.parse::<Authority>() else { return false };
-    host.port_u16().is_none_or(|port| port == PORT) && canonical(host.host()).as_deref() == Some(&**name)
+    !host.as_str().contains('@')
+        && host.port_u16().is_none_or(|own| own == port)
+        && canonical(host.host()).as_deref() == Some(&**name)
 }
 
 /// What a message wants to change its connection to.
@@ -188,9 +327,13 @@ fn strip(headers: &mut HeaderMap, upgrade: Option<&HeaderValue>) {
 }
 
 /// The answer to a request that goes no further, and the end of its connection.
-fn refusal(session: &Session, connection: &Connection, reason: EgressReason) -> Response<Body> {
+fn refusal(session: &Session, connection: &Connection, leg: &Leg, reason: EgressReason) -> Response<Body> {
     let status = match reason {
-        EgressReason::NotResolved | EgressReason::NotConnected => StatusCode::BAD_GATEWAY,
+        EgressReason::NotResolved
+        | EgressReason::NotConnected
+        | EgressReason::NotTrusted
+        | EgressReason::UnreadableAnswer
+        | EgressReason::CredentialUnusable => StatusCode::BAD_GATEWAY,
         EgressReason::TimedOut => StatusCode::GATEWAY_TIMEOUT,
         _ => StatusCode::FORBIDDEN,
     };
@@ -198,7 +341,9 @@ fn refusal(session: &Session, connection: &Connection, reason: EgressReason) -> 
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    if !leg.is_h2 {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     headers.insert("x-rota-egress", HeaderValue::from_static(reason.as_str()));
     response
 }
@@ -232,6 +377,21 @@ fn words(reason: EgressReason, host: &str, is_limited: bool) -> String {
              server's configuration).\n"
                 .to_owned()
         }
+        EgressReason::CredentialUnusable => format!(
+            "A credential of the session for {host} cannot be used: it could not be read, or its value cannot stand in a header. \
+             The request was not sent.\n"
+        ),
+        EgressReason::NotTrusted => format!(
+            "The certificate of {host} is not one that the server trusts, so no credential is sent to it. The operator of the server \
+             can add an authority with `authorities` in [network].\n"
+        ),
+        EgressReason::CertificateRefused => {
+            format!("The program did not trust the certificate that was shown for {host}.\n")
+        }
+        EgressReason::UnreadableAnswer => format!(
+            "{host} compressed its answer in a way that was not asked for. A credential was sent to it, and nobody could look \
+             whether the answer shows it.\n"
+        ),
         EgressReason::NotResolved => format!("The name {host} cannot be resolved.\n"),
         EgressReason::NotConnected => format!("{host} does not take the connection, or broke it.\n"),
         EgressReason::TimedOut => format!("{host} does not answer.\n"),
@@ -259,9 +419,9 @@ mod tests {
             ("allowed.example,evil.example", false),
             ("", false),
         ] {
-            assert_eq!(agrees(&HeaderValue::from_static(host), &target), agrees_with_it, "{host}");
+            assert_eq!(agrees(&HeaderValue::from_static(host), &target, 80), agrees_with_it, "{host}");
         }
-        assert!(agrees(&HeaderValue::from_static("any.example"), &Target::Address([192, 0, 2, 1].into())));
+        assert!(agrees(&HeaderValue::from_static("any.example"), &Target::Address([192, 0, 2, 1].into()), 80));
     }
 
     #[test]

@@ -370,7 +370,7 @@ impl Inner {
         on.building = Some(manager.name().to_owned());
         on.disk_bytes = Some(self.config.mib * 1024 * 1024);
         on.environment = self.variables(root, &needs.packages, manager);
-        let sandbox = self.backend.open_on(id, &on).await.map_err(told)?;
+        let sandbox = self.backend.open_with(id, on.into()).await.map_err(told)?;
         if let Some(text) = self.authorities().map_err(|error| error.to_string())? {
             self.backend.put(id, Area::Uploads, AUTHORITIES, text.into_bytes()).await.map_err(told)?;
         }

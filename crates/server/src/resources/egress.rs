@@ -32,7 +32,8 @@ pub async fn list(
         .map(Json)
 }
 
-const SELECT: &str = "SELECT id, session_id, host, port, outcome, reason, bytes_in, bytes_out, started_at, duration_ms
+const SELECT: &str = "SELECT id, session_id, host, port, outcome, reason, bytes_in, bytes_out, credentials, started_at,
+    duration_ms
     FROM egress WHERE workspace_id = $1";
 
 fn from_row(row: &Row<'_>) -> Result<EgressConnection> {
@@ -49,6 +50,7 @@ fn from_row(row: &Row<'_>) -> Result<EgressConnection> {
         },
         bytes_in: row.int("bytes_in")?,
         bytes_out: row.int("bytes_out")?,
+        credentials: row.opt_json("credentials")?.unwrap_or_default(),
         started_at: row.time("started_at")?,
         duration_ms: row.opt_int("duration_ms")?,
     })

@@ -47,8 +47,8 @@ pub fn record(tx: &mut Tx<'_>, entries: &[Entry]) -> Result<()> {
 fn insert(tx: &mut Tx<'_>, Entry { workspace, connection, .. }: &Entry) -> Result<()> {
     tx.add(
         "INSERT INTO egress (id, workspace_id, session_id, host, port, outcome, reason, bytes_in, bytes_out, started_at,
-             duration_ms)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+             duration_ms, credentials)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
         vals![
             &connection.id,
             workspace,
@@ -60,7 +60,8 @@ fn insert(tx: &mut Tx<'_>, Entry { workspace, connection, .. }: &Entry) -> Resul
             connection.bytes_in,
             connection.bytes_out,
             connection.started_at,
-            connection.duration_ms
+            connection.duration_ms,
+            credentials(connection)?.as_deref()
         ],
     )
 }
@@ -68,7 +69,8 @@ fn insert(tx: &mut Tx<'_>, Entry { workspace, connection, .. }: &Entry) -> Resul
 /// What has become of a connection since its row was written.
 fn update(tx: &mut Tx<'_>, Entry { workspace, connection, .. }: &Entry) -> Result<()> {
     tx.send(
-        "UPDATE egress SET outcome = $4, reason = $5, bytes_in = $6, bytes_out = $7, duration_ms = $8
+        "UPDATE egress SET outcome = $4, reason = $5, bytes_in = $6, bytes_out = $7, duration_ms = $8,
+             credentials = $9
          WHERE workspace_id = $1 AND session_id = $2 AND id = $3",
         vals![
             workspace,
@@ -78,9 +80,15 @@ fn update(tx: &mut Tx<'_>, Entry { workspace, connection, .. }: &Entry) -> Resul
             connection.reason.map(EgressReason::as_str),
             connection.bytes_in,
             connection.bytes_out,
-            connection.duration_ms
+            connection.duration_ms,
+            credentials(connection)?.as_deref()
         ],
     )
+}
+
+fn credentials(connection: &EgressConnection) -> Result<Option<String>> {
+    let told = (!connection.credentials.is_empty()).then(|| serde_json::to_string(&connection.credentials));
+    Ok(told.transpose()?)
 }
 
 /// Keeps the newest rows of a session.
@@ -132,6 +140,7 @@ mod tests {
                 reason: None,
                 bytes_in: 2,
                 bytes_out: 1,
+                credentials: Vec::new(),
                 started_at,
                 duration_ms: None,
             },

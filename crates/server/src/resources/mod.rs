@@ -20,6 +20,7 @@ pub mod package_builds;
 pub mod repositories;
 pub mod run_outcomes;
 pub mod schedules;
+pub mod session_secrets;
 pub mod sessions;
 pub mod skills;
 pub mod threads;

@@ -16,6 +16,7 @@ use crate::{
     config::GitConfig,
     db::{Row, Tx, vals},
     error::{Error, Result},
+    resources::session_secrets::owner_of_token,
     vault::{DataKey, Owner},
 };
 
@@ -83,10 +84,6 @@ fn opened(key: &DataKey, owner: Owner<'_>, sealed: &str) -> Result<Secret> {
     Ok(Secret::new(std::str::from_utf8(&bytes).map_err(Error::internal)?.to_owned()))
 }
 
-fn of_a_session(resource: &str) -> Owner<'_> {
-    Owner { kind: "session_repository", id: resource }
-}
-
 fn of_a_deployment(id: &str) -> Owner<'_> {
     Owner { kind: "deployment_repository", id }
 }
@@ -148,7 +145,7 @@ pub fn attach(
     path: &str,
     repository: &Repository,
 ) -> Result<()> {
-    let token = sealed(key, of_a_session(resource.as_ref()), repository)?;
+    let token = sealed(key, owner_of_token(resource.as_ref()), repository)?;
     let checkout = repository.checkout.as_ref().map(serde_json::to_string).transpose()?;
     tx.add(
         "INSERT INTO session_repositories (workspace_id, session_id, place, resource_id, url, path, checkout, token, skipped)
@@ -165,7 +162,7 @@ pub fn replace_token(
     resource: &str,
     token: &Secret,
 ) -> Result<bool> {
-    let sealed = key.seal(of_a_session(resource), token.reveal().as_bytes())?;
+    let sealed = key.seal(owner_of_token(resource), token.reveal().as_bytes())?;
     tx.changes(
         "UPDATE session_repositories SET token = $4, failure = NULL
          WHERE workspace_id = $1 AND session_id = $2 AND resource_id = $3",
@@ -214,7 +211,7 @@ impl SessionRepository {
 
     /// The token with which it is cloned.
     pub fn token(&self, key: &DataKey) -> Result<Secret> {
-        opened(key, of_a_session(self.resource.as_ref()), &self.token)
+        opened(key, owner_of_token(self.resource.as_ref()), &self.token)
     }
 }
 

@@ -9,6 +9,7 @@ pub mod oauth;
 pub mod probe;
 mod rotate;
 mod seal;
+pub mod sealed;
 
 pub use master::new_key;
 pub use rotate::{Rotation, prepare, rotate};

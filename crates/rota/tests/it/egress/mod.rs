@@ -11,6 +11,8 @@
 //! | another sandbox's listener | `a_sandbox_reaches_no_other` |
 //! | a hostile repository, in a sandbox with a network | `a_hostile_repository_reaches_no_more_than_its_sandbox` |
 
+mod secrets;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
@@ -445,10 +447,22 @@ fn users() -> Vec<Option<u32>> {
 
 /// A server as a process, whose sandboxes reach `web`, and a client of it.
 async fn process(folder: &Path, web: &Web, user: Option<u32>) -> (process::Server, process::Client) {
+    process_with(folder, web, user, "", &[]).await
+}
+
+/// The same with further settings of `[network]`, and further names.
+async fn process_with(
+    folder: &Path,
+    web: &Web,
+    user: Option<u32>,
+    settings: &str,
+    names: &[(String, Vec<String>)],
+) -> (process::Server, process::Client) {
     let data = folder.join("data");
     fs::create_dir(&data).unwrap();
     let config = folder.join("rota.toml");
     let mut server = process::Server::new(&data, &["--config", config.to_str().unwrap()]);
+    server.log = (!names.is_empty()).then(|| folder.join("log"));
     let key = create_key(&data, &[]);
     if let Some(user) = user {
         fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
@@ -464,9 +478,10 @@ async fn process(folder: &Path, web: &Web, user: Option<u32>) -> (process::Serve
     hosts.push(("private.example".to_owned(), vec!["127.0.0.2".to_owned(), "10.0.0.1".to_owned()]));
     hosts.push(("metadata.example".to_owned(), vec!["169.254.169.254".to_owned()]));
     hosts.push(("rota.example:80".to_owned(), vec![server.address.to_string()]));
+    hosts.extend_from_slice(names);
     let hosts: Vec<String> = hosts.iter().map(|(name, to)| format!("\"{name}\" = {to:?}")).collect();
     let hosts = hosts.join("\n");
-    fs::write(&config, format!("[network]\nopen = [\"127.0.0.1\"]\n[network.hosts]\n{hosts}\n")).unwrap();
+    fs::write(&config, format!("[network]\nopen = [\"127.0.0.1\"]\n{settings}\n[network.hosts]\n{hosts}\n")).unwrap();
     server.start().await;
     let client = process::Client::new(server.address, key);
     (server, client)

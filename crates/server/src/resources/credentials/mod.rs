@@ -1,7 +1,6 @@
 //! Credentials of vaults: what they are for is shown, their secrets go in and never out.
 
 pub mod refresh;
-mod sealed;
 mod store;
 mod validate;
 
@@ -21,7 +20,7 @@ use crate::{
     vault,
 };
 
-pub use store::{archive_all_of, are_variables_in, no_vault, remove_all_of, vault_archived};
+pub use store::{archive_all_of, no_vault, remove_all_of, vault_archived};
 pub use validate::validate;
 
 /// `POST /v1/vaults/{vault_id}/credentials`.

@@ -14,7 +14,7 @@ use rota_api::{
 };
 use tokio::time::sleep;
 
-use super::{sealed, store};
+use super::store;
 use crate::{
     app::App,
     backoff::Backoff,
@@ -25,6 +25,7 @@ use crate::{
     vault::{
         DataKey,
         oauth::{self, Exchanged, Tokens},
+        sealed,
     },
 };
 

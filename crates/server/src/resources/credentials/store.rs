@@ -8,12 +8,11 @@ use rota_api::{
     webhook::EventType,
 };
 
-use super::sealed;
 use crate::{
-    db::{Row, Tx, Val, vals},
+    db::{Row, Tx, vals},
     error::{Error, Result},
     resources::webhook_outbox::Outbox,
-    vault::{DataKey, oauth},
+    vault::{DataKey, oauth, sealed},
 };
 
 pub(super) const SELECT: &str = "SELECT id, vault_id, display_name, auth, metadata, created_at, updated_at, archived_at
@@ -264,20 +263,4 @@ pub(super) fn tell<'a>(
 ) -> Result<()> {
     let mut outbox = Outbox::default();
     credentials.into_iter().try_for_each(|id| outbox.emit_in_vault(tx, workspace, r#type, id, vault))
-}
-
-/// Whether any of these vaults has a variable that is not archived.
-pub fn are_variables_in(tx: &mut Tx<'_>, workspace: &WorkspaceId, vaults: &[String]) -> Result<bool> {
-    if vaults.is_empty() {
-        return Ok(false);
-    }
-    let places: Vec<String> = (2..vaults.len() + 2).map(|place| format!("${place}")).collect();
-    let sql = format!(
-        "SELECT 1 FROM credentials WHERE workspace_id = $1 AND vault_id IN ({}) AND archived_at IS NULL
-         AND match_key LIKE 'variable %' LIMIT 1",
-        places.join(", ")
-    );
-    let mut params = vec![Val::from(workspace)];
-    params.extend(vaults.iter().map(Val::from));
-    Ok(tx.one(&sql, &params, |_| Ok(()))?.is_some())
 }

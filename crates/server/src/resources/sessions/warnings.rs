@@ -16,7 +16,7 @@ use crate::{
     db::Tx,
     error::Result,
     request::{Caller, Json, Path, SessionRef},
-    resources::{credentials, environments, repositories},
+    resources::{environments, repositories},
 };
 
 /// `GET /rota/v1/sessions/{session_id}`.
@@ -46,9 +46,7 @@ pub fn of_session(
     let agent: SessionAgent = serde_json::from_str(session.agent.get())?;
     let environment = environments::config(tx, workspace, session.environment_id.as_ref())?;
     let outcomes: Vec<IgnoredAny> = serde_json::from_str(session.outcome_evaluations.get())?;
-    let vaults: Vec<String> = serde_json::from_str(session.vault_ids.get())?;
-    let has_variables = credentials::are_variables_in(tx, workspace, &vaults)?;
-    let mut warnings = warnings(&agent, environment.as_ref(), !outcomes.is_empty(), has_variables, has_network);
+    let mut warnings = warnings(&agent, environment.as_ref(), !outcomes.is_empty(), has_network);
     let skipped = repositories::skipped_skills(tx, workspace, &session.id)?;
     if !skipped.is_empty() {
         let message = format!("skills of repositories are not announced: {}", skipped.join("; "));
@@ -62,13 +60,12 @@ pub fn of_session(
     Ok(warnings)
 }
 
-/// Pure: what a session of `agent` lacks. `environment` is `None` once it is deleted; `has_variables` says that a vault has
-/// credentials of the type `environment_variable`, `has_network` that the operator lets sandboxes have one.
+/// Pure: what a session of `agent` lacks. `environment` is `None` once it is deleted; `has_network` says that the operator lets
+/// sandboxes have one.
 fn warnings(
     agent: &SessionAgent,
     environment: Option<&EnvironmentConfig>,
     has_outcomes: bool,
-    has_variables: bool,
     has_network: bool,
 ) -> Vec<Warning> {
     let mut warnings = Vec::new();
@@ -114,11 +111,6 @@ fn warnings(
         "outcomes_not_graded",
         "this server grades no outcomes: they are worked towards and stay pending",
     );
-    warn(
-        has_variables,
-        "environment_variables_not_injected",
-        "this server puts no secrets into requests of sandboxes, so the variables of the session's vaults are not set in them",
-    );
     warnings
 }
 
@@ -153,7 +145,7 @@ mod tests {
             serde_json::from_value::<EnvironmentConfig>(whole).unwrap()
         };
         let check = |agent: &SessionAgent, environment: Option<EnvironmentConfig>, has_outcomes, expect: &[&str]| {
-            let warnings = warnings(agent, environment.as_ref(), has_outcomes, false, true);
+            let warnings = warnings(agent, environment.as_ref(), has_outcomes, true);
             assert_eq!(warnings.iter().map(|warning| warning.code).collect::<Vec<_>>(), expect);
         };
         let plain = agent(&json!({}));
@@ -181,13 +173,8 @@ mod tests {
         let open = cloud(json!({"networking": {"type": "unrestricted"}}));
         check(&plain, Some(open.clone()), true, &["outcomes_not_graded"]);
         for (environment, expect) in [(open, &["network_not_available"][..]), (cloud(json!({})), &[])] {
-            let off = super::warnings(&plain, Some(&environment), false, false, false);
+            let off = super::warnings(&plain, Some(&environment), false, false);
             assert_eq!(off.iter().map(|warning| warning.code).collect::<Vec<_>>(), expect);
         }
-        let variables = super::warnings(&plain, Some(&cloud(json!({}))), false, true, true);
-        assert_eq!(
-            variables.iter().map(|warning| warning.code).collect::<Vec<_>>(),
-            ["environment_variables_not_injected"]
-        );
     }
 }

@@ -26,7 +26,7 @@ use crate::{
     error::{Error, Result},
     resources::{
         agents::{self, Unusable},
-        environments, repositories, skills, vaults, webhook_outbox, work_queue,
+        environments, repositories, session_secrets, skills, vaults, webhook_outbox, work_queue,
     },
     vault::DataKey,
 };
@@ -260,6 +260,7 @@ pub(super) fn delete(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Resu
         tx.execute(&format!("DELETE FROM {table} WHERE session_id = $1"), vals![id])?;
     }
     tx.execute("DELETE FROM egress WHERE workspace_id = $1 AND session_id = $2", vals![workspace, id])?;
+    session_secrets::forget_of_session(tx, workspace, id)?;
     crate::resources::files::remove_of_session(tx, workspace, &session.id)?;
     files_are_to_go(tx, workspace, id)?;
     work_queue::remove(tx, workspace, id)?;

@@ -4,10 +4,8 @@ use rota_api::{credential::Secrets, secret::Secret};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use crate::{
-    error::Result,
-    vault::{DataKey, Owner},
-};
+use super::{DataKey, Owner};
+use crate::error::Result;
 
 #[derive(Serialize)]
 struct Written<'a> {
@@ -28,7 +26,7 @@ fn owner(id: &str) -> Owner<'_> {
 }
 
 /// Seals the secrets of the credential `id`.
-pub(super) fn seal(key: &DataKey, id: &str, secrets: &Secrets) -> Result<String> {
+pub fn seal(key: &DataKey, id: &str, secrets: &Secrets) -> Result<String> {
     let written = Written {
         token: secrets.token.as_ref().map(Secret::reveal),
         refresh_token: secrets.refresh_token.as_ref().map(Secret::reveal),
@@ -42,7 +40,7 @@ pub(super) fn seal(key: &DataKey, id: &str, secrets: &Secrets) -> Result<String>
 }
 
 /// Opens them.
-pub(super) fn open(key: &DataKey, id: &str, sealed: &str) -> Result<Secrets> {
+pub fn open(key: &DataKey, id: &str, sealed: &str) -> Result<Secrets> {
     let text = key.open(owner(id), sealed)?;
     let Read { token, refresh_token, client_secret } = serde_json::from_slice(&text)?;
     let [token, refresh_token, client_secret] = [token, refresh_token, client_secret].map(|text| text.map(Secret::new));
