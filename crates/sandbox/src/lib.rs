@@ -36,8 +36,8 @@ mod wire;
 pub use config::{Config, Limits};
 #[cfg(feature = "host")]
 pub use embedded::{
-    Area, Bounds, Embedded, Found, Listeners, Listing, NewFile, NewTree, Protection, ProtectionState, Sandbox,
-    SetAside, host_addresses,
+    Area, Bounds, Contents, Embedded, Entry, Found, Listeners, Listing, NewFile, NewTree, Protection, ProtectionState,
+    Reach, Sandbox, SessionFiles, SetAside, What, host_addresses, path_inside, pieces, state_of,
 };
 pub use error::Error;
 pub use folder::FileState;

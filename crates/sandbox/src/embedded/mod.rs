@@ -1,6 +1,7 @@
 //! The embedded backend: Rota's own namespaces on this machine, one sandbox a session.
 
 mod cgroup;
+mod checkpoint;
 mod doctor;
 mod files;
 mod identity;
@@ -13,6 +14,7 @@ mod sandbox;
 mod store;
 mod trees;
 
+pub use checkpoint::{Contents, Entry, Reach, SessionFiles, What, path_inside, pieces, state_of};
 pub use doctor::{Protection, ProtectionState};
 pub use files::{Area, Bounds, Found, Listing, NewFile};
 pub use listeners::{Listeners, host_addresses};
