@@ -81,7 +81,7 @@ pub struct Reach {
 /// All that a session has.
 #[derive(Debug, Default)]
 pub struct Contents {
-    /// What there is, each folder before what is in it.
+    /// What there is, each folder before what is in it, and that in the order of its names.
     pub entries: Vec<Entry>,
     /// What is left out although it may matter, with the reason, in words for people: the first of them.
     pub left_out: Vec<String>,
@@ -254,7 +254,8 @@ struct Walk {
 
 impl Walk {
     fn below(&mut self, folder: &Folder, path: &[u8], depth: usize, is_upper: bool) -> io::Result<()> {
-        let (names, more) = folder.names(self.reach.entries.saturating_sub(self.contents.entries.len()))?;
+        let (mut names, more) = folder.names(self.reach.entries.saturating_sub(self.contents.entries.len()))?;
+        names.sort();
         self.contents.is_cut |= more;
         for name in names {
             if self.contents.entries.len() >= self.reach.entries {

@@ -33,6 +33,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0020_skills_and_outputs_of_sessions.sql"),
     include_str!("migrations/0021_egress.sql"),
     include_str!("migrations/0022_input_requests.sql"),
+    include_str!("migrations/0025_checkpoints.sql"),
 ];
 
 /// Where a store keeps the checksums of the migrations that it has seen, each under the version that it leads to.
