@@ -446,8 +446,6 @@ pub const CHECKPOINT_TOLD: usize = 10;
 pub const CHECKPOINT_SETTLED_NANOS: i128 = 2_000_000_000;
 /// How long a checkpoint is kept after its session was created, in microseconds (hosted: the same).
 pub const CHECKPOINT_KEPT_MICROS: i64 = 30 * 24 * 3600 * 1_000_000;
-/// Checkpoints that one transaction forgets because their time is over.
-pub const CHECKPOINT_EXPIRE_BATCH: i64 = 100;
 /// Master keys that a file or a variable may hold: the store's own, and those of changes that are under way.
 pub const MAX_MASTER_KEYS: usize = 4;
 /// Data keys of workspaces that a server keeps in memory; beyond that all are read anew.

@@ -172,6 +172,10 @@ impl SessionFiles {
         let mut walk =
             Walk { reach, base, linked: HashMap::new(), contents: Contents { had_shell, ..Contents::default() } };
         for root in roots().filter(|root| self.folder.has(*root)) {
+            if walk.contents.entries.len() >= reach.entries {
+                walk.contents.is_cut = true;
+                break;
+            }
             let name = CString::new(root)?;
             walk.take(&self.folder, root.as_bytes(), &name, 1, root == UPPER)?;
         }
@@ -563,6 +567,37 @@ mod tests {
         );
         assert_eq!(fs::metadata(there.join("a/file")).unwrap().mode() & 0o7777, 0o751, "no set-user-id");
         assert_eq!(fs::read_to_string(there.join(name)).unwrap(), "odd");
+    }
+
+    #[tokio::test]
+    async fn what_an_overlay_has_noted_comes_back_and_devices_do_not() {
+        let data = tempfile::tempdir().unwrap();
+        let backend = Embedded::new(Config::new(data.path())).unwrap();
+        backend.put("s", super::super::Area::Workspace, "file", b"x".to_vec()).await.unwrap();
+        let space = if backend.identities.example().by_root() { "trusted" } else { "user" };
+        let there = Folder::open(&backend.session_dir("s").unwrap()).unwrap();
+        let upper = there.make("upper", 0o755, None).unwrap();
+        upper.make_whiteout(c"deleted").unwrap();
+        upper.make("replaced", 0o700, None).unwrap().make_opaque(space).unwrap();
+        for (folder, attribute) in [("moved", "redirect"), ("kept", "origin")] {
+            let folder = upper.make(folder, 0o755, None).unwrap();
+            let path = folder::by_descriptor(std::os::fd::AsFd::as_fd(&folder));
+            let name = format!("{space}.overlay.{attribute}");
+            rustix::fs::setxattr(path, name, b"/etc", rustix::fs::XattrFlags::empty()).unwrap();
+        }
+        there.enter("workspace").unwrap().make_whiteout(c"device").unwrap();
+        let contents = backend.session_files("s").unwrap().unwrap().list(REACH).unwrap();
+        assert_eq!(contents.left_out, ["/moved: a folder of the root file system was moved here"]);
+        let tree = backend.new_tree().await.unwrap();
+        tree.restore(&contents.entries, REACH.depth).unwrap();
+        tree.restored(b"workspace/file", 0).unwrap();
+        let entries = Arc::new(contents.entries);
+        backend.place_session("s", Arc::new(tree), entries.clone(), false).await.unwrap();
+        let upper = Folder::open(&backend.session_dir("s").unwrap()).unwrap().enter("upper").unwrap();
+        assert_eq!(upper.see(c"deleted").unwrap().what, Thing::Whiteout);
+        assert!(upper.is_noted(c"replaced", "opaque").unwrap() && !upper.is_noted(c"kept", "opaque").unwrap());
+        assert!(!upper.has("moved"));
+        assert!(!backend.session_dir("s").unwrap().join("workspace/device").exists());
     }
 
     #[tokio::test]

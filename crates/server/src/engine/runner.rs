@@ -37,8 +37,7 @@ use crate::{
     },
     places::{Place, Places},
     resources::{
-        self,
-        checkpoints::{Stored, Taken},
+        checkpoints::{Stored, Taken, columns, stored},
         repositories::{self, SessionRepository},
         sessions::events::{
             interrupted_result,
@@ -213,7 +212,10 @@ impl<'a> Runner<'a> {
                 if moved && calls.iter().any(|(_, closing)| matches!(closing, Closing::Unknown)) {
                     match left {
                         // It is put back before the next call.
-                        Remains::Checkpoint => work.checkpoint = Some(Checkpoint::Told),
+                        Remains::Checkpoint => {
+                            work.checkpoint = Some(Checkpoint::Told);
+                            self.told_seq = i64::MAX;
+                        }
                         _ => self.settle(&mut work).await,
                     }
                 }
@@ -424,6 +426,7 @@ impl<'a> Runner<'a> {
             Some(Err(Unfetched::Failure(failure))) => return self.not_brought_back(failure).await,
             Some(Err(Unfetched::Damaged(why))) => {
                 tracing::error!(session_id = %self.lease.session, why, "a checkpoint cannot be put back: the session goes on without");
+                self.perform(Step { checkpoint: Some(Checkpoint::Damaged), ..Step::default() }).await?;
                 self.checkpoint = None;
                 // All is lost, also what the agent believes to have.
                 self.told_seq = 0;
@@ -676,14 +679,18 @@ struct Loaded {
 /// `permitted` is what the server permits of what the environment does.
 fn load(tx: &mut Tx<'_>, lease: &Lease, permitted: impl Fn(Policy) -> Policy) -> Result<Loaded> {
     let skills = skills::of_session(tx, &lease.session)?;
-    let stored = resources::checkpoints::of_session(tx, &lease.workspace, &lease.session)?;
+    let now = tx.now();
     let found = tx.one(
-        "SELECT coalesce(s.agent, v.snapshot), s.self_hosted, s.home, s.deployment_id, s.resources, s.network,
-             CASE WHEN s.network IS NULL THEN e.config END
-         FROM sessions s
+        concat!(
+            "SELECT coalesce(s.agent, v.snapshot), s.self_hosted, s.home, s.deployment_id, s.resources, s.network,
+             CASE WHEN s.network IS NULL THEN e.config END, ",
+            columns!(),
+            " FROM sessions s
          JOIN agent_versions v ON v.agent_id = s.agent_id AND v.version = s.agent_version
          LEFT JOIN environments e ON e.workspace_id = s.workspace_id AND e.id = s.environment_id
-         WHERE s.workspace_id = $1 AND s.id = $2",
+         LEFT JOIN session_checkpoints c ON c.workspace_id = s.workspace_id AND c.session_id = s.id
+         WHERE s.workspace_id = $1 AND s.id = $2"
+        ),
         vals![&lease.workspace, &lease.session],
         |row| {
             let SessionAgent { primary: agent, multiagent } = row.json(0)?;
@@ -711,7 +718,7 @@ fn load(tx: &mut Tx<'_>, lease: &Lease, permitted: impl Fn(Policy) -> Policy) ->
                 repositories: Vec::new(),
                 unattended: row.opt_text(3)?.is_some(),
                 home: row.opt_text(2)?,
-                stored: stored.clone(),
+                stored: stored(row, now)?,
             })
         },
     )?;

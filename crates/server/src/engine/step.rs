@@ -92,6 +92,8 @@ pub(super) enum Checkpoint {
     Told,
     /// Its files are about to be put in their place here.
     Coming,
+    /// It is not what was written: the next one is to be whole.
+    Damaged,
     /// They are there, and with them what another server had put among them.
     Here(Placed),
 }
@@ -191,6 +193,7 @@ fn write(tx: &mut Tx<'_>, lease: &Lease, thread: &ThreadName, usage: SessionUsag
         lease::settle(tx, lease, home)?;
     }
     match (&work.checkpoint, &work.home) {
+        (Some(Checkpoint::Damaged), _) => checkpoints::remove(tx, workspace, session)?,
         (Some(Checkpoint::Told), _) => checkpoints::loss_is_told(tx, workspace, session)?,
         (Some(Checkpoint::Coming), Some(home)) => checkpoints::is_restoring(tx, workspace, session, home)?,
         (Some(Checkpoint::Here(placed)), Some(home)) => {

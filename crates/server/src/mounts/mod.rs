@@ -3,7 +3,8 @@
 //! The engine calls this room at four moments, each in one place: before the model is asked, where a repository is missing
 //! ([`Mounts::clone_repositories`]), before a call of a tool ([`Mounts::before_call`]), after it ([`Mounts::after_call`]) and
 //! before the session comes to rest ([`Mounts::before_rest`]). A fifth one is within the transaction in which it does
-//! ([`comes_to_rest`]), for what is to be done later.
+//! ([`comes_to_rest`]), for what is to be done later. Beside them it has the files of a session brought that has moved
+//! ([`checkpoints`]), and begins with mounts of its own after that ([`Mounts::start_over`]).
 //!
 //! Another kind is a file here with a struct that remembers what it has done so far, a field of [`Mounts`], and a line in
 //! those of the functions that concern it. The struct is as old as the runner: another runner, or another server, may have

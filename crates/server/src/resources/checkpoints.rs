@@ -13,7 +13,7 @@ use super::files;
 use crate::{
     db::{Row, Tx, Val, vals},
     error::Result,
-    limits::{CHECKPOINT_EXPIRE_BATCH, CHECKPOINT_KEPT_MICROS},
+    limits::CHECKPOINT_KEPT_MICROS,
 };
 
 /// Notes that a session came to rest after events that may have changed files, the last of them `changed`: a checkpoint is due
@@ -96,25 +96,36 @@ pub struct Stored {
     pub restoring_on: Option<String>,
 }
 
-/// What is stored of the checkpoint of a session.
-pub fn of_session(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &SessionId) -> Result<Stored> {
+/// The columns of which [`stored`] reads, of a row `c` that may be missing.
+macro_rules! columns {
+    () => {
+        "c.taken_seq, c.told_seq, c.taken_on, c.manifest_blob, c.manifest_sha256, c.placed, c.restoring_on, c.expires_at"
+    };
+}
+pub(crate) use columns;
+
+/// What a row says of the checkpoint of a session at the time `now`.
+pub fn stored(row: &Row<'_>, now: Time) -> Result<Stored> {
+    let taken = match (row.opt_id("manifest_blob")?, row.opt_time("expires_at")?) {
+        (Some(manifest), Some(expires)) if expires > now => Some(Taken {
+            seq: row.int("taken_seq")?,
+            node: row.opt_text("taken_on")?.unwrap_or_default(),
+            manifest,
+            sha256: row.opt_text("manifest_sha256")?.unwrap_or_default(),
+            placed: row.opt_json("placed")?.unwrap_or_default(),
+        }),
+        _ => None,
+    };
+    let told_seq = row.opt_int("told_seq")?.unwrap_or_default();
+    Ok(Stored { taken, told_seq, restoring_on: row.opt_text("restoring_on")? })
+}
+
+/// The checkpoint of a session, while it is kept.
+pub fn of_session(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &SessionId) -> Result<Option<Taken>> {
     let now = tx.now();
-    let sql = "SELECT taken_seq, told_seq, taken_on, manifest_blob, manifest_sha256, placed, restoring_on, expires_at
-         FROM session_checkpoints WHERE workspace_id = $1 AND session_id = $2";
-    let stored = tx.one(sql, vals![workspace, session], |row| {
-        let taken = match row.opt_id("manifest_blob")? {
-            Some(manifest) if row.time("expires_at")? > now => Some(Taken {
-                seq: row.int("taken_seq")?,
-                node: row.opt_text("taken_on")?.unwrap_or_default(),
-                manifest,
-                sha256: row.opt_text("manifest_sha256")?.unwrap_or_default(),
-                placed: row.opt_json("placed")?.unwrap_or_default(),
-            }),
-            _ => None,
-        };
-        Ok(Stored { taken, told_seq: row.int("told_seq")?, restoring_on: row.opt_text("restoring_on")? })
-    })?;
-    Ok(stored.unwrap_or_default())
+    let sql =
+        concat!("SELECT ", columns!(), " FROM session_checkpoints c WHERE c.workspace_id = $1 AND c.session_id = $2");
+    Ok(tx.one(sql, vals![workspace, session], |row| stored(row, now))?.and_then(|stored| stored.taken))
 }
 
 /// A session whose files are being read: what a checkpoint of them holds only for as long as that stays so.
@@ -180,6 +191,7 @@ pub fn keep(tx: &mut Tx<'_>, due: &Due, node: &str, new: &New, quota: i64) -> Re
     let sql = "SELECT blob_id, bytes FROM session_checkpoint_blobs WHERE session_id = $1";
     let former = tx.all(sql, vals![session], |row| Ok((row.id::<BlobId>(0)?, row.int(1)?)))?;
     let bytes: i64 = new.blobs.iter().map(|(_, bytes)| bytes).sum();
+    tx.lock("session_checkpoints WHERE session_id = $1", vals![session])?;
     let sql = "SELECT stored_bytes FROM session_checkpoints WHERE session_id = $1";
     let Some(former_bytes) = tx.one(sql, vals![session], |row| row.int(0))? else { return Ok(Kept::TooLate) };
     match bytes - former_bytes {
@@ -318,16 +330,15 @@ pub fn remove(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &SessionId) -> 
     }
 }
 
-/// Forgets checkpoints that are kept no longer. Whether there may be more.
+/// Forgets a checkpoint that is kept no longer. Whether there was one. One at a time: who has counted bytes of a workspace waits
+/// for no other checkpoint.
 pub fn expire(tx: &mut Tx<'_>) -> Result<bool> {
-    let sql = "SELECT workspace_id, session_id FROM session_checkpoints WHERE expires_at <= $1 LIMIT $2";
-    let read = |row: &Row<'_>| Ok((row.id::<WorkspaceId>(0)?, row.id::<SessionId>(1)?));
-    let over = tx.all(sql, vals![tx.now(), CHECKPOINT_EXPIRE_BATCH], read)?;
-    for (workspace, session) in &over {
-        tx.lock("sessions WHERE workspace_id = $1 AND id = $2", vals![workspace, session])?;
-        remove(tx, workspace, session)?;
+    let sql = "SELECT workspace_id, session_id FROM session_checkpoints WHERE expires_at <= $1 LIMIT 1";
+    let over = tx.one(sql, vals![tx.now()], |row| Ok((row.id::<WorkspaceId>(0)?, row.id::<SessionId>(1)?)))?;
+    match &over {
+        Some((workspace, session)) => remove(tx, workspace, session).map(|()| true),
+        None => Ok(false),
     }
-    Ok(over.len() as i64 == CHECKPOINT_EXPIRE_BATCH)
 }
 
 /// Of these blobs, those that a checkpoint needs.

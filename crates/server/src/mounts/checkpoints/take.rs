@@ -70,7 +70,7 @@ pub(super) async fn take(app: &App, due: &Due) -> Result<Ended> {
         let Some(moment) = checkpoints::moment(tx, workspace, session, &node)? else { return Ok(None) };
         Ok(Some(Begun {
             moment,
-            taken: checkpoints::of_session(tx, workspace, session)?.taken,
+            taken: checkpoints::of_session(tx, workspace, session)?,
             placed: placed_here(tx, session, &node)?,
             shareable: checkpoints::shareable(tx, workspace, session)?,
         }))
