@@ -42,7 +42,7 @@ const SOME_LOST: &str =
 /// What there is in a sandbox: names, kinds, permissions, sizes, times, owners, and what is in each file.
 const LOOK: &str = "cd /workspace && find . ~ /mnt/session/outputs ! -type p -printf '%p %y %m %s %l %T@ %U\\n' | sort | sha256sum && \
     find . ~ /mnt/session/outputs -type f ! -name sparse -print0 | sort -z | xargs -0 sha256sum | sha256sum && \
-    test d/e/file -ef hard && test $(du -k sparse | cut -f1) -lt 4000 && tail -c 3 sparse && find . | wc -l";
+    test d/e/file -ef hard && test $(du -k sparse | cut -f1) -lt 4000 && tail -c 3 sparse && find . ! -type p | wc -l";
 
 /// Makes files of many kinds.
 const MAKE: &str = "mkdir -p d/e empty && echo one > d/e/file && ln d/e/file hard && ln -s d/e/file link && ln -s /nowhere dead && \
@@ -101,9 +101,12 @@ async fn execute(rota: &Rota, sql: &'static str, session: &str) {
     assert_eq!(changed, 1, "{sql}");
 }
 
-/// As if the files were at a server that is gone.
+/// As if the files were at a server that is gone, and with them what it had put among them.
 pub async fn moves(rota: &Rota, session: &str) {
     execute(rota, "UPDATE sessions SET home = 'gone' WHERE id = $1", session).await;
+    let session = session.to_owned();
+    let placed = "UPDATE session_repositories SET placed_on = 'gone', placing_on = 'gone' WHERE session_id = $1";
+    rota.server.app().db.write(move |tx| tx.execute(placed, &[Val::Text(&session)])).await.unwrap();
 }
 
 /// A server that takes checkpoints, and a session that has run `command`.
@@ -170,9 +173,12 @@ async fn a_second_checkpoint_costs_what_has_changed_and_one_without_changes_noth
     let new: Vec<_> = second.iter().filter(|(blob, _)| !whole.contains_key(*blob)).collect();
     assert!(new.len() == 2 && new.iter().map(|(_, bytes)| **bytes).sum::<i64>() < 20_000, "{new:?}");
     ran(api, &session, &mut stream, "rm large copy moved; head -c 100000 /dev/urandom > other").await;
+    let seq = kept_since(&rota, &session, seq).await;
+    // What is needed no more goes with the next one.
+    ran(api, &session, &mut stream, "echo x > 10").await;
     kept_since(&rota, &session, seq).await;
-    let third = blobs(&rota, &session).await;
-    assert!(third.values().sum::<i64>() < 200_000, "what is needed no more is given up: {third:?}");
+    let last = blobs(&rota, &session).await;
+    assert!(last.values().sum::<i64>() < 200_000, "what is needed no more is given up: {last:?}");
     moves(&rota, &session).await;
     let said = ran(api, &session, &mut stream, "cat 7 50; ls | wc -l; wc -c < other").await;
     assert_eq!(said.lines().rev().take(4).collect::<Vec<_>>(), ["100000", "50", "50", "new"], "{said}");
@@ -305,7 +311,7 @@ async fn a_checkpoint_goes_with_its_session_and_thirty_days_after_it_began() {
     let api = &rota.api;
     kept(&rota, &session).await;
     let usage = async || {
-        let sql = "SELECT coalesce(sum(bytes), 0) FROM file_usage";
+        let sql = "SELECT CAST(coalesce(sum(bytes), 0) AS BIGINT) FROM file_usage";
         rota.server.app().db.lookup(sql, &[], |row| row.int(0)).await.unwrap().unwrap()
     };
     assert!(usage().await > 2_000_000);
@@ -533,5 +539,37 @@ async fn a_session_survives_the_end_of_one_server_after_the_other() {
         );
         let said = ran(api, &session, &mut stream, "test ! -e lost && cat b").await;
         assert!(said.trim().ends_with('b'), "{user:?}: {said}");
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: tests/with-postgres"]
+async fn whenever_a_server_is_killed_its_session_has_its_changes_or_is_told_that_they_are_lost() {
+    let fleet = Fleet::new(None).await;
+    let (here, api) = (&fleet.here, &fleet.here.api);
+    let mut server = fleet.server("0").await;
+    let session = id(&Parts::new(api).await.session_with(api, script("echo 0 > file")).await).to_owned();
+    let mut stream = api.stream_from(&session, 0).await;
+    stream.turn().await;
+    kept(here, &session).await;
+    let mut there = vec!["file".to_owned()];
+    for round in 1..=6 {
+        let made = format!("made{round}");
+        let command = format!(
+            "head -c 30000000 /dev/urandom > large && for i in $(seq 500); do echo {round} > $i; done && touch {made}"
+        );
+        ran(api, &session, &mut stream, &command).await;
+        sleep(Duration::from_millis(300 * round)).await;
+        fleet.loses(&mut server);
+        server = fleet.server(&round.to_string()).await;
+        let (mut said, is_error) = run(api, &session, &mut stream, "ls").await;
+        if is_error {
+            assert!(said.starts_with(SOME_LOST), "{said}");
+            said = ran(api, &session, &mut stream, "ls").await;
+        } else {
+            there.push(made.clone());
+        }
+        assert_eq!(said.lines().any(|line| line == made), !is_error, "round {round}: {said}");
+        assert!(there.iter().all(|name| said.lines().any(|line| line == name)), "{there:?}: {said}");
     }
 }

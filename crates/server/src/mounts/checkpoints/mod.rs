@@ -23,6 +23,7 @@ use tokio::time::{sleep, timeout};
 use crate::{
     app::App,
     backoff::Backoff,
+    clock::Stopwatch,
     db::{Tx, vals},
     error::{Error, Result},
     limits::{CHECKPOINT_POLL, CHECKPOINT_RETRY_FIRST, CHECKPOINT_RETRY_MAX, CHECKPOINT_TIMEOUT, CHECKPOINTS_AT_ONCE},
@@ -67,12 +68,16 @@ pub async fn run(app: App) {
 
 /// Takes a checkpoint and writes what became of it.
 async fn take(app: &App, due: Due) -> SessionId {
+    let since = Stopwatch::start();
     let taken = timeout(CHECKPOINT_TIMEOUT, take::take(app, &due)).await;
     let pause = Backoff::doubling(CHECKPOINT_RETRY_FIRST, CHECKPOINT_RETRY_MAX);
     let pause = |failures: i64| pause.pause(u32::try_from(failures).unwrap_or(u32::MAX).saturating_add(1));
     let later = |failures| Next::In { micros: pause(failures).as_micros() as i64, failed: failures > 0 };
     let next = match taken {
-        Ok(Ok(Ended::Kept)) => return due.session,
+        Ok(Ok(Ended::Kept)) => {
+            tracing::debug!(session_id = %due.session, seconds = since.seconds(), "the files of a session are kept");
+            return due.session;
+        }
         Ok(Ok(Ended::TooLate | Ended::Again)) => later(0),
         Ok(Ok(Ended::Refused(problem))) | Ok(Err(Error::Rejected { message: problem, .. })) => {
             tracing::warn!(session_id = %due.session, problem, "the files of a session are not kept for other servers");
