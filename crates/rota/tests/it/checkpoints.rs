@@ -280,7 +280,8 @@ fn files_below(folder: &Path) -> Vec<PathBuf> {
 
 #[tokio::test]
 async fn what_is_beyond_a_bound_is_said_and_the_former_checkpoint_stays() {
-    let rows: [(&str, fn(&mut Config)); 2] = [
+    type Row = (&'static str, fn(&mut Config));
+    let rows: [Row; 2] = [
         ("sandbox.checkpoint_mib", |config| config.sandbox.checkpoint_mib = 1),
         ("is its limit", |config| config.blobs.workspace_mib = 1),
     ];
@@ -458,7 +459,8 @@ impl Fleet {
         let now = rota_server::clock::Clock::System.now().micros();
         here.clock.advance_micros(now - here.clock.now().micros());
         let config = shared.path().join("rota.toml");
-        fs::write(&config, format!("[blobs]\nfolder = {blobs:?}\n[sandbox]\ncheckpoints = true\n")).unwrap();
+        fs::write(&config, format!("[blobs]\nfolder = \"{}\"\n[sandbox]\ncheckpoints = true\n", blobs.display()))
+            .unwrap();
         let user = user.map(|user| {
             fs::set_permissions(shared.path(), fs::Permissions::from_mode(0o755)).unwrap();
             let program = shared.path().join("rota");

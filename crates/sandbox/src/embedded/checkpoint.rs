@@ -304,14 +304,13 @@ impl Walk {
             }
             Thing::File { state, is_sparse, is_linked } => {
                 let first = is_linked.then(|| self.linked.get(&state.inode).cloned()).flatten();
-                match first {
-                    Some(first) => What::Same(first),
-                    None => {
-                        if is_linked {
-                            self.linked.insert(state.inode, path.to_owned());
-                        }
-                        What::File { state, is_sparse }
+                if let Some(first) = first {
+                    What::Same(first)
+                } else {
+                    if is_linked {
+                        self.linked.insert(state.inode, path.to_owned());
                     }
+                    What::File { state, is_sparse }
                 }
             }
             Thing::Link(target) => What::Link(target.into_bytes()),

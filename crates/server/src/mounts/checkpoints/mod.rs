@@ -79,7 +79,7 @@ async fn take(app: &App, due: Due) -> SessionId {
             return due.session;
         }
         Ok(Ok(Ended::TooLate | Ended::Again)) => later(0),
-        Ok(Ok(Ended::Refused(problem))) | Ok(Err(Error::Rejected { message: problem, .. })) => {
+        Ok(Ok(Ended::Refused(problem)) | Err(Error::Rejected { message: problem, .. })) => {
             tracing::warn!(session_id = %due.session, problem, "the files of a session are not kept for other servers");
             Next::Never { problem }
         }

@@ -111,12 +111,14 @@ async fn fetch_all(target: &Target, taken: &Taken) -> Result<Fetched, Unfetched>
     })
 }
 
-/// What belongs to one blob: by where it begins there, a content and the files that have it.
-type Part = (Option<usize>, BTreeMap<u64, (Content, Vec<Vec<u8>>)>);
+/// What is in a blob: by where it begins there, a content and the files that have it.
+type Inside = BTreeMap<u64, (Content, Vec<Vec<u8>>)>;
+/// A blob, by its place in the list, with what is in it.
+type Part = (Option<usize>, Inside);
 
 /// The files by their blobs; those of which nothing is kept have none.
 fn parts(manifest: &Manifest) -> crate::error::Result<Vec<Part>> {
-    let mut parts: BTreeMap<Option<usize>, BTreeMap<u64, (Content, Vec<Vec<u8>>)>> = BTreeMap::new();
+    let mut parts: BTreeMap<Option<usize>, Inside> = BTreeMap::new();
     let mut empty = Vec::new();
     for (content, path) in manifest.contents() {
         let path = bytes(path)?;

@@ -86,7 +86,7 @@ pub(super) async fn take(app: &App, due: &Due) -> Result<Ended> {
         return Ok(Ended::Refused(format!("there are more than {CHECKPOINT_ENTRIES} files and folders")));
     }
     let most = app.config.sandbox.checkpoint_mib * 1024 * 1024;
-    let known: u64 = contents.entries.iter().filter_map(|entry| whole_size(entry)).fold(0, u64::saturating_add);
+    let known: u64 = contents.entries.iter().filter_map(whole_size).fold(0, u64::saturating_add);
     if known > most {
         return Ok(too_large(app));
     }
