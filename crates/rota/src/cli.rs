@@ -337,6 +337,8 @@ Configuration file (every key is optional; an unknown key is an error):
   processes = 512                    most processes of one sandbox, 16 or more
   cpus = 2.0                         most processor time of one sandbox, 0.01 or more
   disk_mib = 10240                   most bytes on disk of one sandbox, 1 or more
+  checkpoints = false                keep the files of sessions at rest with those of users, so that another server has them
+  checkpoint_mib = 4096              most bytes of one session that are kept so, 1 or more
 
   [network]                          the way out of sandboxes: docs/network.md
   enabled = true                     false: they have none, whatever an environment allows

@@ -11,7 +11,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Timespec, Timestamps, Uid,
+    AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, RenameFlags, ResolveFlags, SeekFrom, Timespec, Timestamps, Uid,
+    XattrFlags,
 };
 use rustix::io::Errno;
 use rustix::path::Arg;
@@ -39,6 +40,36 @@ pub struct FileState {
     pub modified_ns: i128,
     /// When anything of it was changed last, in nanoseconds since the epoch. Nobody can set it.
     pub changed_ns: i128,
+}
+
+/// All that a checkpoint keeps of what has a name in a folder. Of a link it is the link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Seen {
+    pub(crate) what: Thing,
+    /// Permission bits.
+    pub(crate) mode: u32,
+    /// Owner and group, as the host knows them.
+    pub(crate) owner: (u32, u32),
+    /// When its content was changed last, in nanoseconds since the epoch.
+    pub(crate) modified_ns: i128,
+}
+
+/// What has a name in a folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Thing {
+    Folder,
+    File {
+        state: FileState,
+        /// It has fewer bytes on the disk than it is long.
+        is_sparse: bool,
+        /// It has further names.
+        is_linked: bool,
+    },
+    Link(CString),
+    /// What an overlay puts in the place of something that was deleted.
+    Whiteout,
+    /// A device, FIFO or socket.
+    Other,
 }
 
 /// A folder, held open.
@@ -234,6 +265,83 @@ impl Folder {
         Ok(kind(&stat))
     }
 
+    /// All that is to be known of what has this name.
+    pub(crate) fn see(&self, name: &CStr) -> io::Result<Seen> {
+        let stat = rustix::fs::statat(&self.0, one_name(name)?.as_c_str(), AtFlags::SYMLINK_NOFOLLOW)?;
+        let what = match (kind(&stat), FileType::from_raw_mode(stat.st_mode)) {
+            (Kind::Folder, _) => Thing::Folder,
+            (Kind::File(state), _) => Thing::File {
+                state,
+                is_sparse: u64::try_from(stat.st_blocks).unwrap_or_default() * 512 < state.size,
+                is_linked: stat.st_nlink > 1,
+            },
+            (Kind::Other, FileType::Symlink) => Thing::Link(rustix::fs::readlinkat(&self.0, name, Vec::new())?),
+            (Kind::Other, FileType::CharacterDevice) if stat.st_rdev == 0 => Thing::Whiteout,
+            (Kind::Other, _) => Thing::Other,
+        };
+        let modified_ns = i128::from(stat.st_mtime) * 1_000_000_000 + i128::from(stat.st_mtime_nsec);
+        Ok(Seen { what, mode: stat.st_mode & 0o7777, owner: (stat.st_uid, stat.st_gid), modified_ns })
+    }
+
+    /// Whether an overlay has noted `attribute` of what has this name, as root or as a plain user.
+    pub(crate) fn is_noted(&self, name: &CStr, attribute: &str) -> io::Result<bool> {
+        let place = self.place(name, OFlags::empty())?;
+        let path = by_descriptor(place.as_fd());
+        let has = |space: &str| {
+            // Even a value that is longer than this counts.
+            let read = rustix::fs::getxattr(&path, format!("{space}.overlay.{attribute}"), &mut [0_u8; 256]);
+            matches!(read, Ok(_) | Err(Errno::RANGE))
+        };
+        Ok(has("trusted") || has("user"))
+    }
+
+    /// Has an overlay show nothing of what is below the folder. `space` is that of its attributes.
+    pub(crate) fn make_opaque(&self, space: &str) -> io::Result<()> {
+        let name = format!("{space}.overlay.opaque");
+        Ok(rustix::fs::setxattr(by_descriptor(self.as_fd()), name, b"y", XattrFlags::empty())?)
+    }
+
+    /// A folder of this name, which nothing has, for the server alone.
+    pub(crate) fn make_new(&self, name: &CStr) -> io::Result<Self> {
+        rustix::fs::mkdirat(&self.0, one_name(name)?.as_c_str(), Mode::from_raw_mode(0o700))?;
+        self.enter(name)
+    }
+
+    /// A symbolic link of this name, which nothing has.
+    pub(crate) fn make_new_link(&self, target: &CStr, name: &CStr) -> io::Result<()> {
+        Ok(rustix::fs::symlinkat(target, &self.0, one_name(name)?.as_c_str())?)
+    }
+
+    /// A further name of the file `name`, in another folder, where nothing has it.
+    pub(crate) fn make_hard_link(&self, name: &CStr, to: &Self, new_name: &CStr) -> io::Result<()> {
+        let (name, new_name) = (one_name(name)?, one_name(new_name)?);
+        Ok(rustix::fs::linkat(&self.0, name.as_c_str(), &to.0, new_name.as_c_str(), AtFlags::empty())?)
+    }
+
+    /// What an overlay puts in the place of something that was deleted.
+    pub(crate) fn make_whiteout(&self, name: &CStr) -> io::Result<()> {
+        let name = one_name(name)?;
+        Ok(rustix::fs::mknodat(&self.0, name.as_c_str(), FileType::CharacterDevice, Mode::empty(), 0)?)
+    }
+
+    /// Sets owner, permissions and time of what has this name; of a link, those of the link.
+    pub(crate) fn dress(&self, name: &CStr, owner: Option<(u32, u32)>, mode: u32, modified_ns: i128) -> io::Result<()> {
+        let place = self.place(name, OFlags::empty())?;
+        if let Some((uid, gid)) = owner {
+            let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+            rustix::fs::chownat(&place, "", uid, gid, AtFlags::EMPTY_PATH)?;
+        }
+        if FileType::from_raw_mode(rustix::fs::fstat(&place)?.st_mode) != FileType::Symlink {
+            rustix::fs::chmod(by_descriptor(place.as_fd()), Mode::from_raw_mode(mode))?;
+        }
+        let at = Timespec {
+            tv_sec: modified_ns.div_euclid(1_000_000_000).try_into().unwrap_or_default(),
+            tv_nsec: modified_ns.rem_euclid(1_000_000_000).try_into().unwrap_or_default(),
+        };
+        let times = Timestamps { last_access: at, last_modification: at };
+        Ok(rustix::fs::utimensat(&self.0, one_name(name)?.as_c_str(), &times, AtFlags::SYMLINK_NOFOLLOW)?)
+    }
+
     /// Opens the regular file of this name for reading. `None` when something else has the name.
     pub(crate) fn read(&self, name: impl Arg) -> io::Result<Option<(File, FileState)>> {
         // Opening a FIFO or a device may do something: first the place is looked at, then that same place is opened.
@@ -297,7 +405,44 @@ pub(crate) fn give_file(file: &File, owner: Option<u32>, mode: u32) -> io::Resul
     Ok(rustix::fs::fchmod(file, Mode::from_raw_mode(mode))?)
 }
 
-fn too_deep() -> io::Error {
+/// What changes with the content of an open file.
+pub(crate) fn state_of(file: &File) -> io::Result<FileState> {
+    match kind(&rustix::fs::fstat(file)?) {
+        Kind::File(state) => Ok(state),
+        Kind::Folder | Kind::Other => Err(io::ErrorKind::InvalidInput.into()),
+    }
+}
+
+/// Where an open file has bytes on the disk, each with its length: at most `most` pieces, of which the last one then goes to
+/// the end of the file.
+pub(crate) fn pieces(file: &File, size: u64, most: usize) -> io::Result<Vec<(u64, u64)>> {
+    let mut pieces = Vec::new();
+    let mut at = 0;
+    while at < size {
+        let from = match rustix::fs::seek(file, SeekFrom::Data(at)) {
+            Ok(from) => from,
+            // Nothing but a hole comes.
+            Err(Errno::NXIO) => break,
+            // A file system without holes.
+            Err(Errno::INVAL) => at,
+            Err(error) => return Err(error.into()),
+        };
+        let to = if pieces.len() + 1 == most {
+            size
+        } else {
+            rustix::fs::seek(file, SeekFrom::Hole(from)).unwrap_or(size).min(size)
+        };
+        if from >= to {
+            break;
+        }
+        pieces.push((from, to - from));
+        at = to;
+    }
+    rustix::fs::seek(file, SeekFrom::Start(0))?;
+    Ok(pieces)
+}
+
+pub(crate) fn too_deep() -> io::Error {
     io::Error::other("its folders are too deep")
 }
 

@@ -36,9 +36,9 @@ mod wire;
 pub use config::{Config, Limits};
 #[cfg(feature = "host")]
 pub use embedded::{
-    About, Area, Bounds, Embedded, Found, Layer, Layers, Listeners, Listing, NewFile, NewLayer, NewTree, NotRemoved,
-    Part, Protection, ProtectionState, Root, Sandbox, SetAside, Setup, UnpackBounds, UnpackError, Unpacking,
-    host_addresses, is_name, open_images,
+    About, Area, Bounds, Contents, Embedded, Entry, Found, Layer, Layers, Listeners, Listing, NewFile, NewLayer,
+    NewTree, NotRemoved, Part, Protection, ProtectionState, Reach, Root, Sandbox, SessionFiles, SetAside, Setup,
+    UnpackBounds, UnpackError, Unpacking, What, host_addresses, is_name, open_images, path_inside, pieces, state_of,
 };
 pub use error::Error;
 pub use folder::FileState;

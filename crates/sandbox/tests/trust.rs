@@ -24,6 +24,7 @@ fn setup() -> Setup {
         environment: environment.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
         authorities: Some(Authorities { pem: "of this sandbox".to_owned(), keystore: b"for Java".to_vec() }),
         companion: Some(Arc::new(7_u32)),
+        ..Setup::default()
     }
 }
 

@@ -20,10 +20,10 @@ use serde::Deserialize;
 use crate::{
     error::{Error, Result},
     limits::{
-        CLONE_FILES, CLONE_MIB, CLONE_SECONDS, EGRESS_SESSION_MIB, MAX_CONCURRENCY, MAX_CONNECTIONS, MAX_EGRESS_PORTS,
-        MAX_GIT_HOSTS, MAX_MODEL_TOKENS, MAX_NEVER_OPEN, MAX_PRICE, MAX_SANDBOX_PLACES, PACKAGES_MIB, PACKAGES_SECONDS,
-        PACKAGES_SECONDS_RANGE, PACKAGES_SETTINGS, PACKAGES_STORE_MIB, SANDBOX_CPUS, SANDBOX_DISK_MIB,
-        SANDBOX_MEMORY_MIB, SANDBOX_PROCESSES, WORKSPACE_FILES_MIB,
+        CHECKPOINT_MIB, CLONE_FILES, CLONE_MIB, CLONE_SECONDS, EGRESS_SESSION_MIB, MAX_CONCURRENCY, MAX_CONNECTIONS,
+        MAX_EGRESS_PORTS, MAX_GIT_HOSTS, MAX_MODEL_TOKENS, MAX_NEVER_OPEN, MAX_PRICE, MAX_SANDBOX_PLACES, PACKAGES_MIB,
+        PACKAGES_SECONDS, PACKAGES_SECONDS_RANGE, PACKAGES_SETTINGS, PACKAGES_STORE_MIB, SANDBOX_CPUS,
+        SANDBOX_DISK_MIB, SANDBOX_MEMORY_MIB, SANDBOX_PROCESSES, WORKSPACE_FILES_MIB,
     },
     scheduler::settle::Timing,
 };
@@ -389,6 +389,11 @@ pub struct SandboxConfig {
     pub cpus: f64,
     /// Most bytes on disk of one sandbox, in MiB.
     pub disk_mib: u64,
+    /// Whether the files of sessions at rest are kept with those of users, so that another server goes on with them when this
+    /// one is lost.
+    pub checkpoints: bool,
+    /// Most bytes of the files of a session that are kept so, in MiB.
+    pub checkpoint_mib: u64,
     /// The program that becomes the init of a sandbox, for tests. Absent: the one that is built in.
     #[serde(skip)]
     pub init_program: Option<PathBuf>,
@@ -404,6 +409,8 @@ impl Default for SandboxConfig {
             processes: 512,
             cpus: 2.0,
             disk_mib: 10_240,
+            checkpoints: false,
+            checkpoint_mib: CHECKPOINT_MIB,
             init_program: None,
         }
     }
@@ -743,6 +750,16 @@ impl Config {
         within("sandbox.processes", self.sandbox.processes, &SANDBOX_PROCESSES)?;
         within("sandbox.cpus", self.sandbox.cpus, &SANDBOX_CPUS)?;
         within("sandbox.disk_mib", self.sandbox.disk_mib, &SANDBOX_DISK_MIB)?;
+        within("sandbox.checkpoint_mib", self.sandbox.checkpoint_mib, &SANDBOX_DISK_MIB)?;
+        if self.sandbox.checkpoints
+            && self.database.is_some()
+            && self.blobs.bucket.is_none()
+            && self.blobs.folder.is_none()
+        {
+            return Err(Error::invalid(
+                "sandbox.checkpoints: other servers must reach what is kept: name a bucket, or a folder that they share, in [blobs]",
+            ));
+        }
         self.http.check()?;
         self.network.check()?;
         self.blobs.check()?;
@@ -840,6 +857,11 @@ mod tests {
             ("[sandbox]\ncpus = nan", "sandbox.cpus: must be"),
             ("[sandbox]\ncpus = inf", "sandbox.cpus: must be"),
             ("[sandbox]\ndisk_mib = 0", "sandbox.disk_mib: must be 1 to 1073741824"),
+            ("[sandbox]\ncheckpoint_mib = 0", "sandbox.checkpoint_mib: must be 1 to 1073741824"),
+            (
+                "database = \"postgres://x\"\n[sandbox]\ncheckpoints = true",
+                "sandbox.checkpoints: other servers must reach what is kept: name a bucket, or a folder",
+            ),
             (
                 "[[models]]\nid = \"a\"\nprovider = \"playbook\"\nmax_tokens = 0",
                 "\"a\": max_tokens: must be 1 to 100000000",

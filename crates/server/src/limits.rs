@@ -416,6 +416,36 @@ pub const OUTPUTS_RETRY_MAX: Duration = Duration::from_mins(5);
 pub const OUTPUTS_TOLD: usize = 10;
 /// Most characters that are said of one of them.
 pub const OUTPUT_TOLD_CHARS: usize = 400;
+/// Files and folders of a session of which a checkpoint can be taken.
+pub const CHECKPOINT_ENTRIES: usize = 100_000;
+/// Most folders below each other in one: each is held open while it is listed.
+pub const CHECKPOINT_DEPTH: usize = 96;
+/// Bytes of the files of a session of which a checkpoint can be taken, in MiB, unless `[sandbox] checkpoint_mib` says otherwise.
+pub const CHECKPOINT_MIB: u64 = 4096;
+/// How long taking a checkpoint, or putting one back, may take. Less than [`BLOB_GRACE`]: its row comes after its bytes.
+pub const CHECKPOINT_TIMEOUT: Duration = Duration::from_mins(30);
+/// Checkpoints that a server takes at the same time.
+pub const CHECKPOINTS_AT_ONCE: usize = 4;
+/// How often checkpoints that are due are looked for.
+pub const CHECKPOINT_POLL: Duration = Duration::from_secs(1);
+/// The pause after one could not be taken; it doubles with each further time.
+pub const CHECKPOINT_RETRY_FIRST: Duration = Duration::from_secs(2);
+/// The longest such pause.
+pub const CHECKPOINT_RETRY_MAX: Duration = Duration::from_mins(5);
+/// Bytes of a file up to which its content shares a blob with that of others.
+pub const CHECKPOINT_SMALL_FILE: u64 = 1024 * 1024;
+/// Bytes of such a blob from which on it is full.
+pub const CHECKPOINT_PACK_BYTES: usize = 8 * 1024 * 1024;
+/// Blobs of less than a quarter of that which a checkpoint may need; of more, what is in them is put together anew.
+pub const CHECKPOINT_SMALL_PACKS: usize = 32;
+/// Most bytes of the list of the files of a checkpoint, unpacked and packed.
+pub const CHECKPOINT_LIST_BYTES: u64 = 128 * 1024 * 1024;
+/// Files of which a session's agent is told by name that a checkpoint does not have them.
+pub const CHECKPOINT_TOLD: usize = 10;
+/// How long ago a file must have been changed, in nanoseconds, so that a further change shows in its time.
+pub const CHECKPOINT_SETTLED_NANOS: i128 = 2_000_000_000;
+/// How long a checkpoint is kept after its session was created, in microseconds (hosted: the same).
+pub const CHECKPOINT_KEPT_MICROS: i64 = 30 * 24 * 3600 * 1_000_000;
 /// Master keys that a file or a variable may hold: the store's own, and those of changes that are under way.
 pub const MAX_MASTER_KEYS: usize = 4;
 /// Data keys of workspaces that a server keeps in memory; beyond that all are read anew.

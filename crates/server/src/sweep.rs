@@ -16,7 +16,7 @@ use crate::{
     limits::{BLOB_SWEEP_EVERY, MAX_TRASH, ORPHANS_EVERY, SWEEP_RETRY, TRASH_KEPT_MICROS},
     mounts,
     resources::{
-        files, memory_stores,
+        checkpoints, files, memory_stores,
         sessions::{self, FilesOf},
         skills,
     },
@@ -39,6 +39,7 @@ pub async fn run(app: App) {
     }
     app.spawn(engine::run(app.clone()));
     app.spawn(mounts::outputs::run(app.clone()));
+    app.spawn(mounts::checkpoints::run(app.clone()));
     app.spawn(blobs(app.clone()));
     tidy(&app).await;
 }
@@ -100,6 +101,7 @@ async fn blobs(app: App) {
 /// When the store or the place of blobs does not answer.
 pub async fn blobs_once(app: &App) -> Result<()> {
     while app.db.write(files::expire).await? {}
+    while app.db.write(checkpoints::expire).await? {}
     app.blobs.delete_unfinished().await?;
     let mut old = std::pin::pin!(app.blobs.old());
     while let Some(found) = old.try_next().await? {
@@ -110,7 +112,10 @@ pub async fn blobs_once(app: &App) -> Result<()> {
 
 async fn delete_unnamed(app: &App, found: Vec<Found>) -> Result<()> {
     let ids: Vec<BlobId> = found.iter().map(|found| found.id.clone()).collect();
-    let named = app.db.read(move |tx| Ok([files::are_named(tx, &ids)?, skills::are_named(tx, &ids)?].concat())).await?;
+    let named = app.db.read(move |tx| {
+        Ok([files::are_named(tx, &ids)?, skills::are_named(tx, &ids)?, checkpoints::are_named(tx, &ids)?].concat())
+    });
+    let named = named.await?;
     for found in found.iter().filter(|found| !named.contains(&found.id)) {
         app.blobs.delete(found).await?;
     }

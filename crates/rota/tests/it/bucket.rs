@@ -30,10 +30,10 @@ fn service() -> String {
 
 /// A server whose files are in the bucket, under a prefix of the test's own.
 async fn in_a_bucket(prefix: &str) -> Rota {
-    in_a_bucket_at(service(), prefix).await
+    in_a_bucket_at(service(), prefix, |_| {}).await
 }
 
-async fn in_a_bucket_at(endpoint: String, prefix: &str) -> Rota {
+async fn in_a_bucket_at(endpoint: String, prefix: &str, also: impl FnOnce(&mut Config)) -> Rota {
     // The service takes any key: variables that are set anyway stand for one.
     let key = Some("PATH".to_owned());
     let configure = |config: &mut Config| {
@@ -45,14 +45,20 @@ async fn in_a_bucket_at(endpoint: String, prefix: &str) -> Rota {
             secret_access_key_env: key,
             ..BlobsConfig::default()
         };
+        also(config);
     };
     Rota::with(configure).await
 }
 
 /// The same behind a line that can fail.
 async fn behind_a_line(prefix: &str) -> (Wire, Rota) {
+    behind_a_line_with(prefix, |_| {}).await
+}
+
+/// The same, configured further by `also`.
+pub async fn behind_a_line_with(prefix: &str, also: impl FnOnce(&mut Config)) -> (Wire, Rota) {
     let wire = Wire::to(service().trim_start_matches("http://"));
-    let rota = in_a_bucket_at(wire.url(), prefix).await;
+    let rota = in_a_bucket_at(wire.url(), prefix, also).await;
     (wire, rota)
 }
 

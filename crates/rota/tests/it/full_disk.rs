@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 
 use crate::{
+    checkpoints,
     files::{download, files_of, form, large, sending, upload},
     given::{Parts, id, script},
     server::{PATIENCE, Rota, appears},
@@ -236,4 +237,40 @@ async fn a_mounted_file_for_which_the_disk_has_no_room_is_said_and_comes_when_th
     assert!(more.unwrap().success());
     rota.advance_seconds(60);
     assert_eq!(text(first(&stream.turn().await, "agent.tool_result")).trim(), (8 << 20).to_string());
+}
+
+#[tokio::test]
+#[ignore = "needs root, who alone can mount a small disk"]
+async fn a_checkpoint_for_which_the_disk_has_no_room_is_put_back_when_there_is_some() {
+    let mut disk = None;
+    let rota = Rota::with(|config| {
+        checkpoints::on(config);
+        disk = Some(Disk::mount(config.data.join("sessions"), "size=32m"));
+    })
+    .await;
+    let (disk, api) = (disk.unwrap(), &rota.api);
+    let work = script("head -c 4000000 /dev/urandom > file && sha256sum file > sum");
+    let session = id(&Parts::new(api).await.session_with(api, work).await).to_owned();
+    let mut stream = api.stream_from(&session, 0).await;
+    stream.turn().await;
+    checkpoints::kept(&rota, &session).await;
+    checkpoints::moves(&rota, &session).await;
+    let filler = disk.fill();
+    api.events(&session, json!([script("sha256sum -c sum")])).await;
+    let frames = stream.until("session.status_rescheduled").await;
+    let events: Vec<Value> = frames.into_iter().map(|frame| frame.event).collect();
+    let error = &first(&events, "session.error")["error"];
+    assert!(error["message"].as_str().unwrap().contains("could not be brought to this server"), "{error}");
+    fs::remove_file(filler).unwrap();
+    rota.advance_seconds(60);
+    let events = stream.turn().await;
+    let result = first(&events, "agent.tool_result");
+    assert!(text(result).contains("file: OK"), "{result}");
+    let incoming = disk.0.join(".incoming");
+    let looking = async {
+        while fs::read_dir(&incoming).unwrap().count() > 0 {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, looking).await.expect("what was cut off is deleted");
 }

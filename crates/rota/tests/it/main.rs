@@ -13,6 +13,7 @@ mod attached_files;
 mod bodies;
 mod bounds;
 mod bucket;
+mod checkpoints;
 mod client;
 mod closed;
 mod command_line;

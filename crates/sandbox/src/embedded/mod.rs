@@ -1,6 +1,7 @@
 //! The embedded backend: Rota's own namespaces on this machine, one sandbox a session.
 
 mod cgroup;
+mod checkpoint;
 mod doctor;
 mod files;
 mod identity;
@@ -15,6 +16,7 @@ mod store;
 mod trees;
 mod unpack;
 
+pub use checkpoint::{Contents, Entry, Reach, SessionFiles, What, path_inside, pieces, state_of};
 pub use doctor::{Protection, ProtectionState};
 pub use files::{Area, Bounds, Found, Listing, NewFile};
 pub use layers::{About, Layer, Layers, NewLayer, NotRemoved, is_name};

@@ -33,7 +33,7 @@ const MAX_ID: usize = 128;
 /// Folders of an overlay: the session's changes, and the kernel's own scratch space.
 const OVERLAY_FOLDERS: [&str; 2] = ["upper", "work"];
 /// The file that says that the session has had a shell.
-const HAD_SHELL: &str = "had_shell";
+pub(super) const HAD_SHELL: &str = "had_shell";
 
 /// Refuses what could be anything but one path component.
 pub(super) fn check_id(id: &str) -> Result<(), Error> {
@@ -121,7 +121,7 @@ impl Store {
     }
 
     /// The owner of each session's files.
-    fn owners(&self) -> Vec<u32> {
+    pub(super) fn owners(&self) -> Vec<u32> {
         let Ok(sessions) = Folder::open(&self.sessions) else { return Vec::new() };
         let names = sessions.entries().unwrap_or_default();
         names.iter().filter_map(|(name, _)| owner_of(&sessions.enter(&**name).ok()?)).collect()

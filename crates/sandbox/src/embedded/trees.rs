@@ -21,12 +21,12 @@ const MAX_DEPTH: usize = 256;
 /// A folder that is being filled for a session. Dropped before it is placed, it is deleted.
 #[derive(Debug)]
 pub struct NewTree {
-    incoming: Folder,
-    folder: Folder,
-    name: String,
+    pub(super) incoming: Folder,
+    pub(super) folder: Folder,
+    pub(super) name: String,
     path: PathBuf,
     store: Store,
-    is_placed: bool,
+    pub(super) is_placed: bool,
 }
 
 impl NewTree {

@@ -35,6 +35,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0022_input_requests.sql"),
     include_str!("migrations/0023_session_secrets.sql"),
     include_str!("migrations/0024_images.sql"),
+    include_str!("migrations/0025_checkpoints.sql"),
 ];
 
 /// Where a store keeps the checksums of the migrations that it has seen, each under the version that it leads to.

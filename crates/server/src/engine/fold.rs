@@ -1,6 +1,7 @@
 //! Reads the log of a session into the state of its agent. Pure.
 
 use rota_api::{
+    agent::BuiltInTool,
     event::{Confirmation, EventBody, Permission, RetryStatus, SessionErrorType, StopReason},
     id::EventId,
     session::{CacheCreation, MonetaryAmount, SessionUsage},
@@ -29,6 +30,8 @@ pub struct State {
     pub calls: Vec<Call>,
     /// A request to the model that has not ended.
     pub open_request: Option<EventId>,
+    /// The last event after which files may have been changed: the result of a call that does more than look.
+    pub changed: i64,
     /// Whether something was said that the model has not answered.
     pub unanswered: bool,
     /// Failed tries of the current request, or of starting a sandbox for the current call.
@@ -141,6 +144,9 @@ impl State {
             }
             EventBody::AgentToolResult { tool_use_id, content, is_error } => {
                 let content = content.iter().filter_map(verbatim).collect();
+                if !self.calls.iter().any(|call| call.id == *tool_use_id && only_looks(&call.name)) {
+                    self.changed = logged.seq;
+                }
                 self.result(tool_use_id.as_ref(), content, *is_error);
                 (self.failures, self.waits) = (0, 0);
             }
@@ -279,6 +285,13 @@ impl State {
             self.push(Role::User, Block::ToolResult { tool_use_id: call.id.to_string(), content, is_error: true });
         }
     }
+}
+
+/// Whether a tool changes no files.
+fn only_looks(tool: &str) -> bool {
+    use BuiltInTool::{Glob, Grep, Read, WebFetch, WebSearch};
+
+    BuiltInTool::from_name(tool).is_some_and(|tool| matches!(tool, Read | Glob | Grep | WebFetch | WebSearch))
 }
 
 /// What the model reads of calls that nobody answered before their turn died.
@@ -441,6 +454,15 @@ pub(super) mod tests {
         let mut log = vec![says("do it"), calls("bash"), asks, result(2)];
         log.extend(dies(SessionErrorType::ModelRequestFailedError));
         assert_eq!(conversation(&fold(log)), [] as [String; 0]);
+    }
+
+    #[test]
+    fn files_may_be_changed_by_whatever_does_more_than_look() {
+        assert_eq!(fold(vec![says("hello")]).changed, 0);
+        assert_eq!(fold(vec![says("look"), calls("read"), result(2), calls("grep"), result(4)]).changed, 0);
+        assert_eq!(fold(vec![says("do it"), calls("bash"), result(2), calls("glob"), result(4)]).changed, 3);
+        assert_eq!(fold(vec![says("do it"), calls("bash")]).changed, 0, "it is not known to have begun");
+        assert_eq!(fold(vec![says("do it"), result(7)]).changed, 2, "of a call that is buried");
     }
 
     #[test]

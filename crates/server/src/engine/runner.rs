@@ -19,7 +19,7 @@ use super::{
     lease::Lease,
     next::{Action, Closing, next},
     prompt::Surroundings,
-    step::{Beside, Left, Rest, Step, perform},
+    step::{Beside, Checkpoint, Left, Rest, Step, perform},
     tools,
 };
 use crate::{
@@ -31,10 +31,14 @@ use crate::{
     hub::Watcher,
     limits,
     model::Usage,
-    mounts::{Failure, Mounts, Target},
+    mounts::{
+        Failure, Mounts, Target,
+        checkpoints::{self, Unfetched},
+    },
     packages::Needs,
     places::{Place, Places},
     resources::{
+        checkpoints::{Stored, Taken, columns, stored},
         repositories::{self, SessionRepository},
         session_secrets,
         sessions::events::{
@@ -61,6 +65,9 @@ pub(super) struct Runner<'a> {
     recovering: bool,
     /// Where the session's files are.
     files: Files,
+    /// Its checkpoint, where one is kept and can be put back, and of what changes the agent knows that they may be lost.
+    checkpoint: Option<Taken>,
+    told_seq: i64,
     pub(super) mounts: Mounts,
     /// What its sandbox reaches.
     network: Policy,
@@ -84,7 +91,7 @@ enum Files {
     Nowhere,
     /// On this server.
     Here,
-    /// On a server that is gone.
+    /// On a server that is gone, or about to be put in their place here.
     Lost,
 }
 
@@ -100,12 +107,13 @@ impl<'a> Runner<'a> {
         let inner = lease.clone();
         let gate = app.clone();
         let loaded = app.db.read(move |tx| load(tx, &inner, |of_session| gate.gate.policy(of_session))).await?;
-        let Loaded { agent, around, repositories, unattended, home, network, needs, has_secrets } = loaded;
+        let Loaded { agent, around, repositories, unattended, home, stored, network, needs, has_secrets } = loaded;
+        let Stored { taken: checkpoint, told_seq, restoring_on } = stored;
         let watcher = app.hub.watch(&lease.session);
         let state = State::default();
         let files = match home {
             None => Files::Nowhere,
-            Some(home) if home == app.node => Files::Here,
+            Some(home) if home == app.node && restoring_on.as_ref() != Some(&app.node) => Files::Here,
             Some(_) => Files::Lost,
         };
         let recovering = false;
@@ -121,6 +129,8 @@ impl<'a> Runner<'a> {
             watcher,
             recovering,
             files,
+            checkpoint: checkpoint.filter(|_| app.config.sandbox.checkpoints),
+            told_seq,
             mounts,
             network,
             needs,
@@ -184,6 +194,9 @@ impl<'a> Runner<'a> {
         {
             return self.clone_repositories().await;
         }
+        if let (Action::Run(call), Files::Lost, Some(taken)) = (&action, self.files, self.checkpoint.clone()) {
+            return self.bring_back(call, taken).await;
+        }
         match action {
             Action::Interrupt { count } => {
                 let mut work = self.begin();
@@ -199,11 +212,23 @@ impl<'a> Runner<'a> {
             Action::Close(calls) => {
                 let mut work = self.begin();
                 let moved = self.files == Files::Lost;
+                let left = match (moved, &self.checkpoint) {
+                    (false, _) => Remains::Files,
+                    (true, Some(_)) => Remains::Checkpoint,
+                    (true, None) => Remains::Nothing,
+                };
                 if moved && calls.iter().any(|(_, closing)| matches!(closing, Closing::Unknown)) {
-                    self.settle(&mut work).await;
+                    match left {
+                        // It is put back before the next call.
+                        Remains::Checkpoint => {
+                            work.checkpoint = Some(Checkpoint::Told);
+                            self.told_seq = i64::MAX;
+                        }
+                        _ => self.settle(&mut work).await,
+                    }
                 }
                 for (id, closing) in calls {
-                    let body = closing_result(&id, closing, moved);
+                    let body = closing_result(&id, closing, left);
                     work.events.push(self.event(body));
                 }
                 self.perform(work).await
@@ -243,6 +268,9 @@ impl<'a> Runner<'a> {
         if work.rest.is_some() && self.files == Files::Here {
             self.mounts.before_rest().await;
             work.has_files = true;
+            let closes = work.before.iter().chain(&work.events).any(|event| is_result(&event.body));
+            let changed = if closes { i64::MAX } else { self.state.changed };
+            work.changed = Some(changed).filter(|changed| *changed > 0 && self.app.config.sandbox.checkpoints);
         }
         perform(self.app, self.lease, &self.state, self.thread(), work).await
     }
@@ -354,13 +382,14 @@ impl<'a> Runner<'a> {
         };
         if self.files != Files::Here {
             let mut work = Step::default();
-            if self.files == Files::Lost {
+            let moved = self.files == Files::Lost;
+            // Without checkpoints it is not asked what there was to lose.
+            if moved && (self.state.changed > self.told_seq || !self.app.config.sandbox.checkpoints) {
                 work.events.push(self.event(tools::result(&call, MOVED, true)));
             }
             self.settle(&mut work).await;
-            let told = !work.events.is_empty();
             self.perform(work).await?;
-            if told {
+            if moved {
                 return Ok(false);
             }
         }
@@ -389,6 +418,64 @@ impl<'a> Runner<'a> {
             self.place = Some(self.at_work.take(&self.lease.workspace).await);
         }
         Ok(rests)
+    }
+
+    /// Puts the files of a checkpoint in their place before a call. An interrupt is left to the next step.
+    async fn bring_back(&mut self, call: &Call, taken: Taken) -> Result<bool, Left> {
+        if !self.state.running {
+            let work = self.begin();
+            self.perform(work).await?;
+            return Ok(false);
+        }
+        self.place = None;
+        let target = self.mounts.target().clone();
+        let fetched = tokio::select! {
+            fetched = checkpoints::fetch(&target, &taken) => Some(fetched),
+            () = interrupted(self.app, self.lease, &mut self.watcher) => None,
+        };
+        self.place = Some(self.at_work.take(&self.lease.workspace).await);
+        let fetched = match fetched {
+            None => return Ok(false),
+            Some(Ok(fetched)) => fetched,
+            Some(Err(Unfetched::Failure(failure))) => return self.not_brought_back(failure).await,
+            Some(Err(Unfetched::Damaged(why))) => {
+                tracing::error!(session_id = %self.lease.session, why, "a checkpoint cannot be put back: the session goes on without");
+                self.perform(Step { checkpoint: Some(Checkpoint::Damaged), ..Step::default() }).await?;
+                self.checkpoint = None;
+                // All is lost, also what the agent believes to have.
+                self.told_seq = 0;
+                return Ok(false);
+            }
+        };
+        let home = Some(self.app.node.clone());
+        let coming = Step { home: home.clone(), checkpoint: Some(Checkpoint::Coming), ..Step::default() };
+        self.perform(coming).await?;
+        let (placed, note) = (fetched.placed().clone(), fetched.note());
+        if let Err(failure) = checkpoints::place(&target, fetched).await {
+            return self.not_brought_back(failure).await;
+        }
+        let mut work = Step { home, checkpoint: Some(Checkpoint::Here(placed)), ..Step::default() };
+        if self.state.changed > taken.seq.max(self.told_seq) {
+            work.events.push(self.event(tools::result(call, MOVED_BACK, true)));
+        }
+        self.perform(work).await?;
+        self.files = Files::Here;
+        self.mounts.start_over(note).await?;
+        tracing::info!(session_id = %self.lease.session, from = taken.node, "a session goes on here with the files of its checkpoint");
+        Ok(false)
+    }
+
+    /// Tries later, or gives the turn up. The checkpoint stays.
+    async fn not_brought_back(&mut self, failure: Failure) -> Result<bool, Left> {
+        let message = format!("the files of the session could not be brought to this server: {failure}");
+        if failure.is_passing && self.state.failures + 1 < limits::SANDBOX_TRIES {
+            let retry = Retry::Failed { wait: Duration::ZERO };
+            return self.try_again(Step::default(), SessionErrorType::UnknownError, message, retry).await;
+        }
+        let text = "The tool was not run: the files of the session could not be brought to this server.";
+        let open = self.state.calls.iter().filter(|call| call.stage == Stage::Allowed);
+        let closed = open.map(|call| self.event(tools::result(call, text, true))).collect();
+        self.die(SessionErrorType::UnknownError, message, closed).await
     }
 
     /// Appends what became of a call; nothing when it was interrupted.
@@ -542,17 +629,40 @@ pub(super) fn request_end(start: &EventId, is_error: bool, usage: Usage) -> Even
 const NO_WORKERS: &str =
     "This call was not run. The environment whose workers run the tools of this session has been deleted.";
 
+/// What the agent reads instead of the result of its first call after a move with an earlier checkpoint.
+const MOVED_BACK: &str = "This call was not run. The session has moved to another server because the one that ran it is gone. Its \
+    files are those of an earlier moment, when the session last was at rest and they could be kept: what was changed after that \
+    is lost, as are all processes. Look at what is there before you go on.";
+
 /// What the agent reads instead of the result of its first call after a move.
 const MOVED: &str = "This call was not run. The session has moved to another server because the one that ran it is gone, and \
     with it all files and processes: the sandbox is empty now. Set up again what you need.";
 
-fn closing_result(id: &EventId, closing: Closing, moved: bool) -> EventBody {
+/// What is left of a session's files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Remains {
+    Files,
+    Checkpoint,
+    Nothing,
+}
+
+fn is_result(body: &EventBody) -> bool {
+    matches!(body, EventBody::AgentToolResult { .. })
+}
+
+fn closing_result(id: &EventId, closing: Closing, left: Remains) -> EventBody {
     let text = match closing {
         Closing::Denied { tool, message } => {
             let said = message.map(|message| format!(" Rejection message: {message}")).unwrap_or_default();
             format!("Permission to use {tool} has been rejected.{said}")
         }
-        Closing::Unknown if moved => {
+        Closing::Unknown if left == Remains::Checkpoint => {
+            "The server that ran this call is gone. Whether the call did anything outside the sandbox is unknown. The session \
+            has moved to another server; its files are those of an earlier moment, when it last was at rest and they could be \
+            kept: what was changed after that is lost, as are all processes. Look at what is there before you go on."
+                .to_owned()
+        }
+        Closing::Unknown if left == Remains::Nothing => {
             "The server that ran this call is gone. Whether the call did anything outside the sandbox is unknown. The session \
             has moved to another server; all files and processes are lost, and the sandbox is empty now."
                 .to_owned()
@@ -583,6 +693,8 @@ struct Loaded {
     unattended: bool,
     /// The server that has its files.
     home: Option<String>,
+    /// What is stored of its checkpoint.
+    stored: Stored,
     /// What its sandbox reaches.
     network: Policy,
     /// What it is made from.
@@ -594,13 +706,18 @@ struct Loaded {
 /// `permitted` is what the server permits of what the environment does.
 fn load(tx: &mut Tx<'_>, lease: &Lease, permitted: impl Fn(Policy) -> Policy) -> Result<Loaded> {
     let skills = skills::of_session(tx, &lease.session)?;
+    let now = tx.now();
     let found = tx.one(
-        "SELECT coalesce(s.agent, v.snapshot), s.self_hosted, s.home, s.deployment_id, s.resources, s.network,
-             CASE WHEN s.network IS NULL THEN e.config END, s.environment_id, s.image, s.packages, s.vault_ids
-         FROM sessions s
+        concat!(
+            "SELECT coalesce(s.agent, v.snapshot), s.self_hosted, s.home, s.deployment_id, s.resources, s.network,
+             CASE WHEN s.network IS NULL THEN e.config END, s.environment_id, s.image, s.packages, s.vault_ids, ",
+            columns!(),
+            " FROM sessions s
          JOIN agent_versions v ON v.agent_id = s.agent_id AND v.version = s.agent_version
          LEFT JOIN environments e ON e.workspace_id = s.workspace_id AND e.id = s.environment_id
-         WHERE s.workspace_id = $1 AND s.id = $2",
+         LEFT JOIN session_checkpoints c ON c.workspace_id = s.workspace_id AND c.session_id = s.id
+         WHERE s.workspace_id = $1 AND s.id = $2"
+        ),
         vals![&lease.workspace, &lease.session],
         |row| {
             let SessionAgent { primary: agent, multiagent } = row.json(0)?;
@@ -631,6 +748,7 @@ fn load(tx: &mut Tx<'_>, lease: &Lease, permitted: impl Fn(Policy) -> Policy) ->
                 repositories: Vec::new(),
                 unattended: row.opt_text(3)?.is_some(),
                 home: row.opt_text(2)?,
+                stored: stored(row, now)?,
                 needs: Needs {
                     workspace: lease.workspace.clone(),
                     session: lease.session.clone(),

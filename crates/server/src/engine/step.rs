@@ -18,6 +18,7 @@ use crate::{
     error::{Error, Result},
     mounts,
     resources::{
+        checkpoints::{self, Placed},
         deployments,
         sessions::events::log::{self, Input, NewEvent},
         sessions::{self, Waiting, WaitingFor, status},
@@ -76,8 +77,25 @@ pub(super) struct Step {
     pub(super) rest: Option<Rest>,
     /// Whether the session has files here, which it may have changed.
     pub(super) has_files: bool,
+    /// The last event that may have changed them, where checkpoints are taken.
+    pub(super) changed: Option<i64>,
+    /// What becomes of a checkpoint.
+    pub(super) checkpoint: Option<Checkpoint>,
     /// Tries again at a later time.
     pub(super) retry_in_micros: Option<i64>,
+}
+
+/// What becomes of the checkpoint of a session that this server takes over.
+#[derive(Debug, Clone)]
+pub(super) enum Checkpoint {
+    /// The agent is told, with the events of the step, that what was changed since is lost.
+    Told,
+    /// Its files are about to be put in their place here.
+    Coming,
+    /// It is not what was written: the next one is to be whole.
+    Damaged,
+    /// They are there, and with them what another server had put among them.
+    Here(Placed),
 }
 
 /// How a turn ends.
@@ -174,6 +192,17 @@ fn write(tx: &mut Tx<'_>, lease: &Lease, thread: &ThreadName, usage: SessionUsag
     if let Some(home) = &work.home {
         lease::settle(tx, lease, home)?;
     }
+    match (&work.checkpoint, &work.home) {
+        (Some(Checkpoint::Damaged), _) => checkpoints::remove(tx, workspace, session)?,
+        (Some(Checkpoint::Told), _) => checkpoints::loss_is_told(tx, workspace, session)?,
+        (Some(Checkpoint::Coming), Some(home)) => checkpoints::is_restoring(tx, workspace, session, home)?,
+        (Some(Checkpoint::Here(placed)), Some(home)) => {
+            mounts::checkpoints::is_restored(tx, workspace, session, home, placed)?;
+        }
+        // The files are new ones.
+        (None, Some(_)) => checkpoints::is_restored(tx, workspace, session)?,
+        (_, None) => {}
+    }
     let usage = work.usage.unwrap_or(usage);
     if work.usage.is_some() {
         set_usage(tx, lease, usage)?;
@@ -187,7 +216,7 @@ fn write(tx: &mut Tx<'_>, lease: &Lease, thread: &ThreadName, usage: SessionUsag
         Some(rest) => {
             let rests = end(tx, lease, thread, usage, rest)?;
             if rests && work.has_files {
-                mounts::comes_to_rest(tx, workspace, session)?;
+                mounts::comes_to_rest(tx, workspace, session, work.changed)?;
             }
             Ok(rests)
         }

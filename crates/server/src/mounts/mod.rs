@@ -3,13 +3,15 @@
 //! The engine calls this room at four moments, each in one place: before the model is asked, where a repository is missing
 //! ([`Mounts::clone_repositories`]), before a call of a tool ([`Mounts::before_call`]), after it ([`Mounts::after_call`]) and
 //! before the session comes to rest ([`Mounts::before_rest`]). A fifth one is within the transaction in which it does
-//! ([`comes_to_rest`]), for what is to be done later.
+//! ([`comes_to_rest`]), for what is to be done later. Beside them it has the files of a session brought that has moved
+//! ([`checkpoints`]), and begins with mounts of its own after that ([`Mounts::start_over`]).
 //!
 //! Another kind is a file here with a struct that remembers what it has done so far, a field of [`Mounts`], and a line in
 //! those of the functions that concern it. The struct is as old as the runner: another runner, or another server, may have
 //! gone before it, so what it finds in the sandbox is compared and not taken for granted. Files of a session are reached
 //! through [`rota_sandbox::Embedded`] and in no other way.
 
+pub mod checkpoints;
 mod memory;
 pub mod outputs;
 mod repositories;
@@ -25,7 +27,10 @@ use crate::{
     app::App,
     db::Tx,
     error::{Error, Result},
-    resources::repositories::SessionRepository,
+    resources::{
+        checkpoints::is_due,
+        repositories::{SessionRepository, of_session},
+    },
 };
 use memory::Memory;
 use repositories::Repositories;
@@ -82,6 +87,8 @@ pub struct Mounts {
     memory: Memory,
     skills: Skills,
     repositories: Repositories,
+    /// What the agent is told with the next result.
+    notes: Vec<String>,
 }
 
 impl Mounts {
@@ -89,7 +96,21 @@ impl Mounts {
     pub fn new(target: Target, repositories: Vec<SessionRepository>) -> Self {
         let memory = Memory::new(target.clone());
         let repositories = Repositories::new(&target, repositories);
-        Self { uploads: Uploads::default(), memory, skills: Skills::default(), repositories, target }
+        Self { uploads: Uploads::default(), memory, skills: Skills::default(), repositories, notes: Vec::new(), target }
+    }
+
+    /// The session whose mounts these are.
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// Begins anew: the files are others now. `note` is for the agent, behind its next result.
+    pub async fn start_over(&mut self, note: Option<String>) -> Result<()> {
+        let (workspace, session) = (self.target.workspace.clone(), self.target.session.clone());
+        let rows = self.target.app.db.read(move |tx| of_session(tx, &workspace, &session)).await?;
+        *self = Self::new(self.target.clone(), rows);
+        self.notes.extend(note);
+        Ok(())
     }
 
     /// Whether a repository is not there and is to be cloned now. One that could not be is tried again when a turn begins.
@@ -124,7 +145,9 @@ impl Mounts {
     /// the agent, behind the call's result.
     pub async fn after_call(&mut self) -> Vec<String> {
         self.memory.take_up().await;
-        self.memory.notes()
+        let mut notes = std::mem::take(&mut self.notes);
+        notes.extend(self.memory.notes());
+        notes
     }
 
     /// Takes up what was changed since the last call: by what it left running. Clients do not see the session at rest before.
@@ -133,7 +156,14 @@ impl Mounts {
     }
 }
 
-/// Notes what is to be done for a session that comes to rest with this transaction, and has files on this server.
-pub fn comes_to_rest(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &SessionId) -> Result<()> {
-    outputs::comes_to_rest(tx, workspace, session)
+/// Notes what is to be done for a session that comes to rest with this transaction, and has files on this server. `changed` is
+/// the last event that may have changed them, where checkpoints are taken.
+pub fn comes_to_rest(
+    tx: &mut Tx<'_>,
+    workspace: &WorkspaceId,
+    session: &SessionId,
+    changed: Option<i64>,
+) -> Result<()> {
+    outputs::comes_to_rest(tx, workspace, session)?;
+    changed.map_or(Ok(()), |changed| is_due(tx, workspace, session, changed))
 }

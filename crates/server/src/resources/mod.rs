@@ -3,6 +3,7 @@
 pub mod agents;
 pub mod api_keys;
 pub mod archiving;
+pub mod checkpoints;
 pub mod credentials;
 pub mod deployment_runs;
 pub mod deployments;

@@ -127,7 +127,11 @@ pub fn insert(tx: &mut Tx<'_>, new: &NewFile<'_>, quota: i64) -> Result<FileId> 
     Ok(id)
 }
 
-fn count(tx: &mut Tx<'_>, workspace: &WorkspaceId, bytes: i64, quota: i64) -> Result<()> {
+/// Counts further bytes of a workspace.
+///
+/// # Errors
+/// 400 `storage_quota_exceeded` when they would be more than `quota`.
+pub fn count(tx: &mut Tx<'_>, workspace: &WorkspaceId, bytes: i64, quota: i64) -> Result<()> {
     tx.send(
         "INSERT INTO file_usage (workspace_id, bytes) VALUES ($1, 0) ON CONFLICT (workspace_id) DO NOTHING",
         vals![workspace],
@@ -176,7 +180,12 @@ fn discount(tx: &mut Tx<'_>, workspace: &WorkspaceId, blob: &BlobId, size: i64) 
             return Ok(());
         }
     }
-    tx.send("UPDATE file_usage SET bytes = bytes - $2 WHERE workspace_id = $1", vals![workspace, size])
+    no_longer_count(tx, workspace, size)
+}
+
+/// Counts so many bytes of a workspace no longer.
+pub fn no_longer_count(tx: &mut Tx<'_>, workspace: &WorkspaceId, bytes: i64) -> Result<()> {
+    tx.send("UPDATE file_usage SET bytes = bytes - $2 WHERE workspace_id = $1", vals![workspace, bytes])
 }
 
 /// Removes the files of a session.

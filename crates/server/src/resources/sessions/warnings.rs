@@ -16,7 +16,7 @@ use crate::{
     db::Tx,
     error::Result,
     request::{Caller, Json, Path, SessionRef},
-    resources::{environments, repositories},
+    resources::{checkpoints, environments, repositories},
 };
 
 /// `GET /rota/v1/sessions/{session_id}`.
@@ -56,6 +56,17 @@ pub fn of_session(
     if !left_out.is_empty() {
         let message = format!("not everything in /mnt/session/outputs became a file: {}", left_out.join("; "));
         warnings.push(Warning { code: "outputs_left_out", message });
+    }
+    if let Some((problem, taken_at)) = checkpoints::problem(tx, workspace, &session.id)? {
+        let instead = match taken_at {
+            Some(at) => format!("as they were at {at}"),
+            None => "without any".to_owned(),
+        };
+        let message = format!(
+            "the files of the session are not kept as they are now: {problem}. If its server is lost, the session goes on with its \
+             files {instead}, and its agent is told"
+        );
+        warnings.push(Warning { code: "files_not_kept", message });
     }
     Ok(warnings)
 }

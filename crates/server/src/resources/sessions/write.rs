@@ -262,6 +262,7 @@ pub(super) fn delete(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Resu
     tx.execute("DELETE FROM egress WHERE workspace_id = $1 AND session_id = $2", vals![workspace, id])?;
     session_secrets::forget_of_session(tx, workspace, id)?;
     crate::resources::files::remove_of_session(tx, workspace, &session.id)?;
+    crate::resources::checkpoints::remove(tx, workspace, &session.id)?;
     files_are_to_go(tx, workspace, id)?;
     work_queue::remove(tx, workspace, id)?;
     tx.execute("DELETE FROM sessions WHERE workspace_id = $1 AND id = $2", vals![workspace, id])?;
