@@ -179,7 +179,7 @@ mod tests {
         check(&mcp, Some(cloud(json!({}))), false, &["mcp_servers_not_called"]);
         check(&roster, Some(cloud(json!({}))), false, &["roster_not_started"]);
         check(&plain, Some(cloud(packages.clone())), false, &[]);
-        let off = super::warnings(&plain, Some(&cloud(packages)), false, false, false);
+        let off = super::warnings(&plain, Some(&cloud(packages)), false, false);
         assert_eq!(off.iter().map(|warning| warning.code).collect::<Vec<_>>(), ["packages_not_installed"]);
         let open = cloud(json!({"networking": {"type": "unrestricted"}}));
         check(&plain, Some(open.clone()), true, &["outcomes_not_graded"]);
