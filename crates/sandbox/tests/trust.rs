@@ -49,8 +49,8 @@ async fn programs_find_their_variables_and_whom_to_trust_and_change_neither() {
     assert_eq!(said.trim(), format!("{files}{wanted}"));
     let plain = Embedded::new(Config::new(folder.path())).unwrap();
     let sandbox = plain.open("other").await.unwrap();
-    let said = bash(&sandbox, "echo $SSL_CERT_FILE $KEY; [ -e /run/rota ] && echo there; true").await.content;
-    assert_eq!(said.trim(), "");
+    let said = bash(&sandbox, "echo [$SSL_CERT_FILE$KEY]; [ -e /run/rota ] && echo there; true").await.content;
+    assert_eq!(said.trim(), "[]");
     plain.shutdown().await;
 }
 
