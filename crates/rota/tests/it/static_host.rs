@@ -140,7 +140,7 @@ async fn talk(mut connection: impl AsyncRead + AsyncWrite + Unpin, state: &State
                 let headers = format!("content-type: {kind}\r\n");
                 let sent = send(&mut connection, "200 OK", &headers, &content, cut_at).await;
                 if hangs {
-                    std::future::pending().await;
+                    std::future::pending::<()>().await;
                 }
                 sent?;
             }
