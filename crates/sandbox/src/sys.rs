@@ -16,12 +16,28 @@ fn check(result: libc::c_long) -> io::Result<libc::c_long> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
-/// Forks into new namespaces. The caller must have no other thread.
-pub(crate) fn clone_namespaces(flags: libc::c_int) -> io::Result<Cloned> {
+/// Forks into new namespaces, and into a cgroup of version 2 where there is one. The caller must have no other thread.
+pub(crate) fn clone_namespaces(flags: libc::c_int, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Cloned> {
+    if let Some(cgroup) = cgroup {
+        return clone_into(flags, cgroup);
+    }
     let flags = libc::c_long::from(flags | libc::SIGCHLD);
     // SAFETY: with no new stack and without CLONE_VM this is fork: the child runs on a copy of the address space. The
     // process has one thread, so no lock is held by a thread that does not exist in the copy.
     let pid = check(unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) })?;
+    Ok(if pid == 0 { Cloned::Child } else { Cloned::Parent(pid as i32) })
+}
+
+fn clone_into(flags: libc::c_int, cgroup: BorrowedFd<'_>) -> io::Result<Cloned> {
+    /// Beyond what the flags of `clone` have room for.
+    const CLONE_INTO_CGROUP: u64 = 1 << 33;
+    // SAFETY: an all-zero `clone_args` is a valid value: no flags, no stack, no places to write to.
+    let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
+    arguments.flags = u64::from(flags as u32) | CLONE_INTO_CGROUP;
+    arguments.exit_signal = libc::SIGCHLD as u64;
+    arguments.cgroup = cgroup.as_raw_fd() as u64;
+    // SAFETY: as for `clone` above. The arguments live through the call and their true size is given.
+    let pid = check(unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<libc::clone_args>()) })?;
     Ok(if pid == 0 { Cloned::Child } else { Cloned::Parent(pid as i32) })
 }
 

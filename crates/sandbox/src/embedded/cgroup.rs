@@ -11,6 +11,7 @@ use nix::unistd::Pid;
 
 use crate::config::Limits;
 use crate::error::{Error, is_cgroup_race};
+use crate::wire::CgroupFolder;
 
 /// The period over which processor time is shared out, in microseconds.
 const PERIOD_US: u64 = 100_000;
@@ -137,9 +138,10 @@ impl Drop for Cgroups {
 }
 
 impl Cgroup {
-    /// The files that a process is entered in.
-    pub(super) fn procs_files(&self) -> Vec<PathBuf> {
-        self.groups.iter().map(|group| group.folder.join("cgroup.procs")).collect()
+    /// The folders of the groups, as the init is told of them.
+    pub(super) fn folders(&self) -> Vec<CgroupFolder> {
+        let of = |group: &Group| CgroupFolder { path: group.folder.clone(), unified: group.unified };
+        self.groups.iter().map(of).collect()
     }
 
     /// Whether the kernel ended a process of the sandbox because memory ran out.

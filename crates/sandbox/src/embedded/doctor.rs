@@ -159,7 +159,7 @@ fn trial(config: &Config, identities: &Identities, program: &Arc<Program>) -> Re
         session_dir: session.dir.clone(),
         root_fs: config.root_fs.clone(),
         limits: config.limits,
-        cgroup_procs: Vec::new(),
+        cgroups: Vec::new(),
         limit_address_space: false,
         had_shell: false,
         gate_ports: config.gate_ports.clone(),

@@ -111,7 +111,7 @@ impl Embedded {
             session_dir: session.dir.clone(),
             root_fs: self.config.root_fs.clone(),
             limits: self.config.limits,
-            cgroup_procs: cgroup.procs_files(),
+            cgroups: cgroup.folders(),
             limit_address_space: !self.cgroups.limits_memory(),
             had_shell: session.had_shell(),
             gate_ports: self.config.gate_ports.clone(),
