@@ -18,7 +18,7 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rota_api::egress::EgressReason;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, copy_bidirectional},
+    io::{AsyncRead, AsyncWrite, copy_bidirectional_with_sizes},
     sync::Mutex,
     task::JoinSet,
 };
@@ -28,7 +28,7 @@ use super::{
     names::{Target, canonical},
     record::Connection,
 };
-use crate::limits::{EGRESS_HEADER_BYTES, EGRESS_HEADER_TIMEOUT};
+use crate::limits::{EGRESS_COPY_BYTES, EGRESS_HEADER_BYTES, EGRESS_HEADER_TIMEOUT};
 
 /// The port of HTTP, which a Host header may leave out.
 const PORT: u16 = 80;
@@ -73,7 +73,8 @@ where
     if let Some((client, host)) = upgraded
         && let (Ok(client), Ok(host)) = tokio::join!(client, host)
     {
-        let _ = copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(host)).await;
+        let (mut client, mut host) = (TokioIo::new(client), TokioIo::new(host));
+        let _ = copy_bidirectional_with_sizes(&mut client, &mut host, EGRESS_COPY_BYTES, EGRESS_COPY_BYTES).await;
     }
 }
 
