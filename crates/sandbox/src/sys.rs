@@ -182,3 +182,41 @@ pub(crate) fn exec(program: &CStr, arguments: &[CString], environment: &[CString
         Ok(never) => match never {},
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+    use std::os::fd::AsFd;
+    use std::path::Path;
+
+    use nix::sys::signal::{Signal, kill};
+    use nix::sys::wait::waitpid;
+    use nix::unistd::Pid;
+
+    use super::*;
+
+    #[test]
+    fn a_process_can_be_born_in_a_cgroup_of_version_2() {
+        let name = format!("rota-test-{}", std::process::id());
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let mounted = mounts.lines().find(|line| line.contains(" - cgroup2 ")).and_then(|line| line.split(' ').nth(4));
+        let folder = mounted.map(|mounted| Path::new(mounted).join(&name));
+        let Some(folder) = folder.filter(|folder| fs::create_dir(folder).is_ok()) else {
+            eprintln!("skipped: no cgroup of version 2 can be made here");
+            return;
+        };
+        let group = File::open(&folder).unwrap();
+        let child = match clone_namespaces(0, Some(group.as_fd())).unwrap() {
+            Cloned::Child => loop {
+                // SAFETY: waiting for a signal has no precondition, and the child does nothing else.
+                unsafe { libc::pause() };
+            },
+            Cloned::Parent(child) => child,
+        };
+        let own = fs::read_to_string(format!("/proc/{child}/cgroup")).unwrap();
+        kill(Pid::from_raw(child), Signal::SIGKILL).unwrap();
+        waitpid(Pid::from_raw(child), None).unwrap();
+        fs::remove_dir(&folder).unwrap();
+        assert!(own.lines().any(|line| line.starts_with("0::") && line.ends_with(&name)), "{own}");
+    }
+}

@@ -76,6 +76,8 @@ pub(crate) struct Launch {
     pub(crate) cgroups: Vec<CgroupFolder>,
     /// No memory controller is available: limit each process's address space instead.
     pub(crate) limit_address_space: bool,
+    /// The session has had no sandbox before, and so no files of its own.
+    pub(crate) is_new: bool,
     /// The session had a shell in an earlier sandbox.
     pub(crate) had_shell: bool,
     /// The TCP ports at which every address leads to the gate. `None`: there is no network.

@@ -161,6 +161,7 @@ fn trial(config: &Config, identities: &Identities, program: &Arc<Program>) -> Re
         limits: config.limits,
         cgroups: Vec::new(),
         limit_address_space: false,
+        is_new: true,
         had_shell: false,
         gate_ports: config.gate_ports.clone(),
     };

@@ -113,6 +113,7 @@ impl Embedded {
             limits: self.config.limits,
             cgroups: cgroup.folders(),
             limit_address_space: !self.cgroups.limits_memory(),
+            is_new: session.is_new,
             had_shell: session.had_shell(),
             gate_ports: self.config.gate_ports.clone(),
         };

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
+use std::sync::{Arc, OnceLock, mpsc};
 use std::thread;
 
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
@@ -21,12 +21,8 @@ const MFD_EXEC: u32 = 0x10;
 
 type Request = (OwnedFd, oneshot::Sender<io::Result<Child>>);
 
-/// How many inits are started at a time. Who starts one waits until it runs its program, and where the processors are busy that
-/// is mostly waiting for its turn.
-const SPAWNERS: usize = 8;
-
-/// Starts inits from threads that live as long as this value: an init follows the death of the thread that started it, so
-/// that must not be one of the short-lived threads of a pool.
+/// Starts inits from one thread that lives as long as this value: an init follows the death of the thread that started
+/// it, so that must not be one of the short-lived threads of a pool.
 pub(super) struct Spawner {
     requests: mpsc::Sender<Request>,
 }
@@ -34,33 +30,25 @@ pub(super) struct Spawner {
 impl Spawner {
     pub(super) fn start(program: Arc<Program>) -> Result<Self, Error> {
         let (requests, received) = mpsc::channel::<Request>();
-        let received = Arc::new(Mutex::new(received));
-        for _ in 0..SPAWNERS {
-            let (program, received) = (Arc::clone(&program), Arc::clone(&received));
-            thread::Builder::new()
-                .name("sandbox-spawner".to_owned())
-                .spawn(move || {
-                    while let Some((socket, reply)) = next(&received) {
-                        // Nobody waits for the reply when the opening was given up: then the init ends with its socket.
-                        let _ = reply.send(program.start(socket));
-                    }
-                })
-                .map_err(Error::host("starting the threads that start sandboxes"))?;
-        }
+        thread::Builder::new()
+            .name("sandbox-spawner".to_owned())
+            .spawn(move || {
+                for (socket, reply) in received {
+                    // Nobody waits for the reply when the opening was given up: then the init ends with its socket.
+                    let _ = reply.send(program.start(socket));
+                }
+            })
+            .map_err(Error::host("starting the sandbox thread"))?;
         Ok(Self { requests })
     }
 
     /// Starts an init that holds `socket`.
     pub(super) async fn spawn(&self, socket: OwnedFd) -> Result<Child, Error> {
         let (reply, answer) = oneshot::channel();
-        let gone = || Error::died("the threads that start sandboxes have ended");
+        let gone = || Error::died("the thread that starts sandboxes has ended");
         self.requests.send((socket, reply)).map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?.map_err(Error::host("starting the sandbox's init"))
     }
-}
-
-fn next(received: &Mutex<mpsc::Receiver<Request>>) -> Option<Request> {
-    received.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()
 }
 
 /// The program that inits run: a sealed copy in memory, made when it is first needed.

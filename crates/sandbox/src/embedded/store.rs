@@ -81,6 +81,8 @@ pub(super) struct Session {
     pub(super) dir: PathBuf,
     pub(super) identity: Identity,
     pub(super) record: Record,
+    /// There were no folders of it before.
+    pub(super) is_new: bool,
     shell_marked: AtomicBool,
 }
 
@@ -118,7 +120,8 @@ impl Store {
         let identity = identity(Owner { existing, all: &|| self.owners() })?;
         self.make_folders(&folder, identity).map_err(making())?;
         let shell_marked = AtomicBool::new(folder.has(HAD_SHELL));
-        Ok(Session { id: id.to_owned(), identity, record: self.records.of(id), shell_marked, dir })
+        let (record, is_new) = (self.records.of(id), existing.is_none());
+        Ok(Session { id: id.to_owned(), identity, record, is_new, shell_marked, dir })
     }
 
     fn make_folders(&self, session: &Folder, identity: Identity) -> io::Result<()> {

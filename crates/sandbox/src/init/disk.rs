@@ -89,6 +89,8 @@ impl DiskWatch {
                 .collect::<Vec<_>>()
         };
         let now = Instant::now();
+        // Of a session that has files already it is seen at once how many.
+        let first_look = if launch.is_new { now + INTERVAL } else { now };
         Self {
             limits: launch.limits,
             roots: roots.into_iter().map(|path| PathBuf::from("/").join(path)).collect(),
@@ -96,7 +98,7 @@ impl DiskWatch {
             stirred: false,
             check_at: now,
             may_look_at: now,
-            must_look_at: now,
+            must_look_at: first_look,
             known: (Usage::default(), Free::now()),
             before: Usage::default(),
             most_free: 0,

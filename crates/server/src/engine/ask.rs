@@ -42,22 +42,21 @@ impl Runner<'_> {
         }
         // Where the result of a call began the request, it may be the one that is open now.
         let begun = self.begun.take().filter(|begun| self.state.open_request.as_ref() == Some(begun));
-        let start_id = match begun {
-            Some(begun) => begun,
-            None => {
-                let mut work = self.begin();
-                work.take_up.clone_from(&beside.inputs);
-                let start = self.event(EventBody::ModelRequestStart {});
-                let start_id = start.id.clone();
-                work.events.push(start);
-                self.perform(work).await?;
-                let beside = self.catch_up().await?;
-                // Something came in at the same moment. Unless it is an interrupt, it waits for the next request.
-                if beside.inputs.iter().any(|input| input.is_interrupt) {
-                    return Ok(false);
-                }
-                start_id
+        let start_id = if let Some(begun) = begun {
+            begun
+        } else {
+            let mut work = self.begin();
+            work.take_up.clone_from(&beside.inputs);
+            let start = self.event(EventBody::ModelRequestStart {});
+            let start_id = start.id.clone();
+            work.events.push(start);
+            self.perform(work).await?;
+            let beside = self.catch_up().await?;
+            // Something came in at the same moment. Unless it is an interrupt, it waits for the next request.
+            if beside.inputs.iter().any(|input| input.is_interrupt) {
+                return Ok(false);
             }
+            start_id
         };
         let Some(offered) = self.app.offer.callable(&self.agent.model.id).cloned() else {
             let message = format!("model \"{}\" is not offered by this server any more", self.agent.model.id);

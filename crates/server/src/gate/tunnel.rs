@@ -7,7 +7,7 @@ use tokio::{
 };
 
 use super::{Session, hello, names::Target, record::Connection};
-use crate::limits::{EGRESS_COPY_BYTES, EGRESS_HEADER_TIMEOUT};
+use crate::limits::{EGRESS_COPY_IN_BYTES, EGRESS_COPY_OUT_BYTES, EGRESS_HEADER_TIMEOUT};
 
 /// A TLS record with a fatal alert, up to its code (RFC 8446, section 6).
 const ALERT: [u8; 6] = [21, 3, 3, 0, 2, 2];
@@ -77,6 +77,6 @@ async fn pass(
     connection.opened();
     host.write_all(first).await.map_err(|_| EgressReason::NotConnected)?;
     // A connection that breaks is over, as at its own end.
-    let _ = copy_bidirectional_with_sizes(client, &mut host, EGRESS_COPY_BYTES, EGRESS_COPY_BYTES).await;
+    let _ = copy_bidirectional_with_sizes(client, &mut host, EGRESS_COPY_OUT_BYTES, EGRESS_COPY_IN_BYTES).await;
     Ok(())
 }

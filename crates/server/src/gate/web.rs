@@ -28,7 +28,7 @@ use super::{
     names::{Target, canonical},
     record::Connection,
 };
-use crate::limits::{EGRESS_COPY_BYTES, EGRESS_HEADER_BYTES, EGRESS_HEADER_TIMEOUT};
+use crate::limits::{EGRESS_COPY_IN_BYTES, EGRESS_COPY_OUT_BYTES, EGRESS_HEADER_BYTES, EGRESS_HEADER_TIMEOUT};
 
 /// The port of HTTP, which a Host header may leave out.
 const PORT: u16 = 80;
@@ -74,7 +74,8 @@ where
         && let (Ok(client), Ok(host)) = tokio::join!(client, host)
     {
         let (mut client, mut host) = (TokioIo::new(client), TokioIo::new(host));
-        let _ = copy_bidirectional_with_sizes(&mut client, &mut host, EGRESS_COPY_BYTES, EGRESS_COPY_BYTES).await;
+        let _ =
+            copy_bidirectional_with_sizes(&mut client, &mut host, EGRESS_COPY_OUT_BYTES, EGRESS_COPY_IN_BYTES).await;
     }
 }
 
