@@ -94,11 +94,21 @@ fn now(server: Option<u32>) -> (f64, f64, f64) {
     (of_process("self"), server.map_or(0.0, |pid| of_process(&pid.to_string())), of_machine())
 }
 
+/// Processor time of this program and of all that it started and that has ended, in seconds.
+pub fn spent() -> f64 {
+    times_of("self", 4) / TICKS
+}
+
 /// User and system time of a process.
 fn of_process(pid: &str) -> f64 {
+    times_of(pid, 2)
+}
+
+/// The first `count` of the times of a process: user and system, and the same of its children.
+fn times_of(pid: &str, count: usize) -> f64 {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let fields = stat.rsplit_once(") ").map_or("", |(_, fields)| fields);
-    fields.split(' ').skip(11).take(2).filter_map(|field| field.parse::<f64>().ok()).sum()
+    fields.split(' ').skip(11).take(count).filter_map(|field| field.parse::<f64>().ok()).sum()
 }
 
 /// User, nice, system and stolen time. Interrupts belong to nobody: they are left out.

@@ -7,6 +7,7 @@ mod disk;
 mod figures;
 mod files;
 mod fires;
+mod gate;
 mod http;
 mod machine;
 mod memory;
@@ -14,6 +15,7 @@ mod memory_stores;
 mod past;
 mod postgres;
 mod run_now;
+mod sandboxes;
 mod server;
 mod sessions;
 
@@ -55,8 +57,12 @@ enum What {
     Files,
     /// Lists of a memory store that has as much as it may.
     MemoryStores,
+    /// Sandboxes alone: their start and their end.
+    Sandboxes,
     /// Sessions that work in sandboxes.
     Sessions,
+    /// What sandboxes move through the gate, beside direct connections.
+    Gate,
     /// Fires on schedule, also on a store with a long past, and lists of runs there.
     Fires,
     /// What strangers and one key can make of the server's memory.
@@ -114,8 +120,14 @@ async fn main() -> Result<()> {
     if matches!(what, None | Some(What::MemoryStores)) {
         memory_stores::measure(&settings).await?;
     }
+    if matches!(what, None | Some(What::Sandboxes)) {
+        sandboxes::measure(&settings).await?;
+    }
     if matches!(what, None | Some(What::Sessions)) {
         sessions::measure(&settings).await?;
+    }
+    if matches!(what, None | Some(What::Gate)) {
+        gate::measure(&settings).await?;
     }
     if matches!(what, None | Some(What::Fires)) {
         fires::measure(&settings).await?;

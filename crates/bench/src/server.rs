@@ -33,6 +33,7 @@ pub struct Server {
     data: PathBuf,
     concurrency: usize,
     database: Option<String>,
+    config: Option<PathBuf>,
     child: Child,
     /// How long the start took until it was ready.
     pub started_in: Duration,
@@ -44,14 +45,30 @@ impl Server {
         Self::start_on(rota, data, concurrency, None).await
     }
 
+    /// The same with a configuration file.
+    pub async fn start_configured(rota: &Path, data: &Path, concurrency: usize, config: &Path) -> Result<Self> {
+        Self::start_as(rota, data, concurrency, None, Some(config)).await
+    }
+
     /// The same with its store in a PostgreSQL database, where there is one.
     pub async fn start_on(rota: &Path, data: &Path, concurrency: usize, database: Option<&str>) -> Result<Self> {
+        Self::start_as(rota, data, concurrency, database, None).await
+    }
+
+    async fn start_as(
+        rota: &Path,
+        data: &Path,
+        concurrency: usize,
+        database: Option<&str>,
+        config: Option<&Path>,
+    ) -> Result<Self> {
         std::fs::create_dir_all(data)?;
         let key = create_key(rota, data, database)?;
         let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-        let (child, started_in) = spawn(rota, data, address, concurrency, database).await?;
+        let (child, started_in) = spawn(rota, data, address, concurrency, database, config).await?;
         let (rota, data, database) = (rota.to_owned(), data.to_owned(), database.map(str::to_owned));
-        Ok(Self { address, key, rota, data, concurrency, database, child, started_in })
+        let config = config.map(Path::to_owned);
+        Ok(Self { address, key, rota, data, concurrency, database, config, child, started_in })
     }
 
     /// Kills the server in whatever it is doing and starts it again.
@@ -69,8 +86,9 @@ impl Server {
 
     /// Starts it after [`Server::kill`].
     pub async fn start_again(&mut self) -> Result<()> {
+        let (database, config) = (self.database.as_deref(), self.config.as_deref());
         (self.child, self.started_in) =
-            spawn(&self.rota, &self.data, self.address, self.concurrency, self.database.as_deref()).await?;
+            spawn(&self.rota, &self.data, self.address, self.concurrency, database, config).await?;
         Ok(())
     }
 
@@ -171,11 +189,15 @@ async fn spawn(
     address: SocketAddr,
     concurrency: usize,
     database: Option<&str>,
+    config: Option<&Path>,
 ) -> Result<(Child, Duration)> {
     let begin = Instant::now();
     let mut command = Command::new(rota);
     command.arg("serve").arg("--data").arg(data).args(["--listen", &address.to_string(), "--log", "error"]);
     command.args(["--concurrency", &concurrency.to_string()]);
+    if let Some(config) = config {
+        command.arg("--config").arg(config);
+    }
     command.args(database.iter().flat_map(|url| ["--database", url]));
     let mut child = command.stdout(Stdio::null()).spawn().with_context(|| format!("starting {}", rota.display()))?;
     let ask = request("GET", "/readyz", "", "");

@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use futures_util::future::try_join_all;
 use rusqlite::{Connection as Store, OpenFlags};
 use serde_json::{Value, json};
 
@@ -39,6 +40,8 @@ struct Round {
     no_tool: f64,
     warm: Turn,
     cold: Turn,
+    /// One after the other by each of as many clients as run at the same time, without a tool and with one in a new sandbox.
+    at_a_time: [f64; 2],
     started: f64,
     finished: f64,
     memory_mib: f64,
@@ -87,20 +90,54 @@ async fn round(settings: &Settings) -> Result<Round> {
         warm.push(clients.send(&session, ONE_BLOCK).await?);
         no_tool.push(clients.send(&session, NO_BLOCK).await?);
     }
+    let time = Duration::from_secs(settings.seconds);
+    let without = server.create_deployments(CONCURRENCY, NO_BLOCK, &json!({})).await?;
+    let with = server.create_deployments(CONCURRENCY, ONE_BLOCK, &json!({})).await?;
+    let mut at_a_time = [0.0; 2];
+    for (deployments, rate) in [without, with].iter().zip(&mut at_a_time) {
+        *rate = one_after_the_other(&server, &server.run_requests(deployments), time).await?;
+    }
     let before = clients.at_rest()?;
     let begin = Instant::now();
-    let started = load(server.address, &requests, CLIENTS, Duration::from_secs(settings.seconds)).await?.len();
+    let started = load(server.address, &requests, CLIENTS, time).await?.len();
     let finished = clients.at_rest()? - before;
     let seconds = begin.elapsed().as_secs_f64();
     Ok(Round {
         no_tool: median(no_tool.iter().map(|taken| taken.whole)),
         warm: clients.medians(&warm)?,
         cold: clients.medians(&cold)?,
+        at_a_time,
         started: started as f64 / seconds,
         finished: finished as f64 / seconds,
         memory_mib: server.memory_mib(),
         others,
     })
+}
+
+/// For each of `requests` a client, which runs a deployment and waits until its session rests, again and again. Sessions a second.
+async fn one_after_the_other(server: &Server, requests: &[Vec<u8>], time: Duration) -> Result<f64> {
+    let begin = Instant::now();
+    let client = async |request: &Vec<u8>| {
+        let mut asking = server.connect().await?;
+        let mut count = 0;
+        while begin.elapsed() < time {
+            start_and_wait(server, &mut asking, request).await?;
+            count += 1;
+        }
+        anyhow::Ok(count)
+    };
+    let counts: Vec<usize> = try_join_all(requests.iter().map(client)).await?;
+    Ok(counts.iter().sum::<usize>() as f64 / begin.elapsed().as_secs_f64())
+}
+
+/// Runs a deployment and waits until its session rests. Returns the session.
+async fn start_and_wait(server: &Server, asking: &mut Connection, request: &[u8]) -> Result<String> {
+    let run: Value = serde_json::from_slice(asking.exchange(request).await?)?;
+    let session = run["session_id"].as_str().context("the run started a session")?.to_owned();
+    let mut stream = server.connect().await?;
+    stream.send(&stream_request(&session, &server.key)).await?;
+    stream.skip_past(AT_REST).await?;
+    Ok(session)
 }
 
 /// A turn that was waited for.
@@ -119,11 +156,7 @@ impl Clients<'_> {
     /// Runs a deployment and waits until its session rests.
     async fn start(&mut self, request: &[u8]) -> Result<Taken> {
         let begin = Instant::now();
-        let run: Value = serde_json::from_slice(self.asking.exchange(request).await?)?;
-        let session = run["session_id"].as_str().context("the run started a session")?.to_owned();
-        let mut stream = self.server.connect().await?;
-        stream.send(&stream_request(&session, &self.server.key)).await?;
-        stream.skip_past(AT_REST).await?;
+        let session = start_and_wait(self.server, &mut self.asking, request).await?;
         Ok(Taken { session, whole: milliseconds(begin.elapsed()) })
     }
 
@@ -191,6 +224,12 @@ fn report(rounds: &[Round]) {
         "| sandbox from nothing to the first answer: at most 30 ms | {sandbox:.1} ms | {} |",
         verdict(sandbox <= 30.0)
     );
+    let [without, with] = [middle(|r| r.at_a_time[0]), middle(|r| r.at_a_time[1])];
+    println!(
+        "| from run to rest with one command in a new sandbox, {CONCURRENCY} at a time: at least 250 a second | {with:.0} | {} |",
+        verdict(with >= 250.0)
+    );
+    println!("\nWithout a tool, {CONCURRENCY} at a time: {without:.0} sessions a second.");
     println!(
         "\n{CLIENTS} clients while {CONCURRENCY} sessions at a time work: {:.0} runs acknowledged a second, {:.1} sessions \
          finished a second; memory of the server {:.0} MiB.",

@@ -16,12 +16,28 @@ fn check(result: libc::c_long) -> io::Result<libc::c_long> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
-/// Forks into new namespaces. The caller must have no other thread.
-pub(crate) fn clone_namespaces(flags: libc::c_int) -> io::Result<Cloned> {
+/// Forks into new namespaces, and into a cgroup of version 2 where there is one. The caller must have no other thread.
+pub(crate) fn clone_namespaces(flags: libc::c_int, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Cloned> {
+    if let Some(cgroup) = cgroup {
+        return clone_into(flags, cgroup);
+    }
     let flags = libc::c_long::from(flags | libc::SIGCHLD);
     // SAFETY: with no new stack and without CLONE_VM this is fork: the child runs on a copy of the address space. The
     // process has one thread, so no lock is held by a thread that does not exist in the copy.
     let pid = check(unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) })?;
+    Ok(if pid == 0 { Cloned::Child } else { Cloned::Parent(pid as i32) })
+}
+
+fn clone_into(flags: libc::c_int, cgroup: BorrowedFd<'_>) -> io::Result<Cloned> {
+    /// Beyond what the flags of `clone` have room for.
+    const CLONE_INTO_CGROUP: u64 = 1 << 33;
+    // SAFETY: an all-zero `clone_args` is a valid value: no flags, no stack, no places to write to.
+    let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
+    arguments.flags = u64::from(flags as u32) | CLONE_INTO_CGROUP;
+    arguments.exit_signal = libc::SIGCHLD as u64;
+    arguments.cgroup = cgroup.as_raw_fd() as u64;
+    // SAFETY: as for `clone` above. The arguments live through the call and their true size is given.
+    let pid = check(unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<libc::clone_args>()) })?;
     Ok(if pid == 0 { Cloned::Child } else { Cloned::Parent(pid as i32) })
 }
 
@@ -173,5 +189,43 @@ pub(crate) fn exec(program: &CStr, arguments: &[CString], environment: &[CString
     match nix::unistd::execve(program, arguments, environment) {
         Err(error) => error.into(),
         Ok(never) => match never {},
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+    use std::os::fd::AsFd;
+    use std::path::Path;
+
+    use nix::sys::signal::{Signal, kill};
+    use nix::sys::wait::waitpid;
+    use nix::unistd::Pid;
+
+    use super::*;
+
+    #[test]
+    fn a_process_can_be_born_in_a_cgroup_of_version_2() {
+        let name = format!("rota-test-{}", std::process::id());
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let mounted = mounts.lines().find(|line| line.contains(" - cgroup2 ")).and_then(|line| line.split(' ').nth(4));
+        let folder = mounted.map(|mounted| Path::new(mounted).join(&name));
+        let Some(folder) = folder.filter(|folder| fs::create_dir(folder).is_ok()) else {
+            eprintln!("skipped: no cgroup of version 2 can be made here");
+            return;
+        };
+        let group = File::open(&folder).unwrap();
+        let child = match clone_namespaces(0, Some(group.as_fd())).unwrap() {
+            Cloned::Child => loop {
+                // SAFETY: waiting for a signal has no precondition, and the child does nothing else.
+                unsafe { libc::pause() };
+            },
+            Cloned::Parent(child) => child,
+        };
+        let own = fs::read_to_string(format!("/proc/{child}/cgroup")).unwrap();
+        kill(Pid::from_raw(child), Signal::SIGKILL).unwrap();
+        waitpid(Pid::from_raw(child), None).unwrap();
+        fs::remove_dir(&folder).unwrap();
+        assert!(own.lines().any(|line| line.starts_with("0::") && line.ends_with(&name)), "{own}");
     }
 }

@@ -83,10 +83,12 @@ pub(crate) struct Launch {
     /// What is shown beside that.
     pub(crate) shown: Shown,
     pub(crate) limits: Limits,
-    /// The `cgroup.procs` files that process 1 is entered in.
-    pub(crate) cgroup_procs: Vec<PathBuf>,
+    /// The cgroups that process 1 is in.
+    pub(crate) cgroups: Vec<CgroupFolder>,
     /// No memory controller is available: limit each process's address space instead.
     pub(crate) limit_address_space: bool,
+    /// The session has had no sandbox before, and so no files of its own.
+    pub(crate) is_new: bool,
     /// The session had a shell in an earlier sandbox.
     pub(crate) had_shell: bool,
     /// The TCP ports at which every address leads to the gate. `None`: there is no network.
@@ -122,6 +124,14 @@ impl Launch {
     pub(crate) fn is_overlay(&self) -> bool {
         self.root_fs.is_some() || !self.shown.lowers.is_empty()
     }
+}
+
+/// A cgroup of a sandbox, in one of the machine's hierarchies.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct CgroupFolder {
+    pub(crate) path: PathBuf,
+    /// It is one of version 2.
+    pub(crate) unified: bool,
 }
 
 /// Which ids of the host the ids inside stand for.

@@ -45,7 +45,7 @@ const MAY: [(&str, &str); 21] = [
     ("embedded/program.rs", "the program that a test puts in the place of the init"),
     ("embedded/records.rs", "the records of what runs, which the server alone writes"),
     ("embedded/remedy.rs", "/proc"),
-    ("init/mod.rs", "/dev/null, id maps in /proc, cgroup.procs"),
+    ("init/mod.rs", "/dev/null, id maps in /proc, the kernel's cgroup files"),
     ("init/root.rs", "the host's /usr, /etc and /dev, and mounts of what is open"),
     // From here on inside, where the host's files do not exist.
     ("init/disk.rs", "inside"),

@@ -581,6 +581,10 @@ pub const EGRESS_HEADER_TIMEOUT: Duration = Duration::from_mins(1);
 pub const EGRESS_HEADER_BYTES: usize = 64 * 1024;
 /// Most bytes of the first message of a TLS client.
 pub const EGRESS_HELLO_BYTES: usize = 32 * 1024;
+/// What is passed on at once of a connection into a sandbox, in bytes. A connection holds no more, however much is sent.
+pub const EGRESS_COPY_IN_BYTES: usize = 64 * 1024;
+/// The same out of the sandbox: most connections send little.
+pub const EGRESS_COPY_OUT_BYTES: usize = 16 * 1024;
 /// How long a host may take to accept a connection, at each of its addresses.
 pub const EGRESS_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Addresses of a name that are tried.

@@ -302,6 +302,9 @@ async fn a_message_to_a_working_session_waits_and_is_shown_when_it_is_taken_up()
     assert!(shown[0].id.is_some() && shown[0].event["processed_at"].is_string());
     let log = api.get(&list).await["data"].as_array().unwrap().clone();
     assert_eq!(log.iter().filter(|event| event["id"] == sent["id"]).count(), 1);
+    let place = log.iter().position(|event| event["id"] == sent["id"]).unwrap();
+    let around = [&log[place - 1]["type"], &log[place + 1]["type"]];
+    assert_eq!(around, ["agent.tool_result", "span.model_request_start"], "the very next request has it");
     let report = log.iter().rfind(|event| event["type"] == "agent.message").unwrap();
     assert!(text(report).starts_with("2 ok") && text(report).contains("later"), "{report}");
     assert_eq!(kinds(&log).iter().filter(|kind| **kind == "session.status_idle").count(), 1);

@@ -9,6 +9,7 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy, split},
     net::TcpListener,
+    sync::Semaphore,
     task::JoinSet,
 };
 use tokio_rustls::TlsAcceptor;
@@ -21,8 +22,15 @@ pub struct Web {
     pub http: SocketAddr,
     /// Where HTTPS is, with a certificate that nobody trusts.
     pub https: SocketAddr,
-    requests: Arc<Mutex<Vec<String>>>,
+    told: Arc<Told>,
     _serving: JoinSet<()>,
+}
+
+/// What the servers and the test tell each other.
+struct Told {
+    requests: Mutex<Vec<String>>,
+    /// Lines of `/drip` that may be sent.
+    lines: Semaphore,
 }
 
 impl Web {
@@ -30,16 +38,21 @@ impl Web {
         let http = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let https = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addresses = (http.local_addr().unwrap(), https.local_addr().unwrap());
-        let requests = Arc::default();
+        let told = Arc::new(Told { requests: Mutex::default(), lines: Semaphore::new(0) });
         let mut serving = JoinSet::new();
-        serving.spawn(serve(http, None, Arc::clone(&requests)));
-        serving.spawn(serve(https, Some(TlsAcceptor::from(receiver::tls())), Arc::clone(&requests)));
-        Self { http: addresses.0, https: addresses.1, requests, _serving: serving }
+        serving.spawn(serve(http, None, Arc::clone(&told)));
+        serving.spawn(serve(https, Some(TlsAcceptor::from(receiver::tls())), Arc::clone(&told)));
+        Self { http: addresses.0, https: addresses.1, told, _serving: serving }
     }
 
     /// The first lines of the requests that have come.
     pub fn requests(&self) -> Vec<String> {
-        self.requests.lock().unwrap().clone()
+        self.told.requests.lock().unwrap().clone()
+    }
+
+    /// Has the next line of `/drip` sent.
+    pub fn drip(&self) {
+        self.told.lines.add_permits(1);
     }
 
     /// `[network.hosts]` for these names.
@@ -51,25 +64,25 @@ impl Web {
     }
 }
 
-async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, requests: Arc<Mutex<Vec<String>>>) {
+async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, told: Arc<Told>) {
     let mut clients = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
-        let (tls, requests) = (tls.clone(), requests.clone());
+        let (tls, told) = (tls.clone(), told.clone());
         clients.spawn(async move {
             // Clients that go away are no matter.
             let _ = match tls {
                 Some(tls) => match tls.accept(stream).await {
-                    Ok(stream) => talk(stream, &requests).await,
+                    Ok(stream) => talk(stream, &told).await,
                     Err(error) => Err(error),
                 },
-                None => talk(stream, &requests).await,
+                None => talk(stream, &told).await,
             };
         });
     }
 }
 
 /// Answers requests that have no body, or one that is not read.
-async fn talk(stream: impl AsyncRead + AsyncWrite + Unpin, requests: &Mutex<Vec<String>>) -> io::Result<()> {
+async fn talk(stream: impl AsyncRead + AsyncWrite + Unpin, told: &Told) -> io::Result<()> {
     let (mut reader, mut writer) = split(stream);
     loop {
         let mut head = Vec::new();
@@ -79,10 +92,18 @@ async fn talk(stream: impl AsyncRead + AsyncWrite + Unpin, requests: &Mutex<Vec<
         let head = String::from_utf8_lossy(&head).to_lowercase();
         let path = head.split(' ').nth(1).unwrap_or_default();
         let host = head.lines().find_map(|line| line.strip_prefix("host: ")).unwrap_or_default();
-        requests.lock().unwrap().push(format!("{host}{path}"));
+        told.requests.lock().unwrap().push(format!("{host}{path}"));
         let answer = |body: &str| format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
         match path {
             "/silence" => std::future::pending().await,
+            "/drip" => {
+                writer.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\n").await?;
+                for line in ["one\n", "two\n"] {
+                    told.lines.acquire().await.map_err(io::Error::other)?.forget();
+                    writer.write_all(line.as_bytes()).await?;
+                    writer.flush().await?;
+                }
+            }
             "/endless" => {
                 writer.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n").await?;
                 loop {

@@ -11,8 +11,9 @@ use nix::unistd::Pid;
 
 use crate::config::Limits;
 use crate::error::{Error, is_cgroup_race};
+use crate::wire::CgroupFolder;
 
-/// The period over which processor time is shared out, in microseconds.
+/// The period over which processor time is shared out, in microseconds: the kernel's own.
 const PERIOD_US: u64 = 100_000;
 /// The part of the memory limit that buffers of sockets may take where they are counted apart: one in this many.
 const SOCKETS_SHARE: u64 = 16;
@@ -137,9 +138,10 @@ impl Drop for Cgroups {
 }
 
 impl Cgroup {
-    /// The files that a process is entered in.
-    pub(super) fn procs_files(&self) -> Vec<PathBuf> {
-        self.groups.iter().map(|group| group.folder.join("cgroup.procs")).collect()
+    /// The folders of the groups, as the init is told of them.
+    pub(super) fn folders(&self) -> Vec<CgroupFolder> {
+        let of = |group: &Group| CgroupFolder { path: group.folder.clone(), unified: group.unified };
+        self.groups.iter().map(of).collect()
     }
 
     /// Whether the kernel ended a process of the sandbox because memory ran out.
@@ -215,9 +217,8 @@ fn settings(controller: Controller, unified: bool, limits: &Limits) -> Vec<(&'st
         }
         (Controller::Pids, _) => vec![("pids.max", limits.pids.to_string(), false)],
         (Controller::Cpu, true) => vec![("cpu.max", format!("{quota} {PERIOD_US}"), false)],
-        (Controller::Cpu, false) => {
-            vec![("cpu.cfs_period_us", PERIOD_US.to_string(), false), ("cpu.cfs_quota_us", quota.to_string(), false)]
-        }
+        // A group of version 1 begins with this period, and each write holds up all processors.
+        (Controller::Cpu, false) => vec![("cpu.cfs_quota_us", quota.to_string(), false)],
     }
 }
 
@@ -347,6 +348,6 @@ mod tests {
     fn half_a_processor_is_half_a_period() {
         let limits = Limits { cpus: 0.5, ..Limits::default() };
         assert_eq!(settings(Controller::Cpu, true, &limits)[0].1, "50000 100000");
-        assert_eq!(settings(Controller::Cpu, false, &limits)[1].1, "50000");
+        assert_eq!(settings(Controller::Cpu, false, &limits)[0].1, "50000");
     }
 }

@@ -80,6 +80,8 @@ pub(super) struct Session {
     pub(super) dir: PathBuf,
     pub(super) identity: Identity,
     pub(super) record: Record,
+    /// There were no folders of it before.
+    pub(super) is_new: bool,
     shell_marked: AtomicBool,
 }
 
@@ -117,7 +119,8 @@ impl Store {
         let identity = identity(Owner { existing, all: &|| self.owners() })?;
         make_folders(&folder, identity).map_err(making())?;
         let shell_marked = AtomicBool::new(folder.has(HAD_SHELL));
-        Ok(Session { id: id.to_owned(), identity, record: self.records.of(id), shell_marked, dir })
+        let (record, is_new) = (self.records.of(id), existing.is_none());
+        Ok(Session { id: id.to_owned(), identity, record, is_new, shell_marked, dir })
     }
 
     /// The owner of each session's files.

@@ -94,6 +94,8 @@ impl DiskWatch {
         // What is in the layers is counted with the rest of the root, and is not the session's.
         limits.disk_bytes = limits.disk_bytes.saturating_add(launch.shown.size.0);
         limits.files = limits.files.saturating_add(launch.shown.size.1);
+        // Of a session that has files already it is seen at once how many.
+        let first_look = if launch.is_new { now + INTERVAL } else { now };
         Self {
             limits,
             roots: roots.map(|path| PathBuf::from("/").join(path)).collect(),
@@ -101,7 +103,7 @@ impl DiskWatch {
             stirred: false,
             check_at: now,
             may_look_at: now,
-            must_look_at: now,
+            must_look_at: first_look,
             known: (Usage::default(), Free::now()),
             before: Usage::default(),
             most_free: 0,

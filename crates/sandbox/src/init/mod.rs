@@ -32,8 +32,9 @@ use nix::sys::signal::Signal;
 
 use crate::deletion;
 use crate::error;
+use crate::folder::Folder;
 use crate::sys::{self, Cloned};
-use crate::wire::{self, Failure, FromInit, Identity, Launch, ToInit};
+use crate::wire::{self, CgroupFolder, Failure, FromInit, Identity, Launch, ToInit};
 
 /// The namespaces that are made at once; the cgroup namespace follows once the process is in its cgroup.
 const NAMESPACES: libc::c_int = libc::CLONE_NEWUSER
@@ -117,17 +118,23 @@ fn launch_process_1(launch: &Launch, mut socket: UnixStream) -> Result<i32, Fail
         root::build(launch)?;
     }
     let (go_read, go_write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(at("making a pipe"))?;
-    let pid =
-        match sys::clone_namespaces(NAMESPACES).map_err(at("making user, mount, pid, net, ipc and uts namespaces"))? {
-            Cloned::Child => {
-                drop(go_write);
-                let code = process_1(launch, socket, go_read, &host_namespaces);
-                sys::exit_now(code);
-            }
-            Cloned::Parent(pid) => pid,
-        };
+    let mut cgroups = Cgroups::open(&launch.cgroups).map_err(at_cgroup("opening a cgroup"))?;
+    let mut cloned = sys::clone_namespaces(NAMESPACES, cgroups.unified.as_ref().map(AsFd::as_fd));
+    if cloned.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::ENOSYS)) {
+        // Where a filter hides the newer call there may be the older one.
+        cgroups.unified = None;
+        cloned = sys::clone_namespaces(NAMESPACES, None);
+    }
+    let pid = match cloned.map_err(at_cgroup("making user, mount, pid, net, ipc and uts namespaces"))? {
+        Cloned::Child => {
+            drop(go_write);
+            let code = process_1(launch, socket, go_read, cgroups, &host_namespaces);
+            sys::exit_now(code);
+        }
+        Cloned::Parent(pid) => pid,
+    };
     let started = map_ids(launch.identity, pid).and_then(|()| {
-        enter_cgroups(launch, pid)?;
+        cgroups.enter_late(&launch.cgroups, pid)?;
         // Told before the child may run, so that the server can end it in any case.
         wire::write(&mut socket, &FromInit::Started { pid }).map_err(at("telling the server"))?;
         File::from(go_write).write_all(b"g").map_err(at("letting process 1 go on"))
@@ -143,7 +150,7 @@ fn launch_process_1(launch: &Launch, mut socket: UnixStream) -> Result<i32, Fail
 /// Deletes what is in a folder with power over all ids that the identity maps, and over no others.
 fn delete_inside(identity: Identity, folder: &Path) -> Result<(), Failure> {
     let (go_read, go_write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(at("making a pipe"))?;
-    let pid = match sys::clone_namespaces(libc::CLONE_NEWUSER).map_err(at("making a user namespace"))? {
+    let pid = match sys::clone_namespaces(libc::CLONE_NEWUSER, None).map_err(at("making a user namespace"))? {
         Cloned::Child => {
             drop(go_write);
             let may_go = File::from(go_read).read_exact(&mut [0]).is_ok();
@@ -218,21 +225,63 @@ fn map_by_helper(program: &str, pid: i32, map: &str) -> Result<(), Failure> {
     Err(Failure::lasting(format!("running {program}"), String::from_utf8_lossy(&output.stderr).trim()))
 }
 
-fn enter_cgroups(launch: &Launch, pid: i32) -> Result<(), Failure> {
-    for procs in &launch.cgroup_procs {
-        fs::write(procs, pid.to_string())
-            .map_err(|error| Failure { passing: error::is_cgroup_race(&error), ..at("entering a cgroup")(error) })?;
+/// The ways of process 1 into its cgroups, opened by the launcher, whose right to it counts. Whoever moves another process makes
+/// the kernel hold up all forks and exits of the machine first, which takes it about 10 ms; these do not.
+struct Cgroups {
+    /// Of version 2, the group that process 1 is born in.
+    unified: Option<OwnedFd>,
+    /// Of version 1, the files by which a process moves its own one thread.
+    tasks: Vec<File>,
+}
+
+impl Cgroups {
+    fn open(folders: &[CgroupFolder]) -> io::Result<Self> {
+        let (mut unified, mut tasks) = (None, Vec::new());
+        for folder in folders {
+            if folder.unified {
+                unified = Some(Folder::open(&folder.path)?.into());
+            } else {
+                tasks.push(File::options().write(true).open(folder.path.join("tasks"))?);
+            }
+        }
+        Ok(Self { unified, tasks })
     }
-    Ok(())
+
+    /// Moves process 1 into a group of version 2 that it was not born in.
+    fn enter_late(&self, folders: &[CgroupFolder], pid: i32) -> Result<(), Failure> {
+        for folder in folders.iter().filter(|folder| folder.unified && self.unified.is_none()) {
+            fs::write(folder.path.join("cgroup.procs"), pid.to_string()).map_err(at_cgroup("entering a cgroup"))?;
+        }
+        Ok(())
+    }
+
+    /// Moves this process into the groups of version 1.
+    fn enter(self) -> Result<(), Failure> {
+        for mut tasks in self.tasks {
+            tasks.write_all(b"0").map_err(at_cgroup("entering a cgroup"))?;
+        }
+        Ok(())
+    }
+}
+
+/// The same as [`at`] where a group may be being removed.
+fn at_cgroup(step: &'static str) -> impl FnOnce(io::Error) -> Failure {
+    move |error| Failure { passing: error::is_cgroup_race(&error), ..at(step)(error) }
 }
 
 /// What the child does: finish the fence, check it, serve. Returns the exit code.
-fn process_1(launch: &Launch, mut socket: UnixStream, go: OwnedFd, host_namespaces: &[(String, String)]) -> i32 {
+fn process_1(
+    launch: &Launch,
+    mut socket: UnixStream,
+    go: OwnedFd,
+    cgroups: Cgroups,
+    host_namespaces: &[(String, String)],
+) -> i32 {
     let mut byte = [0];
     if nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).is_err() || File::from(go).read_exact(&mut byte).is_err() {
         return 1;
     }
-    match fence(launch, &socket, host_namespaces) {
+    match cgroups.enter().and_then(|()| fence(launch, &socket, host_namespaces)) {
         Ok(landlock) => {
             if wire::write(&mut socket, &FromInit::Ready { landlock }).is_err() {
                 return 1;

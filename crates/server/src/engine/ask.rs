@@ -13,9 +13,10 @@ use serde_json::{Value, json, value::RawValue};
 use super::{
     attached,
     drafts::Drafts,
+    fold::{Call, Stage},
     permission::{self, Verdict},
     prompt,
-    runner::{Runner, closed, interrupted, request_end},
+    runner::{Files, Runner, closed, interrupted, request_end},
     step::{Beside, Left, Rest, Step},
     tools,
 };
@@ -39,19 +40,24 @@ impl Runner<'_> {
             Some(Closed::OrganizationDisabled) => return Ok(true),
             Some(Closed::WorkspaceArchived) => return self.terminate("the workspace is archived").await,
         }
-        let mut work = self.begin();
-        work.take_up.clone_from(&beside.inputs);
-        let start = self.event(EventBody::ModelRequestStart {});
-        let start_id = start.id.clone();
-        work.events.push(start);
-        self.perform(work).await?;
-        let beside = self.catch_up().await?;
-        if !beside.inputs.is_empty() {
+        // Where the result of a call began the request, it may be the one that is open now.
+        let begun = self.begun.take().filter(|begun| self.state.open_request.as_ref() == Some(begun));
+        let start_id = if let Some(begun) = begun {
+            begun
+        } else {
+            let mut work = self.begin();
+            work.take_up.clone_from(&beside.inputs);
+            let start = self.event(EventBody::ModelRequestStart {});
+            let start_id = start.id.clone();
+            work.events.push(start);
+            self.perform(work).await?;
+            let beside = self.catch_up().await?;
             // Something came in at the same moment. Unless it is an interrupt, it waits for the next request.
             if beside.inputs.iter().any(|input| input.is_interrupt) {
                 return Ok(false);
             }
-        }
+            start_id
+        };
         let Some(offered) = self.app.offer.callable(&self.agent.model.id).cloned() else {
             let message = format!("model \"{}\" is not offered by this server any more", self.agent.model.id);
             return self.die(SessionErrorType::ModelRequestFailedError, message, Vec::new()).await;
@@ -89,8 +95,16 @@ impl Runner<'_> {
                 if reply.stop == Stop::CutCall {
                     return self.cut(reply.usage, &start_id).await;
                 }
-                let work = self.replied(reply, &start_id, drafts);
-                self.perform(work).await
+                let mut work = self.replied(reply, &start_id, drafts);
+                let is_first = self.files == Files::Nowhere && work.events.iter().any(|event| self.needs_files(event));
+                if is_first {
+                    work.home = Some(self.app.node.clone());
+                }
+                let rests = self.perform(work).await?;
+                if is_first {
+                    self.files = Files::Here;
+                }
+                Ok(rests)
             }
             Some(Err(error)) => self.failed(error, spent, &start_id).await,
         }
@@ -211,6 +225,16 @@ impl Runner<'_> {
                 self.answered(name, input, &text, answers)
             }
         }
+    }
+
+    /// Whether an event is a call that will be run in the sandbox here, without waiting for anybody.
+    fn needs_files(&self, event: &NewEvent) -> bool {
+        let EventBody::AgentToolUse { name, input, evaluated_permission: Permission::Allow, .. } = &event.body else {
+            return false;
+        };
+        let (id, name, input) = (event.id.clone(), name.clone(), Value::Object(input.clone()));
+        let call = Call { id, name, input, stage: Stage::Allowed };
+        !self.is_of_a_worker(&call.name) && matches!(tools::parse(&call), Ok(Some(_)))
     }
 
     /// The event of a call whose arguments cannot be read. It is one of a built-in tool also where the client has the tool:

@@ -102,11 +102,12 @@ pub(super) fn forget_gone(tx: &mut Tx<'_>) -> Result<()> {
     tx.send("DELETE FROM nodes WHERE alive_until <= $1", vals![tx.now()])
 }
 
-/// Lets a session go that still has something to do: another runner takes it up.
+/// Lets a session go that still has something to do: another runner takes it up. Of one that has come to rest nothing is
+/// written, and there is nothing to commit.
 pub(super) fn release(tx: &mut Tx<'_>, lease: &Lease) -> Result<()> {
     tx.send(
         "UPDATE sessions SET lease_owner = NULL, lease_expires_at = NULL
-         WHERE workspace_id = $1 AND id = $2 AND lease_epoch = $3",
+         WHERE workspace_id = $1 AND id = $2 AND lease_epoch = $3 AND lease_owner IS NOT NULL",
         vals![&lease.workspace, &lease.session, lease.epoch],
     )
 }

@@ -64,10 +64,14 @@ pub(super) struct Runner<'a> {
     /// Whether a runner before this one ended in the middle of the turn.
     recovering: bool,
     /// Where the session's files are.
-    files: Files,
+    pub(super) files: Files,
     /// Its checkpoint, where one is kept and can be put back, and of what changes the agent knows that they may be lost.
     checkpoint: Option<Taken>,
     told_seq: i64,
+    /// The bytes that its conversation may grow to before they are counted anew.
+    bytes_counted: i64,
+    /// The start of a request to the model that went into the log with the result of a call, if it did.
+    pub(super) begun: Option<EventId>,
     pub(super) mounts: Mounts,
     /// What its sandbox reaches.
     network: Policy,
@@ -86,7 +90,7 @@ pub(super) struct Runner<'a> {
 
 /// Where the files of a session are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Files {
+pub(super) enum Files {
     /// No sandbox was opened yet.
     Nowhere,
     /// On this server.
@@ -131,6 +135,8 @@ impl<'a> Runner<'a> {
             files,
             checkpoint: checkpoint.filter(|_| app.config.sandbox.checkpoints),
             told_seq,
+            bytes_counted: 0,
+            begun: None,
             mounts,
             network,
             needs,
@@ -141,17 +147,17 @@ impl<'a> Runner<'a> {
         };
         let mut beside = runner.catch_up().await?;
         runner.recovering = runner.state.running;
-        if runner.record_finished().await? {
+        if runner.record_finished(None).await? {
             beside = runner.catch_up().await?;
         }
         let counted = runner.bytes(&beside).max(lease.bytes);
+        runner.bytes_counted = counted + limits::LARGE_LOG_BYTES.max(counted / 4);
         // The one that set the session to work, then that of what was taken up last.
         let mut request = lease.request.clone();
         loop {
             let action = next(&runner.state, beside.surroundings(runner.recovering, runner.around.self_hosted));
             runner.recovering &= matches!(action, Action::Close(_));
-            let slack = limits::LARGE_LOG_BYTES.max(counted / 4);
-            if matches!(action, Action::Ask) && runner.bytes(&beside) > counted + slack {
+            if matches!(action, Action::Ask) && runner.bytes(&beside) > runner.bytes_counted {
                 return Err(Left::Outgrown);
             }
             if let Some(newer) = beside.request_of(&action) {
@@ -413,8 +419,9 @@ impl<'a> Runner<'a> {
             () = interrupted(self.app, self.lease, &mut self.watcher) => None,
         };
         let notes = self.mounts.after_call().await;
+        self.place = self.at_work.take_free(&self.lease.workspace, 1).pop();
         let rests = self.ran(&call, ran, &notes).await?;
-        if !rests {
+        if !rests && self.place.is_none() {
             self.place = Some(self.at_work.take(&self.lease.workspace).await);
         }
         Ok(rests)
@@ -533,17 +540,35 @@ impl<'a> Runner<'a> {
 
     /// Appends the result of a call that has run. Until that is done it is kept: the call is not to run again.
     async fn finish(&mut self, result: EventBody) -> Result<bool, Left> {
+        let bytes = serde_json::to_string(&result).map(|text| text.len() as i64);
         *self.finished = Some(result);
-        self.record_finished().await?;
+        let asks =
+            self.asks_next(bytes.map_err(Error::from)?) && matches!(closed(self.app, self.lease).await, Ok(None));
+        let ask = asks.then(|| self.event(EventBody::ModelRequestStart {}));
+        self.record_finished(ask).await?;
         Ok(false)
     }
 
+    /// Whether the model is asked as soon as the only open call has its result, which has so many bytes: then one transaction
+    /// does for both. What is sent to the session meanwhile still comes first.
+    fn asks_next(&self, bytes: i64) -> bool {
+        let State { calls, requests, seq, bytes: before, .. } = &self.state;
+        self.place.is_some()
+            && calls.len() == 1
+            && requests + 1 < limits::MAX_TURN_REQUESTS
+            && seq + 2 < limits::MAX_SESSION_EVENTS
+            && before + bytes + RESULT_OVERHEAD <= self.bytes_counted
+            && !self.mounts.lack_repositories(self.begins_turn())
+    }
+
     /// Whether there was a result to append. Where the log has one, it was appended, or the call was closed.
-    async fn record_finished(&mut self) -> Result<bool, Left> {
+    async fn record_finished(&mut self, ask: Option<NewEvent>) -> Result<bool, Left> {
         let Some(EventBody::AgentToolResult { tool_use_id, .. }) = &*self.finished else { return Ok(false) };
         let is_open = self.state.calls.iter().any(|call| call.id == *tool_use_id);
         if is_open && let Some(result) = self.finished.clone() {
-            self.record(result).await?;
+            self.begun = ask.as_ref().map(|start| start.id.clone());
+            let events = vec![self.event(result)];
+            self.perform(Step { events, ask, ..Step::default() }).await?;
         }
         *self.finished = None;
         Ok(is_open)
@@ -624,6 +649,9 @@ pub(super) fn request_end(start: &EventId, is_error: bool, usage: Usage) -> Even
         },
     }
 }
+
+/// More than the log adds to the text of a result and of the start of a request: their ids.
+const RESULT_OVERHEAD: i64 = 1024;
 
 /// What the agent reads instead of the result of a call that no worker will run.
 const NO_WORKERS: &str =

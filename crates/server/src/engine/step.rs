@@ -1,5 +1,7 @@
 //! The transactions of a runner. Each begins by asking whether the lease still holds; one that lost it writes nothing.
 
+use std::borrow::Cow;
+
 use rota_api::{
     Time,
     event::{EventBody, RetryStatus, SessionError, SessionErrorType, StopDetails, StopReason, ThreadName},
@@ -65,6 +67,8 @@ pub(super) struct Step {
     pub(super) take_up: Vec<Input>,
     /// Events to append.
     pub(super) events: Vec<NewEvent>,
+    /// The start of the next request to the model, which follows them unless something waits to be taken up before it.
+    pub(super) ask: Option<NewEvent>,
     /// What waits for the client from now on, where that changes.
     pub(super) waiting: Option<Vec<Waiting>>,
     /// Calls that are closed without an answer, and wait no more.
@@ -180,7 +184,13 @@ fn write(tx: &mut Tx<'_>, lease: &Lease, thread: &ThreadName, usage: SessionUsag
     if work.resume {
         status::resume(tx, workspace, session)?;
     }
-    log::record(tx, workspace, session, &work.before, &work.take_up, &work.events)?;
+    let mut events = Cow::from(&work.events);
+    if let Some(start) = &work.ask
+        && log::queued(tx, session)?.is_empty()
+    {
+        events.to_mut().push(start.clone());
+    }
+    log::record(tx, workspace, session, &work.before, &work.take_up, &events)?;
     if let Some(waiting) = &work.waiting {
         status::wait(tx, workspace, session, waiting)?;
     }

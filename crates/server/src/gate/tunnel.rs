@@ -2,12 +2,12 @@
 
 use rota_api::egress::EgressReason;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt, copy_bidirectional},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt, copy_bidirectional_with_sizes},
     time::timeout,
 };
 
 use super::{Session, hello, names::Target, opened, record::Connection};
-use crate::limits::EGRESS_HEADER_TIMEOUT;
+use crate::limits::{EGRESS_COPY_IN_BYTES, EGRESS_COPY_OUT_BYTES, EGRESS_HEADER_TIMEOUT};
 
 /// A TLS record with a fatal alert, up to its code (RFC 8446, section 6).
 const ALERT: [u8; 6] = [21, 3, 3, 0, 2, 2];
@@ -90,6 +90,6 @@ pub(super) async fn pass(
     connection.opened();
     host.write_all(first).await.map_err(|_| EgressReason::NotConnected)?;
     // A connection that breaks is over, as at its own end.
-    let _ = copy_bidirectional(client, &mut host).await;
+    let _ = copy_bidirectional_with_sizes(client, &mut host, EGRESS_COPY_OUT_BYTES, EGRESS_COPY_IN_BYTES).await;
     Ok(())
 }

@@ -20,7 +20,7 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rota_api::egress::EgressReason;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, copy_bidirectional},
+    io::{AsyncRead, AsyncWrite, copy_bidirectional_with_sizes},
     sync::{Mutex, mpsc},
     task::JoinSet,
 };
@@ -33,7 +33,8 @@ use super::{
     record::Connection,
 };
 use crate::limits::{
-    EGRESS_CONNECTION_WINDOW, EGRESS_HEADER_BYTES, EGRESS_HEADER_TIMEOUT, EGRESS_STREAM_WINDOW, EGRESS_STREAMS,
+    EGRESS_CONNECTION_WINDOW, EGRESS_COPY_IN_BYTES, EGRESS_COPY_OUT_BYTES, EGRESS_HEADER_BYTES, EGRESS_HEADER_TIMEOUT,
+    EGRESS_STREAM_WINDOW, EGRESS_STREAMS,
 };
 
 /// Headers that concern one connection only (RFC 9110, section 7.6.1).
@@ -134,7 +135,9 @@ pub(super) async fn serve<S>(
     if let Some((client, host)) = upgraded
         && let (Ok(client), Ok(host)) = tokio::join!(client, host)
     {
-        let _ = copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(host)).await;
+        let (mut client, mut host) = (TokioIo::new(client), TokioIo::new(host));
+        let _ =
+            copy_bidirectional_with_sizes(&mut client, &mut host, EGRESS_COPY_OUT_BYTES, EGRESS_COPY_IN_BYTES).await;
     }
 }
 

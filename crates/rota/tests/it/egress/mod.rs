@@ -393,6 +393,25 @@ async fn a_session_moves_no_more_bytes_than_it_may_and_another_one_does_not_noti
 }
 
 #[tokio::test]
+async fn what_a_slow_host_sends_arrives_piece_by_piece() {
+    let web = Web::start().await;
+    let rota = rota(&web, |_| {}).await;
+    let api = &rota.api;
+    let network = parts(api, unrestricted()).await;
+    for scheme in ["http", "https"] {
+        let command =
+            format!("curl -skN {scheme}://allowed.example/drip | while read -r line; do touch $line; done; ls");
+        let session = network.session_with(api, script(&command)).await;
+        for line in ["one", "two"] {
+            web.drip();
+            // The next one is not sent before this has arrived.
+            appears(rota.workspace_file(id(&session), line)).await;
+        }
+        assert_eq!(result_at(api, &session, 0).await.trim(), "one\ntwo");
+    }
+}
+
+#[tokio::test]
 async fn connections_end_with_their_sandbox_and_their_rows_say_so() {
     let web = Web::start().await;
     let rota = rota(&web, |_| {}).await;
