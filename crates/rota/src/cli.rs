@@ -287,8 +287,9 @@ Configuration file (every key is optional; an unknown key is an error):
 
   [[models]]                         a model that agents can name; `playbook` is always there
   id = \"claude-opus-5-5\"             the name that agents use
-  provider = \"messages\"              `messages` (an upstream with the Anthropic Messages API) or `playbook`
-  base_url = \"https://…\"             where the upstream is, without /v1 and /v1/messages
+  provider = \"messages\"              `messages` (an upstream with the Anthropic Messages API), `openai` (one with chat
+                                     completions: docs/models.md) or `playbook`
+  base_url = \"https://…\"             where the upstream is, for `messages` without /v1 and /v1/messages
   api_key_env = \"UPSTREAM_KEY\"       the environment variable that holds the upstream's key
   bearer = false                     send the key as a bearer token and not as x-api-key
   upstream = \"…\"                     the upstream's name for the model, when it differs from id
@@ -347,6 +348,8 @@ Configuration file (every key is optional; an unknown key is an error):
   hosts = { \"db.internal\" = [\"10.1.0.7\"] }
                                      names that stand for these addresses and are not looked up
   session_mib = 10240                the MiB that a session may move
+  never_open = [\"pinned.example\"]  hosts whose TLS passes unread: no credential is put into requests to them
+  authorities = \"/etc/rota/ca.pem\" certificates of authorities that hosts of credentials may have beside those of the machine
 
   [packages]                         how packages of environments are installed: docs/images.md
   hosts = [\"pypi.internal\"]         hosts that package managers may reach besides the public registries
