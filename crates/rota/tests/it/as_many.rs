@@ -1,7 +1,5 @@
 //! As many as there may be, used; and one more, refused.
 
-use std::fmt::Write;
-
 use rota_api::{
     dream::MAX_SESSIONS,
     session::{MAX_RESOURCES, MAX_VAULTS},
@@ -110,9 +108,9 @@ async fn a_dream_reads_as_many_sessions_as_there_may_be() {
     let output = ended["outputs"][0]["memory_store_id"].as_str().unwrap();
     let written = api.all(&format!("/v1/memory_stores/{output}/memories?view=full"), 100).await;
     assert_eq!(written.len(), MAX_SESSIONS);
-    let mut all = String::new();
-    written.iter().for_each(|memory| writeln!(all, "{}", memory["content"].as_str().unwrap()).unwrap());
+    let all: Vec<&str> = written.iter().map(|memory| memory["content"].as_str().unwrap()).collect();
     for n in 0..MAX_SESSIONS {
-        assert!(all.contains(&format!("User: Fact {n}.")), "session {n} was read");
+        let fact = format!("User: Fact {n}.");
+        assert!(all.iter().any(|content| content.contains(&fact)), "session {n} was read");
     }
 }

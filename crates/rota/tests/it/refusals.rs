@@ -135,6 +135,7 @@ impl World {
             "/rota/v1/environments/{environment_id}/keys" => {
                 json!({"name": "refused", "expires_at": "2030-01-01T00:00:00Z"})
             }
+            "/rota/v1/environments/{environment_id}/image" => json!({"image": null}),
             "/rota/v1/webhook_endpoints" => endpoint,
             "/rota/v1/webhook_endpoints/{webhook_endpoint_id}" => over(endpoint, &json!({"state": "enabled"})),
             "/rota/v1/deployments/{deployment_id}/policy" => json!({

@@ -173,7 +173,7 @@ fn delete_inside(identity: Identity, folder: &Path) -> Result<(), Failure> {
 /// A user namespace with this map of users and groups, in which nothing runs.
 fn map_of_owners(map: &str) -> Result<OwnedFd, Failure> {
     let (go_read, go_write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(at("making a pipe"))?;
-    let pid = match sys::clone_namespaces(libc::CLONE_NEWUSER).map_err(at("making a user namespace"))? {
+    let pid = match sys::clone_namespaces(libc::CLONE_NEWUSER, None).map_err(at("making a user namespace"))? {
         Cloned::Child => {
             drop(go_write);
             // It ends with the other end of the pipe.

@@ -186,17 +186,16 @@ impl PartialCompletion {
         // Without a number, a name begins a call; with one, an id that is another one does.
         let is_new =
             |call: &&Call| !id.is_empty() && id != call.id || number.is_none() && id.is_empty() && name.is_some();
-        let place = match known.filter(|call| !is_new(call)) {
-            Some(call) => call.place,
-            None => {
-                let name = name.ok_or_else(|| malformed("a call names no tool"))?.text();
-                deltas(Delta::OtherStart);
-                let place = self.so_far.parts.len();
-                let call = Part::Call { id: id.clone(), name, whole: None, pieces: Words::default() };
-                self.so_far.add(self.next(), call);
-                self.calls.push(Call { number, id, place });
-                place
-            }
+        let place = if let Some(call) = known.filter(|call| !is_new(call)) {
+            call.place
+        } else {
+            let name = name.ok_or_else(|| malformed("a call names no tool"))?.text();
+            deltas(Delta::OtherStart);
+            let place = self.so_far.parts.len();
+            let call = Part::Call { id: id.clone(), name, whole: None, pieces: Words::default() };
+            self.so_far.add(self.next(), call);
+            self.calls.push(Call { number, id, place });
+            place
         };
         if let Part::Call { pieces, .. } = &mut self.so_far.parts[place].part {
             pieces.append(arguments);

@@ -72,7 +72,7 @@ async fn exchange(request: ModelRequest, answer: impl Into<Vec<u8>>) -> Exchange
 
 /// What came of a stream of these chunks, and `[DONE]`.
 async fn streamed(chunks: &[Value]) -> Exchange {
-    let events: String = chunks.iter().map(|chunk| format!("data: {chunk}\n\n")).collect();
+    let events = chunks.iter().map(|chunk| format!("data: {chunk}\n\n")).collect::<Vec<_>>().concat();
     let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n";
     exchange(question(), format!("{head}{events}data: [DONE]\n\n")).await
 }
@@ -81,6 +81,7 @@ fn answer(status: &str, body: &Value) -> String {
     format!("HTTP/1.1 {status}\r\ncontent-type: application/json\r\nconnection: close\r\n\r\n{body}")
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "made in place")]
 fn delta(delta: Value) -> Value {
     json!({"object": "chat.completion.chunk", "choices": [{"index": 0, "delta": delta, "finish_reason": null}]})
 }
@@ -89,6 +90,7 @@ fn finish(reason: &str) -> Value {
     json!({"choices": [{"index": 0, "delta": {}, "finish_reason": reason}]})
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "made in place")]
 fn call(piece: Value) -> Value {
     delta(json!({"tool_calls": [piece]}))
 }
