@@ -70,7 +70,8 @@ impl FromStr for Reference {
         let is_path = !path.is_empty() && path.len() <= 255 && path.bytes().all(of_path);
         let has_steps = path.split('/').any(|step| step.is_empty() || step.starts_with('.'));
         let is_tag = tag.as_ref().is_none_or(|tag| (1..=128).contains(&tag.len()) && tag.bytes().all(of_tag));
-        let is_registry = registry.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".:-[]".contains(&byte));
+        let is_registry = registry.starts_with(|first: char| first.is_ascii_alphanumeric() || first == '[')
+            && registry.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".:-[]".contains(&byte));
         if !is_path || has_steps || !is_tag || !is_registry {
             return Err(wrong());
         }
