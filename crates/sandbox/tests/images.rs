@@ -191,12 +191,14 @@ fn a_hostile_layer_changes_nothing_outside_and_leaves_nothing() {
 fn an_image_is_bounded_in_bytes_entries_and_time_and_must_be_whole() {
     let two = layer(&[file("one", "12345"), file("two", "67890")]);
     let cut = &two[..512 + 3];
+    let left_out = layer(&[(EntryType::Fifo, "fifo", "1234567890")]);
     let mut endless = Header::new_gnu();
     endless.set_entry_type(EntryType::GNULongName);
     endless.set_size(1 << 40);
     endless.set_cksum();
     for (content, bounds, part) in [
         (&two[..], UnpackBounds { bytes: 9, ..BOUNDS }, "more than 9 bytes"),
+        (&left_out, UnpackBounds { bytes: 9, ..BOUNDS }, "more than 9 bytes"),
         (&two, UnpackBounds { entries: 1, ..BOUNDS }, "more than 1 files"),
         (&two, UnpackBounds { time: Duration::ZERO, ..BOUNDS }, "took longer than 0 seconds"),
         (cut, BOUNDS, "ends in the middle"),

@@ -144,6 +144,11 @@ impl Unpacking {
                 EntryType::GNULongLink => extended.link = Some(read_name(&mut entry)?),
                 _ => {
                     let read = read_entry(&entry, std::mem::take(&mut extended))?;
+                    // What is left out is read all the same.
+                    self.bytes = self.bytes.saturating_add(read.size);
+                    if self.bytes > self.bounds.bytes {
+                        return refused(format!("the image has more than {} bytes of files", self.bounds.bytes));
+                    }
                     self.take(&read, &mut entry, &mut made)?;
                 }
             }
@@ -240,10 +245,6 @@ impl Unpacking {
     }
 
     fn write(&mut self, entry: &Entry, content: &mut impl Read, folder: &Folder, name: &CString) -> Result<()> {
-        self.bytes = self.bytes.saturating_add(entry.size);
-        if self.bytes > self.bounds.bytes {
-            return refused(format!("the image has more than {} bytes of files", self.bounds.bytes));
-        }
         let mut file = folder.create(name.as_c_str())?;
         let mut left = content.take(entry.size);
         let mut buffer = vec![0; 1 << 18];
