@@ -31,24 +31,35 @@ impl Sandboxes {
         &self.backend
     }
 
-    /// Runs a tool in the sandbox of a session, as soon as there is a place for `workspace`; a new sandbox has `setup`, and
-    /// before the tool runs it is shown to `opened`. Dropping the future interrupts the tool.
-    pub async fn call(
+    /// Runs a tool in the sandbox of a session, as soon as there is a place for `workspace`; a new sandbox has `setup`, which is
+    /// asked for then only, and before the tool runs the sandbox is shown to `opened`. Dropping the future interrupts the tool.
+    ///
+    /// # Errors
+    /// The outer one is that of `setup`.
+    pub async fn call<E>(
         &self,
         workspace: &WorkspaceId,
         session: &SessionId,
         (call, tool): (&str, &ToolCall),
-        setup: Setup,
+        setup: impl Future<Output = Result<Setup, E>>,
         opened: impl FnOnce(&Sandbox),
-    ) -> Result<ToolOutput, Error> {
+    ) -> Result<Result<ToolOutput, Error>, E> {
         // Dropped after all that follows: the sandbox is idle before its place is another's.
         let _place = self.places.take(workspace).await;
         self.idle().remove(session);
         let _busy = Busy { sandboxes: self, session };
         self.make_room().await;
-        let sandbox = self.backend.open_with(session.as_ref(), setup).await?;
-        opened(&sandbox);
-        sandbox.call(call, tool).await
+        let sandbox = match self.backend.running(session.as_ref()).await {
+            Some(sandbox) => Ok(sandbox),
+            None => self.backend.open_with(session.as_ref(), setup.await?).await,
+        };
+        Ok(match sandbox {
+            Ok(sandbox) => {
+                opened(&sandbox);
+                sandbox.call(call, tool).await
+            }
+            Err(error) => Err(error),
+        })
     }
 
     /// Ends idle sandboxes, the longest idle first, until all that are up have a place.

@@ -172,6 +172,17 @@ impl Embedded {
         .await
     }
 
+    /// The sandbox of a session, if it is up.
+    pub async fn running(&self, session_id: &str) -> Option<Sandbox> {
+        let slot = self.slot(session_id).lock_owned().await;
+        let found = slot.as_ref().filter(|sandbox| sandbox.is_alive()).cloned();
+        drop(slot);
+        if found.is_none() {
+            self.forget(session_id);
+        }
+        found
+    }
+
     async fn start(&self, session_id: &str, setup: Setup) -> Result<Sandbox, Error> {
         let root = setup.root;
         let session = match &root.building {

@@ -145,7 +145,7 @@ impl Unpacking {
                 _ => {
                     let read = read_entry(&entry, std::mem::take(&mut extended))?;
                     // What is left out is read all the same.
-                    self.bytes = self.bytes.saturating_add(read.size);
+                    self.bytes = self.bytes.saturating_add(entry.size());
                     if self.bytes > self.bounds.bytes {
                         return refused(format!("the image has more than {} bytes of files", self.bounds.bytes));
                     }

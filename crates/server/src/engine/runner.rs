@@ -404,14 +404,16 @@ impl<'a> Runner<'a> {
         let (mounts, sandboxes, network) = (&mut self.mounts, &self.app.sandboxes, &self.network);
         let calling = async {
             mounts.before_call().await.map_err(NotRun::Mount)?;
-            let mut setup = Setup::default();
-            if self.has_secrets {
-                let of_session = self.app.gate.setup(workspace, session, network).await;
-                setup = of_session.map_err(|error| NotRun::Mount(error.into()))?;
-            }
-            setup.root = self.app.packages.root(&self.needs).await.map_err(NotRun::Root)?;
+            let root = self.app.packages.root(&self.needs).await.map_err(NotRun::Root)?;
+            let setup = async {
+                if !self.has_secrets {
+                    return Ok(Setup::from(root));
+                }
+                let setup = self.app.gate.setup(workspace, session, network).await;
+                setup.map(|setup| Setup { root, ..setup }).map_err(|error| NotRun::Mount(error.into()))
+            };
             let opened = |sandbox: &Sandbox| self.app.gate.attend(sandbox, workspace, session, network);
-            let called = sandboxes.call(workspace, session, (call.id.as_ref(), &tool), setup, opened).await;
+            let called = sandboxes.call(workspace, session, (call.id.as_ref(), &tool), setup, opened).await?;
             called.map_err(NotRun::Sandbox)
         };
         let ran = tokio::select! {
