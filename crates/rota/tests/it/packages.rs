@@ -399,6 +399,11 @@ fn wheel() -> Vec<u8> {
 
 #[tokio::test]
 async fn pip_installs_from_an_index_of_the_operator_through_the_gate() {
+    let pip = Command::new("/usr/bin/python3").args(["-m", "pip", "--version"]).output();
+    if !pip.is_ok_and(|pip| pip.status.success()) {
+        eprintln!("skipped: pip, which this machine does not have (Debian: python3-pip)");
+        return;
+    }
     let index = StaticHost::over_tls().await;
     let content = wheel();
     let digest = digest(&content).replace(':', "=");
