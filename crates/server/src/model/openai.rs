@@ -1,7 +1,7 @@
 //! Models behind the chat completions API of OpenAI, which most local servers and gateways speak: vLLM, Ollama, llama.cpp, LiteLLM.
 //!
 //! A request goes to `POST {base_url}/chat/completions` and is answered by a stream of chunks. What this API has no word for is
-//! said in others, or refused: see [`request`].
+//! said in others, or refused, as the head of `request.rs` says.
 
 mod reply;
 mod request;
