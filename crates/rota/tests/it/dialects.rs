@@ -547,8 +547,31 @@ fn streamed(frames: &[Value]) -> Vec<String> {
     (0..lines.len()).filter(|at| !broke_off(*at)).map(|at| lines[at].clone()).collect()
 }
 
-fn custom() -> Value {
+/// A tool of the client's.
+pub fn custom() -> Value {
     json!({"type": "custom", "name": "weather", "description": "d", "input_schema": {"type": "object"}})
+}
+
+/// The events of a turn up to its end: waits are skipped, and what the agent asks of its client is answered.
+pub async fn whole_turn(rota: &Rota, session: &str, stream: &mut Stream) -> Vec<Value> {
+    let mut log = Vec::new();
+    loop {
+        let frame = stream.next().await.expect("the stream goes on");
+        let kind = frame.kind().to_owned();
+        log.push(frame.event);
+        if kind == "session.status_rescheduled" {
+            rota.advance_seconds(60);
+        }
+        if kind != "session.status_idle" {
+            continue;
+        }
+        if stop_reason(&log)["type"] != "requires_action" {
+            return log;
+        }
+        let call = id(first(&log, "agent.custom_tool_use"));
+        let result = json!({"type": "user.custom_tool_result", "custom_tool_use_id": call, "content": [says("sunny")]});
+        rota.api.events(session, json!([result])).await;
+    }
 }
 
 async fn plays(case: Case) {
@@ -562,24 +585,7 @@ async fn plays(case: Case) {
     let path = format!("/v1/sessions/{}/events/stream?{deltas}", id(&session));
     let mut stream = Stream::open(rota.api.request(Method::GET, &path)).await;
     rota.api.events(id(&session), json!([message("hello")])).await;
-    let mut log = Vec::new();
-    loop {
-        let Some(frame) = stream.next().await else { panic!("{what}: the stream ended") };
-        let kind = frame.kind().to_owned();
-        log.push(frame.event);
-        if kind == "session.status_rescheduled" {
-            rota.advance_seconds(60);
-        }
-        if kind != "session.status_idle" {
-            continue;
-        }
-        if stop_reason(&log)["type"] != "requires_action" {
-            break;
-        }
-        let call = id(first(&log, "agent.custom_tool_use"));
-        let result = json!({"type": "user.custom_tool_result", "custom_tool_use_id": call, "content": [says("sunny")]});
-        rota.api.events(id(&session), json!([result])).await;
-    }
+    let log = whole_turn(&rota, id(&session), &mut stream).await;
     assert_eq!(told(&log), expected, "{what}");
     assert_eq!(streamed(&log), shown, "{what}");
     let count = |wanted: &str| kinds(&log).iter().filter(|kind| **kind == wanted).count();

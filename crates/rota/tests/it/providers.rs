@@ -4,10 +4,11 @@ use rota_server::config::Provider;
 use serde_json::{Value, json};
 
 use crate::{
+    dialects::{custom, whole_turn},
     given::{Parts, agent, environment, id, message, toolset},
     models::{calls, says},
     server::Rota,
-    stream::{first, kinds, stop_reason, text},
+    stream::{first, kinds, text},
     upstream::{Reply, Upstream},
 };
 
@@ -115,28 +116,11 @@ async fn log_of(scenario: &Scenario, provider: Provider) -> Vec<Value> {
     let upstream = Upstream::speaking(provider, (scenario.answers)()).await;
     let rota = Rota::with(|config| config.models = vec![upstream.model()]).await;
     let api = &rota.api;
-    let weather = json!({"type": "custom", "name": "weather", "description": "d", "input_schema": {"type": "object"}});
-    let agent = agent(api, json!({"model": "house", "system": "Be brief.", "tools": [toolset(), weather]})).await;
+    let agent = agent(api, json!({"model": "house", "system": "Be brief.", "tools": [toolset(), custom()]})).await;
     let parts = Parts { agent, environment: environment(api, "e").await };
     let session = parts.session_with(api, message("hello")).await;
     let mut stream = api.stream_from(id(&session), 0).await;
-    let mut log = Vec::new();
-    while let Some(frame) = stream.next().await {
-        let kind = frame.kind().to_owned();
-        log.push(frame.event);
-        if kind == "session.status_rescheduled" {
-            rota.advance_seconds(60);
-        }
-        if kind != "session.status_idle" {
-            continue;
-        }
-        if stop_reason(&log)["type"] != "requires_action" {
-            break;
-        }
-        let call = id(first(&log, "agent.custom_tool_use"));
-        let result = json!({"type": "user.custom_tool_result", "custom_tool_use_id": call, "content": [says("sunny")]});
-        api.events(id(&session), json!([result])).await;
-    }
+    let log = whole_turn(&rota, id(&session), &mut stream).await;
     assert_eq!(upstream.asked().len(), (scenario.answers)().len(), "{}: each answer was asked for", scenario.what);
     log
 }

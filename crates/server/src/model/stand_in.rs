@@ -5,6 +5,8 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
+use super::{Delta, Model, ModelError, ModelReply, ModelRequest};
+
 /// What the stand-in does on a connection, once it has read the request.
 #[derive(Debug, Clone)]
 pub(crate) enum Act {
@@ -23,6 +25,25 @@ pub(crate) struct Asked {
     pub(crate) body: String,
 }
 
+/// One request, and what came of it.
+pub(crate) struct Exchange {
+    pub(crate) reply: Result<ModelReply, ModelError>,
+    pub(crate) deltas: Vec<Delta>,
+    pub(crate) asked: Asked,
+}
+
+impl Exchange {
+    /// The blocks of the reply, as JSON.
+    pub(crate) fn content(&self) -> serde_json::Value {
+        serde_json::to_value(&self.reply.as_ref().unwrap().content).unwrap()
+    }
+
+    /// Why there is no reply.
+    pub(crate) fn failure(self) -> ModelError {
+        self.reply.unwrap_err()
+    }
+}
+
 /// A server on a free port of the loopback interface.
 pub(crate) struct StandIn {
     listener: TcpListener,
@@ -37,6 +58,14 @@ impl StandIn {
     /// The address to put before a path.
     pub(crate) fn base_url(&self) -> String {
         format!("http://{}", self.listener.local_addr().unwrap())
+    }
+
+    /// Has `model` send one request here, which is answered by the script.
+    pub(crate) async fn exchange(self, model: &impl Model, request: &ModelRequest, script: &[Act]) -> Exchange {
+        let mut deltas = Vec::new();
+        let mut sink = |delta| deltas.push(delta);
+        let (reply, asked) = tokio::join!(model.reply(request, &mut sink), self.answer(script));
+        Exchange { reply, deltas, asked }
     }
 
     /// Takes one connection and refuses others, reads one request, follows the script and closes the connection.

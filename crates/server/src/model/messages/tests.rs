@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::model::{
-    Block, Delta, Message, ModelError, ModelReply, Refusal, Role, Stop, Usage,
-    stand_in::{Act, Asked, StandIn},
+    Block, Delta, Message, ModelError, Refusal, Role, Stop, Usage,
+    stand_in::{Act, Exchange, StandIn},
     upstream::{Credential, MAX_ERROR_BYTES, MAX_EVENT_BYTES, MAX_REPLY_BYTES},
 };
 
@@ -35,18 +35,6 @@ fn config(stand_in: &StandIn) -> UpstreamConfig {
     }
 }
 
-struct Exchange {
-    reply: Result<ModelReply, ModelError>,
-    deltas: Vec<Delta>,
-    asked: Asked,
-}
-
-impl Exchange {
-    fn content(&self) -> Value {
-        serde_json::to_value(&self.reply.as_ref().unwrap().content).unwrap()
-    }
-}
-
 /// Sends one request to a stand-in that follows the script.
 async fn exchange(script: &[Act]) -> Exchange {
     exchange_with(script, |_| {}).await
@@ -57,11 +45,7 @@ async fn exchange_with(script: &[Act], configure: impl FnOnce(&mut UpstreamConfi
     let mut config = config(&stand_in);
     configure(&mut config);
     let model = Messages::new(config).unwrap();
-    let request = question();
-    let mut deltas = Vec::new();
-    let mut sink = |delta| deltas.push(delta);
-    let (reply, asked) = tokio::join!(model.reply(&request, &mut sink), stand_in.answer(script));
-    Exchange { reply, deltas, asked }
+    stand_in.exchange(&model, &question(), script).await
 }
 
 fn send(bytes: impl Into<Vec<u8>>) -> Act {

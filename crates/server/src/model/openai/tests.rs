@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::model::{
-    Block, Delta, Message, ModelReply, Role, Stop, ToolDefinition, Usage,
-    stand_in::{Act, Asked, StandIn},
+    Block, Delta, Message, Role, Stop, ToolDefinition, Usage,
+    stand_in::{Act, Exchange, StandIn},
     upstream::Credential,
 };
 
@@ -39,22 +39,6 @@ fn question() -> ModelRequest {
     }
 }
 
-struct Exchange {
-    reply: Result<ModelReply, ModelError>,
-    deltas: Vec<Delta>,
-    asked: Asked,
-}
-
-impl Exchange {
-    fn content(&self) -> Value {
-        serde_json::to_value(&self.reply.as_ref().unwrap().content).unwrap()
-    }
-
-    fn failure(self) -> ModelError {
-        self.reply.unwrap_err()
-    }
-}
-
 async fn exchange(request: ModelRequest, answer: impl Into<Vec<u8>>) -> Exchange {
     let stand_in = StandIn::start().await;
     let config = UpstreamConfig {
@@ -63,11 +47,7 @@ async fn exchange(request: ModelRequest, answer: impl Into<Vec<u8>>) -> Exchange
         ..UpstreamConfig::new(stand_in.base_url(), Some(Credential::Bearer(KEY.to_owned())))
     };
     let model = OpenAi::new(config).unwrap();
-    let mut deltas = Vec::new();
-    let mut sink = |delta| deltas.push(delta);
-    let script = [Act::Send(answer.into())];
-    let (reply, asked) = tokio::join!(model.reply(&request, &mut sink), stand_in.answer(&script));
-    Exchange { reply, deltas, asked }
+    stand_in.exchange(&model, &request, &[Act::Send(answer.into())]).await
 }
 
 /// What came of a stream of these chunks, and `[DONE]`.
