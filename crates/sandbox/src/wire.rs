@@ -167,6 +167,11 @@ impl Identity {
         }
     }
 
+    /// The host's id of root inside, where the server can give files to it.
+    pub(crate) fn owner(self) -> Option<u32> {
+        if let Self::Range { base } = self { Some(base) } else { None }
+    }
+
     /// Ids 1 and up exist inside.
     pub(crate) fn has_range(self) -> bool {
         !matches!(self, Self::Single { .. })

@@ -20,6 +20,12 @@ const SOCKETS_SHARE: u64 = 16;
 /// How often and how long the removal of a cgroup is tried: its processes take a moment to end.
 const REMOVE_TRIES: usize = 200;
 const REMOVE_PAUSE: Duration = Duration::from_millis(5);
+/// What the name of a server's folder begins with.
+const PREFIX: &str = "rota-";
+/// How old an empty group of another server's is when it is removed: many times what the start of a sandbox may take.
+const ABANDONED_AFTER: Duration = Duration::from_mins(5);
+/// How many of them of one server are removed at a start.
+const MOST_ABANDONED: usize = 10_000;
 /// The group that the server moves into where the kernel wants a group's own processes out of the way.
 const SERVER_GROUP: &str = "rota-server";
 
@@ -66,7 +72,7 @@ impl Cgroups {
     pub(super) fn find(owner: &Path) -> Self {
         let mut hasher = DefaultHasher::new();
         owner.hash(&mut hasher);
-        let name = format!("rota-{:08x}", hasher.finish() as u32);
+        let name = format!("{PREFIX}{:08x}", hasher.finish() as u32);
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         let hierarchies = hierarchies(&mounts, &own);
@@ -113,7 +119,8 @@ impl Cgroups {
         Ok(cgroup)
     }
 
-    /// Ends and removes the groups of sandboxes: an earlier server's, before there are others.
+    /// Ends and removes the groups of sandboxes: an earlier server's, before there are others. Then removes those that servers
+    /// with other data folders left empty and that nobody will miss: the kernel walks through all there are.
     pub(super) async fn remove_stale(&self) {
         for place in &self.places {
             for entry in fs::read_dir(&place.folder).into_iter().flatten().flatten() {
@@ -124,8 +131,40 @@ impl Cgroups {
                 group.kill();
                 Cgroup { groups: vec![group] }.remove().await;
             }
+            place.remove_abandoned();
         }
     }
+}
+
+impl Place {
+    /// Removes groups of other servers' sandboxes that are empty and older than the start of a sandbox may take. One in which a
+    /// process is cannot be removed.
+    fn remove_abandoned(&self) {
+        let Some(all) = self.folder.parent() else { return };
+        for server in folders_in(all).filter(|folder| *folder != self.folder && is_of_a_server(folder)) {
+            for group in folders_in(&server).filter(|folder| is_abandoned(folder)).take(MOST_ABANDONED) {
+                let _ = fs::remove_dir(group);
+            }
+            // In version 2 a server makes its folder once, when it starts.
+            if !self.unified && is_abandoned(&server) {
+                let _ = fs::remove_dir(server);
+            }
+        }
+    }
+}
+
+fn folders_in(folder: &Path) -> impl Iterator<Item = PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path())
+}
+
+fn is_of_a_server(folder: &Path) -> bool {
+    folder.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(PREFIX.as_bytes()))
+}
+
+fn is_abandoned(folder: &Path) -> bool {
+    let age = folder.metadata().and_then(|about| about.modified()).ok().and_then(|time| time.elapsed().ok());
+    age.is_some_and(|age| age > ABANDONED_AFTER)
 }
 
 impl Drop for Cgroups {
@@ -309,6 +348,34 @@ fn hand_down(group: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn groups_that_other_servers_left_go_once_nobody_can_be_about_to_use_them() {
+        let all = tempfile::tempdir().unwrap();
+        let group = |path: &str, age: u64| {
+            let folder = all.path().join(path);
+            fs::create_dir_all(&folder).unwrap();
+            let made = std::time::UNIX_EPOCH + Duration::from_secs(age);
+            fs::File::open(&folder).unwrap().set_modified(made).unwrap();
+        };
+        for path in ["rota-1/s", "rota-2/old/with_a_process", "others/s", "rota-own/s"] {
+            group(path, 0);
+        }
+        fs::create_dir_all(all.path().join("rota-2/new")).unwrap();
+        for path in ["rota-1", "rota-2", "rota-2/old", "rota-own", "others"] {
+            group(path, 0);
+        }
+        let place = Place { folder: all.path().join("rota-own"), unified: true, controllers: Vec::new() };
+        place.remove_abandoned();
+        let is_there = |path: &str| all.path().join(path).exists();
+        assert!(!is_there("rota-1/s") && is_there("rota-1"));
+        for path in ["rota-2/old", "rota-2/new", "others/s", "rota-own/s"] {
+            assert!(is_there(path), "{path}");
+        }
+        group("rota-1", 0);
+        Place { unified: false, ..place }.remove_abandoned();
+        assert!(!is_there("rota-1") && is_there("rota-2") && is_there("others") && is_there("rota-own"));
+    }
 
     #[test]
     fn a_hybrid_machine_gives_its_version_1_controllers() {

@@ -39,7 +39,7 @@ use crate::config::{Config, Limits};
 use crate::error::Error;
 use crate::folder::Folder;
 use crate::init::BUILDING;
-use crate::wire::{Authorities, Identity, Launch, Shown};
+use crate::wire::{Authorities, Launch, Shown};
 use cgroup::Cgroups;
 use identity::Identities;
 use lost::Lost;
@@ -190,20 +190,16 @@ impl Embedded {
             // What is made there is a layer's.
             Some(_) => self.store.prepare(session_id, |_| Ok(self.identities.of_layers()))?,
         };
-        if root.building.is_some() {
-            session.make_building()?;
-        }
         let limits =
             Limits { disk_bytes: root.disk_bytes.unwrap_or(self.config.limits.disk_bytes), ..self.config.limits };
-        let cgroup = self.cgroups.create(session_id, &limits)?;
-        let launch = Launch {
+        let mut launch = Launch {
             identity: session.identity,
             session_dir: session.dir.clone(),
             // An image stands in the place of the operator's own.
             root_fs: self.config.root_fs.clone().filter(|_| root.image.is_none()),
             shown: root.shown(self.images.owner.filter(|_| session.identity != self.identities.of_layers())),
             limits,
-            cgroups: cgroup.folders(),
+            cgroups: Vec::new(),
             limit_address_space: !self.cgroups.limits_memory(),
             is_new: session.is_new,
             had_shell: session.had_shell(),
@@ -211,6 +207,9 @@ impl Embedded {
             environment: setup.environment.iter().map(|(name, value)| format!("{name}={value}")).collect(),
             authorities: setup.authorities,
         };
+        session.make_root(launch.is_overlay(), root.building.is_some())?;
+        let cgroup = self.cgroups.create(session_id, &limits)?;
+        launch.cgroups = cgroup.folders();
         let parts = sandbox::Parts { session, cgroup, root, companion: setup.companion };
         sandbox::start(&self.spawner, &self.tasks, parts, launch).await
     }
@@ -500,10 +499,7 @@ pub fn open_images(data_dir: &Path) -> Result<Layers, Error> {
 }
 
 fn open_layers(data_dir: &Path, name: &str, identities: &Identities, program: &Arc<Program>) -> Result<Layers, Error> {
-    let owner = match identities.of_layers() {
-        Identity::Range { base } => Some(base),
-        Identity::Subordinate { .. } | Identity::Single { .. } => None,
-    };
+    let owner = identities.of_layers().owner();
     let inside = identities.subordinate().map(|identity| Inside { identity, program: Arc::clone(program) });
     Layers::new(&data_dir.join(name), owner, inside)
 }

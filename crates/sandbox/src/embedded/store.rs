@@ -139,11 +139,7 @@ impl Store {
         let session = self.prepare(id, identity)?;
         let folder =
             Folder::open(&session.dir).map_err(Error::host_at("opening the session's folder", &session.dir))?;
-        let owner = match session.identity {
-            Identity::Range { base } => Some(base),
-            Identity::Subordinate { .. } | Identity::Single { .. } => None,
-        };
-        Ok((folder, owner))
+        Ok((folder, session.identity.owner()))
     }
 
     /// The folder of a session, when there is one.
@@ -245,13 +241,15 @@ impl Store {
 }
 
 impl Session {
-    /// Makes the folder in which packages are installed.
-    pub(super) fn make_building(&self) -> Result<(), Error> {
-        let owner = match self.identity {
-            Identity::Range { base } => Some(base),
-            Identity::Subordinate { .. } | Identity::Single { .. } => None,
-        };
-        let made = Folder::open(&self.dir).and_then(|folder| make_folder(&folder, BUILDING, owner));
+    /// Makes the folders that a sandbox of this kind has beside those that every session has.
+    pub(super) fn make_root(&self, is_overlay: bool, is_building: bool) -> Result<(), Error> {
+        let owner = self.identity.owner();
+        let host_only = SESSION_FOLDERS.iter().filter(|(_, _, host_only, _)| *host_only).map(|(name, ..)| *name);
+        let own: Vec<&str> = if is_overlay { OVERLAY_FOLDERS.to_vec() } else { host_only.collect() };
+        let made = Folder::open(&self.dir).and_then(|folder| {
+            let building = is_building.then_some(BUILDING);
+            own.into_iter().chain(building).try_for_each(|name| make_folder(&folder, name, owner))
+        });
         made.map_err(Error::host_at("making the session's folders", &self.dir))
     }
 
@@ -270,21 +268,15 @@ impl Session {
     }
 }
 
+/// Makes the folders that every session has. Files may come into them before a sandbox is opened.
 fn make_folders(session: &Folder, identity: Identity) -> io::Result<()> {
     make_folder(session, STAGE, None)?;
-    let owner = match identity {
-        Identity::Range { base } => Some(base),
-        Identity::Subordinate { .. } | Identity::Single { .. } => None,
-    };
-    for (name, _, _, writable) in SESSION_FOLDERS {
-        make_folder(session, name, owner.filter(|_| writable))?;
+    for (name, _, host_only, writable) in SESSION_FOLDERS {
+        if !host_only {
+            make_folder(session, name, identity.owner().filter(|_| writable))?;
+        }
     }
-    make_folder(session, WRITABLE_MEMORY, None)?;
-    // Whether the root is an overlay is known when the sandbox is opened, and files may come before.
-    for name in OVERLAY_FOLDERS {
-        make_folder(session, name, owner)?;
-    }
-    Ok(())
+    make_folder(session, WRITABLE_MEMORY, None)
 }
 
 /// The host id that owns what is in a session's folder.

@@ -240,17 +240,10 @@ fn tmpfs_options(bytes: u64, mode: &str, owner: Option<u32>) -> Vec<(&'static st
     options
 }
 
-/// The owner that the builder must give to what it makes: when it is the host's root, the sandbox's root.
-fn owner_of(identity: Identity) -> Option<u32> {
-    match identity {
-        Identity::Range { base } => Some(base),
-        Identity::Subordinate { .. } | Identity::Single { .. } => None,
-    }
-}
-
 /// Puts together what comes from the host. Afterwards the working directory is the new root.
 pub(super) fn build(launch: &Launch) -> Result<(), Failure> {
-    let owner = owner_of(launch.identity);
+    // The owner that the builder must give to what it makes: when it is the host's root, the sandbox's root.
+    let owner = launch.identity.owner();
     nix::mount::mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
         .map_err(at("making the mounts private"))?;
     let session = Folder::open(&launch.session_dir).map_err(at("opening the session's folder"))?;
