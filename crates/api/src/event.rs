@@ -345,6 +345,18 @@ pub enum StopReason {
     Refusal,
 }
 
+impl StopReason {
+    /// Its name on the wire.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::EndTurn => "end_turn",
+            Self::RequiresAction { .. } => "requires_action",
+            Self::RetriesExhausted => "retries_exhausted",
+            Self::Refusal => "refusal",
+        }
+    }
+}
+
 /// More about a refusal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StopDetails {

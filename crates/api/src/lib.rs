@@ -20,6 +20,7 @@ pub mod fields;
 pub mod file;
 pub mod id;
 pub mod image;
+pub mod listed_run;
 pub mod memory;
 pub mod metadata;
 pub mod model;

@@ -7,6 +7,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use crate::{
     Time,
+    agent::AgentReference,
     deployment::RunError,
     environment_key::{self, CreateEnvironmentKey},
     event::{SessionError, StopReason},
@@ -51,6 +52,7 @@ schemas! {
     Time {"type": "string", "format": "date-time"};
     Jitter {"anyOf": [{"enum": (NamedJitter::NAMES)}, {"type": "integer", "minimum": 1}]};
     EventType {"enum": (EventType::NAMES)};
+    AgentReference {"$ref": "openapi.json#/paths/~1v1~1deployment_runs~1%7Bdeployment_run_id%7D/get/responses/200/content/application~1json/schema/properties/agent"};
     RunError {"$ref": "openapi.json#/paths/~1v1~1deployment_runs~1%7Bdeployment_run_id%7D/get/responses/200/content/application~1json/schema/properties/error"};
     SessionError {"$ref": "openapi.json#/components/schemas/BetaManagedAgentsSessionErrorEvent/properties/error"};
     StopReason {"$ref": "openapi.json#/components/schemas/BetaManagedAgentsSessionStatusIdleEvent/properties/stop_reason"};

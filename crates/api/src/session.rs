@@ -107,6 +107,9 @@ pub struct SessionUsage {
     /// What the tokens cost; absent until a model with a price has answered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub list_cost: Option<MonetaryAmount>,
+    /// The same in billionths of a dollar. Not on the wire.
+    #[serde(skip)]
+    pub cost_nanos: Option<u64>,
 }
 
 /// An amount of US dollars in whole cents: `{"amount": "125", "currency": "USD"}`.

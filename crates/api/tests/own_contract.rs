@@ -10,6 +10,7 @@ use rota_api::{
     egress::{EgressConnection, EgressOutcome},
     environment_key::{CreateEnvironmentKey, EnvironmentKey, NewEnvironmentKey},
     image::{EnvironmentBuild, EnvironmentImage, Images, SetEnvironmentImage},
+    listed_run::{Attention, ListedRun, RunState, RunTrigger},
     occurrence::{AuditedOccurrence, OccurrenceOutcome},
     policy::{DeploymentPolicy, UpdatePolicy},
     run_outcome::RunWithOutcome,
@@ -170,6 +171,21 @@ fn made() -> String {
     c.add("get", "/rota/v1/environments/{environment_id}/build", &[], &answer);
     let answer = c.schema::<Images>();
     c.add("get", "/rota/v1/images", &[], &answer);
+    let answer = c.schema::<Attention>();
+    c.add("get", "/rota/v1/attention", &[], &answer);
+    let answer = c.page::<ListedRun>();
+    let time = |name| (name, json!({"type": "string", "format": "date-time"}));
+    let query = [
+        limit.clone(),
+        page.clone(),
+        ("state", json!({"enum": RunState::NAMES})),
+        ("trigger", json!({"enum": RunTrigger::NAMES})),
+        ("deployment_id", text.clone()),
+        ("agent_id", text.clone()),
+        time("from"),
+        time("to"),
+    ];
+    c.add("get", "/rota/v1/runs", &query, &answer);
     let order = ("order", json!({"enum": ["asc", "desc"]}));
     let query = [limit.clone(), order, ("after_id", text.clone()), ("before_id", text)];
     let answer = c.by_ids::<WebhookEndpoint>();

@@ -224,14 +224,20 @@ async fn lists(server: &Server) -> Result<Vec<(&'static str, Seen)>> {
         get(&mut connection, server, &format!("/v1/deployment_runs?limit=20&created_at[lte]={month_ago}")).await?;
     let cursor = deep["next_page"].as_str().context("there is more")?;
     let mut measured = Vec::new();
-    for (name, query) in [
-        ("newest", String::new()),
-        ("in the middle of the past", format!("&created_at[lte]={month_ago}&page={cursor}")),
-        ("of a deployment", format!("&deployment_id={deployment}")),
-        ("of the schedule", "&trigger_type=schedule".to_owned()),
-        ("with an error: none has", "&has_error=true".to_owned()),
+    let runs = |query: &str| format!("/v1/deployment_runs?limit=20{query}");
+    let outcomes = |query: &str| format!("/rota/v1/runs?limit=20{query}");
+    for (name, path) in [
+        ("newest", runs("")),
+        ("in the middle of the past", runs(&format!("&created_at[lte]={month_ago}&page={cursor}"))),
+        ("of a deployment", runs(&format!("&deployment_id={deployment}"))),
+        ("of the schedule", runs("&trigger_type=schedule")),
+        ("with an error: none has", runs("&has_error=true")),
+        ("with what became of them: newest", outcomes("")),
+        ("the same: in the middle of the past", outcomes(&format!("&to={month_ago}"))),
+        ("the same: failed, one in 10,000", outcomes("&state=failed")),
+        ("the same: waiting for an answer, none", outcomes("&state=waiting")),
+        ("what needs attention", "/rota/v1/attention".to_owned()),
     ] {
-        let path = format!("/v1/deployment_runs?limit=20{query}");
         let asked = request("GET", &path, &server.key, "");
         let watch = Watch::start(Some(server.pid()));
         let mut took = Vec::with_capacity(LISTS);

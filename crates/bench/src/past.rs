@@ -15,6 +15,8 @@ use rusqlite::{Connection, params};
 const PATTERNS: i64 = 100;
 /// Runs in one transaction.
 const BATCH: usize = 10_000;
+/// One session in this many has died.
+const DIED: usize = 10_000;
 /// From each run to the one before, in microseconds: a million are a month.
 const APART_MICROS: i64 = 2_600_000;
 
@@ -39,7 +41,8 @@ pub fn add(store: &Path, count: usize) -> Result<()> {
         let tx = connection.transaction()?;
         for number in batch..count.min(batch + BATCH) {
             let at = Time::from_micros(begin + APART_MICROS * number as i64);
-            insert(&tx, &patterns[number % patterns.len()], at)?;
+            let stop_reason = if number % DIED == 0 { "retries_exhausted" } else { "end_turn" };
+            insert(&tx, &patterns[number % patterns.len()], at, stop_reason)?;
         }
         tx.commit()?;
     }
@@ -70,7 +73,7 @@ fn without_id((seq, body): (i64, String)) -> Result<(i64, String)> {
     Ok((seq, rest.context("an event begins with its id")?.1.to_owned()))
 }
 
-fn insert(connection: &Connection, pattern: &Pattern, at: Time) -> Result<()> {
+fn insert(connection: &Connection, pattern: &Pattern, at: Time, stop_reason: &str) -> Result<()> {
     let (run, session) = (RunId::new(at).to_string(), SessionId::new(at).to_string());
     for (seq, rest) in &pattern.events {
         let body = format!("{{\"id\":\"{}\"{rest}", EventId::new(at));
@@ -85,12 +88,12 @@ fn insert(connection: &Connection, pattern: &Pattern, at: Time) -> Result<()> {
         .prepare_cached(
             "INSERT INTO sessions (id, workspace_id, agent_id, agent_version, environment_id, deployment_id, title, metadata,
                  resources, vault_ids, outcomes, status, active_micros, next_seq, next_input, lease_epoch, created_at,
-                 updated_at)
+                 updated_at, run_id, stop_reason, stopped_at)
              SELECT ?1, workspace_id, agent_id, agent_version, environment_id, deployment_id, title, metadata, resources,
-                 vault_ids, outcomes, 'idle', 1000000, next_input, 1, 1, ?2, ?2
+                 vault_ids, outcomes, 'idle', 1000000, next_input, 1, 1, ?2, ?2, ?5, ?6, ?2
              FROM sessions WHERE workspace_id = ?3 AND id = ?4",
         )?
-        .execute(params![session, at.micros(), pattern.workspace, pattern.session])?;
+        .execute(params![session, at.micros(), pattern.workspace, pattern.session, run, stop_reason])?;
     connection
         .prepare_cached(
             "INSERT INTO deployment_runs (id, workspace_id, deployment_id, agent_id, agent_version, session_id, scheduled_at,

@@ -77,6 +77,12 @@ pub const MAX_UNREAD_BYTES: usize = 64 * 1024 * 1024;
 /// Most bytes of rows that a page of a list has, unless its first row alone has more. A page that ends early has a cursor of
 /// the next one.
 pub const PAGE_BYTES: usize = 8 * 1024 * 1024;
+/// Most bytes of the words that are kept of the last failure of a deployment.
+pub const FAILURE_BYTES: usize = 1024;
+/// Most entries of one kind that the list of what needs attention has.
+pub const MAX_ATTENTION: i64 = 200;
+/// How long occurrences that were missed need attention, in microseconds, unless the deployment runs again before.
+pub const MISSED_ATTENTION_MICROS: i64 = 24 * 60 * 60 * 1_000_000;
 /// Most bytes of the files of a skill, unpacked.
 pub const MAX_SKILL_BYTES: usize = 30 * 1024 * 1024;
 /// Most bytes of the archive in which a skill is kept: what cannot be made smaller becomes a little larger.

@@ -558,11 +558,13 @@ async fn a_place_of_blobs_that_is_down_is_said_and_leaves_nothing_half() {
     assert_eq!((&error["message"], &error["retry_status"]["type"]), (&json!(message), &json!("retrying")), "{error}");
     std::fs::remove_file(&folder).unwrap();
     std::fs::rename(folder.with_extension("away"), &folder).unwrap();
-    // The pause before the next try is over.
+    // The pause before the next try is over. While the session works its lease must not run out.
     let result = format!("/v1/sessions/{}/events?types=agent.tool_result", id(&session));
     let done = async {
         loop {
-            rota.advance_seconds(60);
+            if api.get(&format!("/v1/sessions/{}", id(&session))).await["status"] == "rescheduling" {
+                rota.advance_seconds(60);
+            }
             let list = api.get(&result).await;
             if let Some(event) = list["data"].as_array().unwrap().first() {
                 return event.clone();

@@ -70,6 +70,7 @@ mod repositories;
 mod request;
 mod restarts;
 mod routes;
+mod run_list;
 mod run_outcomes;
 mod runs;
 mod scheduled;

@@ -72,10 +72,14 @@ pub(super) fn placeholders(sql: &str) -> String {
 
 /// The schema is written with PostgreSQL's types; a STRICT table of SQLite knows others.
 pub(super) fn sqlite_ddl(sql: &str) -> String {
-    sql.replace("BIGINT", "INTEGER").replace("BYTEA", "BLOB").replace("\n);", "\n) STRICT;")
+    let sql = sql.replace("BIGINT", "INTEGER").replace("BYTEA", "BLOB");
+    sql.replace("\n);", "\n) STRICT;").replace(BY_KEY, "\n) STRICT, WITHOUT ROWID;")
 }
 
 /// Texts are compared by their bytes, as SQLite does: ids sort by their time in no other order.
 pub(super) fn postgres_ddl(sql: &str) -> String {
-    sql.replace(" TEXT", " TEXT COLLATE \"C\"")
+    sql.replace(" TEXT", " TEXT COLLATE \"C\"").replace(BY_KEY, "\n);")
 }
+
+/// How a table ends whose rows SQLite keeps by their primary key; PostgreSQL knows one kind of table.
+const BY_KEY: &str = "\n) WITHOUT ROWID;";

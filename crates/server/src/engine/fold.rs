@@ -107,6 +107,7 @@ impl State {
             }),
             active_seconds,
             list_cost: self.usage.cost_nanos.map(MonetaryAmount::from_nanos),
+            cost_nanos: self.usage.cost_nanos,
         }
     }
 

@@ -23,7 +23,10 @@ use crate::{
         checkpoints::{self, Placed},
         deployments,
         sessions::events::log::{self, Input, NewEvent},
-        sessions::{self, Waiting, WaitingFor, status},
+        sessions::{
+            self, Waiting, WaitingFor,
+            status::{self, StartedBy},
+        },
         work_queue,
     },
 };
@@ -116,6 +119,14 @@ pub(super) enum Rest {
 }
 
 impl Step {
+    /// What it tells that went wrong last.
+    fn error(&self) -> Option<&SessionError> {
+        self.before.iter().chain(&self.events).rev().find_map(|event| match &event.body {
+            EventBody::SessionError { error } => Some(error),
+            _ => None,
+        })
+    }
+
     /// Ends the session for good, and says why.
     pub(super) fn terminate(&mut self, now: Time, message: &str) {
         let retry_status = RetryStatus::Terminal;
@@ -218,13 +229,13 @@ fn write(tx: &mut Tx<'_>, lease: &Lease, thread: &ThreadName, usage: SessionUsag
         set_usage(tx, lease, usage)?;
     }
     if let Some(micros) = work.retry_in_micros {
-        status::pause(tx, workspace, session, micros)?;
+        status::pause(tx, workspace, session, micros, work.error())?;
         return Ok(true);
     }
     match &work.rest {
         None => Ok(false),
         Some(rest) => {
-            let rests = end(tx, lease, thread, usage, rest)?;
+            let rests = end(tx, lease, thread, usage, rest, work.error())?;
             if rests && work.has_files {
                 mounts::comes_to_rest(tx, workspace, session, work.changed)?;
             }
@@ -235,13 +246,25 @@ fn write(tx: &mut Tx<'_>, lease: &Lease, thread: &ThreadName, usage: SessionUsag
 
 fn set_usage(tx: &mut Tx<'_>, lease: &Lease, usage: SessionUsage) -> Result<()> {
     tx.send(
-        "UPDATE sessions SET usage = $3 WHERE workspace_id = $1 AND id = $2",
-        vals![&lease.workspace, &lease.session, &serde_json::to_string(&usage)?],
+        "UPDATE sessions SET usage = $3, cost_nanos = $4 WHERE workspace_id = $1 AND id = $2",
+        vals![
+            &lease.workspace,
+            &lease.session,
+            &serde_json::to_string(&usage)?,
+            usage.cost_nanos.map(|nanos| i64::try_from(nanos).unwrap_or(i64::MAX))
+        ],
     )
 }
 
 /// Brings the session to rest, unless the client has sent something in the meantime that changes what comes next.
-fn end(tx: &mut Tx<'_>, lease: &Lease, thread: &ThreadName, usage: SessionUsage, rest: &Rest) -> Result<bool> {
+fn end(
+    tx: &mut Tx<'_>,
+    lease: &Lease,
+    thread: &ThreadName,
+    usage: SessionUsage,
+    rest: &Rest,
+    error: Option<&SessionError>,
+) -> Result<bool> {
     let Lease { workspace, session, .. } = lease;
     let inputs = log::queued(tx, session)?;
     let reason = match rest {
@@ -265,12 +288,21 @@ fn end(tx: &mut Tx<'_>, lease: &Lease, thread: &ThreadName, usage: SessionUsage,
             (StopReason::RetriesExhausted, None)
         }
     };
-    let deployment = match rest {
-        Rest::Terminated => status::terminate(tx, workspace, session, thread.clone())?,
-        _ => status::rest(tx, workspace, session, thread.clone(), usage, reason)?,
+    let error = error.filter(|_| matches!(rest, Rest::Dead | Rest::Terminated));
+    let started_by = match rest {
+        Rest::Terminated => status::terminate(tx, workspace, session, thread.clone(), error)?,
+        _ => status::rest(tx, workspace, session, thread.clone(), usage, reason, error)?,
     };
-    if let Some(deployment) = deployment {
+    if let Some(StartedBy { deployment, run }) = started_by {
         deployments::active::leave(tx, workspace, &deployment)?;
+        match rest {
+            Rest::Dead | Rest::Terminated => {
+                let message = error.map_or("the session ended", |error| &error.message);
+                deployments::failures::count(tx, workspace, &deployment, run.as_ref(), message)?;
+            }
+            Rest::Over(..) => deployments::failures::end(tx, &deployment)?,
+            Rest::Waiting { .. } => {}
+        }
     }
     Ok(true)
 }

@@ -12,10 +12,10 @@ use http::Method;
 use crate::{
     app::App,
     resources::{
-        agents, api_keys, archiving, credentials, deployment_runs, deployments, dreams, egress, environment_keys,
-        environments, files, images,
+        agents, api_keys, archiving, attention, credentials, deployment_runs, deployments, dreams, egress,
+        environment_keys, environments, files, images,
         memory_stores::{self, memories, versions},
-        models, organization, run_outcomes, schedules,
+        models, organization, run_outcomes, runs, schedules,
         sessions::{self, events, resources as session_resources},
         skills, threads, tunnels, user_profiles, vaults, webhook_endpoints, work, workspaces,
     },
@@ -102,6 +102,7 @@ pub fn operations() -> Vec<Operation> {
     const OCCURRENCES: &str = "/rota/v1/deployments/{deployment_id}/occurrences";
 
     vec![
+        get("/rota/v1/attention", Workspace, Optional, attention::list),
         get("/rota/v1/deployment_runs/{deployment_run_id}", Workspace, Optional, run_outcomes::retrieve),
         get(OCCURRENCES, Workspace, Optional, deployments::occurrences::list),
         get("/rota/v1/deployments/{deployment_id}/policy", Workspace, Optional, deployments::policy::get),
@@ -113,6 +114,7 @@ pub fn operations() -> Vec<Operation> {
         post(IMAGE, Workspace, Optional, images::set),
         get("/rota/v1/environments/{environment_id}/build", Workspace, Optional, images::build),
         get("/rota/v1/images", Workspace, Optional, images::list),
+        get("/rota/v1/runs", Workspace, Optional, runs::list),
         get("/rota/v1/schedules/preview", Workspace, Optional, schedules::preview),
         get("/rota/v1/sessions/{session_id}", Workspace, Optional, sessions::warnings::retrieve),
         get("/rota/v1/sessions/{session_id}/egress", Workspace, Optional, egress::list),

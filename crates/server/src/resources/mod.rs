@@ -3,6 +3,7 @@
 pub mod agents;
 pub mod api_keys;
 pub mod archiving;
+pub mod attention;
 pub mod checkpoints;
 pub mod credentials;
 pub mod deployment_runs;
@@ -20,6 +21,7 @@ pub mod organization;
 pub mod package_builds;
 pub mod repositories;
 pub mod run_outcomes;
+pub mod runs;
 pub mod schedules;
 pub mod session_secrets;
 pub mod sessions;

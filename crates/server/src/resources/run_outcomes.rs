@@ -11,10 +11,7 @@ use rota_api::{
 };
 use serde::Deserialize;
 
-use super::{
-    deployment_runs,
-    sessions::{self, WaitingFor},
-};
+use super::{deployment_runs, sessions};
 use crate::{
     app::App,
     db::{Tx, vals},
@@ -69,21 +66,13 @@ fn outcome(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &Session) -> Resul
         stop_reason,
         reply_cut,
         waits_for_human: waiting.iter().any(|waiting| waiting.for_.is_of_a_human()),
-        waiting_on: waiting.into_iter().map(|w| WaitingOn { event_id: w.id, answer: answer(w.for_) }).collect(),
+        waiting_on: waiting.into_iter().map(WaitingOn::from).collect(),
         error,
         usage: session.usage,
         list_cost: session.usage.list_cost,
         active_seconds: session.stats.active_seconds,
         duration_seconds: until.seconds_since(session.created_at).max(0.0),
     })
-}
-
-fn answer(to: WaitingFor) -> &'static str {
-    match to {
-        WaitingFor::Confirmation | WaitingFor::WorkerConfirmation => "user.tool_confirmation",
-        WaitingFor::CustomToolResult => "user.custom_tool_result",
-        WaitingFor::ToolResult => "user.tool_result",
-    }
 }
 
 /// Why and when the last turn ended. A turn that the session's own end cut short has no reason.

@@ -152,11 +152,11 @@ fn check_environment(
     if *is_archived {
         return Err(recorded(RunErrorType::EnvironmentArchived, format!("environment `{id}` is archived")));
     }
-    if target.resources == "[]" && kind.is_open {
-        return Ok(Vec::new());
+    let resources = find_resources(tx, policy, workspace, target, kind.is_self_hosted)?;
+    if kind.is_open {
+        return Ok(resources);
     }
     let environment: EnvironmentConfig = serde_json::from_str(config).map_err(Error::from)?;
-    let resources = find_resources(tx, policy, workspace, target, &environment)?;
     match egress::blocked_version(tx, &environment, &target.agent)? {
         Some(message) => Err(recorded(RunErrorType::McpEgressBlocked, message)),
         None => Ok(resources),
@@ -184,14 +184,14 @@ fn find_resources(
     policy: &FirePolicy,
     workspace: &WorkspaceId,
     target: &Target,
-    environment: &EnvironmentConfig,
+    is_self_hosted: bool,
 ) -> Result<Vec<Available>, Obstacle> {
     if target.resources == "[]" {
         return Ok(Vec::new());
     }
     let resources: Vec<Resource> = serde_json::from_str(&target.resources).map_err(Error::from)?;
     let is_unmountable = |resource: &Resource| !matches!(resource, Resource::MemoryStore { .. });
-    if environment.is_self_hosted() && resources.iter().any(is_unmountable) {
+    if is_self_hosted && resources.iter().any(is_unmountable) {
         return Err(recorded(
             RunErrorType::SelfHostedResourcesUnsupported,
             format!("environment `{}` is self-hosted and cannot mount files or repositories", target.environment_id),

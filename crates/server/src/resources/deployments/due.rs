@@ -185,11 +185,12 @@ impl Scheduled {
         let mut skipped = Vec::new();
         let found = pending::find(self.pending.clone(), &effects, self.settled_at.timestamp());
         if let Some((pending, reason)) = &found.overtaken {
-            standing::pass_over(tx, self.id.as_ref(), pending, *reason)?;
+            standing::pass_over(tx, (&self.workspace, self.id.as_ref()), pending, *reason)?;
             skipped.push(*reason);
         }
         if let Some(Skip { occurrences, reason }) = &effects.skip {
-            standing::skip(tx, self.id.as_ref(), self.settled_at.timestamp(), occurrences, *reason)?;
+            let of = (&self.workspace, self.id.as_ref());
+            standing::skip(tx, of, self.settled_at.timestamp(), occurrences, *reason)?;
             skipped.push(*reason);
         }
         let next = effects.next_fire_at.map(Time::from);
@@ -267,7 +268,7 @@ impl Look<'_> {
         let interrupts = match occurrence.step(tx.now(), || self.verdict(tx))? {
             Step::Hold(pending) => return Ok(Settled::Waits(Some(pending))),
             Step::PassOver(reason) => {
-                standing::pass_over(tx, id.as_ref(), occurrence, reason)?;
+                standing::pass_over(tx, (workspace, id.as_ref()), occurrence, reason)?;
                 skipped.push(reason);
                 return Ok(Settled::Waits(None));
             }

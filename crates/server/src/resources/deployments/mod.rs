@@ -3,6 +3,7 @@
 pub mod active;
 mod check;
 pub mod due;
+pub mod failures;
 pub mod occurrences;
 pub mod policy;
 mod run;

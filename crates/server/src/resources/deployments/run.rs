@@ -8,7 +8,7 @@ use rota_api::{
     id::{DeploymentId, EnvironmentId, Id, RunId, SessionId, WorkspaceId},
 };
 
-use super::{check::check, store};
+use super::{check::check, failures, store};
 use crate::{
     app::FirePolicy,
     closed::Closed,
@@ -116,7 +116,7 @@ pub(super) fn start(
     trigger: TriggerContext,
 ) -> Result<DeploymentRun> {
     let started = match check(tx, policy, workspace, target)? {
-        Ok(resources) => Ok(insert_session(tx, policy, workspace, target, resources)?),
+        Ok(resources) => Ok(insert_session(tx, policy, workspace, target, &run_id, resources)?),
         Err(error) => Err(error),
     };
     record(tx, workspace, run_id, target.id.clone(), target.agent.clone(), trigger, started)
@@ -214,6 +214,7 @@ fn insert_session(
     policy: &FirePolicy,
     workspace: &WorkspaceId,
     target: &Target,
+    run: &RunId,
     mut resources: Vec<Available>,
 ) -> Result<SessionId> {
     let mut key = None;
@@ -242,6 +243,7 @@ fn insert_session(
             image: image.as_deref(),
             packages: environment.and_then(|environment| environment.kind.packages.as_deref()),
             deployment: Some(&target.id),
+            run: Some(run),
             title: Some(&target.name),
             metadata: "{}",
             resources: &resources,
@@ -281,5 +283,8 @@ pub(super) fn record(
         trigger_context,
     };
     deployment_runs::insert(tx, workspace, &run)?;
+    if let Some(error) = &run.error {
+        failures::count(tx, workspace, &run.deployment_id, Some(&run.id), &error.message)?;
+    }
     Ok(run)
 }

@@ -72,7 +72,7 @@ pub(super) fn changing<T>(
         let now = tx.now().timestamp();
         let settled_at = settled_at.map_or(now, Time::timestamp);
         if let Some(pending) = pending {
-            pass_over(tx, id, &pending, settle::ended_by(after.state))?;
+            pass_over(tx, (workspace, id), &pending, settle::ended_by(after.state))?;
         }
         write(tx, workspace, id, settled_at, &settle::change(from, to, settled_at, now))?;
         insert_span(tx, id, &after)?;
@@ -126,7 +126,7 @@ pub(super) fn write(
     effects: &Effects,
 ) -> Result<()> {
     if let Some(Skip { occurrences, reason }) = &effects.skip {
-        skip(tx, id, settled_at, occurrences, *reason)?;
+        skip(tx, (workspace, id), settled_at, occurrences, *reason)?;
     }
     tx.send(
         "UPDATE deployments SET settled_at = $3, next_fire_at = $4, pending = NULL
@@ -163,7 +163,7 @@ pub(super) fn looked(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &DeploymentId
 /// skipped for the same reason, its row grows, so that a year of minutes is one row.
 pub(super) fn skip(
     tx: &mut Tx<'_>,
-    id: &str,
+    (workspace, id): (&WorkspaceId, &str),
     settled_at: Timestamp,
     occurrences: &RangeInclusive<Timestamp>,
     reason: SkipReason,
@@ -176,17 +176,23 @@ pub(super) fn skip(
     )?;
     if grown == 0 {
         tx.send(
-            "INSERT INTO deployment_skips (deployment_id, first_at, last_at, reason) VALUES ($1, $2, $3, $4)",
-            vals![id, first, last, reason.as_str()],
+            "INSERT INTO deployment_skips (workspace_id, deployment_id, first_at, last_at, reason)
+             VALUES ($1, $2, $3, $4, $5)",
+            vals![workspace, id, first, last, reason.as_str()],
         )?;
     }
     Ok(())
 }
 
 /// Records why the occurrence that was pending never fires.
-pub(super) fn pass_over(tx: &mut Tx<'_>, id: &str, pending: &Pending, reason: SkipReason) -> Result<()> {
+pub(super) fn pass_over(
+    tx: &mut Tx<'_>,
+    of: (&WorkspaceId, &str),
+    pending: &Pending,
+    reason: SkipReason,
+) -> Result<()> {
     let occurrence = pending.scheduled_at.timestamp();
-    skip(tx, id, pending.after.timestamp(), &(occurrence..=occurrence), reason)
+    skip(tx, of, pending.after.timestamp(), &(occurrence..=occurrence), reason)
 }
 
 fn insert_span(tx: &mut Tx<'_>, id: &str, standing: &Standing) -> Result<()> {

@@ -27,7 +27,7 @@ use crate::{
 pub use store::{
     Control, FilesOf, NewSession, Waiting, WaitingFor, add_outcomes, check_reach, control, files_are_gone, files_of,
     find, forget_deleted, get, has_outcome_in_turn, insert, is_rate_limited, lock, new_outcome, not_found,
-    outputs_are_left_out, usage,
+    outputs_are_left_out, stored_status, usage,
 };
 pub use write::{check_budget, self_hosted_resources};
 

@@ -17,7 +17,7 @@ use rota_api::{
         upload_path,
     },
 };
-use serde_json::Value;
+use serde_json::{Value, value::to_raw_value};
 
 use super::{control, lock, not_found};
 use crate::{
@@ -183,14 +183,14 @@ pub(super) fn attach_all(
     let mut stores = 0;
     for (place, resource) in (0..).zip(resources) {
         attached.push(match resource {
-            Available::File { file, path } => serde_json::to_value(mount(tx, workspace, session, file, path)?)?,
+            Available::File { file, path } => to_raw_value(&mount(tx, workspace, session, file, path)?)?,
             Available::MemoryStore(store) => {
                 attach::attach(tx, workspace, session, stores, store)?;
                 stores += 1;
-                serde_json::to_value(store)?
+                to_raw_value(store)?
             }
             Available::Repository(repository) => {
-                serde_json::to_value(attach_repository(tx, key, (workspace, session), place, repository)?)?
+                to_raw_value(&attach_repository(tx, key, (workspace, session), place, repository)?)?
             }
         });
     }

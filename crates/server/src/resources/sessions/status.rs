@@ -1,13 +1,13 @@
 //! The status of a session, and the events that tell of it. Nothing else writes these columns of `sessions`: `status`,
-//! `runnable_at`, `running_since`, `active_micros`, `waiting_on` and `request_id`.
+//! `runnable_at`, `running_since`, `active_micros`, `waiting_on`, `request_id`, `stop_reason`, `stopped_at` and `error`.
 //!
 //! What a client sends sets a session to work ([`begin`]). Its runner tells of it when it takes the session up, and then
 //! lets it [`pause`], [`rest`] or [`terminate`].
 
 use rota_api::{
     Time,
-    event::{EventBody, StopDetails, StopReason, ThreadName},
-    id::{DeploymentId, SessionId, ThreadId, WorkspaceId},
+    event::{EventBody, SessionError, StopDetails, StopReason, ThreadName},
+    id::{DeploymentId, RunId, SessionId, ThreadId, WorkspaceId},
     session::{SessionUsage, Status},
 };
 use serde::Deserialize;
@@ -28,7 +28,8 @@ pub(super) fn of_new(has_events: bool, now: Time) -> (Status, Option<Time>) {
 pub fn begin(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &SessionId) -> Result<()> {
     let request = tx.request();
     tx.send(
-        "UPDATE sessions SET status = 'running', running_since = $3, runnable_at = $3, request_id = $4
+        "UPDATE sessions SET status = 'running', running_since = $3, runnable_at = $3, request_id = $4, stop_reason = NULL,
+             error = NULL
          WHERE workspace_id = $1 AND id = $2",
         vals![workspace, id, tx.now(), request.as_deref()],
     )?;
@@ -39,7 +40,7 @@ pub fn begin(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &SessionId) -> Result
 /// Sets the sessions of a deleted environment to work whose calls wait for its workers: a runner closes those calls.
 pub fn begin_without_workers(tx: &mut Tx<'_>, workspace: &WorkspaceId, environment: &str) -> Result<()> {
     tx.send(
-        r#"UPDATE sessions SET status = 'running', running_since = $3, runnable_at = $3
+        r#"UPDATE sessions SET status = 'running', running_since = $3, runnable_at = $3, stop_reason = NULL
          WHERE workspace_id = $1 AND environment_id = $2 AND self_hosted = 1 AND status = 'idle'
              AND waiting_on LIKE '%"tool_result"%'"#,
         vals![workspace, environment, tx.now()],
@@ -51,19 +52,26 @@ pub fn begin_without_workers(tx: &mut Tx<'_>, workspace: &WorkspaceId, environme
 /// Goes on after a pause.
 pub fn resume(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &SessionId) -> Result<()> {
     tx.send(
-        "UPDATE sessions SET status = 'running', running_since = coalesce(running_since, $3)
+        "UPDATE sessions SET status = 'running', running_since = coalesce(running_since, $3), error = NULL
          WHERE workspace_id = $1 AND id = $2",
         vals![workspace, id, tx.now()],
     )
 }
 
-/// Gives a session back until a retry is due, in `micros`.
-pub fn pause(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &SessionId, micros: i64) -> Result<()> {
+/// Gives a session back until a retry is due, in `micros`. `error` is what happened.
+pub fn pause(
+    tx: &mut Tx<'_>,
+    workspace: &WorkspaceId,
+    id: &SessionId,
+    micros: i64,
+    error: Option<&SessionError>,
+) -> Result<()> {
+    let error = error.map(serde_json::to_string).transpose()?;
     tx.send(
         "UPDATE sessions SET status = 'rescheduling', runnable_at = $3, lease_owner = NULL, lease_expires_at = NULL,
-             active_micros = active_micros + coalesce($4 - running_since, 0), running_since = NULL
+             active_micros = active_micros + coalesce($4 - running_since, 0), running_since = NULL, error = $5
          WHERE workspace_id = $1 AND id = $2",
-        vals![workspace, id, tx.now().plus_micros(micros), tx.now()],
+        vals![workspace, id, tx.now().plus_micros(micros), tx.now(), error.as_deref()],
     )
 }
 
@@ -86,7 +94,16 @@ pub fn wait(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &SessionId, waiting: &
     )
 }
 
-/// Brings a session to rest and tells of it. Returns the deployment that started it.
+/// What started a session.
+#[derive(Debug)]
+pub struct StartedBy {
+    /// The deployment.
+    pub deployment: DeploymentId,
+    /// Its run; `None` of a session that an older program started.
+    pub run: Option<RunId>,
+}
+
+/// Brings a session to rest and tells of it. `error` is what its last turn died of. Returns what started it.
 ///
 /// The status is set before the events: whoever sees them and asks for the session finds it at rest.
 pub fn rest(
@@ -96,11 +113,12 @@ pub fn rest(
     thread: ThreadName,
     usage: SessionUsage,
     (reason, details): (StopReason, Option<StopDetails>),
-) -> Result<Option<DeploymentId>> {
-    let (active_micros, deployment) = stop(tx, workspace, id, Status::Idle)?;
+    error: Option<&SessionError>,
+) -> Result<Option<StartedBy>> {
+    let (active_micros, started_by) = stop(tx, workspace, id, (Status::Idle, reason.name()), error)?;
     let usage = SessionUsage { active_seconds: active_micros as f64 / 1e6, ..usage };
     tell_rest(tx, workspace, id, thread, usage, (reason, details))?;
-    Ok(deployment)
+    Ok(started_by)
 }
 
 /// Tells that a session at rest has stayed so, after something was sent that does not set it to work.
@@ -131,33 +149,43 @@ fn tell_rest(
     log::append(tx, workspace, id, &events).map(drop)
 }
 
-/// Ends a session for good and tells of it. Returns the deployment that started it.
+/// Ends a session for good and tells of it. `error` is why. Returns what started it.
 pub fn terminate(
     tx: &mut Tx<'_>,
     workspace: &WorkspaceId,
     id: &SessionId,
     thread: ThreadName,
-) -> Result<Option<DeploymentId>> {
-    let (_, deployment) = stop(tx, workspace, id, Status::Terminated)?;
+    error: Option<&SessionError>,
+) -> Result<Option<StartedBy>> {
+    let (_, started_by) = stop(tx, workspace, id, (Status::Terminated, TERMINATED), error)?;
     work_queue::end(tx, workspace, id)?;
     repositories::forget_of_session(tx, workspace, id)?;
     let events = [EventBody::ThreadStatusTerminated { thread }, EventBody::StatusTerminated {}];
     log::append(tx, workspace, id, &events)?;
-    Ok(deployment)
+    Ok(started_by)
 }
+
+/// What the store has for the reason of a stop, where the session has ended for good.
+pub const TERMINATED: &str = "terminated";
 
 fn stop(
     tx: &mut Tx<'_>,
     workspace: &WorkspaceId,
     id: &SessionId,
-    status: Status,
-) -> Result<(i64, Option<DeploymentId>)> {
+    (status, reason): (Status, &'static str),
+    error: Option<&SessionError>,
+) -> Result<(i64, Option<StartedBy>)> {
+    let error = error.map(serde_json::to_string).transpose()?;
     let stopped = tx.one(
         "UPDATE sessions SET status = $4, runnable_at = NULL, lease_owner = NULL, lease_expires_at = NULL,
-             active_micros = active_micros + coalesce($3 - running_since, 0), running_since = NULL
-         WHERE workspace_id = $1 AND id = $2 RETURNING active_micros, deployment_id",
-        vals![workspace, id, tx.now(), status.as_str()],
-        |row| Ok((row.int(0)?, row.opt_id(1)?)),
+             active_micros = active_micros + coalesce($3 - running_since, 0), running_since = NULL, stop_reason = $5,
+             stopped_at = $3, error = $6
+         WHERE workspace_id = $1 AND id = $2 RETURNING active_micros, deployment_id, run_id",
+        vals![workspace, id, tx.now(), status.as_str(), reason, error.as_deref()],
+        |row| {
+            let run = row.opt_id(2)?;
+            Ok((row.int(0)?, row.opt_id(1)?.map(|deployment| StartedBy { deployment, run })))
+        },
     )?;
     stopped.ok_or_else(|| Error::not_found("Session", id.as_ref()))
 }
@@ -166,7 +194,8 @@ fn stop(
 pub(super) fn archive(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &SessionId, from: Status) -> Result<()> {
     tx.execute(
         "UPDATE sessions SET archived_at = $3, updated_at = $3, status = 'terminated', waiting_on = NULL,
-             runnable_at = NULL, running_since = NULL
+             runnable_at = NULL, running_since = NULL,
+             stop_reason = CASE stop_reason WHEN 'requires_action' THEN NULL ELSE stop_reason END
          WHERE workspace_id = $1 AND id = $2",
         vals![workspace, id, tx.now()],
     )?;

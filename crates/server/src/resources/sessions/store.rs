@@ -4,7 +4,8 @@ use rota_api::{
     Time,
     agent::AgentReference,
     event::EventBody,
-    id::{DeploymentId, EnvironmentId, EventId, Id, OutcomeId, SessionId, WorkspaceId},
+    id::{DeploymentId, EnvironmentId, EventId, Id, OutcomeId, RunId, SessionId, WorkspaceId},
+    run_outcome::WaitingOn,
     session::{Session, SessionUsage, Stats, Status},
 };
 use serde::{Deserialize, Serialize};
@@ -116,7 +117,8 @@ fn from_row(row: &Row<'_>, now: Time) -> Result<Session> {
     })
 }
 
-fn stored_status(name: &str) -> Result<Status> {
+/// The status of a session as the store has it.
+pub fn stored_status(name: &str) -> Result<Status> {
     Status::from_name(name).ok_or_else(|| Error::internal(format!("the store has a session of status {name}")))
 }
 
@@ -150,6 +152,12 @@ pub struct Waiting {
     pub for_: WaitingFor,
 }
 
+impl From<Waiting> for WaitingOn {
+    fn from(Waiting { id, for_ }: Waiting) -> Self {
+        Self { event_id: id, answer: for_.answer() }
+    }
+}
+
 /// What an event waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -168,6 +176,15 @@ impl WaitingFor {
     /// Whether a human decides, and no program.
     pub fn is_of_a_human(self) -> bool {
         matches!(self, Self::Confirmation | Self::WorkerConfirmation)
+    }
+
+    /// The type of the event that answers it.
+    fn answer(self) -> &'static str {
+        match self {
+            Self::Confirmation | Self::WorkerConfirmation => "user.tool_confirmation",
+            Self::CustomToolResult => "user.custom_tool_result",
+            Self::ToolResult => "user.tool_result",
+        }
     }
 }
 
@@ -251,6 +268,8 @@ pub struct NewSession<'a> {
     pub packages: Option<&'a str>,
     /// The deployment that starts it.
     pub deployment: Option<&'a DeploymentId>,
+    /// Its run.
+    pub run: Option<&'a RunId>,
     /// A title for people.
     pub title: Option<&'a str>,
     /// Free pairs.
@@ -285,9 +304,9 @@ pub fn insert(tx: &mut Tx<'_>, new: &NewSession<'_>) -> Result<SessionId> {
         "INSERT INTO sessions (id, workspace_id, agent_id, agent_version, agent, environment_id, deployment_id, title,
              metadata, resources, vault_ids, outcomes, status, active_micros, running_since, next_seq, next_input, runnable_at,
              lease_epoch, created_at, updated_at, log_bytes, request_id, self_hosted,
-             network, image, packages)
+             network, image, packages, run_id)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, 0, $14, 1, $15, $14, 0, $16, $16, 0, $17, $18, $19,
-             $20, $21)",
+             $20, $21, $22)",
         vals![
             &id,
             new.workspace,
@@ -309,7 +328,8 @@ pub fn insert(tx: &mut Tx<'_>, new: &NewSession<'_>) -> Result<SessionId> {
             i64::from(new.self_hosted),
             new.network,
             new.image,
-            new.packages
+            new.packages,
+            new.run
         ],
     )?;
     if status == Status::Running {

@@ -84,6 +84,7 @@ pub(super) fn create(
             image: image.as_deref(),
             packages: packages.as_deref(),
             deployment: None,
+            run: None,
             title: new.title.as_deref(),
             metadata: &serde_json::to_string(&new.metadata)?,
             resources: &resources,
