@@ -1,0 +1,148 @@
+//! What needs somebody now, in one list.
+
+use axum::extract::State;
+use rota_api::{
+    Time,
+    deployment::PausedReason,
+    id::WorkspaceId,
+    listed_run::{Attention, AttentionItem, AttentionKind},
+};
+
+use crate::{
+    app::App,
+    db::{Row, Tx, Val, vals},
+    error::Result,
+    limits::{MAX_ATTENTION, MISSED_ATTENTION_MICROS},
+    request::{Caller, Json, Query},
+    resources::sessions::Waiting,
+    scheduler::pending::Pending,
+};
+
+/// `GET /rota/v1/attention`.
+pub async fn list(State(app): State<App>, caller: Caller, query: Query) -> Result<Json<Attention>> {
+    query.finish()?;
+    app.db.read(move |tx| all(tx, &caller.workspace)).await.map(Json)
+}
+
+fn all(tx: &mut Tx<'_>, workspace: &WorkspaceId) -> Result<Attention> {
+    let missed_since = tx.now().plus_micros(-MISSED_ATTENTION_MICROS);
+    let mut attention = Attention { data: Vec::new(), is_cut: false };
+    let mut add = |sql: &str, params: &[Val<'_>], item: fn(&Row<'_>) -> Result<Option<AttentionItem>>| -> Result<()> {
+        let mut found = tx.all(&format!("{sql} LIMIT {}", MAX_ATTENTION + 1), params, item)?;
+        attention.is_cut |= found.len() as i64 > MAX_ATTENTION;
+        found.truncate(MAX_ATTENTION as usize);
+        attention.data.extend(found.into_iter().flatten());
+        Ok(())
+    };
+    add(WAITING, vals![workspace], waiting)?;
+    add(FAILING, vals![workspace], failing)?;
+    add(MISSED, vals![workspace, missed_since], missed)?;
+    add(STOPPED, vals![workspace], stopped)?;
+    add(WEBHOOKS, vals![workspace], webhook)?;
+    attention.data.sort_by_key(|item| item.since);
+    Ok(attention)
+}
+
+fn item(kind: AttentionKind, since: Time, message: String) -> AttentionItem {
+    AttentionItem {
+        r#type: "attention_item",
+        kind,
+        since,
+        message,
+        deployment_id: None,
+        deployment_name: None,
+        run_id: None,
+        session_id: None,
+        webhook_endpoint_id: None,
+        waiting_on: Vec::new(),
+        failures: None,
+    }
+}
+
+/// Also sessions that no deployment started.
+const WAITING: &str = "SELECT s.id, s.run_id, s.deployment_id, d.name, s.stopped_at, s.waiting_on FROM sessions s
+    LEFT JOIN deployments d ON d.workspace_id = s.workspace_id AND d.id = s.deployment_id
+    WHERE s.workspace_id = $1 AND s.stop_reason = 'requires_action' AND s.stopped_at IS NOT NULL";
+
+fn waiting(row: &Row<'_>) -> Result<Option<AttentionItem>> {
+    let waiting: Vec<Waiting> = row.opt_json("waiting_on")?.unwrap_or_default();
+    if waiting.is_empty() {
+        return Ok(None);
+    }
+    let for_human = waiting.iter().any(|waiting| waiting.for_.is_of_a_human());
+    let message = if for_human { "waits until calls are allowed or denied" } else { "waits for the results of calls" };
+    Ok(Some(AttentionItem {
+        session_id: Some(row.id("id")?),
+        run_id: row.opt_id("run_id")?,
+        deployment_id: row.opt_id("deployment_id")?,
+        deployment_name: row.opt_text("name")?,
+        waiting_on: waiting.into_iter().map(Into::into).collect(),
+        ..item(AttentionKind::Waiting, row.time("stopped_at")?, message.to_owned())
+    }))
+}
+
+const FAILING: &str = "SELECT f.deployment_id, d.name, f.failures, f.since, f.run_id, f.message, r.session_id
+    FROM deployment_failures f
+    JOIN deployments d ON d.workspace_id = f.workspace_id AND d.id = f.deployment_id AND d.archived_at IS NULL
+    LEFT JOIN deployment_runs r ON r.workspace_id = f.workspace_id AND r.id = f.run_id
+    WHERE f.workspace_id = $1 ORDER BY f.since";
+
+fn failing(row: &Row<'_>) -> Result<Option<AttentionItem>> {
+    Ok(Some(AttentionItem {
+        deployment_id: Some(row.id("deployment_id")?),
+        deployment_name: Some(row.text("name")?),
+        run_id: row.opt_id("run_id")?,
+        session_id: row.opt_id("session_id")?,
+        failures: Some(row.int("failures")?),
+        ..item(AttentionKind::Failing, row.time("since")?, row.text("message")?)
+    }))
+}
+
+const MISSED: &str = "SELECT k.deployment_id, d.name, max(k.last_at) AS last_at FROM deployment_skips k
+    JOIN deployments d ON d.workspace_id = k.workspace_id AND d.id = k.deployment_id
+        AND d.archived_at IS NULL AND (d.last_run_at IS NULL OR d.last_run_at < k.last_at)
+    WHERE k.workspace_id = $1 AND k.last_at >= $2 AND k.reason = 'missed'
+    GROUP BY k.deployment_id, d.name";
+
+fn missed(row: &Row<'_>) -> Result<Option<AttentionItem>> {
+    let message = "occurrences were missed, for the server was down or too busy, and it has not run since";
+    Ok(Some(AttentionItem {
+        deployment_id: Some(row.id("deployment_id")?),
+        deployment_name: Some(row.text("name")?),
+        ..item(AttentionKind::Missed, row.time("last_at")?, message.to_owned())
+    }))
+}
+
+/// Those that were paused by hand are not among what needs somebody.
+const STOPPED: &str = r#"SELECT id, name, paused_reason, pending, updated_at FROM deployments
+    WHERE workspace_id = $1 AND (paused_reason IS NOT NULL OR pending IS NOT NULL) AND archived_at IS NULL
+        AND (paused_reason LIKE '%"error"%' OR pending LIKE '%"retry_at":"%')"#;
+
+fn stopped(row: &Row<'_>) -> Result<Option<AttentionItem>> {
+    let paused: Option<PausedReason> = row.opt_json("paused_reason")?;
+    let pending: Option<Pending> = row.opt_json("pending")?;
+    let found = match (paused, pending) {
+        (Some(PausedReason::Error { error }), _) => {
+            let message = format!("paused by an error: {}", error.r#type.as_str());
+            item(AttentionKind::Paused, row.time("updated_at")?, message)
+        }
+        (_, Some(Pending { scheduled_at, retry_at: Some(at), error, .. })) => {
+            let error = error.map_or_else(String::new, |error| format!(": {}", error.message));
+            item(AttentionKind::Retrying, scheduled_at, format!("tried again at {at}{error}"))
+        }
+        _ => return Ok(None),
+    };
+    let (id, name) = (row.id("id")?, row.text("name")?);
+    Ok(Some(AttentionItem { deployment_id: Some(id), deployment_name: Some(name), ..found }))
+}
+
+const WEBHOOKS: &str = "SELECT id, name, disabled_reason, updated_at FROM webhook_endpoints
+    WHERE workspace_id = $1 AND state = 'disabled' AND disabled_reason <> ''";
+
+fn webhook(row: &Row<'_>) -> Result<Option<AttentionItem>> {
+    let message = format!("endpoint \"{}\" is disabled: {}", row.text("name")?, row.text("disabled_reason")?);
+    Ok(Some(AttentionItem {
+        webhook_endpoint_id: Some(row.id("id")?),
+        ..item(AttentionKind::WebhookDisabled, row.time("updated_at")?, message)
+    }))
+}

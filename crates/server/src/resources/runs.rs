@@ -1,0 +1,301 @@
+//! All runs of a workspace with what became of each, and the occurrences that have none: one list, newest first.
+
+use axum::extract::State;
+use rota_api::{
+    Time,
+    agent::AgentReference,
+    id::{self, AgentId, DeploymentId, Id, RunId, WorkspaceId},
+    listed_run::{Cost, ListedRun, ListedSession, RunState, RunTrigger},
+    occurrence::OccurrenceReason,
+    session::{SessionUsage, Status},
+};
+
+use crate::{
+    app::App,
+    db::{Row, Select, Tx, Val, vals},
+    error::{Error, Result},
+    limits::PAGE_BYTES,
+    page::{Order, Page, Paging, Rows},
+    request::{Caller, Json, Query},
+    resources::sessions::{self, Waiting, status::TERMINATED},
+};
+
+/// `GET /rota/v1/runs`, newest first.
+pub async fn list(State(app): State<App>, caller: Caller, query: Query) -> Result<Json<Page<ListedRun>>> {
+    let wanted = Wanted {
+        state: query.one_of("state", RunState::NAMES)?.and_then(RunState::from_name),
+        trigger: query.one_of("trigger", RunTrigger::NAMES)?.and_then(RunTrigger::from_name),
+        deployment: id_of::<DeploymentId>(&query, "deployment_id")?,
+        agent: id_of::<AgentId>(&query, "agent_id")?,
+        from: query.time("from")?,
+        to: query.time("to")?,
+    };
+    let paging = query.paging(20, 100, Order::Desc)?;
+    let after = paging.after().map(Place::read).transpose()?;
+    app.db.read(move |tx| page(tx, &caller.workspace, &wanted, after.as_ref(), &paging)).await.map(Json)
+}
+
+fn id_of<I: Id + std::str::FromStr>(query: &Query, name: &'static str) -> Result<Option<String>> {
+    let id = query.text(name);
+    if id.is_some_and(|id| id.parse::<I>().is_err()) {
+        return Err(Error::invalid(format_args!("{name}: is no id of this kind")));
+    }
+    Ok(id.map(str::to_owned))
+}
+
+/// Which entries are asked for.
+struct Wanted {
+    state: Option<RunState>,
+    trigger: Option<RunTrigger>,
+    deployment: Option<String>,
+    agent: Option<String>,
+    from: Option<Time>,
+    to: Option<Time>,
+}
+
+/// The place of an entry: what has a run stands before what has none at the same time.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    at: i64,
+    has_run: bool,
+    /// The run, or the deployment.
+    id: String,
+}
+
+impl Place {
+    fn of(listed: &ListedRun) -> Self {
+        let id = listed.run_id.as_ref().map_or_else(|| listed.deployment_id.to_string(), RunId::to_string);
+        Self { at: listed.at.micros(), has_run: listed.run_id.is_some(), id }
+    }
+
+    fn write(&self) -> String {
+        format!("{}.{}.{}", self.at, i64::from(self.has_run), self.id)
+    }
+
+    fn read(key: &str) -> Result<Self> {
+        let mut parts = key.splitn(3, '.');
+        let place = (|| {
+            let (at, has_run, id) = (parts.next()?.parse().ok()?, parts.next()? == "1", parts.next()?.to_owned());
+            Some(Self { at, has_run, id })
+        })();
+        place.ok_or_else(|| Error::invalid("page: Invalid page cursor."))
+    }
+
+    /// Runs after this place have lesser ids.
+    fn runs_below(&self) -> String {
+        if self.has_run { self.id.clone() } else { id::floor::<RunId>(Time::from_micros(self.at)) }
+    }
+}
+
+fn page(
+    tx: &mut Tx<'_>,
+    workspace: &WorkspaceId,
+    wanted: &Wanted,
+    after: Option<&Place>,
+    paging: &Paging,
+) -> Result<Page<ListedRun>> {
+    let (mut found, mut more) = (Vec::new(), false);
+    for source in sources(wanted) {
+        let Rows { rows, more: cut } = match source {
+            Source::Runs { from, key, only } => {
+                let mut select = Select::new(&format!("{COLUMNS} {from} AND {only}"), workspace);
+                wanted.narrow(&mut select, key);
+                let below = after.map(Place::runs_below);
+                let bounds = (paging.limit, PAGE_BYTES);
+                select.rows(tx, key, Order::Desc, below.as_deref().map(Val::Text), bounds, run_of_row)?
+            }
+            Source::Skips { only } => skips(tx, workspace, wanted, after, only, paging.limit)?,
+        };
+        more |= cut;
+        found.extend(rows);
+    }
+    found.sort_by_cached_key(|listed| std::cmp::Reverse(Place::of(listed)));
+    let Rows { rows: data, more } = Rows::new(found, paging.limit, more);
+    let next_page = data.last().filter(|_| more).map(|last| paging.cursor(Place::of(last).write()));
+    Ok(Page { data, next_page })
+}
+
+/// Where entries come from. Each source has them in the order of the list.
+enum Source {
+    /// Runs, `from` tables that are walked along `key`.
+    Runs { from: &'static str, key: &'static str, only: &'static str },
+    /// Occurrences without a run.
+    Skips { only: &'static str },
+}
+
+const COLUMNS: &str = "SELECT r.id, r.deployment_id, coalesce(d.name, '') AS name, r.agent_id, r.agent_version, r.session_id, r.error,
+    r.scheduled_at, r.created_at, coalesce(v.model, '') AS model, s.id AS found, s.status, s.lease_owner, s.stop_reason, s.stopped_at,
+    s.error AS session_error, s.waiting_on, s.usage, s.cost_nanos, s.active_micros, s.archived_at,
+    s.created_at AS session_created_at";
+
+const BY_RUN: &str = "FROM deployment_runs r
+    LEFT JOIN sessions s ON s.workspace_id = r.workspace_id AND s.id = r.session_id
+    LEFT JOIN deployments d ON d.workspace_id = r.workspace_id AND d.id = r.deployment_id
+    LEFT JOIN agent_versions v ON v.agent_id = r.agent_id AND v.version = r.agent_version
+    WHERE r.workspace_id = $1";
+
+/// What is true of few sessions is found by the index of these.
+const BY_SESSION: &str = "FROM sessions s
+    JOIN deployment_runs r ON r.workspace_id = s.workspace_id AND r.id = s.run_id
+    LEFT JOIN deployments d ON d.workspace_id = r.workspace_id AND d.id = r.deployment_id
+    LEFT JOIN agent_versions v ON v.agent_id = r.agent_id AND v.version = r.agent_version
+    WHERE s.workspace_id = $1";
+
+fn sources(wanted: &Wanted) -> Vec<Source> {
+    let runs = |only| Source::Runs { from: BY_RUN, key: "r.id", only };
+    let sessions = |only| Source::Runs { from: BY_SESSION, key: "s.run_id", only };
+    let mut sources = match wanted.state {
+        None => vec![runs("true"), Source::Skips { only: "true" }],
+        Some(RunState::Queued) => vec![runs("s.status = 'running' AND s.lease_owner IS NULL")],
+        Some(RunState::Working) => vec![runs("s.status = 'running' AND s.lease_owner IS NOT NULL")],
+        Some(RunState::Retrying) => vec![runs("s.status = 'rescheduling'")],
+        Some(RunState::Waiting) => vec![sessions("s.stop_reason = 'requires_action'")],
+        Some(RunState::Done) => vec![runs(
+            "s.status IN ('idle', 'terminated') AND coalesce(s.stop_reason, 'end_turn') IN ('end_turn', 'refusal')",
+        )],
+        Some(RunState::Failed) => vec![
+            runs("r.error IS NOT NULL"),
+            sessions("s.stop_reason IN ('retries_exhausted', 'terminated') AND s.run_id IS NOT NULL"),
+        ],
+        Some(RunState::Deleted) => vec![runs("r.session_id IS NOT NULL AND s.id IS NULL")],
+        Some(RunState::Skipped) => vec![Source::Skips { only: "k.reason <> 'missed'" }],
+        Some(RunState::Missed) => vec![Source::Skips { only: "k.reason = 'missed'" }],
+    };
+    if wanted.trigger == Some(RunTrigger::Manual) {
+        sources.retain(|source| matches!(source, Source::Runs { .. }));
+    }
+    sources
+}
+
+impl Wanted {
+    fn narrow(&self, select: &mut Select, key: &str) {
+        select.text("r.deployment_id =", self.deployment.as_deref());
+        select.text("r.agent_id =", self.agent.as_deref());
+        select.when(self.trigger == Some(RunTrigger::Schedule), "r.scheduled_at IS NOT NULL");
+        select.when(self.trigger == Some(RunTrigger::Manual), "r.scheduled_at IS NULL");
+        select.text(&format!("{key} >="), self.from.map(id::floor::<RunId>));
+        select.text(&format!("{key} <"), self.to.map(id::floor::<RunId>));
+    }
+}
+
+fn run_of_row(row: &Row<'_>) -> Result<ListedRun> {
+    let scheduled_at = row.opt_time("scheduled_at")?;
+    let error = row.opt_json("error")?;
+    let session = match row.opt_text("found")? {
+        Some(_) => Some(session_of_row(row)?),
+        None => None,
+    };
+    let state = match (&error, &session) {
+        (Some(_), _) => RunState::Failed,
+        (None, None) => RunState::Deleted,
+        (None, Some(session)) => state(session, row.opt_text("lease_owner")?.is_some(), row.opt_time("archived_at")?),
+    };
+    Ok(ListedRun {
+        r#type: "listed_run",
+        run_id: Some(row.id("id")?),
+        deployment_id: row.id("deployment_id")?,
+        deployment_name: row.text("name")?,
+        agent: AgentReference::new(row.id("agent_id")?, row.int("agent_version")?),
+        trigger: if scheduled_at.is_some() { RunTrigger::Schedule } else { RunTrigger::Manual },
+        scheduled_at,
+        scheduled_until: None,
+        at: row.time("created_at")?,
+        state,
+        reason: None,
+        error,
+        session,
+    })
+}
+
+fn session_of_row(row: &Row<'_>) -> Result<ListedSession> {
+    let status = sessions::stored_status(&row.text("status")?)?;
+    let waiting: Vec<Waiting> = row.opt_json("waiting_on")?.unwrap_or_default();
+    let active_seconds = row.int("active_micros")? as f64 / 1e6;
+    let usage = SessionUsage { active_seconds, ..row.opt_json("usage")?.unwrap_or_default() };
+    let stopped_at = row.opt_time("stopped_at")?.filter(|_| !matches!(status, Status::Running | Status::Rescheduling));
+    let created_at = row.time("session_created_at")?;
+    Ok(ListedSession {
+        id: row.id("found")?,
+        status,
+        stop_reason: row.opt_text("stop_reason")?,
+        error: row.opt_json("session_error")?,
+        waits_for_human: waiting.iter().any(|waiting| waiting.for_.is_of_a_human()),
+        waiting_on: waiting.into_iter().map(Into::into).collect(),
+        stopped_at,
+        duration_seconds: stopped_at.map(|at| at.seconds_since(created_at)),
+        usage,
+        cost: row.opt_int("cost_nanos")?.map(Cost::from_nanos),
+        model: row.text("model")?,
+    })
+}
+
+/// How a session fares. One that an older program brought to rest does not say why.
+fn state(session: &ListedSession, has_runner: bool, archived_at: Option<Time>) -> RunState {
+    match (session.status, session.stop_reason.as_deref()) {
+        (Status::Running, _) if has_runner => RunState::Working,
+        (Status::Running, _) => RunState::Queued,
+        (Status::Rescheduling, _) => RunState::Retrying,
+        (_, Some("retries_exhausted" | TERMINATED)) => RunState::Failed,
+        (_, Some("requires_action")) => RunState::Waiting,
+        (Status::Terminated, None) if archived_at.is_none() => RunState::Failed,
+        (_, None) if !session.waiting_on.is_empty() => RunState::Waiting,
+        _ => RunState::Done,
+    }
+}
+
+/// Rows of occurrences that did not fire and have no run, each of several in a row.
+fn skips(
+    tx: &mut Tx<'_>,
+    workspace: &WorkspaceId,
+    wanted: &Wanted,
+    after: Option<&Place>,
+    only: &str,
+    limit: i64,
+) -> Result<Rows<ListedRun>> {
+    // After a run come those of its own time and before.
+    let (last_at, deployment) = match after {
+        None => (i64::MAX, ""),
+        Some(Place { at, has_run: true, .. }) => (at.saturating_add(1), ""),
+        Some(Place { at, id, .. }) => (*at, id.as_str()),
+    };
+    let (from, to) = (wanted.from.map_or(i64::MIN, Time::micros), wanted.to.map_or(i64::MAX, Time::micros));
+    let sql = format!(
+        "SELECT k.deployment_id, d.name, d.agent_id, d.agent_version, k.first_at, k.last_at, k.reason
+         FROM deployment_skips k JOIN deployments d ON d.workspace_id = k.workspace_id AND d.id = k.deployment_id
+         WHERE k.workspace_id = $1 AND (k.last_at, k.deployment_id) < ($2, $3) AND k.last_at >= $4 AND k.last_at < $5
+             AND (CAST($6 AS TEXT) IS NULL OR k.deployment_id = $6) AND (CAST($7 AS TEXT) IS NULL OR d.agent_id = $7)
+             AND {only}
+         ORDER BY k.last_at DESC, k.deployment_id DESC LIMIT $8"
+    );
+    let params = vals![
+        workspace,
+        last_at,
+        deployment,
+        from,
+        to,
+        wanted.deployment.as_deref(),
+        wanted.agent.as_deref(),
+        limit + 1
+    ];
+    Ok(Rows::new(tx.all(&sql, params, skip_of_row)?, limit, false))
+}
+
+fn skip_of_row(row: &Row<'_>) -> Result<ListedRun> {
+    let (first, last) = (row.time("first_at")?, row.time("last_at")?);
+    let reason = row.name("reason", OccurrenceReason::from_name)?;
+    Ok(ListedRun {
+        r#type: "listed_run",
+        run_id: None,
+        deployment_id: row.id("deployment_id")?,
+        deployment_name: row.text("name")?,
+        agent: AgentReference::new(row.id("agent_id")?, row.int("agent_version")?),
+        trigger: RunTrigger::Schedule,
+        scheduled_at: Some(first),
+        scheduled_until: (last != first).then_some(last),
+        at: last,
+        state: if reason == OccurrenceReason::Missed { RunState::Missed } else { RunState::Skipped },
+        reason: Some(reason),
+        error: None,
+        session: None,
+    })
+}
