@@ -75,7 +75,7 @@ impl Problem {
     pub(super) fn may_have_run(&self) -> bool {
         match self {
             Self::Unauthorized | Self::SessionGone(_) => false,
-            Self::Status(status) => !status.is_client_error(),
+            Self::Status(status) => status.is_server_error(),
             Self::NoAnswer { was_sent, .. } => *was_sent,
             Self::Unfit(_) => true,
         }
@@ -394,6 +394,7 @@ mod tests {
             (Problem::Unauthorized, false),
             (Problem::SessionGone(StatusCode::NOT_FOUND), false),
             (Problem::Status(StatusCode::FORBIDDEN), false),
+            (Problem::Status(StatusCode::FOUND), false),
             (Problem::Status(StatusCode::BAD_GATEWAY), true),
             (unsent(false), false),
             (unsent(true), true),

@@ -328,7 +328,6 @@ fn unusable() -> Vec<(Answer, &'static str, &'static str)> {
             "it does not answer as an MCP server does: it takes a request as if it wanted no answer",
         ),
         (Answer::HangUp, connection, "it cannot be reached: "),
-        (Answer::Hang, connection, "it does not answer within 1 s"),
     ]
 }
 
@@ -339,10 +338,7 @@ async fn a_server_that_cannot_be_used_is_told_of_once_a_turn_and_the_session_goe
         let bad = StandIn::start(&["never"]).await;
         // Enough for two turns: each asks once.
         bad.set(|manner| manner.opens = vec![answer.clone(); 2].into());
-        let house = House::with(vec![call("mcp__good__look"), done(), done(), done()], |config| {
-            config.mcp.connect_seconds = if matches!(answer, Answer::Hang) { 1 } else { 30 };
-        })
-        .await;
+        let house = House::new(vec![call("mcp__good__look"), done(), done(), done()]).await;
         let (session, mut stream) = house.session(&[("bad", &bad.url), ("good", &good.url)]).await;
         for turn in 0..2 {
             if turn > 0 {
@@ -403,7 +399,6 @@ fn gone_wrong() -> Vec<(Answer, &'static str, bool)> {
         (Answer::Status(500), "upstream server error (HTTP 500). Whether the call did anything is unknown", true),
         (Answer::Status(403), "This call was not run: access forbidden (HTTP 403)", true),
         (Answer::HangUp, "Whether the call did anything is unknown: look before you try again.", true),
-        (Answer::Hang, "it does not answer within 1 s. Whether the call did anything is unknown", true),
         (Answer::Body("{"), "its answer cannot be read", true),
         (Answer::Page, "its answer has text/html", true),
         (Answer::Status(202), "it takes a request as if it wanted no answer", true),
@@ -416,10 +411,7 @@ async fn a_call_that_goes_wrong_on_the_way_has_a_result_that_says_so_and_is_not_
         let server = StandIn::start(&["look"]).await;
         server.set(|manner| manner.calls = [answer.clone()].into());
         let script = vec![call("mcp__t__look"), call("mcp__t__look"), done()];
-        let house = House::with(script, |config| {
-            config.mcp.call_seconds = if matches!(answer, Answer::Hang) { 1 } else { 60 };
-        })
-        .await;
+        let house = House::new(script).await;
         let (_, mut stream) = house.session(&[("t", &server.url)]).await;
         let events = stream.turn().await;
         let results: Vec<&Value> = events.iter().filter(|event| event["type"] == "agent.mcp_tool_result").collect();
@@ -431,6 +423,27 @@ async fn a_call_that_goes_wrong_on_the_way_has_a_result_that_says_so_and_is_not_
         assert_eq!(server.asked("initialize").len(), 2, "{answer:?}: another session is opened before the next call");
     };
     join_all(gone_wrong().into_iter().map(check)).await;
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_is_waited_for_as_long_as_the_configuration_says() {
+    let server = StandIn::start(&["look"]).await;
+    server.set(|manner| manner.opens = [Answer::Hang].into());
+    let house = House::with(vec![done()], |config| config.mcp.connect_seconds = 1).await;
+    let (_, mut stream) = house.session(&[("t", &server.url)]).await;
+    let told = errors(&stream.turn().await);
+    let why = json!("MCP server \"t\": it does not answer within 1 s");
+    assert_eq!((told.len(), &told[0]["type"], &told[0]["message"]), (1, &json!("mcp_connection_failed_error"), &why));
+
+    server.set(|manner| manner.calls = [Answer::Hang].into());
+    let house = House::with(vec![call("mcp__t__look"), done()], |config| config.mcp.call_seconds = 1).await;
+    let (_, mut stream) = house.session(&[("t", &server.url)]).await;
+    let events = stream.turn().await;
+    let read = "MCP server \"t\": it does not answer within 1 s. Whether the call did anything is unknown: look before you try again.";
+    assert_eq!(text(first(&events, "agent.mcp_tool_result")), read);
+    assert_eq!(errors(&events)[0]["message"], why);
+    server.is_asked("notifications/cancelled", 1).await;
+    assert_eq!(server.asked("tools/call").len(), 1);
 }
 
 #[tokio::test]

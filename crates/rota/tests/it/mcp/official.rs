@@ -1,4 +1,5 @@
-//! Servers of the official Python SDK: `server.py`. `tests/with-mcp` starts a command that can start them.
+//! Servers of the official SDKs: `server.py` of the Python SDK, `tests/mcp/server.mjs` of the TypeScript SDK. `tests/with-mcp` starts a
+//! command that can start them.
 
 use std::{fs, path::PathBuf, process::Stdio};
 
@@ -18,7 +19,7 @@ use crate::{
     models::calls,
     oauth_server::OAuthServer,
     server::{PATIENCE, appears},
-    stream::{first, stop_reason, text},
+    stream::{Stream, first, stop_reason, text},
     upstream::Reply,
 };
 
@@ -30,15 +31,28 @@ struct Official {
 }
 
 impl Official {
+    /// One of the Python SDK.
     async fn start(name: &str, options: &[&str]) -> Self {
         let python = std::env::var("ROTA_TEST_MCP").expect("tests/with-mcp says where the SDK is");
         let folder = TempDir::new().unwrap();
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/mcp/server.py");
         let mut command = Command::new(python);
         command.arg("-B").arg(script).arg(name).arg(folder.path()).args(options);
+        Self::run(command, folder).await
+    }
+
+    /// One of the TypeScript SDK.
+    async fn of_typescript() -> Self {
+        let script = std::env::var("ROTA_TEST_MCP_TYPESCRIPT").expect("tests/with-mcp says where the SDK is");
+        let mut command = Command::new("node");
+        command.arg(script);
+        Self::run(command, TempDir::new().unwrap()).await
+    }
+
+    async fn run(mut command: Command, folder: TempDir) -> Self {
         let mut process = command.stdout(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
         let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
-        // Python is slow to begin on a machine that has much else to do.
+        // It is slow to begin on a machine that has much else to do.
         let port = timeout(4 * PATIENCE, lines.next_line()).await.expect("the server starts").unwrap();
         let url = format!("http://127.0.0.1:{}/mcp", port.expect("it prints its port"));
         Self { url, folder, process }
@@ -110,13 +124,7 @@ async fn a_tool_that_is_added_is_offered_with_one_of_the_next_requests() {
     let house = House::new(script.collect()).await;
     let (session, mut stream) = house.session(&[("t", &server.url)]).await;
     assert_eq!(texts(&stream.turn().await), ["there is more"]);
-    let following = async {
-        while !house.offered().contains(&"mcp__t__grown".to_owned()) {
-            house.api().events(id(&session), json!([message("next")])).await;
-            stream.turn().await;
-        }
-    };
-    timeout(PATIENCE, following).await.expect("the change is followed");
+    grows(&house, &session, &mut stream).await;
 }
 
 #[tokio::test]
@@ -201,4 +209,58 @@ async fn of_all_sessions_at_two_servers_whose_token_is_not_taken_one_renews_it()
         assert_eq!(stop_reason(&events)["type"], "end_turn");
     }
     assert_eq!(oauth.so_far(), 0, "there was one exchange");
+}
+
+#[tokio::test]
+#[ignore = "needs the official SDK: tests/with-mcp cargo test -p rota --test it mcp::official -- --include-ignored"]
+async fn a_server_of_the_typescript_sdk_is_used_taken_up_where_its_stream_broke_off_and_opened_anew() {
+    let server = Official::of_typescript().await;
+    let reply = |name: &str, input: Value| calls(&format!("toolu_{name}"), &format!("mcp__t__{name}"), &input);
+    let first_reply = Reply::Message(vec![
+        reply("add", json!({"a": 20, "b": 22})),
+        reply("picture", json!({})),
+        reply("weather", json!({})),
+        reply("fails", json!({})),
+        reply("breaks_off", json!({})),
+        reply("grow", json!({})),
+    ]);
+    let again = Reply::Message(vec![reply("add", json!({"a": 1, "b": 1}))]);
+    let script = [first_reply, done(), again].into_iter().chain(std::iter::repeat_with(done).take(1000));
+    let house = House::new(script.collect()).await;
+    let (session, mut stream) = house.session(&[("t", &server.url)]).await;
+    let events = stream.turn().await;
+    assert_eq!(errors(&events), [] as [Value; 0]);
+    let results: Vec<&Value> = events.iter().filter(|event| event["type"] == "agent.mcp_tool_result").collect();
+    assert_eq!(results[1]["content"][0]["source"]["media_type"], "image/png");
+    let told: Vec<&str> = [0, 2, 3, 4, 5].map(|i| text(results[i])).into();
+    assert_eq!((told[0], told[1], told[3], told[4]), ("42", r#"{"degrees":21}"#, "taken up", "there is more"));
+    assert!(told[2].contains("it is broken") && results[3]["is_error"] == true, "{}", results[3]);
+
+    let forgotten = house.api().http.get(server.url.replace("/mcp", "/forget")).send().await.unwrap();
+    assert!(forgotten.status().is_success());
+    house.api().events(id(&session), json!([message("again")])).await;
+    let events = stream.turn().await;
+    assert_eq!((texts(&events), errors(&events)), (vec!["2"], vec![]));
+}
+
+#[tokio::test]
+#[ignore = "needs the official SDK: tests/with-mcp cargo test -p rota --test it mcp::official -- --include-ignored"]
+async fn a_tool_that_a_server_of_the_typescript_sdk_adds_is_offered_with_one_of_the_next_requests() {
+    let server = Official::of_typescript().await;
+    let script = std::iter::once(call("mcp__t__grow")).chain(std::iter::repeat_with(done).take(1000));
+    let house = House::new(script.collect()).await;
+    let (session, mut stream) = house.session(&[("t", &server.url)]).await;
+    stream.turn().await;
+    grows(&house, &session, &mut stream).await;
+}
+
+/// Returns when the model is offered the tool that was added.
+async fn grows(house: &House, session: &Value, stream: &mut Stream) {
+    let following = async {
+        while !house.offered().contains(&"mcp__t__grown".to_owned()) {
+            house.api().events(id(session), json!([message("next")])).await;
+            stream.turn().await;
+        }
+    };
+    timeout(PATIENCE, following).await.expect("the change is followed");
 }
