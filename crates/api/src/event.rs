@@ -89,7 +89,7 @@ events! {
     },
     /// The user allows or denies a call that waits.
     "user.tool_confirmation" => UserToolConfirmation read by read_confirmation {
-        /// The `agent.tool_use` that waits.
+        /// The `agent.tool_use` or `agent.mcp_tool_use` that waits.
         tool_use_id: String,
         /// The decision.
         result: Confirmation,
@@ -160,6 +160,29 @@ events! {
         /// The `agent.tool_use` that this answers.
         tool_use_id: EventId,
         /// Text blocks.
+        content: Vec<Value>,
+        /// Whether the tool failed.
+        is_error: bool,
+    },
+    /// The agent calls a tool of an MCP server.
+    "agent.mcp_tool_use" => AgentMcpToolUse {
+        /// The server, as the agent names it.
+        mcp_server_name: String,
+        /// The tool, as the server names it.
+        name: String,
+        /// The arguments.
+        input: Map<String, Value>,
+        /// Whether it runs, waits or is refused.
+        evaluated_permission: Permission,
+        /// The policy that decided; absent when no policy applied.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        evaluation: Option<Evaluation>,
+    },
+    /// What a tool of an MCP server returned.
+    "agent.mcp_tool_result" => AgentMcpToolResult {
+        /// The `agent.mcp_tool_use` that this answers.
+        mcp_tool_use_id: EventId,
+        /// Texts, images and documents.
         content: Vec<Value>,
         /// Whether the tool failed.
         is_error: bool,
@@ -251,8 +274,6 @@ events! {
     "session.deleted" => SessionDeleted,
 
     never here:
-    "agent.mcp_tool_use",
-    "agent.mcp_tool_result",
     "agent.thread_message_received",
     "agent.thread_message_sent",
     "agent.thread_context_compacted",
@@ -380,12 +401,15 @@ pub struct SessionError {
     /// The repository that could not be cloned, where it is about one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repository_url: Option<String>,
+    /// The MCP server that failed, where it is about one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mcp_server_name: Option<String>,
 }
 
 impl SessionError {
-    /// An error that is about no repository.
+    /// An error that is about no repository and no MCP server.
     pub fn new(r#type: SessionErrorType, message: String, retry_status: RetryStatus) -> Self {
-        Self { r#type, message, retry_status, repository_url: None }
+        Self { r#type, message, retry_status, repository_url: None, mcp_server_name: None }
     }
 }
 
@@ -415,16 +439,22 @@ pub enum SessionErrorType {
     RepositoryCheckoutError,
     /// A repository could not be cloned for another reason.
     RepositoryCloneError,
+    /// An MCP server cannot be reached, or does not speak as one.
+    McpConnectionFailedError,
+    /// An MCP server wants a credential that the session does not have, or does not take the one that it has.
+    McpAuthenticationFailedError,
     /// Anything else.
     UnknownError,
 }
 
 impl SessionErrorType {
-    /// Whether the session keeps running, without a repository.
-    pub fn is_of_a_repository(self) -> bool {
+    /// Whether the session keeps running, without a repository or without an MCP server.
+    pub fn leaves_it_running(self) -> bool {
         matches!(
             self,
-            Self::RepositoryAuthenticationError
+            Self::McpConnectionFailedError
+                | Self::McpAuthenticationFailedError
+                | Self::RepositoryAuthenticationError
                 | Self::RepositoryForbiddenError
                 | Self::RepositoryNotFoundError
                 | Self::RepositoryCheckoutError

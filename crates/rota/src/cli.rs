@@ -330,6 +330,11 @@ Configuration file (every key is optional; an unknown key is an error):
   max_mib = 2048                     most bytes of a clone; disk_mib of [sandbox] is a bound too
   max_files = 500000                 most files and folders of a clone
 
+  [mcp]                              how MCP servers of agents are reached: docs/mcp.md
+  allow_private = false              reach them also at private addresses, and without TLS
+  connect_seconds = 30               how long one may take until it has listed its tools, 1 to 3600
+  call_seconds = 300                 how long a call of a tool may take, 1 to 3600
+
   [sandbox]
   root_fs = \"/srv/rootfs\"            the same as --root-fs
   image = \"debian-12\"              in its place: an image of `rota images`, for environments that name none

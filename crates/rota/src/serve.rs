@@ -118,7 +118,9 @@ fn configure(args: ServeArgs) -> Result<Config> {
 }
 
 fn start_log(args: &ServeArgs) -> Result<()> {
-    let log = tracing_subscriber::fmt().with_env_filter(EnvFilter::try_new(&args.log)?).with_writer(std::io::stderr);
+    // What servers of users do is no error of this one, and at its lower levels the client of MCP servers logs what is said.
+    let filter = EnvFilter::try_new(&args.log)?.add_directive("rmcp=off".parse()?);
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match args.log_format {
         LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).init(),
         LogFormat::Json => log.json().init(),

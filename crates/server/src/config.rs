@@ -21,9 +21,10 @@ use crate::{
     error::{Error, Result},
     limits::{
         CHECKPOINT_MIB, CLONE_FILES, CLONE_MIB, CLONE_SECONDS, EGRESS_SESSION_MIB, MAX_CONCURRENCY, MAX_CONNECTIONS,
-        MAX_EGRESS_PORTS, MAX_GIT_HOSTS, MAX_MODEL_TOKENS, MAX_NEVER_OPEN, MAX_PRICE, MAX_SANDBOX_PLACES, PACKAGES_MIB,
-        PACKAGES_SECONDS, PACKAGES_SECONDS_RANGE, PACKAGES_SETTINGS, PACKAGES_STORE_MIB, SANDBOX_CPUS,
-        SANDBOX_DISK_MIB, SANDBOX_MEMORY_MIB, SANDBOX_PROCESSES, WORKSPACE_FILES_MIB,
+        MAX_EGRESS_PORTS, MAX_GIT_HOSTS, MAX_MODEL_TOKENS, MAX_NEVER_OPEN, MAX_PRICE, MAX_SANDBOX_PLACES,
+        MCP_CALL_SECONDS, MCP_CONNECT_SECONDS, MCP_SECONDS_RANGE, PACKAGES_MIB, PACKAGES_SECONDS,
+        PACKAGES_SECONDS_RANGE, PACKAGES_SETTINGS, PACKAGES_STORE_MIB, SANDBOX_CPUS, SANDBOX_DISK_MIB,
+        SANDBOX_MEMORY_MIB, SANDBOX_PROCESSES, WORKSPACE_FILES_MIB,
     },
     scheduler::settle::Timing,
 };
@@ -64,6 +65,8 @@ pub struct Config {
     pub vault: VaultConfig,
     /// Which repositories sessions can mount.
     pub git: GitConfig,
+    /// How MCP servers are reached.
+    pub mcp: McpConfig,
     /// How the packages of environments are installed.
     pub packages: PackagesConfig,
 }
@@ -87,6 +90,7 @@ impl Default for Config {
             blobs: BlobsConfig::default(),
             vault: VaultConfig::default(),
             git: GitConfig::default(),
+            mcp: McpConfig::default(),
             packages: PackagesConfig::default(),
         }
     }
@@ -642,6 +646,32 @@ pub struct VaultConfig {
     pub allow_private: bool,
 }
 
+/// How MCP servers are reached: `[mcp]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct McpConfig {
+    /// Reach them also at private addresses, and without TLS: for servers in the operator's own network. Whoever can create an
+    /// agent can then make this server send requests inside that network.
+    pub allow_private: bool,
+    /// How long a server may take until it has opened a session and listed its tools.
+    pub connect_seconds: u64,
+    /// How long a call of a tool may take.
+    pub call_seconds: u64,
+}
+
+impl Default for McpConfig {
+    fn default() -> Self {
+        Self { allow_private: false, connect_seconds: MCP_CONNECT_SECONDS, call_seconds: MCP_CALL_SECONDS }
+    }
+}
+
+impl McpConfig {
+    fn check(&self) -> Result<()> {
+        within("mcp.connect_seconds", self.connect_seconds, &MCP_SECONDS_RANGE)?;
+        within("mcp.call_seconds", self.call_seconds, &MCP_SECONDS_RANGE)
+    }
+}
+
 /// Which repositories sessions can mount: `[git]`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -764,6 +794,7 @@ impl Config {
         self.network.check()?;
         self.blobs.check()?;
         self.git.check()?;
+        self.mcp.check()?;
         self.packages.check()?;
         if let Some(image) = &self.sandbox.image {
             if !rota_sandbox::is_name(image) {

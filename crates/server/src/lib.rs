@@ -20,6 +20,7 @@ pub mod hub;
 pub mod images;
 pub mod json_size;
 pub mod limits;
+pub mod mcp;
 pub mod model;
 pub mod mounts;
 pub mod outgoing;

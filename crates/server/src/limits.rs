@@ -698,3 +698,50 @@ pub const PACKAGES_LOG_BYTES: usize = 64 * 1024;
 pub const PACKAGES_ERROR_BYTES: usize = 1500;
 /// Most hosts of `[packages]`, and most variables.
 pub const PACKAGES_SETTINGS: usize = 64;
+
+/// Most characters of the name under which a model sees a tool of an MCP server: chat completions take no longer one.
+pub const MCP_NAME_CHARS: usize = 64;
+/// Digits of the digest at the end of such a name that is not made of its parts alone.
+pub const MCP_NAME_DIGITS: usize = 10;
+/// How long an MCP server may take until it has opened a session and listed its tools, in seconds, unless
+/// `[mcp] connect_seconds` says otherwise; and what that can be.
+pub const MCP_CONNECT_SECONDS: u64 = 30;
+/// How long a call of a tool may take, in seconds, unless `[mcp] call_seconds` says otherwise.
+pub const MCP_CALL_SECONDS: u64 = 300;
+/// What both can be.
+pub const MCP_SECONDS_RANGE: RangeInclusive<u64> = 1..=3600;
+/// How long an MCP server may take to answer what it need not: that a call is cancelled, that a session has ended.
+pub const MCP_NOTICE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Sessions at MCP servers that this server has open, each of a session and a server. Workspaces share them; when all are taken,
+/// those end whose session has been at rest for longest.
+pub const MCP_CONNECTIONS: usize = 1024;
+/// How long the sessions at MCP servers stay open after their session has come to rest.
+pub const MCP_IDLE: Duration = Duration::from_mins(10);
+/// Most pages of a list of tools.
+pub const MCP_PAGES: usize = 64;
+/// Tools of one MCP server that are known; those that are listed after them are left out.
+pub const MCP_TOOLS_OF_ONE: usize = 256;
+/// Most bytes of the description and the schema of a tool; a larger one is left out.
+pub const MCP_TOOL_BYTES: usize = 64 * 1024;
+/// Most bytes of all tools of an MCP server.
+pub const MCP_TOOLS_BYTES: usize = 1024 * 1024;
+/// Tools of MCP servers that a model is offered, of all servers of an agent.
+pub const MCP_TOOLS: usize = 512;
+/// Most bytes of one answer of an MCP server.
+pub const MCP_ANSWER_BYTES: usize = 32 * 1024 * 1024;
+/// Most bytes of a message that an MCP server sends unasked.
+pub const MCP_UNASKED_BYTES: usize = 256 * 1024;
+/// Most characters of what an MCP server says is wrong that are told.
+pub const MCP_TOLD_CHARS: usize = 400;
+/// How often a stream that broke off is taken up where it ended.
+pub const MCP_RESUMES: usize = 3;
+/// The pause before the first time; it doubles with each further one.
+pub const MCP_RESUME_FIRST: Duration = Duration::from_millis(500);
+/// Most characters of the texts of a result (hosted: what a tool puts out beyond that is not in the conversation).
+pub const MCP_RESULT_CHARS: usize = 100_000;
+/// Most blocks of a result.
+pub const MCP_RESULT_BLOCKS: usize = 100;
+/// Most bytes of an image or a document in a result, in base64: what the APIs of models take.
+pub const MCP_IMAGE_BYTES: usize = 5 * 1024 * 1024;
+/// Most bytes of all images and documents of a result.
+pub const MCP_RESULT_MEDIA_BYTES: usize = 15 * 1024 * 1024;

@@ -46,6 +46,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "db",
             "gate",
             "hub",
+            "mcp",
             "model",
             "mounts",
             "packages",
@@ -106,6 +107,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ),
     ("hub", &["db"]),
     ("images", &["outgoing", "tls"]),
+    ("mcp", &["app", "config", "outgoing", "places", "resources/credentials", "vault"]),
     ("model", &["config", "json_size", "retry_after", "tls"]),
     (
         "mounts",

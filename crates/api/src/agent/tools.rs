@@ -118,6 +118,20 @@ pub fn built_in(tools: &[Tool], tool: BuiltInTool) -> Option<PermissionPolicy> {
     enabled.then_some(policy)
 }
 
+/// The policy of a tool of an MCP server, where `tools` have the server's tools and this one is switched on.
+pub fn of_mcp_server(tools: &[Tool], server: &str, name: &str) -> Option<PermissionPolicy> {
+    let (configs, default) = tools.iter().find_map(|tool| match tool {
+        Tool::Mcp { mcp_server_name, configs, default_config } if mcp_server_name == server => {
+            Some((configs, default_config))
+        }
+        _ => None,
+    })?;
+    let config = configs.iter().find(|config| config.name == name);
+    let (enabled, policy) = config
+        .map_or((default.enabled, default.permission_policy), |config| (config.enabled, config.permission_policy));
+    enabled.then_some(policy)
+}
+
 /// A tool that the client runs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CustomTool {

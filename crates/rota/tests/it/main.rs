@@ -43,6 +43,7 @@ mod images;
 mod large_files;
 mod leases;
 mod lost_files;
+mod mcp;
 mod memory_mounts;
 mod memory_stores;
 mod migration;

@@ -71,7 +71,11 @@ fn line(body: &EventBody) -> Option<String> {
         EventBody::AgentToolUse { name, input, .. } | EventBody::AgentCustomToolUse { name, input } => {
             called(name, input)
         }
-        EventBody::AgentToolResult { content, is_error, .. } => returned(content, *is_error),
+        EventBody::AgentMcpToolUse { mcp_server_name, name, input, .. } => {
+            called(&format!("{name} of {mcp_server_name}"), input)
+        }
+        EventBody::AgentToolResult { content, is_error, .. }
+        | EventBody::AgentMcpToolResult { content, is_error, .. } => returned(content, *is_error),
         EventBody::UserToolResult { content, is_error, .. }
         | EventBody::UserCustomToolResult { content, is_error, .. } => {
             returned(content.as_deref().unwrap_or_default(), is_error.unwrap_or(false))

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use rota_api::{
-    agent::{DEFAULT_EFFORT, Speed},
+    agent::{DEFAULT_EFFORT, Speed, needs_network},
     event::{EventBody, Permission, RetryStatus, SessionError, SessionErrorType, StopDetails, StopReason},
     id::{EventId, Id},
 };
@@ -25,6 +25,7 @@ use crate::{
     closed::Closed,
     error::{Error, Result},
     limits,
+    mcp::McpTool,
     model::{Block, Delta, ModelError, ModelReply, ModelRequest, Refusal, Stop, Usage, offer::Offered},
     resources::{
         sessions::events::log::NewEvent,
@@ -120,7 +121,7 @@ impl Runner<'_> {
             max_tokens: offered.max_tokens,
             system: prompt::system(self.agent.system.as_deref(), &self.around, &self.mounts.repositories()),
             messages: self.state.messages.clone(),
-            tools: tools::offered(&self.agent)?,
+            tools: tools::offered(&self.agent, self.servers.offered())?,
         })
     }
 
@@ -202,6 +203,24 @@ impl Runner<'_> {
             Err(problem) => return self.unreadable(name, &problem.to_string(), answers),
         };
         let wait = |event: &NewEvent, for_| Waiting { id: event.id.clone(), for_ };
+        if let Some(McpTool { server, name: tool, .. }) = self.servers.tool(&name) {
+            // What is switched off was not offered.
+            if let Some((evaluated_permission, evaluation)) = permission::judge_mcp(&self.agent.tools, server, tool) {
+                let evaluation = Some(evaluation);
+                let (mcp_server_name, name) = (server.clone(), tool.clone());
+                let event = self.event(EventBody::AgentMcpToolUse {
+                    mcp_server_name,
+                    name,
+                    input,
+                    evaluated_permission,
+                    evaluation,
+                });
+                if evaluated_permission == Permission::Ask {
+                    waiting.push(wait(&event, WaitingFor::Confirmation));
+                }
+                return event;
+            }
+        }
         match permission::judge(&self.agent.tools, &name) {
             Verdict::Custom => {
                 let event = self.event(EventBody::AgentCustomToolUse { name, input });
@@ -210,12 +229,13 @@ impl Runner<'_> {
             }
             Verdict::BuiltIn(permission, evaluation) => {
                 let evaluation = Some(evaluation);
-                let tool = &name.clone();
+                let of_a_worker = self.around.self_hosted && !needs_network(&name);
                 let body = EventBody::AgentToolUse { name, input, evaluated_permission: permission, evaluation };
                 let event = self.event(body);
                 match permission {
-                    Permission::Ask => waiting.push(wait(&event, self.confirmation_of(tool))),
-                    _ if self.is_of_a_worker(tool) => waiting.push(wait(&event, WaitingFor::ToolResult)),
+                    Permission::Ask if of_a_worker => waiting.push(wait(&event, WaitingFor::WorkerConfirmation)),
+                    Permission::Ask => waiting.push(wait(&event, WaitingFor::Confirmation)),
+                    _ if of_a_worker => waiting.push(wait(&event, WaitingFor::ToolResult)),
                     _ => {}
                 }
                 event
@@ -233,8 +253,8 @@ impl Runner<'_> {
             return false;
         };
         let (id, name, input) = (event.id.clone(), name.clone(), Value::Object(input.clone()));
-        let call = Call { id, name, input, stage: Stage::Allowed };
-        !self.is_of_a_worker(&call.name) && matches!(tools::parse(&call), Ok(Some(_)))
+        let call = Call { id, server: None, name, input, stage: Stage::Allowed };
+        !self.is_of_a_worker(&call) && matches!(tools::parse(&call), Ok(Some(_)))
     }
 
     /// The event of a call whose arguments cannot be read. It is one of a built-in tool also where the client has the tool:
@@ -255,11 +275,23 @@ impl Runner<'_> {
         text: &str,
         answers: &mut Vec<NewEvent>,
     ) -> NewEvent {
-        let evaluated_permission = Permission::Deny;
-        let event = self.event(EventBody::AgentToolUse { name, input, evaluated_permission, evaluation: None });
+        let (evaluated_permission, evaluation) = (Permission::Deny, None);
+        let body = match self.servers.tool(&name) {
+            None => EventBody::AgentToolUse { name, input, evaluated_permission, evaluation },
+            Some(McpTool { server, name, .. }) => {
+                let (mcp_server_name, name) = (server.clone(), name.clone());
+                EventBody::AgentMcpToolUse { mcp_server_name, name, input, evaluated_permission, evaluation }
+            }
+        };
+        let event = self.event(body);
         let content = vec![json!({"type": "text", "text": text})];
-        let tool_use_id = event.id.clone();
-        answers.push(self.event(EventBody::AgentToolResult { tool_use_id, content, is_error: true }));
+        let call = event.id.clone();
+        answers.push(self.event(match event.body {
+            EventBody::AgentMcpToolUse { .. } => {
+                EventBody::AgentMcpToolResult { mcp_tool_use_id: call, content, is_error: true }
+            }
+            _ => EventBody::AgentToolResult { tool_use_id: call, content, is_error: true },
+        }));
         event
     }
 

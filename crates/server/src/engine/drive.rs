@@ -17,6 +17,7 @@ use crate::{
     backoff::Backoff,
     error::{Error, Result},
     limits,
+    mcp::Mcp,
     places::{Place, Places},
     room::Room,
     telemetry,
@@ -30,6 +31,8 @@ struct Engine {
     sessions: Arc<Places>,
     /// Memory for large conversations.
     conversations: Room,
+    /// Sessions at MCP servers.
+    mcp: Arc<Mcp>,
     /// Places of sessions at work: those that read their log or ask their model, and do not wait for a call.
     at_work: Arc<Places>,
 }
@@ -50,11 +53,19 @@ pub async fn run(app: App) {
     if concurrency == 0 {
         return;
     }
+    let mcp = match Mcp::new(&app.config.mcp) {
+        Ok(mcp) => Arc::new(mcp),
+        Err(error) => {
+            tracing::error!(%error, "no sessions are run: TLS cannot be set up");
+            return;
+        }
+    };
     let engine = Arc::new(Engine {
         app: app.clone(),
         driven: Arc::default(),
         sessions: Places::new(limits::MAX_DRIVEN_SESSIONS),
         conversations: Room::new(limits::LARGE_LOGS_BYTES, limits::LARGE_LOGS_BYTES_OF_ONE),
+        mcp,
         at_work: Places::new(concurrency),
     });
     // Before the first session is taken up: its files will be here.
@@ -68,7 +79,7 @@ pub async fn run(app: App) {
         }
     }
     app.spawn(renew(engine.clone()));
-    app.spawn(tidy(app.clone()));
+    app.spawn(tidy(engine.clone()));
     // The workspace whose turn was last.
     let mut last = String::new();
     while !app.is_stopping() {
@@ -159,12 +170,14 @@ async fn keep(engine: &Engine) -> Result<()> {
     Ok(())
 }
 
-async fn tidy(app: App) {
+async fn tidy(engine: Arc<Engine>) {
     loop {
         tokio::select! {
-            () = sleep(limits::SANDBOX_TIDY_EVERY) => app.sandboxes.tidy().await,
-            () = app.stopping() => return,
+            () = sleep(limits::SANDBOX_TIDY_EVERY) => {}
+            () = engine.app.stopping() => return,
         }
+        engine.mcp.tidy();
+        engine.app.sandboxes.tidy().await;
     }
 }
 
@@ -182,6 +195,7 @@ async fn drive(engine: Arc<Engine>, lease: Lease, place: Place) {
         Ok(()) | Err(Left::Outgrown | Left::Failed(Error::Stopping)) => {}
         Err(Left::Lost) => {
             tracing::info!(session_id = %lease.session, "another runner has the session");
+            engine.mcp.end(&lease.session);
             end_sandbox(app, &lease).await;
         }
         Err(Left::Failed(error)) => {
@@ -212,7 +226,7 @@ async fn run_on(engine: &Engine, lease: &Lease) -> Result<(), Left> {
     let backoff = Backoff::doubling(limits::SESSION_RETRY_FIRST, limits::SESSION_RETRY_MAX);
     let (mut failures, mut tries) = (0, 0);
     loop {
-        let running = Runner::load_and_run(&engine.app, lease, &engine.at_work, &mut finished);
+        let running = Runner::load_and_run(&engine.app, lease, &engine.at_work, &engine.mcp, &mut finished);
         let error = match AssertUnwindSafe(running).catch_unwind().await {
             Ok(Err(Left::Failed(error))) if !matches!(error, Error::Stopping) => error,
             Ok(left) => return left,

@@ -1,7 +1,7 @@
 //! Reads the log of a session into the state of its agent. Pure.
 
 use rota_api::{
-    agent::BuiltInTool,
+    agent::{BuiltInTool, needs_network},
     event::{Confirmation, EventBody, Permission, RetryStatus, SessionErrorType, StopReason},
     id::EventId,
     session::{CacheCreation, MonetaryAmount, SessionUsage},
@@ -9,6 +9,7 @@ use rota_api::{
 use serde_json::{Value, json, value::RawValue};
 
 use crate::{
+    mcp,
     model::{Block, INTERRUPTED, Message, Role, Usage},
     resources::sessions::events::log::Logged,
 };
@@ -61,12 +62,22 @@ struct Mark {
 pub struct Call {
     /// The event that made it.
     pub id: EventId,
+    /// The MCP server that has the tool, where one has it.
+    pub server: Option<String>,
     /// The tool.
     pub name: String,
     /// The arguments.
     pub input: Value,
     /// Who runs it and what it waits for.
     pub stage: Stage,
+}
+
+impl Call {
+    /// Whether a worker runs it where the environment has workers. Tools that need a network are the server's everywhere, and
+    /// so are those of MCP servers.
+    pub(super) fn is_of_a_worker(&self) -> bool {
+        self.server.is_none() && !needs_network(&self.name)
+    }
 }
 
 /// Who runs a call and what it waits for.
@@ -151,6 +162,11 @@ impl State {
                 self.result(tool_use_id.as_ref(), content, *is_error);
                 (self.failures, self.waits) = (0, 0);
             }
+            EventBody::AgentMcpToolResult { mcp_tool_use_id, content, is_error } => {
+                let content = content.iter().filter_map(verbatim).collect();
+                self.result(mcp_tool_use_id.as_ref(), content, *is_error);
+                (self.failures, self.waits) = (0, 0);
+            }
             EventBody::AgentMessage { content } => {
                 content.iter().filter_map(text).for_each(|text| self.push(Role::Assistant, Block::Text { text }));
             }
@@ -160,18 +176,19 @@ impl State {
                 }
             }
             EventBody::AgentToolUse { name, input, evaluated_permission, .. } => {
-                let stage = match evaluated_permission {
-                    Permission::Ask => Stage::Asked,
-                    Permission::Allow | Permission::Deny => Stage::Allowed,
-                };
-                self.call(&logged.event.id, name, input, stage);
+                self.call(&logged.event.id, (None, name), input, stage(*evaluated_permission));
             }
-            EventBody::AgentCustomToolUse { name, input } => self.call(&logged.event.id, name, input, Stage::Custom),
+            EventBody::AgentMcpToolUse { mcp_server_name, name, input, evaluated_permission, .. } => {
+                self.call(&logged.event.id, (Some(mcp_server_name), name), input, stage(*evaluated_permission));
+            }
+            EventBody::AgentCustomToolUse { name, input } => {
+                self.call(&logged.event.id, (None, name), input, Stage::Custom);
+            }
             EventBody::StatusRunning {} => self.running = true,
             EventBody::StatusRescheduled {} | EventBody::StatusTerminated {} => self.running = false,
             EventBody::StatusIdle { stop_reason, .. } => self.rest(stop_reason),
-            // The session keeps running, without a repository.
-            EventBody::SessionError { error } if error.r#type.is_of_a_repository() => {}
+            // The session keeps running, without a repository or an MCP server.
+            EventBody::SessionError { error } if error.r#type.leaves_it_running() => {}
             EventBody::SessionError { error } => {
                 if error.retry_status == RetryStatus::Retrying {
                     // What is kept beside the error is the wait that the model asked for.
@@ -218,12 +235,19 @@ impl State {
         }
     }
 
-    fn call(&mut self, id: &EventId, name: &str, input: &serde_json::Map<String, Value>, stage: Stage) {
+    fn call(
+        &mut self,
+        id: &EventId,
+        (server, name): (Option<&String>, &str),
+        input: &serde_json::Map<String, Value>,
+        stage: Stage,
+    ) {
         let input = Value::Object(input.clone());
         if let Ok(raw) = serde_json::value::to_raw_value(&input) {
-            self.push(Role::Assistant, Block::ToolUse { id: id.to_string(), name: name.to_owned(), input: raw });
+            let name = server.map_or_else(|| name.to_owned(), |server| mcp::name_for_model(server, name));
+            self.push(Role::Assistant, Block::ToolUse { id: id.to_string(), name, input: raw });
         }
-        self.calls.push(Call { id: id.clone(), name: name.to_owned(), input, stage });
+        self.calls.push(Call { id: id.clone(), server: server.cloned(), name: name.to_owned(), input, stage });
     }
 
     fn decide(&mut self, id: &str, result: Confirmation, message: Option<&str>) {
@@ -285,6 +309,13 @@ impl State {
             let content = vec![Block::Text { text: NOT_RUN.to_owned() }];
             self.push(Role::User, Block::ToolResult { tool_use_id: call.id.to_string(), content, is_error: true });
         }
+    }
+}
+
+fn stage(permission: Permission) -> Stage {
+    match permission {
+        Permission::Ask => Stage::Asked,
+        Permission::Allow | Permission::Deny => Stage::Allowed,
     }
 }
 
@@ -467,10 +498,30 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_repository_that_is_not_there_is_no_failed_try() {
+    fn a_tool_of_an_mcp_server_has_the_name_under_which_the_model_called_it_and_changes_no_files() {
+        let call = EventBody::AgentMcpToolUse {
+            mcp_server_name: "tracker".to_owned(),
+            name: "bash".to_owned(),
+            input: serde_json::Map::new(),
+            evaluated_permission: Permission::Ask,
+            evaluation: None,
+        };
+        let result = EventBody::AgentMcpToolResult { mcp_tool_use_id: id(2), content: vec![], is_error: false };
+        let state = fold(vec![says("look"), call.clone()]);
+        let open = &state.calls[0];
+        assert_eq!((open.server.as_deref(), &*open.name, &open.stage), (Some("tracker"), "bash", &Stage::Asked));
+        let state = fold(vec![says("look"), call, result]);
+        assert!(state.calls.is_empty() && state.changed == 0 && state.unanswered);
+        let Block::ToolUse { name, .. } = &state.messages[1].content[0] else { panic!("not a call") };
+        assert_eq!(name, "mcp__tracker__bash");
+    }
+
+    #[test]
+    fn what_the_session_goes_on_without_is_no_failed_try() {
         let told =
             |r#type| EventBody::SessionError { error: SessionError::new(r#type, String::new(), RetryStatus::Retrying) };
         assert_eq!(fold(vec![says("hello"), told(SessionErrorType::RepositoryCloneError)]).failures, 0);
+        assert_eq!(fold(vec![says("hello"), told(SessionErrorType::McpConnectionFailedError)]).failures, 0);
         assert_eq!(fold(vec![says("hello"), told(SessionErrorType::UnknownError)]).failures, 1);
     }
 

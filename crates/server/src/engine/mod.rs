@@ -12,6 +12,7 @@ pub mod next;
 mod permission;
 mod prompt;
 mod runner;
+mod servers;
 mod step;
 mod tools;
 

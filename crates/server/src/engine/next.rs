@@ -1,6 +1,6 @@
 //! Says what a session does next. Pure.
 
-use rota_api::{agent::needs_network, id::EventId};
+use rota_api::id::EventId;
 
 use super::fold::{Call, Stage, State};
 use crate::{limits, resources::sessions::events::log::Input};
@@ -55,9 +55,9 @@ pub struct Surroundings<'a> {
 }
 
 impl Surroundings<'_> {
-    /// Whether a worker of the user runs a call. Tools that need a network are the server's everywhere.
+    /// Whether a worker of the user runs a call.
     fn is_of_a_worker(&self, call: &Call) -> bool {
-        self.self_hosted && !needs_network(&call.name)
+        self.self_hosted && call.is_of_a_worker()
     }
 }
 
@@ -230,6 +230,22 @@ mod tests {
             fold(vec![message(), answered(), call("bash", Permission::Allow), call("web_fetch", Permission::Allow)]);
         let worker = Surroundings { recovering: false, ..worker };
         assert_eq!(next(&state, worker), run(&state, 4), "web tools are the server's, and wait for no worker");
+    }
+
+    #[test]
+    fn a_call_of_an_mcp_server_runs_here_and_never_again_whatever_its_name_is() {
+        let read = EventBody::AgentMcpToolUse {
+            mcp_server_name: "files".to_owned(),
+            name: "read".to_owned(),
+            input: serde_json::Map::new(),
+            evaluated_permission: Permission::Allow,
+            evaluation: None,
+        };
+        let state = fold(vec![message(), answered(), read]);
+        let worker = Surroundings { self_hosted: true, ..around(&[]) };
+        assert_eq!(next(&state, worker), run(&state, 3));
+        let recovering = Surroundings { recovering: true, is_read_only: crate::engine::tools::is_read_only, ..worker };
+        assert_eq!(next(&state, recovering), Action::Close(vec![(id(3), Closing::Unknown)]));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Whether a call of a tool runs, waits for a person or is refused. Pure.
 
 use rota_api::{
-    agent::{BuiltInTool, PermissionPolicy, Tool, built_in},
+    agent::{BuiltInTool, PermissionPolicy, Tool, built_in, of_mcp_server},
     event::{AutoPermission, Evaluation, Permission},
 };
 
@@ -27,14 +27,29 @@ pub(super) fn judge(tools: &[Tool], name: &str) -> Verdict {
     let Some(tool) = BuiltInTool::from_name(name) else { return Verdict::Unknown };
     match built_in(tools, tool) {
         None => Verdict::Unknown,
-        Some(PermissionPolicy::AlwaysAllow) => Verdict::BuiltIn(Permission::Allow, Evaluation::AlwaysAllow),
-        Some(PermissionPolicy::AlwaysAsk) => Verdict::BuiltIn(Permission::Ask, Evaluation::AlwaysAsk),
-        Some(PermissionPolicy::Auto) if HARMLESS.contains(&tool) => {
-            Verdict::BuiltIn(Permission::Allow, Evaluation::Auto { evaluated_permission: AutoPermission::Allow })
+        Some(policy) => {
+            let (permission, evaluation) = evaluate(policy, HARMLESS.contains(&tool));
+            Verdict::BuiltIn(permission, evaluation)
         }
-        Some(PermissionPolicy::Auto) => {
+    }
+}
+
+/// Judges a call of the tool `name` of an MCP server; `None` when it is switched off. What a server says of its tools is no
+/// reason to let one run.
+pub(super) fn judge_mcp(tools: &[Tool], server: &str, name: &str) -> Option<(Permission, Evaluation)> {
+    of_mcp_server(tools, server, name).map(|policy| evaluate(policy, false))
+}
+
+fn evaluate(policy: PermissionPolicy, is_harmless: bool) -> (Permission, Evaluation) {
+    match policy {
+        PermissionPolicy::AlwaysAllow => (Permission::Allow, Evaluation::AlwaysAllow),
+        PermissionPolicy::AlwaysAsk => (Permission::Ask, Evaluation::AlwaysAsk),
+        PermissionPolicy::Auto if is_harmless => {
+            (Permission::Allow, Evaluation::Auto { evaluated_permission: AutoPermission::Allow })
+        }
+        PermissionPolicy::Auto => {
             let evaluated_permission = AutoPermission::Ask { reason_code: "indeterminate".to_owned() };
-            Verdict::BuiltIn(Permission::Ask, Evaluation::Auto { evaluated_permission })
+            (Permission::Ask, Evaluation::Auto { evaluated_permission })
         }
     }
 }
@@ -68,5 +83,33 @@ mod tests {
         assert_eq!(judge(&tools, "grep"), Verdict::Unknown, "a tool that is switched off is not there");
         assert_eq!(judge(&tools, "weather"), Verdict::Custom);
         assert_eq!(judge(&[], "bash"), Verdict::Unknown);
+    }
+    #[test]
+    fn a_tool_of_an_mcp_server_asks_unless_its_toolset_says_otherwise() {
+        let tools: Vec<Tool> = serde_json::from_value(json!([
+            {"type": "mcp_toolset", "mcp_server_name": "a",
+             "default_config": {"enabled": true, "permission_policy": {"type": "always_ask"}},
+             "configs": [
+                {"name": "look", "enabled": true, "permission_policy": {"type": "always_allow"}},
+                {"name": "judged", "enabled": true, "permission_policy": {"type": "auto"}},
+                {"name": "off", "enabled": false, "permission_policy": {"type": "always_allow"}}]},
+            {"type": "mcp_toolset", "mcp_server_name": "b",
+             "default_config": {"enabled": false, "permission_policy": {"type": "always_ask"}},
+             "configs": [{"name": "look", "enabled": true, "permission_policy": {"type": "always_ask"}}]}
+        ]))
+        .unwrap();
+        let rows = [
+            ("a", "look", Some(Permission::Allow)),
+            ("a", "judged", Some(Permission::Ask)),
+            ("a", "off", None),
+            ("a", "anything", Some(Permission::Ask)),
+            ("b", "look", Some(Permission::Ask)),
+            ("b", "anything", None),
+            ("c", "look", None),
+        ];
+        for (server, name, expect) in rows {
+            let judged = judge_mcp(&tools, server, name).map(|(permission, _)| permission);
+            assert_eq!(judged, expect, "{name} of {server}");
+        }
     }
 }

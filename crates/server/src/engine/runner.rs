@@ -3,13 +3,12 @@
 use std::{sync::Arc, time::Duration};
 
 use rota_api::{
-    agent::{BuiltInTool, Multiagent, SessionAgent, ThreadAgent, built_in, needs_network},
+    agent::{BuiltInTool, Multiagent, SessionAgent, ThreadAgent, built_in},
     environment::{EnvironmentConfig, LimitedNetwork, Networking},
     event::{EventBody, ModelUsage, RetryStatus, SessionError, SessionErrorType, StopReason, ThreadName},
     id::{EventId, VaultId},
 };
 use rota_sandbox::{Sandbox, Setup, ToolOutput};
-use serde_json::json;
 use tokio::time::sleep;
 use tracing::Instrument;
 
@@ -19,6 +18,7 @@ use super::{
     lease::Lease,
     next::{Action, Closing, next},
     prompt::Surroundings,
+    servers::Servers,
     step::{Beside, Checkpoint, Left, Rest, Step, perform},
     tools,
 };
@@ -30,6 +30,7 @@ use crate::{
     gate::Policy,
     hub::Watcher,
     limits,
+    mcp::Mcp,
     model::Usage,
     mounts::{
         Failure, Mounts, Target,
@@ -42,7 +43,7 @@ use crate::{
         repositories::{self, SessionRepository},
         session_secrets,
         sessions::events::{
-            interrupted_result,
+            RunBy, interrupted_result,
             log::{self, NewEvent},
         },
         sessions::{Waiting, WaitingFor, status},
@@ -81,11 +82,13 @@ pub(super) struct Runner<'a> {
     has_secrets: bool,
     /// The result of a call that is not in the log yet. It outlives this runner, when the database is away.
     finished: &'a mut Option<EventBody>,
-    at_work: &'a Arc<Places>,
+    /// Its MCP servers.
+    pub(super) servers: Servers,
+    pub(super) at_work: &'a Arc<Places>,
     /// The place of a session at work. Given up while it waits for a call, which takes no more of this server than a place
     /// for a sandbox; kept during a request to the model, which holds the conversation a second time and is what an upstream
     /// counts.
-    place: Option<Place>,
+    pub(super) place: Option<Place>,
 }
 
 /// Where the files of a session are.
@@ -105,13 +108,16 @@ impl<'a> Runner<'a> {
         app: &'a App,
         lease: &'a Lease,
         at_work: &'a Arc<Places>,
+        mcp: &Arc<Mcp>,
         finished: &'a mut Option<EventBody>,
     ) -> Result<(), Left> {
         let place = Some(at_work.take(&lease.workspace).await);
         let inner = lease.clone();
         let gate = app.clone();
         let loaded = app.db.read(move |tx| load(tx, &inner, |of_session| gate.gate.policy(of_session))).await?;
-        let Loaded { agent, around, repositories, unattended, home, stored, network, needs, has_secrets } = loaded;
+        let Loaded { agent, around, repositories, unattended, home, stored, network, reach, needs, has_secrets } =
+            loaded;
+        let servers = Servers::new(mcp, &lease.session, reach, &agent);
         let Stored { taken: checkpoint, told_seq, restoring_on } = stored;
         let watcher = app.hub.watch(&lease.session);
         let state = State::default();
@@ -142,6 +148,7 @@ impl<'a> Runner<'a> {
             needs,
             has_secrets,
             finished,
+            servers,
             at_work,
             place,
         };
@@ -200,6 +207,10 @@ impl<'a> Runner<'a> {
         {
             return self.clone_repositories().await;
         }
+        // A request that has begun is not held up: it follows a call, before which the servers were looked at.
+        if matches!(action, Action::Ask) && self.begun.is_none() && self.lacks_servers() {
+            return self.connect_servers().await;
+        }
         if let (Action::Run(call), Files::Lost, Some(taken)) = (&action, self.files, self.checkpoint.clone()) {
             return self.bring_back(call, taken).await;
         }
@@ -208,7 +219,7 @@ impl<'a> Runner<'a> {
                 let mut work = self.begin();
                 let built_in = self.state.calls.iter().filter(|call| call.stage != Stage::Custom);
                 // Recorded: the results of what the interrupt closes stand before it.
-                let result = |call: &Call| interrupted_result(&call.id, self.is_of_a_worker(&call.name));
+                let result = |call: &Call| interrupted_result(&call.id, self.run_by(call));
                 work.before.extend(built_in.map(|call| self.event(result(call))));
                 work.take_up = beside.inputs[..count].to_vec();
                 work.waiting = Some(Vec::new());
@@ -223,7 +234,11 @@ impl<'a> Runner<'a> {
                     (true, Some(_)) => Remains::Checkpoint,
                     (true, None) => Remains::Nothing,
                 };
-                if moved && calls.iter().any(|(_, closing)| matches!(closing, Closing::Unknown)) {
+                let is_of_the_sandbox =
+                    |id: &EventId| self.state.calls.iter().any(|call| call.id == *id && call.server.is_none());
+                let is_lost =
+                    |(id, closing): &(EventId, Closing)| *closing == Closing::Unknown && is_of_the_sandbox(id);
+                if moved && calls.iter().any(is_lost) {
                     match left {
                         // It is put back before the next call.
                         Remains::Checkpoint => {
@@ -234,7 +249,8 @@ impl<'a> Runner<'a> {
                     }
                 }
                 for (id, closing) in calls {
-                    let body = closing_result(&id, closing, left);
+                    let Some(call) = self.state.calls.iter().find(|call| call.id == id) else { continue };
+                    let body = tools::result(call, &closing_text(call, closing, left), true);
                     work.events.push(self.event(body));
                 }
                 self.perform(work).await
@@ -308,8 +324,9 @@ impl<'a> Runner<'a> {
         let waits = |call: &Call| {
             let for_ = match call.stage {
                 Stage::Custom => WaitingFor::CustomToolResult,
-                Stage::Asked => self.confirmation_of(&call.name),
-                Stage::Allowed if self.is_of_a_worker(&call.name) => WaitingFor::ToolResult,
+                Stage::Asked if self.is_of_a_worker(call) => WaitingFor::WorkerConfirmation,
+                Stage::Asked => WaitingFor::Confirmation,
+                Stage::Allowed if self.is_of_a_worker(call) => WaitingFor::ToolResult,
                 Stage::Allowed | Stage::Denied { .. } => return None,
             };
             Some(Waiting { id: call.id.clone(), for_ })
@@ -320,7 +337,7 @@ impl<'a> Runner<'a> {
     /// The calls that no worker will ever run: those of workers, once the environment is deleted.
     async fn calls_without_workers(&self) -> Result<Vec<Call>> {
         let of_workers =
-            self.state.calls.iter().filter(|call| call.stage == Stage::Allowed && self.is_of_a_worker(&call.name));
+            self.state.calls.iter().filter(|call| call.stage == Stage::Allowed && self.is_of_a_worker(call));
         let calls: Vec<Call> = of_workers.cloned().collect();
         if calls.is_empty() {
             return Ok(calls);
@@ -332,14 +349,17 @@ impl<'a> Runner<'a> {
         Ok(if is_there.is_some() { Vec::new() } else { calls })
     }
 
-    /// What a call that asks waits for.
-    pub(super) fn confirmation_of(&self, tool: &str) -> WaitingFor {
-        if self.is_of_a_worker(tool) { WaitingFor::WorkerConfirmation } else { WaitingFor::Confirmation }
+    /// Whether a worker of the user runs a call.
+    pub(super) fn is_of_a_worker(&self, call: &Call) -> bool {
+        self.around.self_hosted && call.is_of_a_worker()
     }
 
-    /// Whether a worker of the user runs a built-in tool. Those that need a network are the server's everywhere.
-    pub(super) fn is_of_a_worker(&self, tool: &str) -> bool {
-        self.around.self_hosted && !needs_network(tool)
+    fn run_by(&self, call: &Call) -> RunBy {
+        match call.server {
+            Some(_) => RunBy::McpServer,
+            None if self.is_of_a_worker(call) => RunBy::Worker,
+            None => RunBy::Rota,
+        }
     }
 
     /// Whether the model was asked nothing yet in this turn.
@@ -380,6 +400,9 @@ impl<'a> Runner<'a> {
         if !self.state.running {
             let work = self.begin();
             self.perform(work).await?;
+        }
+        if let Some(server) = call.server.clone() {
+            return self.call_server(&server, &call).await;
         }
         let tool = match tools::parse(&call) {
             Ok(None) => return self.record(tools::answer_of_the_server(&call)).await,
@@ -541,13 +564,23 @@ impl<'a> Runner<'a> {
     }
 
     /// Appends the result of a call that has run. Until that is done it is kept: the call is not to run again.
-    async fn finish(&mut self, result: EventBody) -> Result<bool, Left> {
+    pub(super) async fn finish(&mut self, result: EventBody) -> Result<bool, Left> {
         let bytes = serde_json::to_string(&result).map(|text| text.len() as i64);
         *self.finished = Some(result);
         let asks =
             self.asks_next(bytes.map_err(Error::from)?) && matches!(closed(self.app, self.lease).await, Ok(None));
         let ask = asks.then(|| self.event(EventBody::ModelRequestStart {}));
         self.record_finished(ask).await?;
+        Ok(false)
+    }
+
+    /// The same with an event that tells the client of something before it.
+    pub(super) async fn finish_told(&mut self, result: EventBody, told: Option<EventBody>) -> Result<bool, Left> {
+        let Some(told) = told else { return self.finish(result).await };
+        *self.finished = Some(result.clone());
+        let events = vec![self.event(told), self.event(result)];
+        self.perform(Step { events, ..Step::default() }).await?;
+        *self.finished = None;
         Ok(false)
     }
 
@@ -561,12 +594,19 @@ impl<'a> Runner<'a> {
             && seq + 2 < limits::MAX_SESSION_EVENTS
             && before + bytes + RESULT_OVERHEAD <= self.bytes_counted
             && !self.mounts.lack_repositories(self.begins_turn())
+            && !self.lacks_servers()
     }
 
     /// Whether there was a result to append. Where the log has one, it was appended, or the call was closed.
     async fn record_finished(&mut self, ask: Option<NewEvent>) -> Result<bool, Left> {
-        let Some(EventBody::AgentToolResult { tool_use_id, .. }) = &*self.finished else { return Ok(false) };
-        let is_open = self.state.calls.iter().any(|call| call.id == *tool_use_id);
+        let Some(
+            EventBody::AgentToolResult { tool_use_id: answered, .. }
+            | EventBody::AgentMcpToolResult { mcp_tool_use_id: answered, .. },
+        ) = &*self.finished
+        else {
+            return Ok(false);
+        };
+        let is_open = self.state.calls.iter().any(|call| call.id == *answered);
         if is_open && let Some(result) = self.finished.clone() {
             self.begun = ask.as_ref().map(|start| start.id.clone());
             let events = vec![self.event(result)];
@@ -680,11 +720,16 @@ fn is_result(body: &EventBody) -> bool {
     matches!(body, EventBody::AgentToolResult { .. })
 }
 
-fn closing_result(id: &EventId, closing: Closing, left: Remains) -> EventBody {
-    let text = match closing {
+fn closing_text(call: &Call, closing: Closing, left: Remains) -> String {
+    match closing {
         Closing::Denied { tool, message } => {
             let said = message.map(|message| format!(" Rejection message: {message}")).unwrap_or_default();
             format!("Permission to use {tool} has been rejected.{said}")
+        }
+        Closing::Unknown if call.server.is_some() => {
+            "The server was restarted while this call may have been under way at the MCP server. Whether it did anything is \
+            unknown: look before you try again."
+                .to_owned()
         }
         Closing::Unknown if left == Remains::Checkpoint => {
             "The server that ran this call is gone. Whether the call did anything outside the sandbox is unknown. The session \
@@ -702,9 +747,7 @@ fn closing_result(id: &EventId, closing: Closing, left: Remains) -> EventBody {
             unknown: look before you try again. Files are kept; processes and shell variables are gone."
                 .to_owned()
         }
-    };
-    let content = vec![json!({"type": "text", "text": text})];
-    EventBody::AgentToolResult { tool_use_id: id.clone(), content, is_error: true }
+    }
 }
 
 /// A network without hosts.
@@ -727,6 +770,8 @@ struct Loaded {
     stored: Stored,
     /// What its sandbox reaches.
     network: Policy,
+    /// The MCP servers that its environment allows.
+    reach: Policy,
     /// What it is made from.
     needs: Needs,
     /// Whether it has vaults or repositories.
@@ -761,7 +806,10 @@ fn load(tx: &mut Tx<'_>, lease: &Lease, permitted: impl Fn(Policy) -> Policy) ->
             };
             let members = multiagent.iter().flat_map(Multiagent::agents);
             let servers = agent.mcp_servers.iter().chain(members.flat_map(|member| &member.mcp_servers));
-            let network = permitted(Policy::new(&networking, servers.map(|server| server.url.as_str())));
+            let network = Policy::new(&networking, servers.map(|server| server.url.as_str()));
+            // Servers are reached from here and not from a sandbox: they are no affair of a worker's network.
+            let reach = if row.int(1)? == 1 { Policy::Unrestricted } else { network.clone() };
+            let network = permitted(network);
             let around = Surroundings {
                 self_hosted: row.int(1)? == 1,
                 resources: row.json(4)?,
@@ -773,6 +821,7 @@ fn load(tx: &mut Tx<'_>, lease: &Lease, permitted: impl Fn(Policy) -> Policy) ->
             Ok(Loaded {
                 has_secrets: !vaults.is_empty() || around.has_repositories(),
                 network,
+                reach,
                 agent,
                 around,
                 repositories: Vec::new(),

@@ -5,18 +5,18 @@ use rota_api::{
     event::EventBody,
 };
 use rota_sandbox::{ToolCall, tool_definitions};
-use serde_json::{json, value::RawValue};
+use serde_json::{Value, json, value::RawValue};
 
 use super::fold::Call;
-use crate::{error::Result, model::ToolDefinition};
+use crate::{error::Result, mcp::McpTool, model::ToolDefinition};
 
 /// What the two web tools answer.
 const NO_WEB_TOOLS: &str =
     "This server does not search or fetch pages: web_fetch and web_search are not available here.";
 
-/// The tools of an agent, built-in ones first, always in the same order. Those that need a network are not offered: they
-/// are the server's also where a worker of the user runs the others.
-pub(super) fn offered(agent: &ThreadAgent) -> Result<Vec<ToolDefinition>> {
+/// The tools of an agent, built-in ones first and those of MCP servers last, always in the same order. Those that need a network
+/// are not offered: they are the server's also where a worker of the user runs the others.
+pub(super) fn offered(agent: &ThreadAgent, of_servers: &[McpTool]) -> Result<Vec<ToolDefinition>> {
     let known = tool_definitions();
     let mut offered = Vec::new();
     for tool in BuiltInTool::ALL {
@@ -39,12 +39,17 @@ pub(super) fn offered(agent: &ThreadAgent) -> Result<Vec<ToolDefinition>> {
             });
         }
     }
+    offered.extend(of_servers.iter().map(|tool| ToolDefinition {
+        name: tool.for_model.clone(),
+        description: tool.description.clone(),
+        input_schema: tool.input_schema.clone(),
+    }));
     Ok(offered)
 }
 
-/// Whether a call changes nothing, so that it may run again after a crash.
+/// Whether a call changes nothing, so that it may run again after a crash. Of a tool of an MCP server nobody knows.
 pub(super) fn is_read_only(call: &Call) -> bool {
-    parse(call).is_ok_and(|parsed| parsed.is_none_or(|tool| tool.is_read_only()))
+    call.server.is_none() && parse(call).is_ok_and(|parsed| parsed.is_none_or(|tool| tool.is_read_only()))
 }
 
 /// What runs in the sandbox; `None` for a tool that the server answers itself.
@@ -67,10 +72,15 @@ pub(super) fn answer_of_the_server(call: &Call) -> EventBody {
 /// The result of a call. Models' APIs refuse a text that is blank, so there is always something in it.
 pub(super) fn result(call: &Call, text: &str, is_error: bool) -> EventBody {
     let text = if text.trim().is_empty() { "(no output)" } else { text };
-    EventBody::AgentToolResult {
-        tool_use_id: call.id.clone(),
-        content: vec![json!({"type": "text", "text": text})],
-        is_error,
+    result_of(call, vec![json!({"type": "text", "text": text})], is_error)
+}
+
+/// The result of a call, in the event that belongs to who ran it.
+pub(super) fn result_of(call: &Call, content: Vec<Value>, is_error: bool) -> EventBody {
+    let id = call.id.clone();
+    match call.server {
+        None => EventBody::AgentToolResult { tool_use_id: id, content, is_error },
+        Some(_) => EventBody::AgentMcpToolResult { mcp_tool_use_id: id, content, is_error },
     }
 }
 
@@ -85,6 +95,7 @@ mod tests {
     fn a_result_is_never_a_blank_text() {
         let call = Call {
             id: EventId::trusted("sevt_1".to_owned()),
+            server: None,
             name: "bash".to_owned(),
             input: json!({"command": "true"}),
             stage: Stage::Allowed,

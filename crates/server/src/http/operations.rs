@@ -278,8 +278,8 @@ pub const NOT_SERVED: [(&str, &str); 12] = [
 
 /// What operations of the table lack of what the API says of them: the method, the path and what is missing.
 pub const PARTIAL: [(&str, &str, &str); 9] = [
-    ("POST", "/v1/agents", "MCP servers and rosters are stored and not used"),
-    ("POST", "/v1/agents/{agent_id}", "MCP servers and rosters are stored and not used"),
+    ("POST", "/v1/agents", "rosters are stored and not used"),
+    ("POST", "/v1/agents/{agent_id}", "rosters are stored and not used"),
     ("POST", "/v1/deployments", "budgets are refused"),
     ("POST", "/v1/deployments/{deployment_id}", "budgets are refused"),
     ("POST", "/v1/sessions", "budgets are refused"),

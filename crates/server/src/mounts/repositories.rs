@@ -132,7 +132,8 @@ impl Repositories {
             self.untold.push((resource.clone(), failure.to_string()));
             let repository_url = Some(url.clone());
             let retry_status = RetryStatus::Retrying;
-            errors.push(SessionError { r#type: failure.kind(), message, retry_status, repository_url });
+            let error = SessionError::new(failure.kind(), message, retry_status);
+            errors.push(SessionError { repository_url, ..error });
         }
         Ok(errors)
     }

@@ -1,6 +1,7 @@
 //! Credentials of vaults: what they are for is shown, their secrets go in and never out.
 
 pub mod refresh;
+pub mod servers;
 mod store;
 mod validate;
 

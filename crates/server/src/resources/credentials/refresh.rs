@@ -12,15 +12,18 @@ use rota_api::{
     id::{CredentialId, VaultId, WorkspaceId},
     webhook::EventType,
 };
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::store;
 use crate::{
     app::App,
     backoff::Backoff,
     db::{Row, Tx, vals},
-    error::Result,
-    limits::{REFRESH_LEASE_MICROS, REFRESH_RECORD_RETRY, REFRESH_RETRY_FIRST, REFRESH_RETRY_MAX, REFRESH_TRIES},
+    error::{Error, Result},
+    limits::{
+        REFRESH_LEASE_MICROS, REFRESH_LOOK, REFRESH_PATIENCE, REFRESH_RECORD_RETRY, REFRESH_RETRY_FIRST,
+        REFRESH_RETRY_MAX, REFRESH_TRIES,
+    },
     telemetry,
     vault::{
         DataKey,
@@ -113,6 +116,43 @@ impl Claim {
     /// The secrets at the time of the claim.
     pub(super) fn secrets(&self, key: &DataKey) -> Result<Secrets> {
         sealed::open(key, self.id.as_ref(), &self.sealed)
+    }
+}
+
+/// Gets another token than the one of `refused`, unless somebody else has or is about to; `None` when the credential is gone.
+pub async fn another(
+    app: &App,
+    client: &Client,
+    key: &DataKey,
+    id: &CredentialId,
+    refused: &Secrets,
+) -> Result<Option<RefreshAttempt>> {
+    let Ok(claim) = timeout(REFRESH_PATIENCE, claim_in_turn(app, key, id)).await else {
+        return Ok(Some(RefreshAttempt { status: RefreshStatus::ConnectError, http_response: None }));
+    };
+    let Some(claim) = claim? else { return Ok(None) };
+    if claim.secrets(key)?.token != refused.token {
+        app.db.write(move |tx| release(tx, &claim)).await?;
+        return Ok(Some(RefreshAttempt { status: RefreshStatus::Succeeded, http_response: None }));
+    }
+    // In a task of its own: whoever gives up must not end it between the new tokens and their record.
+    let (renews, client) = (app.clone(), client.clone());
+    let renewing = app.tasks.spawn(async move { renew(&renews, &client, claim).await });
+    renewing.await.map_err(Error::internal)?.map(Some)
+}
+
+/// The claim, once nobody else has it; `None` when the credential is gone.
+async fn claim_in_turn(app: &App, key: &DataKey, id: &CredentialId) -> Result<Option<Claim>> {
+    loop {
+        let of = id.clone();
+        if let Some(claim) = app.db.write(move |tx| claim(tx, &of)).await? {
+            return Ok(Some(claim));
+        }
+        let (of, key) = (id.clone(), key.clone());
+        if app.db.read(move |tx| store::secrets(tx, &of, &key)).await.is_err() {
+            return Ok(None);
+        }
+        sleep(REFRESH_LOOK).await;
     }
 }
 

@@ -6,16 +6,11 @@ use rota_api::{
     credential::{Auth, McpProbe, RefreshAttempt, RefreshStatus, Secrets, Validation, ValidationStatus},
     id::CredentialId,
 };
-use tokio::time::{sleep, timeout};
 
-use super::{
-    refresh::{self, Claim},
-    store,
-};
+use super::{refresh, store};
 use crate::{
     app::App,
     error::{Error, Result},
-    limits::{REFRESH_LOOK, REFRESH_PATIENCE},
     request::{Caller, Json, Path},
     vault::{
         DataKey, oauth,
@@ -88,7 +83,8 @@ impl Trial<'_> {
         if !matches!(probed, Probed::Unauthorized(_)) {
             return Ok((probed, None, has_refresh_token));
         }
-        let attempt = self.renew(&secrets).await?;
+        let attempt = refresh::another(self.app, &self.client, &self.key, &self.id, &secrets).await?;
+        let attempt = attempt.ok_or_else(store::missing)?;
         if attempt.status != RefreshStatus::Succeeded {
             // Whether another token would do is not known where none could be asked for.
             let probed = match (probed, attempt.status) {
@@ -109,36 +105,5 @@ impl Trial<'_> {
     async fn probe(&self, secrets: &Secrets) -> Result<Probed> {
         let token = secrets.token.as_ref().ok_or_else(|| Error::internal(format!("{} has no token", self.id)))?;
         Ok(probe(&self.client, self.app.config.vault.allow_private, self.url, token, secrets).await)
-    }
-
-    /// Gets another token than the one of `refused`, unless somebody else has or is about to.
-    async fn renew(&self, refused: &Secrets) -> Result<RefreshAttempt> {
-        let Ok(claim) = timeout(REFRESH_PATIENCE, self.claim()).await else {
-            return Ok(RefreshAttempt { status: RefreshStatus::ConnectError, http_response: None });
-        };
-        let Some(claim) = claim? else { return Err(store::missing()) };
-        if claim.secrets(&self.key)?.token != refused.token {
-            self.app.db.write(move |tx| refresh::release(tx, &claim)).await?;
-            return Ok(RefreshAttempt { status: RefreshStatus::Succeeded, http_response: None });
-        }
-        // In a task of its own: a client that hangs up must not end it between the new tokens and their record.
-        let (app, client) = (self.app.clone(), self.client.clone());
-        let renewing = self.app.tasks.spawn(async move { refresh::renew(&app, &client, claim).await });
-        renewing.await.map_err(Error::internal)?
-    }
-
-    /// The claim, once nobody else has it; `None` when the credential is gone.
-    async fn claim(&self) -> Result<Option<Claim>> {
-        loop {
-            let id = self.id.clone();
-            if let Some(claim) = self.app.db.write(move |tx| refresh::claim(tx, &id)).await? {
-                return Ok(Some(claim));
-            }
-            let (id, key) = (self.id.clone(), self.key.clone());
-            if self.app.db.read(move |tx| store::secrets(tx, &id, &key)).await.is_err() {
-                return Ok(None);
-            }
-            sleep(REFRESH_LOOK).await;
-        }
     }
 }

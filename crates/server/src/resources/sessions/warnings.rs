@@ -87,11 +87,6 @@ fn warnings(
     };
     let primary = &agent.primary;
     warn(
-        !primary.mcp_servers.is_empty(),
-        "mcp_servers_not_called",
-        "this server calls no MCP servers: the agent has no tools from them",
-    );
-    warn(
         agent.multiagent.is_some(),
         "roster_not_started",
         "this server starts no other agents: the roster is not used",
@@ -176,7 +171,7 @@ mod tests {
         check(&web, Some(cloud(json!({}))), false, &["web_tools_not_offered"]);
         check(&web, Some(EnvironmentConfig::SelfHosted(Nothing::default())), false, &["web_tools_not_offered"]);
         check(&without, Some(cloud(json!({}))), false, &[]);
-        check(&mcp, Some(cloud(json!({}))), false, &["mcp_servers_not_called"]);
+        check(&mcp, Some(cloud(json!({}))), false, &[]);
         check(&roster, Some(cloud(json!({}))), false, &["roster_not_started"]);
         check(&plain, Some(cloud(packages.clone())), false, &[]);
         let off = super::warnings(&plain, Some(&cloud(packages)), false, false);

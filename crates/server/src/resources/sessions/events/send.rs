@@ -232,10 +232,9 @@ fn take(
     for (i, event) in events.iter().enumerate() {
         match event {
             EventBody::UserInterrupt { .. } => {
-                let open = if waiting.is_empty() { Vec::new() } else { open_calls(tx, id)? };
-                let of_a_worker = |tool: &str| session.self_hosted && !needs_network(tool);
+                let open = if waiting.is_empty() { Vec::new() } else { open_calls(tx, session)? };
                 let results: Vec<EventBody> =
-                    open.iter().map(|(call, tool)| interrupted_result(call, of_a_worker(tool))).collect();
+                    open.iter().map(|(call, run_by)| interrupted_result(call, *run_by)).collect();
                 // Recorded: the results of what the interrupt closes stand before it. What was sent before it is over with it.
                 log::append(tx, workspace, id, &results)?;
                 let inputs = log::queued(tx, id)?;
@@ -268,23 +267,40 @@ fn take(
     Ok(sent)
 }
 
-/// The calls of built-in tools in the last reply that have no result, with their tools: those that wait, and those that were
+/// Who runs a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RunBy {
+    /// This server, in a sandbox or by itself.
+    Rota,
+    /// A worker of the user.
+    Worker,
+    /// An MCP server.
+    McpServer,
+}
+
+/// The calls in the last reply that have no result, but those that the client runs: those that wait, and those that were
 /// decided on while another one waits.
-fn open_calls(tx: &mut Tx<'_>, session: &SessionId) -> Result<Vec<(EventId, String)>> {
+fn open_calls(tx: &mut Tx<'_>, session: &Control) -> Result<Vec<(EventId, RunBy)>> {
     let events: Vec<Event> = tx.all(
         "SELECT body FROM session_events WHERE session_id = $1
-             AND type IN ('agent.tool_use', 'agent.tool_result', 'user.tool_result')
+             AND type IN ('agent.tool_use', 'agent.tool_result', 'user.tool_result', 'agent.mcp_tool_use',
+                 'agent.mcp_tool_result')
              AND seq > coalesce((SELECT max(seq) FROM session_events
                  WHERE session_id = $1 AND type = 'span.model_request_start'), 0)
          ORDER BY seq",
-        vals![session],
+        vals![&session.id],
         |row| row.json(0),
     )?;
+    let run_by = |tool: &str| if session.self_hosted && !needs_network(tool) { RunBy::Worker } else { RunBy::Rota };
     let mut open = Vec::new();
     for Event { id, body } in events {
         match body {
-            EventBody::AgentToolUse { name, .. } => open.push((id, name)),
-            EventBody::AgentToolResult { tool_use_id, .. } => open.retain(|(call, _)| *call != tool_use_id),
+            EventBody::AgentToolUse { name, .. } => open.push((id, run_by(&name))),
+            EventBody::AgentMcpToolUse { .. } => open.push((id, RunBy::McpServer)),
+            EventBody::AgentToolResult { tool_use_id: answered, .. }
+            | EventBody::AgentMcpToolResult { mcp_tool_use_id: answered, .. } => {
+                open.retain(|(call, _)| *call != answered);
+            }
             EventBody::UserToolResult { tool_use_id, .. } => open.retain(|(call, _)| *call.as_ref() != *tool_use_id),
             _ => {}
         }
@@ -314,13 +330,16 @@ pub fn interrupt(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &SessionId) -> Re
 
 /// The result of a call that an interrupt ended. That of a worker's call is one as the worker sends them: the official worker runs
 /// every call that has none.
-pub fn interrupted_result(tool_use_id: &EventId, of_a_worker: bool) -> EventBody {
+pub fn interrupted_result(call: &EventId, run_by: RunBy) -> EventBody {
     let content = vec![json!({"type": "text", "text": INTERRUPTED})];
-    if of_a_worker {
-        let tool_use_id = tool_use_id.to_string();
-        return EventBody::UserToolResult { tool_use_id, content: Some(content), is_error: Some(true) };
+    match run_by {
+        RunBy::Rota => EventBody::AgentToolResult { tool_use_id: call.clone(), content, is_error: true },
+        RunBy::McpServer => EventBody::AgentMcpToolResult { mcp_tool_use_id: call.clone(), content, is_error: true },
+        RunBy::Worker => {
+            let tool_use_id = call.to_string();
+            EventBody::UserToolResult { tool_use_id, content: Some(content), is_error: Some(true) }
+        }
     }
-    EventBody::AgentToolResult { tool_use_id: tool_use_id.clone(), content, is_error: true }
 }
 
 /// For a working session: answers enter the log at once, the rest waits. Its runner is told.
