@@ -120,7 +120,7 @@ impl Runner<'_> {
             max_tokens: offered.max_tokens,
             system: prompt::system(self.agent.system.as_deref(), &self.around, &self.mounts.repositories()),
             messages: self.state.messages.clone(),
-            tools: tools::offered(&self.agent)?,
+            tools: tools::offered(&self.agent, &self.app.config.web, &self.app.clock.now().to_string()[..10])?,
         })
     }
 
@@ -234,7 +234,7 @@ impl Runner<'_> {
         };
         let (id, name, input) = (event.id.clone(), name.clone(), Value::Object(input.clone()));
         let call = Call { id, name, input, stage: Stage::Allowed };
-        !self.is_of_a_worker(&call.name) && matches!(tools::parse(&call), Ok(Some(_)))
+        !self.is_of_a_worker(&call.name) && tools::needs_files(&call)
     }
 
     /// The event of a call whose arguments cannot be read. It is one of a built-in tool also where the client has the tool:
