@@ -112,27 +112,28 @@ fn numbered_lines(file: File, first: u64, last: u64) -> Result<String, String> {
             break;
         }
         number += 1;
-        if number >= first {
-            let line = std::str::from_utf8(line.strip_suffix(b"\n").unwrap_or(&line))
-                .ok()
-                .filter(|line| !line.contains('\0'))
-                .ok_or("not a text file (it is not valid UTF-8)")?;
-            let line = format!("{number}\t{line}\n");
-            characters += line.chars().count();
-            if characters <= MAX_CHARACTERS - NOTE {
-                text.push_str(&line);
-                continue;
+        if number < first {
+            if got as u64 > MAX_READ {
+                return Err(format!("line {number} is longer than {MAX_READ} bytes"));
             }
+            continue;
+        }
+        let line = std::str::from_utf8(line.strip_suffix(b"\n").unwrap_or(&line))
+            .ok()
+            .filter(|line| !line.contains('\0'))
+            .ok_or("not a text file (it is not valid UTF-8)")?;
+        let line = format!("{number}\t{line}\n");
+        characters += line.chars().count();
+        if characters > MAX_CHARACTERS - NOTE {
             if text.is_empty() {
                 text.extend(line.chars().take(MAX_CHARACTERS - NOTE));
                 text.push_str(&format!("\n[line {number} goes on]\n"));
             } else {
                 text.push_str(&format!("[cut here: go on with view_range [{number}, …]]\n"));
             }
-            return Ok(text);
-        } else if got as u64 > MAX_READ {
-            return Err(format!("line {number} is longer than {MAX_READ} bytes"));
+            break;
         }
+        text.push_str(&line);
     }
     Ok(text)
 }

@@ -27,8 +27,11 @@ const MAX_GLOB_OUTPUT: usize = 100 << 10;
 const MAX_GREP_OUTPUT: usize = 8 << 20;
 /// The most bytes of one matching line that are shown.
 const MAX_GREP_LINE: usize = 2000;
-/// Memory that one file's search, or one compiled expression, may take, in bytes.
+/// Memory that one compiled expression may take, in bytes.
 const MAX_SEARCH_MEMORY: usize = 8 << 20;
+/// Memory that the search of one file may take, in bytes: a line, or a whole file where matches go over several lines. A file tool has
+/// more than that. What does not fit is searched as far as it does.
+const MAX_FILE_MEMORY: usize = 128 << 20;
 
 /// What a walk may take. What was found until then is answered, with a word that there may be more.
 #[derive(Debug, Clone, Copy)]
@@ -283,7 +286,7 @@ pub(super) fn grep(grep: &Grep, bounds: Bounds) -> Result<String, String> {
         .before_context(in_content(grep.before))
         .after_context(in_content(grep.after))
         .binary_detection(binary)
-        .heap_limit(Some(MAX_SEARCH_MEMORY))
+        .heap_limit(Some(MAX_FILE_MEMORY))
         .build();
     let mut lines = Lines { skipped: grep.offset, left: grep.head_limit.unwrap_or(usize::MAX), text: String::new() };
     let mut walked = Walked::new(searched(&root, grep)?.build().filter_map(Result::ok), bounds);
@@ -435,6 +438,7 @@ mod tests {
         let root = folder.path();
         let content = Grep { output_mode: GrepMode::Content, ..call("needle", root) };
         let answer = found(root, &content);
+        assert!(answer.starts_with("long:2:needle\n"), "{}", &answer[..50]);
         let wide = answer.lines().find(|line| line.starts_with("wide:1:needle")).unwrap();
         assert!(wide.ends_with(" [3006 bytes cut]"), "{}", &wide[wide.len() - 30..]);
     }

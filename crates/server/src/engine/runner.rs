@@ -507,7 +507,7 @@ impl<'a> Runner<'a> {
         &mut self,
         calls: &[Call],
         inside: &[&Call],
-        ran: Option<Result<(Vec<Result<ToolOutput, rota_sandbox::Error>>, Vec<EventBody>), NotRun>>,
+        ran: Option<Result<Ran, NotRun>>,
         notes: &[String],
     ) -> Result<bool, Left> {
         let may_try_again = self.state.failures + 1 < limits::SANDBOX_TRIES;
@@ -639,6 +639,9 @@ impl<'a> Runner<'a> {
         self.perform(work).await
     }
 }
+
+/// What the sandbox answered to its calls, and the results of those that the server answers.
+type Ran = (Vec<Result<ToolOutput, rota_sandbox::Error>>, Vec<EventBody>);
 
 /// Why a call has no result of its own.
 enum NotRun {

@@ -109,7 +109,7 @@ fn looks_like_html(body: &[u8]) -> bool {
 /// The text of bytes, by what says first how they are to be read: a mark at their beginning, the server, the page, and whether
 /// they are UTF-8.
 fn decoded(body: &[u8], content_type: Option<&str>, is_html: bool) -> String {
-    let of_server = content_type.and_then(|text| charset(text)).and_then(|label| Encoding::for_label(label.as_bytes()));
+    let of_server = content_type.and_then(charset).and_then(|label| Encoding::for_label(label.as_bytes()));
     let of_page = || {
         let beginning = String::from_utf8_lossy(&body[..body.len().min(2048)]).to_ascii_lowercase();
         is_html.then(|| charset(&beginning).and_then(|label| Encoding::for_label(label.as_bytes()))).flatten()

@@ -158,6 +158,9 @@ mod tests {
 
     use super::*;
 
+    const ALL: Can = Can { network: true, fetch: true, search: true };
+    const OFF: Can = Can { network: false, ..ALL };
+
     fn agent(changes: &Value) -> SessionAgent {
         let mut body = json!({"name": "a", "model": "m"});
         body.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
@@ -179,8 +182,6 @@ mod tests {
             let warnings = warnings(agent, environment.as_ref(), has_outcomes, ALL);
             assert_eq!(warnings.iter().map(|warning| warning.code).collect::<Vec<_>>(), expect);
         };
-        const ALL: Can = Can { network: true, fetch: true, search: true };
-        const OFF: Can = Can { network: false, ..ALL };
         let plain = agent(&json!({}));
         let web = agent(&json!({"tools": [{"type": "agent_toolset_20260401"}]}));
         let off = json!([{"name": "web_fetch", "enabled": false}, {"name": "web_search", "enabled": false}]);
