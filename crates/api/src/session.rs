@@ -110,6 +110,18 @@ pub struct SessionUsage {
     /// The same in billionths of a dollar. Not on the wire.
     #[serde(skip)]
     pub cost_nanos: Option<u64>,
+    /// Calls of the web tools that the server has answered.
+    #[serde(default)]
+    pub server_tool_use: ServerToolUse,
+}
+
+/// Calls of the web tools that were answered with what was asked for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerToolUse {
+    /// Pages.
+    pub web_fetch_requests: u64,
+    /// Searches, also those of which nothing was left.
+    pub web_search_requests: u64,
 }
 
 /// An amount of US dollars in whole cents: `{"amount": "125", "currency": "USD"}`.

@@ -356,6 +356,13 @@ Configuration file (every key is optional; an unknown key is an error):
   never_open = [\"pinned.example\"]  hosts whose TLS passes unread: no credential is put into requests to them
   authorities = \"/etc/rota/ca.pem\" certificates of authorities that hosts of credentials may have beside those of the machine
 
+  [web]                              what agents see of the web through this server: docs/tools.md
+  fetch = true                       false: they are not offered web_fetch
+  allow_private = false              fetch also from private addresses
+  search = { provider = \"brave\", api_key_env = \"SEARCH_KEY\", base_url = \"https://…\" }
+                                     who searches for web_search: brave, tavily or searxng, the environment variable that
+                                     holds its key, and where it is if not where it is for everybody; absent: nobody does
+
   [packages]                         how packages of environments are installed: docs/images.md
   hosts = [\"pypi.internal\"]         hosts that package managers may reach besides the public registries
   variables = { PIP_INDEX_URL = \"https://pypi.internal/simple\" }

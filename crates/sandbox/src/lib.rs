@@ -43,5 +43,5 @@ pub use embedded::{
 pub use error::Error;
 pub use folder::FileState;
 pub use init::run_init;
-pub use tools::{ToolCall, ToolDefinition, ToolOutput, tool_definitions};
+pub use tools::{Media, ToolCall, ToolOutput};
 pub use wire::Authorities;

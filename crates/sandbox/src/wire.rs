@@ -10,8 +10,8 @@ use crate::tools::{ToolCall, ToolOutput};
 
 /// The longest frame that the init accepts: a `write` call carries a whole file.
 pub(crate) const MAX_FRAME_TO_INIT: usize = 32 << 20;
-/// The longest frame that the server accepts from inside: the largest tool output, with every byte escaped.
-pub(crate) const MAX_FRAME_FROM_INIT: usize = 4 << 20;
+/// The longest frame that the server accepts from inside: the largest tool output, which is a PDF in base64.
+pub(crate) const MAX_FRAME_FROM_INIT: usize = 12 << 20;
 /// Descriptors that come with one frame from inside, at most.
 pub(crate) const MAX_DESCRIPTORS: usize = 64;
 /// Bytes of the length in front of a frame.

@@ -22,6 +22,7 @@ use crate::{
     scheduler::settle::Timing,
     shares::Shares,
     vault::Vault,
+    web::Web,
 };
 
 /// The server's state. Cheap to clone.
@@ -58,6 +59,8 @@ pub struct Inner {
     pub git: Git,
     /// What their network goes through.
     pub gate: Gate,
+    /// What answers the web tools.
+    pub web: Web,
     /// What is counted.
     pub metrics: PrometheusHandle,
     /// The hash of the key with which that is read, where it needs one.

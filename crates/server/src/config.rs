@@ -11,6 +11,7 @@ use std::{
 use jiff::SignedDuration;
 use rota_api::{
     Time,
+    agent::BuiltInTool,
     model::{Lifecycle, Line},
     policy::{Jitter, MAX_CATCH_UP_SECONDS},
     repository::GITHUB,
@@ -69,6 +70,8 @@ pub struct Config {
     pub mcp: McpConfig,
     /// How the packages of environments are installed.
     pub packages: PackagesConfig,
+    /// What agents see of the web through this server.
+    pub web: WebConfig,
 }
 
 impl Default for Config {
@@ -92,6 +95,7 @@ impl Default for Config {
             git: GitConfig::default(),
             mcp: McpConfig::default(),
             packages: PackagesConfig::default(),
+            web: WebConfig::default(),
         }
     }
 }
@@ -539,6 +543,84 @@ impl PackagesConfig {
     }
 }
 
+/// What agents see of the web through this server: `[web]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WebConfig {
+    /// Whether agents are offered `web_fetch`.
+    pub fetch: bool,
+    /// Fetch also from private addresses: for pages in the operator's own network. Whoever can create a session can then make
+    /// this server send requests inside that network.
+    pub allow_private: bool,
+    /// Who searches the web. Absent: agents are not offered `web_search`.
+    pub search: Option<SearchConfig>,
+}
+
+impl Default for WebConfig {
+    fn default() -> Self {
+        Self { fetch: true, allow_private: false, search: None }
+    }
+}
+
+/// Who searches the web: `[web.search]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SearchConfig {
+    /// The service.
+    pub provider: SearchProvider,
+    /// Where it is. Absent: where the service is for everybody, which SearXNG is not.
+    pub base_url: Option<String>,
+    /// The environment variable that holds the key of the service.
+    pub api_key_env: Option<String>,
+}
+
+/// A service that searches the web.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SearchProvider {
+    /// Brave Search.
+    Brave,
+    /// Tavily.
+    Tavily,
+    /// An instance of SearXNG.
+    Searxng,
+}
+
+impl SearchProvider {
+    /// Where it is for everybody.
+    pub fn base_url(self) -> Option<&'static str> {
+        match self {
+            Self::Brave => Some("https://api.search.brave.com"),
+            Self::Tavily => Some("https://api.tavily.com"),
+            Self::Searxng => None,
+        }
+    }
+}
+
+impl WebConfig {
+    /// Whether a model is offered a built-in tool: those that need no web always are.
+    pub fn offers(&self, tool: BuiltInTool) -> bool {
+        match tool {
+            BuiltInTool::WebFetch => self.fetch,
+            BuiltInTool::WebSearch => self.search.is_some(),
+            _ => true,
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        let Some(search) = &self.search else { return Ok(()) };
+        match (search.provider, &search.base_url, &search.api_key_env) {
+            (SearchProvider::Searxng, None, _) => Err(Error::invalid(
+                "web.search.base_url: say where the instance of SearXNG is, for example \"http://127.0.0.1:8888\"",
+            )),
+            (SearchProvider::Brave | SearchProvider::Tavily, None, None) => Err(Error::invalid(
+                "web.search.api_key_env: name the environment variable with the key of this service",
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// What a workspace may do how often: `[rate]`.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -796,6 +878,7 @@ impl Config {
         self.git.check()?;
         self.mcp.check()?;
         self.packages.check()?;
+        self.web.check()?;
         if let Some(image) = &self.sandbox.image {
             if !rota_sandbox::is_name(image) {
                 return Err(Error::invalid(format_args!("sandbox.image: \"{image}\" is no name of an image")));
@@ -878,6 +961,9 @@ mod tests {
             ("[git]\ntimeout_seconds = 0", "git.timeout_seconds: must be 1 to 86400"),
             ("[git]\nmax_mib = 0", "git.max_mib: must be 1 to 1048576"),
             ("[git]\nmax_files = 0", "git.max_files: must be 1 to 100000000"),
+            ("[web.search]\nprovider = \"searxng\"", "web.search.base_url: say where"),
+            ("[web.search]\nprovider = \"brave\"", "web.search.api_key_env: name"),
+            ("[web.search]\nprovider = \"bing\"", "bing"),
             ("[webhooks]\nattempts = 0", "webhooks.attempts: must be 1 to 20"),
             ("[webhooks]\ntimeout_seconds = 61", "webhooks.timeout_seconds: must be 1 to 60"),
             ("[engine]\nconcurrency = 100001", "engine.concurrency: must be 0 to 100000"),

@@ -41,6 +41,7 @@ pub mod telemetry;
 pub mod tick;
 pub mod tls;
 pub mod vault;
+pub mod web;
 pub mod webhooks;
 
 use std::{fs::File, net::SocketAddr, path::Path, sync::Arc};
@@ -179,6 +180,7 @@ pub async fn serve_offer(offer: Offer, config: Config, clock: Clock) -> Result<S
         metrics_key,
         intake: Intake::default(),
         git: git::Git::new(&config, tasks.clone()),
+        web: web::Web::new(&config)?,
         tasks,
         stop,
         config,

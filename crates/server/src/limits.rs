@@ -745,3 +745,36 @@ pub const MCP_RESULT_BLOCKS: usize = 100;
 pub const MCP_IMAGE_BYTES: usize = 5 * 1024 * 1024;
 /// Most bytes of all images and documents of a result.
 pub const MCP_RESULT_MEDIA_BYTES: usize = 15 * 1024 * 1024;
+
+/// Calls of one reply that change nothing and run side by side; further ones follow them. No more than process 1 of a sandbox takes,
+/// and few enough for the memory that their results may take before they are recorded.
+pub const CALLS_AT_ONCE: usize = 8;
+
+/// Calls of web tools that are answered at the same time, of all workspaces.
+pub const WEB_CALLS: usize = 64;
+/// How long a call of a web tool may take, redirects included.
+pub const WEB_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a connection of it may take to stand.
+pub const WEB_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Redirects that are followed to a page.
+pub const WEB_REDIRECTS: usize = 10;
+/// Most bytes of a URL that is fetched.
+pub const WEB_URL_BYTES: usize = 4096;
+/// Most bytes of a page that are read; the rest is left out. A larger PDF is refused.
+pub const WEB_PAGE_BYTES: usize = 10 * 1024 * 1024;
+/// Most characters of a page's text, unless the agent wants fewer.
+pub const WEB_PAGE_CHARACTERS: usize = 100_000;
+/// Most bytes that a stream of a PDF may be when it is unpacked. What is in it takes several times as much memory.
+pub const WEB_PDF_STREAM_BYTES: usize = 4 * 1024 * 1024;
+/// Most objects of a PDF, those inside of others counted; what is more is left out.
+pub const WEB_PDF_OBJECTS: usize = 1_000_000;
+/// Most pages of a PDF that are read.
+pub const WEB_PDF_PAGES: usize = 1000;
+/// After how long no further page of a PDF is read.
+pub const WEB_PDF_TIME: Duration = Duration::from_secs(15);
+/// Pages and PDFs whose text is made at the same time, of all workspaces: each takes a thread and memory.
+pub const WEB_READS: usize = 4;
+/// Most bytes of the answer of a search provider.
+pub const WEB_SEARCH_BYTES: usize = 2 * 1024 * 1024;
+/// Most characters of a result of a search, and of its title.
+pub const WEB_HIT_CHARACTERS: usize = 2000;

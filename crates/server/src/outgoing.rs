@@ -41,28 +41,47 @@ pub fn client(allow_private: bool) -> Result<ClientBuilder, Error> {
 /// # Errors
 /// When it is no URL, holds a space, is not one of HTTPS, names a user, or names a private address.
 pub fn url(text: &str, allow_private: bool) -> Result<Url, String> {
+    let url = parsed(text, allow_private, "must be an absolute https URL")?;
+    check_literal(&url, allow_private)?;
+    Ok(url)
+}
+
+/// The same of a page of the web, which may be without TLS. Whether its address is private is not looked at.
+///
+/// # Errors
+/// When it is no URL, holds a space, is not one of HTTP, or names a user.
+pub fn page_url(text: &str) -> Result<Url, String> {
+    parsed(text, true, "must be an absolute URL that begins with https:// or http://")
+}
+
+fn parsed(text: &str, with_http: bool, wanted: &str) -> Result<Url, String> {
     // They would be dropped or encoded, and the URL be another than the one that is shown.
     if text.contains(|c: char| c.is_whitespace() || c.is_control()) {
         return Err("must not hold spaces or control characters".to_owned());
     }
-    let Ok(url) = Url::parse(text) else { return Err("must be an absolute https URL".to_owned()) };
-    let https = url.scheme() == "https" || (allow_private && url.scheme() == "http");
-    if !https || url.host_str().is_none_or(str::is_empty) {
-        return Err("must be an absolute https URL".to_owned());
+    let Ok(url) = Url::parse(text) else { return Err(wanted.to_owned()) };
+    let is_of_scheme = url.scheme() == "https" || (with_http && url.scheme() == "http");
+    if !is_of_scheme || url.host_str().is_none_or(str::is_empty) {
+        return Err(wanted.to_owned());
     }
     if !url.username().is_empty() || url.password().is_some() {
         return Err("must not hold a user name or a password".to_owned());
     }
-    if !allow_private
-        && let Some(address) = literal(&url)
-        && !is_public(address)
-    {
-        return Err(format!("{address} is a private address, which this server does not send to"));
-    }
     Ok(url)
 }
 
-/// The address that a URL has in place of a name. A client connects to it without resolving anything.
+/// That a URL has no private address in place of a name: a client would connect to it without resolving anything.
+///
+/// # Errors
+/// When it has one.
+pub fn check_literal(url: &Url, allow_private: bool) -> Result<(), String> {
+    match literal(url).filter(|address| !allow_private && !is_public(*address)) {
+        Some(address) => Err(format!("{address} is a private address, which this server does not send to")),
+        None => Ok(()),
+    }
+}
+
+/// The address that a URL has in place of a name.
 fn literal(url: &Url) -> Option<IpAddr> {
     url.host_str()?.trim_start_matches('[').trim_end_matches(']').parse().ok()
 }

@@ -6,6 +6,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use futures_util::future::join_all;
 use rota_api::id::{Id, SessionId, WorkspaceId};
 use rota_sandbox::{Embedded, Error, Sandbox, Setup, ToolCall, ToolOutput};
 
@@ -31,19 +32,20 @@ impl Sandboxes {
         &self.backend
     }
 
-    /// Runs a tool in the sandbox of a session, as soon as there is a place for `workspace`; a new sandbox has `setup`, which is
-    /// asked for then only, and before the tool runs the sandbox is shown to `opened`. Dropping the future interrupts the tool.
+    /// Runs tools in the sandbox of a session, side by side, as soon as there is a place for `workspace`; a new sandbox has `setup`,
+    /// which is asked for then only, and before the tools run the sandbox is shown to `opened`. The answers are in the order of
+    /// the tools. Dropping the future interrupts them.
     ///
     /// # Errors
-    /// The outer one is that of `setup`.
+    /// The outer one is that of `setup`, the next one that of a sandbox that could not be started.
     pub async fn call<E>(
         &self,
         workspace: &WorkspaceId,
         session: &SessionId,
-        (call, tool): (&str, &ToolCall),
+        tools: &[(&str, &ToolCall)],
         setup: impl Future<Output = Result<Setup, E>>,
         opened: impl FnOnce(&Sandbox),
-    ) -> Result<Result<ToolOutput, Error>, E> {
+    ) -> Result<Result<Vec<Result<ToolOutput, Error>>, Error>, E> {
         // Dropped after all that follows: the sandbox is idle before its place is another's.
         let _place = self.places.take(workspace).await;
         self.idle().remove(session);
@@ -56,7 +58,7 @@ impl Sandboxes {
         Ok(match sandbox {
             Ok(sandbox) => {
                 opened(&sandbox);
-                sandbox.call(call, tool).await
+                Ok(join_all(tools.iter().map(|(call, tool)| sandbox.call(call, tool))).await)
             }
             Err(error) => Err(error),
         })

@@ -31,6 +31,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "scheduler",
             "shares",
             "vault",
+            "web",
         ],
     ),
     ("blobs", &["config", "room", "tls"]),
@@ -60,6 +61,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "resources/skills",
             "resources/work_queue",
             "room",
+            "web",
         ],
     ),
     ("folder", &["config", "db", "random"]),
@@ -205,6 +207,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
         "resources/sessions",
         &[
             "app",
+            "config",
             "db",
             "hub",
             "json_size",
@@ -266,11 +269,12 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ),
     ("tick", &["app", "db", "resources/deployments", "scheduler"]),
     ("vault", &["config", "db", "outgoing", "retry_after"]),
+    ("web", &["config", "model", "outgoing", "places"]),
     ("webhooks", &["app", "backoff", "config", "db", "outgoing", "resources/webhook_endpoints", "retry_after"]),
 ];
 
 /// Pure files, which import nothing that acts: no store, no time, no state of the server.
-const NOTHING_THAT_ACTS: [&str; 11] = [
+const NOTHING_THAT_ACTS: [&str; 13] = [
     "gate/keystore.rs",
     "gate/placement.rs",
     "scheduler/cron.rs",
@@ -280,6 +284,8 @@ const NOTHING_THAT_ACTS: [&str; 11] = [
     "scheduler/schedule.rs",
     "scheduler/settle.rs",
     "scheduler/spans.rs",
+    "web/markdown.rs",
+    "web/rules.rs",
     "webhooks/next.rs",
     "page.rs",
 ];

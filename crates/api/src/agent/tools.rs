@@ -345,8 +345,9 @@ fn read_built_in(node: &Node<'_>, default: ToolDefault) -> Decoded<BuiltInToolCo
             user_location: None,
         };
         if BuiltInTool::WEB.contains(&name) {
-            config.allowed_domains = o.optional("allowed_domains").map(|n| read_domains(&n)).transpose()?;
-            config.blocked_domains = o.optional("blocked_domains").map(|n| read_domains(&n)).transpose()?;
+            let with_path = name == BuiltInTool::WebSearch;
+            config.allowed_domains = o.optional("allowed_domains").map(|n| read_domains(&n, with_path)).transpose()?;
+            config.blocked_domains = o.optional("blocked_domains").map(|n| read_domains(&n, with_path)).transpose()?;
             if config.allowed_domains.is_some() && config.blocked_domains.is_some() {
                 return Err(node.invalid("allowed_domains cannot be combined with blocked_domains"));
             }
@@ -366,13 +367,22 @@ fn read_built_in(node: &Node<'_>, default: ToolDefault) -> Decoded<BuiltInToolCo
     })
 }
 
-fn read_domains(node: &Node<'_>) -> Decoded<Vec<String>> {
+/// Those of `web_search` may have a path behind the name.
+fn read_domains(node: &Node<'_>, with_path: bool) -> Decoded<Vec<String>> {
     node.items(1, MAX_DOMAINS, |n| {
         let domain = n.text(1, 253)?;
-        if domain.contains(|c: char| !(c.is_ascii_alphanumeric() || c == '.' || c == '-')) {
-            return Err(n.invalid("must be a plain hostname without scheme, port or path"));
+        let (name, path) = domain.split_at(domain.find('/').unwrap_or(domain.len()));
+        let is_name = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '.' || c == '-');
+        let is_path = |c: char| c.is_ascii_graphic() && !"?#\\".contains(c);
+        match with_path {
+            false if !is_name || !path.is_empty() => {
+                Err(n.invalid("must be a plain hostname without scheme, port or path"))
+            }
+            true if !is_name || !path.chars().all(is_path) => {
+                Err(n.invalid("must be a plain hostname, with a path behind it or not, without scheme or port"))
+            }
+            _ => Ok(domain),
         }
-        Ok(domain)
     })
 }
 

@@ -225,6 +225,14 @@ async fn tools_follow_the_rules_of_the_api() {
             "tools.0.configs.0.allowed_domains: must contain at least 1 item",
         ),
         (
+            config(json!({"name": "web_fetch", "blocked_domains": ["example.com/path"]})),
+            "tools.0.configs.0.blocked_domains.0: must be a plain hostname without scheme, port or path",
+        ),
+        (
+            config(json!({"name": "web_search", "blocked_domains": ["https://example.com"]})),
+            "tools.0.configs.0.blocked_domains.0: must be a plain hostname, with a path behind it or not, without scheme or port",
+        ),
+        (
             json!({"tools": [{"type": "agent_toolset_20260401", "configs": [{"name": "bash"}, {"name": "bash"}]}]}),
             "tools.0.configs: \"bash\" has more than one entry",
         ),

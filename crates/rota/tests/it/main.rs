@@ -93,6 +93,7 @@ mod upstream;
 mod user_profiles;
 mod vaults;
 mod web;
+mod web_tools;
 mod webhook_deliveries;
 mod webhook_endpoints;
 mod webhook_events;

@@ -254,7 +254,7 @@ async fn web_tools_wait_for_no_worker() {
     assert_eq!(text(first(&stream.turn().await, "agent.message")), "done");
     let offered = upstream.asked()[0]["tools"].clone();
     let names: Vec<_> = offered.as_array().unwrap().iter().map(|tool| tool["name"].as_str().unwrap()).collect();
-    assert_eq!(names, ["bash", "read", "write", "edit", "glob", "grep"], "they are not offered either");
+    assert_eq!(names, ["bash", "read", "write", "edit", "glob", "grep", "web_fetch"], "the server has no search");
 }
 
 #[tokio::test]

@@ -222,8 +222,8 @@ async fn a_run_and_its_session_say_what_they_ask_for_and_do_not_get() {
     let run = run(api, &parts.deployment(api, json!({})).await).await;
     let told = api.get(&path(&run)).await["outcome"]["warnings"].clone();
     let codes: Vec<_> = told.as_array().unwrap().iter().map(|warning| warning["code"].as_str().unwrap()).collect();
-    assert_eq!(codes, ["web_tools_not_offered"]);
-    assert!(told[0]["message"].as_str().unwrap().contains("web_fetch"), "{told}");
+    assert_eq!(codes, ["web_search_not_offered"]);
+    assert!(told[0]["message"].as_str().unwrap().contains("[web.search]"), "{told}");
     let mut shown = api.get(&format!("/rota/v1/sessions/{}", session(&run))).await;
     assert_eq!(shown.as_object_mut().unwrap().remove("warnings").unwrap(), told);
     let mut session = api.get(&format!("/v1/sessions/{}", session(&run))).await;

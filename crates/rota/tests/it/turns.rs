@@ -311,19 +311,27 @@ async fn a_message_to_a_working_session_waits_and_is_shown_when_it_is_taken_up()
 }
 
 #[tokio::test]
-async fn the_web_tools_are_not_offered_and_say_that_they_are_not_there() {
-    // The model is not offered them, and calls one all the same.
-    let call = json!({"type": "tool_use", "id": "t1", "name": "web_fetch", "input": {"url": "https://example.com"}});
+async fn a_web_tool_that_the_server_does_not_have_is_not_offered_and_says_so() {
+    // The model calls them all the same.
+    let fetch = json!({"type": "tool_use", "id": "t1", "name": "web_fetch", "input": {"url": "https://example.com"}});
+    let search = json!({"type": "tool_use", "id": "t2", "name": "web_search", "input": {"query": "rust"}});
     let said = json!({"type": "text", "text": "so be it"});
-    let upstream = Upstream::start([Reply::Message(vec![call]), Reply::Message(vec![said])]).await;
-    let rota = Rota::with(|config| config.models = vec![upstream.model()]).await;
+    let upstream = Upstream::start([Reply::Message(vec![fetch, search]), Reply::Message(vec![said])]).await;
+    let rota = Rota::with(|config| {
+        config.models = vec![upstream.model()];
+        config.web.fetch = false;
+    })
+    .await;
     let api = &rota.api;
     let parts = Parts { agent: agent(api, json!({"model": "house"})).await, environment: environment(api, "e").await };
-    let session = parts.session_with(api, message("look it up")).await;
+    let session = parts.session_with(api, message("look up https://example.com")).await;
     let events = rota.api.stream_from(id(&session), 0).await.turn().await;
-    let result = first(&events, "agent.tool_result");
-    assert_eq!(result["is_error"], true);
-    assert!(text(result).contains("web_fetch and web_search are not available here"), "{}", text(result));
+    let told: Vec<_> = events.iter().filter(|event| event["type"] == "agent.tool_result").map(text).collect();
+    let expected = [
+        "Web fetch error: unavailable — the operator of this server has switched web_fetch off",
+        "Web search error: unavailable — no search provider is configured on this server",
+    ];
+    assert_eq!(told, expected);
     let offered = upstream.asked()[0]["tools"].clone();
     let names: Vec<_> = offered.as_array().unwrap().iter().map(|tool| tool["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["bash", "read", "write", "edit", "glob", "grep"]);

@@ -251,7 +251,7 @@ async fn serve(
             // Answers to calls that nobody waits for any more, or that nobody made, are dropped.
             Ok(FromInit::Done { call, output }) => {
                 let waiting = inner.calls().waiting.remove(&call);
-                waiting.map(|waiting| waiting.send(output.in_words()));
+                waiting.map(|waiting| waiting.send(output.checked()));
             }
             Ok(_) => break "it spoke out of turn".to_owned(),
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => break "its init ended".to_owned(),

@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use super::processes::{self, Ended};
 use super::serve::{BUFFER, Init};
 use super::shell::{Progress, Shell};
-use crate::tools::{BASH_DEFAULT_TIMEOUT_MS, BASH_MAX_TIMEOUT_MS, HeadTail, ToolOutput};
+use crate::tools::{BASH_DEFAULT_TIMEOUT_MS, BASH_MAX_TIMEOUT_MS, Output, ToolOutput};
 
 /// Between the request to end and the order to.
 const GRACE: Duration = Duration::from_secs(5);
@@ -27,7 +27,7 @@ const LOST: &str = "the shell no longer runs what it is given, as after set -n";
 pub(super) struct Running {
     pub(super) call: u64,
     pub(super) deadline: Instant,
-    output: HeadTail,
+    output: Output,
     /// The note that precedes the output.
     note: Option<String>,
     /// Set once the command is being ended.
@@ -46,7 +46,7 @@ impl Init {
             self.answer(running.call, ToolOutput::error("[ended: the shell was restarted]"));
         }
         self.drop_shell();
-        self.between = HeadTail::default();
+        self.between = Output::default();
         self.shell_before = false;
         match self.ready_shell() {
             Ok(_) => self.answer(call, ToolOutput::ok("the shell was restarted")),
@@ -176,7 +176,7 @@ impl Init {
             content.push_str(notice);
         }
         let shell_restarted = restarted || running.note.is_some();
-        self.answer(running.call, ToolOutput { content, is_error, shell_restarted });
+        self.answer(running.call, ToolOutput { content, is_error, shell_restarted, ..ToolOutput::default() });
     }
 
     pub(super) fn shell_may_have_ended(&mut self, ended: &[(i32, Ended)]) {

@@ -14,7 +14,7 @@ use super::processes;
 use super::shell::{self, Shell};
 use super::worker::Worker;
 use crate::sys;
-use crate::tools::{HeadTail, ToolCall, ToolOutput};
+use crate::tools::{Output, ToolCall, ToolOutput};
 use crate::wire::{self, FromInit, Launch, ToInit};
 
 /// File tools at work at once.
@@ -38,7 +38,7 @@ pub(super) struct Init {
     pub(super) shell_before: bool,
     pub(super) running: Option<Running>,
     /// What background processes printed between commands.
-    pub(super) between: HeadTail,
+    pub(super) between: Output,
     workers: Vec<(u64, Worker)>,
     pub(super) disk: DiskWatch,
     open: bool,
@@ -60,7 +60,7 @@ pub(super) fn serve(socket: UnixStream, launch: &Launch) {
         environment: shell::environment(launch),
         shell_before: launch.had_shell,
         running: None,
-        between: HeadTail::default(),
+        between: Output::default(),
         workers: Vec::new(),
         disk: DiskWatch::new(launch),
         open: true,

@@ -2,15 +2,17 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use super::media::{self, Media};
+use super::output::MAX_CHARACTERS;
 use super::{MAX_WRITE, WORKSPACE};
 
 /// The longest file that `read` reads whole or that `edit` takes, and the longest line that `read` shows, in bytes.
 const MAX_READ: u64 = 256 << 10;
-/// The most that `read` answers with, the numbers of the lines included, in bytes.
-const MAX_ANSWER: usize = 512 << 10;
+/// What `read` keeps of its answer for the note that there is more, in characters.
+const NOTE: usize = 200;
 /// `statfs` type of `/proc`: its files look ordinary and are not.
 const PROC_MAGIC: i64 = 0x9fa0;
 
@@ -54,12 +56,23 @@ pub(super) fn open_ordinary(path: &Path, options: &mut OpenOptions) -> Result<Fi
     Ok(file)
 }
 
-/// Answers with the file's lines, each after its number and a tab.
-pub(super) fn read(path: &str, view_range: Option<(i64, i64)>) -> Result<String, String> {
+/// What a file is for a model.
+pub(super) enum Content {
+    Text(String),
+    Media(Media),
+}
+
+/// Answers with the file's lines, each after its number and a tab, or with the image or PDF that it is.
+pub(super) fn read(path: &str, view_range: Option<(i64, i64)>) -> Result<Content, String> {
     let path = resolve(path);
     let file = open_ordinary(&path, OpenOptions::new().read(true))?;
     let shown = path.display();
     let size = file.metadata().map_err(|error| format!("{shown}: {}", reason(&error)))?.len();
+    let mut beginning = [0; media::BEGINNING];
+    let got = file.read_at(&mut beginning, 0).map_err(|error| format!("{shown}: {}", reason(&error)))?;
+    if let Some((kind, most)) = media::kind_of(&beginning[..got]) {
+        return whole(&file, kind, most).map(Content::Media).map_err(|why| format!("{shown} {why}"));
+    }
     if view_range.is_none() && size > MAX_READ {
         return Err(format!(
             "{shown} is {size} bytes; at most {MAX_READ} are read at once. Use view_range, for example [1, 500]."
@@ -72,12 +85,23 @@ pub(super) fn read(path: &str, view_range: Option<(i64, i64)>) -> Result<String,
     if text.is_empty() && size > 0 {
         return Err(format!("{shown} has no line {first}"));
     }
-    Ok(text)
+    Ok(Content::Text(text))
+}
+
+/// An image or a PDF. It may grow while it is read.
+fn whole(file: &File, kind: &str, most: u64) -> Result<Media, String> {
+    let mut content = Vec::new();
+    file.take(most + 1).read_to_end(&mut content).map_err(|error| format!("cannot be read: {}", reason(&error)))?;
+    if content.len() as u64 > most {
+        return Err(format!("({kind}) is larger than {most} bytes, the most that is read: make it smaller first"));
+    }
+    Ok(Media::new(kind, &content))
 }
 
 fn numbered_lines(file: File, first: u64, last: u64) -> Result<String, String> {
     let mut reader = BufReader::with_capacity(64 << 10, file);
     let mut text = String::new();
+    let mut characters = 0;
     let mut line = Vec::new();
     let mut number = 0;
     while number < last {
@@ -88,18 +112,28 @@ fn numbered_lines(file: File, first: u64, last: u64) -> Result<String, String> {
             break;
         }
         number += 1;
-        if number >= first {
-            let line = std::str::from_utf8(line.strip_suffix(b"\n").unwrap_or(&line))
-                .ok()
-                .filter(|line| !line.contains('\0'))
-                .ok_or("not a text file (it is not valid UTF-8)")?;
-            text.push_str(&format!("{number}\t{line}\n"));
-            if text.len() > MAX_ANSWER {
-                return Err(format!("lines {first} to {number} are more than {MAX_ANSWER} bytes: ask for fewer"));
+        if number < first {
+            if got as u64 > MAX_READ {
+                return Err(format!("line {number} is longer than {MAX_READ} bytes"));
             }
-        } else if got as u64 > MAX_READ {
-            return Err(format!("line {number} is longer than {MAX_READ} bytes"));
+            continue;
         }
+        let line = std::str::from_utf8(line.strip_suffix(b"\n").unwrap_or(&line))
+            .ok()
+            .filter(|line| !line.contains('\0'))
+            .ok_or("not a text file (it is not valid UTF-8)")?;
+        let line = format!("{number}\t{line}\n");
+        characters += line.chars().count();
+        if characters > MAX_CHARACTERS - NOTE {
+            if text.is_empty() {
+                text.extend(line.chars().take(MAX_CHARACTERS - NOTE));
+                text.push_str(&format!("\n[line {number} goes on]\n"));
+            } else {
+                text.push_str(&format!("[cut here: go on with view_range [{number}, …]]\n"));
+            }
+            break;
+        }
+        text.push_str(&line);
     }
     Ok(text)
 }

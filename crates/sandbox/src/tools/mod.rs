@@ -1,15 +1,17 @@
 //! The built-in tools: what a model may call, and how each call is carried out inside the fence.
 
-mod definitions;
 mod files;
+mod media;
 mod output;
 mod search;
 
-pub use definitions::{ToolDefinition, tool_definitions};
-pub(crate) use output::HeadTail;
+pub use media::Media;
+pub(crate) use output::Output;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+
+use files::Content;
 
 /// The folder that relative paths start from, and that the shell starts in.
 pub(crate) const WORKSPACE: &str = "/workspace";
@@ -43,7 +45,7 @@ pub enum ToolCall {
         /// End the shell and start a new one.
         restart: bool,
     },
-    /// Read a text file.
+    /// Read a text file, an image or a PDF.
     Read {
         /// Absolute, or relative to `/workspace`.
         file_path: String,
@@ -124,8 +126,10 @@ pub enum GrepMode {
 /// What a tool answers: always valid UTF-8, always bounded, never empty.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ToolOutput {
-    /// The text for the model to read.
+    /// The text for the model to read. Empty where there is `media`.
     pub content: String,
+    /// An image or a PDF.
+    pub media: Option<Media>,
     /// The tool failed, or the command's exit status was not 0.
     pub is_error: bool,
     /// The shell of this call is a new one although the session had one before: files are kept; processes, variables and
@@ -139,9 +143,13 @@ impl ToolOutput {
         Self { content: content.into(), ..Self::default() }
     }
 
-    /// The same, but with words where there is nothing to read: models' APIs refuse a text that is empty or blank.
-    pub(crate) fn in_words(self) -> Self {
-        if !self.content.trim().is_empty() {
+    /// The same as models' APIs take it, whatever came out of the sandbox: with words where there is nothing to read, for a
+    /// text that is empty or blank is refused, and without what is neither an image nor a PDF.
+    pub(crate) fn checked(self) -> Self {
+        if self.media.as_ref().is_some_and(|media| !media.is_whole()) {
+            return Self::error("what the tool answered is no image and no PDF");
+        }
+        if self.media.is_some() || !self.content.trim().is_empty() {
             return self;
         }
         let words = if self.content.is_empty() { "(no output)" } else { "(nothing but white space)" };
@@ -274,16 +282,24 @@ impl ToolCall {
     pub(crate) fn run_on_files(&self) -> ToolOutput {
         let result = match self {
             Self::Bash { .. } => Err("bash does not run here".to_owned()),
-            Self::Read { file_path, view_range } => files::read(file_path, *view_range),
+            Self::Read { file_path, view_range } => match files::read(file_path, *view_range) {
+                Ok(Content::Media(media)) => return ToolOutput { media: Some(media), ..ToolOutput::default() },
+                Ok(Content::Text(text)) => Ok(text),
+                Err(reason) => Err(reason),
+            },
             Self::Write { file_path, content } => files::write(file_path, content),
             Self::Edit { file_path, old_string, new_string, replace_all } => {
                 files::edit(file_path, old_string, new_string, *replace_all)
             }
-            Self::Glob { pattern, path } => search::glob(pattern, path.as_deref()),
-            Self::Grep(grep) => search::grep(grep),
+            Self::Glob { pattern, path } => search::glob(pattern, path.as_deref(), search::Bounds::default()),
+            Self::Grep(grep) => search::grep(grep, search::Bounds::default()),
         };
         match result {
-            Ok(content) => ToolOutput::ok(content),
+            Ok(content) => {
+                let mut output = Output::default();
+                output.push(content.as_bytes());
+                ToolOutput::ok(output.into_text())
+            }
             Err(reason) => ToolOutput::error(format!("{}: {reason}", self.name())),
         }
     }

@@ -121,7 +121,12 @@ impl Runner<'_> {
             max_tokens: offered.max_tokens,
             system: prompt::system(self.agent.system.as_deref(), &self.around, &self.mounts.repositories()),
             messages: self.state.messages.clone(),
-            tools: tools::offered(&self.agent, self.servers.offered())?,
+            tools: tools::offered(
+                &self.agent,
+                &self.app.config.web,
+                &self.app.clock.now().to_string()[..10],
+                self.servers.offered(),
+            )?,
         })
     }
 
@@ -254,7 +259,7 @@ impl Runner<'_> {
         };
         let (id, name, input) = (event.id.clone(), name.clone(), Value::Object(input.clone()));
         let call = Call { id, server: None, name, input, stage: Stage::Allowed };
-        !self.is_of_a_worker(&call) && matches!(tools::parse(&call), Ok(Some(_)))
+        !self.is_of_a_worker(&call) && tools::needs_files(&call)
     }
 
     /// The event of a call whose arguments cannot be read. It is one of a built-in tool also where the client has the tool:

@@ -222,7 +222,7 @@ async fn run_on(engine: &Engine, lease: &Lease) -> Result<(), Left> {
         }
         _ => None,
     };
-    let mut finished = None;
+    let mut finished = Vec::new();
     let backoff = Backoff::doubling(limits::SESSION_RETRY_FIRST, limits::SESSION_RETRY_MAX);
     let (mut failures, mut tries) = (0, 0);
     loop {

@@ -4,7 +4,7 @@ use rota_api::{
     agent::{BuiltInTool, needs_network},
     event::{Confirmation, EventBody, Permission, RetryStatus, SessionErrorType, StopReason},
     id::EventId,
-    session::{CacheCreation, MonetaryAmount, SessionUsage},
+    session::{CacheCreation, MonetaryAmount, ServerToolUse, SessionUsage},
 };
 use serde_json::{Value, json, value::RawValue};
 
@@ -43,6 +43,8 @@ pub struct State {
     pub requests: u32,
     /// Tokens used, over all turns.
     pub usage: Usage,
+    /// Calls of web tools that were answered, over all turns.
+    pub web: ServerToolUse,
     /// Where the conversation stood when the turn began.
     turn: Mark,
     /// Whether the model has refused what this turn sent it.
@@ -119,12 +121,13 @@ impl State {
             active_seconds,
             list_cost: self.usage.cost_nanos.map(MonetaryAmount::from_nanos),
             cost_nanos: self.usage.cost_nanos,
+            server_tool_use: self.web,
         }
     }
 
     /// The same with a request that is not in the log yet.
     pub fn totals(&self, used: Usage) -> SessionUsage {
-        let mut totals = Self { usage: self.usage, ..Self::default() };
+        let mut totals = Self { usage: self.usage, web: self.web, ..Self::default() };
         totals.add(used);
         totals.session_usage(0.0)
     }
@@ -156,8 +159,14 @@ impl State {
             }
             EventBody::AgentToolResult { tool_use_id, content, is_error } => {
                 let content = content.iter().filter_map(verbatim).collect();
-                if !self.calls.iter().any(|call| call.id == *tool_use_id && only_looks(&call.name)) {
+                let tool = self.calls.iter().find(|call| call.id == *tool_use_id).map(|call| &*call.name);
+                if !tool.is_some_and(only_looks) {
                     self.changed = logged.seq;
+                }
+                match tool.and_then(BuiltInTool::from_name).filter(|_| !is_error) {
+                    Some(BuiltInTool::WebFetch) => self.web.web_fetch_requests += 1,
+                    Some(BuiltInTool::WebSearch) => self.web.web_search_requests += 1,
+                    _ => {}
                 }
                 self.result(tool_use_id.as_ref(), content, *is_error);
                 (self.failures, self.waits) = (0, 0);
@@ -514,6 +523,24 @@ pub(super) mod tests {
         assert!(state.calls.is_empty() && state.changed == 0 && state.unanswered);
         let Block::ToolUse { name, .. } = &state.messages[1].content[0] else { panic!("not a call") };
         assert_eq!(name, "mcp__tracker__bash");
+    }
+
+    #[test]
+    fn calls_of_web_tools_are_counted_when_they_were_answered() {
+        let answered = |of| EventBody::AgentToolResult { tool_use_id: id(of), content: vec![], is_error: false };
+        let log = vec![
+            says("look"),
+            calls("web_search"),
+            calls("web_fetch"),
+            calls("web_fetch"),
+            calls("read"),
+            answered(2),
+            answered(3),
+            result(4),
+            answered(5),
+        ];
+        let usage = fold(log).session_usage(0.0).server_tool_use;
+        assert_eq!((usage.web_search_requests, usage.web_fetch_requests), (1, 1));
     }
 
     #[test]

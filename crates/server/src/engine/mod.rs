@@ -3,6 +3,7 @@
 
 mod ask;
 mod attached;
+mod definitions;
 mod drafts;
 mod drive;
 mod driven;

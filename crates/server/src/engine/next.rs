@@ -15,8 +15,8 @@ pub enum Action {
     },
     /// Close calls without running them.
     Close(Vec<(EventId, Closing)>),
-    /// Run a call.
-    Run(Call),
+    /// Run these calls, at least one: several only where none of them changes anything.
+    Run(Vec<Call>),
     /// Wait for the client to answer what waits.
     Wait,
     /// Take up what waits and send the conversation to the model.
@@ -71,9 +71,9 @@ pub fn next(state: &State, around: Surroundings<'_>) -> Action {
     if !closed.is_empty() {
         return Action::Close(closed);
     }
-    let runnable = state.calls.iter().find(|call| call.stage == Stage::Allowed && !around.is_of_a_worker(call));
-    if let Some(call) = runnable {
-        return Action::Run(call.clone());
+    let runnable = runnable(state, around);
+    if !runnable.is_empty() {
+        return Action::Run(runnable);
     }
     if !state.calls.is_empty() {
         return Action::Wait;
@@ -85,6 +85,16 @@ pub fn next(state: &State, around: Surroundings<'_>) -> Action {
         return Action::GiveUp;
     }
     Action::Ask
+}
+
+/// The first call that may run, and with it those behind it up to one that may change something, if it changes nothing itself.
+fn runnable(state: &State, around: Surroundings<'_>) -> Vec<Call> {
+    let mut allowed =
+        state.calls.iter().filter(|call| call.stage == Stage::Allowed && !around.is_of_a_worker(call)).peekable();
+    let Some(first) = allowed.next_if(|call| !(around.is_read_only)(call)) else {
+        return allowed.take_while(|call| (around.is_read_only)(call)).take(limits::CALLS_AT_ONCE).cloned().collect();
+    };
+    vec![first.clone()]
 }
 
 fn closings(state: &State, around: Surroundings<'_>) -> Vec<(EventId, Closing)> {
@@ -144,7 +154,7 @@ mod tests {
     }
 
     fn run(state: &State, seq: i64) -> Action {
-        Action::Run(state.calls.iter().find(|call| call.id == id(seq)).unwrap().clone())
+        Action::Run(vec![state.calls.iter().find(|call| call.id == id(seq)).unwrap().clone()])
     }
 
     #[test]
@@ -200,6 +210,37 @@ mod tests {
             let state = fold(log);
             assert_eq!(next(&state, around(&[])), expect(&state), "{name}");
         }
+    }
+
+    #[test]
+    fn calls_that_change_nothing_run_side_by_side_up_to_one_that_may_change_something() {
+        use Permission::{Allow, Ask};
+
+        let rows: [(&[(&str, Permission)], &[i64]); 7] = [
+            (&[("read", Allow), ("read", Allow), ("read", Allow)], &[3, 4, 5]),
+            (&[("read", Allow), ("read", Allow), ("bash", Allow), ("read", Allow)], &[3, 4]),
+            (&[("bash", Allow), ("read", Allow)], &[3]),
+            (&[("bash", Allow), ("bash", Allow)], &[3]),
+            (&[("read", Allow), ("bash", Ask), ("read", Allow)], &[3, 5]),
+            (&[("bash", Ask), ("bash", Allow), ("read", Allow)], &[4]),
+            (&[("read", Ask), ("bash", Ask)], &[]),
+        ];
+        for (calls, expected) in rows {
+            let made = calls.iter().map(|(name, permission)| call(name, *permission));
+            let state = fold([message(), answered()].into_iter().chain(made).collect());
+            let run = match next(&state, around(&[])) {
+                Action::Run(calls) => calls.into_iter().map(|call| call.id).collect(),
+                action => {
+                    assert_eq!(action, Action::Wait);
+                    Vec::new()
+                }
+            };
+            assert_eq!(run, expected.iter().map(|seq| id(*seq)).collect::<Vec<_>>(), "{calls:?}");
+        }
+        let many = (0..20).map(|_| call("read", Allow));
+        let state = fold([message(), answered()].into_iter().chain(many).collect());
+        let Action::Run(run) = next(&state, around(&[])) else { panic!("they may run") };
+        assert_eq!(run.len(), limits::CALLS_AT_ONCE);
     }
 
     #[test]

@@ -60,11 +60,17 @@ pub(super) fn system(own: Option<&str>, around: &Surroundings, repositories: &[&
     (!told.is_empty()).then(|| told.join("\n\n"))
 }
 
+/// Recorded: both folders stand together. What is left in the second one is of use to whoever can write there.
 fn files(around: &Surroundings) -> Option<String> {
-    let told = "Files that the user gave to this session are below `/mnt/session/uploads`, for reading: list that folder to \
-                see them. What you leave below `/mnt/session/outputs` is handed over to the user when your turn ends.";
     let has_some = around.resources.iter().any(|resource| matches!(resource, Resource::File));
-    (has_some && !around.self_hosted).then(|| told.to_owned())
+    let uploads = "Files that the user gave to this session are below `/mnt/session/uploads`, for reading: list that folder to see them.";
+    let outputs = "What you leave below `/mnt/session/outputs` is handed over to the user when your turn ends.";
+    match (has_some, around.network.is_some()) {
+        _ if around.self_hosted => None,
+        (true, _) => Some(format!("{uploads} {outputs}")),
+        (false, true) => Some(outputs.to_owned()),
+        (false, false) => None,
+    }
 }
 
 /// Recorded: the heading, the form of the lines, and that a store which was deleted meanwhile is still listed.
@@ -293,8 +299,21 @@ skills below are at `/workspace/skills/<name>/SKILL.md`, unless their entry name
 <description>Others &amp; &lt;more&gt;.</description>
 <location>/workspace/app/.claude/skills/report/SKILL.md</location>
 </skill>
-</available_skills>";
-        let around = around(resources, skills);
+</available_skills>
+
+## Network
+
+The sandbox reaches these hosts and no others:
+
+- *.example.com
+- mcp.example.com
+- the public registries of pip, npm, cargo, gem, go, apt and Maven, and GitHub, GitLab and Bitbucket
+
+Any other host is refused: over HTTP with `Host not in allowlist`, over HTTPS with the TLS alert \"access denied\". When a task \
+needs one, say so: it has to be added to `allowed_hosts` of the environment. Only names, HTTP and HTTPS go out (ports 53, 80 and \
+443, and further ones that the operator opens): no other UDP and no ping. Private and local addresses are not reachable.";
+        let network = Some(limited(&["*.example.com"], true, true));
+        let around = Surroundings { network, ..around(resources, skills) };
         assert_eq!(system(Some("Be brief."), &around, &[]).unwrap(), told);
         let at_a_worker = Surroundings { self_hosted: true, ..around };
         let told = system(Some("Be brief."), &at_a_worker, &[]).unwrap();
@@ -350,7 +369,9 @@ skills below are at `/workspace/skills/<name>/SKILL.md`, unless their entry name
         ] {
             let here = Surroundings { network: Some(policy), ..around(json!([]), Vec::new()) };
             let prompt = system(Some("Be brief."), &here, &[]).unwrap();
-            assert!(prompt.starts_with("Be brief.\n\n## Network\n\n") && prompt.contains(told), "{told}: {prompt}");
+            let outputs = "What you leave below `/mnt/session/outputs` is handed over to the user when your turn ends.";
+            let begins = prompt.starts_with(&format!("Be brief.\n\n{outputs}\n\n## Network\n\n"));
+            assert!(begins && prompt.contains(told), "{told}: {prompt}");
             assert_eq!(system(None, &Surroundings { self_hosted: true, ..here }, &[]), None);
         }
     }

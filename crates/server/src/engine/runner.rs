@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::future::{join, join_all};
 use rota_api::{
     agent::{BuiltInTool, Multiagent, SessionAgent, ThreadAgent, built_in},
     environment::{EnvironmentConfig, LimitedNetwork, Networking},
@@ -20,7 +21,7 @@ use super::{
     prompt::Surroundings,
     servers::Servers,
     step::{Beside, Checkpoint, Left, Rest, Step, perform},
-    tools,
+    tools::{self, Asking},
 };
 use crate::{
     app::App,
@@ -80,8 +81,8 @@ pub(super) struct Runner<'a> {
     needs: Needs,
     /// Whether its sandbox may have credentials.
     has_secrets: bool,
-    /// The result of a call that is not in the log yet. It outlives this runner, when the database is away.
-    finished: &'a mut Option<EventBody>,
+    /// The results of calls that are not in the log yet. They outlive this runner, when the database is away.
+    finished: &'a mut Vec<EventBody>,
     /// Its MCP servers.
     pub(super) servers: Servers,
     pub(super) at_work: &'a Arc<Places>,
@@ -103,13 +104,13 @@ pub(super) enum Files {
 }
 
 impl<'a> Runner<'a> {
-    /// Runs a session until it rests. `finished` is the result of a call that an earlier runner could not record.
+    /// Runs a session until it rests. `finished` are the results of calls that an earlier runner could not record.
     pub(super) async fn load_and_run(
         app: &'a App,
         lease: &'a Lease,
         at_work: &'a Arc<Places>,
         mcp: &Arc<Mcp>,
-        finished: &'a mut Option<EventBody>,
+        finished: &'a mut Vec<EventBody>,
     ) -> Result<(), Left> {
         let place = Some(at_work.take(&lease.workspace).await);
         let inner = lease.clone();
@@ -211,7 +212,9 @@ impl<'a> Runner<'a> {
         if matches!(action, Action::Ask) && self.begun.is_none() && self.lacks_servers() {
             return self.connect_servers().await;
         }
-        if let (Action::Run(call), Files::Lost, Some(taken)) = (&action, self.files, self.checkpoint.clone()) {
+        if let (Action::Run(calls), Files::Lost, Some(taken)) = (&action, self.files, self.checkpoint.clone())
+            && let Some(call) = calls.iter().find(|call| tools::needs_files(call))
+        {
             return self.bring_back(call, taken).await;
         }
         match action {
@@ -255,7 +258,7 @@ impl<'a> Runner<'a> {
                 }
                 self.perform(work).await
             }
-            Action::Run(call) => self.run(call).await,
+            Action::Run(calls) => self.run(&calls).await,
             Action::Wait => {
                 let mut work = self.begin();
                 for call in self.calls_without_workers().await? {
@@ -395,26 +398,34 @@ impl<'a> Runner<'a> {
         Ok(false)
     }
 
-    /// Runs a call of a built-in tool. Its result is appended whatever it is; an interrupt is left to the next step.
-    async fn run(&mut self, call: Call) -> Result<bool, Left> {
+    /// Runs calls of built-in tools, side by side where there are several. Their results are appended whatever they are, in the
+    /// order of the calls; an interrupt is left to the next step.
+    async fn run(&mut self, calls: &[Call]) -> Result<bool, Left> {
         if !self.state.running {
             let work = self.begin();
             self.perform(work).await?;
         }
-        if let Some(server) = call.server.clone() {
-            return self.call_server(&server, &call).await;
+        // Nobody knows what a tool of a server changes, so its call is alone.
+        if let [call] = calls
+            && let Some(server) = &call.server
+        {
+            return self.call_server(server, call).await;
         }
-        let tool = match tools::parse(&call) {
-            Ok(None) => return self.record(tools::answer_of_the_server(&call)).await,
-            Err(problem) => return self.record(tools::result(&call, &problem, true)).await,
-            Ok(Some(tool)) => tool,
-        };
-        if self.files != Files::Here {
+        let mut inside = Vec::new();
+        let mut outside = Vec::new();
+        for call in calls {
+            match tools::parse(call) {
+                Ok(Some(tool)) => inside.push((call, tool)),
+                Ok(None) => outside.push(call),
+                Err(problem) => return self.record(tools::result(call, &problem, true)).await,
+            }
+        }
+        if let Some((first, _)) = inside.first().filter(|_| self.files != Files::Here) {
             let mut work = Step::default();
             let moved = self.files == Files::Lost;
             // Without checkpoints it is not asked what there was to lose.
             if moved && (self.state.changed > self.told_seq || !self.app.config.sandbox.checkpoints) {
-                work.events.push(self.event(tools::result(&call, MOVED, true)));
+                work.events.push(self.event(tools::result(first, MOVED, true)));
             }
             self.settle(&mut work).await;
             self.perform(work).await?;
@@ -425,7 +436,10 @@ impl<'a> Runner<'a> {
         self.place = None;
         let Lease { workspace, session, .. } = self.lease;
         let (mounts, sandboxes, network) = (&mut self.mounts, &self.app.sandboxes, &self.network);
-        let calling = async {
+        let in_the_sandbox = async {
+            if inside.is_empty() {
+                return Ok(Vec::new());
+            }
             mounts.before_call().await.map_err(NotRun::Mount)?;
             let root = self.app.packages.root(&self.needs).await.map_err(NotRun::Root)?;
             let setup = async {
@@ -436,16 +450,20 @@ impl<'a> Runner<'a> {
                 setup.map(|setup| Setup { root, ..setup }).map_err(|error| NotRun::Mount(error.into()))
             };
             let opened = |sandbox: &Sandbox| self.app.gate.attend(sandbox, workspace, session, network);
-            let called = sandboxes.call(workspace, session, (call.id.as_ref(), &tool), setup, opened).await?;
-            called.map_err(NotRun::Sandbox)
+            let tools: Vec<_> = inside.iter().map(|(call, tool)| (call.id.as_ref(), tool)).collect();
+            sandboxes.call(workspace, session, &tools, setup, opened).await?.map_err(NotRun::Sandbox)
         };
+        let (agent, messages) = (&self.agent, &self.state.messages[..]);
+        let asking = Asking { web: &self.app.web, workspace, agent, messages };
+        let by_the_server = join_all(outside.iter().map(|call| asking.answer(call)));
         let ran = tokio::select! {
-            ran = calling => Some(ran),
+            (inside, outside) = join(in_the_sandbox, by_the_server) => Some(inside.map(|inside| (inside, outside))),
             () = interrupted(self.app, self.lease, &mut self.watcher) => None,
         };
-        let notes = self.mounts.after_call().await;
+        let notes = if inside.is_empty() { Vec::new() } else { self.mounts.after_call().await };
         self.place = self.at_work.take_free(&self.lease.workspace, 1).pop();
-        let rests = self.ran(&call, ran, &notes).await?;
+        let inside: Vec<&Call> = inside.into_iter().map(|(call, _)| call).collect();
+        let rests = self.ran(calls, &inside, ran, &notes).await?;
         if !rests && self.place.is_none() {
             self.place = Some(self.at_work.take(&self.lease.workspace).await);
         }
@@ -510,26 +528,29 @@ impl<'a> Runner<'a> {
         self.die(SessionErrorType::UnknownError, message, closed).await
     }
 
-    /// Appends what became of a call; nothing when it was interrupted.
+    /// Appends what became of calls, of which those `inside` needed the sandbox; nothing when they were interrupted.
     async fn ran(
         &mut self,
-        call: &Call,
-        ran: Option<Result<ToolOutput, NotRun>>,
+        calls: &[Call],
+        inside: &[&Call],
+        ran: Option<Result<Ran, NotRun>>,
         notes: &[String],
     ) -> Result<bool, Left> {
         let may_try_again = self.state.failures + 1 < limits::SANDBOX_TRIES;
         match ran {
             None => Ok(false),
-            Some(Ok(output)) => {
-                let text = with_notes(output.content, notes);
-                self.finish(tools::result(call, &text, output.is_error)).await
-            }
-            Some(Err(NotRun::Sandbox(rota_sandbox::Error::Died { cause }))) => {
-                let text = format!(
-                    "The sandbox ended while the tool was running ({cause}). Whether it did anything is unknown: look \
-                     before you try again. Files are kept; processes and shell variables are gone."
-                );
-                self.finish(tools::result(call, &with_notes(text, notes), true)).await
+            Some(Ok((outputs, mut results))) => {
+                let last = inside.len().wrapping_sub(1);
+                for (at, (call, output)) in inside.iter().zip(outputs).enumerate() {
+                    results.push(inside_result(call, output, if at == last { notes } else { &[] }));
+                }
+                let place = |result: &EventBody| {
+                    calls.iter().position(
+                        |call| matches!(result, EventBody::AgentToolResult { tool_use_id, .. } if *tool_use_id == call.id),
+                    )
+                };
+                results.sort_by_key(place);
+                self.finish(results).await
             }
             Some(Err(NotRun::Mount(failure))) if failure.is_passing && may_try_again => {
                 let retry = Retry::Failed { wait: Duration::ZERO };
@@ -537,7 +558,8 @@ impl<'a> Runner<'a> {
             }
             Some(Err(NotRun::Mount(failure))) => {
                 tracing::error!(session_id = %self.lease.session, %failure, "what is mounted could not be brought up to date");
-                self.finish(tools::result(call, &format!("The tool was not run: {failure}"), true)).await
+                let text = format!("The tool was not run: {failure}");
+                self.finish(calls.iter().map(|call| tools::result(call, &text, true)).collect()).await
             }
             Some(Err(NotRun::Sandbox(error))) if error.is_passing() && may_try_again => {
                 tracing::warn!(session_id = %self.lease.session, %error, "no sandbox could be started yet");
@@ -563,10 +585,10 @@ impl<'a> Runner<'a> {
         self.die(SessionErrorType::UnknownError, message, closed).await
     }
 
-    /// Appends the result of a call that has run. Until that is done it is kept: the call is not to run again.
-    pub(super) async fn finish(&mut self, result: EventBody) -> Result<bool, Left> {
-        let bytes = serde_json::to_string(&result).map(|text| text.len() as i64);
-        *self.finished = Some(result);
+    /// Appends the results of calls that have run. Until that is done they are kept: the calls are not to run again.
+    pub(super) async fn finish(&mut self, results: Vec<EventBody>) -> Result<bool, Left> {
+        let bytes = serde_json::to_string(&results).map(|text| text.len() as i64);
+        *self.finished = results;
         let asks =
             self.asks_next(bytes.map_err(Error::from)?) && matches!(closed(self.app, self.lease).await, Ok(None));
         let ask = asks.then(|| self.event(EventBody::ModelRequestStart {}));
@@ -574,46 +596,48 @@ impl<'a> Runner<'a> {
         Ok(false)
     }
 
-    /// The same with an event that tells the client of something before it.
+    /// The same of one call, with an event that tells the client of something before it.
     pub(super) async fn finish_told(&mut self, result: EventBody, told: Option<EventBody>) -> Result<bool, Left> {
-        let Some(told) = told else { return self.finish(result).await };
-        *self.finished = Some(result.clone());
+        let Some(told) = told else { return self.finish(vec![result]).await };
+        *self.finished = vec![result.clone()];
         let events = vec![self.event(told), self.event(result)];
         self.perform(Step { events, ..Step::default() }).await?;
-        *self.finished = None;
+        self.finished.clear();
         Ok(false)
     }
 
-    /// Whether the model is asked as soon as the only open call has its result, which has so many bytes: then one transaction
-    /// does for both. What is sent to the session meanwhile still comes first.
+    /// Whether the model is asked as soon as all open calls have their results, which have so many bytes: then one transaction
+    /// does for all. What is sent to the session meanwhile still comes first.
     fn asks_next(&self, bytes: i64) -> bool {
         let State { calls, requests, seq, bytes: before, .. } = &self.state;
+        let results = self.finished.len();
         self.place.is_some()
-            && calls.len() == 1
+            && calls.len() == results
             && requests + 1 < limits::MAX_TURN_REQUESTS
-            && seq + 2 < limits::MAX_SESSION_EVENTS
-            && before + bytes + RESULT_OVERHEAD <= self.bytes_counted
+            && seq + 1 + (results as i64) < limits::MAX_SESSION_EVENTS
+            && before + bytes + RESULT_OVERHEAD * results as i64 <= self.bytes_counted
             && !self.mounts.lack_repositories(self.begins_turn())
             && !self.lacks_servers()
     }
 
-    /// Whether there was a result to append. Where the log has one, it was appended, or the call was closed.
+    /// Whether there were results to append. Those that the log has were appended, or their calls were closed.
     async fn record_finished(&mut self, ask: Option<NewEvent>) -> Result<bool, Left> {
-        let Some(
+        let is_open = |result: &&EventBody| match result {
             EventBody::AgentToolResult { tool_use_id: answered, .. }
-            | EventBody::AgentMcpToolResult { mcp_tool_use_id: answered, .. },
-        ) = &*self.finished
-        else {
-            return Ok(false);
+            | EventBody::AgentMcpToolResult { mcp_tool_use_id: answered, .. } => {
+                self.state.calls.iter().any(|call| call.id == *answered)
+            }
+            _ => false,
         };
-        let is_open = self.state.calls.iter().any(|call| call.id == *answered);
-        if is_open && let Some(result) = self.finished.clone() {
+        let events: Vec<NewEvent> =
+            self.finished.iter().filter(is_open).map(|result| self.event(result.clone())).collect();
+        let are_open = !events.is_empty();
+        if are_open {
             self.begun = ask.as_ref().map(|start| start.id.clone());
-            let events = vec![self.event(result)];
             self.perform(Step { events, ask, ..Step::default() }).await?;
         }
-        *self.finished = None;
-        Ok(is_open)
+        self.finished.clear();
+        Ok(are_open)
     }
 
     /// Notes with a step that the session's files are here from now on. Those of a stay before it was elsewhere are of no use.
@@ -654,12 +678,36 @@ impl<'a> Runner<'a> {
     }
 }
 
+/// What the sandbox answered to its calls, and the results of those that the server answers.
+type Ran = (Vec<Result<ToolOutput, rota_sandbox::Error>>, Vec<EventBody>);
+
 /// Why a call has no result of its own.
 enum NotRun {
     Mount(Failure),
     Sandbox(rota_sandbox::Error),
     /// What the sandbox is made from is not there.
     Root(String),
+}
+
+/// The result of a call that ran in the sandbox.
+fn inside_result(call: &Call, output: Result<ToolOutput, rota_sandbox::Error>, notes: &[String]) -> EventBody {
+    match output {
+        Ok(ToolOutput { media: Some(media), content, is_error: false, .. }) => {
+            tools::media_result(call, &media, &with_notes(content, notes))
+        }
+        Ok(output) => tools::result(call, &with_notes(output.content, notes), output.is_error),
+        Err(error) => {
+            let cause = match &error {
+                rota_sandbox::Error::Died { cause } => cause.clone(),
+                error => error.for_client(),
+            };
+            let text = format!(
+                "The sandbox ended while the tool was running ({cause}). Whether it did anything is unknown: look \
+                 before you try again. Files are kept; processes and shell variables are gone."
+            );
+            tools::result(call, &with_notes(text, notes), true)
+        }
+    }
 }
 
 /// What a tool said, and behind it what the agent is told of its mounts.

@@ -191,7 +191,7 @@ impl Runner<'_> {
         let is_on = permission::judge_mcp(&self.agent.tools, server, &call.name).is_some();
         let (Some(known), Some(using), true) = (known, &servers.using, is_on) else {
             let text = not_run("the agent does not have this tool any more");
-            return self.finish(tools::result(call, &text, true)).await;
+            return self.finish(vec![tools::result(call, &text, true)]).await;
         };
         let none = Map::new();
         let of = Of { app, workspace: &lease.workspace, session: &lease.session };
@@ -210,7 +210,7 @@ impl Runner<'_> {
         match called {
             None => {}
             Some(Called::Result { content, is_error }) => {
-                self.finish(tools::result_of(call, content, is_error)).await?;
+                self.finish(vec![tools::result_of(call, content, is_error)]).await?;
             }
             Some(Called::Failed { may_have_run, failure }) => {
                 let text = if may_have_run {

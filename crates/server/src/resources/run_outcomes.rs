@@ -11,7 +11,13 @@ use rota_api::{
 };
 use serde::Deserialize;
 
-use super::{deployment_runs, sessions};
+use super::{
+    deployment_runs,
+    sessions::{
+        self,
+        warnings::{self, Can},
+    },
+};
 use crate::{
     app::App,
     db::{Tx, vals},
@@ -21,11 +27,11 @@ use crate::{
 
 /// `GET /rota/v1/deployment_runs/{deployment_run_id}`.
 pub async fn retrieve(State(app): State<App>, caller: Caller, Path(id): Path<String>) -> Result<Json<RunWithOutcome>> {
-    let has_network = app.config.network.enabled;
-    app.db.read(move |tx| get(tx, &caller.workspace, &id, has_network)).await.map(Json)
+    let can = Can::of(&app.config);
+    app.db.read(move |tx| get(tx, &caller.workspace, &id, can)).await.map(Json)
 }
 
-fn get(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, has_network: bool) -> Result<RunWithOutcome> {
+fn get(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, can: Can) -> Result<RunWithOutcome> {
     let run = deployment_runs::get(tx, workspace, id)?;
     let session = match &run.session_id {
         Some(id) => sessions::find(tx, workspace, id.as_ref())?,
@@ -33,7 +39,7 @@ fn get(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, has_network: bool) ->
     };
     let (session, warnings) = match session {
         Some(session) => {
-            let warnings = sessions::warnings::of_session(tx, workspace, &session, has_network)?;
+            let warnings = warnings::of_session(tx, workspace, &session, can)?;
             (Some(outcome(tx, workspace, &session)?), warnings)
         }
         None => (None, Vec::new()),

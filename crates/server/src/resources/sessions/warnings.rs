@@ -13,6 +13,7 @@ use serde::de::IgnoredAny;
 use super::{get, store};
 use crate::{
     app::App,
+    config::Config,
     db::Tx,
     error::Result,
     request::{Caller, Json, Path, SessionRef},
@@ -25,28 +26,42 @@ pub async fn retrieve(
     caller: Caller,
     Path(SessionRef(id)): Path<SessionRef>,
 ) -> Result<Json<SessionWithWarnings>> {
-    let has_network = app.config.network.enabled;
+    let can = Can::of(&app.config);
     app.db
         .read(move |tx| {
             let session = get(tx, &caller.workspace, &id)?;
-            let warnings = of_session(tx, &caller.workspace, &session, has_network)?;
+            let warnings = of_session(tx, &caller.workspace, &session, can)?;
             Ok(SessionWithWarnings { session, warnings })
         })
         .await
         .map(Json)
 }
 
+/// What this server lets sessions have.
+#[derive(Debug, Clone, Copy)]
+pub struct Can {
+    /// A network for sandboxes.
+    pub network: bool,
+    /// `web_fetch`.
+    pub fetch: bool,
+    /// `web_search`.
+    pub search: bool,
+}
+
+impl Can {
+    /// What the configuration says.
+    pub fn of(config: &Config) -> Self {
+        let web = |tool| config.web.offers(tool);
+        Self { network: config.network.enabled, fetch: web(BuiltInTool::WebFetch), search: web(BuiltInTool::WebSearch) }
+    }
+}
+
 /// What a session lacks.
-pub fn of_session(
-    tx: &mut Tx<'_>,
-    workspace: &WorkspaceId,
-    session: &Session,
-    has_network: bool,
-) -> Result<Vec<Warning>> {
+pub fn of_session(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &Session, can: Can) -> Result<Vec<Warning>> {
     let agent: SessionAgent = serde_json::from_str(session.agent.get())?;
     let environment = environments::config(tx, workspace, session.environment_id.as_ref())?;
     let outcomes: Vec<IgnoredAny> = serde_json::from_str(session.outcome_evaluations.get())?;
-    let mut warnings = warnings(&agent, environment.as_ref(), !outcomes.is_empty(), has_network);
+    let mut warnings = warnings(&agent, environment.as_ref(), !outcomes.is_empty(), can);
     let skipped = repositories::skipped_skills(tx, workspace, &session.id)?;
     if !skipped.is_empty() {
         let message = format!("skills of repositories are not announced: {}", skipped.join("; "));
@@ -71,13 +86,12 @@ pub fn of_session(
     Ok(warnings)
 }
 
-/// Pure: what a session of `agent` lacks. `environment` is `None` once it is deleted; `has_network` says that the operator lets
-/// sandboxes have one.
+/// Pure: what a session of `agent` lacks. `environment` is `None` once it is deleted.
 fn warnings(
     agent: &SessionAgent,
     environment: Option<&EnvironmentConfig>,
     has_outcomes: bool,
-    has_network: bool,
+    can: Can,
 ) -> Vec<Warning> {
     let mut warnings = Vec::new();
     let mut warn = |wanted: bool, code, message: &str| {
@@ -91,21 +105,27 @@ fn warnings(
         "roster_not_started",
         "this server starts no other agents: the roster is not used",
     );
+    let has = |tool| built_in(&primary.tools, tool).is_some();
     warn(
-        BuiltInTool::WEB.into_iter().any(|tool| built_in(&primary.tools, tool).is_some()),
-        "web_tools_not_offered",
-        "this server does not search or fetch pages: the model is not offered web_fetch and web_search",
+        has(BuiltInTool::WebFetch) && !can.fetch,
+        "web_fetch_not_offered",
+        "the operator of this server has switched web_fetch off: the model is not offered it",
+    );
+    warn(
+        has(BuiltInTool::WebSearch) && !can.search,
+        "web_search_not_offered",
+        "this server has no search provider: the model is not offered web_search. Its operator names one in [web.search]",
     );
     match environment {
         Some(EnvironmentConfig::Cloud(CloudConfig { networking, packages })) => {
             warn(
-                !packages.is_empty() && !has_network,
+                !packages.is_empty() && !can.network,
                 "packages_not_installed",
                 "sandboxes of this server have no network, so no packages can be installed: a session that has some runs no tools",
             );
             let none = Networking::Limited(LimitedNetwork::default());
             warn(
-                !has_network && *networking != none,
+                !can.network && *networking != none,
                 "network_not_available",
                 "sandboxes of this server have no network, whatever the environment allows: its operator has switched it off",
             );
@@ -133,6 +153,9 @@ mod tests {
 
     use super::*;
 
+    const ALL: Can = Can { network: true, fetch: true, search: true };
+    const OFF: Can = Can { network: false, ..ALL };
+
     fn agent(changes: &Value) -> SessionAgent {
         let mut body = json!({"name": "a", "model": "m"});
         body.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
@@ -151,7 +174,7 @@ mod tests {
             serde_json::from_value::<EnvironmentConfig>(whole).unwrap()
         };
         let check = |agent: &SessionAgent, environment: Option<EnvironmentConfig>, has_outcomes, expect: &[&str]| {
-            let warnings = warnings(agent, environment.as_ref(), has_outcomes, true);
+            let warnings = warnings(agent, environment.as_ref(), has_outcomes, ALL);
             assert_eq!(warnings.iter().map(|warning| warning.code).collect::<Vec<_>>(), expect);
         };
         let plain = agent(&json!({}));
@@ -168,18 +191,29 @@ mod tests {
             "npm": [], "pip": []}});
         check(&plain, Some(cloud(json!({}))), false, &[]);
         check(&plain, None, false, &[]);
-        check(&web, Some(cloud(json!({}))), false, &["web_tools_not_offered"]);
-        check(&web, Some(EnvironmentConfig::SelfHosted(Nothing::default())), false, &["web_tools_not_offered"]);
+        check(&web, Some(cloud(json!({}))), false, &[]);
+        let self_hosted = EnvironmentConfig::SelfHosted(Nothing::default());
+        for (fetch, search, expect) in [
+            (true, false, &["web_search_not_offered"][..]),
+            (false, false, &["web_fetch_not_offered", "web_search_not_offered"]),
+        ] {
+            for environment in [&cloud(json!({})), &self_hosted] {
+                for (agent, expect) in [(&web, expect), (&without, &[])] {
+                    let warnings = super::warnings(agent, Some(environment), false, Can { fetch, search, ..ALL });
+                    assert_eq!(warnings.iter().map(|warning| warning.code).collect::<Vec<_>>(), expect);
+                }
+            }
+        }
         check(&without, Some(cloud(json!({}))), false, &[]);
         check(&mcp, Some(cloud(json!({}))), false, &[]);
         check(&roster, Some(cloud(json!({}))), false, &["roster_not_started"]);
         check(&plain, Some(cloud(packages.clone())), false, &[]);
-        let off = super::warnings(&plain, Some(&cloud(packages)), false, false);
+        let off = super::warnings(&plain, Some(&cloud(packages)), false, OFF);
         assert_eq!(off.iter().map(|warning| warning.code).collect::<Vec<_>>(), ["packages_not_installed"]);
         let open = cloud(json!({"networking": {"type": "unrestricted"}}));
         check(&plain, Some(open.clone()), true, &["outcomes_not_graded"]);
         for (environment, expect) in [(open, &["network_not_available"][..]), (cloud(json!({})), &[])] {
-            let off = super::warnings(&plain, Some(&environment), false, false);
+            let off = super::warnings(&plain, Some(&environment), false, OFF);
             assert_eq!(off.iter().map(|warning| warning.code).collect::<Vec<_>>(), expect);
         }
     }
