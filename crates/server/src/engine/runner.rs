@@ -81,11 +81,11 @@ pub(super) struct Runner<'a> {
     has_secrets: bool,
     /// The result of a call that is not in the log yet. It outlives this runner, when the database is away.
     finished: &'a mut Option<EventBody>,
-    at_work: &'a Arc<Places>,
+    pub(super) at_work: &'a Arc<Places>,
     /// The place of a session at work. Given up while it waits for a call, which takes no more of this server than a place
     /// for a sandbox; kept during a request to the model, which holds the conversation a second time and is what an upstream
     /// counts.
-    place: Option<Place>,
+    pub(super) place: Option<Place>,
 }
 
 /// Where the files of a session are.
@@ -560,6 +560,7 @@ impl<'a> Runner<'a> {
             && requests + 1 < limits::MAX_TURN_REQUESTS
             && seq + 2 < limits::MAX_SESSION_EVENTS
             && before + bytes + RESULT_OVERHEAD <= self.bytes_counted
+            && self.app.offer.callable(&self.agent.model.id).is_none_or(|model| model.is_free(self.app.clock.now()))
             && !self.mounts.lack_repositories(self.begins_turn())
     }
 
