@@ -200,10 +200,10 @@ async fn who_waits_in_line_is_interrupted_at_once_and_costs_no_request() {
     rota.api.events(id(&two), json!([message("again")])).await;
     rota.api.events(id(&one), json!([{"type": "user.interrupt"}])).await;
     first_stream.turn().await;
-    let answered = rota.api.once(&format!("/v1/sessions/{}/events", id(&two)), |page| {
-        page["data"].as_array().unwrap().iter().any(|event| event["type"] == "agent.message")
-    });
-    answered.await;
+    let path = format!("/v1/sessions/{}/events", id(&two));
+    let is_answered =
+        |page: &Value| page["data"].as_array().unwrap().iter().any(|event| event["type"] == "agent.message");
+    rota.api.once(&path, is_answered).await;
 }
 
 #[tokio::test]

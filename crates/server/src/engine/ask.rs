@@ -47,14 +47,24 @@ impl Runner<'_> {
         // Where the result of a call began the request, it may be the one that is open now.
         let begun = self.begun.take().filter(|begun| self.state.open_request.as_ref() == Some(begun));
         let offered = self.app.offer.callable(&self.agent.model.id).cloned();
+        let seen = &mut None;
         let turn = match &offered {
             None => None,
             Some(offered) => match self.turn(offered).await {
-                None => return Ok(false),
-                Some(Ok(turn)) => Some(turn),
-                Some(Err(in_line)) => return self.comes_again(in_line, offered).await,
+                Waited::Not(turn) => Some(turn),
+                Waited::Until(turn) => {
+                    // What came in meanwhile is part of the request.
+                    *seen = Some(self.catch_up().await?);
+                    Some(turn)
+                }
+                Waited::Interrupted => return Ok(false),
+                Waited::InVain(in_line) => return self.comes_again(in_line, offered).await,
             },
         };
+        let beside = seen.as_ref().unwrap_or(beside);
+        if beside.inputs.iter().any(|input| input.is_interrupt) {
+            return Ok(false);
+        }
         let start_id = if let Some(begun) = begun {
             begun
         } else {
@@ -131,22 +141,27 @@ impl Runner<'_> {
         }
     }
 
-    /// Waits for a turn with an upstream; `None` when it was interrupted. Who really waits gives up the place of a session at work.
-    async fn turn(&mut self, offered: &Offered) -> Option<Result<Turn, InLine>> {
+    /// Waits for a turn with an upstream. Who really waits gives up the place of a session at work.
+    async fn turn(&mut self, offered: &Offered) -> Waited {
         let (clock, workspace) = (&self.app.clock, &self.lease.workspace);
         let since = self.state.waits_since.unwrap_or_else(|| clock.now());
         let failed: Vec<&str> = self.state.passed_over.iter().map(|route| &*route.name).collect();
         let mut turn = pin!(offered.turn(clock, Asker { workspace, since }, &failed));
-        if let Poll::Ready(turn) = poll!(&mut turn) {
-            return Some(turn);
+        match poll!(&mut turn) {
+            Poll::Ready(Ok(turn)) => return Waited::Not(turn),
+            Poll::Ready(Err(in_line)) => return Waited::InVain(in_line),
+            Poll::Pending => {}
         }
         self.place = None;
-        let turn = tokio::select! {
-            turn = &mut turn => Some(turn),
-            () = interrupted(self.app, self.lease, &mut self.watcher) => None,
+        let waited = tokio::select! {
+            turn = &mut turn => turn.map_or_else(Waited::InVain, Waited::Until),
+            () = interrupted(self.app, self.lease, &mut self.watcher) => Waited::Interrupted,
         };
-        self.place = Some(self.at_work.take(workspace).await);
-        turn
+        self.place = self.at_work.take_free(workspace, 1).pop();
+        if self.place.is_none() && !matches!(waited, Waited::InVain(_)) {
+            self.place = Some(self.at_work.take(workspace).await);
+        }
+        waited
     }
 
     /// The step of a session whose turn has not come: it gives back its places, and waits in line again later. Its log says so once.
@@ -453,6 +468,18 @@ pub(super) enum Retry {
         /// When.
         wait: Duration,
     },
+}
+
+/// What came of waiting for a turn with an upstream.
+enum Waited {
+    /// There was one at once.
+    Not(Turn),
+    /// There was one after a while.
+    Until(Turn),
+    /// There was none yet.
+    InVain(InLine),
+    /// There is an interrupt.
+    Interrupted,
 }
 
 /// What a failure means to a session.

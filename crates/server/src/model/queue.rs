@@ -157,9 +157,9 @@ impl Queue {
         slot.or_else(|| served.try_recv().ok())
     }
 
-    /// How long the upstream has asked everybody to wait from now.
+    /// How long nobody may ask from now on: because the upstream has asked for it, or because its rate is used up.
     pub(super) fn opens_in(&self, now: Time) -> Duration {
-        between(now, self.state().opens_at)
+        self.state().opens_in(now)
     }
 
     /// Whether it works, as far as that is known; or it is time that one request looks.
@@ -291,19 +291,20 @@ impl Drop for Slot {
 impl State {
     /// Whether a request may begin now, or how long it is until one may.
     fn may_begin(&mut self, now: Time) -> Result<(), Duration> {
-        let wait = between(now, self.opens_at);
+        let wait = self.opens_in(now);
         if !wait.is_zero() {
             return Err(wait);
         }
         let most = self.most.unwrap_or(usize::MAX).min(self.window.map_or(usize::MAX, |window| window as usize));
-        if self.under_way >= most {
-            return Err(MODEL_LINE_POLL);
-        }
+        if self.under_way < most { Ok(()) } else { Err(MODEL_LINE_POLL) }
+    }
+
+    fn opens_in(&mut self, now: Time) -> Duration {
         // What was told is true until the bucket is full again.
         self.told = self.told.take().map(|told| told.at(now)).filter(|told| told.left < told.most);
         self.rate = self.rate.take().map(|rate| rate.at(now));
         let waits = [&self.rate, &self.told].into_iter().flatten().filter_map(Bucket::wait);
-        waits.max().map_or(Ok(()), Err)
+        waits.max().unwrap_or_default().max(between(now, self.opens_at))
     }
 
     /// Counts one more request. Its number, and whether it looks whether the upstream is up again.

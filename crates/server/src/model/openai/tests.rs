@@ -228,7 +228,7 @@ async fn a_refused_request_says_why_and_never_shows_the_key() {
         |message: &str, kind: &str, code: &str| json!({"error": {"message": message, "type": kind, "code": code}});
     let wrong_key = told(&format!("Incorrect API key provided: {KEY}"), "invalid_request_error", "invalid_api_key");
     let failure = exchange(question(), answer("401 Unauthorized", &wrong_key)).await.failure();
-    assert!(matches!(failure, ModelError::RequestFailed { retryable: false, .. }), "{failure}");
+    assert!(matches!(failure, ModelError::Unusable { .. }), "{failure}");
     assert!(!failure.to_string().contains(KEY) && failure.to_string().contains("Incorrect API key"), "{failure}");
 
     let quota = told("You exceeded your current quota", "insufficient_quota", "insufficient_quota");
@@ -251,7 +251,7 @@ async fn a_refused_request_says_why_and_never_shows_the_key() {
 
     let page = "HTTP/1.1 200 OK\r\ncontent-type: text/html\r\nconnection: close\r\n\r\n<html>Ollama is running</html>";
     let failure = exchange(question(), page).await.failure();
-    assert!(matches!(failure, ModelError::RequestFailed { retryable: false, .. }), "{failure}");
+    assert!(matches!(failure, ModelError::Unusable { .. }), "{failure}");
 }
 
 #[tokio::test]
