@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use reqwest::Method;
 use rota_server::config::{ModelConfig, Provider};
 use serde_json::{Value, json};
 
@@ -86,6 +87,13 @@ async fn another_upstream_is_asked_at_once_and_the_first_one_is_left_alone_for_a
     let events = stream.turn().await;
     assert_eq!((said(&events), kinds(&events).contains(&"session.error")), (vec!["three"], false));
     assert_eq!(one.asked().len(), 1, "it was not looked at again yet");
+
+    let metrics = rota.api.request(Method::GET, "/metrics").send().await.unwrap().text().await.unwrap();
+    for (upstream, outcome) in [("house", "overloaded"), ("second", "ok")] {
+        let counted =
+            format!(r#"rota_model_requests_total{{model="house",upstream="{upstream}",outcome="{outcome}"}}"#);
+        assert!(metrics.contains(&counted), "{counted}");
+    }
 
     rota.advance_seconds(15);
     says_to(&rota, &session, "and now").await;

@@ -1,12 +1,17 @@
 //! What is told of upstreams when the server starts, and by `rota models check`.
 
-use std::process::Output;
+use std::{fs, process::Output, time::Duration};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::{io::AsyncWriteExt, net::TcpListener, task::JoinSet};
+use tokio::{
+    io::AsyncWriteExt,
+    net::TcpListener,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
 
-use crate::request::read_request;
+use crate::{process, request::read_request};
 
 /// An address at which every request gets this answer.
 async fn answering(status: u16, kind: &str, body: &str) -> (String, JoinSet<()>) {
@@ -84,4 +89,39 @@ async fn a_check_says_which_setting_is_wrong_and_what_to_do() {
         "{rows}"
     );
     assert!(!output.status.success());
+}
+
+#[tokio::test]
+async fn a_server_that_starts_tells_what_is_wrong_and_waits_for_nobody() {
+    let (refuses, _refusing) = answering(401, "application/json", "{}").await;
+    let (has_no_list, _listless) = answering(404, "application/json", "{}").await;
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let silent = (format!("http://{}", silent.local_addr().unwrap()), silent);
+    let folder = TempDir::new().unwrap();
+    let entry = |(id, base_url): (&str, &String)| {
+        format!("[[models]]\nid = {id:?}\nprovider = \"openai\"\nbase_url = {base_url:?}\n")
+    };
+    let settings = [("guarded", &refuses), ("local", &has_no_list), ("silent", &silent.0)].map(entry).concat();
+    let file = folder.path().join("rota.toml");
+    fs::write(&file, settings).unwrap();
+    process::create_key(folder.path(), &[]);
+    let mut server = process::Server::new(folder.path(), &["--config", file.to_str().unwrap()]);
+    let log = folder.path().join("log");
+    server.log = Some(log.clone());
+    server.start().await;
+    let told = async {
+        loop {
+            let log = fs::read_to_string(&log).unwrap();
+            if log.contains("models=\"silent\"") && log.contains("models=\"guarded\"") {
+                return log;
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let log = timeout(process::PATIENCE, told).await.expect("it tells of both");
+    let warnings: Vec<&str> = log.lines().filter(|line| line.contains("[[models]]")).collect();
+    assert_eq!(warnings.len(), 2, "{warnings:#?}");
+    let of = |model: &str| *warnings.iter().find(|line| line.contains(model)).unwrap();
+    assert!(of("guarded").contains("WARN") && of("guarded").contains("api_key_env: the upstream answered 401"));
+    assert!(of("silent").contains("base_url: it did not answer within 10s"), "{warnings:#?}");
 }

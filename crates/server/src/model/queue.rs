@@ -3,8 +3,8 @@
 //! A request needs a [`Slot`]. There is none while the upstream has asked everybody to wait, while as many requests are under way as
 //! it takes, and while its rate is used up: the rate of the configuration, and the one that its answers tell. Those that wait are
 //! served in turn by workspace, and within a workspace whoever waits for longest comes first. After a refusal half as many requests
-//! as were under way are let through at a time, and one more with each that succeeds: so an upstream that tells nothing of its limits
-//! is not asked at once again by everybody.
+//! as were under way are let through at a time, and one more once so many have succeeded: so an upstream that tells nothing of its
+//! limits is not asked at once again by everybody.
 //!
 //! All of it is in memory, and of this server alone: nothing is lost with it but what the next answers tell again.
 
@@ -248,7 +248,8 @@ impl Slot {
         match outcome {
             Outcome::Up => {
                 (state.refusals, state.failures) = (0, 0);
-                state.window = state.window.map(|window| window + 1.0).filter(|window| *window <= MODEL_WINDOW);
+                state.window =
+                    state.window.map(|window| window + 1.0 / window).filter(|window| *window <= MODEL_WINDOW);
             }
             Outcome::Refused(asked) => {
                 state.failures = 0;
@@ -524,8 +525,10 @@ mod tests {
         seconds(&clock, 2.0);
         let slots = all(&queue, &clock);
         assert_eq!(slots.len(), 10, "half of those that were under way; the others of that time refused nothing new");
-        slots[0].came_to(Outcome::Up);
-        assert_eq!(all(&queue, &clock).len(), 1, "one more with each that succeeds");
+        for slot in slots.iter().chain(&slots) {
+            slot.came_to(Outcome::Up);
+        }
+        assert_eq!(all(&queue, &clock).len(), 1, "one more when so many have succeeded");
     }
 
     #[tokio::test]
