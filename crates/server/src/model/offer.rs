@@ -220,8 +220,17 @@ fn route(config: &ModelConfig, provider: Arc<dyn Model>) -> Route {
 /// What clients see of an entry of the configuration.
 fn configured(config: &ModelConfig) -> WireModel {
     let display_name = config.display_name.as_deref().unwrap_or(&config.id);
+    let mut capabilities = capabilities(config.provider);
+    if let Some(thinking) = config.thinking {
+        let kind = match thinking {
+            ThinkingConfig::Named(AdaptiveThinking::Adaptive) => "adaptive",
+            ThinkingConfig::Budget(_) => "enabled",
+        };
+        capabilities["thinking"]["supported"] = json!(true);
+        capabilities["thinking"]["types"][kind]["supported"] = json!(true);
+    }
     WireModel {
-        capabilities: capabilities(config.provider),
+        capabilities,
         max_input_tokens: config.max_input_tokens,
         max_tokens: Some(config.max_tokens),
         created_at: config.released_at.unwrap_or(Time::from_micros(0)),
