@@ -102,46 +102,58 @@ fn ten_a_second(
 
 #[tokio::test]
 async fn two_hundred_sessions_share_an_upstream_that_takes_ten_requests_a_second() {
-    for (provider, refusal, told) in [
-        (Provider::Messages, "retry-after: 1\r\n", None),
-        (Provider::OpenAi, "", None),
-        (Provider::Messages, "", Some(10.0)),
-    ] {
-        let clock = Clock::fixed(crate::server::START.parse().unwrap());
-        let refused = Arc::<Mutex<HashMap<String, u32>>>::default();
-        let upstream = Upstream::answering(provider, ten_a_second(clock.clone(), refusal, refused.clone())).await;
-        let model = ModelConfig { requests_per_second: told, ..upstream.model() };
-        let rota = Rota::at(clock, |config| config.models = vec![model]).await;
-        let agent = agent(&rota.api, json!({"model": "house"})).await;
-        let parts = Parts { agent, environment: environment(&rota.api, "e").await };
-        let moving = time_goes_by(&rota.clock);
-        for n in 0..200 {
-            parts.session_with(&rota.api, message(&format!("number {n}"))).await;
-        }
-        come_to_rest(&rota, 200).await;
-        drop(moving);
-        let read = |tx: &mut Tx<'_>| {
-            let sql = "SELECT body FROM session_events WHERE type IN ('session.status_idle', 'session.error')";
-            tx.all(sql, &[], |row| row.json::<Value>(0))
-        };
-        let told_of = rota.server.app().db.read(read).await.unwrap();
-        let (idle, errors): (Vec<_>, Vec<_>) =
-            told_of.into_iter().partition(|event| event["type"] == "session.status_idle");
-        assert!(idle.iter().all(|event| event["stop_reason"]["type"] == "end_turn"), "none dies");
-        assert_eq!(idle.len(), 200);
-        assert!(errors.iter().all(|event| event["error"]["type"] == "model_rate_limited_error"));
-        let refused = refused.lock().unwrap();
-        let (most, all) = (refused.values().max().copied().unwrap_or(0), refused.values().sum::<u32>());
-        println!(
-            "{provider:?} {refusal:?} {told:?}: {all} refusals, at most {most} of one session, {} errors",
-            errors.len()
-        );
-        // After 24 refusals in a row its tries would begin.
-        assert!(most < 24 && all < 400, "{all} refusals, at most {most} of one session");
-        if told.is_some() {
-            assert!(all < 20, "{all} refusals of an upstream whose rate is known");
-        }
+    tokio::join!(
+        two_hundred_share(Provider::Messages, "retry-after: 1\r\n", None),
+        two_hundred_share(Provider::OpenAi, "", None),
+        two_hundred_share(Provider::Messages, "", Some(10.0)),
+    );
+}
+
+/// The same of an upstream that refuses so, and whose rate the configuration may tell.
+async fn two_hundred_share(provider: Provider, refusal: &'static str, rate: Option<f64>) {
+    let clock = Clock::fixed(crate::server::START.parse().unwrap());
+    let refused = Arc::<Mutex<HashMap<String, u32>>>::default();
+    let upstream = Upstream::answering(provider, ten_a_second(clock.clone(), refusal, refused.clone())).await;
+    let model = ModelConfig { requests_per_second: rate, ..upstream.model() };
+    let rota = Rota::at(clock, |config| config.models = vec![model]).await;
+    let agent = agent(&rota.api, json!({"model": "house"})).await;
+    let parts = Parts { agent, environment: environment(&rota.api, "e").await };
+    let moving = time_goes_by(&rota.clock);
+    for n in 0..200 {
+        parts.session_with(&rota.api, message(&format!("number {n}"))).await;
     }
+    come_to_rest(&rota, 200).await;
+    drop(moving);
+    let read = |tx: &mut Tx<'_>| {
+        let sql = "SELECT body FROM session_events WHERE type IN ('session.status_idle', 'session.error')";
+        tx.all(sql, &[], |row| row.json::<Value>(0))
+    };
+    let told = rota.server.app().db.read(read).await.unwrap();
+    let (idle, errors): (Vec<_>, Vec<_>) = told.into_iter().partition(|event| event["type"] == "session.status_idle");
+    assert!(idle.iter().all(|event| event["stop_reason"]["type"] == "end_turn"), "none dies");
+    assert_eq!(idle.len(), 200);
+    assert!(errors.iter().all(|event| event["error"]["type"] == "model_rate_limited_error"));
+    let refused = refused.lock().unwrap();
+    let (most, all) = (refused.values().max().copied().unwrap_or(0), refused.values().sum::<u32>());
+    println!("{provider:?} {refusal:?} {rate:?}: {all} refusals, at most {most} of one session, {} told", errors.len());
+    // After 24 refusals in a row its tries would begin.
+    assert!(most < 24 && all < 400, "{all} refusals, at most {most} of one session");
+}
+
+#[tokio::test]
+async fn a_request_is_tried_as_often_as_the_configuration_says() {
+    let upstream = Upstream::start([Reply::Nothing, Reply::Nothing]).await;
+    let rota = Rota::with(|config| {
+        config.models = vec![upstream.model()];
+        config.engine.model_tries = 2;
+    })
+    .await;
+    let agent = agent(&rota.api, json!({"model": "house"})).await;
+    let parts = Parts { agent, environment: environment(&rota.api, "e").await };
+    let session = parts.session_with(&rota.api, message("hello")).await;
+    let log = whole_turn(&rota, id(&session), &mut rota.api.stream_from(id(&session), 0).await).await;
+    assert_eq!(stop_reason(&log)["type"], "retries_exhausted");
+    assert_eq!(upstream.asked().len(), 2);
 }
 
 #[tokio::test]

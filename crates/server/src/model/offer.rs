@@ -63,9 +63,8 @@ impl Offer {
         };
         let mut models: Vec<Offered> = configs.iter().zip(&routes).map(offered).collect();
         if models.iter().all(|model| !model.is_named(PLAYBOOK)) {
-            let mut playbook = plain(PLAYBOOK, Arc::new(Playbook));
-            playbook.wire.display_name = "Playbook (runs the fenced blocks of a message)".to_owned();
-            models.push(playbook);
+            let wire = wire(PLAYBOOK, "Playbook (runs the fenced blocks of a message)");
+            models.push(Offered { wire, ..plain(PLAYBOOK, Arc::new(Playbook)) });
         }
         models.sort_by_key(|model| Reverse(model.wire.created_at));
         Ok(Self { models: Arc::new(models), upstreams: Arc::new(upstreams) })

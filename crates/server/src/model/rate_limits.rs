@@ -102,8 +102,8 @@ mod tests {
         RateLimits::read(&lines.iter().map(header).collect())
     }
 
-    fn requests(limit: f64, remaining: f64, seconds: f64) -> Option<Requests> {
-        Some(Requests { limit, remaining, full_in: Duration::from_secs_f64(seconds) })
+    fn requests(limit: f64, remaining: f64, seconds: f64) -> Requests {
+        Requests { limit, remaining, full_in: Duration::from_secs_f64(seconds) }
     }
 
     #[test]
@@ -126,15 +126,15 @@ mod tests {
                     in_a_minute,
                     date,
                 ],
-                requests(50.0, 49.0, 60.0),
+                Some(requests(50.0, 49.0, 60.0)),
             ),
-            (&[("anthropic-ratelimit-requests-remaining", "0"), in_a_minute, date], requests(1.0, 0.0, 60.0)),
+            (&[("anthropic-ratelimit-requests-remaining", "0"), in_a_minute, date], Some(requests(1.0, 0.0, 60.0))),
             (&[("anthropic-ratelimit-requests-remaining", "0"), in_a_minute], None),
-            (&open("59", "60", "1s"), requests(60.0, 59.0, 1.0)),
-            (&open("0", "60", "1m0.5s"), requests(60.0, 0.0, 60.5)),
-            (&open("0", "10", "120ms"), requests(10.0, 0.0, 0.12)),
-            (&open("3", "10", "2"), requests(10.0, 3.0, 2.0)),
-            (&open("0", "10", "99h"), requests(10.0, 0.0, 3600.0)),
+            (&open("59", "60", "1s"), Some(requests(60.0, 59.0, 1.0))),
+            (&open("0", "60", "1m0.5s"), Some(requests(60.0, 0.0, 60.5))),
+            (&open("0", "10", "120ms"), Some(requests(10.0, 0.0, 0.12))),
+            (&open("3", "10", "2"), Some(requests(10.0, 3.0, 2.0))),
+            (&open("0", "10", "99h"), Some(requests(10.0, 0.0, 3600.0))),
             (&open("0", "10", "1792567200000"), None),
             (&open("10", "10", "1s"), None),
             (&open("0", "10", "soon"), None),

@@ -203,7 +203,7 @@ impl Turn {
         if self.slot.came_to(outcome) && telemetry::may_tell("upstreams that are down or up again") {
             match replied {
                 Err(error) if outcome != Outcome::Up => {
-                    tracing::warn!(upstream, %error, "an upstream of models is down")
+                    tracing::warn!(upstream, %error, "an upstream of models is down");
                 }
                 _ => tracing::info!(upstream, "an upstream of models is up again"),
             }
