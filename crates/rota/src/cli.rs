@@ -29,6 +29,8 @@ pub enum Command {
     Keys(KeysArgs),
     /// Move a store to another database.
     Migrate(MigrateArgs),
+    /// Look whether the upstreams of models are there and take their keys.
+    Models(ModelsArgs),
     /// Show the organization, and switch all its workspaces off and on. Works while the server runs.
     Org(OrgArgs),
     /// Change the key under which the secrets of the store are sealed. Works while the server runs.
@@ -208,6 +210,26 @@ pub enum KeysCommand {
 }
 
 #[derive(Debug, Args)]
+pub struct ModelsArgs {
+    #[command(subcommand)]
+    pub command: ModelsCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ModelsCommand {
+    /// Ask each upstream of [[models]] for its list of models, which costs nothing. The keys are read from the environment, as the
+    /// server reads them. Exit code 1 where an address or a key is wrong.
+    Check {
+        /// The configuration file of the server.
+        #[arg(long, value_name = "FILE", env = "ROTA_CONFIG")]
+        config: Option<PathBuf>,
+        /// Write one JSON array.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Args)]
 pub struct OrgArgs {
     #[command(subcommand)]
     pub command: OrgCommand,
@@ -304,6 +326,12 @@ Configuration file (every key is optional; an unknown key is an error):
   lifecycle = \"active\"               or `deprecated`; a `retired` one is listed when it is asked for, and never called
   deprecated_at = \"…\"                when it was deprecated, of one that is not active
   retires_at = \"…\"                   when it retires, or has retired
+  fallbacks = [\"house\"]             ids of other entries, which are asked in this order when this upstream cannot answer
+  concurrency = 4                    most requests to it that are under way at the same time
+  requests_per_second = 10           most requests to it in a second; without it what its answers say is kept
+  api_version = \"2023-06-01\"        of `messages`: the version that requests name
+  thinking = \"adaptive\"            of `messages`: how the model is asked to think, or most tokens of it, 1024 or more
+  reasoning_field = \"reasoning\"    of `openai`: the field in which reasoning is sent back, or `reasoning_content`
 
   [scheduler]
   jitter = \"off\"                     `hosted` spreads deployments that share a time, a number does over so many seconds
@@ -311,6 +339,8 @@ Configuration file (every key is optional; an unknown key is an error):
 
   [engine]
   concurrency = 64                   the same as --concurrency; one workspace alone has at most three quarters of it
+  model_tries = 5                    tries of a request to a model, with pauses from a second to a minute, 1 to 1000
+  unattended_model_tries = 17        the same in sessions that deployments start; these outlast ten minutes
 
   [webhooks]
   allow_private = false              send webhooks also to private addresses, and without TLS

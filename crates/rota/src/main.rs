@@ -6,6 +6,7 @@ mod doctor;
 mod images;
 mod keys;
 mod migrate;
+mod models;
 mod org;
 mod serve;
 mod store;
@@ -42,6 +43,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             Command::Images(args) => images::run(args).await,
             Command::Keys(args) => keys::run(args).await,
             Command::Migrate(args) => migrate::run(args).await,
+            Command::Models(args) => models::run(&args).await,
             Command::Org(args) => org::run(args).await,
             Command::Vault(args) => vault::run(args).await,
         }

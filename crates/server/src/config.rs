@@ -21,11 +21,7 @@ use serde::Deserialize;
 use crate::{
     error::{Error, Result},
     limits::{
-        CHECKPOINT_MIB, CLONE_FILES, CLONE_MIB, CLONE_SECONDS, EGRESS_SESSION_MIB, MAX_CONCURRENCY, MAX_CONNECTIONS,
-        MAX_EGRESS_PORTS, MAX_GIT_HOSTS, MAX_MODEL_TOKENS, MAX_NEVER_OPEN, MAX_PRICE, MAX_SANDBOX_PLACES,
-        MCP_CALL_SECONDS, MCP_CONNECT_SECONDS, MCP_SECONDS_RANGE, PACKAGES_MIB, PACKAGES_SECONDS,
-        PACKAGES_SECONDS_RANGE, PACKAGES_SETTINGS, PACKAGES_STORE_MIB, SANDBOX_CPUS, SANDBOX_DISK_MIB,
-        SANDBOX_MEMORY_MIB, SANDBOX_PROCESSES, WORKSPACE_FILES_MIB,
+        CHECKPOINT_MIB, CLONE_FILES, CLONE_MIB, CLONE_SECONDS, EGRESS_SESSION_MIB, LEAST_THINKING_TOKENS, MAX_CONCURRENCY, MAX_CONNECTIONS, MAX_EGRESS_PORTS, MAX_GIT_HOSTS, MAX_MODEL_FALLBACKS, MAX_MODEL_TOKENS, MAX_NEVER_OPEN, MAX_PRICE, MAX_SANDBOX_PLACES, MCP_CALL_SECONDS, MCP_CONNECT_SECONDS, MCP_SECONDS_RANGE, MODEL_RATE, MODEL_TRIES, MODEL_TRIES_RANGE, PACKAGES_MIB, PACKAGES_SECONDS, PACKAGES_SECONDS_RANGE, PACKAGES_SETTINGS, PACKAGES_STORE_MIB, SANDBOX_CPUS, SANDBOX_DISK_MIB, SANDBOX_MEMORY_MIB, SANDBOX_PROCESSES, UNATTENDED_MODEL_TRIES, WORKSPACE_FILES_MIB,
     },
     scheduler::settle::Timing,
 };
@@ -252,6 +248,47 @@ pub struct ModelConfig {
     pub retires_at: Option<Time>,
     /// The model line that it belongs to, if it belongs to one that the API has a name for.
     pub line: Option<Line>,
+    /// The ids of other entries, which are asked in this order when this upstream cannot answer.
+    #[serde(default)]
+    pub fallbacks: Vec<String>,
+    /// Most requests that are under way at the same time. Absent: no bound of its own.
+    pub concurrency: Option<usize>,
+    /// Most requests in a second. Absent: what the upstream's answers say.
+    pub requests_per_second: Option<f64>,
+    /// The version of the Messages API that requests name; `2023-06-01` when absent.
+    pub api_version: Option<String>,
+    /// How a model behind the Messages API is asked to think: `adaptive`, or most tokens of it. Absent: it is not asked.
+    pub thinking: Option<ThinkingConfig>,
+    /// The field in which an upstream of chat completions is sent back what it thought. Absent: it is not sent back.
+    pub reasoning_field: Option<ReasoningFieldConfig>,
+}
+
+/// How a model is asked to think: `thinking` of an entry of `[[models]]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(untagged, expecting = "thinking is \"adaptive\" or a number of tokens")]
+pub enum ThinkingConfig {
+    /// As much as the model finds right.
+    Named(AdaptiveThinking),
+    /// At most so many tokens.
+    Budget(u32),
+}
+
+/// The one word for how much a model thinks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AdaptiveThinking {
+    /// As much as it finds right.
+    Adaptive,
+}
+
+/// Where an upstream of chat completions wants its reasoning back: `reasoning_field` of an entry of `[[models]]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReasoningFieldConfig {
+    /// `reasoning_content`.
+    ReasoningContent,
+    /// `reasoning`.
+    Reasoning,
 }
 
 impl ModelConfig {
@@ -278,6 +315,7 @@ impl ModelConfig {
         let tokens = 1..=MAX_MODEL_TOKENS;
         within(&format!("models: \"{id}\": max_tokens"), self.max_tokens, &tokens)?;
         within(&format!("models: \"{id}\": max_input_tokens"), self.max_input_tokens.unwrap_or(1), &tokens)?;
+        self.check_upstream()?;
         let is_price = |dollars: f64| (0.0..=MAX_PRICE).contains(&dollars);
         if self.price.is_some_and(|price| !price.all().all(is_price)) {
             return Err(Error::invalid(format_args!("models: \"{id}\": a price is 0 to {MAX_PRICE} US dollars")));
@@ -294,6 +332,52 @@ impl ModelConfig {
             }
             _ => Ok(()),
         }
+    }
+}
+
+impl ModelConfig {
+    /// What an entry says of how its upstream is spoken to.
+    fn check_upstream(&self) -> Result<()> {
+        let id = &self.id;
+        let of_another = [
+            ("api_version", self.api_version.is_some(), Provider::Messages),
+            ("thinking", self.thinking.is_some(), Provider::Messages),
+            ("reasoning_field", self.reasoning_field.is_some(), Provider::OpenAi),
+        ];
+        if let Some((key, _, _)) = of_another.iter().find(|(_, is_set, of)| *is_set && *of != self.provider) {
+            return Err(Error::invalid(format_args!(
+                "models: \"{id}\": {key} says nothing to an upstream of this provider: leave it out"
+            )));
+        }
+        within(&format!("models: \"{id}\": concurrency"), self.concurrency.unwrap_or(1), &(1..=MAX_CONCURRENCY))?;
+        let rate = self.requests_per_second.unwrap_or(1.0);
+        within(&format!("models: \"{id}\": requests_per_second"), rate, &MODEL_RATE)?;
+        if let Some(ThinkingConfig::Budget(tokens)) = self.thinking {
+            let most = self.max_tokens.saturating_sub(1).max(LEAST_THINKING_TOKENS);
+            within(&format!("models: \"{id}\": thinking"), tokens, &(LEAST_THINKING_TOKENS..=most))?;
+        }
+        Ok(())
+    }
+
+    /// That the fallbacks are other entries that can be asked.
+    fn check_fallbacks(&self, all: &[Self]) -> Result<()> {
+        let id = &self.id;
+        within(
+            &format!("models: \"{id}\": fallbacks: how many there are"),
+            self.fallbacks.len(),
+            &(0..=MAX_MODEL_FALLBACKS),
+        )?;
+        for (i, fallback) in self.fallbacks.iter().enumerate() {
+            let entry = all.iter().find(|model| model.id == *fallback);
+            let problem = match entry {
+                _ if fallback == id || self.fallbacks[..i].contains(fallback) => "is there twice",
+                None => "is not the id of another entry",
+                Some(entry) if entry.lifecycle == Lifecycle::Retired => "is retired",
+                Some(_) => continue,
+            };
+            return Err(Error::invalid(format_args!("models: \"{id}\": fallbacks: \"{fallback}\" {problem}")));
+        }
+        Ok(())
     }
 }
 
@@ -370,11 +454,16 @@ pub struct EngineConfig {
     /// Sessions that are at work on this machine at the same time; those that wait for a call of a tool are not counted. 0:
     /// this server runs none, it only accepts them.
     pub concurrency: usize,
+    /// Tries of one request to a model, the first included. The pauses between them grow from a second to a minute; a wait that
+    /// the upstream asks for is no try.
+    pub model_tries: u32,
+    /// The same in a session that a deployment started, where nobody may be there to send a message again.
+    pub unattended_model_tries: u32,
 }
 
 impl Default for EngineConfig {
     fn default() -> Self {
-        Self { concurrency: 64 }
+        Self { concurrency: 64, model_tries: MODEL_TRIES, unattended_model_tries: UNATTENDED_MODEL_TRIES }
     }
 }
 
@@ -855,6 +944,8 @@ impl Config {
         let catch_up = i64::from(self.scheduler.catch_up_seconds);
         within("scheduler.catch_up_seconds", catch_up, &(0..=MAX_CATCH_UP_SECONDS))?;
         within("engine.concurrency", self.engine.concurrency, &(0..=MAX_CONCURRENCY))?;
+        within("engine.model_tries", self.engine.model_tries, &MODEL_TRIES_RANGE)?;
+        within("engine.unattended_model_tries", self.engine.unattended_model_tries, &MODEL_TRIES_RANGE)?;
         within("webhooks.attempts", self.webhooks.attempts, &(1..=20))?;
         within("webhooks.timeout_seconds", self.webhooks.timeout_seconds, &(1..=60))?;
         within("sandbox.places", self.sandbox.places, &(1..=MAX_SANDBOX_PLACES))?;
@@ -892,6 +983,7 @@ impl Config {
         }
         for (i, model) in self.models.iter().enumerate() {
             model.check(&self.models[..i])?;
+            model.check_fallbacks(&self.models)?;
         }
         Ok(())
     }
@@ -985,6 +1077,46 @@ mod tests {
             ),
             ("[[models]]\nid = \"a\"\nprovider = \"playbook\"\nmax_input_tokens = 0", "max_input_tokens: must be 1"),
             ("[[models]]\nid = \"a\"\nprovider = \"messages\"", "base_url"),
+            ("[engine]\nmodel_tries = 0", "engine.model_tries: must be 1 to 1000"),
+            ("[engine]\nunattended_model_tries = 1001", "engine.unattended_model_tries: must be 1 to 1000"),
+            (
+                "[[models]]\nid = \"a\"\nprovider = \"playbook\"\nthinking = \"adaptive\"",
+                "\"a\": thinking says nothing to an upstream of this provider",
+            ),
+            (
+                "[[models]]\nid = \"a\"\nprovider = \"openai\"\nbase_url = \"http://a\"\napi_version = \"1\"",
+                "\"a\": api_version says nothing to an upstream of this provider",
+            ),
+            (
+                "[[models]]\nid = \"a\"\nprovider = \"messages\"\nbase_url = \"http://a\"\nreasoning_field = \"reasoning\"",
+                "\"a\": reasoning_field says nothing to an upstream of this provider",
+            ),
+            (
+                "[[models]]\nid = \"a\"\nprovider = \"messages\"\nbase_url = \"http://a\"\nthinking = 16000",
+                "\"a\": thinking: must be 1024 to 15999",
+            ),
+            (
+                "[[models]]\nid = \"a\"\nprovider = \"messages\"\nbase_url = \"http://a\"\nthinking = \"much\"",
+                "thinking is \"adaptive\" or a number of tokens",
+            ),
+            ("[[models]]\nid = \"a\"\nprovider = \"playbook\"\nconcurrency = 0", "\"a\": concurrency: must be 1 to"),
+            (
+                "[[models]]\nid = \"a\"\nprovider = \"playbook\"\nrequests_per_second = 0",
+                "\"a\": requests_per_second: must be 0.001 to 100000",
+            ),
+            (
+                "[[models]]\nid = \"a\"\nprovider = \"playbook\"\nfallbacks = [\"b\"]",
+                "\"a\": fallbacks: \"b\" is not the id of another entry",
+            ),
+            (
+                "[[models]]\nid = \"a\"\nprovider = \"playbook\"\nfallbacks = [\"a\"]",
+                "\"a\": fallbacks: \"a\" is there twice",
+            ),
+            (
+                "[[models]]\nid = \"a\"\nprovider = \"playbook\"\nfallbacks = [\"b\"]\n[[models]]\nid = \"b\"\nprovider = \"playbook\"\n\
+                 lifecycle = \"retired\"\ndeprecated_at = \"2026-03-02T00:00:00Z\"",
+                "\"a\": fallbacks: \"b\" is retired",
+            ),
             ("[[models]]\nid = \"a\"\nprovider = \"other\"", "other"),
             ("[[models]]\nid = \"a\"\nprovider = \"playbook\"\nprice = {input = -1, output = 1}", "a price is 0"),
             ("[[models]]\nid = \"a\"\nprovider = \"playbook\"\nprice = {input = 1}", "output"),

@@ -207,6 +207,7 @@ pub async fn serve_offer(offer: Offer, config: Config, clock: Clock) -> Result<S
     app.spawn(app.gate.write_log(egress_log));
     if app.config.runs_sessions() {
         app.spawn(dreams::run(app.clone()));
+        app.spawn(tell_of_wrong_upstreams(app.clone()));
         if !app.config.git.hosts.is_empty() {
             app.spawn(tell_of_missing_git());
         }
@@ -354,6 +355,20 @@ fn sandbox_config(config: &Config) -> rota_sandbox::Config {
 async fn tell_of_missing_git() {
     if let git::Probe::Missing(missing) = git::probe().await {
         tracing::warn!("sessions that mount a repository go on without it: {missing}");
+    }
+}
+
+/// Looks once at the upstreams of models, and says what is wrong with their settings. The start does not wait for it.
+async fn tell_of_wrong_upstreams(app: App) {
+    tokio::select! {
+        looked = app.offer.look() => {
+            for upstream in looked {
+                if let Some(wrong) = upstream.wrong {
+                    tracing::warn!(models = upstream.models.join(", "), base_url = upstream.base_url, "[[models]] {wrong}");
+                }
+            }
+        }
+        () = app.stopping() => {}
     }
 }
 

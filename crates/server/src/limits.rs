@@ -286,11 +286,41 @@ pub const MAX_FILES_OF_EVENTS: usize = 100;
 pub const MAX_QUEUED_INPUTS: i64 = 1000;
 /// Bytes of the inputs that may wait in a running session, as JSON: one request body.
 pub const MAX_QUEUED_BYTES: i64 = 32 * 1024 * 1024;
-/// Tries of one model request, the first included.
+/// Tries of one model request, the first included, unless `[engine] model_tries` says otherwise.
 pub const MODEL_TRIES: u32 = 5;
-/// The same in a session that a deployment started, where nobody may be there to send a message again: with their pauses
-/// they take eleven minutes, and so outlast an outage of ten.
+/// The same in a session that a deployment started, where nobody may be there to send a message again, unless
+/// `unattended_model_tries` says otherwise: with their pauses they take eleven minutes, and so outlast an outage of ten.
 pub const UNATTENDED_MODEL_TRIES: u32 = 17;
+/// What either can be.
+pub const MODEL_TRIES_RANGE: RangeInclusive<u32> = 1..=1000;
+/// Upstreams that a model can name to be asked in the place of its own.
+pub const MAX_MODEL_FALLBACKS: usize = 8;
+/// Requests in a second that an upstream can be said to take.
+pub const MODEL_RATE: RangeInclusive<f64> = 0.001..=100_000.0;
+/// Least tokens that a model can be given to think (the vendor's bound).
+pub const LEAST_THINKING_TOKENS: u32 = 1024;
+/// How long a session waits in memory for its turn with an upstream. Then it gives its places back, and comes again later.
+pub const MODEL_LINE_PATIENCE: Duration = Duration::from_secs(10);
+/// The same before an upstream that has another one behind it.
+pub const MODEL_FALLBACK_PATIENCE: Duration = Duration::from_secs(2);
+/// The least pause of a session that comes again later ...
+pub const MODEL_LINE_PAUSE: Duration = Duration::from_secs(5);
+/// ... which grows to half of the time that it has waited by then, but not beyond this.
+pub const MODEL_LINE_PAUSE_MAX: Duration = Duration::from_mins(1);
+/// How long a session may wait for its turns before each further wait counts as a failed try.
+pub const MODEL_LINE_LONGEST: Duration = Duration::from_hours(24);
+/// How often those who wait look whether it is their turn, where nothing tells them sooner.
+pub const MODEL_LINE_POLL: Duration = Duration::from_millis(250);
+/// Requests to an upstream that may be under way at the same time after it has refused; beyond that they are not counted any more.
+pub const MODEL_WINDOW: f64 = 1024.0;
+/// How long an upstream that has failed is passed over where another one can be asked; it doubles with each further failure ...
+pub const MODEL_DOWN_FIRST: Duration = Duration::from_secs(15);
+/// ... up to this, which is also how long one is passed over that does not take the key.
+pub const MODEL_DOWN_MAX: Duration = Duration::from_mins(5);
+/// How long a look at an upstream may take when the server starts.
+pub const MODEL_LOOK_TIMEOUT: Duration = Duration::from_secs(10);
+/// Upstreams that are looked at at the same time.
+pub const MODEL_LOOKS_AT_ONCE: usize = 8;
 /// How often in a row a model may ask to be asked later, by an hour each time, before that counts as a failed try.
 pub const MODEL_WAITS: u32 = 24;
 /// Tries of a model request whose replies end within the call of a tool, the first included: each costs a whole reply.

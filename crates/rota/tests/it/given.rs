@@ -109,5 +109,11 @@ pub fn model(id: &str, provider: Provider) -> ModelConfig {
         deprecated_at: None,
         retires_at: None,
         line: None,
+        fallbacks: Vec::new(),
+        concurrency: None,
+        requests_per_second: None,
+        api_version: None,
+        thinking: None,
+        reasoning_field: None,
     }
 }

@@ -1,6 +1,6 @@
 //! The same agent behind upstreams of each dialect: what the log says of it is the same.
 
-use rota_server::config::Provider;
+use rota_server::config::{ModelConfig, Provider};
 use serde_json::{Value, json};
 
 use crate::{
@@ -71,6 +71,43 @@ const SCENARIOS: &[Scenario] = &[
         has: &["session.error", "session.status_rescheduled", "agent.message"],
     },
     Scenario {
+        what: "a limit of rate that says how long it lasts",
+        answers: || {
+            let busy = json!({"error": {"type": "rate_limit_error", "message": "slow down"}});
+            vec![Reply::Error(429, "retry-after: 60\r\n", busy), says_done()]
+        },
+        has: &["session.error", "session.status_rescheduled", "agent.message"],
+    },
+    Scenario {
+        what: "an overload",
+        answers: || {
+            let busy = json!({"error": {"type": "overloaded_error", "message": "busy"}});
+            vec![Reply::Error(529, "", busy), says_done()]
+        },
+        has: &["session.error", "session.status_rescheduled", "agent.message"],
+    },
+    Scenario {
+        what: "a connection that ends",
+        answers: || vec![Reply::Nothing, says_done()],
+        has: &["session.error", "session.status_rescheduled", "agent.message"],
+    },
+    Scenario {
+        what: "a reply that comes byte by byte",
+        answers: || {
+            let look = calls("call_a", "bash", &json!({"command": "echo one"}));
+            vec![Reply::ByByte(Box::new(Reply::Message(vec![thinks("hm"), says("ü"), look]))), says_done()]
+        },
+        has: &["agent.thinking", "agent.message", "agent.tool_use", "agent.tool_result", "agent.message"],
+    },
+    Scenario {
+        what: "a model that is not there",
+        answers: || {
+            let wrong = json!({"error": {"type": "not_found_error", "message": "no such model"}});
+            vec![Reply::Error(404, "", wrong)]
+        },
+        has: &["session.error"],
+    },
+    Scenario {
         what: "a key that is wrong",
         answers: || {
             let wrong = json!({"error": {"type": "authentication_error", "message": "no such key"}});
@@ -114,15 +151,20 @@ fn without(value: &Value, with_tokens: bool) -> Value {
 /// The log of a turn in which an upstream of this dialect answers so.
 async fn log_of(scenario: &Scenario, provider: Provider) -> Vec<Value> {
     let upstream = Upstream::speaking(provider, (scenario.answers)()).await;
-    let rota = Rota::with(|config| config.models = vec![upstream.model()]).await;
+    let log = log_with(vec![upstream.model()]).await;
+    assert_eq!(upstream.asked().len(), (scenario.answers)().len(), "{}: each answer was asked for", scenario.what);
+    log
+}
+
+/// The log of a turn of an agent on the model `house`.
+async fn log_with(models: Vec<ModelConfig>) -> Vec<Value> {
+    let rota = Rota::with(|config| config.models = models).await;
     let api = &rota.api;
     let agent = agent(api, json!({"model": "house", "system": "Be brief.", "tools": [toolset(), custom()]})).await;
     let parts = Parts { agent, environment: environment(api, "e").await };
     let session = parts.session_with(api, message("hello")).await;
     let mut stream = api.stream_from(id(&session), 0).await;
-    let log = whole_turn(&rota, id(&session), &mut stream).await;
-    assert_eq!(upstream.asked().len(), (scenario.answers)().len(), "{}: each answer was asked for", scenario.what);
-    log
+    whole_turn(&rota, id(&session), &mut stream).await
 }
 
 #[tokio::test]
@@ -136,6 +178,26 @@ async fn the_log_of_an_agent_is_the_same_whatever_its_upstream_speaks() {
         }
         assert_eq!(wanted.peek(), None, "{}: {:?}", scenario.what, kinds(&messages));
         assert_eq!(plain(&completions), plain(&messages), "{}", scenario.what);
+    }
+}
+
+#[tokio::test]
+async fn the_log_of_a_fallback_is_the_same_whichever_dialect_fails() {
+    let failures: [fn() -> Reply; 3] = [
+        || Reply::Cut(vec![says("half")]),
+        || Reply::Error(429, "", json!({"error": {"type": "rate_limit_error", "message": "slow down"}})),
+        || Reply::Error(401, "", json!({"error": {"type": "authentication_error", "message": "no such key"}})),
+    ];
+    for failure in failures {
+        let mut logs = Vec::new();
+        for [own, other] in [[Provider::Messages, Provider::OpenAi], [Provider::OpenAi, Provider::Messages]] {
+            let own = Upstream::speaking(own, [failure()]).await;
+            let other = Upstream::speaking(other, [Reply::Message(vec![thinks("hm"), says("done")])]).await;
+            let model = ModelConfig { fallbacks: vec!["other".to_owned()], ..own.model() };
+            logs.push(plain(&log_with(vec![model, other.named("other")]).await));
+        }
+        assert_eq!(kinds(&logs[0]).iter().filter(|kind| **kind == "session.error").count(), 1);
+        assert_eq!(logs[0], logs[1]);
     }
 }
 

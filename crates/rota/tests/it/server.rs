@@ -77,6 +77,15 @@ impl Rota {
 
     /// The same, with the models that `add` makes of those that are configured.
     pub async fn offering(add: impl FnOnce(Offer) -> Offer, configure: impl FnOnce(&mut Config)) -> Self {
+        Self::begin(Clock::fixed(START.parse::<Time>().unwrap()), add, configure).await
+    }
+
+    /// The same as [`Rota::with`], at the time of `clock`.
+    pub async fn at(clock: Clock, configure: impl FnOnce(&mut Config)) -> Self {
+        Self::begin(clock, |offer| offer, configure).await
+    }
+
+    async fn begin(clock: Clock, add: impl FnOnce(Offer) -> Offer, configure: impl FnOnce(&mut Config)) -> Self {
         let folder = TempDir::new().unwrap();
         let mut config =
             Config { data: folder.path().to_owned(), listen: "127.0.0.1:0".to_owned(), ..Config::default() };
@@ -84,7 +93,6 @@ impl Rota {
         let database = Database::create().map(Arc::new);
         config.database = database.as_ref().map(|database| database.url());
         configure(&mut config);
-        let clock = Clock::fixed(START.parse::<Time>().unwrap());
         let offer = add(Offer::new(&config.models).unwrap());
         let server = rota_server::serve_offer(offer, config.clone(), clock.clone()).await.unwrap();
         let key = server.first_key.as_ref().unwrap().key.clone();

@@ -3,12 +3,17 @@
 use std::{
     collections::VecDeque,
     fmt::Write as _,
+    future::pending,
     sync::{Arc, Mutex},
 };
 
 use rota_server::config::{ModelConfig, Provider};
 use serde_json::{Value, json};
-use tokio::{io::AsyncWriteExt, net::TcpListener, task::JoinSet};
+use tokio::{
+    io::AsyncWriteExt,
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+};
 
 use crate::{given::model, request::read_request};
 
@@ -30,7 +35,15 @@ pub enum Reply {
     Raw(Vec<u8>),
     /// With these bytes, and then nothing.
     Hold(Vec<u8>),
+    /// With another reply, in packets of one byte.
+    ByByte(Box<Self>),
+    /// With a message of these blocks, and these headers.
+    Headed(String, Vec<Value>),
+    /// Not at all: the connection ends.
+    Nothing,
 }
+
+type Answer = Box<dyn FnMut(&Value) -> Reply + Send>;
 
 /// A running stand-in. It ends when it is dropped.
 pub struct Upstream {
@@ -48,20 +61,32 @@ impl Upstream {
 
     /// The same in the dialect of a provider.
     pub async fn speaking(provider: Provider, script: impl IntoIterator<Item = Reply>) -> Self {
+        let mut script: VecDeque<Reply> = script.into_iter().collect();
+        let over = || Reply::Error(400, "", json!({"error": {"message": "the script is over"}}));
+        Self::answering(provider, move |_| script.pop_front().unwrap_or_else(over)).await
+    }
+
+    /// Answers each request as `answer` says, which is given its body. Several may be under way at the same time.
+    pub async fn answering(provider: Provider, answer: impl FnMut(&Value) -> Reply + Send + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base_url = format!("http://{}", listener.local_addr().unwrap());
         let asked = Arc::default();
         let mut serving = JoinSet::new();
-        serving.spawn(serve(provider, listener, script.into_iter().collect(), Arc::clone(&asked)));
+        serving.spawn(serve(provider, listener, Arc::new(Mutex::new(Box::new(answer))), Arc::clone(&asked)));
         Self { provider, base_url, asked, _serving: serving }
     }
 
     /// A model `house` that this upstream answers for.
     pub fn model(&self) -> ModelConfig {
+        self.named("house")
+    }
+
+    /// The same under another name.
+    pub fn named(&self, id: &str) -> ModelConfig {
         ModelConfig {
-            upstream: Some("house-1".to_owned()),
+            upstream: Some(format!("{id}-1")),
             base_url: Some(self.base_url.clone()),
-            ..model("house", self.provider)
+            ..model(id, self.provider)
         }
     }
 
@@ -71,25 +96,51 @@ impl Upstream {
     }
 }
 
-async fn serve(provider: Provider, listener: TcpListener, mut script: VecDeque<Reply>, asked: Arc<Mutex<Vec<Value>>>) {
-    let mut stalled = Vec::new();
+async fn serve(provider: Provider, listener: TcpListener, answer: Arc<Mutex<Answer>>, asked: Arc<Mutex<Vec<Value>>>) {
+    let mut connections = JoinSet::new();
     loop {
-        let (mut connection, _) = listener.accept().await.unwrap();
-        let Some(request) = read_request(&mut connection).await else { continue };
-        asked.lock().unwrap().push(serde_json::from_str(&request.body).unwrap());
-        let reply =
-            script.pop_front().unwrap_or(Reply::Error(400, "", json!({"error": {"message": "the script is over"}})));
-        let bytes = match &reply {
-            Reply::Raw(bytes) | Reply::Hold(bytes) => bytes.clone(),
-            reply if provider == Provider::OpenAi => completion(reply).into_bytes(),
-            reply => spelled(reply).into_bytes(),
-        };
-        // A client may well hang up before it has read everything.
-        drop(connection.write_all(&bytes).await);
-        match reply {
-            Reply::Stall | Reply::Hold(_) => stalled.push(connection),
-            _ => drop(connection.shutdown().await),
-        }
+        let (connection, _) = listener.accept().await.unwrap();
+        connections.spawn(attend(provider, connection, answer.clone(), asked.clone()));
+        while connections.try_join_next().is_some() {}
+    }
+}
+
+async fn attend(
+    provider: Provider,
+    mut connection: TcpStream,
+    answer: Arc<Mutex<Answer>>,
+    asked: Arc<Mutex<Vec<Value>>>,
+) {
+    let Some(request) = read_request(&mut connection).await else { return };
+    if request.line.starts_with("GET ") {
+        // The look of a server that starts. It is no part of the script.
+        drop(connection.write_all(refusal(404, "", &json!({"error": "no list"})).as_bytes()).await);
+        return;
+    }
+    let body: Value = serde_json::from_str(&request.body).unwrap();
+    let mut reply = {
+        asked.lock().unwrap().push(body.clone());
+        (answer.lock().unwrap())(&body)
+    };
+    let mut by_byte = false;
+    while let Reply::ByByte(inner) = reply {
+        (reply, by_byte) = (*inner, true);
+    }
+    let bytes = match &reply {
+        Reply::Nothing => Vec::new(),
+        Reply::Raw(bytes) | Reply::Hold(bytes) => bytes.clone(),
+        reply if provider == Provider::OpenAi => completion(reply).into_bytes(),
+        reply => spelled(reply).into_bytes(),
+    };
+    // A client may well hang up before it has read everything.
+    connection.set_nodelay(by_byte).unwrap();
+    for piece in bytes.chunks(if by_byte { 1 } else { bytes.len().max(1) }) {
+        drop(connection.write_all(piece).await);
+        tokio::task::yield_now().await;
+    }
+    match reply {
+        Reply::Stall | Reply::Hold(_) => pending().await,
+        _ => drop(connection.shutdown().await),
     }
 }
 
@@ -103,16 +154,21 @@ fn spelled(reply: &Reply) -> String {
     match reply {
         Reply::Error(status, headers, body) => refusal(*status, headers, body),
         Reply::Message(blocks) => STREAM.to_owned() + &message(blocks) + &end(stop(blocks)),
+        Reply::Headed(headers, blocks) => headed(headers) + &message(blocks) + &end(stop(blocks)),
         Reply::Cut(blocks) => STREAM.to_owned() + &message(blocks),
         Reply::Stopped(blocks, reason) => STREAM.to_owned() + &message(blocks) + &end(reason),
         Reply::Refusal => STREAM.to_owned() + &message(&[]) + &end("refusal"),
         Reply::Stall => STREAM.to_owned() + &event(&message_start()),
-        Reply::Raw(_) | Reply::Hold(_) => unreachable!("sent as they are"),
+        Reply::Raw(_) | Reply::Hold(_) | Reply::ByByte(_) | Reply::Nothing => unreachable!("sent as they are"),
     }
 }
 
 /// The head of a response that streams.
 pub const STREAM: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n";
+
+fn headed(headers: &str) -> String {
+    STREAM.replacen("\r\n", &format!("\r\n{headers}"), 1)
+}
 
 fn message_start() -> Value {
     let usage = json!({"input_tokens": 5, "output_tokens": 1});
@@ -178,11 +234,12 @@ fn completion(reply: &Reply) -> String {
     match reply {
         Reply::Error(status, headers, body) => refusal(*status, headers, body),
         Reply::Message(blocks) => STREAM.to_owned() + &chunks(blocks) + &end(reason(stop(blocks))),
+        Reply::Headed(headers, blocks) => headed(headers) + &chunks(blocks) + &end(reason(stop(blocks))),
         Reply::Cut(blocks) => STREAM.to_owned() + &chunks(blocks),
         Reply::Stopped(blocks, stop) => STREAM.to_owned() + &chunks(blocks) + &end(reason(stop)),
         Reply::Refusal => STREAM.to_owned() + &chunks(&[]) + &end("content_filter"),
         Reply::Stall => STREAM.to_owned() + &chunks(&[]),
-        Reply::Raw(_) | Reply::Hold(_) => unreachable!("sent as they are"),
+        Reply::Raw(_) | Reply::Hold(_) | Reply::ByByte(_) | Reply::Nothing => unreachable!("sent as they are"),
     }
 }
 

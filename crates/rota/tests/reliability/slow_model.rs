@@ -54,7 +54,10 @@ async fn serve(listener: TcpListener, asked: Arc<AtomicUsize>, goes_on: watch::R
 }
 
 async fn reply(mut connection: TcpStream, asked: Arc<AtomicUsize>, mut goes_on: watch::Receiver<bool>) {
-    if read_request(&mut connection).await.is_none() {
+    let Some(request) = read_request(&mut connection).await else { return };
+    if request.line.starts_with("GET ") {
+        // The look of a server that starts.
+        drop(connection.write_all(b"HTTP/1.1 404 x\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").await);
         return;
     }
     asked.fetch_add(1, Ordering::Relaxed);

@@ -8,7 +8,7 @@ use super::{Left, tools};
 use crate::{
     app::App,
     limits::{DREAM_REQUEST_TIMEOUT, MAX_DREAM_REQUESTS},
-    model::{Block, Message, ModelError, ModelRequest, Role, Stop, Usage, dreaming},
+    model::{Asker, Block, Message, ModelError, ModelReply, ModelRequest, Role, Stop, Usage, dreaming, offer::Offered},
     resources::dreams::work::{Claim, Failure},
 };
 
@@ -38,38 +38,19 @@ pub(super) async fn hold(
     }
     let shown = dreaming::transcript(session.as_ref(), part, transcript);
     let first = vec![Block::Text { text: task }, Block::Text { text: shown }];
+    // Whose model it is, and how long the reply may be, is for the upstream that is asked.
     let mut request = ModelRequest {
-        model: offered.upstream.clone(),
+        model: String::new(),
         effort: None,
         speed: None,
         inference_geo: None,
-        max_tokens: offered.max_tokens,
+        max_tokens: 0,
         system: Some(SYSTEM.to_owned()),
         messages: vec![Message { role: Role::User, content: first }],
         tools: tools::offered()?,
     };
     for _ in 0..MAX_DREAM_REQUESTS {
-        let mut spent = Usage::default();
-        let mut sink = |delta| {
-            if let crate::model::Delta::Usage(used) = delta {
-                spent = used;
-            }
-        };
-        let replied = tokio::time::timeout(DREAM_REQUEST_TIMEOUT, offered.provider.reply(&request, &mut sink)).await;
-        let usage = match &replied {
-            Ok(Ok(reply)) => reply.usage,
-            _ => spent,
-        };
-        let held = claim.clone();
-        app.db.write(move |tx| held.used(tx, &usage)).await?;
-        let reply = match replied {
-            Ok(Ok(reply)) => reply,
-            Ok(Err(error)) => return Err(failed(&error)),
-            Err(_) => {
-                let message = format!("the model did not answer within {} seconds", DREAM_REQUEST_TIMEOUT.as_secs());
-                return Err(Left::Later(Failure::new("timeout", message), Duration::ZERO));
-            }
-        };
+        let reply = ask(app, claim, &offered, &request).await?;
         if reply.stop == Stop::CutCall {
             let message = "the model's reply reached `max_tokens` within the call of a tool; a higher `max_tokens` in [[models]] \
                 makes room for it";
@@ -116,6 +97,53 @@ pub(super) async fn hold(
     Ok(())
 }
 
+/// Sends the request to the first of the model's upstreams that answers.
+async fn ask(app: &App, claim: &Claim, offered: &Offered, request: &ModelRequest) -> Result<ModelReply, Left> {
+    let mut failed: Vec<String> = Vec::new();
+    loop {
+        let names: Vec<&str> = failed.iter().map(String::as_str).collect();
+        let asker = Asker { workspace: &claim.workspace, since: app.clock.now() };
+        let turn = offered
+            .turn(&app.clock, asker, &names)
+            .await
+            .map_err(|line| Left::Later(Failure::new("model_rate_limited", line.message), line.wait))?;
+        let route = turn.route().clone();
+        let request = ModelRequest {
+            model: route.model.clone(),
+            max_tokens: route.max_tokens,
+            messages: route.understood(&request.messages),
+            ..request.clone()
+        };
+        let mut spent = Usage::default();
+        let mut sink = |delta| {
+            if let crate::model::Delta::Usage(used) = delta {
+                spent = used;
+            }
+        };
+        let replied = tokio::time::timeout(DREAM_REQUEST_TIMEOUT, turn.reply(&request, &mut sink)).await;
+        let usage = match &replied {
+            Ok(Ok(reply)) => reply.usage,
+            _ => spent,
+        };
+        let held = claim.clone();
+        app.db.write(move |tx| held.used(tx, &usage)).await?;
+        let error = match replied {
+            Ok(Ok(reply)) => return Ok(reply),
+            Ok(Err(error)) => error,
+            Err(_) => {
+                let message = format!("the model did not answer within {} seconds", DREAM_REQUEST_TIMEOUT.as_secs());
+                return Err(Left::Later(Failure::new("timeout", message), Duration::ZERO));
+            }
+        };
+        failed.push(route.name.clone());
+        let names: Vec<&str> = failed.iter().map(String::as_str).collect();
+        if offered.after(&names, &error, app.clock.now()).is_none() {
+            return Err(self::failed(&error));
+        }
+        tracing::warn!(dream = %claim.id, upstream = route.name, %error, "another upstream is asked");
+    }
+}
+
 /// What a model's failure means for the dream.
 fn failed(error: &ModelError) -> Left {
     let message = error.to_string();
@@ -131,6 +159,8 @@ fn failed(error: &ModelError) -> Left {
         ModelError::RequestFailed { retryable: true, .. } => {
             Left::Later(Failure::new("model_request_failed", message), Duration::ZERO)
         }
-        ModelError::RequestFailed { .. } => Left::Failed(Failure::new("model_request_failed", message)),
+        ModelError::Unusable { .. } | ModelError::RequestFailed { .. } => {
+            Left::Failed(Failure::new("model_request_failed", message))
+        }
     }
 }

@@ -1,7 +1,8 @@
 //! A request to the model: what it is sent, and the step that its answer makes.
 
-use std::time::Duration;
+use std::{pin::pin, task::Poll, time::Duration};
 
+use futures_util::poll;
 use rota_api::{
     agent::{DEFAULT_EFFORT, Speed, needs_network},
     event::{EventBody, Permission, RetryStatus, SessionError, SessionErrorType, StopDetails, StopReason},
@@ -13,7 +14,7 @@ use serde_json::{Value, json, value::RawValue};
 use super::{
     attached,
     drafts::Drafts,
-    fold::{Call, Stage},
+    fold::{Call, Kept, KeptThought, PassedOver, Stage},
     permission::{self, Verdict},
     prompt,
     runner::{Files, Runner, closed, interrupted, request_end},
@@ -26,7 +27,10 @@ use crate::{
     error::{Error, Result},
     limits,
     mcp::McpTool,
-    model::{Block, Delta, ModelError, ModelReply, ModelRequest, Refusal, Stop, Usage, offer::Offered},
+    model::{
+        Asker, Block, Delta, InLine, ModelError, ModelReply, ModelRequest, Refusal, Route, Stop, Turn, Usage,
+        offer::Offered,
+    },
     resources::{
         sessions::events::log::NewEvent,
         sessions::{Waiting, WaitingFor, status},
@@ -43,6 +47,25 @@ impl Runner<'_> {
         }
         // Where the result of a call began the request, it may be the one that is open now.
         let begun = self.begun.take().filter(|begun| self.state.open_request.as_ref() == Some(begun));
+        let offered = self.app.offer.callable(&self.agent.model.id).cloned();
+        let seen = &mut None;
+        let turn = match &offered {
+            None => None,
+            Some(offered) => match self.turn(offered).await {
+                Waited::Not(turn) => Some(turn),
+                Waited::Until(turn) => {
+                    // What came in meanwhile is part of the request.
+                    *seen = Some(self.catch_up().await?);
+                    Some(turn)
+                }
+                Waited::Interrupted => return Ok(false),
+                Waited::InVain(in_line) => return self.comes_again(in_line, offered).await,
+            },
+        };
+        let beside = seen.as_ref().unwrap_or(beside);
+        if beside.inputs.iter().any(|input| input.is_interrupt) {
+            return Ok(false);
+        }
         let start_id = if let Some(begun) = begun {
             begun
         } else {
@@ -59,11 +82,12 @@ impl Runner<'_> {
             }
             start_id
         };
-        let Some(offered) = self.app.offer.callable(&self.agent.model.id).cloned() else {
+        let (Some(offered), Some(turn)) = (offered, turn) else {
             let message = format!("model \"{}\" is not offered by this server any more", self.agent.model.id);
             return self.die(SessionErrorType::ModelRequestFailedError, message, Vec::new()).await;
         };
-        let mut request = self.request(&offered)?;
+        let route = turn.route().clone();
+        let mut request = self.request(&route)?;
         let attached = attached::attach(self.app, &self.lease.workspace, &mut request.messages).await;
         let _room = match attached {
             Ok(room) => room,
@@ -80,10 +104,10 @@ impl Runner<'_> {
             delta => drafts.receive(delta),
         };
         let reply = tokio::select! {
-            reply = offered.provider.reply(&request, &mut sink) => Some(reply),
+            reply = turn.reply(&request, &mut sink) => Some(reply),
             () = interrupted(self.app, self.lease, &mut self.watcher) => None,
         };
-        spent.cost_nanos = offered.price.map(|price| price.of(&spent));
+        spent.cost_nanos = route.price.map(|price| price.of(&spent));
         match reply {
             None => {
                 // The step that takes up the interrupt knows nothing of what the request has cost by now.
@@ -92,7 +116,7 @@ impl Runner<'_> {
                 self.perform(work).await
             }
             Some(Ok(mut reply)) => {
-                reply.usage.cost_nanos = offered.price.map(|price| price.of(&reply.usage));
+                reply.usage.cost_nanos = route.price.map(|price| price.of(&reply.usage));
                 if reply.stop == Stop::CutCall {
                     return self.cut(reply.usage, &start_id).await;
                 }
@@ -107,20 +131,95 @@ impl Runner<'_> {
                 }
                 Ok(rests)
             }
-            Some(Err(error)) => self.failed(error, spent, &start_id).await,
+            Some(Err(error)) => {
+                let passed_over = self.state.passed_over.iter().map(|route| &*route.name);
+                let failed: Vec<&str> = passed_over.chain([&*route.name]).collect();
+                match offered.after(&failed, &error, self.app.clock.now()).cloned() {
+                    Some(next) => self.passed_over(&route, &next, error, spent, &start_id).await,
+                    None => self.failed(error, spent, &start_id).await,
+                }
+            }
         }
     }
 
-    fn request(&self, offered: &Offered) -> Result<ModelRequest> {
+    /// Waits for a turn with an upstream. Who really waits gives up the place of a session at work.
+    async fn turn(&mut self, offered: &Offered) -> Waited {
+        let (clock, workspace) = (&self.app.clock, &self.lease.workspace);
+        let since = self.state.waits_since.unwrap_or_else(|| clock.now());
+        let failed: Vec<&str> = self.state.passed_over.iter().map(|route| &*route.name).collect();
+        let mut turn = pin!(offered.turn(clock, Asker { workspace, since }, &failed));
+        match poll!(&mut turn) {
+            Poll::Ready(Ok(turn)) => return Waited::Not(turn),
+            Poll::Ready(Err(in_line)) => return Waited::InVain(in_line),
+            Poll::Pending => {}
+        }
+        self.place = None;
+        let waited = tokio::select! {
+            turn = &mut turn => turn.map_or_else(Waited::InVain, Waited::Until),
+            () = interrupted(self.app, self.lease, &mut self.watcher) => Waited::Interrupted,
+        };
+        self.place = self.at_work.take_free(workspace, 1).pop();
+        if self.place.is_none() && !matches!(waited, Waited::InVain(_)) {
+            self.place = Some(self.at_work.take(workspace).await);
+        }
+        waited
+    }
+
+    /// The step of a session whose turn has not come: it gives back its places, and waits in line again later. Its log says so once.
+    async fn comes_again(&mut self, InLine { message, wait }: InLine, offered: &Offered) -> Result<bool, Left> {
+        let now = self.app.clock.now();
+        let waited = self.state.waits_since.map_or(0.0, |since| now.seconds_since(since).max(0.0));
+        let r#type = SessionErrorType::ModelRateLimitedError;
+        if waited > limits::MODEL_LINE_LONGEST.as_secs_f64() {
+            let retry = Retry::Failed { wait }.while_fewer(self.state.failures, self.tries());
+            let work = self.begin();
+            return self.try_again(work, r#type, message, retry).await;
+        }
+        let least = Duration::from_secs_f64(waited / 2.0).clamp(limits::MODEL_LINE_PAUSE, limits::MODEL_LINE_PAUSE_MAX);
+        let mut wait = wait.max(least);
+        if offered.left(&[]).count() > 1 {
+            // Another one of them may be up again.
+            wait = wait.min(limits::MODEL_LINE_PAUSE_MAX);
+        }
+        if !self.state.running && self.state.waits_since.is_some() {
+            let retry_in_micros = i64::try_from(wait.as_micros()).ok();
+            return self.perform(Step { retry_in_micros, ..Step::default() }).await;
+        }
+        let work = self.begin();
+        self.try_again(work, r#type, message, Retry::InLine { wait }).await
+    }
+
+    /// The step of a request that is made anew to another upstream.
+    async fn passed_over(
+        &mut self,
+        failed: &Route,
+        next: &Route,
+        error: ModelError,
+        spent: Usage,
+        start: &EventId,
+    ) -> Result<bool, Left> {
+        let Judged { r#type, is_passing, asked } = Judged::of(&error);
+        tracing::warn!(session_id = %self.lease.session, upstream = failed.name, next = next.name, %error, "another upstream is asked");
+        let message = format!("{error}; \"{}\" is asked in its place", next.name);
+        let body = EventBody::SessionError { error: SessionError::new(r#type, message, RetryStatus::Retrying) };
+        let kept = PassedOver { name: failed.name.clone(), is_passing, asked: asked.map(|wait| wait.as_secs_f64()) };
+        let hidden = serde_json::to_string(&Kept { passed_over: Some(kept), ..Kept::default() }).ok();
+        let mut work = Step { usage: Some(self.state.totals(spent)), ..Step::default() };
+        work.events.push(self.request_end(start, true, spent, None));
+        work.events.push(NewEvent { hidden, ..self.event(body) });
+        self.perform(work).await
+    }
+
+    fn request(&self, route: &Route) -> Result<ModelRequest> {
         let model = &self.agent.model;
         Ok(ModelRequest {
-            model: offered.upstream.clone(),
+            model: route.model.clone(),
             effort: self.effort(),
             speed: model.speed.filter(|speed| *speed != Speed::Standard).map(|speed| speed.as_str().to_owned()),
             inference_geo: model.inference_geo.map(|geo| geo.as_str().to_owned()),
-            max_tokens: offered.max_tokens,
+            max_tokens: route.max_tokens,
             system: prompt::system(self.agent.system.as_deref(), &self.around, &self.mounts.repositories()),
-            messages: self.state.messages.clone(),
+            messages: route.understood(&self.state.messages),
             tools: tools::offered(
                 &self.agent,
                 &self.app.config.web,
@@ -128,6 +227,12 @@ impl Runner<'_> {
                 self.servers.offered(),
             )?,
         })
+    }
+
+    /// Tries of a request to the model, the first included.
+    fn tries(&self) -> u32 {
+        let engine = &self.app.config.engine;
+        if self.unattended { engine.unattended_model_tries } else { engine.model_tries }
     }
 
     /// The level of effort to ask for. The default needs no word, which not every upstream knows.
@@ -158,9 +263,9 @@ impl Runner<'_> {
                     let id = drafts.message().unwrap_or_else(|| EventId::new(self.app.clock.now()));
                     work.events.push(NewEvent { id, body, hidden: None });
                 }
-                Block::Verbatim(raw) => {
+                Block::Thought(thought) => {
                     let id = drafts.thinking().unwrap_or_else(|| EventId::new(self.app.clock.now()));
-                    let hidden = Some(raw.get().to_owned());
+                    let hidden = KeptThought::of(&thought);
                     work.events.push(NewEvent { id, body: EventBody::AgentThinking {}, hidden });
                 }
                 Block::ToolUse { name, input, .. } => {
@@ -170,7 +275,7 @@ impl Runner<'_> {
                 Block::UnreadableCall { name, problem } => {
                     work.events.push(self.unreadable(name, &problem, &mut answers));
                 }
-                Block::ToolResult { .. } => {}
+                Block::Verbatim(_) | Block::ToolResult { .. } => {}
             }
         }
         let cut = match reply.stop {
@@ -318,28 +423,27 @@ impl Runner<'_> {
 
     /// The step that a failed request makes: another try later, or the end of the turn.
     async fn failed(&mut self, error: ModelError, spent: Usage, start: &EventId) -> Result<bool, Left> {
-        let (r#type, retryable, asked) = match &error {
-            ModelError::Overloaded { retry_after, .. } => (SessionErrorType::ModelOverloadedError, true, *retry_after),
-            ModelError::RateLimited { retry_after, .. } => {
-                (SessionErrorType::ModelRateLimitedError, true, *retry_after)
+        let Judged { mut r#type, mut is_passing, asked } = Judged::of(&error);
+        // One of them may be up again.
+        let earlier = self.state.passed_over.iter().filter(|route| route.is_passing);
+        let waits = earlier.clone().filter_map(|route| Duration::try_from_secs_f64(route.asked?).ok()).chain(asked);
+        let mut wait = waits.min().unwrap_or_default();
+        if earlier.count() > 0 {
+            if !is_passing {
+                (r#type, is_passing) = (SessionErrorType::ModelOverloadedError, true);
             }
-            ModelError::Billing { .. } => (SessionErrorType::BillingError, false, None),
-            ModelError::TooLong { .. } => (SessionErrorType::CompactionLimitReachedError, false, None),
-            ModelError::RequestFailed { retryable, .. } => {
-                (SessionErrorType::ModelRequestFailedError, *retryable, None)
-            }
-        };
-        let wait = asked.unwrap_or_default();
+            wait = wait.min(limits::MODEL_LINE_PAUSE_MAX);
+        }
         // What is no reply costs a whole one each time.
-        let outlasts = self.unattended && !matches!(error, ModelError::RequestFailed { .. });
-        let tries = if outlasts { limits::UNATTENDED_MODEL_TRIES } else { limits::MODEL_TRIES };
-        let retry = match retryable {
+        let is_no_reply = matches!(error, ModelError::RequestFailed { .. });
+        let tries = if is_no_reply { self.app.config.engine.model_tries } else { self.tries() };
+        let retry = match is_passing {
             false => Retry::Never,
             true if !wait.is_zero() && self.state.waits < limits::MODEL_WAITS => Retry::Asked { wait },
             true => Retry::Failed { wait }.while_fewer(self.state.failures, tries),
         };
         let message = match &error {
-            ModelError::TooLong { message } => format!(
+            ModelError::TooLong { message } if retry == Retry::Never => format!(
                 "the conversation is longer than the model takes, and this server does not shorten conversations ({message}); \
                  what was said in this turn is not sent again: send something shorter, or begin another session"
             ),
@@ -361,15 +465,19 @@ impl Runner<'_> {
         let retry_status = if retry == Retry::Never { RetryStatus::Exhausted } else { RetryStatus::Retrying };
         tracing::warn!(session_id = %self.lease.session, error = message, ?retry, "a step failed");
         let error = self.event(EventBody::SessionError { error: SessionError::new(r#type, message, retry_status) });
-        let (hidden, wait) = match retry {
+        let (kept, wait) = match retry {
             Retry::Never => {
                 work.events.push(error);
                 work.rest = Some(Rest::Dead);
                 return self.perform(work).await;
             }
             Retry::Failed { wait } => (None, wait),
-            Retry::Asked { wait } => (serde_json::to_string(&AskedToWait { seconds: wait.as_secs_f64() }).ok(), wait),
+            Retry::Asked { wait } | Retry::InLine { wait } => {
+                let is_in_line = matches!(retry, Retry::InLine { .. });
+                (Some(Kept { seconds: Some(wait.as_secs_f64()), is_in_line, passed_over: None }), wait)
+            }
         };
+        let hidden = kept.and_then(|kept| serde_json::to_string(&kept).ok());
         work.events.push(NewEvent { hidden, ..error });
         work.events.extend(status::is_rescheduled(self.thread()).map(|body| self.event(body)));
         work.retry_in_micros = Some(backoff_micros(self.state.failures, wait));
@@ -392,6 +500,48 @@ pub(super) enum Retry {
         /// What it asks for.
         wait: Duration,
     },
+    /// Another place in the line before the upstream: nothing was asked yet.
+    InLine {
+        /// When.
+        wait: Duration,
+    },
+}
+
+/// What came of waiting for a turn with an upstream.
+enum Waited {
+    /// There was one at once.
+    Not(Turn),
+    /// There was one after a while.
+    Until(Turn),
+    /// There was none yet.
+    InVain(InLine),
+    /// There is an interrupt.
+    Interrupted,
+}
+
+/// What a failure means to a session.
+struct Judged {
+    r#type: SessionErrorType,
+    /// Whether a later try may succeed.
+    is_passing: bool,
+    /// The wait that the upstream asks for.
+    asked: Option<Duration>,
+}
+
+impl Judged {
+    fn of(error: &ModelError) -> Self {
+        use SessionErrorType as Type;
+
+        let (r#type, is_passing, asked) = match error {
+            ModelError::Overloaded { retry_after, .. } => (Type::ModelOverloadedError, true, *retry_after),
+            ModelError::RateLimited { retry_after, .. } => (Type::ModelRateLimitedError, true, *retry_after),
+            ModelError::Billing { .. } => (Type::BillingError, false, None),
+            ModelError::TooLong { .. } => (Type::CompactionLimitReachedError, false, None),
+            ModelError::Unusable { .. } => (Type::ModelRequestFailedError, false, None),
+            ModelError::RequestFailed { retryable, .. } => (Type::ModelRequestFailedError, *retryable, None),
+        };
+        Self { r#type, is_passing, asked: asked.filter(|wait| !wait.is_zero()) }
+    }
 }
 
 impl Retry {
@@ -408,12 +558,6 @@ struct RequestEnded {
     usage: Usage,
     #[serde(skip_serializing_if = "Option::is_none")]
     cut: Option<&'static str>,
-}
-
-/// What is kept beside an error whose upstream said when to come again.
-#[derive(Serialize)]
-struct AskedToWait {
-    seconds: f64,
 }
 
 fn backoff_micros(failures: u32, asked: Duration) -> i64 {

@@ -41,7 +41,7 @@ impl<'a> Drafts<'a> {
                 self.thinking.push_back(id);
             }
             Delta::OtherStart => self.open = None,
-            Delta::Usage(_) => {}
+            Delta::Usage(_) | Delta::Answers(_) => {}
         }
     }
 

@@ -1,16 +1,18 @@
 //! Reads the log of a session into the state of its agent. Pure.
 
 use rota_api::{
+    Time,
     agent::{BuiltInTool, needs_network},
     event::{Confirmation, EventBody, Permission, RetryStatus, SessionErrorType, StopReason},
     id::EventId,
     session::{CacheCreation, MonetaryAmount, ServerToolUse, SessionUsage},
 };
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json, value::RawValue};
 
 use crate::{
     mcp,
-    model::{Block, INTERRUPTED, Message, Role, Usage},
+    model::{Block, INTERRUPTED, Message, Role, Thought, Usage},
     resources::sessions::events::log::Logged,
 };
 
@@ -39,6 +41,10 @@ pub struct State {
     pub failures: u32,
     /// How often in a row the model asked to be asked later.
     pub waits: u32,
+    /// Since when the current request waits because the model asked for it, or because its turn has not come.
+    pub waits_since: Option<Time>,
+    /// The upstreams that failed in the current try of the current request, before another one was to be asked.
+    pub passed_over: Vec<PassedOver>,
     /// Requests to the model in the current turn.
     pub requests: u32,
     /// Tokens used, over all turns.
@@ -57,6 +63,55 @@ struct Mark {
     messages: usize,
     /// Blocks of the last of the messages, which what follows may be added to.
     blocks: usize,
+}
+
+/// What is kept beside an error after which something is tried again and which is no failed try. Where nothing is kept, it is one.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Kept {
+    /// The wait that the upstream asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<f64>,
+    /// Whether nothing was asked, because the session's turn has not come.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_in_line: bool,
+    /// The upstream in whose place another one is asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passed_over: Option<PassedOver>,
+}
+
+/// An upstream that failed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PassedOver {
+    /// Its name.
+    pub name: String,
+    /// Whether a later try may succeed.
+    pub is_passing: bool,
+    /// The wait that it asked for, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<f64>,
+}
+
+/// What is kept beside an event of thinking. Earlier versions kept the block alone.
+#[derive(Serialize, Deserialize)]
+pub struct KeptThought {
+    from: Option<String>,
+    block: Box<RawValue>,
+}
+
+impl KeptThought {
+    /// What is kept of `thought`.
+    pub fn of(thought: &Thought) -> Option<String> {
+        let Thought { from, block } = thought.clone();
+        serde_json::to_string(&Self { from, block }).ok()
+    }
+
+    fn read(kept: &str) -> Option<Thought> {
+        if let Ok(Self { from, block }) = serde_json::from_str(kept) {
+            return Some(Thought { from, block });
+        }
+        let block = RawValue::from_string(kept.to_owned()).ok()?;
+        Some(Thought { from: None, block })
+    }
 }
 
 /// A call of a tool without a result.
@@ -169,7 +224,7 @@ impl State {
                     _ => {}
                 }
                 self.result(tool_use_id.as_ref(), content, *is_error);
-                (self.failures, self.waits) = (0, 0);
+                self.succeed();
             }
             EventBody::AgentMcpToolResult { mcp_tool_use_id, content, is_error } => {
                 let content = content.iter().filter_map(verbatim).collect();
@@ -180,8 +235,8 @@ impl State {
                 content.iter().filter_map(text).for_each(|text| self.push(Role::Assistant, Block::Text { text }));
             }
             EventBody::AgentThinking {} => {
-                if let Some(block) = logged.hidden.clone().and_then(|hidden| RawValue::from_string(hidden).ok()) {
-                    self.push(Role::Assistant, Block::Verbatim(block));
+                if let Some(thought) = logged.hidden.as_deref().and_then(KeptThought::read) {
+                    self.push(Role::Assistant, Block::Thought(thought));
                 }
             }
             EventBody::AgentToolUse { name, input, evaluated_permission, .. } => {
@@ -200,9 +255,7 @@ impl State {
             EventBody::SessionError { error } if error.r#type.leaves_it_running() => {}
             EventBody::SessionError { error } => {
                 if error.retry_status == RetryStatus::Retrying {
-                    // What is kept beside the error is the wait that the model asked for.
-                    let counted = if logged.hidden.is_some() { &mut self.waits } else { &mut self.failures };
-                    *counted += 1;
+                    self.tries_again(logged);
                 }
                 self.refused = error.retry_status == RetryStatus::Exhausted && is_refusal(error.r#type);
             }
@@ -219,7 +272,7 @@ impl State {
                 self.add(used.unwrap_or_default());
                 if !is_error {
                     self.unanswered = false;
-                    (self.failures, self.waits) = (0, 0);
+                    self.succeed();
                 }
             }
             EventBody::ThreadStatusRunning { .. }
@@ -230,6 +283,30 @@ impl State {
             | EventBody::Usage { .. }
             | EventBody::SessionDeleted {} => {}
         }
+    }
+
+    /// Counts a failure after which something is tried again.
+    fn tries_again(&mut self, logged: &Logged) {
+        let kept = logged.hidden.as_deref().map(|hidden| serde_json::from_str(hidden).unwrap_or_default());
+        let Some(Kept { is_in_line, passed_over, .. }) = kept else {
+            self.failures += 1;
+            self.waits_since = None;
+            self.passed_over.clear();
+            return;
+        };
+        if let Some(route) = passed_over {
+            self.passed_over.push(route);
+            return;
+        }
+        self.waits_since.get_or_insert(logged.processed_at);
+        self.waits += u32::from(!is_in_line);
+        self.passed_over.clear();
+    }
+
+    /// Forgets what was tried in vain.
+    fn succeed(&mut self) {
+        (self.failures, self.waits, self.waits_since) = (0, 0, None);
+        self.passed_over.clear();
     }
 
     fn say(&mut self, blocks: impl IntoIterator<Item = Block>) {
@@ -294,7 +371,7 @@ impl State {
             self.bury();
         }
         self.unanswered = false;
-        (self.failures, self.waits) = (0, 0);
+        self.succeed();
         self.requests = 0;
         let blocks = self.messages.last().map_or(0, |message| message.content.len());
         self.turn = Mark { messages: self.messages.len(), blocks };
@@ -424,6 +501,64 @@ pub(super) mod tests {
         [EventBody::SessionError { error }, ends(StopReason::RetriesExhausted)]
     }
 
+    /// A state after a message, and then events with what is kept beside them.
+    fn after(events: Vec<(EventBody, Option<&str>)>) -> State {
+        let mut state = fold(vec![says("hello")]);
+        let logged = (2..).zip(events).map(|(seq, (body, hidden))| Logged {
+            seq,
+            event: Event { id: id(seq), body },
+            hidden: hidden.map(str::to_owned),
+            processed_at: Time::from_micros(seq),
+            bytes: 1,
+        });
+        state.apply(&logged.collect::<Vec<_>>());
+        state
+    }
+
+    #[test]
+    fn a_wait_is_no_failed_try_and_an_upstream_that_was_passed_over_is_known_until_the_try_is_over() {
+        let fails = |hidden| {
+            let (kind, retry) = (SessionErrorType::ModelOverloadedError, RetryStatus::Retrying);
+            (EventBody::SessionError { error: SessionError::new(kind, "no".to_owned(), retry) }, hidden)
+        };
+        let (asked, in_line) = (Some(r#"{"seconds":30.0}"#), Some(r#"{"seconds":5.0,"is_in_line":true}"#));
+        let over = Some(r#"{"passed_over":{"name":"house","is_passing":true}}"#);
+        let replied = EventBody::ModelRequestEnd {
+            model_request_start_id: id(1),
+            is_error: false,
+            model_usage: ModelUsage::default(),
+        };
+        let counted = |events: Vec<(EventBody, Option<&str>)>| {
+            let State { failures, waits, waits_since, passed_over, .. } = after(events);
+            let names: Vec<String> = passed_over.into_iter().map(|route| route.name).collect();
+            (failures, waits, waits_since.map(Time::micros), names)
+        };
+        let house = || vec!["house".to_owned()];
+        for (events, expected) in [
+            (vec![fails(None), fails(None)], (2, 0, None, vec![])),
+            (vec![fails(asked), fails(asked)], (0, 2, Some(2), vec![])),
+            (vec![fails(in_line), fails(in_line)], (0, 0, Some(2), vec![])),
+            (vec![fails(None), fails(over)], (1, 0, None, house())),
+            (vec![fails(over), fails(None)], (1, 0, None, vec![])),
+            (vec![fails(over), fails(asked)], (0, 1, Some(3), vec![])),
+            (vec![fails(asked), fails(None)], (1, 1, None, vec![])),
+            (vec![fails(None), fails(asked), fails(over), (replied, None)], (0, 0, None, vec![])),
+        ] {
+            assert_eq!(counted(events), expected);
+        }
+    }
+
+    #[test]
+    fn a_thought_is_known_by_its_upstream_and_one_of_an_earlier_version_by_none() {
+        let block = r#"{"type":"thinking","thinking":"hm","signature":"s"}"#;
+        let thought =
+            Thought { from: Some("house".to_owned()), block: RawValue::from_string(block.to_owned()).unwrap() };
+        let kept = KeptThought::of(&thought).unwrap();
+        let state = after(vec![(EventBody::AgentThinking {}, Some(&kept)), (EventBody::AgentThinking {}, Some(block))]);
+        let expected = format!("agent: thought Some(\"house\") {block}, thought None {block}");
+        assert_eq!(conversation(&state)[1], expected);
+    }
+
     fn ends(stop_reason: StopReason) -> EventBody {
         EventBody::StatusIdle { stop_reason, stop_details: None }
     }
@@ -435,6 +570,7 @@ pub(super) mod tests {
             Block::ToolUse { id, .. } => format!("calls {id}"),
             Block::ToolResult { tool_use_id, .. } => format!("result of {tool_use_id}"),
             Block::Verbatim(raw) => raw.to_string(),
+            Block::Thought(thought) => format!("thought {:?} {}", thought.from, thought.block),
             Block::UnreadableCall { .. } => unreachable!("no log has one"),
         };
         let line = |message: &Message| {

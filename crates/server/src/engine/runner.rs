@@ -616,6 +616,7 @@ impl<'a> Runner<'a> {
             && requests + 1 < limits::MAX_TURN_REQUESTS
             && seq + 1 + (results as i64) < limits::MAX_SESSION_EVENTS
             && before + bytes + RESULT_OVERHEAD * results as i64 <= self.bytes_counted
+            && self.app.offer.callable(&self.agent.model.id).is_none_or(|model| model.is_free(self.app.clock.now()))
             && !self.mounts.lack_repositories(self.begins_turn())
             && !self.lacks_servers()
     }

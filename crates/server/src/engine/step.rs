@@ -229,7 +229,9 @@ fn write(tx: &mut Tx<'_>, lease: &Lease, thread: &ThreadName, usage: SessionUsag
         set_usage(tx, lease, usage)?;
     }
     if let Some(micros) = work.retry_in_micros {
-        status::pause(tx, workspace, session, micros, work.error())?;
+        // One that came in at the same moment found no pause to end.
+        let is_interrupted = log::queued(tx, session)?.iter().any(|input| input.is_interrupt);
+        status::pause(tx, workspace, session, if is_interrupted { 0 } else { micros }, work.error())?;
         return Ok(true);
     }
     match &work.rest {

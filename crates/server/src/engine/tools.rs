@@ -218,6 +218,7 @@ mod tests {
     fn an_image_and_a_pdf_are_blocks_of_their_own() {
         let call = Call {
             id: EventId::trusted("sevt_1".to_owned()),
+            server: None,
             name: "read".to_owned(),
             input: json!({"file_path": "/a.png"}),
             stage: Stage::Allowed,

@@ -14,8 +14,8 @@ const MESSAGE_CHARS: usize = 1_000;
 const TOO_LONG: [&str; 6] =
     ["prompt is too long", "context window", "context length", "context limit", "context size", "too many tokens"];
 
-/// The types of errors that no later try outlives. Every other one may pass, also one that is not known.
-const PERMANENT: [&str; 4] = ["invalid_request_error", "authentication_error", "permission_error", "not_found_error"];
+/// The types of errors that say that the upstream does not let this server in, or does not have the model.
+const UNUSABLE: [&str; 3] = ["authentication_error", "permission_error", "not_found_error"];
 
 /// What an upstream says of an error, as far as it says it in a form that is known.
 #[derive(Default)]
@@ -49,6 +49,7 @@ impl Told {
     /// What follows from it. A type that is known counts more than the status, which is absent within a stream.
     fn judged(&self, status: Option<StatusCode>, message: String, retry_after: Option<Duration>) -> ModelError {
         let failed = |message| ModelError::RequestFailed { message, retryable: false };
+        let is_unusable = UNUSABLE.contains(&&*self.kind);
         match &*self.kind {
             "billing_error" | "insufficient_quota" => return ModelError::Billing { message },
             "rate_limit_error" | "rate_limit_exceeded" => return ModelError::RateLimited { message, retry_after },
@@ -67,11 +68,24 @@ impl Told {
             Some(status) if status.is_server_error() => ModelError::Overloaded { message, retry_after },
             Some(StatusCode::PAYLOAD_TOO_LARGE) => ModelError::TooLong { message },
             _ if is_too_long(&self.words) => ModelError::TooLong { message },
+            _ if is_unusable || status.is_some_and(is_of_another_place) => ModelError::Unusable { message },
             Some(status) if !status.is_success() => failed(message),
-            _ if PERMANENT.contains(&&*self.kind) => failed(message),
+            // Every other type may pass, also one that is not known.
+            _ if self.kind == "invalid_request_error" => failed(message),
             _ => ModelError::Overloaded { message, retry_after },
         }
     }
+}
+
+/// Whether a status says that the key or the address is wrong, and nothing of the request.
+fn is_of_another_place(status: StatusCode) -> bool {
+    use StatusCode as Status;
+
+    status.is_redirection()
+        || matches!(
+            status,
+            Status::UNAUTHORIZED | Status::FORBIDDEN | Status::NOT_FOUND | Status::METHOD_NOT_ALLOWED | Status::GONE
+        )
 }
 
 fn word(value: Option<&Value>) -> Option<&str> {
@@ -166,7 +180,7 @@ pub(super) fn of_page(kind: &str, body: &[u8]) -> ModelError {
     let body = String::from_utf8_lossy(body);
     let message =
         said(&format!("the upstream answered with {kind} and not with a stream of events"), [body.trim(), ""]);
-    ModelError::RequestFailed { message, retryable: false }
+    ModelError::Unusable { message }
 }
 
 /// The failure of an upstream that sends what is no reply. Another try may get one.
@@ -180,6 +194,7 @@ pub(super) fn shown(mut failure: ModelError, secret: Option<&str>) -> ModelError
     | ModelError::RateLimited { message, .. }
     | ModelError::Billing { message }
     | ModelError::TooLong { message }
+    | ModelError::Unusable { message }
     | ModelError::RequestFailed { message, .. }) = &mut failure;
     if let Some(secret) = secret {
         *message = message.replace(secret, "[key]");

@@ -2,17 +2,22 @@
 //! common is `upstream.rs` and `assembly.rs`.
 //!
 //! A provider turns a [`ModelRequest`] into one [`ModelReply`], passing text to the caller's [`DeltaSink`] as it
-//! arrives. It keeps no state and retries nothing: the engine decides on retries, because it journals them.
+//! arrives. It keeps no state and retries nothing: the engine decides on retries, because it journals them. Which upstream is asked,
+//! and when, is `route.rs` and `queue.rs`.
 
 mod arguments;
 mod assembly;
 pub mod dreaming;
 mod failure;
+pub mod look;
 pub mod messages;
 pub mod offer;
 pub mod openai;
 pub mod playbook;
 mod price;
+mod queue;
+mod rate_limits;
+mod route;
 mod sse;
 #[cfg(test)]
 mod stand_in;
@@ -20,10 +25,12 @@ pub mod upstream;
 
 pub use offer::Offer;
 pub use price::Price;
+pub use rate_limits::RateLimits;
+pub use route::{Asker, InLine, Route, Turn};
 
 use std::{future::Future, pin::Pin, time::Duration};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 /// One request to a model: the whole conversation so far and what the model may call.
@@ -105,9 +112,27 @@ pub enum Block {
         /// What is wrong with the arguments, for the model to read.
         problem: String,
     },
-    /// A block that Rota passes through unread: images and documents of the client, a provider's reasoning.
+    /// What a model has thought.
+    #[serde(untagged)]
+    Thought(Thought),
+    /// A block that Rota passes through unread: images and documents of the client, a provider's reasoning in its reply.
     #[serde(untagged)]
     Verbatim(Box<RawValue>),
+}
+
+/// What a model has thought: a block that its upstream wants back as it was, and that nobody else understands.
+#[derive(Debug, Clone)]
+pub struct Thought {
+    /// The name of the upstream that answered; `None` of one that answered an earlier version of the server.
+    pub from: Option<String>,
+    /// The block.
+    pub block: Box<RawValue>,
+}
+
+impl Serialize for Thought {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.block.serialize(serializer)
+    }
 }
 
 /// A tool that the model may call.
@@ -124,7 +149,7 @@ pub struct ToolDefinition {
 /// A model's complete answer.
 #[derive(Debug, Clone)]
 pub struct ModelReply {
-    /// The blocks in the order the model produced them. [`Block::Verbatim`] holds reasoning that must be sent back as it is.
+    /// The blocks in the order the model produced them. What a provider gives as [`Block::Verbatim`] is reasoning.
     pub content: Vec<Block>,
     /// Why the model stopped.
     pub stop: Stop,
@@ -210,6 +235,13 @@ pub enum ModelError {
         /// For the client to read; never holds a secret.
         message: String,
     },
+    /// The upstream does not let this server in, or does not have the model (401, 403, 404, another kind of server). A retry
+    /// cannot help.
+    #[error("{message}")]
+    Unusable {
+        /// For the client to read; never holds a secret.
+        message: String,
+    },
     /// The upstream refused the request or sent what is no answer.
     #[error("{message}")]
     RequestFailed {
@@ -225,7 +257,7 @@ pub enum ModelError {
 pub const INTERRUPTED: &str = "Tool execution was interrupted before completion. Please retry.";
 
 /// A piece of a reply while it is being produced.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Delta {
     /// A text block begins. Deltas of it follow.
     TextStart,
@@ -235,6 +267,8 @@ pub enum Delta {
     ThinkingStart,
     /// A block begins that is not shown while it is produced, such as a call.
     OtherStart,
+    /// The upstream begins to answer, and tells this of its limits.
+    Answers(RateLimits),
     /// Tokens that were used so far. What was told last counts, also of a request that does not come to its end.
     Usage(Usage),
 }
@@ -245,8 +279,16 @@ pub type DeltaSink<'a> = &'a mut (dyn FnMut(Delta) + Send);
 /// The future that [`Model::reply`] returns.
 pub type ReplyFuture<'a> = Pin<Box<dyn Future<Output = Result<ModelReply, ModelError>> + Send + 'a>>;
 
+/// The future that [`Model::look`] returns.
+pub type LookFuture<'a> = Pin<Box<dyn Future<Output = look::Found> + Send + 'a>>;
+
 /// A provider of model replies. Dropping the future ends the request.
 pub trait Model: Send + Sync {
     /// Sends `request` once and returns the whole reply.
     fn reply<'a>(&'a self, request: &'a ModelRequest, deltas: DeltaSink<'a>) -> ReplyFuture<'a>;
+
+    /// Looks whether the upstream is there and takes the key, without asking the model anything. `None` where there is none.
+    fn look(&self) -> Option<LookFuture<'_>> {
+        None
+    }
 }

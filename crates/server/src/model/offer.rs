@@ -9,14 +9,16 @@ use rota_api::{
 use serde_json::{Value, json};
 
 use super::{
-    Model, Price,
-    messages::Messages,
-    openai::OpenAi,
+    Model, Price, Route,
+    look::{self, Looked},
+    messages::{Messages, Thinking},
+    openai::{OpenAi, ReasoningField},
     playbook::Playbook,
+    queue::Queue,
     upstream::{Credential, UpstreamConfig},
 };
 use crate::{
-    config::{DEFAULT_MAX_TOKENS, ModelConfig, Provider},
+    config::{AdaptiveThinking, DEFAULT_MAX_TOKENS, ModelConfig, Provider, ReasoningFieldConfig, ThinkingConfig},
     error::{Error, Result},
 };
 
@@ -30,20 +32,18 @@ pub struct Offered {
     pub wire: WireModel,
     /// Other names that agents can use for it.
     pub aliases: Vec<String>,
-    /// The name that the provider knows it by.
-    pub upstream: String,
-    /// Most tokens of a reply.
-    pub max_tokens: u32,
-    /// What it costs, where that is configured.
-    pub price: Option<Price>,
-    /// Who answers.
-    pub provider: Arc<dyn Model>,
+    /// Who answers: its own upstream, and then its fallbacks.
+    pub(super) routes: Vec<Arc<Route>>,
 }
 
 /// Every model that clients see: the latest first, and those of no known time in the order of the configuration, `playbook`
 /// last.
 #[derive(Clone)]
-pub struct Offer(Arc<Vec<Offered>>);
+pub struct Offer {
+    models: Arc<Vec<Offered>>,
+    /// The entries of the configuration, with who answers for each.
+    upstreams: Arc<Vec<(ModelConfig, Arc<dyn Model>)>>,
+}
 
 impl Offer {
     /// The models of a configuration.
@@ -51,38 +51,40 @@ impl Offer {
     /// # Errors
     /// When an entry names an environment variable that is not set, or a base URL that is none.
     pub fn new(configs: &[ModelConfig]) -> Result<Self> {
-        let mut models = configs.iter().map(offered).collect::<Result<Vec<_>>>()?;
+        let upstreams =
+            configs.iter().map(|config| Ok((config.clone(), provider(config)?))).collect::<Result<Vec<_>>>()?;
+        let routes: Vec<Arc<Route>> =
+            upstreams.iter().map(|(config, provider)| Arc::new(route(config, provider.clone()))).collect();
+        let of_fallback = |name: &String| routes.iter().find(|route| route.name == *name).cloned();
+        let offered = |(config, own): (&ModelConfig, &Arc<Route>)| Offered {
+            wire: configured(config),
+            aliases: config.aliases.clone(),
+            routes: [own.clone()].into_iter().chain(config.fallbacks.iter().filter_map(of_fallback)).collect(),
+        };
+        let mut models: Vec<Offered> = configs.iter().zip(&routes).map(offered).collect();
         if models.iter().all(|model| !model.is_named(PLAYBOOK)) {
-            models.push(Offered {
-                wire: wire(PLAYBOOK, "Playbook (runs the fenced blocks of a message)"),
-                aliases: Vec::new(),
-                upstream: PLAYBOOK.to_owned(),
-                max_tokens: DEFAULT_MAX_TOKENS,
-                price: None,
-                provider: Arc::new(Playbook),
-            });
+            let wire = wire(PLAYBOOK, "Playbook (runs the fenced blocks of a message)");
+            models.push(Offered { wire, ..plain(PLAYBOOK, Arc::new(Playbook)) });
         }
         models.sort_by_key(|model| Reverse(model.wire.created_at));
-        Ok(Self(Arc::new(models)))
+        Ok(Self { models: Arc::new(models), upstreams: Arc::new(upstreams) })
     }
 
     /// These models and one more, `id`, that `provider` answers for.
     #[must_use]
     pub fn and(&self, id: &str, provider: Arc<dyn Model>) -> Self {
-        let one_more = Offered {
-            wire: wire(id, id),
-            aliases: Vec::new(),
-            upstream: id.to_owned(),
-            max_tokens: DEFAULT_MAX_TOKENS,
-            price: None,
-            provider,
-        };
-        Self(Arc::new([&self.0[..], &[one_more]].concat()))
+        let models = [&self.models[..], &[plain(id, provider)]].concat();
+        Self { models: Arc::new(models), upstreams: self.upstreams.clone() }
+    }
+
+    /// Looks at each upstream, without asking a model anything: whether it is there and takes the key.
+    pub async fn look(&self) -> Vec<Looked> {
+        look::look(self.upstreams.to_vec()).await
     }
 
     /// The model with the id or alias `name`, also a retired one.
     pub fn get(&self, name: &str) -> Option<&Offered> {
-        self.0.iter().find(|model| model.is_named(name))
+        self.models.iter().find(|model| model.is_named(name))
     }
 
     /// The model with the id or alias `name`, unless it is retired: one that can be asked.
@@ -92,7 +94,7 @@ impl Offer {
 
     /// Every model, in the order of the list that clients see.
     pub fn all(&self) -> &[Offered] {
-        &self.0
+        &self.models
     }
 
     /// That the model that `field` names can be asked.
@@ -168,31 +170,75 @@ fn capabilities(provider: Provider) -> Value {
     })
 }
 
-fn offered(config: &ModelConfig) -> Result<Offered> {
-    let display_name = config.display_name.as_deref().unwrap_or(&config.id);
-    let provider: Arc<dyn Model> = match config.provider {
-        Provider::Playbook => Arc::new(Playbook),
-        Provider::Messages => Arc::new(Messages::new(upstream(config)?).map_err(|error| wrong(config, error))?),
-        Provider::OpenAi => Arc::new(OpenAi::new(upstream(config)?).map_err(|error| wrong(config, error))?),
+/// A model without a configuration.
+fn plain(id: &str, provider: Arc<dyn Model>) -> Offered {
+    let route = Route {
+        name: id.to_owned(),
+        model: id.to_owned(),
+        max_tokens: DEFAULT_MAX_TOKENS,
+        price: None,
+        provider,
+        queue: Arc::new(Queue::new(None, None)),
     };
-    Ok(Offered {
-        wire: WireModel {
-            capabilities: capabilities(config.provider),
-            max_input_tokens: config.max_input_tokens,
-            max_tokens: Some(config.max_tokens),
-            created_at: config.released_at.unwrap_or(Time::from_micros(0)),
-            lifecycle: config.lifecycle,
-            deprecated_at: config.deprecated_at,
-            retires_at: config.retires_at,
-            line: config.line,
-            ..wire(&config.id, display_name)
-        },
-        aliases: config.aliases.clone(),
-        upstream: config.upstream.clone().unwrap_or_else(|| config.id.clone()),
+    Offered { wire: wire(id, id), aliases: Vec::new(), routes: vec![Arc::new(route)] }
+}
+
+fn provider(config: &ModelConfig) -> Result<Arc<dyn Model>> {
+    let wrong = |error| wrong(config, error);
+    Ok(match config.provider {
+        Provider::Playbook => Arc::new(Playbook),
+        Provider::Messages => {
+            let thinking = config.thinking.map(|thinking| match thinking {
+                ThinkingConfig::Named(AdaptiveThinking::Adaptive) => Thinking::Adaptive,
+                ThinkingConfig::Budget(tokens) => Thinking::Budget(tokens),
+            });
+            let version = config.api_version.as_deref();
+            Arc::new(Messages::speaking(version, thinking, upstream(config)?).map_err(wrong)?)
+        }
+        Provider::OpenAi => {
+            let reasoning = config.reasoning_field.map(|field| match field {
+                ReasoningFieldConfig::ReasoningContent => ReasoningField::ReasoningContent,
+                ReasoningFieldConfig::Reasoning => ReasoningField::Reasoning,
+            });
+            Arc::new(OpenAi::new(upstream(config)?, reasoning).map_err(wrong)?)
+        }
+    })
+}
+
+fn route(config: &ModelConfig, provider: Arc<dyn Model>) -> Route {
+    Route {
+        name: config.id.clone(),
+        model: config.upstream.clone().unwrap_or_else(|| config.id.clone()),
         max_tokens: config.max_tokens,
         price: config.price.as_ref().map(Price::new),
         provider,
-    })
+        queue: Arc::new(Queue::new(config.concurrency, config.requests_per_second)),
+    }
+}
+
+/// What clients see of an entry of the configuration.
+fn configured(config: &ModelConfig) -> WireModel {
+    let display_name = config.display_name.as_deref().unwrap_or(&config.id);
+    let mut capabilities = capabilities(config.provider);
+    if let Some(thinking) = config.thinking {
+        let kind = match thinking {
+            ThinkingConfig::Named(AdaptiveThinking::Adaptive) => "adaptive",
+            ThinkingConfig::Budget(_) => "enabled",
+        };
+        capabilities["thinking"]["supported"] = json!(true);
+        capabilities["thinking"]["types"][kind]["supported"] = json!(true);
+    }
+    WireModel {
+        capabilities,
+        max_input_tokens: config.max_input_tokens,
+        max_tokens: Some(config.max_tokens),
+        created_at: config.released_at.unwrap_or(Time::from_micros(0)),
+        lifecycle: config.lifecycle,
+        deprecated_at: config.deprecated_at,
+        retires_at: config.retires_at,
+        line: config.line,
+        ..wire(&config.id, display_name)
+    }
 }
 
 fn upstream(config: &ModelConfig) -> Result<UpstreamConfig> {

@@ -9,10 +9,10 @@ mod request;
 #[cfg(test)]
 mod tests;
 
-use reqwest::header::HeaderMap;
+use reqwest::{Url, header::HeaderMap};
 
 use super::{
-    DeltaSink, Model, ModelError, ModelRequest, ReplyFuture,
+    DeltaSink, LookFuture, Model, ModelError, ModelRequest, ReplyFuture,
     upstream::{Upstream, UpstreamConfig, UpstreamError, base},
 };
 use reply::PartialCompletion;
@@ -21,29 +21,42 @@ use request::Length;
 /// Hosts whose newer models refuse a request that bounds its reply by the older name.
 const HOSTS_WITH_NEW_LENGTH: [&str; 2] = ["api.openai.com", ".openai.azure.com"];
 
+/// The field in which the reasoning of earlier replies is sent back. Upstreams have no common one, and most refuse it or want none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReasoningField {
+    /// `reasoning_content`.
+    ReasoningContent,
+    /// `reasoning`.
+    Reasoning,
+}
+
 /// A provider that speaks chat completions.
 #[derive(Debug)]
 pub struct OpenAi {
     upstream: Upstream,
+    models: Url,
     length: Length,
+    reasoning: Option<ReasoningField>,
 }
 
 impl OpenAi {
     /// A provider for the upstream at a `base_url` to which `/chat/completions` is appended, and `/v1` before it where the
-    /// address has no path.
+    /// address has no path. Reasoning is sent back where there is a field for it.
     ///
     /// # Errors
     /// When the configuration cannot be used.
-    pub fn new(config: UpstreamConfig) -> Result<Self, UpstreamError> {
+    pub fn new(config: UpstreamConfig, reasoning: Option<ReasoningField>) -> Result<Self, UpstreamError> {
         let mut url = base(&config.base_url, &["/chat/completions"], "/chat/completions")?;
         let version = if matches!(url.path(), "" | "/") { "/v1" } else { "" };
-        let path = format!("{}{version}/chat/completions", url.path().trim_end_matches('/'));
-        url.set_path(&path);
+        let base = format!("{}{version}", url.path().trim_end_matches('/'));
+        let mut models = url.clone();
+        models.set_path(&format!("{base}/models"));
+        url.set_path(&format!("{base}/chat/completions"));
         let host = url.host_str().unwrap_or_default();
         let is_new =
             HOSTS_WITH_NEW_LENGTH.iter().any(|end| host == *end || end.starts_with('.') && host.ends_with(end));
         let length = if is_new { Length::MaxCompletionTokens } else { Length::MaxTokens };
-        Ok(Self { upstream: Upstream::new(url, HeaderMap::new(), config)?, length })
+        Ok(Self { upstream: Upstream::new(url, HeaderMap::new(), config)?, models, length, reasoning })
     }
 }
 
@@ -53,8 +66,12 @@ impl Model for OpenAi {
             if let Some(message) = request::refused(request) {
                 return Err(ModelError::RequestFailed { message, retryable: false });
             }
-            let body = request::body(request, self.length);
+            let body = request::body(request, self.length, self.reasoning);
             self.upstream.ask::<PartialCompletion>(body, HeaderMap::new(), deltas).await
         })
+    }
+
+    fn look(&self) -> Option<LookFuture<'_>> {
+        Some(Box::pin(self.upstream.look(self.models.clone())))
     }
 }

@@ -206,7 +206,7 @@ impl<'a> Turn<'a> {
                 let ending = if *is_error { Ending::Failed } else { Ending::Ok };
                 self.endings.insert(tool_use_id, ending(text_of(content)));
             }
-            Block::ToolUse { .. } | Block::UnreadableCall { .. } | Block::Verbatim(_) => {}
+            Block::ToolUse { .. } | Block::UnreadableCall { .. } | Block::Thought(_) | Block::Verbatim(_) => {}
         }
     }
 

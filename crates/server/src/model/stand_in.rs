@@ -63,7 +63,11 @@ impl StandIn {
     /// Has `model` send one request here, which is answered by the script.
     pub(crate) async fn exchange(self, model: &impl Model, request: &ModelRequest, script: &[Act]) -> Exchange {
         let mut deltas = Vec::new();
-        let mut sink = |delta| deltas.push(delta);
+        let mut sink = |delta| {
+            if !matches!(delta, Delta::Answers(_)) {
+                deltas.push(delta);
+            }
+        };
         let (reply, asked) = tokio::join!(model.reply(request, &mut sink), self.answer(script));
         Exchange { reply, deltas, asked }
     }

@@ -12,8 +12,14 @@ use reqwest::{
 };
 use tokio::time::timeout;
 
-use super::{DeltaSink, ModelError, ModelReply, assembly::Dialect, failure, sse::EventReader};
-use crate::tls;
+use super::{
+    Delta, DeltaSink, ModelError, ModelReply, RateLimits,
+    assembly::Dialect,
+    failure,
+    look::{self, Found},
+    sse::EventReader,
+};
+use crate::{limits::MODEL_LOOK_TIMEOUT, tls};
 
 /// Most bytes of one event of a stream, or of a reply that is not streamed. An upstream that does not split its text sends a reply in one.
 pub(super) const MAX_EVENT_BYTES: usize = 4 << 20;
@@ -108,6 +114,9 @@ pub enum UpstreamError {
     /// The secret is empty or holds characters that a header cannot.
     #[error("the API key is empty or holds characters that a header cannot carry")]
     Credential,
+    /// The version of the API is none.
+    #[error("api_version holds characters that a header cannot carry")]
+    ApiVersion,
     /// TLS could not be set up.
     #[error("TLS cannot be set up: {0}")]
     Tls(#[from] rustls::Error),
@@ -189,7 +198,7 @@ impl Upstream {
             message: format!("the request cannot be written: {error}"),
             retryable: false,
         })?;
-        let mut response = self.send(body, headers).await?;
+        let mut response = self.send(body, headers, deltas).await?;
         let mut reply = D::default();
         match media_type(&response).as_deref() {
             // What is left of a type when a proxy does not know it.
@@ -225,10 +234,28 @@ impl Upstream {
         mem::take(reply.so_far()).finish_with_stream()
     }
 
+    /// Looks at `url`, the list of the models that the upstream has. Nothing is asked of a model.
+    pub(super) async fn look(&self, url: Url) -> Found {
+        let looking = async {
+            let request = self.client.get(url).header(ACCEPT, "application/json");
+            let mut response = match self.within_idle(request.send()).await {
+                Ok(response) => response,
+                Err(error) => return Found::Unreachable(error.to_string()),
+            };
+            let body = self.body(&mut response, MAX_EVENT_BYTES).await;
+            look::read(response.status(), media_type(&response).as_deref(), response.headers(), &body)
+        };
+        let found = timeout(MODEL_LOOK_TIMEOUT, looking).await;
+        let found =
+            found.unwrap_or_else(|_| Found::Unreachable(format!("it did not answer within {MODEL_LOOK_TIMEOUT:?}")));
+        found.without(self.config.credential.as_ref().map(Credential::secret))
+    }
+
     /// Sends the request; returns an answer with a status of success.
-    async fn send(&self, body: Vec<u8>, headers: HeaderMap) -> Result<Response, ModelError> {
+    async fn send(&self, body: Vec<u8>, headers: HeaderMap, deltas: DeltaSink<'_>) -> Result<Response, ModelError> {
         let request = self.client.post(self.url.clone()).headers(headers).body(body);
         let mut response = self.within_idle(request.send()).await?;
+        deltas(Delta::Answers(RateLimits::read(response.headers())));
         if response.status().is_success() {
             return Ok(response);
         }

@@ -9,6 +9,7 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 
+use super::Thinking;
 use crate::model::{Block, Message, ModelRequest, Role, ToolDefinition};
 
 /// How many of the user's messages carry a breakpoint.
@@ -26,6 +27,8 @@ struct Body<'a> {
     max_tokens: u32,
     stream: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
+    thinking: Option<ThinkingBody>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     output_config: Option<OutputConfig<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     speed: Option<&'a str>,
@@ -36,6 +39,13 @@ struct Body<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     system: Option<[Box<RawValue>; 1]>,
     messages: Vec<MessageBody<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum ThinkingBody {
+    Adaptive,
+    Enabled { budget_tokens: u32 },
 }
 
 #[derive(Serialize)]
@@ -66,13 +76,14 @@ struct Markable<'a> {
 }
 
 /// The JSON text of the request.
-pub(super) fn body(request: &ModelRequest) -> serde_json::Result<Vec<u8>> {
+pub(super) fn body(request: &ModelRequest, thinking: Option<Thinking>) -> serde_json::Result<Vec<u8>> {
     let system = request.system.as_deref().filter(|system| !is_blank(system));
     let conversation: Vec<_> = request.messages.iter().map(|message| (message.role, sendable(message))).collect();
     serde_json::to_vec(&Body {
         model: &request.model,
         max_tokens: request.max_tokens,
         stream: true,
+        thinking: thinking.and_then(|thinking| thought(request, thinking)),
         output_config: request.effort.as_deref().map(|effort| OutputConfig { effort }),
         speed: request.speed.as_deref(),
         inference_geo: request.inference_geo.as_deref(),
@@ -80,6 +91,21 @@ pub(super) fn body(request: &ModelRequest) -> serde_json::Result<Vec<u8>> {
         system: system.map(|text| marked(&Block::Text { text: text.to_owned() }).map(|block| [block])).transpose()?,
         messages: messages(&conversation)?,
     })
+}
+
+/// How the model is to think. With a budget it wants its own thoughts at the head of a reply whose calls are being answered; where
+/// another upstream made that reply they are not there, and it goes on without until the next turn.
+fn thought(request: &ModelRequest, thinking: Thinking) -> Option<ThinkingBody> {
+    let budget_tokens = match thinking {
+        Thinking::Adaptive => return Some(ThinkingBody::Adaptive),
+        // The upstream wants less than the reply may have.
+        Thinking::Budget(budget) => budget.min(request.max_tokens.saturating_sub(1)),
+    };
+    let is_result = |block: &Block| matches!(block, Block::ToolResult { .. });
+    let answers = request.messages.last().is_some_and(|message| message.content.iter().any(is_result));
+    let replied = request.messages.iter().rfind(|message| message.role == Role::Assistant);
+    let thought = replied.is_some_and(|reply| matches!(reply.content.first(), Some(Block::Thought(_))));
+    (!answers || thought).then_some(ThinkingBody::Enabled { budget_tokens })
 }
 
 /// The blocks of a message that an upstream takes: it refuses a request with blank text in it. No client can send such text
@@ -144,7 +170,7 @@ fn takes_breakpoint(block: &Block) -> bool {
         Block::Verbatim(json) => serde_json::from_str::<Markable<'_>>(json.get()).is_ok_and(|block| {
             block.cache_control.is_none() && !matches!(block.kind, "thinking" | "redacted_thinking")
         }),
-        Block::UnreadableCall { .. } => false,
+        Block::Thought(_) | Block::UnreadableCall { .. } => false,
     }
 }
 
@@ -153,6 +179,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::model::Thought;
 
     fn raw(value: &Value) -> Box<RawValue> {
         serde_json::value::to_raw_value(value).unwrap()
@@ -185,7 +212,7 @@ mod tests {
     }
 
     fn written(request: &ModelRequest) -> Value {
-        serde_json::from_slice(&body(request).unwrap()).unwrap()
+        serde_json::from_slice(&body(request, None).unwrap()).unwrap()
     }
 
     #[test]
@@ -240,6 +267,38 @@ mod tests {
     }
 
     #[test]
+    fn thinking_is_asked_for_as_the_configuration_says() {
+        let call = Block::ToolUse { id: "t1".to_owned(), name: "bash".to_owned(), input: raw(&json!({})) };
+        let thought = || {
+            let block = raw(&json!({"type": "thinking", "thinking": "hm", "signature": "s=="}));
+            Block::Thought(Thought { from: None, block })
+        };
+        let result = Block::ToolResult { tool_use_id: "t1".to_owned(), content: vec![text("x")], is_error: false };
+        let begun = || message(Role::User, vec![text("go")]);
+        let answering = |reply: Vec<Block>| {
+            request(vec![begun(), message(Role::Assistant, reply), message(Role::User, vec![result.clone()])])
+        };
+        let asked = |request: &ModelRequest, thinking| {
+            let written: Value = serde_json::from_slice(&body(request, Some(thinking)).unwrap()).unwrap();
+            written["thinking"].clone()
+        };
+        let budget = |tokens| json!({"type": "enabled", "budget_tokens": tokens});
+        let new = request(vec![begun()]);
+        assert_eq!(asked(&new, Thinking::Adaptive), json!({"type": "adaptive"}));
+        assert_eq!(asked(&new, Thinking::Budget(500)), budget(500));
+        assert_eq!(asked(&new, Thinking::Budget(5000)), budget(999), "less than the reply may have");
+        let (thinks, does_not) = (answering(vec![thought(), call.clone()]), answering(vec![call]));
+        assert_eq!(asked(&thinks, Thinking::Budget(500)), budget(500));
+        assert_eq!(asked(&does_not, Thinking::Budget(500)), Value::Null, "the reply is another upstream's");
+        assert_eq!(asked(&does_not, Thinking::Adaptive), json!({"type": "adaptive"}));
+        let sent: Value = serde_json::from_slice(&body(&thinks, None).unwrap()).unwrap();
+        assert_eq!(
+            sent["messages"][1]["content"][0],
+            json!({"type": "thinking", "thinking": "hm", "signature": "s=="})
+        );
+    }
+
+    #[test]
     fn blank_text_of_an_old_log_is_not_sent() {
         let call = Block::ToolUse { id: "t1".to_owned(), name: "bash".to_owned(), input: raw(&json!({})) };
         let result = |content| Block::ToolResult { tool_use_id: "t1".to_owned(), content, is_error: false };
@@ -269,7 +328,7 @@ mod tests {
         let request =
             ModelRequest { system: Some(String::new()), ..request(vec![message(Role::User, vec![text("x")])]) };
         let written = written(&request);
-        for absent in ["system", "tools", "output_config", "speed", "inference_geo"] {
+        for absent in ["system", "tools", "thinking", "output_config", "speed", "inference_geo"] {
             assert_eq!(written.get(absent), None, "{absent}");
         }
     }

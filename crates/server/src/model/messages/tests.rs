@@ -130,6 +130,7 @@ fn kind(error: &ModelError) -> &'static str {
         ModelError::RateLimited { .. } => "rate limited",
         ModelError::Billing { .. } => "billing",
         ModelError::TooLong { .. } => "too long",
+        ModelError::Unusable { .. } => "unusable",
         ModelError::RequestFailed { retryable: true, .. } => "failed, retryable",
         ModelError::RequestFailed { retryable: false, .. } => "failed",
     }
@@ -336,7 +337,7 @@ async fn reasoning_goes_back_to_the_upstream_as_it_came() {
 
     let mut next = question();
     next.messages.push(Message { role: Role::Assistant, content: first.reply.unwrap().content });
-    let sent: Value = serde_json::from_slice(&request::body(&next).unwrap()).unwrap();
+    let sent: Value = serde_json::from_slice(&request::body(&next, None).unwrap()).unwrap();
     assert_eq!(sent["messages"][1]["content"], json!([thinking, redacted, unknown, call]));
 }
 
@@ -418,10 +419,10 @@ async fn a_character_split_between_packets_arrives_whole() {
 async fn an_error_status_says_whether_a_retry_helps() {
     let cases = [
         ("400 Bad Request", "failed"),
-        ("401 Unauthorized", "failed"),
+        ("401 Unauthorized", "unusable"),
         ("402 Payment Required", "billing"),
-        ("403 Forbidden", "failed"),
-        ("404 Not Found", "failed"),
+        ("403 Forbidden", "unusable"),
+        ("404 Not Found", "unusable"),
         ("408 Request Timeout", "overloaded"),
         ("413 Payload Too Large", "too long"),
         ("429 Too Many Requests", "rate limited"),
@@ -430,7 +431,7 @@ async fn an_error_status_says_whether_a_retry_helps() {
         ("503 Service Unavailable", "overloaded"),
         ("504 Gateway Timeout", "overloaded"),
         ("529 Overloaded", "overloaded"),
-        ("307 Temporary Redirect", "failed"),
+        ("307 Temporary Redirect", "unusable"),
         ("409 Conflict", "overloaded"),
         ("524 Timeout", "overloaded"),
     ];
@@ -483,6 +484,7 @@ async fn an_error_within_the_stream_or_under_a_status_of_success_may_pass_unless
         (json!({"type": "timeout_error", "message": "so it is"}), "overloaded", "timeout_error: so it is"),
         (json!({"type": "rate_limit_error", "message": "so it is"}), "rate limited", "rate_limit_error: so it is"),
         (json!({"type": "billing_error", "message": "so it is"}), "billing", "billing_error: so it is"),
+        (json!({"type": "not_found_error", "message": "so it is"}), "unusable", "not_found_error: so it is"),
         (json!({"type": "invalid_request_error", "message": "so it is"}), "failed", "invalid_request_error: so it is"),
         (json!({"type": "from_the_future", "message": "so it is"}), "overloaded", "from_the_future: so it is"),
         (json!({"code": "server_error", "message": "so it is"}), "overloaded", "server_error: so it is"),
@@ -755,7 +757,7 @@ async fn the_body_of_an_error_is_read_up_to_a_bound() {
 #[tokio::test]
 async fn a_page_in_place_of_a_stream_is_refused() {
     let failure = exchange(&respond("200 OK", "content-type: text/html\r\n", "<p>Hi</p>")).await.reply.unwrap_err();
-    assert_eq!(kind(&failure), "failed");
+    assert_eq!(kind(&failure), "unusable");
     assert!(failure.to_string().contains("text/html"), "{failure}");
 }
 

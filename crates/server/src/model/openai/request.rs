@@ -1,6 +1,7 @@
 //! Writes a [`ModelRequest`] as the body of `POST …/chat/completions`.
 //!
-//! This API has fewer words than the Messages API. Reasoning of earlier turns is not sent back. The system speaks once, at the
+//! This API has fewer words than the Messages API. Reasoning of earlier replies is sent back only where the configuration names the
+//! field for it. The system speaks once, at the
 //! beginning: what it says later is a part of the user's message, because the templates of many models take no other. A
 //! tool that failed says so in the first line of its result; images of results follow in a message of the user, because a
 //! result holds nothing but text. Effort has three levels: `xhigh` and `max` are `high`.
@@ -8,7 +9,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::model::{Block, Message, ModelRequest, Role, ToolDefinition};
+use super::ReasoningField;
+use crate::model::{Block, Message, ModelRequest, Role, Thought, ToolDefinition};
 
 /// What is sent in place of a message that has nothing to send.
 const EMPTY_MESSAGE: &str = "(empty message)";
@@ -70,6 +72,10 @@ enum Turn<'a> {
     },
     Assistant {
         content: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reasoning_content: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reasoning: Option<String>,
         #[serde(skip_serializing_if = "Vec::is_empty")]
         tool_calls: Vec<Call<'a>>,
     },
@@ -150,7 +156,11 @@ pub(super) fn refused(request: &ModelRequest) -> Option<String> {
 }
 
 /// The JSON text of the request.
-pub(super) fn body(request: &ModelRequest, length: Length) -> serde_json::Result<Vec<u8>> {
+pub(super) fn body(
+    request: &ModelRequest,
+    length: Length,
+    reasoning: Option<ReasoningField>,
+) -> serde_json::Result<Vec<u8>> {
     let bound = |own| (length == own).then_some(request.max_tokens);
     let mut messages = Vec::with_capacity(request.messages.len() + 1);
     if let Some(content) = request.system.as_deref().filter(|system| !is_blank(system)) {
@@ -158,7 +168,7 @@ pub(super) fn body(request: &ModelRequest, length: Length) -> serde_json::Result
     }
     for message in &request.messages {
         match message.role {
-            Role::Assistant => messages.push(assistant(message)),
+            Role::Assistant => messages.push(assistant(message, reasoning)),
             Role::User | Role::System => user(message, &mut messages),
         }
     }
@@ -186,7 +196,8 @@ fn tool(tool: &ToolDefinition) -> Tool<'_> {
     Tool { r#type: "function", function }
 }
 
-fn assistant(message: &Message) -> Turn<'_> {
+fn assistant(message: &Message, field: Option<ReasoningField>) -> Turn<'_> {
+    let mut thoughts = Vec::new();
     let mut texts = Vec::new();
     let mut tool_calls = Vec::new();
     for block in &message.content {
@@ -196,6 +207,7 @@ fn assistant(message: &Message) -> Turn<'_> {
                 let function = Called { name, arguments: input.get() };
                 tool_calls.push(Call { id, r#type: "function", function });
             }
+            Block::Thought(thought) if field.is_some() => thoughts.extend(thinking(thought)),
             _ => {}
         }
     }
@@ -203,7 +215,23 @@ fn assistant(message: &Message) -> Turn<'_> {
         texts.push(EMPTY_MESSAGE);
     }
     let content = (!texts.is_empty()).then(|| texts.join("\n\n"));
-    Turn::Assistant { content, tool_calls }
+    let thoughts = (!thoughts.is_empty()).then(|| thoughts.join("\n\n"));
+    let (reasoning_content, reasoning) = match field {
+        Some(ReasoningField::ReasoningContent) => (thoughts, None),
+        Some(ReasoningField::Reasoning) => (None, thoughts),
+        None => (None, None),
+    };
+    Turn::Assistant { content, reasoning_content, reasoning, tool_calls }
+}
+
+/// The text of a thought.
+fn thinking(thought: &Thought) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Thinking {
+        thinking: String,
+    }
+    let read: Thinking = serde_json::from_str(thought.block.get()).ok()?;
+    Some(read.thinking).filter(|text| !is_blank(text))
 }
 
 /// The results of a message and what else is in it, at the end of `turns`. Two turns of one speaker become one.
@@ -277,7 +305,7 @@ fn part(block: &Block) -> Option<Part> {
             // What has no counterpart can still be read.
             Err(_) => Some(Part::Text { text: json.get().to_owned() }),
         },
-        Block::ToolUse { .. } | Block::ToolResult { .. } | Block::UnreadableCall { .. } => None,
+        Block::Thought(_) | Block::ToolUse { .. } | Block::ToolResult { .. } | Block::UnreadableCall { .. } => None,
     }
 }
 

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::model::{
-    Block, Delta, Message, Role, Stop, ToolDefinition, Usage,
+    Block, Delta, Message, Role, Stop, Thought, ToolDefinition, Usage,
     stand_in::{Act, Exchange, StandIn},
     upstream::Credential,
 };
@@ -46,7 +46,7 @@ async fn exchange(request: ModelRequest, answer: impl Into<Vec<u8>>) -> Exchange
         reply_timeout: NEVER,
         ..UpstreamConfig::new(stand_in.base_url(), Some(Credential::Bearer(KEY.to_owned())))
     };
-    let model = OpenAi::new(config).unwrap();
+    let model = OpenAi::new(config, None).unwrap();
     stand_in.exchange(&model, &request, &[Act::Send(answer.into())]).await
 }
 
@@ -228,7 +228,7 @@ async fn a_refused_request_says_why_and_never_shows_the_key() {
         |message: &str, kind: &str, code: &str| json!({"error": {"message": message, "type": kind, "code": code}});
     let wrong_key = told(&format!("Incorrect API key provided: {KEY}"), "invalid_request_error", "invalid_api_key");
     let failure = exchange(question(), answer("401 Unauthorized", &wrong_key)).await.failure();
-    assert!(matches!(failure, ModelError::RequestFailed { retryable: false, .. }), "{failure}");
+    assert!(matches!(failure, ModelError::Unusable { .. }), "{failure}");
     assert!(!failure.to_string().contains(KEY) && failure.to_string().contains("Incorrect API key"), "{failure}");
 
     let quota = told("You exceeded your current quota", "insufficient_quota", "insufficient_quota");
@@ -251,7 +251,7 @@ async fn a_refused_request_says_why_and_never_shows_the_key() {
 
     let page = "HTTP/1.1 200 OK\r\ncontent-type: text/html\r\nconnection: close\r\n\r\n<html>Ollama is running</html>";
     let failure = exchange(question(), page).await.failure();
-    assert!(matches!(failure, ModelError::RequestFailed { retryable: false, .. }), "{failure}");
+    assert!(matches!(failure, ModelError::Unusable { .. }), "{failure}");
 }
 
 #[tokio::test]
@@ -284,7 +284,12 @@ async fn a_conversation_is_written_in_the_words_of_chat_completions() {
             ]),
             Message {
                 role: Role::Assistant,
-                content: vec![Block::Verbatim(thinking), text("I do."), use_of("a", "ls"), use_of("b", "cat x")],
+                content: vec![
+                    Block::Thought(Thought { from: None, block: thinking }),
+                    text("I do."),
+                    use_of("a", "ls"),
+                    use_of("b", "cat x"),
+                ],
             },
             user(vec![
                 result("a", vec![text("x"), Block::Verbatim(image)], false),
@@ -335,13 +340,34 @@ async fn a_conversation_is_written_in_the_words_of_chat_completions() {
     );
 }
 
+#[test]
+fn reasoning_is_sent_back_in_the_field_of_the_configuration_and_in_no_other() {
+    let thought = |text: &str| {
+        let block = raw(&json!({"type": "thinking", "thinking": text, "signature": ""}));
+        Block::Thought(Thought { from: None, block })
+    };
+    let reply = vec![thought("hm"), text("I do."), thought("so"), thought(" ")];
+    let messages = vec![user(vec![text("go")]), Message { role: Role::Assistant, content: reply }];
+    let request = ModelRequest { messages, ..question() };
+    for (field, sent) in [
+        (None, json!({})),
+        (Some(ReasoningField::ReasoningContent), json!({"reasoning_content": "hm\n\nso"})),
+        (Some(ReasoningField::Reasoning), json!({"reasoning": "hm\n\nso"})),
+    ] {
+        let body: Value = serde_json::from_slice(&request::body(&request, Length::MaxTokens, field).unwrap()).unwrap();
+        let mut expected = json!({"role": "assistant", "content": "I do."});
+        expected.as_object_mut().unwrap().extend(sent.as_object().unwrap().clone());
+        assert_eq!(body["messages"][1], expected);
+    }
+}
+
 #[tokio::test]
 async fn what_the_dialect_has_no_word_for_is_refused_and_not_left_out() {
     for (field, request) in [
         ("speed", ModelRequest { speed: Some("fast".to_owned()), ..question() }),
         ("inference_geo", ModelRequest { inference_geo: Some("us".to_owned()), ..question() }),
     ] {
-        let model = OpenAi::new(UpstreamConfig::new("http://127.0.0.1:1", None)).unwrap();
+        let model = OpenAi::new(UpstreamConfig::new("http://127.0.0.1:1", None), None).unwrap();
         let failure = model.reply(&request, &mut |_| {}).await.unwrap_err();
         assert!(matches!(failure, ModelError::RequestFailed { retryable: false, .. }), "{failure}");
         assert!(failure.to_string().contains(field), "{failure}");
@@ -357,10 +383,10 @@ fn an_address_is_taken_as_it_is_pasted_and_a_whole_one_is_refused() {
         ("https://api.openai.com/v1", "https://api.openai.com/v1/chat/completions", Length::MaxCompletionTokens),
         ("https://notapi.openai.com/v1", "https://notapi.openai.com/v1/chat/completions", Length::MaxTokens),
     ] {
-        let model = OpenAi::new(UpstreamConfig::new(base_url, None)).unwrap();
+        let model = OpenAi::new(UpstreamConfig::new(base_url, None), None).unwrap();
         assert_eq!((model.upstream.url().as_str(), model.length), (url, length), "{base_url}");
     }
     for base_url in ["", "ftp://a", "http://u:p@a", "http://a/v1/chat/completions", "http://a/v1?x=1"] {
-        OpenAi::new(UpstreamConfig::new(base_url, None)).unwrap_err();
+        OpenAi::new(UpstreamConfig::new(base_url, None), None).unwrap_err();
     }
 }
