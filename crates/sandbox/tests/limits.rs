@@ -9,7 +9,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use inside::{Backend, CommandLine, bash, bash_for, servers};
-use rota_sandbox::{Config, Embedded, Error, Limits, ToolCall};
+use rota_sandbox::{Embedded, Error, Limits, ToolCall};
 
 const MIB: u64 = 1 << 20;
 
@@ -400,7 +400,7 @@ fn the_death_of_the_server_ends_its_sandboxes() {
 #[tokio::test]
 async fn what_an_earlier_server_left_running_is_swept_away() {
     let folder = tempfile::tempdir().unwrap();
-    let config = Config::new(folder.path());
+    let config = inside::config(folder.path());
     let earlier = Embedded::new(config.clone()).unwrap();
     let sandbox = earlier.open("s").await.unwrap();
     bash(&sandbox, "sleep 77012 & cd /tmp; touch /workspace/kept").await;
