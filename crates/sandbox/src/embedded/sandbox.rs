@@ -9,9 +9,9 @@ use std::process::Child;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-use tokio::io::unix::AsyncFd;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Notify, OwnedMutexGuard, mpsc, oneshot, watch};
@@ -137,8 +137,9 @@ impl Runs {
                 ran_out
             }
             Self::Container(container) => {
-                if let Some(process) = process {
-                    has_ended(process).await;
+                // Without a descriptor to spare the daemon ends it, and waits itself.
+                if let Some(process) = process.and_then(|process| process.try_clone().ok()) {
+                    let _ = tasks.spawn_blocking(move || wait_for(&process)).await;
                 }
                 container.end().await
             }
@@ -147,11 +148,9 @@ impl Runs {
 }
 
 /// Waits until a process has ended.
-async fn has_ended(process: &OwnedFd) {
-    // Without a descriptor to spare the daemon is asked to end it, and waits itself.
-    if let Ok(process) = AsyncFd::register_with_interest(process, Interest::READABLE) {
-        let _ = process.readable().await;
-    }
+fn wait_for(process: &OwnedFd) {
+    let mut ended = [PollFd::new(process, PollFlags::IN)];
+    while rustix::event::poll(&mut ended, None) == Err(rustix::io::Errno::INTR) {}
 }
 
 /// Waits until the fence of an init stands.
