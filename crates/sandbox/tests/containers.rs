@@ -112,7 +112,7 @@ async fn a_daemon_that_goes_away_takes_no_call_with_it() {
     let told = error.for_client();
     assert!(told.contains("`socket` in [sandbox]") && !told.contains("daemon.sock"), "{told}");
     fixture.come_back();
-    assert!(fixture.own().iter().all(|(_, state)| state != "running"), "{:?}", fixture.own());
+    eventually("the daemon sees that it has ended", || fixture.own().iter().all(|(_, state)| state != "running")).await;
     let again = embedded.open("s").await.unwrap();
     assert!(bash(&again, "ls").await.content.ends_with("begun\ngo\n"));
     assert_eq!(fixture.own().len(), 1, "the one that had ended is gone");

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use inside::{Backend, CommandLine, bash, bash_for, servers};
+use inside::{Backend, CommandLine, bash, bash_for, in_containers, servers};
 use rota_sandbox::{Embedded, Error, Limits, ToolCall};
 
 const MIB: u64 = 1 << 20;
@@ -141,7 +141,9 @@ fn throttled(folder: &Path) -> u64 {
         if !entry.path().is_dir() {
             continue;
         }
-        let of_rota = entry.path().parent().is_some_and(|parent| parent.to_string_lossy().contains("/rota-"));
+        let names = if in_containers() { ["/libpod", "/docker"] } else { ["/rota-"; 2] };
+        let of = |parent: &Path| names.iter().any(|name| parent.to_string_lossy().contains(name));
+        let of_rota = entry.path().parent().is_some_and(of);
         if of_rota {
             let stat = std::fs::read_to_string(entry.path().join("cpu.stat")).unwrap_or_default();
             let periods = stat.lines().find_map(|line| line.strip_prefix("nr_throttled "));

@@ -106,7 +106,7 @@ impl Daemon {
     /// A daemon whose containers have `folder` for what the server gives them; the init is in it ([`init_file`]).
     pub(crate) fn new(config: Containers, limits: Limits, folder: PathBuf) -> Result<Self, Error> {
         let api = Api { socket: config.socket.clone() };
-        for (path, text) in ETC_WRITTEN {
+        for (path, text) in of_etc() {
             let file = etc_file(&folder, path);
             fs::write(&file, text).map_err(Error::host_at("writing a file for containers", &file))?;
             open_to_all(&file, 0o644)?;
@@ -257,7 +257,7 @@ impl Daemon {
         if let Some(name) = &launch.shown.building {
             mounts.push(shown(session_dir.join(BUILDING), &format!("{PACKAGES}/{name}"), true));
         }
-        for path in ["etc/hosts", "etc/hostname", "etc/resolv.conf"] {
+        for (path, _) in of_etc() {
             mounts.push(shown(etc_file(&self.folder, path), path, false));
         }
         if launch.authorities.is_some() {
@@ -372,7 +372,9 @@ impl Daemon {
         let has = |wanted: &str| options.iter().filter_map(Value::as_str).any(|option| option.starts_with(wanted));
         check_owner(has("name=rootless"), has("name=userns"))?;
         let is = |name: &str| info[name].as_bool().unwrap_or_default();
-        let can = Can { memory: is("MemoryLimit"), pids: is("PidsLimit"), cpus: is("CpuCfsQuota") };
+        let memory = is("MemoryLimit");
+        let sockets = memory && info["CgroupVersion"] == json!("1");
+        let can = Can { memory, sockets, pids: is("PidsLimit"), cpus: is("CpuCfsQuota") };
         let version = info["ServerVersion"].as_str().unwrap_or("of unknown version").to_owned();
         Ok(Facts { can, version })
     }
@@ -548,6 +550,11 @@ fn make_door(own: &Path, authorities: Option<&Authorities>) -> io::Result<UnixLi
     Ok(listener)
 }
 
+/// The files of `/etc` that are Rota's, and their texts. Users are those of the image.
+fn of_etc() -> impl Iterator<Item = (&'static str, &'static str)> {
+    ETC_WRITTEN.into_iter().filter(|(path, _)| matches!(*path, "etc/hosts" | "etc/hostname" | "etc/resolv.conf"))
+}
+
 /// Where the text for a file of `/etc` is kept.
 fn etc_file(folder: &Path, path: &str) -> PathBuf {
     folder.join(path.replace('/', "-"))
@@ -607,7 +614,7 @@ impl Daemon {
                 "Use Podman, whose containers have user ids of their own each.".to_owned(),
             ),
         });
-        let Can { memory, pids, cpus } = facts.can;
+        let Can { memory, pids, cpus, .. } = facts.can;
         for (name, can) in [("memory limit", memory), ("process limit", pids), ("processor limit", cpus)] {
             rows.push(if can {
                 (name, Some(true), "of the daemon".to_owned(), String::new())

@@ -28,6 +28,8 @@ pub(crate) use root::{BUILDING, MAPPING_OWNERS, MEMORY, SESSION_FOLDERS, STAGE, 
 #[cfg(feature = "host")]
 pub(crate) use root::{ETC_WRITTEN, PROC_MASKED, PROC_READ_ONLY, scratch_bytes};
 #[cfg(feature = "host")]
+pub(crate) use shell::FOLDER as SHELL;
+#[cfg(feature = "host")]
 pub(crate) use trust::{FILE as AUTHORITIES, FOLDER as TRUST, KEYSTORE, USUAL as USUAL_AUTHORITIES};
 #[cfg(feature = "host")]
 pub(crate) use verify::namespaces;

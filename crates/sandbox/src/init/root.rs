@@ -454,9 +454,8 @@ pub(super) fn finish(launch: &Launch) -> Result<(), Failure> {
 
 /// Makes what is left to make in a container, whose mounts a daemon has made.
 pub(super) fn finish_container() -> Result<(), Failure> {
-    let folder = Path::new("/").join(shell::FOLDER);
-    fs::create_dir(&folder).map_err(at("making the folder of the shell"))?;
-    fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).map_err(at("making the folder of the shell"))?;
+    fs::set_permissions(shell::FOLDER, fs::Permissions::from_mode(0o700))
+        .map_err(at("closing the folder of the shell"))?;
     for path in ["/tmp", "/var/tmp", "/dev/shm"] {
         // A runtime may give a file system in memory the mode of the image's folder.
         fs::set_permissions(path, fs::Permissions::from_mode(0o1777)).map_err(at(format!("opening {path} to all")))?;

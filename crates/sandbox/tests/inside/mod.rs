@@ -27,6 +27,11 @@ pub fn containers(server: &str) -> Option<Containers> {
     Some(Containers { engine, socket, image, runtime: None, server: server.to_owned() })
 }
 
+/// Whether the sandboxes of these tests are containers.
+pub fn in_containers() -> bool {
+    std::env::var_os(CONTAINERS).is_some()
+}
+
 /// The configuration of sandboxes over a folder.
 pub fn config(folder: &Path) -> Config {
     Config { containers: containers(&folder.to_string_lossy()), ..Config::new(folder) }
@@ -115,7 +120,7 @@ pub enum Server {
 
 /// The kinds of server that can be tried here: both when the tests run as root, else only the plain user.
 pub fn servers() -> Vec<Server> {
-    if std::env::var_os(CONTAINERS).is_some() {
+    if in_containers() {
         vec![Server::Root]
     } else if nix::unistd::geteuid().is_root() {
         vec![Server::Root, Server::PlainUser]
