@@ -1,7 +1,8 @@
 //! Builds the init of sandboxes, a program of its own, for `embedded/program.rs` to embed.
 //!
 //! The init is this crate without its feature `host`. A second cargo builds it with the profile `init` of the workspace,
-//! which makes it small, in a folder of its own, so that builds of all profiles share one.
+//! which makes it small, in a folder of its own, so that builds of all profiles share one. It is linked statically: in a container it
+//! runs on the image's files.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -17,6 +18,9 @@ const HOST: &str = "CARGO_FEATURE_HOST";
 /// would have the init built anew by each kind of build.
 const NOT_FOR_THE_INIT: [&str; 5] =
     [HOST, "RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "RUSTC_WORKSPACE_WRAPPER", "CLIPPY_ARGS"];
+
+/// Links all libraries into the program, also that of C.
+const STATICALLY: &str = "-Ctarget-feature=+crt-static";
 
 fn main() {
     for read in ["build.rs", "Cargo.toml", "src", "../../Cargo.toml", "../../Cargo.lock"] {
@@ -45,8 +49,13 @@ fn main() {
     for name in NOT_FOR_THE_INIT {
         cargo.env_remove(name);
     }
+    cargo.env("CARGO_ENCODED_RUSTFLAGS", STATICALLY);
     let status = cargo.status().unwrap_or_else(|error| panic!("cargo cannot be started: {error}"));
-    assert!(status.success(), "the init of sandboxes could not be built: {status}");
+    assert!(
+        status.success(),
+        "the init of sandboxes could not be built: {status}; it needs the C library for static linking (Debian: libc6-dev, Fedora: \
+         glibc-static)"
+    );
     let built = target_dir.join(&target).join(PROFILE).join(NAME);
     fs::copy(&built, out.join(NAME)).unwrap_or_else(|error| panic!("{} cannot be copied: {error}", built.display()));
 }

@@ -92,9 +92,12 @@ pub struct DemoArgs {
 
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
-    /// The data folder of the server.
-    #[arg(long, value_name = "DIR", default_value = "rota-data", env = "ROTA_DATA")]
-    pub data: PathBuf,
+    /// The configuration file of the server. It says whether sandboxes are containers.
+    #[arg(long, value_name = "FILE", env = "ROTA_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// The data folder of the server. [default: rota-data]
+    #[arg(long, value_name = "DIR", env = "ROTA_DATA")]
+    pub data: Option<PathBuf>,
     /// A folder with a root file system for sandboxes, as the server is given it.
     #[arg(long, value_name = "DIR", env = "ROTA_ROOT_FS")]
     pub root_fs: Option<PathBuf>,
@@ -366,8 +369,12 @@ Configuration file (every key is optional; an unknown key is an error):
   call_seconds = 300                 how long a call of a tool may take, 1 to 3600
 
   [sandbox]
+  backend = \"embedded\"             or \"docker\", \"podman\": sandboxes are containers of that daemon (docs/containers.md)
+  socket = \"/run/podman/podman.sock\" its Unix socket, of containers only; absent: where root's daemon has it
+  runtime = \"runc\"                 the runtime that starts containers; absent: the daemon's own choice
   root_fs = \"/srv/rootfs\"            the same as --root-fs
-  image = \"debian-12\"              in its place: an image of `rota images`, for environments that name none
+  image = \"debian-12\"              in its place: an image of `rota images`, for environments that name none;
+                                     of containers: the image that all are made from, as the daemon knows it
   places = 64                        most sandboxes that are up; one workspace alone has calls in three quarters of them
   memory_mib = 2048                  most memory of one sandbox, 64 or more
   processes = 512                    most processes of one sandbox, 16 or more

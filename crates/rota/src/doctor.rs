@@ -10,14 +10,17 @@ use rota_server::{
 };
 use serde_json::json;
 
-use crate::cli::DoctorArgs;
+use crate::{cli::DoctorArgs, store};
 
 /// The code for a machine that lacks something (`EX_CONFIG` of sysexits).
 const CANNOT_ISOLATE: u8 = 78;
 
 pub async fn run(args: &DoctorArgs) -> Result<ExitCode> {
-    let mut config = Config::new(&args.data);
-    config.root_fs.clone_from(&args.root_fs);
+    let settings = store::configured(args.config.as_deref(), args.data.clone(), None)?;
+    settings.check()?;
+    let mut config = Config::new(&settings.data);
+    config.root_fs = args.root_fs.clone().or_else(|| settings.sandbox.root_fs.clone());
+    config.containers = settings.sandbox.containers("doctor");
     config.gate_ports = Some(WEB_PORTS.to_vec());
     let mut protections = Embedded::new(config)?.probe();
     protections.push(git().await);

@@ -78,7 +78,7 @@ async fn remove(args: &StoreArgs, name: &str, force: bool) -> Result<()> {
     let images = open(args)?;
     let Some(key) = images.named(name) else { bail!("there is no image \"{name}\": `rota images list` lists them") };
     let config = store::of(args)?;
-    if config.sandbox.image.as_deref() == Some(name) && !force {
+    if config.sandbox.own_image().is_some_and(|own| own == name) && !force {
         bail!(
             "the image {name} is sandbox.image of the configuration: take it out there first, or remove it with --force"
         );

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
-/// The configuration of the embedded backend.
+/// The configuration of sandboxes.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// The folder under which `sessions/<id>` keeps each session's files.
@@ -21,6 +21,32 @@ pub struct Config {
     pub gate_ports: Option<Vec<u16>>,
     /// The program that becomes process 1 of a sandbox. `None`: the one that is built with this crate.
     pub init_program: Option<PathBuf>,
+    /// The daemon whose containers are the sandboxes. `None`: Rota's own namespaces.
+    pub containers: Option<Containers>,
+}
+
+/// Containers of a daemon on this machine.
+#[derive(Debug, Clone)]
+pub struct Containers {
+    /// What the daemon is.
+    pub engine: Engine,
+    /// Its Unix socket.
+    pub socket: PathBuf,
+    /// The image that containers are made from, as the daemon knows it. It has bash.
+    pub image: String,
+    /// The runtime that starts them, as the daemon knows it. `None`: the daemon's own choice.
+    pub runtime: Option<String>,
+    /// The name of this server. Containers have it as a label, by which a later start finds what an earlier one left.
+    pub server: String,
+}
+
+/// A kind of daemon that runs containers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Engine {
+    /// Docker, or another daemon that speaks its API.
+    Docker,
+    /// Podman, which gives each container user ids of its own.
+    Podman,
 }
 
 impl Config {
@@ -32,6 +58,7 @@ impl Config {
             limits: Limits::default(),
             gate_ports: None,
             init_program: None,
+            containers: None,
         }
     }
 }

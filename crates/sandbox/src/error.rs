@@ -13,7 +13,7 @@ use nix::errno::Errno;
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     /// This machine cannot give the isolation that is asked for. No tool ran, and none will until the cause is removed.
-    #[error("cannot start the embedded sandbox: {cause}\n  No agent tool runs without isolation. {remedy}")]
+    #[error("cannot start a sandbox: {cause}\n  No agent tool runs without isolation. {remedy}")]
     CannotIsolate {
         /// Which protection could not be set up, and what the kernel answered. Names no path of the host's.
         cause: String,

@@ -19,6 +19,8 @@
 #![cfg_attr(not(feature = "host"), allow(dead_code))]
 
 mod config;
+#[cfg(feature = "host")]
+mod containers;
 mod deletion;
 #[cfg(feature = "host")]
 mod embedded;
@@ -33,7 +35,7 @@ mod sys;
 mod tools;
 mod wire;
 
-pub use config::{Config, Limits};
+pub use config::{Config, Containers, Engine, Limits};
 #[cfg(feature = "host")]
 pub use embedded::{
     About, Area, Bounds, Contents, Embedded, Entry, Found, Layer, Layers, Listeners, Listing, NewFile, NewLayer,

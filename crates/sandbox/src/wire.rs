@@ -97,6 +97,27 @@ pub(crate) struct Launch {
     pub(crate) environment: Vec<String>,
     /// The authorities that programs inside are to trust. `None`: those of the root file system.
     pub(crate) authorities: Option<Authorities>,
+    /// The init is process 1 of a container, whose namespaces and mounts are there already.
+    pub(crate) container: Option<Container>,
+}
+
+/// What an init needs to know of the container that it is in.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Container {
+    /// The namespaces of the server, by kind: the container must have others.
+    pub(crate) host_namespaces: Vec<(String, String)>,
+    pub(crate) ids: ContainerIds,
+}
+
+/// Which ids of the host those of a container stand for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum ContainerIds {
+    /// Its own, as the launch's [`Identity`] maps them.
+    Own,
+    /// Those of the plain user that the daemon runs as.
+    OfUser,
+    /// The host's: its root is the host's, and must have no power.
+    OfHost,
 }
 
 /// Layers that a sandbox is made from.
@@ -123,6 +144,11 @@ impl Launch {
     /// Whether the root is an overlay, in which the session keeps all changes.
     pub(crate) fn is_overlay(&self) -> bool {
         self.root_fs.is_some() || !self.shown.lowers.is_empty()
+    }
+
+    /// Whether root inside is the host's root.
+    pub(crate) fn is_root_of_host(&self) -> bool {
+        self.container.as_ref().is_some_and(|container| container.ids == ContainerIds::OfHost)
     }
 }
 

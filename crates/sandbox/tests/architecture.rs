@@ -28,10 +28,11 @@ const BY_NAME: [&str; 18] = [
 ];
 
 /// The modules that may use it, and for what.
-const MAY: [(&str, &str); 21] = [
+const MAY: [(&str, &str); 22] = [
     ("folder.rs", "files of sessions: an open folder, one name at a time, no link followed"),
     ("bin/rota-sandbox.rs", "archives that a test names"),
     ("heap.rs", "/proc"),
+    ("containers/mod.rs", "the server's own folder for containers: the init, sockets, authorities"),
     ("embedded/cgroup.rs", "the kernel's cgroup files"),
     ("embedded/identity.rs", "/etc/subuid and the programs that map ids"),
     (

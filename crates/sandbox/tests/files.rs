@@ -8,13 +8,13 @@ use std::io::Read;
 use std::sync::Arc;
 
 use inside::bash;
-use rota_sandbox::{Area, Bounds, Config, Embedded, Listing};
+use rota_sandbox::{Area, Bounds, Embedded, Listing};
 
 const BOUNDS: Bounds = Bounds { entries: 100, depth: 5, file_bytes: 1000 };
 
 fn backend() -> (tempfile::TempDir, Arc<Embedded>) {
     let folder = tempfile::tempdir().unwrap();
-    let backend = Embedded::new(Config::new(folder.path())).unwrap();
+    let backend = Embedded::new(inside::config(folder.path())).unwrap();
     (folder, backend)
 }
 

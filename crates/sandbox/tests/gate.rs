@@ -15,7 +15,7 @@ use inside::bash;
 #[tokio::test]
 async fn what_is_sent_to_any_address_arrives_at_who_took_the_listeners() {
     let folder = tempfile::tempdir().unwrap();
-    let embedded = Embedded::new(Config { gate_ports: Some(vec![80]), ..Config::new(folder.path()) }).unwrap();
+    let embedded = Embedded::new(Config { gate_ports: Some(vec![80]), ..inside::config(folder.path()) }).unwrap();
     let sandbox = embedded.open("s").await.unwrap();
     let listeners = sandbox.take_listeners().unwrap();
     assert!(sandbox.take_listeners().is_none(), "they are one taker's");

@@ -8,8 +8,8 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use inside::{Backend, CommandLine, bash, bash_for, servers};
-use rota_sandbox::{Config, Embedded, Error, Limits, ToolCall};
+use inside::{Backend, CommandLine, bash, bash_for, in_containers, servers};
+use rota_sandbox::{Embedded, Error, Limits, ToolCall};
 
 const MIB: u64 = 1 << 20;
 
@@ -141,7 +141,9 @@ fn throttled(folder: &Path) -> u64 {
         if !entry.path().is_dir() {
             continue;
         }
-        let of_rota = entry.path().parent().is_some_and(|parent| parent.to_string_lossy().contains("/rota-"));
+        let names = if in_containers() { ["/libpod", "/docker"] } else { ["/rota-"; 2] };
+        let of = |parent: &Path| names.iter().any(|name| parent.to_string_lossy().contains(name));
+        let of_rota = entry.path().parent().is_some_and(of);
         if of_rota {
             let stat = std::fs::read_to_string(entry.path().join("cpu.stat")).unwrap_or_default();
             let periods = stat.lines().find_map(|line| line.strip_prefix("nr_throttled "));
@@ -400,7 +402,7 @@ fn the_death_of_the_server_ends_its_sandboxes() {
 #[tokio::test]
 async fn what_an_earlier_server_left_running_is_swept_away() {
     let folder = tempfile::tempdir().unwrap();
-    let config = Config::new(folder.path());
+    let config = inside::config(folder.path());
     let earlier = Embedded::new(config.clone()).unwrap();
     let sandbox = earlier.open("s").await.unwrap();
     bash(&sandbox, "sleep 77012 & cd /tmp; touch /workspace/kept").await;

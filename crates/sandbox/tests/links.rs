@@ -16,7 +16,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use inside::{CommandLine, Server, servers, small_root};
-use rota_sandbox::{Config, Embedded};
+use rota_sandbox::Embedded;
 
 /// How long the race is played for each kind of server.
 const RACE: Duration = Duration::from_secs(10);
@@ -173,7 +173,7 @@ async fn the_operator_may_put_the_sessions_elsewhere_by_a_link() {
     fs::create_dir(&data).unwrap();
     fs::create_dir_all(elsewhere.join("sessions")).unwrap();
     symlink(elsewhere.join("sessions"), data.join("sessions")).unwrap();
-    let embedded = Embedded::new(Config::new(&data)).unwrap();
+    let embedded = Embedded::new(inside::config(&data)).unwrap();
     let sandbox = embedded.open("s").await.unwrap();
     inside::bash(&sandbox, "echo kept > file").await;
     assert_eq!(fs::read_to_string(elsewhere.join("sessions/s/workspace/file")).unwrap(), "kept\n");

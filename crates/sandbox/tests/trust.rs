@@ -42,12 +42,12 @@ async fn look(config: Config) -> String {
 #[tokio::test]
 async fn programs_find_their_variables_and_whom_to_trust_and_change_neither() {
     let folder = tempfile::tempdir().unwrap();
-    let said = look(Config::new(folder.path())).await;
+    let said = look(inside::config(folder.path())).await;
     let has_usual = Path::new("/etc/ssl/certs/ca-certificates.crt").is_file();
     let files = if has_usual { "of this sandbox\nof this sandbox\n" } else { "of this sandbox\n" };
     let wanted = "/run/rota/authorities.pem /run/rota/authorities.jks\nrota_placeholder xx /usr";
     assert_eq!(said.trim(), format!("{files}{wanted}"));
-    let plain = Embedded::new(Config::new(folder.path())).unwrap();
+    let plain = Embedded::new(inside::config(folder.path())).unwrap();
     let sandbox = plain.open("other").await.unwrap();
     let said = bash(&sandbox, "echo [$SSL_CERT_FILE$KEY]; [ -e /run/rota ] && echo there; true").await.content;
     assert_eq!(said.trim(), "[]");
@@ -73,7 +73,7 @@ async fn in_a_root_file_system_of_the_operator_s_they_stand_before_its_own_which
     for path in ["dev", "proc", "tmp", "workspace"] {
         fs::create_dir_all(root.path().join(path)).unwrap();
     }
-    let config = Config { root_fs: Some(root.path().to_owned()), ..Config::new(folder.path()) };
+    let config = Config { root_fs: Some(root.path().to_owned()), ..inside::config(folder.path()) };
     let said = look(config).await;
     let wanted = "of this sandbox\nof this sandbox\n/run/rota/authorities.pem /run/rota/authorities.jks\nrota_placeholder xx /usr";
     assert_eq!(said.trim(), wanted);

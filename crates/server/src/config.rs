@@ -21,7 +21,7 @@ use serde::Deserialize;
 use crate::{
     error::{Error, Result},
     limits::{
-        CHECKPOINT_MIB, CLONE_FILES, CLONE_MIB, CLONE_SECONDS, EGRESS_SESSION_MIB, LEAST_THINKING_TOKENS, MAX_CONCURRENCY, MAX_CONNECTIONS, MAX_EGRESS_PORTS, MAX_GIT_HOSTS, MAX_MODEL_FALLBACKS, MAX_MODEL_TOKENS, MAX_NEVER_OPEN, MAX_PRICE, MAX_SANDBOX_PLACES, MCP_CALL_SECONDS, MCP_CONNECT_SECONDS, MCP_SECONDS_RANGE, MODEL_RATE, MODEL_TRIES, MODEL_TRIES_RANGE, PACKAGES_MIB, PACKAGES_SECONDS, PACKAGES_SECONDS_RANGE, PACKAGES_SETTINGS, PACKAGES_STORE_MIB, SANDBOX_CPUS, SANDBOX_DISK_MIB, SANDBOX_MEMORY_MIB, SANDBOX_PROCESSES, UNATTENDED_MODEL_TRIES, WORKSPACE_FILES_MIB,
+        CHECKPOINT_MIB, CLONE_FILES, CLONE_MIB, CLONE_SECONDS, EGRESS_SESSION_MIB, LEAST_THINKING_TOKENS, MAX_CONCURRENCY, MAX_CONNECTIONS, MAX_CONTAINER_NAME, MAX_EGRESS_PORTS, MAX_GIT_HOSTS, MAX_MODEL_FALLBACKS, MAX_MODEL_TOKENS, MAX_NEVER_OPEN, MAX_PRICE, MAX_SANDBOX_PLACES, MCP_CALL_SECONDS, MCP_CONNECT_SECONDS, MCP_SECONDS_RANGE, MODEL_RATE, MODEL_TRIES, MODEL_TRIES_RANGE, PACKAGES_MIB, PACKAGES_SECONDS, PACKAGES_SECONDS_RANGE, PACKAGES_SETTINGS, PACKAGES_STORE_MIB, SANDBOX_CPUS, SANDBOX_DISK_MIB, SANDBOX_MEMORY_MIB, SANDBOX_PROCESSES, UNATTENDED_MODEL_TRIES, WORKSPACE_FILES_MIB,
     },
     scheduler::settle::Timing,
 };
@@ -467,14 +467,97 @@ impl Default for EngineConfig {
     }
 }
 
+/// What sandboxes are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Backend {
+    /// Rota's own namespaces.
+    Embedded,
+    /// Containers of Docker, or of another daemon that speaks its API.
+    Docker,
+    /// Containers of Podman.
+    Podman,
+}
+
+impl SandboxConfig {
+    /// The image of `rota images` that sandboxes are made from whose environment says none.
+    pub fn own_image(&self) -> Option<&String> {
+        self.image.as_ref().filter(|_| self.backend == Backend::Embedded)
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.backend == Backend::Embedded {
+            for (key, is_set) in [("socket", self.socket.is_some()), ("runtime", self.runtime.is_some())] {
+                if is_set {
+                    return Err(Error::invalid(format_args!(
+                        "sandbox.{key}: only containers have one; set backend = \"docker\" or \"podman\", or leave the key out"
+                    )));
+                }
+            }
+            let Some(image) = &self.image else { return Ok(()) };
+            if !rota_sandbox::is_name(image) {
+                return Err(Error::invalid(format_args!("sandbox.image: \"{image}\" is no name of an image")));
+            }
+            if self.root_fs.is_some() {
+                return Err(Error::invalid("sandbox: name a root_fs or an image, not both"));
+            }
+            return Ok(());
+        }
+        if self.root_fs.is_some() {
+            return Err(Error::invalid(
+                "sandbox.root_fs: containers have the root of their image; leave the key out, or set backend = \"embedded\"",
+            ));
+        }
+        let Some(image) = &self.image else {
+            return Err(Error::invalid(
+                "sandbox.image: name the image that containers are made from, as the daemon knows it: image = \"docker.io/library/debian:12\"",
+            ));
+        };
+        let is_plain = |text: &str, more: &str| {
+            (1..=MAX_CONTAINER_NAME).contains(&text.len())
+                && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || more.as_bytes().contains(&byte))
+        };
+        if !is_plain(image, "._-/:@") {
+            return Err(Error::invalid(format_args!("sandbox.image: \"{image}\" is no reference of an image")));
+        }
+        if let Some(runtime) = self.runtime.as_ref().filter(|runtime| !is_plain(runtime, "._-/")) {
+            return Err(Error::invalid(format_args!("sandbox.runtime: \"{runtime}\" is no name of a runtime")));
+        }
+        Ok(())
+    }
+
+    /// The daemon whose containers sandboxes are, for the server of this name.
+    pub fn containers(&self, server: &str) -> Option<rota_sandbox::Containers> {
+        let (engine, usual) = match self.backend {
+            Backend::Embedded => return None,
+            Backend::Docker => (rota_sandbox::Engine::Docker, "/var/run/docker.sock"),
+            Backend::Podman => (rota_sandbox::Engine::Podman, "/run/podman/podman.sock"),
+        };
+        Some(rota_sandbox::Containers {
+            engine,
+            socket: self.socket.clone().unwrap_or_else(|| usual.into()),
+            image: self.image.clone()?,
+            runtime: self.runtime.clone(),
+            server: server.to_owned(),
+        })
+    }
+}
+
 /// How sandboxes are made: `[sandbox]`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SandboxConfig {
+    /// What sandboxes are.
+    pub backend: Backend,
     /// A folder with a root file system for sandboxes. Absent: the host's own programs, read-only.
     pub root_fs: Option<PathBuf>,
     /// The name of the image that sandboxes are made from whose environment says none. Absent: `root_fs`, or the host's own programs.
+    /// Of containers: the image that all of them are made from, as their daemon knows it.
     pub image: Option<String>,
+    /// Of containers: the Unix socket of their daemon. Absent: where root's daemon has it.
+    pub socket: Option<PathBuf>,
+    /// Of containers: the runtime that starts them, as their daemon knows it. Absent: the daemon's own choice.
+    pub runtime: Option<String>,
     /// Most sandboxes that are up at the same time, at least 1. Idle ones end when another session needs the room; a call
     /// waits until there is some.
     pub places: usize,
@@ -499,8 +582,11 @@ pub struct SandboxConfig {
 impl Default for SandboxConfig {
     fn default() -> Self {
         Self {
+            backend: Backend::Embedded,
             root_fs: None,
             image: None,
+            socket: None,
+            runtime: None,
             places: 64,
             memory_mib: 2048,
             processes: 512,
@@ -937,7 +1023,7 @@ impl Config {
     ///
     /// # Errors
     /// When one is not; the message has the name of its key, and what it can be.
-    pub(crate) fn check(&self) -> Result<()> {
+    pub fn check(&self) -> Result<()> {
         if self.roles.0.is_empty() {
             return Err(Error::invalid("roles: name at least one of api, scheduler, runner, webhooks"));
         }
@@ -970,14 +1056,7 @@ impl Config {
         self.mcp.check()?;
         self.packages.check()?;
         self.web.check()?;
-        if let Some(image) = &self.sandbox.image {
-            if !rota_sandbox::is_name(image) {
-                return Err(Error::invalid(format_args!("sandbox.image: \"{image}\" is no name of an image")));
-            }
-            if self.sandbox.root_fs.is_some() {
-                return Err(Error::invalid("sandbox: name a root_fs or an image, not both"));
-            }
-        }
+        self.sandbox.check()?;
         if self.vault.key_file.is_some() && self.vault.key_env.is_some() {
             return Err(Error::invalid("vault: name key_file or key_env, not both"));
         }
@@ -1037,6 +1116,19 @@ mod tests {
             ),
             ("[http]\nconnections = 0", "http.connections: must be 1 to 1000000"),
             ("[sandbox]\nplaces = 0", "sandbox.places: must be 1 to 100000"),
+            ("[sandbox]\nbackend = \"lxc\"", "lxc"),
+            ("[sandbox]\nsocket = \"/s\"", "sandbox.socket: only containers have one"),
+            ("[sandbox]\nruntime = \"runc\"", "sandbox.runtime: only containers have one"),
+            ("[sandbox]\nbackend = \"docker\"", "sandbox.image: name the image that containers are made from"),
+            ("[sandbox]\nbackend = \"podman\"\nimage = \"a b\"", "sandbox.image: \"a b\" is no reference of an image"),
+            (
+                "[sandbox]\nbackend = \"podman\"\nimage = \"a\"\nruntime = \"\"",
+                "sandbox.runtime: \"\" is no name of a runtime",
+            ),
+            (
+                "[sandbox]\nbackend = \"podman\"\nimage = \"a\"\nroot_fs = \"/r\"",
+                "sandbox.root_fs: containers have the root of their image",
+            ),
             ("[network]\nports = [443]", "network.ports: 443 is no further port"),
             ("[network]\nports = [22, 22]", "network.ports: a port is there twice"),
             ("[network]\nsession_mib = 0", "network.session_mib: must be 1 to"),

@@ -136,10 +136,10 @@ pub async fn serve_offer(offer: Offer, config: Config, clock: Clock) -> Result<S
         Ok(())
     })
     .await?;
-    let backend = Embedded::new(sandbox_config(&config)).map_err(Error::internal)?;
+    let backend = Embedded::new(sandbox_config(&config, &node)).map_err(Error::internal)?;
     let blobs = Blobs::open(&config, clock.clone())?;
-    let images = Images::new(backend.images().clone(), config.sandbox.image.clone());
-    if let Some(default) = config.sandbox.image.as_ref().filter(|name| config.runs_sessions() && !images.has(name)) {
+    let images = Images::new(backend.images().clone(), config.sandbox.own_image().cloned());
+    if let Some(default) = config.sandbox.own_image().filter(|name| config.runs_sessions() && !images.has(name)) {
         return Err(Error::invalid(format_args!(
             "sandbox.image: there is no image \"{default}\" in the data folder: bring it with `rota images pull` or `rota images \
              import`, or leave the key out to use the programs of this machine"
@@ -165,6 +165,7 @@ pub async fn serve_offer(offer: Offer, config: Config, clock: Clock) -> Result<S
         images: images.clone(),
         config: config.packages.clone(),
         root_fs: config.sandbox.root_fs.clone(),
+        container_image: config.sandbox.image.clone().filter(|_| config.sandbox.own_image().is_none()),
         has_network: config.network.enabled,
         gate: gate.clone(),
         db: db.clone(),
@@ -337,13 +338,14 @@ pub async fn close(writer: Writer) {
     }
 }
 
-fn sandbox_config(config: &Config) -> rota_sandbox::Config {
+fn sandbox_config(config: &Config, node: &str) -> rota_sandbox::Config {
     const MIB: u64 = 1024 * 1024;
     let settings = &config.sandbox;
     let mut sandbox = rota_sandbox::Config::new(&config.data);
     sandbox.root_fs.clone_from(&settings.root_fs);
     sandbox.init_program.clone_from(&settings.init_program);
     sandbox.gate_ports = gate_ports(config);
+    sandbox.containers = settings.containers(node);
     sandbox.limits.memory_bytes = settings.memory_mib * MIB;
     sandbox.limits.pids = u64::from(settings.processes);
     sandbox.limits.cpus = settings.cpus;

@@ -146,6 +146,8 @@ pub const MAX_MODEL_TOKENS: u32 = 100_000_000;
 pub const MAX_CONCURRENCY: usize = 100_000;
 /// Most sandboxes that a server can be told to have up at the same time.
 pub const MAX_SANDBOX_PLACES: usize = 100_000;
+/// Bytes of a container image's reference, and of a runtime's name.
+pub const MAX_CONTAINER_NAME: usize = 512;
 /// What memory of one sandbox can be, in MiB: less does not start a shell, more is on no machine.
 pub const SANDBOX_MEMORY_MIB: RangeInclusive<u64> = 64..=16 * 1024 * 1024;
 /// What the number of processes of one sandbox can be; the kernel has no more.

@@ -41,6 +41,14 @@ pub struct Rota {
     database: Option<Arc<Database>>,
 }
 
+/// The settings of sandboxes in containers, where the tests are to use some: `tests/with-containers`.
+pub fn containers() -> Option<String> {
+    let text = std::env::var("ROTA_TEST_CONTAINERS").ok()?;
+    let parts: Vec<&str> = text.splitn(3, '=').collect();
+    let [backend, socket, image] = parts[..] else { panic!("ROTA_TEST_CONTAINERS: {text}") };
+    Some(format!("[sandbox]\nbackend = \"{backend}\"\nsocket = \"{socket}\"\nimage = \"{image}\"\n"))
+}
+
 impl Rota {
     /// A server that runs sessions, at a time that only the test moves. Its scheduler looks when [`Rota::tick`] says so.
     pub async fn start() -> Self {
@@ -92,6 +100,9 @@ impl Rota {
         config.roles = [Role::Api, Role::Runner, Role::Webhooks].into_iter().collect();
         let database = Database::create().map(Arc::new);
         config.database = database.as_ref().map(|database| database.url());
+        if let Some(containers) = containers() {
+            config.sandbox = Config::from_text(&containers).unwrap().sandbox;
+        }
         configure(&mut config);
         let offer = add(Offer::new(&config.models).unwrap());
         let server = rota_server::serve_offer(offer, config.clone(), clock.clone()).await.unwrap();

@@ -4,13 +4,14 @@
 //! `… sweep` clears up after an earlier run, `… reopen SESSION MILLISECONDS` starts a session's sandbox anew again and again.
 //! `… import KEY TAR…` makes an image of layers; the variable ROTA_SANDBOX_IMAGE names one by its key, and ROTA_SANDBOX_PACKAGES one
 //! that is shown as packages: `measure` then opens sandboxes with and without them, in turn.
+//! The variable ROTA_SANDBOX_CONTAINERS names a daemon whose containers are the sandboxes: `podman=SOCKET=IMAGE`.
 //! The variable ROTA_SANDBOX_ROOT_FS names a root file system, ROTA_SANDBOX_GATE_PORTS ports of a gate, which nobody attends to. With `--json` in front, answers are printed as JSON, one a line.
 
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rota_sandbox::{About, Config, Embedded, Root, ToolCall, UnpackBounds, Unpacking};
+use rota_sandbox::{About, Config, Containers, Embedded, Engine, Root, ToolCall, UnpackBounds, Unpacking};
 
 fn main() -> ExitCode {
     let mut arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -45,7 +46,8 @@ async fn run(data_dir: &str, session: &str, commands: &[String], as_json: bool) 
     let root_fs = std::env::var_os("ROTA_SANDBOX_ROOT_FS").map(Into::into);
     let ports = std::env::var("ROTA_SANDBOX_GATE_PORTS").ok();
     let gate_ports = ports.map(|ports| ports.split(',').filter_map(|port| port.parse().ok()).collect());
-    let embedded = Embedded::new(Config { root_fs, gate_ports, ..Config::new(data_dir) })?;
+    let embedded =
+        Embedded::new(Config { root_fs, gate_ports, containers: containers(data_dir), ..Config::new(data_dir) })?;
     if session == "doctor" {
         for row in embedded.probe() {
             println!("{:?}\t{}\t{}\t{}", row.state, row.name, row.detail, row.remedy);
@@ -91,6 +93,15 @@ async fn run(data_dir: &str, session: &str, commands: &[String], as_json: bool) 
     }
     embedded.shutdown().await;
     Ok(())
+}
+
+/// The daemon whose containers are used: `docker` or `podman`, its socket, and an image, each behind an equals sign.
+fn containers(data_dir: &str) -> Option<Containers> {
+    let text = std::env::var("ROTA_SANDBOX_CONTAINERS").ok()?;
+    let mut parts = text.splitn(3, '=');
+    let engine = if parts.next()? == "podman" { Engine::Podman } else { Engine::Docker };
+    let (socket, image) = (parts.next()?.into(), parts.next()?.to_owned());
+    Some(Containers { engine, socket, image, runtime: None, server: data_dir.to_owned() })
 }
 
 /// Sessions that are opened to measure.

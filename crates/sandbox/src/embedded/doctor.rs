@@ -11,6 +11,7 @@ use super::program::Program;
 use super::remedy;
 use super::store::Store;
 use crate::config::Config;
+use crate::containers::Daemon;
 use crate::error::Error;
 use crate::wire::{self, Failure, FromInit, Launch, Shown, ToInit};
 
@@ -51,6 +52,27 @@ impl Protection {
     fn degraded(name: &'static str, detail: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { name, state: ProtectionState::Degraded, detail: detail.into(), remedy: remedy.into() }
     }
+}
+
+/// The rows of a daemon whose containers are the sandboxes, asked from a thread that may wait.
+pub(super) fn probe_daemon(daemon: &Daemon) -> Vec<Protection> {
+    let look = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        Ok::<_, io::Error>(runtime.block_on(daemon.look()))
+    };
+    // The calling thread may be one that must not block on a future.
+    let rows = std::thread::scope(|scope| scope.spawn(look).join());
+    let rows = rows.unwrap_or_else(|_| Err(io::Error::other("the look at it ended early")));
+    let rows = rows.unwrap_or_else(|error| vec![("containers", None, error.to_string(), String::new())]);
+    let protection = |(name, state, detail, remedy)| {
+        let state = match state {
+            Some(true) => ProtectionState::Ok,
+            Some(false) => ProtectionState::Degraded,
+            None => ProtectionState::Missing,
+        };
+        Protection { name, state, detail, remedy }
+    };
+    rows.into_iter().map(protection).collect()
 }
 
 pub(super) fn probe(
@@ -167,6 +189,7 @@ fn trial(config: &Config, identities: &Identities, program: &Arc<Program>) -> Re
         gate_ports: config.gate_ports.clone(),
         environment: Vec::new(),
         authorities: None,
+        container: None,
     };
     let outcome = converse(program, launch);
     store.remove(TRIAL)?;

@@ -32,6 +32,11 @@ impl Identities {
         Self::Fixed(subordinate(uid, gid).unwrap_or(Identity::Single { uid, gid }))
     }
 
+    /// Where the root of containers is the host's root: its ids, for every session.
+    pub(super) fn of_host() -> Self {
+        Self::Fixed(Identity::Single { uid: 0, gid: 0 })
+    }
+
     /// The ids for a session: those that already own its files, else new ones.
     pub(super) fn for_session(&self, owner: Owner<'_>) -> Result<Identity, Error> {
         let taken = match self {

@@ -1,4 +1,5 @@
-//! The embedded backend: Rota's own namespaces on this machine, one sandbox a session.
+//! The sandboxes of this machine, one a session: in Rota's own namespaces, or in containers of a daemon (`containers/`). Files,
+//! layers, slots and the conversation with the init are the same for both.
 
 mod cgroup;
 mod checkpoint;
@@ -36,17 +37,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, Limits};
+use crate::containers::{self, Daemon};
 use crate::error::Error;
 use crate::folder::Folder;
 use crate::init::BUILDING;
-use crate::wire::{Authorities, Launch, Shown};
+use crate::wire::{Authorities, ContainerIds, Launch, Shown};
 use cgroup::Cgroups;
 use identity::Identities;
 use lost::Lost;
 use program::{Program, Spawner};
+use sandbox::Spawned;
 use store::{Inside, Store};
 
-/// The embedded backend. Dropping it, or the end of the process, ends every sandbox.
+/// The sandboxes of this machine. Dropping it, or the end of the process, ends every sandbox.
 pub struct Embedded {
     config: Config,
     store: Store,
@@ -57,6 +60,8 @@ pub struct Embedded {
     cgroups: Cgroups,
     program: Arc<Program>,
     spawner: Spawner,
+    /// The daemon whose containers the sandboxes are.
+    daemon: Option<Arc<Daemon>>,
     /// One slot a session that was opened, so that two openings of one session wait for each other and others do not.
     slots: Mutex<HashMap<String, Arc<Slot>>>,
     tasks: TaskTracker,
@@ -101,13 +106,23 @@ impl Embedded {
     /// # Errors
     /// [`Error::Host`] when the data folder cannot be made.
     pub fn new(config: Config) -> Result<Arc<Self>, Error> {
-        let identities = Identities::choose();
         let program = Arc::new(Program::new(config.init_program.clone()));
+        let daemon = match &config.containers {
+            None => None,
+            Some(containers) => {
+                let folder = containers::make_folder(&config.data_dir, |file| program.write(file))?;
+                Some(Arc::new(Daemon::new(containers.clone(), config.limits, folder)?))
+            }
+        };
+        let identities = match daemon.as_ref().map(|daemon| daemon.ids()) {
+            Some(ContainerIds::OfHost) => Identities::of_host(),
+            _ => Identities::choose(),
+        };
         let store = Store::new(&config, &identities, &program)?;
         let lost = Lost::new(store.root());
         let images = open_layers(&config.data_dir, "images", &identities, &program)?;
         let packages = open_layers(&config.data_dir, "packages", &identities, &program)?;
-        let cgroups = Cgroups::find(store.root());
+        let cgroups = if daemon.is_none() { Cgroups::find(store.root()) } else { Cgroups::none() };
         let spawner = Spawner::start(Arc::clone(&program))?;
         let (slots, tasks) = (Mutex::default(), TaskTracker::new());
         Ok(Arc::new(Self {
@@ -120,6 +135,7 @@ impl Embedded {
             cgroups,
             program,
             spawner,
+            daemon,
             slots,
             tasks,
         }))
@@ -138,6 +154,9 @@ impl Embedded {
     /// Says of each protection whether this machine gives it, and what to do where it does not. Starts nothing that
     /// stays, but does make namespaces to see whether the kernel allows it.
     pub fn probe(&self) -> Vec<Protection> {
+        if let Some(daemon) = &self.daemon {
+            return doctor::probe_daemon(daemon);
+        }
         doctor::probe(&self.config, &self.identities, &self.cgroups, &self.program)
     }
 
@@ -206,12 +225,23 @@ impl Embedded {
             gate_ports: self.config.gate_ports.clone(),
             environment: setup.environment.iter().map(|(name, value)| format!("{name}={value}")).collect(),
             authorities: setup.authorities,
+            container: None,
         };
         session.make_root(launch.is_overlay(), root.building.is_some())?;
-        let cgroup = self.cgroups.create(session_id, &limits)?;
-        launch.cgroups = cgroup.folders();
-        let parts = sandbox::Parts { session, cgroup, root, companion: setup.companion };
-        sandbox::start(&self.spawner, &self.tasks, parts, launch).await
+        let spawned = match &self.daemon {
+            None => {
+                let cgroup = self.cgroups.create(session_id, &limits)?;
+                launch.cgroups = cgroup.folders();
+                Spawned::own(&self.spawner, cgroup).await?
+            }
+            Some(daemon) => {
+                let started = daemon.start(session_id, &session.dir, &mut launch).await?;
+                session.record.write(started.pid)?;
+                Spawned::in_container(started)
+            }
+        };
+        let parts = sandbox::Parts { session, root, companion: setup.companion };
+        sandbox::start(&self.tasks, parts, launch, spawned).await
     }
 
     /// Makes a layer of what was built in the sandbox of a session, which is ended: of the packages that were installed in its own
@@ -331,6 +361,12 @@ impl Embedded {
     pub async fn sweep(&self) -> Result<(), Error> {
         self.store.end_orphans().await?;
         self.cgroups.remove_stale().await;
+        if let Some(daemon) = &self.daemon
+            && let Err(error) = daemon.sweep_once().await
+        {
+            // Nothing of it runs any more, and no container is made before it is gone.
+            tracing::warn!(%error, "containers of an earlier start are not removed yet: this is done before the first new one");
+        }
         let (images, packages) = (self.images.clone(), self.packages.clone());
         on_thread(move || {
             let swept = images.sweep().and_then(|()| packages.sweep());

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, OnceLock, mpsc};
 use std::thread;
@@ -73,6 +73,14 @@ impl Program {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
+    }
+
+    /// Writes the program to a file.
+    pub(super) fn write(&self, file: &Path) -> io::Result<()> {
+        match &self.instead {
+            Some(path) => std::fs::copy(path, file).map(drop),
+            None => std::fs::write(file, INIT),
+        }
     }
 
     fn copy(&self) -> io::Result<&OwnedFd> {

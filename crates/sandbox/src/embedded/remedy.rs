@@ -3,14 +3,12 @@
 use std::fs;
 
 use crate::error::Error;
-use crate::init::MAPPING_OWNERS;
+use crate::init::{LEADING, MAPPING_OWNERS};
 use crate::wire::Failure;
 
 const PROGRAM_ADVICE: &str =
     "Run the server as root (sandboxes still run as unprivileged users), or see `rota doctor`.";
 const ROOT_ADVICE: &str = "`rota doctor` tries it again; docs/sandbox.md says what is needed.";
-/// How the steps begin that give a sandbox its network.
-const NETWORK: &str = "leading the network to the gate";
 /// The bit of CAP_SYS_ADMIN.
 const SYS_ADMIN: u64 = 1 << 21;
 
@@ -103,7 +101,7 @@ fn advise(step: &str, cause: &str, machine: &Machine) -> (String, String) {
              server as a plain user."
                 .to_owned(),
         )
-    } else if step.starts_with(NETWORK) {
+    } else if step.starts_with(LEADING) {
         (
             "the network of a sandbox cannot be led to the gate",
             "Set `enabled = false` in `[network]` of the configuration: sandboxes then have no network.".to_owned(),

@@ -9,6 +9,7 @@ use std::process::Child;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -23,6 +24,7 @@ use super::listeners::{self, Listeners};
 use super::program::Spawner;
 use super::remedy;
 use super::store::Session;
+use crate::containers::{Container, Started};
 use crate::error::Error;
 use crate::tools::{BASH_DEFAULT_TIMEOUT_MS, ToolCall, ToolOutput};
 use crate::wire::{self, Failure, FromInit, Launch, ToInit};
@@ -50,7 +52,6 @@ type Companion = Arc<dyn Any + Send + Sync>;
 /// What a new sandbox consists of.
 pub(super) struct Parts {
     pub(super) session: Session,
-    pub(super) cgroup: Cgroup,
     pub(super) root: Root,
     pub(super) companion: Option<Companion>,
 }
@@ -86,18 +87,83 @@ impl std::fmt::Debug for Sandbox {
     }
 }
 
-/// Starts an init and waits until its fence stands.
+/// An init that was started, and has to be told what to do.
+pub(super) struct Spawned {
+    socket: UnixStream,
+    runs: Runs,
+    /// Process 1, where it is known already.
+    process: Option<OwnedFd>,
+}
+
+/// What an init runs in.
+enum Runs {
+    /// Namespaces of Rota's own, which the launcher makes; and the sandbox's groups.
+    Own(Child, Cgroup),
+    Container(Container),
+}
+
+impl Spawned {
+    /// Starts a launcher, which makes a sandbox in `cgroup`.
+    pub(super) async fn own(spawner: &Spawner, cgroup: Cgroup) -> Result<Self, Error> {
+        let (socket, theirs) = socket_pair().map_err(Error::host("making a socket pair"))?;
+        let child = spawner.spawn(theirs).await?;
+        Ok(Self { socket, runs: Runs::Own(child, cgroup), process: None })
+    }
+
+    /// The init of a container.
+    pub(super) fn in_container(started: Started) -> Self {
+        let Started { stream, process, container, .. } = started;
+        Self { socket: stream, runs: Runs::Container(container), process: Some(process) }
+    }
+}
+
+impl Runs {
+    /// What to tell of a fence that could not be set up.
+    fn not_set_up(&self, failure: Failure) -> Error {
+        match self {
+            Self::Own(..) => remedy::not_set_up(failure),
+            Self::Container(container) => container.daemon().not_set_up(failure),
+        }
+    }
+
+    /// Waits until process 1 has ended, which was killed, and clears away what it ran in. Whether memory had run out inside.
+    async fn clear_away(self, tasks: &TaskTracker, process: Option<&OwnedFd>) -> bool {
+        match self {
+            Self::Own(mut child, cgroup) => {
+                // The launcher ends when process 1 has, and process 1 when everything inside has.
+                let _ = tasks.spawn_blocking(move || child.wait()).await;
+                let ran_out = cgroup.ran_out_of_memory();
+                cgroup.remove().await;
+                ran_out
+            }
+            Self::Container(container) => {
+                // Without a descriptor to spare the daemon ends it, and waits itself.
+                if let Some(process) = process.and_then(|process| process.try_clone().ok()) {
+                    let _ = tasks.spawn_blocking(move || wait_for(&process)).await;
+                }
+                container.end().await
+            }
+        }
+    }
+}
+
+/// Waits until a process has ended.
+fn wait_for(process: &OwnedFd) {
+    let mut ended = [PollFd::new(process, PollFlags::IN)];
+    while rustix::event::poll(&mut ended, None) == Err(rustix::io::Errno::INTR) {}
+}
+
+/// Waits until the fence of an init stands.
 pub(super) async fn start(
-    spawner: &Spawner,
     tasks: &TaskTracker,
     parts: Parts,
     launch: Launch,
+    spawned: Spawned,
 ) -> Result<Sandbox, Error> {
-    let (ours, theirs) = socket_pair().map_err(Error::host("making a socket pair"))?;
-    let child = spawner.spawn(theirs).await?;
-    let (reader, writer) = ours.into_split();
+    let Spawned { socket, runs, process } = spawned;
+    let (reader, writer) = socket.into_split();
     let gate_ports = launch.gate_ports.clone();
-    let mut handshake = Handshake { reader, writer, child, process: None, gate_ports, listeners: None };
+    let mut handshake = Handshake { reader, writer, runs, process, gate_ports, listeners: None };
     let stood = timeout(SETUP_TIMEOUT, handshake.run(&parts.session, launch)).await;
     let late = |_| {
         let (doing, cause) = ("setting up the sandbox".to_owned(), "it took too long".to_owned());
@@ -108,7 +174,6 @@ pub(super) async fn start(
         Err(error) => {
             handshake.end(tasks).await;
             parts.session.record.remove();
-            parts.cgroup.remove().await;
             Err(error)
         }
     }
@@ -124,7 +189,7 @@ fn socket_pair() -> io::Result<(UnixStream, OwnedFd)> {
 struct Handshake {
     reader: OwnedReadHalf,
     writer: OwnedWriteHalf,
-    child: Child,
+    runs: Runs,
     process: Option<OwnedFd>,
     gate_ports: Option<Vec<u16>>,
     listeners: Option<Listeners>,
@@ -132,11 +197,9 @@ struct Handshake {
 
 impl Handshake {
     async fn run(&mut self, session: &Session, launch: Launch) -> Result<(OwnedFd, String), Error> {
+        let runs = &self.runs;
         let broken = |error: io::Error| {
-            remedy::not_set_up(Failure::lasting(
-                "setting up",
-                format!("the init ended before the fence stood ({error})"),
-            ))
+            runs.not_set_up(Failure::lasting("setting up", format!("the init ended before the fence stood ({error})")))
         };
         self.writer.write_all(&wire::encode(&ToInit::Launch(Box::new(launch)))).await.map_err(broken)?;
         loop {
@@ -154,7 +217,7 @@ impl Handshake {
                     let ports = self.gate_ports.take().ok_or_else(|| broken(io::ErrorKind::InvalidData.into()))?;
                     self.listeners = Some(Listeners::new(descriptors, &ports, ipv6).map_err(broken)?);
                 }
-                FromInit::Failed(failure) => return Err(remedy::not_set_up(failure)),
+                FromInit::Failed(failure) => return Err(runs.not_set_up(failure)),
                 FromInit::Ready { landlock } => {
                     let process = self.process.take().ok_or_else(|| broken(io::ErrorKind::InvalidData.into()))?;
                     return Ok((process, landlock));
@@ -169,14 +232,17 @@ impl Handshake {
         if let Some(process) = &self.process {
             let _ = pidfd_send_signal(process, Signal::KILL);
         }
-        let _ = self.child.kill();
-        let _ = tasks.spawn_blocking(move || self.child.wait()).await;
+        if let Runs::Own(child, _) = &mut self.runs {
+            let _ = child.kill();
+        }
+        drop((self.reader, self.writer));
+        self.runs.clear_away(tasks, self.process.as_ref()).await;
     }
 
     fn into_sandbox(
         self,
         tasks: &TaskTracker,
-        Parts { session, root, cgroup, companion }: Parts,
+        Parts { session, root, companion }: Parts,
         (process, landlock): (OwnedFd, String),
     ) -> Sandbox {
         let (outgoing, frames) = mpsc::channel(OUTGOING);
@@ -195,7 +261,7 @@ impl Handshake {
             tasks: tasks.clone(),
         });
         tasks.spawn(send(self.writer, frames, inner.ended.clone()));
-        tasks.spawn(serve(Arc::clone(&inner), self.reader, self.child, cgroup, ended_sender));
+        tasks.spawn(serve(Arc::clone(&inner), self.reader, self.runs, ended_sender));
         Sandbox { inner, handle: Arc::default() }
     }
 }
@@ -239,13 +305,7 @@ async fn send(
 }
 
 /// Takes answers until the connection ends, then sees the sandbox to its grave.
-async fn serve(
-    inner: Arc<Inner>,
-    mut reader: OwnedReadHalf,
-    mut child: Child,
-    cgroup: Cgroup,
-    ended: watch::Sender<Option<String>>,
-) {
+async fn serve(inner: Arc<Inner>, mut reader: OwnedReadHalf, runs: Runs, ended: watch::Sender<Option<String>>) {
     let cause = loop {
         match receive(&mut reader).await {
             // Answers to calls that nobody waits for any more, or that nobody made, are dropped.
@@ -259,10 +319,8 @@ async fn serve(
         }
     };
     inner.kill();
-    // The launcher ends when process 1 has, and process 1 when everything inside has.
-    let _ = inner.tasks.spawn_blocking(move || child.wait()).await;
-    let cause = if cgroup.ran_out_of_memory() { format!("{cause}; memory ran out inside") } else { cause };
-    cgroup.remove().await;
+    let ran_out = runs.clear_away(&inner.tasks, Some(&inner.process)).await;
+    let cause = if ran_out { format!("{cause}; memory ran out inside") } else { cause };
     inner.session.record.remove();
     tracing::debug!(session = inner.session.id, cause, "sandbox ended");
     ended.send_replace(Some(cause));

@@ -13,17 +13,22 @@ use nix::unistd::{Gid, Uid};
 
 use super::{at, root};
 use crate::sys;
-use crate::wire::{Failure, Identity, Launch};
+use crate::wire::{ContainerIds, Failure, Identity, Launch};
 
 /// What root inside may still do, over its own ids and its own network only: what package managers and servers need.
 /// CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID, NET_BIND_SERVICE.
-pub(super) const KEPT_CAPABILITIES: u64 = 1 << 0 | 1 << 1 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 10;
+const KEPT_CAPABILITIES: u64 = 1 << 0 | 1 << 1 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 10;
 /// One above the highest capability that a kernel could number.
 const CAPABILITY_END: u32 = 64;
 /// Locked memory of one process, in bytes.
 const LOCKED_BYTES: u64 = 64 << 10;
 /// Bytes in POSIX message queues, and signals waiting.
 const QUEUED: u64 = 800 << 10;
+
+/// What root inside may still do. Where it is the host's root that is nothing.
+pub(super) fn kept_capabilities(launch: &Launch) -> u64 {
+    if launch.is_root_of_host() { 0 } else { KEPT_CAPABILITIES }
+}
 
 /// Takes on id 0 of the user namespace.
 pub(super) fn become_root_inside(identity: Identity) -> Result<(), Failure> {
@@ -40,11 +45,14 @@ pub(super) fn set_rlimits(launch: &Launch) -> Result<(), Failure> {
     let mut wanted = vec![
         (Resource::RLIMIT_CORE, limits.core_bytes),
         (Resource::RLIMIT_NOFILE, limits.open_files),
-        (Resource::RLIMIT_NPROC, limits.pids),
         (Resource::RLIMIT_FSIZE, limits.disk_bytes),
         (Resource::RLIMIT_MEMLOCK, LOCKED_BYTES),
         (Resource::RLIMIT_MSGQUEUE, QUEUED),
     ];
+    // It counts all processes of a user in its namespace: without one of its own those of others too.
+    if launch.container.as_ref().is_none_or(|container| container.ids == ContainerIds::Own) {
+        wanted.push((Resource::RLIMIT_NPROC, limits.pids));
+    }
     if launch.limit_address_space {
         wanted.push((Resource::RLIMIT_AS, limits.memory_bytes));
     }
@@ -65,15 +73,15 @@ pub(super) fn close_descriptors_except(socket: RawFd) -> Result<(), Failure> {
     sys::close_from(socket + 1).map_err(at("closing descriptors"))
 }
 
-pub(super) fn drop_capabilities() -> Result<(), Failure> {
+pub(super) fn drop_capabilities(kept: u64) -> Result<(), Failure> {
     for capability in 0..CAPABILITY_END {
         // The kernel refuses numbers that it does not know; the check from inside reads what is left.
-        if KEPT_CAPABILITIES & (1 << capability) == 0 && sys::drop_bounding(capability).is_err() {
+        if kept & (1 << capability) == 0 && sys::drop_bounding(capability).is_err() {
             break;
         }
     }
     sys::clear_ambient().map_err(at("clearing the ambient capabilities"))?;
-    sys::set_capabilities(KEPT_CAPABILITIES).map_err(at("dropping capabilities"))
+    sys::set_capabilities(kept).map_err(at("dropping capabilities"))
 }
 
 /// A second fence for files, where the kernel has it: reading everywhere, writing only where the sandbox's own files are.

@@ -81,10 +81,9 @@ impl DiskWatch {
         let roots = if launch.is_overlay() {
             ["", "workspace", "mnt/session/outputs", root::MEMORY].into()
         } else {
-            root::SESSION_FOLDERS
-                .iter()
+            root::session_folders(launch)
                 .filter(|(.., writable)| *writable)
-                .map(|(_, path, ..)| *path)
+                .map(|(_, path, _)| path)
                 .chain([root::MEMORY])
                 .collect::<Vec<_>>()
         };

@@ -3,6 +3,9 @@
 //! The server starts `rota-init`. That process has one thread and never gets another. It
 //! reads how to set things up, makes the namespaces, writes the id maps and stays to wait; its child finishes the fence
 //! from inside, gives up every power it does not need, checks the result and only then says that it is ready.
+//!
+//! In a container a daemon has made the namespaces and the mounts, and the init is process 1 from its start: it connects to the
+//! server's socket, does of the above what is left to do, and checks the whole ([`contained`]).
 
 mod command;
 mod confine;
@@ -19,7 +22,17 @@ mod usage;
 mod verify;
 mod worker;
 
-pub(crate) use root::{BUILDING, MAPPING_OWNERS, SESSION_FOLDERS, STAGE, WRITABLE_MEMORY};
+#[cfg(feature = "host")]
+pub(crate) use network::LEADING;
+pub(crate) use root::{BUILDING, MAPPING_OWNERS, MEMORY, SESSION_FOLDERS, STAGE, WRITABLE_MEMORY, session_folders};
+#[cfg(feature = "host")]
+pub(crate) use root::{ETC_WRITTEN, PROC_MASKED, PROC_READ_ONLY, scratch_bytes};
+#[cfg(feature = "host")]
+pub(crate) use shell::FOLDER as SHELL;
+#[cfg(feature = "host")]
+pub(crate) use trust::{FILE as AUTHORITIES, FOLDER as TRUST, KEYSTORE, USUAL as USUAL_AUTHORITIES};
+#[cfg(feature = "host")]
+pub(crate) use verify::namespaces;
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -53,11 +66,50 @@ pub(crate) fn at<E: Into<io::Error>>(step: impl Into<String>) -> impl FnOnce(E) 
     }
 }
 
-/// All of the program `rota-init`: sets up a sandbox and becomes its process 1, as the server asks over standard input.
+/// All of the program `rota-init`: sets up a sandbox and becomes its process 1, as the server asks over standard input. With an
+/// argument it is process 1 of a container, and that is the server's socket.
 ///
 /// Call it first thing in `main`, before any thread exists.
 pub fn run_init() -> ExitCode {
-    ExitCode::from(u8::try_from(launcher()).unwrap_or(1))
+    let code = match std::env::args_os().nth(1) {
+        None => launcher(),
+        Some(socket) => contained(Path::new(&socket)),
+    };
+    ExitCode::from(u8::try_from(code).unwrap_or(1))
+}
+
+/// The exit status of an init that does not reach the server's socket.
+pub(crate) const NO_SOCKET: i32 = 64;
+
+/// Process 1 of a container: it ends with its connection to the server, and everything inside with it.
+fn contained(path: &Path) -> i32 {
+    if sys::close_from(3).is_err() {
+        return 1;
+    }
+    let Ok(mut socket) = UnixStream::connect(path) else { return NO_SOCKET };
+    // What is printed inside is not for the daemon's log.
+    let Ok(null) = File::options().read(true).write(true).open("/dev/null") else { return 1 };
+    if (0..3).any(|stream| sys::dup_onto(null.as_fd(), stream).is_err()) {
+        return 1;
+    }
+    drop(null);
+    match wire::read(&mut socket, wire::MAX_FRAME_TO_INIT) {
+        Ok(ToInit::Launch(launch)) if launch.container.is_some() => {
+            let fence = contained_fence(&launch, &socket);
+            stand(&launch, socket, fence)
+        }
+        _ => 1,
+    }
+}
+
+/// What of the fence a daemon does not set up, in an order in which each step still may do what it needs; and the check.
+fn contained_fence(launch: &Launch, socket: &UnixStream) -> Result<String, Failure> {
+    sys::loopback_up().map_err(at("bringing up loopback"))?;
+    if let Some(ports) = &launch.gate_ports {
+        network::hand_out_listeners(ports, socket)?;
+    }
+    root::finish_container()?;
+    give_up(launch, socket, &[])
 }
 
 fn launcher() -> i32 {
@@ -272,7 +324,7 @@ fn at_cgroup(step: &'static str) -> impl FnOnce(io::Error) -> Failure {
 /// What the child does: finish the fence, check it, serve. Returns the exit code.
 fn process_1(
     launch: &Launch,
-    mut socket: UnixStream,
+    socket: UnixStream,
     go: OwnedFd,
     cgroups: Cgroups,
     host_namespaces: &[(String, String)],
@@ -281,7 +333,13 @@ fn process_1(
     if nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).is_err() || File::from(go).read_exact(&mut byte).is_err() {
         return 1;
     }
-    match cgroups.enter().and_then(|()| fence(launch, &socket, host_namespaces)) {
+    let fence = cgroups.enter().and_then(|()| fence(launch, &socket, host_namespaces));
+    stand(launch, socket, fence)
+}
+
+/// Serves behind a fence that stands, or tells why it does not. Returns the exit code.
+fn stand(launch: &Launch, mut socket: UnixStream, fence: Result<String, Failure>) -> i32 {
+    match fence {
         Ok(landlock) => {
             if wire::write(&mut socket, &FromInit::Ready { landlock }).is_err() {
                 return 1;
@@ -311,11 +369,19 @@ fn fence(launch: &Launch, socket: &UnixStream, host_namespaces: &[(String, Strin
         root::build(launch)?;
     }
     root::finish(launch)?;
+    give_up(launch, socket, host_namespaces)
+}
+
+/// Gives up what is not needed to serve, and checks the fence.
+fn give_up(launch: &Launch, socket: &UnixStream, host_namespaces: &[(String, String)]) -> Result<String, Failure> {
     confine::set_rlimits(launch)?;
-    nix::unistd::setsid().map_err(at("starting a session"))?;
+    // The runtime of a container may have made its process 1 the leader of a session.
+    if nix::unistd::getsid(None) != Ok(nix::unistd::getpid()) {
+        nix::unistd::setsid().map_err(at("starting a session"))?;
+    }
     confine::close_descriptors_except(socket.as_raw_fd())?;
     nix::sys::prctl::set_no_new_privs().map_err(at("setting no_new_privs"))?;
-    confine::drop_capabilities()?;
+    confine::drop_capabilities(confine::kept_capabilities(launch))?;
     let landlock = confine::landlock(launch)?;
     // Process 1 is this program: nothing inside may look into it.
     nix::sys::prctl::set_dumpable(false).map_err(at("making process 1 undumpable"))?;

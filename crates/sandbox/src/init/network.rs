@@ -25,9 +25,12 @@ const BACKLOG: i32 = 4096;
 /// The number of the loopback device, which every network namespace begins with.
 const LOOPBACK: u32 = 1;
 
+/// How the steps begin that give a sandbox its network.
+pub(crate) const LEADING: &str = "leading the network to the gate";
+
 /// Leads the network to listeners, and hands them out over `socket`. None of them stays here.
 pub(super) fn hand_out_listeners(ports: &[u16], socket: &UnixStream) -> Result<(), Failure> {
-    let failed = |step: &str| format!("leading the network to the gate: {step}");
+    let failed = |step: &str| format!("{LEADING}: {step}");
     route_all(AddressFamily::INET).map_err(at(failed("adding the route of IPv4")))?;
     // Without IPv6 on this machine its addresses stay out of reach.
     let ipv6 = route_all(AddressFamily::INET6).is_ok();

@@ -7,6 +7,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use nix::mount::{MntFlags, MsFlags};
@@ -14,6 +15,7 @@ use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags};
 
 use super::{at, map_of_owners, shell, trust};
+use crate::config::Limits;
 use crate::folder::{Folder, by_descriptor};
 use crate::sys;
 use crate::wire::{Authorities, Failure, Identity, Launch, PACKAGES, RANGE};
@@ -45,13 +47,24 @@ pub(crate) const SESSION_FOLDERS: [(&str, &str, bool, bool); 9] = [
     ("var", "var", true, true),
 ];
 
+/// The folders of [`SESSION_FOLDERS`] that a sandbox shows, where, and whether it may write there. An image has its own in the
+/// place of those that come with the host's programs; the root of a container stays as its image has it, so there the agent
+/// has its home folders of the session.
+pub(crate) fn session_folders(launch: &Launch) -> impl Iterator<Item = (&'static str, &'static str, bool)> {
+    let (overlay, container) = (launch.is_overlay(), launch.container.is_some());
+    SESSION_FOLDERS.into_iter().filter_map(move |(folder, path, host_only, writable)| {
+        let has = if container { matches!(path, "root" | "home") } else { !overlay };
+        (!host_only || has).then_some((folder, path, writable))
+    })
+}
+
 /// The folder, in a session's own, in which packages are installed while a layer of them is made.
 pub(crate) const BUILDING: &str = "packages";
 /// The step that fails where a file system cannot show files under other owners.
 pub(crate) const MAPPING_OWNERS: &str = "mapping the owners of a layer";
 
 /// Where memory stores are inside. The folder itself is read-only.
-pub(super) const MEMORY: &str = "mnt/memory";
+pub(crate) const MEMORY: &str = "mnt/memory";
 /// The folder, in a session's own, of the memory stores that the agent may write. Each is shown in the place of the folder
 /// of its name in [`MEMORY`].
 pub(crate) const WRITABLE_MEMORY: &str = "memory-writable";
@@ -92,7 +105,7 @@ const ETC: [&str; 30] = [
 /// The host's own secrets below a folder of [`ETC`].
 const ETC_MASKED: [&str; 2] = ["etc/ssl/private", "etc/pki/tls/private"];
 
-const ETC_WRITTEN: [(&str, &str); 5] = [
+pub(crate) const ETC_WRITTEN: [(&str, &str); 5] = [
     ("etc/passwd", "root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"),
     ("etc/group", "root:x:0:\ntty:x:5:\nnogroup:x:65534:\n"),
     ("etc/hosts", "127.0.0.1 localhost sandbox\n::1 localhost\n"),
@@ -106,9 +119,9 @@ const SHELL_INODES: u64 = 16;
 /// Devices that programs expect and that give no power.
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 /// Parts of `/proc` that may be read but not written.
-const PROC_READ_ONLY: [&str; 6] = ["bus", "fs", "irq", "sys", "sysrq-trigger", "acpi"];
+pub(crate) const PROC_READ_ONLY: [&str; 6] = ["bus", "fs", "irq", "sys", "sysrq-trigger", "acpi"];
 /// Parts of `/proc` that tell of the host or its kernel's memory.
-const PROC_MASKED: [&str; 12] = [
+pub(crate) const PROC_MASKED: [&str; 12] = [
     "asound",
     "interrupts",
     "kallsyms",
@@ -266,10 +279,7 @@ pub(super) fn build(launch: &Launch) -> Result<(), Failure> {
         show_host_programs(&tree)?;
         show_host_settings(&tree)?;
     }
-    for (folder, path, host_only, writable) in SESSION_FOLDERS {
-        if host_only && launch.is_overlay() {
-            continue;
-        }
+    for (folder, path, writable) in session_folders(launch) {
         let attributes = NOSUID | NODEV | if writable { 0 } else { RDONLY };
         let source = session.enter(folder).map_err(at(format!("opening the session's folder for /{path}")))?;
         tree.bind_folder(&source, path, attributes)?;
@@ -435,6 +445,17 @@ pub(super) fn finish(launch: &Launch) -> Result<(), Failure> {
     nix::unistd::chdir("/workspace").map_err(at("entering /workspace"))
 }
 
+/// Makes what is left to make in a container, whose mounts a daemon has made.
+pub(super) fn finish_container() -> Result<(), Failure> {
+    fs::set_permissions(shell::FOLDER, fs::Permissions::from_mode(0o700))
+        .map_err(at("closing the folder of the shell"))?;
+    for path in ["/tmp", "/var/tmp", "/dev/shm"] {
+        // A runtime may give a file system in memory the mode of the image's folder.
+        fs::set_permissions(path, fs::Permissions::from_mode(0o1777)).map_err(at(format!("opening {path} to all")))?;
+    }
+    nix::unistd::chdir("/workspace").map_err(at("entering /workspace"))
+}
+
 /// Programs expect `/var/tmp`, and that anyone may write there. What the agent has put in its place is its own affair:
 /// this runs inside, where nothing but the agent's own files can be reached.
 fn shared_temporary_folder() -> io::Result<()> {
@@ -470,11 +491,14 @@ fn inner_mounts(tree: &Tree, launch: &Launch) -> Result<(), Failure> {
     tree.mount("devpts", "dev/pts", &pts, NOSUID | NOEXEC)?;
     let shell = [("size", "4096".to_owned()), ("nr_inodes", SHELL_INODES.to_string()), ("mode", "0700".to_owned())];
     tree.mount("tmpfs", shell::FOLDER, &shell, NOSUID | NODEV | NOEXEC)?;
-    // Files in memory must leave enough of it for the programs that could delete them.
-    let most = launch.limits.memory_bytes / SCRATCH_SHARE;
-    let scratch = tmpfs_options(launch.limits.tmp_bytes.min(most), "1777", None);
+    let scratch = tmpfs_options(scratch_bytes(&launch.limits), "1777", None);
     tree.mount("tmpfs", "dev/shm", &scratch, NOSUID | NODEV)?;
     tree.mount("tmpfs", "tmp", &scratch, NOSUID | NODEV)
+}
+
+/// Bytes of each folder whose files are in memory: they must leave enough of it for the programs that could delete them.
+pub(crate) fn scratch_bytes(limits: &Limits) -> u64 {
+    limits.tmp_bytes.min(limits.memory_bytes / SCRATCH_SHARE)
 }
 
 /// The folders inside that may be written.
@@ -483,7 +507,8 @@ pub(super) fn writable_folders(launch: &Launch) -> Vec<&'static OsStr> {
         return vec![OsStr::new("/")];
     }
     let building = launch.shown.building.is_some().then_some(PACKAGES);
-    let session = SESSION_FOLDERS.iter().filter(|(.., writable)| *writable).map(|(_, path, ..)| *path);
+    let session = session_folders(launch).filter(|(.., writable)| *writable).map(|(_, path, _)| path);
+    let scratch = launch.container.is_some().then_some("var/tmp");
     // Of the memory stores the mounts say which may be written.
-    session.chain([MEMORY, "tmp", "dev", "proc", "run"]).chain(building).map(OsStr::new).collect()
+    session.chain([MEMORY, "tmp", "dev", "proc", "run"]).chain(scratch).chain(building).map(OsStr::new).collect()
 }

@@ -26,7 +26,7 @@ use crate::sys::{self, Cloned};
 use crate::wire::Launch;
 
 /// A file system of its own that holds the pipe while bash opens it, and exit statuses.
-pub(super) const FOLDER: &str = "/dev/shell";
+pub(crate) const FOLDER: &str = "/dev/shell";
 /// The pipe's name. It is what bash calls itself in messages.
 const SCRIPT: &str = "bash";
 /// The least that a pipe can hold, in bytes: one page.

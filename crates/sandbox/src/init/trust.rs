@@ -4,16 +4,16 @@
 //! are told of it by a variable, and Java of another file.
 
 /// The folder of the file, in a file system of its own.
-pub(super) const FOLDER: &str = "run/rota";
+pub(crate) const FOLDER: &str = "run/rota";
 /// The file.
-pub(super) const FILE: &str = "authorities.pem";
+pub(crate) const FILE: &str = "authorities.pem";
 /// The same for Java.
-pub(super) const KEYSTORE: &str = "authorities.jks";
+pub(crate) const KEYSTORE: &str = "authorities.jks";
 /// Bytes of that file system, in which nothing else is.
 pub(super) const BYTES: u64 = 8 << 20;
 
 /// Where Linux distributions have such a file. Where one is a link, it leads to another one here.
-pub(super) const USUAL: [&str; 6] = [
+pub(crate) const USUAL: [&str; 6] = [
     "etc/ssl/certs/ca-certificates.crt",
     "etc/ssl/cert.pem",
     "etc/ssl/ca-bundle.pem",

@@ -9,10 +9,33 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
 
-use rota_sandbox::{Config, Embedded, Limits, Sandbox, ToolCall, ToolOutput};
+use rota_sandbox::{Config, Containers, Embedded, Engine, Limits, Sandbox, ToolCall, ToolOutput};
 
 /// The command line around a backend.
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_rota-sandbox");
+
+/// The daemon whose containers the sandboxes of these tests are, where they are to be some: `podman=SOCKET=IMAGE`.
+/// `tests/with-containers` sets it.
+const CONTAINERS: &str = "ROTA_TEST_CONTAINERS";
+
+/// The daemon's containers, for a server of this name. `None`: these tests are about Rota's own namespaces.
+pub fn containers(server: &str) -> Option<Containers> {
+    let text = std::env::var(CONTAINERS).ok()?;
+    let parts: Vec<&str> = text.splitn(3, '=').collect();
+    let engine = if parts[0] == "podman" { Engine::Podman } else { Engine::Docker };
+    let (socket, image) = (parts[1].into(), parts[2].to_owned());
+    Some(Containers { engine, socket, image, runtime: None, server: server.to_owned() })
+}
+
+/// Whether the sandboxes of these tests are containers.
+pub fn in_containers() -> bool {
+    std::env::var_os(CONTAINERS).is_some()
+}
+
+/// The configuration of sandboxes over a folder.
+pub fn config(folder: &Path) -> Config {
+    Config { containers: containers(&folder.to_string_lossy()), ..Config::new(folder) }
+}
 
 /// A backend over a folder that is deleted with it.
 pub struct Backend {
@@ -27,14 +50,14 @@ impl Backend {
 
     pub fn with(limits: Limits) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let config = Config { limits, ..Config::new(folder.path()) };
+        let config = Config { limits, ..config(folder.path()) };
         Self { embedded: Embedded::new(config).unwrap(), folder }
     }
 
     /// A backend whose data is on a disk of this many bytes. `None` without root, who alone can make one.
     pub fn on_small_disk(bytes: u64, limits: Limits) -> Option<(Self, SmallDisk)> {
         let disk = SmallDisk::new(bytes)?;
-        let config = Config { limits, ..Config::new(disk.0.path()) };
+        let config = Config { limits, ..config(disk.0.path()) };
         Some((Self { embedded: Embedded::new(config).unwrap(), folder: tempfile::tempdir().unwrap() }, disk))
     }
 
@@ -97,7 +120,9 @@ pub enum Server {
 
 /// The kinds of server that can be tried here: both when the tests run as root, else only the plain user.
 pub fn servers() -> Vec<Server> {
-    if nix::unistd::geteuid().is_root() {
+    if in_containers() {
+        vec![Server::Root]
+    } else if nix::unistd::geteuid().is_root() {
         vec![Server::Root, Server::PlainUser]
     } else {
         eprintln!("skipped: the server run by root, because these tests do not run as root");
@@ -142,6 +167,7 @@ impl CommandLine {
             command.uid(NOBODY).gid(NOBODY);
         }
         command.envs(self.image.map(|key| ("ROTA_SANDBOX_IMAGE", key)));
+        command.envs(std::env::var_os(CONTAINERS).map(|daemon| ("ROTA_SANDBOX_CONTAINERS", daemon)));
         command
     }
 

@@ -70,6 +70,7 @@ struct Inner {
     config: PackagesConfig,
     /// The operator's root file system, where there is one.
     root_fs: Option<std::path::PathBuf>,
+    container_image: Option<String>,
     has_network: bool,
     gate: Gate,
     db: Db,
@@ -101,6 +102,8 @@ pub struct Parts {
     pub config: PackagesConfig,
     /// The operator's root file system, where there is one.
     pub root_fs: Option<std::path::PathBuf>,
+    /// The image that containers are made from, where sandboxes are containers.
+    pub container_image: Option<String>,
     /// Whether sandboxes have a network at all.
     pub has_network: bool,
     /// What the network goes through.
@@ -120,12 +123,26 @@ pub struct Parts {
 impl Packages {
     /// Over these parts.
     pub fn new(parts: Parts) -> Self {
-        let Parts { backend, images, config, root_fs, has_network, gate, db, clock, node, tasks, stop } = parts;
+        let Parts {
+            backend,
+            images,
+            config,
+            root_fs,
+            container_image,
+            has_network,
+            gate,
+            db,
+            clock,
+            node,
+            tasks,
+            stop,
+        } = parts;
         Self(Arc::new(Inner {
             backend,
             images,
             config,
             root_fs,
+            container_image,
             has_network,
             gate,
             db,
@@ -243,7 +260,10 @@ impl Inner {
                 let key = key.or_else(|| self.images.layers().named(&name));
                 format!("image {}", key.unwrap_or(name))
             }
-            None => format!("machine {}", of_machine(self.root_fs.as_deref().unwrap_or(Path::new("/")))),
+            None => match &self.container_image {
+                Some(image) => format!("container {image}"),
+                None => format!("machine {}", of_machine(self.root_fs.as_deref().unwrap_or(Path::new("/")))),
+            },
         };
         let mut keys = Vec::new();
         for manager in Manager::ALL {
