@@ -686,6 +686,8 @@ pub const PACKAGES_MIB: u64 = 10_240;
 pub const PACKAGES_STORE_MIB: u64 = 51_200;
 /// Package managers that install at the same time; further ones wait.
 pub const PACKAGES_BUILDS: usize = 2;
+/// How long to wait before it is tried again to record what an installation has come to.
+pub const PACKAGES_RECORD_RETRY: Duration = Duration::from_millis(500);
 /// Most bytes of the log of an installation that are kept: its end.
 pub const PACKAGES_LOG_BYTES: usize = 64 * 1024;
 /// Most bytes of that in an error.

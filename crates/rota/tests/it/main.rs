@@ -40,6 +40,8 @@ mod git_server;
 mod given;
 mod image_files;
 mod images;
+mod indexes;
+mod installers;
 mod large_files;
 mod leases;
 mod lost_files;

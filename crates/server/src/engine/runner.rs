@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use rota_api::{
     agent::{BuiltInTool, Multiagent, SessionAgent, ThreadAgent, built_in, needs_network},
-    environment::{EnvironmentConfig, LimitedNetwork, Networking},
+    environment::{EnvironmentConfig, LimitedNetwork, Networking, Packages},
     event::{EventBody, ModelUsage, RetryStatus, SessionError, SessionErrorType, StopReason, ThreadName},
     id::{EventId, VaultId},
 };
@@ -762,11 +762,14 @@ fn load(tx: &mut Tx<'_>, lease: &Lease, permitted: impl Fn(Policy) -> Policy) ->
             let members = multiagent.iter().flat_map(Multiagent::agents);
             let servers = agent.mcp_servers.iter().chain(members.flat_map(|member| &member.mcp_servers));
             let network = permitted(Policy::new(&networking, servers.map(|server| server.url.as_str())));
+            let packages: Packages = row.opt_json(9)?.unwrap_or_default();
+            let has_commands = built_in(&agent.tools, BuiltInTool::Bash).is_some();
             let around = Surroundings {
                 self_hosted: row.int(1)? == 1,
                 resources: row.json(4)?,
                 skills: skills.clone(),
-                network: built_in(&agent.tools, BuiltInTool::Bash).map(|_| network.clone()),
+                network: has_commands.then(|| network.clone()),
+                packages: if has_commands { packages.clone() } else { Packages::default() },
                 secrets: Vec::new(),
             };
             let vaults: Vec<VaultId> = row.json(10)?;
@@ -784,7 +787,7 @@ fn load(tx: &mut Tx<'_>, lease: &Lease, permitted: impl Fn(Policy) -> Policy) ->
                     session: lease.session.clone(),
                     environment: row.id(7)?,
                     image: row.opt_text(8)?,
-                    packages: row.opt_json(9)?.unwrap_or_default(),
+                    packages,
                 },
             })
         },

@@ -26,13 +26,11 @@ where
     let Ok(read) = read else { return connection.refuse(EgressReason::TimedOut) };
     let Ok((bytes, hello)) = read else { return connection.refuse(EgressReason::WrongProtocol) };
     let agreed = session.admits(&connection.target).and_then(|()| agrees(session, &connection.target, &hello));
-    let credentials = match agreed {
-        Ok(()) => session.opened(&connection.target, connection.port).await,
-        Err(reason) => Err(reason),
-    };
-    let passed = match credentials {
-        Ok(Some(opened)) => return opened::serve(session, connection, bytes, client, opened).await,
-        Ok(None) => pass(session, connection, &bytes, &mut client).await,
+    let passed = match agreed {
+        Ok(()) => match session.opened(&connection.target, connection.port).await {
+            Some(opened) => return opened::serve(session, connection, bytes, client, opened).await,
+            None => pass(session, connection, &bytes, &mut client).await,
+        },
         Err(reason) => Err(reason),
     };
     if let Err(reason) = passed {
