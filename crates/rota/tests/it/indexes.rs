@@ -98,10 +98,19 @@ fn cargo(hosts: &Secure) {
     ]));
     let checksum = digest(&package).replace("sha256:", "");
     let line = json!({"name": name, "vers": version, "deps": [], "cksum": checksum, "features": {}, "yanked": false});
-    let config = json!({"dl": format!("https://{CARGO}/files"), "api": null});
-    hosts.put(format!("{CARGO}/index/config.json"), "application/json", config.to_string());
+    describe_cargo(hosts, false);
     hosts.put(format!("{CARGO}/index/ro/ta/{name}"), "text/plain", format!("{line}\n"));
     hosts.put(format!("{CARGO}/files/{name}/{version}/download"), "application/octet-stream", package);
+}
+
+/// Has the registry of cargo say that it is for those with a token.
+pub fn cargo_wants_tokens(hosts: &Secure) {
+    describe_cargo(hosts, true);
+}
+
+fn describe_cargo(hosts: &Secure, wants_tokens: bool) {
+    let config = json!({"dl": format!("https://{CARGO}/files"), "api": null, "auth-required": wants_tokens});
+    hosts.put(format!("{CARGO}/index/config.json"), "application/json", config.to_string());
 }
 
 fn go(hosts: &Secure) {

@@ -37,7 +37,7 @@ async fn reaching(hosts: &Secure, names: &[&str], configure: impl FnOnce(&mut Co
 }
 
 async fn environment(api: &Api, packages: Value) -> Value {
-    let config = json!({"type": "cloud", "packages": packages, "networking": {"type": "limited"}});
+    let config = json!({"type": "cloud", "packages": packages, "networking": {"type": "limited", "allow_package_managers": true}});
     api.post("/v1/environments", json!({"name": packages.to_string(), "config": config})).await
 }
 

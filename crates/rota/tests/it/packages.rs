@@ -44,7 +44,7 @@ for package in "${packages[@]}"; do
   case $package in
     missing) echo "ERROR: no such package: $package $RANDOM$RANDOM"; exit 1 ;;
     hang) while :; do sleep 60; done ;;
-    wait) touch /workspace/waiting; while [[ ! -e /workspace/go ]]; do sleep 0.05; done; echo "went on" > "$folder/wait" ;;
+    wait) echo x > /workspace/waiting; while [[ ! -e /workspace/go ]]; do sleep 0.05; done; echo "went on" > "$folder/wait" ;;
     large) dd if=/dev/zero of="$folder/large" bs=1048576 count=3 2>/dev/null ;;
     variable) echo "$PIP_INDEX_URL" > "$folder/variable" ;;
     *) echo "$package $(od -An -N8 -tx8 /dev/urandom | tr -d ' ')" > "$folder/${package//\//_}" ;;

@@ -404,8 +404,16 @@ impl<'a> Runner<'a> {
         let (mounts, sandboxes, network) = (&mut self.mounts, &self.app.sandboxes, &self.network);
         let calling = async {
             mounts.before_call().await.map_err(NotRun::Mount)?;
-            let root = self.app.packages.root(&self.needs).await.map_err(NotRun::Root)?;
+            // Before the call takes a place, for it may take minutes. A sandbox that is up needs none.
+            let root = match sandboxes.backend().running(session.as_ref()).await {
+                Some(_) => None,
+                None => Some(self.app.packages.root(&self.needs).await.map_err(NotRun::Root)?),
+            };
             let setup = async {
+                let root = match root {
+                    Some(root) => root,
+                    None => self.app.packages.root(&self.needs).await.map_err(NotRun::Root)?,
+                };
                 if !self.has_secrets {
                     return Ok(Setup::from(root));
                 }

@@ -7,7 +7,7 @@ use axum::body::Body;
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header,
-    uri::{Authority, PathAndQuery, Uri},
+    uri::{Authority, PathAndQuery, Scheme, Uri},
 };
 use hyper::{
     body::Incoming,
@@ -168,6 +168,9 @@ impl Way<'_> {
         }
         request.headers_mut().remove(header::EXPECT);
         *request.version_mut() = if leg.is_h2 { Version::HTTP_2 } else { Version::HTTP_11 };
+        if leg.is_h2 {
+            name_the_host(&mut request);
+        }
         let request = request.map(Body::new);
         let (request, also) = match &leg.opened {
             Some(opened) => {
@@ -255,6 +258,20 @@ impl Upstream {
             });
             Ok(Sender::One(sender))
         }
+    }
+}
+
+/// Gives a request of HTTP/2 an authority where only its Host header says which host it is for (RFC 9113, section 8.3.1).
+fn name_the_host(request: &mut Request<Incoming>) {
+    if request.uri().authority().is_some() {
+        return;
+    }
+    let host = request.headers_mut().remove(header::HOST);
+    let mut parts = request.uri().clone().into_parts();
+    parts.authority = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
+    parts.scheme = Some(Scheme::HTTPS);
+    if let Ok(uri) = Uri::from_parts(parts) {
+        *request.uri_mut() = uri;
     }
 }
 

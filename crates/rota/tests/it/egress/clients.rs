@@ -23,8 +23,8 @@ const WATCH: &str = include_str!("watch.py");
 const SPEAK: &str = include_str!("speak.py");
 
 /// Whom to trust where nothing is opened, for each program by its own variable.
-const TRUSTING: &str = "for v in PIP_CERT SSL_CERT_FILE CURL_CA_BUNDLE NODE_EXTRA_CA_CERTS CARGO_HTTP_CAINFO \
-     GRPC_DEFAULT_SSL_ROOTS_FILE_PATH; do export $v=/workspace/authority.pem; done; ";
+const TRUSTING: &str = "for v in PIP_CERT SSL_CERT_FILE CURL_CA_BUNDLE NODE_EXTRA_CA_CERTS NPM_CONFIG_CAFILE \
+     CARGO_HTTP_CAINFO GRPC_DEFAULT_SSL_ROOTS_FILE_PATH; do export $v=/workspace/authority.pem; done; ";
 
 fn basic(password: &str) -> String {
     STANDARD.encode(format!("bot:{password}"))
@@ -68,6 +68,7 @@ async fn works_with_and_without_a_secret(host: &str, authorization: &str, comman
     assert!(rows["data"].as_array().unwrap().iter().all(|row| row["credentials"] == json!([])), "{rows}");
 
     hosts.wants(host, authorization);
+    indexes::cargo_wants_tokens(&hosts);
     let vault = vault(api, "keys").await;
     let networking = json!({"type": "limited", "allowed_hosts": [host]});
     let changes = json!({"secret_value": SECRET, "networking": networking});
