@@ -23,6 +23,7 @@ mod placement;
 mod policy;
 mod record;
 mod setup;
+mod splice;
 mod tunnel;
 mod web;
 
