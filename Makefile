@@ -26,6 +26,7 @@ check:
 	cargo clippy --workspace --all-targets -- --deny warnings
 	RUSTDOCFLAGS='--deny warnings' cargo doc --quiet --workspace --no-deps
 	deny=$$(tests/setup --print-cargo-deny) && $$deny check licenses bans sources || [ $$? = 77 ]
+	tests/setup --clients || [ $$? = 77 ]
 	rm -f target/statements
 	ROTA_STATEMENTS=$(CURDIR)/target/statements cargo test --workspace
 	cargo test -p rota --test it -- --ignored large_files:: $(if $(NO_DISKS),,full_disk::)

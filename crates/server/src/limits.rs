@@ -619,7 +619,11 @@ pub const EGRESS_HEADER_TIMEOUT: Duration = Duration::from_mins(1);
 pub const EGRESS_HEADER_BYTES: usize = 64 * 1024;
 /// Most bytes of the first message of a TLS client.
 pub const EGRESS_HELLO_BYTES: usize = 32 * 1024;
-/// What is passed on at once of a connection into a sandbox, in bytes. A connection holds no more, however much is sent.
+/// What is copied at once of a connection that passes unread, each way, in bytes. Where more is there, the kernel passes it on.
+pub const EGRESS_COPY_BYTES: usize = 16 * 1024;
+/// What the kernel passes on at once, in bytes; the pipe that it goes through holds less by default.
+pub const EGRESS_SPLICE_BYTES: usize = 1024 * 1024;
+/// What is passed on at once of another connection into a sandbox, in bytes. A connection holds no more, however much is sent.
 pub const EGRESS_COPY_IN_BYTES: usize = 64 * 1024;
 /// The same out of the sandbox: most connections send little.
 pub const EGRESS_COPY_OUT_BYTES: usize = 16 * 1024;
@@ -724,6 +728,8 @@ pub const PACKAGES_MIB: u64 = 10_240;
 pub const PACKAGES_STORE_MIB: u64 = 51_200;
 /// Package managers that install at the same time; further ones wait.
 pub const PACKAGES_BUILDS: usize = 2;
+/// How long to wait before it is tried again to record what an installation has come to.
+pub const PACKAGES_RECORD_RETRY: Duration = Duration::from_millis(500);
 /// Most bytes of the log of an installation that are kept: its end.
 pub const PACKAGES_LOG_BYTES: usize = 64 * 1024;
 /// Most bytes of that in an error.

@@ -15,6 +15,7 @@ use rota_server::{
     error::Result,
     limits::CHECKPOINT_KEPT_MICROS,
 };
+use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
@@ -574,4 +575,96 @@ async fn whenever_a_server_is_killed_its_session_has_its_changes_or_is_told_that
         assert_eq!(said.lines().any(|line| line == made), !is_error, "round {round}: {said}");
         assert!(there.iter().all(|name| said.lines().any(|line| line == name)), "{there:?}: {said}");
     }
+}
+
+/// A blob of a checkpoint becomes a pipe that nobody writes to: whoever reads it waits there.
+#[tokio::test]
+async fn a_server_that_is_killed_while_files_are_put_back_puts_them_back_when_it_is_there_again() {
+    let folder = TempDir::new().unwrap();
+    let (data, blobs, config) =
+        (folder.path().join("data"), folder.path().join("blobs"), folder.path().join("rota.toml"));
+    fs::create_dir(&data).unwrap();
+    fs::write(&config, format!("[blobs]\nfolder = \"{}\"\n[sandbox]\ncheckpoints = true\n", blobs.display())).unwrap();
+    let mut server = process::Server::new(&data, &["--config", config.to_str().unwrap()]);
+    let key = process::create_key(&data, &[]);
+    server.start().await;
+    let client = process::Client::new(server.address, key);
+    let agent =
+        client.post("/v1/agents", &json!({"name": "a", "model": "playbook", "tools": [crate::given::toolset()]})).await;
+    let environment = client.post("/v1/environments", &json!({"name": "e"})).await;
+    let make =
+        "head -c 3000000 /dev/urandom > large; for i in $(seq 100); do echo $i > $i; done; sha256sum large > sum";
+    let body = json!({"agent": id(&agent), "environment_id": id(&environment), "initial_events": [script(make)]});
+    let session = id(&client.post("/v1/sessions", &body).await).to_owned();
+    let store = || rusqlite::Connection::open(data.join("rota.db")).unwrap();
+    let is_kept = || {
+        let sql = "SELECT count(*) FROM session_checkpoints WHERE manifest_blob IS NOT NULL AND due_at IS NULL AND taken_seq > 0";
+        store().query_row(sql, [], |row| row.get::<_, i64>(0)).is_ok_and(|count| count == 1)
+    };
+    until("the files of the session are kept", is_kept).await;
+    server.kill();
+    store().execute("UPDATE sessions SET home = 'gone'", []).unwrap();
+    let largest = files_below(&blobs).into_iter().max_by_key(|file| fs::metadata(file).unwrap().len()).unwrap();
+    let aside = folder.path().join("aside");
+    fs::rename(&largest, &aside).unwrap();
+    mknodat(CWD, &largest, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+
+    server.start().await;
+    let ask = json!({"events": [script("sha256sum -c sum; ls | wc -l")]});
+    client.post(&format!("/v1/sessions/{session}/events"), &ask).await;
+    let incoming = data.join("sessions/.incoming");
+    // A pipe is opened for writing in this way only when somebody reads it; then that one waits for what is written.
+    let reading = async {
+        loop {
+            let opened = rustix::fs::open(&largest, OFlags::WRONLY | OFlags::NONBLOCK, Mode::empty());
+            if let Ok(writer) = opened {
+                return writer;
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let writer = timeout(PATIENCE, reading).await.expect("the large file is waited for");
+    assert!(fs::read_dir(&incoming).unwrap().next().is_some(), "what is there so far is aside");
+    server.kill();
+    drop(writer);
+    fs::remove_file(&largest).unwrap();
+    fs::rename(&aside, &largest).unwrap();
+    server.start().await;
+    let path = format!("/v1/sessions/{session}/events");
+    for place in 1.. {
+        let said = result(&client, &path, place).await;
+        if said.contains("large: OK") {
+            assert!(said.contains("\n102"), "{said}");
+            break;
+        }
+        // Of the call that waited nobody knows whether it ran.
+        assert!(place < 3 && said.starts_with("The server that ran this call is gone."), "{said}");
+        client.post(&path, &ask).await;
+    }
+    until("what was cut off is deleted", || fs::read_dir(&incoming).is_ok_and(|mut trees| trees.next().is_none()))
+        .await;
+}
+
+async fn until(what: &str, is_so: impl Fn() -> bool) {
+    let looking = async {
+        while !is_so() {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(2 * PATIENCE, looking).await.unwrap_or_else(|_| panic!("{what}"));
+}
+
+/// The result at `place` among those of a session.
+async fn result(client: &process::Client, events: &str, place: usize) -> String {
+    let looking = async {
+        loop {
+            let events = client.list(&format!("{events}?limit=100")).await;
+            let mut results = events.iter().filter(|event| event["type"] == "agent.tool_result");
+            if let Some(result) = results.nth(place) {
+                return text(result).to_owned();
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(2 * PATIENCE, looking).await.expect("a result")
 }

@@ -1,4 +1,5 @@
-//! A git host over HTTPS: git's own `http-backend` behind TLS, which answers as the test says.
+//! A git host over HTTPS: git's own `http-backend` behind TLS, which answers as the test says. It keeps large objects (git-lfs)
+//! too.
 
 use std::{
     fs,
@@ -9,6 +10,7 @@ use std::{
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use rustls::ServerConfig;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
@@ -250,7 +252,12 @@ async fn answer(mut connection: impl AsyncWrite + Unpin, root: &Path, manner: &M
             let length = words.len();
             format!("HTTP/1.1 403 x\r\ncontent-type: text/plain\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{words}").into_bytes()
         }
+        Manner::ReadOnly if is_upload(request) => {
+            let words = json!({"message": "You may read here, and not push: ask the owner."}).to_string();
+            whole("403 x", LARGE_OBJECTS, words.as_bytes())
+        }
         Manner::Hang if is_pack => std::future::pending().await,
+        _ if request.line.contains("/lfs/") => large_objects(root, request),
         _ => backend(root, request, *manner != Manner::NoCommitsById).await,
     };
     let cut = if *manner == Manner::Cut && is_pack { bytes.len() / 2 } else { bytes.len() };
@@ -263,6 +270,53 @@ async fn answer(mut connection: impl AsyncWrite + Unpin, root: &Path, manner: &M
 
 fn head(status: u16, headers: &str) -> Vec<u8> {
     format!("HTTP/1.1 {status} x\r\n{headers}content-length: 0\r\nconnection: close\r\n\r\n").into_bytes()
+}
+
+/// The type of what is said of large objects.
+const LARGE_OBJECTS: &str = "application/vnd.git-lfs+json";
+
+fn whole(status: &str, kind: &str, body: &[u8]) -> Vec<u8> {
+    let length = body.len();
+    let head =
+        format!("HTTP/1.1 {status}\r\ncontent-type: {kind}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n");
+    [head.as_bytes(), body].concat()
+}
+
+/// Whether large objects are to be taken.
+fn is_upload(request: &Request) -> bool {
+    let asked = serde_json::from_slice(&request.body).unwrap_or(Value::Null);
+    request.line.ends_with("/info/lfs/objects/batch") && asked["operation"] == "upload"
+}
+
+/// Where objects are to be sent or fetched, and the objects themselves (the API of git-lfs, "basic transfers"). As some hosts do,
+/// it gives what it was asked with for the requests that follow.
+fn large_objects(root: &Path, request: &Request) -> Vec<u8> {
+    let (method, target) = request.line.split_once(' ').unwrap();
+    let name = target.rsplit('/').next().unwrap();
+    let kept = |name: &str| root.join(format!("object-{name}"));
+    match method {
+        "PUT" => {
+            fs::write(kept(name), &request.body).unwrap();
+            whole("200 OK", LARGE_OBJECTS, b"{}")
+        }
+        "GET" if kept(name).exists() => whole("200 OK", "application/octet-stream", &fs::read(kept(name)).unwrap()),
+        "POST" if target.ends_with("/info/lfs/objects/batch") => {
+            let asked: Value = serde_json::from_slice(&request.body).unwrap();
+            let place =
+                format!("https://{}{}", request.header("host").unwrap(), target.replace("/info/lfs/objects/batch", ""));
+            let header = json!({"Authorization": request.header("authorization")});
+            let object = |object: &Value| {
+                let href = format!("{place}/lfs/objects/{}", object["oid"].as_str().unwrap());
+                let action = json!({"href": href, "header": header});
+                let operation = asked["operation"].as_str().unwrap();
+                json!({"oid": object["oid"], "size": object["size"], "actions": {operation: action}})
+            };
+            let objects: Vec<Value> = asked["objects"].as_array().unwrap().iter().map(object).collect();
+            let told = json!({"transfer": "basic", "objects": objects}).to_string();
+            whole("200 OK", LARGE_OBJECTS, told.as_bytes())
+        }
+        _ => whole("404 x", LARGE_OBJECTS, b"{\"message\": \"not found\"}"),
+    }
 }
 
 /// What git's own program answers (RFC 3875).

@@ -158,6 +158,43 @@ async fn a_session_keeps_the_image_of_its_creation_and_says_when_it_is_gone() {
 }
 
 #[tokio::test]
+async fn an_image_whose_files_are_removed_by_hand_under_a_sandbox_ends_what_needs_them_and_nothing_else() {
+    let server = Rota::start().await;
+    let (api, data) = (&server.api, server.server.app().config.data.clone());
+    let image = Image::with(&[("etc/version", 0o644, "old\n")]);
+    import(&image, "tools", &data).await;
+    let parts = Parts::new(api).await;
+    give(api, &parts.environment, "tools").await;
+    let (session, said) = answer(api, &parts, "cat /etc/version; echo mine > mine").await;
+    assert_eq!(said, "old\n");
+    let folder = data.join("images").join(digest(&image.config).trim_start_matches("sha256:"));
+    fs::remove_dir_all(&folder).unwrap();
+    // What runs is there as long as it runs, and so is what the kernel still has of the image.
+    let further = async |place: usize| {
+        api.events(id(&session), json!([script("echo still here; cat /etc/version; ls / > /dev/null; echo $?")])).await;
+        let events = format!("/v1/sessions/{}/events?limit=100", id(&session));
+        let results = |page: &Value| -> Vec<Value> {
+            let events = page["data"].as_array().unwrap().iter();
+            events.filter(|event| event["type"] == "agent.tool_result").cloned().collect()
+        };
+        let page = api.once(&events, |page| results(page).len() > place).await;
+        text(&results(&page)[place]).to_owned()
+    };
+    let said = further(1).await;
+    assert!(said.starts_with("still here\n"), "{said}");
+    assert!(said.contains("No such file or directory") || said.contains("not found"), "{said}");
+    let status = format!("/v1/sessions/{}", id(&session));
+    api.once(&status, |session| session["status"] == "idle").await;
+    server.server.app().sandboxes.end(&id(&session).parse().unwrap()).await;
+    let told = error_of(api, &session, script("cat mine")).await;
+    assert!(told.contains("the image \"tools\"") && told.contains("rota images"), "{told}");
+    assert_eq!(api.get("/rota/v1/images").await, json!({"data": []}));
+    import(&image, "tools", &data).await;
+    let said = further(3).await;
+    assert!(said.contains("still here\nold\n0\n"), "as before: {said}");
+}
+
+#[tokio::test]
 async fn what_a_registry_gives_that_is_wrong_is_no_image() {
     let (server, registry) = (Rota::without_engine().await, StaticHost::start().await);
     let folder = server.server.app().config.data.join("images");

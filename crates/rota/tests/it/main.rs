@@ -42,6 +42,8 @@ mod git_server;
 mod given;
 mod image_files;
 mod images;
+mod indexes;
+mod installers;
 mod large_files;
 mod leases;
 mod llama;

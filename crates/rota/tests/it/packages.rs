@@ -5,7 +5,6 @@
 
 use std::{
     fs,
-    io::Write,
     os::unix::{fs::PermissionsExt, process::CommandExt},
     path::{Path, PathBuf},
     process::Command,
@@ -17,13 +16,17 @@ use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 
 use crate::{
-    given::{Parts, agent, id, script, toolset},
-    image_files::{Image, digest},
+    database::NEEDED,
+    given::{Parts, agent, id, message, script, toolset},
+    image_files::Image,
     images::{answer, error_of, give, import},
+    indexes::{simple_page, wheel},
     process,
+    proxy::Proxy,
     server::{PATIENCE, Rota},
     static_host::{CERTIFICATE, NAME, StaticHost},
     stream::{first, text},
+    upstream::{Reply, Upstream},
 };
 
 /// What plays `python3 -m pip install …` and `npm install …`: a package is a file with a number that no other installation has.
@@ -41,6 +44,7 @@ for package in "${packages[@]}"; do
   case $package in
     missing) echo "ERROR: no such package: $package $RANDOM$RANDOM"; exit 1 ;;
     hang) while :; do sleep 60; done ;;
+    wait) echo x > /workspace/waiting; while [[ ! -e /workspace/go ]]; do sleep 0.05; done; echo "went on" > "$folder/wait" ;;
     large) dd if=/dev/zero of="$folder/large" bs=1048576 count=3 2>/dev/null ;;
     variable) echo "$PIP_INDEX_URL" > "$folder/variable" ;;
     *) echo "$package $(od -An -N8 -tx8 /dev/urandom | tr -d ' ')" > "$folder/${package//\//_}" ;;
@@ -220,6 +224,21 @@ async fn packages_of_debian_need_an_image_and_change_its_root() {
 }
 
 #[tokio::test]
+async fn an_agent_is_told_of_the_packages_that_its_session_keeps() {
+    let upstream = Upstream::start([Reply::Message(vec![json!({"type": "text", "text": "hi"})])]).await;
+    let server = server(|config| config.models = vec![upstream.model()]).await;
+    let mut parts = parts(&server, "e", json!({"npm": ["left-pad@1"], "pip": ["one", "two"]})).await;
+    parts.agent = agent(&server.api, json!({"model": "house"})).await;
+    let session = parts.session(&server.api, json!({})).await;
+    let other = json!({"config": {"type": "cloud", "packages": {"pip": ["later"]}}});
+    server.api.post(&format!("/v1/environments/{}", id(&parts.environment)), other).await;
+    server.api.events(id(&session), json!([message("hello")])).await;
+    server.api.stream_from(id(&session), 0).await.turn().await;
+    let system = upstream.asked()[0]["system"].to_string();
+    assert!(system.contains("\\n- npm: left-pad@1\\n- pip: one, two"), "{system}");
+}
+
+#[tokio::test]
 async fn a_package_that_is_an_option_and_a_missing_manager_are_told() {
     let server = server(|_| {}).await;
     let option = parts(&server, "option", json!({"pip": ["--index-url=http://evil.example"]})).await;
@@ -289,6 +308,44 @@ async fn a_server_that_ends_meanwhile_leaves_nothing_and_the_next_one_installs()
     let error = error_of(&server.api, &session, script("echo it ran")).await;
     assert!(error.starts_with("pip could not install hang"), "{error}");
     assert_eq!(layers(&server), 1, "that of npm was whole");
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: tests/with-postgres"]
+async fn an_installation_whose_store_goes_away_in_the_middle_goes_on_and_is_recorded() {
+    let proxy = Proxy::start().expect(NEEDED);
+    let server = server(|config| config.database = config.database.take().map(|url| proxy.url(&url))).await;
+    let parts = parts(&server, "e", json!({"npm": ["fine"], "pip": ["wait"]})).await;
+    let session = parts.session_with(&server.api, script("cat /mnt/packages/pip/wait")).await;
+    let mut stream = server.api.stream_from(id(&session), 0).await;
+    let sessions = server.server.app().config.data.join("sessions");
+    let waiting = || {
+        let mut folders = fs::read_dir(&sessions).unwrap().map(|entry| entry.unwrap().path().join("workspace"));
+        folders.find(|folder| folder.join("waiting").exists())
+    };
+    let found = async {
+        loop {
+            match waiting() {
+                Some(folder) => return folder,
+                None => sleep(Duration::from_millis(10)).await,
+            }
+        }
+    };
+    let build_folder = timeout(PATIENCE, found).await.unwrap();
+    proxy.close();
+    fs::write(build_folder.join("go"), "").unwrap();
+    let made = async {
+        while layers(&server) < 2 {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, made).await.expect("nothing of an installation needs the store");
+    proxy.open();
+    let turn = stream.turn().await;
+    assert_eq!(text(first(&turn, "agent.tool_result")), "went on\n");
+    let path = format!("/rota/v1/environments/{}/build", id(&parts.environment));
+    let built = server.api.once(&path, |built| built["state"] != "building").await;
+    assert_eq!((&built["state"], &built["error"]), (&json!("ready"), &Value::Null));
 }
 
 /// `nobody`, who runs a server when the tests run as root.
@@ -380,37 +437,14 @@ fn server_data(folder: &Path) -> PathBuf {
     folder.join("data/packages")
 }
 
-/// A wheel with a module and a program.
-fn wheel() -> Vec<u8> {
-    let mut wheel = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
-    let info = "rota_greeting-1.0.dist-info";
-    for (name, content) in [
-        ("rota_greeting.py".to_owned(), "def main():\n    print('hello from a package')\n"),
-        (format!("{info}/METADATA"), "Metadata-Version: 2.1\nName: rota-greeting\nVersion: 1.0\n"),
-        (format!("{info}/WHEEL"), "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n"),
-        (format!("{info}/entry_points.txt"), "[console_scripts]\nrota-greeting = rota_greeting:main\n"),
-        (format!("{info}/RECORD"), ""),
-    ] {
-        wheel.start_file(name, zip::write::SimpleFileOptions::default()).unwrap();
-        wheel.write_all(content.as_bytes()).unwrap();
-    }
-    wheel.finish().unwrap().into_inner()
-}
-
 #[tokio::test]
+#[cfg_attr(not(pip), ignore = "needs pip: apt install python3-pip")]
 async fn pip_installs_from_an_index_of_the_operator_through_the_gate() {
-    let pip = Command::new("/usr/bin/python3").args(["-m", "pip", "--version"]).output();
-    if !pip.is_ok_and(|pip| pip.status.success()) {
-        eprintln!("skipped: pip, which this machine does not have (Debian: python3-pip)");
-        return;
-    }
     let index = StaticHost::over_tls().await;
     let content = wheel();
-    let digest = digest(&content).replace(':', "=");
-    let file = "rota_greeting-1.0-py3-none-any.whl";
-    let page = format!("<html><body><a href=\"/files/{file}#{digest}\">{file}</a></body></html>");
+    let (page, file) = simple_page(&content);
     index.put("/simple/rota-greeting/", "text/html", page);
-    index.put(format!("/files/{file}"), "application/zip", content);
+    index.put(file, "application/zip", content);
     let server = Rota::with(|config| {
         config.network.open = vec!["127.0.0.1".to_owned()];
         config.network.hosts = [(format!("{NAME}:443"), vec![index.address.to_string()])].into();

@@ -26,6 +26,8 @@ pub struct Server {
     pub log: Option<PathBuf>,
     /// The user that runs it, and a copy of the program that this user can read; the tests' own if there is none.
     pub user: Option<(u32, PathBuf)>,
+    /// What it has for `/etc/resolv.conf`; that of the machine if there is none. For root only.
+    pub resolver: Option<PathBuf>,
     options: Vec<String>,
     child: Option<Child>,
 }
@@ -35,7 +37,16 @@ impl Server {
     pub fn new(data: &Path, options: &[&str]) -> Self {
         let address = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
         let options = options.iter().map(|&option| option.to_owned()).collect();
-        Self { data: data.to_owned(), address, authorities: None, log: None, user: None, options, child: None }
+        Self {
+            data: data.to_owned(),
+            address,
+            authorities: None,
+            log: None,
+            user: None,
+            resolver: None,
+            options,
+            child: None,
+        }
     }
 
     /// Starts it, once another server has begun the store whose data folder is `first`. Returns how long that took.
@@ -61,13 +72,19 @@ impl Server {
 
     /// What starts it.
     pub fn command(&self) -> Command {
-        let mut command = match &self.user {
-            Some((id, program)) => {
+        let mut command = match (&self.user, &self.resolver) {
+            (Some((id, program)), _) => {
                 let mut command = cleared(program);
                 command.uid(*id).gid(*id);
                 command
             }
-            None => rota(),
+            (None, Some(resolver)) => {
+                let mut command = cleared(Path::new("unshare"));
+                command.args(["--mount", "sh", "-c", "mount --bind \"$0\" /etc/resolv.conf && exec \"$@\""]);
+                command.arg(resolver).arg(ROTA);
+                command
+            }
+            (None, None) => rota(),
         };
         command.arg("serve").arg("--data").arg(&self.data).args(["--listen", &self.address.to_string()]);
         command.args(&self.options).args(["--log", if self.log.is_some() { "debug" } else { "error" }]);

@@ -3,7 +3,7 @@
 //! All of it is written here: [`system`] names the sections in their order, and each is a function below. What else the model
 //! is to be told is a field of [`Surroundings`], or a kind of [`Resource`], and a section.
 
-use rota_api::{credential::CredentialNetworking, repository::Checkout, session::Access};
+use rota_api::{credential::CredentialNetworking, environment::Packages, repository::Checkout, session::Access};
 use serde::Deserialize;
 
 use crate::{
@@ -25,6 +25,8 @@ pub(super) struct Surroundings {
     pub(super) skills: Vec<SessionSkill>,
     /// What its commands reach, where it has any.
     pub(super) network: Option<Policy>,
+    /// What was installed for its commands, where it has any.
+    pub(super) packages: Packages,
     /// What its commands can use without seeing it.
     pub(super) secrets: Vec<SessionSecret>,
 }
@@ -55,8 +57,9 @@ impl Surroundings {
 pub(super) fn system(own: Option<&str>, around: &Surroundings, repositories: &[&SessionRepository]) -> Option<String> {
     let own = own.filter(|own| !own.trim().is_empty()).map(str::to_owned);
     let cloned = cloned(repositories);
-    let sections = [own, files(around), memory(around), cloned, skills(around), network(around), variables(around)];
-    let told: Vec<String> = sections.into_iter().flatten().collect();
+    let surroundings = [files(around), memory(around), cloned, skills(around), network(around)];
+    let sections = [own].into_iter().chain(surroundings).chain([packages(around), variables(around)]);
+    let told: Vec<String> = sections.flatten().collect();
     (!told.is_empty()).then(|| told.join("\n\n"))
 }
 
@@ -160,6 +163,27 @@ fn network(around: &Surroundings) -> Option<String> {
     Some(format!("## Network\n\n{told}"))
 }
 
+/// Packages of one manager that an agent is told of; of more it is told how many.
+const PACKAGES_TOLD: usize = 50;
+
+/// What the hosted service tells of packages was not recorded. At a worker they are the worker's affair.
+fn packages(around: &Surroundings) -> Option<String> {
+    let Packages { apt, cargo, gem, go, npm, pip, .. } = &around.packages;
+    let all = [("apt", apt), ("cargo", cargo), ("gem", gem), ("go", go), ("npm", npm), ("pip", pip)];
+    let lines: String = all.into_iter().filter_map(|(manager, names)| of_manager(manager, names)).collect();
+    let told = "## Packages\n\nThe environment has these packages installed, beside what the sandbox has anyway. Their programs are in the \
+                `PATH`, and their libraries are found by their languages: there is no need to install them again.\n";
+    (!lines.is_empty() && !around.self_hosted).then(|| format!("{told}{lines}"))
+}
+
+fn of_manager(manager: &str, names: &[String]) -> Option<String> {
+    let told: Vec<String> =
+        names.iter().take(PACKAGES_TOLD).map(|name| name.replace(|letter: char| letter.is_control(), " ")).collect();
+    let more = names.len() - told.len();
+    let more = if more > 0 { format!(", and {more} more") } else { String::new() };
+    (!told.is_empty()).then(|| format!("\n- {manager}: {}{more}", told.join(", ")))
+}
+
 /// Variables that an agent is told of; of more it is told how many.
 const VARIABLES_TOLD: usize = 50;
 
@@ -237,7 +261,8 @@ mod tests {
 
     fn around(resources: serde_json::Value, skills: Vec<SessionSkill>) -> Surroundings {
         let resources = serde_json::from_value(resources).unwrap();
-        Surroundings { self_hosted: false, resources, skills, network: None, secrets: Vec::new() }
+        let packages = Packages::default();
+        Surroundings { self_hosted: false, resources, skills, network: None, packages, secrets: Vec::new() }
     }
 
     #[test]
@@ -343,6 +368,24 @@ needs one, say so: it has to be added to `allowed_hosts` of the environment. Onl
         assert!(prompt.contains("are at `skills/<name>/SKILL.md` in the working directory of your tools"), "{prompt}");
         assert!(prompt.contains("<location>skills/report-2/SKILL.md</location>"), "{prompt}");
         assert!(!prompt.contains("/workspace"), "{prompt}");
+    }
+
+    #[test]
+    fn an_agent_is_told_what_was_installed() {
+        let list = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let many: Vec<String> = (0..60).map(|i| format!("p{i}")).collect();
+        let packages = Packages {
+            apt: list(&["jq"]),
+            npm: many,
+            pip: list(&["pandas==2.2.3", "a\n\n## b"]),
+            ..Packages::default()
+        };
+        let here = Surroundings { packages, ..around(json!([]), Vec::new()) };
+        let prompt = system(Some("Be brief."), &here, &[]).unwrap();
+        assert!(prompt.starts_with("Be brief.\n\n## Packages\n\n"), "{prompt}");
+        assert!(prompt.contains("\n- apt: jq\n- npm: p0, p1, "), "{prompt}");
+        assert!(prompt.ends_with(", p49, and 10 more\n- pip: pandas==2.2.3, a  ## b"), "{prompt}");
+        assert_eq!(system(None, &Surroundings { self_hosted: true, ..here }, &[]), None);
     }
 
     fn limited(hosts: &[&str], mcp: bool, packages: bool) -> Policy {

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use futures_util::future::{join, join_all};
 use rota_api::{
     agent::{BuiltInTool, Multiagent, SessionAgent, ThreadAgent, built_in},
-    environment::{EnvironmentConfig, LimitedNetwork, Networking},
+    environment::{EnvironmentConfig, LimitedNetwork, Networking, Packages},
     event::{EventBody, ModelUsage, RetryStatus, SessionError, SessionErrorType, StopReason, ThreadName},
     id::{EventId, VaultId},
 };
@@ -441,8 +441,16 @@ impl<'a> Runner<'a> {
                 return Ok(Vec::new());
             }
             mounts.before_call().await.map_err(NotRun::Mount)?;
-            let root = self.app.packages.root(&self.needs).await.map_err(NotRun::Root)?;
+            // Before the call takes a place, for it may take minutes. A sandbox that is up needs none.
+            let root = match sandboxes.backend().running(session.as_ref()).await {
+                Some(_) => None,
+                None => Some(self.app.packages.root(&self.needs).await.map_err(NotRun::Root)?),
+            };
             let setup = async {
+                let root = match root {
+                    Some(root) => root,
+                    None => self.app.packages.root(&self.needs).await.map_err(NotRun::Root)?,
+                };
                 if !self.has_secrets {
                     return Ok(Setup::from(root));
                 }
@@ -859,11 +867,14 @@ fn load(tx: &mut Tx<'_>, lease: &Lease, permitted: impl Fn(Policy) -> Policy) ->
             // Servers are reached from here and not from a sandbox: they are no affair of a worker's network.
             let reach = if row.int(1)? == 1 { Policy::Unrestricted } else { network.clone() };
             let network = permitted(network);
+            let packages: Packages = row.opt_json(9)?.unwrap_or_default();
+            let has_commands = built_in(&agent.tools, BuiltInTool::Bash).is_some();
             let around = Surroundings {
                 self_hosted: row.int(1)? == 1,
                 resources: row.json(4)?,
                 skills: skills.clone(),
-                network: built_in(&agent.tools, BuiltInTool::Bash).map(|_| network.clone()),
+                network: has_commands.then(|| network.clone()),
+                packages: if has_commands { packages.clone() } else { Packages::default() },
                 secrets: Vec::new(),
             };
             let vaults: Vec<VaultId> = row.json(10)?;
@@ -882,7 +893,7 @@ fn load(tx: &mut Tx<'_>, lease: &Lease, permitted: impl Fn(Policy) -> Policy) ->
                     session: lease.session.clone(),
                     environment: row.id(7)?,
                     image: row.opt_text(8)?,
-                    packages: row.opt_json(9)?.unwrap_or_default(),
+                    packages,
                 },
             })
         },

@@ -79,6 +79,16 @@ impl Flow {
         }
     }
 
+    /// Counts bytes that went out.
+    pub(super) fn count_sent(&self, bytes: usize) -> io::Result<()> {
+        self.count(&self.sent, bytes)
+    }
+
+    /// Counts bytes that came in.
+    pub(super) fn count_received(&self, bytes: usize) -> io::Result<()> {
+        self.count(&self.received, bytes)
+    }
+
     fn count(&self, counter: &AtomicU64, bytes: usize) -> io::Result<()> {
         counter.fetch_add(bytes as u64, Relaxed);
         self.budget.use_up(bytes as u64);
@@ -98,6 +108,11 @@ pub(super) struct Metered<S> {
 impl<S> Metered<S> {
     pub(super) fn new(stream: S, flow: Arc<Flow>) -> Self {
         Self { stream, flow }
+    }
+
+    /// The stream itself, and where its bytes are counted.
+    pub(super) fn parts(&self) -> (&S, &Flow) {
+        (&self.stream, &self.flow)
     }
 }
 

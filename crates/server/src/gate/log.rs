@@ -38,14 +38,17 @@ pub(super) fn open() -> (Log, Writer) {
 }
 
 impl Log {
-    /// Notes what became of a connection. Where the store has been away for long there is no room, and the row is lost.
-    pub(super) fn note(&self, entry: Entry) {
-        if self.0.try_send(entry).is_err() {
+    /// Notes what became of a connection. Whether it did: where the store has been away for long there is no room, and the row is
+    /// lost.
+    pub(super) fn note(&self, entry: Entry) -> bool {
+        let is_noted = self.0.try_send(entry).is_ok();
+        if !is_noted {
             metrics::counter!("rota_egress_rows_lost_total").increment(1);
             if telemetry::may_tell("egress rows that were lost") {
                 tracing::error!("the egress log cannot be written for so long that rows of it are lost");
             }
         }
+        is_noted
     }
 }
 

@@ -23,6 +23,7 @@ mod placement;
 mod policy;
 mod record;
 mod setup;
+mod splice;
 mod tunnel;
 mod web;
 
@@ -268,8 +269,8 @@ impl Session {
                 80 => web::serve(&self, &connection, stream, &web::Leg::default(), None).await,
                 443 => tunnel::tls(&self, &connection, stream).await,
                 _ => match self.opened(&connection.target, port).await {
-                    Ok(None) => tunnel::plain(&self, &connection, stream).await,
-                    _ => tunnel::tls(&self, &connection, stream).await,
+                    None => tunnel::plain(&self, &connection, stream).await,
+                    Some(_) => tunnel::tls(&self, &connection, stream).await,
                 },
             }
         };

@@ -31,8 +31,8 @@ use super::{
     tunnel, web,
 };
 use crate::{
-    error::Result,
-    limits::{EGRESS_CONNECT_TIMEOUT, EGRESS_HEADER_TIMEOUT},
+    error::{Error, Result},
+    limits::{EGRESS_CONNECT_TIMEOUT, EGRESS_HEADER_TIMEOUT, EGRESS_LOOKUP_TIMEOUT},
     resources::session_secrets,
     telemetry, tls,
 };
@@ -55,20 +55,25 @@ pub(super) struct Opened {
     answers: Arc<Swaps>,
     /// Whether a secret was sent on this connection.
     has_sent: Arc<AtomicBool>,
+    /// Why no request is sent, which each of them is told.
+    failure: Option<EgressReason>,
 }
 
 impl Session {
-    /// What is put into requests on a connection; `None` where it is not to be opened.
-    pub(super) async fn opened(&self, target: &Target, port: u16) -> Result<Option<Opened>, EgressReason> {
-        let Target::Name(host) = target else { return Ok(None) };
+    /// What is put into requests on a connection; `None` where it is not to be opened. Where the store does not say, it is opened to
+    /// say so.
+    pub(super) async fn opened(&self, target: &Target, port: u16) -> Option<Opened> {
+        let Target::Name(host) = target else { return None };
         if self.authority.is_none() || self.gate.is_never_opened(host) {
-            return Ok(None);
+            return None;
         }
-        self.credentials(host, port).await.map_err(|error| {
+        let read = timeout(EGRESS_LOOKUP_TIMEOUT, self.credentials(host, port)).await;
+        read.unwrap_or_else(|_| Err(Error::internal("the store does not answer"))).unwrap_or_else(|error| {
             if telemetry::may_tell("credentials of the gate") {
                 tracing::error!(session_id = %self.id, %error, "the credentials for a host could not be read");
             }
-            EgressReason::CredentialUnusable
+            let opened = self.opened_with(host, Vec::new(), [Swaps::default(), Swaps::default(), Swaps::default()]);
+            Some(Opened { failure: Some(EgressReason::CredentialUnusable), ..opened })
         })
     }
 
@@ -98,7 +103,11 @@ impl Session {
         if ids.is_empty() {
             return Ok(None);
         }
-        Ok(Some(Opened {
+        Ok(Some(self.opened_with(host, ids, [headers, bodies, answers])))
+    }
+
+    fn opened_with(&self, host: &Arc<str>, ids: Vec<String>, [headers, bodies, answers]: [Swaps; 3]) -> Opened {
+        Opened {
             host: host.clone(),
             roots: self.gate.roots(),
             ids: ids.into(),
@@ -106,7 +115,8 @@ impl Session {
             bodies: Arc::new(bodies),
             answers: Arc::new(answers),
             has_sent: Arc::default(),
-        }))
+            failure: None,
+        }
     }
 }
 
@@ -167,6 +177,9 @@ impl Opened {
         connection: &Connection,
         protocols: Vec<Vec<u8>>,
     ) -> Result<TlsStream<TcpStream>, EgressReason> {
+        if let Some(reason) = self.failure {
+            return Err(reason);
+        }
         let host = session.dial(&connection.target, connection.port).await?;
         connection.opened();
         let unusable = |_| EgressReason::NotConnected;

@@ -52,6 +52,8 @@ pub(super) struct Connection {
     started_at: rota_api::Time,
     since: Stopwatch,
     is_open: AtomicBool,
+    /// Whether there is, or will be, a row of it since it was opened.
+    is_known: AtomicBool,
     refused: OnceLock<EgressReason>,
 }
 
@@ -69,6 +71,7 @@ impl Connection {
             started_at,
             since: Stopwatch::start(),
             is_open: AtomicBool::new(false),
+            is_known: AtomicBool::new(false),
             refused: OnceLock::new(),
         }
     }
@@ -77,7 +80,7 @@ impl Connection {
     pub(super) fn opened(&self) {
         self.flow.bound();
         if !self.is_open.swap(true, Relaxed) {
-            self.session.gate.log.note(self.entry(None, false));
+            self.is_known.store(self.session.gate.log.note(self.entry(None, false)), Relaxed);
         }
     }
 
@@ -109,7 +112,7 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        let entry = self.entry(Some((self.since.seconds() * 1000.0) as i64), self.is_open.load(Relaxed));
+        let entry = self.entry(Some((self.since.seconds() * 1000.0) as i64), self.is_known.load(Relaxed));
         let EgressConnection { outcome, reason, bytes_in, bytes_out, .. } = &entry.connection;
         let reason = reason.map_or("none", EgressReason::as_str);
         metrics::counter!("rota_egress_connections_total", "outcome" => outcome.as_str(), "reason" => reason)

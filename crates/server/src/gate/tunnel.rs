@@ -3,10 +3,11 @@
 use rota_api::egress::EgressReason;
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt, copy_bidirectional_with_sizes},
+    net::TcpStream,
     time::timeout,
 };
 
-use super::{Session, hello, names::Target, opened, record::Connection};
+use super::{Session, flow::Metered, hello, names::Target, opened, record::Connection, splice};
 use crate::limits::{EGRESS_COPY_IN_BYTES, EGRESS_COPY_OUT_BYTES, EGRESS_HEADER_TIMEOUT};
 
 /// A TLS record with a fatal alert, up to its code (RFC 8446, section 6).
@@ -18,21 +19,16 @@ const UNRECOGNIZED_NAME: u8 = 112;
 
 /// Serves a connection to the port of HTTPS: the name that TLS is opened for must be the one that was asked for.
 /// Where the session has a credential for the host, it is opened.
-pub(super) async fn tls<S>(session: &Session, connection: &Connection, mut client: S)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+pub(super) async fn tls(session: &Session, connection: &Connection, mut client: Metered<TcpStream>) {
     let read = timeout(EGRESS_HEADER_TIMEOUT, hello::read(&mut client)).await;
     let Ok(read) = read else { return connection.refuse(EgressReason::TimedOut) };
     let Ok((bytes, hello)) = read else { return connection.refuse(EgressReason::WrongProtocol) };
     let agreed = session.admits(&connection.target).and_then(|()| agrees(session, &connection.target, &hello));
-    let credentials = match agreed {
-        Ok(()) => session.opened(&connection.target, connection.port).await,
-        Err(reason) => Err(reason),
-    };
-    let passed = match credentials {
-        Ok(Some(opened)) => return opened::serve(session, connection, bytes, client, opened).await,
-        Ok(None) => pass(session, connection, &bytes, &mut client).await,
+    let passed = match agreed {
+        Ok(()) => match session.opened(&connection.target, connection.port).await {
+            Some(opened) => return opened::serve(session, connection, bytes, client, opened).await,
+            None => pass_unread(session, connection, &bytes, &client).await,
+        },
         Err(reason) => Err(reason),
     };
     if let Err(reason) = passed {
@@ -69,9 +65,9 @@ fn alert(reason: EgressReason) -> u8 {
 }
 
 /// Serves a connection to one of the operator's ports: what is said there is not read.
-pub(super) async fn plain(session: &Session, connection: &Connection, mut client: impl AsyncRead + AsyncWrite + Unpin) {
+pub(super) async fn plain(session: &Session, connection: &Connection, client: Metered<TcpStream>) {
     let passed = match session.admits(&connection.target) {
-        Ok(()) => pass(session, connection, &[], &mut client).await,
+        Ok(()) => pass_unread(session, connection, &[], &client).await,
         Err(reason) => Err(reason),
     };
     if let Err(reason) = passed {
@@ -80,6 +76,22 @@ pub(super) async fn plain(session: &Session, connection: &Connection, mut client
 }
 
 /// Connects to the host, and passes on what was read and what follows, both ways and to both ends.
+async fn pass_unread(
+    session: &Session,
+    connection: &Connection,
+    first: &[u8],
+    client: &Metered<TcpStream>,
+) -> Result<(), EgressReason> {
+    let mut host = session.dial(&connection.target, connection.port).await?;
+    connection.opened();
+    host.write_all(first).await.map_err(|_| EgressReason::NotConnected)?;
+    let (client, flow) = client.parts();
+    // A connection that breaks is over, as at its own end.
+    let _ = splice::both_ways(client, &host, flow).await;
+    Ok(())
+}
+
+/// The same of what is not a connection of the kernel alone.
 pub(super) async fn pass(
     session: &Session,
     connection: &Connection,

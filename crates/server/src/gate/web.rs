@@ -7,7 +7,7 @@ use axum::body::Body;
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header,
-    uri::{Authority, PathAndQuery, Uri},
+    uri::{Authority, PathAndQuery, Scheme, Uri},
 };
 use hyper::{
     body::Incoming,
@@ -59,14 +59,19 @@ pub(super) fn transport(stream: impl Transport + 'static) -> Box<dyn Transport> 
     Box::new(stream)
 }
 
+/// Something that runs beside a connection, and ends with it.
+type Task<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+
 /// The connection to the host, which the requests of a client follow each other on.
-#[derive(Default)]
 struct Upstream {
     sender: Option<Sender>,
     /// A connection that was made, or could not be made, before there was a request.
     first: Option<Result<Box<dyn Transport>, EgressReason>>,
-    /// What moves its bytes. Ended with this.
-    tasks: JoinSet<()>,
+    /// Takes what moves its bytes, in clear: in the task of the client's connection, so that no thread waits for another with each
+    /// piece.
+    here: mpsc::UnboundedSender<Task<'static>>,
+    /// The same where they are encrypted, which is worth a thread. Ended with this.
+    elsewhere: JoinSet<()>,
     /// Both ends of a connection that speaks another protocol from now on.
     upgraded: Option<(OnUpgrade, OnUpgrade)>,
 }
@@ -96,7 +101,9 @@ pub(super) async fn serve<S>(
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let upstream = Mutex::new(Upstream { first, ..Upstream::default() });
+    let (here, moving) = mpsc::unbounded_channel();
+    let upstream = Upstream { sender: None, first, here, elsewhere: JoinSet::new(), upgraded: None };
+    let upstream = Mutex::new(upstream);
     let way = Way { session, connection, leg, upstream: &upstream };
     let service = service_fn(async |request| {
         let answered = way.pass_on(request).await;
@@ -106,34 +113,28 @@ pub(super) async fn serve<S>(
         }))
     });
     let stream = TokioIo::new(stream);
+    let (requests, new) = mpsc::unbounded_channel();
+    let mut tasks = Tasks { moving, requests: new, running: FuturesUnordered::new() };
     let served = if leg.is_h2 {
-        let (tasks, mut new) = mpsc::unbounded_channel();
-        let mut http = server::http2::Builder::new(Beside(tasks));
+        // Each request is a future beside the connection: what is under way ends with it.
+        let mut http = server::http2::Builder::new(Beside(requests));
         http.timer(TokioTimer::new()).max_concurrent_streams(EGRESS_STREAMS);
         http.max_header_list_size(EGRESS_HEADER_BYTES as u32).max_send_buf_size(EGRESS_STREAM_WINDOW as usize);
         http.initial_stream_window_size(EGRESS_STREAM_WINDOW).initial_connection_window_size(EGRESS_CONNECTION_WINDOW);
-        let mut serving = pin!(http.serve_connection(stream, service));
-        // Each request is a future beside the connection: what is under way ends with it.
-        let mut requests = FuturesUnordered::new();
-        loop {
-            tokio::select! {
-                served = &mut serving => break served,
-                Some(request) = new.recv() => requests.push(request),
-                Some(()) = requests.next() => {}
-            }
-        }
+        tasks.beside(http.serve_connection(stream, service)).await
     } else {
+        drop(requests);
         let mut http = server::http1::Builder::new();
         http.timer(TokioTimer::new()).header_read_timeout(EGRESS_HEADER_TIMEOUT);
         http.max_buf_size(EGRESS_HEADER_BYTES).preserve_header_case(true);
-        http.serve_connection(stream, service).with_upgrades().await
+        tasks.beside(http.serve_connection(stream, service).with_upgrades()).await
     };
     if served.is_err_and(|error| error.is_parse()) {
         connection.refuse(EgressReason::WrongProtocol);
     }
     let upgraded = upstream.lock().await.upgraded.take();
     if let Some((client, host)) = upgraded
-        && let (Ok(client), Ok(host)) = tokio::join!(client, host)
+        && let (Ok(client), Ok(host)) = tasks.beside(async { tokio::join!(client, host) }).await
     {
         let (mut client, mut host) = (TokioIo::new(client), TokioIo::new(host));
         let _ =
@@ -141,9 +142,31 @@ pub(super) async fn serve<S>(
     }
 }
 
+/// What runs beside a connection.
+struct Tasks<'a> {
+    moving: mpsc::UnboundedReceiver<Task<'static>>,
+    requests: mpsc::UnboundedReceiver<Task<'a>>,
+    running: FuturesUnordered<Task<'a>>,
+}
+
+impl Tasks<'_> {
+    /// Runs `main` to its end, and the others meanwhile.
+    async fn beside<T>(&mut self, main: impl Future<Output = T>) -> T {
+        let mut main = pin!(main);
+        loop {
+            tokio::select! {
+                done = &mut main => return done,
+                Some(task) = self.moving.recv() => self.running.push(task),
+                Some(task) = self.requests.recv() => self.running.push(task),
+                Some(()) = self.running.next() => {}
+            }
+        }
+    }
+}
+
 /// Hands what hyper wants to run beside a connection to whoever serves that.
 #[derive(Clone)]
-struct Beside<'a>(mpsc::UnboundedSender<Pin<Box<dyn Future<Output = ()> + Send + 'a>>>);
+struct Beside<'a>(mpsc::UnboundedSender<Task<'a>>);
 
 impl<'a, F: Future<Output = ()> + Send + 'a> Executor<F> for Beside<'a> {
     fn execute(&self, task: F) {
@@ -168,6 +191,9 @@ impl Way<'_> {
         }
         request.headers_mut().remove(header::EXPECT);
         *request.version_mut() = if leg.is_h2 { Version::HTTP_2 } else { Version::HTTP_11 };
+        if leg.is_h2 {
+            name_the_host(&mut request);
+        }
         let request = request.map(Body::new);
         let (request, also) = match &leg.opened {
             Some(opened) => {
@@ -227,13 +253,23 @@ impl Upstream {
                 Some(first) => first?,
                 None => way.connect().await?,
             };
-            self.sender = Some(self.shake_hands(stream, way.leg.is_h2).await.map_err(|_| EgressReason::NotConnected)?);
+            let shaken = self.shake_hands(stream, way.leg).await;
+            self.sender = Some(shaken.map_err(|_| EgressReason::NotConnected)?);
         }
         self.sender.as_mut().ok_or(EgressReason::NotConnected)
     }
 
-    async fn shake_hands(&mut self, stream: Box<dyn Transport>, is_h2: bool) -> hyper::Result<Sender> {
-        let stream = TokioIo::new(stream);
+    fn run(&mut self, is_opened: bool, task: impl Future<Output = ()> + Send + 'static) {
+        if is_opened {
+            self.elsewhere.spawn(task);
+        } else {
+            // Nobody takes it when the connection is over.
+            let _ = self.here.send(Box::pin(task));
+        }
+    }
+
+    async fn shake_hands(&mut self, stream: Box<dyn Transport>, leg: &Leg) -> hyper::Result<Sender> {
+        let (stream, is_h2, is_opened) = (TokioIo::new(stream), leg.is_h2, leg.opened.is_some());
         // How the connections end shows in the answers.
         if is_h2 {
             let mut http = http2::Builder::new(TokioExecutor::new());
@@ -242,7 +278,7 @@ impl Upstream {
             http.initial_connection_window_size(EGRESS_CONNECTION_WINDOW);
             http.max_send_buf_size(EGRESS_STREAM_WINDOW as usize);
             let (sender, moving) = http.handshake(stream).await?;
-            self.tasks.spawn(async move {
+            self.run(is_opened, async move {
                 let _ = moving.await;
             });
             Ok(Sender::Two(sender))
@@ -250,11 +286,25 @@ impl Upstream {
             let mut http = http1::Builder::new();
             http.max_buf_size(EGRESS_HEADER_BYTES).preserve_header_case(true);
             let (sender, moving) = http.handshake(stream).await?;
-            self.tasks.spawn(async move {
+            self.run(is_opened, async move {
                 let _ = moving.with_upgrades().await;
             });
             Ok(Sender::One(sender))
         }
+    }
+}
+
+/// Gives a request of HTTP/2 an authority where only its Host header says which host it is for (RFC 9113, section 8.3.1).
+fn name_the_host(request: &mut Request<Incoming>) {
+    if request.uri().authority().is_some() {
+        return;
+    }
+    let host = request.headers_mut().remove(header::HOST);
+    let mut parts = request.uri().clone().into_parts();
+    parts.authority = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
+    parts.scheme = Some(Scheme::HTTPS);
+    if let Ok(uri) = Uri::from_parts(parts) {
+        *request.uri_mut() = uri;
     }
 }
 

@@ -20,7 +20,10 @@ use rota_api::{
 };
 use rota_sandbox::{About, Area, Embedded, Layer, NotRemoved, Part, Root, ToolCall};
 use sha2::{Digest, Sha256};
-use tokio::sync::{Semaphore, watch};
+use tokio::{
+    sync::{Semaphore, watch},
+    time::sleep,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -31,9 +34,9 @@ use crate::{
     gate::{Gate, Policy},
     hex,
     images::{Chosen, Images},
-    limits::{PACKAGES_BUILDS, PACKAGES_LOG_BYTES},
+    limits::{PACKAGES_BUILDS, PACKAGES_LOG_BYTES, PACKAGES_RECORD_RETRY},
     resources::package_builds::{self, Outcome},
-    tls,
+    telemetry, tls,
 };
 use managers::{Manager, OF_AUTHORITIES, USUAL_PATH, WHILE_INSTALLING};
 
@@ -311,13 +314,22 @@ impl Inner {
         built
     }
 
+    /// Records what an installation has come to; while the store is away it is tried again.
     async fn record(&self, needs: &Needs, outcome: Outcome) {
-        let (needs, node, now) = (needs.clone(), self.node.clone(), self.clock.now());
-        let write = move |tx: &mut crate::db::Tx<'_>| {
-            package_builds::record(tx, &needs.workspace, &needs.environment, &node, now, &outcome)
-        };
-        if let Err(error) = self.db.write(write).await {
-            tracing::warn!(%error, "how packages were installed could not be recorded");
+        loop {
+            let (needs, node, now, outcome) = (needs.clone(), self.node.clone(), self.clock.now(), outcome.clone());
+            let write = move |tx: &mut crate::db::Tx<'_>| {
+                package_builds::record(tx, &needs.workspace, &needs.environment, &node, now, &outcome)
+            };
+            let Err(error) = self.db.write(write).await else { return };
+            let is_away = matches!(error, Error::Database(_));
+            if telemetry::may_tell("how packages were installed") {
+                tracing::warn!(%error, "how packages were installed could not be recorded");
+            }
+            if !is_away {
+                return;
+            }
+            sleep(PACKAGES_RECORD_RETRY).await;
         }
     }
 

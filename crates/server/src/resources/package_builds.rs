@@ -12,6 +12,7 @@ use crate::{
 };
 
 /// What an installation has come to.
+#[derive(Debug, Clone)]
 pub struct Outcome {
     /// The state.
     pub state: BuildState,

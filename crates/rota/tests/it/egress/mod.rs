@@ -11,6 +11,10 @@
 //! | another sandbox's listener | `a_sandbox_reaches_no_other` |
 //! | a hostile repository, in a sandbox with a network | `a_hostile_repository_reaches_no_more_than_its_sandbox` |
 
+mod clients;
+mod large_objects;
+mod names;
+mod outages;
 mod secrets;
 
 use std::{

@@ -19,8 +19,8 @@ use crate::{
 };
 
 /// The value of a credential: as long as a placeholder can be.
-const SECRET: &str = "hush-0123456789-0123456789-0123456789-value";
-const NAMES: [&str; 3] = ["api.example", "other.example", "never.example"];
+pub(super) const SECRET: &str = "hush-0123456789-0123456789-0123456789-value";
+pub(super) const NAMES: [&str; 3] = ["api.example", "other.example", "never.example"];
 
 /// Looks through the memory of every process that may be looked into, for two texts behind each other.
 const SCAN: &str = "import glob, os, re, sys
@@ -44,7 +44,7 @@ for folder in glob.glob('/proc/[0-9]*'):
 print('looked, found' if looked > 5 else 'nothing was looked into', found)
 ";
 
-async fn rota(hosts: &Secure, configure: impl FnOnce(&mut Config)) -> Rota {
+pub(super) async fn rota(hosts: &Secure, configure: impl FnOnce(&mut Config)) -> Rota {
     Rota::with(|config| {
         config.network.open = vec!["127.0.0.1".to_owned()];
         config.network.hosts = hosts.hosts(&NAMES).into_iter().collect();
@@ -56,7 +56,7 @@ async fn rota(hosts: &Secure, configure: impl FnOnce(&mut Config)) -> Rota {
 }
 
 /// A vault with the variable `API_KEY` for `api.example`, but for `changes`, and its credential.
-async fn keys(api: &Api, changes: &Value) -> (Value, Value) {
+pub(super) async fn keys(api: &Api, changes: &Value) -> (Value, Value) {
     let vault = vault(api, "keys").await;
     let limited = json!({"type": "limited", "allowed_hosts": ["api.example"]});
     let usual = over(json!({"secret_value": SECRET, "networking": limited}), changes);
@@ -65,7 +65,7 @@ async fn keys(api: &Api, changes: &Value) -> (Value, Value) {
 }
 
 /// A session with these vaults, after `command`, and what that said.
-async fn session(api: &Api, networking: Value, vaults: &[&Value], command: &str) -> (Value, String) {
+pub(super) async fn session(api: &Api, networking: Value, vaults: &[&Value], command: &str) -> (Value, String) {
     let vaults: Vec<&str> = vaults.iter().map(|vault| id(vault)).collect();
     let changes = json!({"vault_ids": vaults, "initial_events": [script(command)]});
     let session = parts(api, networking).await.session(api, changes).await;
@@ -75,7 +75,7 @@ async fn session(api: &Api, networking: Value, vaults: &[&Value], command: &str)
 }
 
 /// What a further command of a session says, which is its call at `place`.
-async fn further(api: &Api, session: &Value, place: usize, command: &str) -> String {
+pub(super) async fn further(api: &Api, session: &Value, place: usize, command: &str) -> String {
     api.events(id(session), json!([script(command)])).await;
     result_at(api, session, place).await
 }
@@ -333,7 +333,7 @@ async fn sessions_share_neither_placeholders_nor_authorities() {
 }
 
 /// A git host at `git.example` and a port of the operator's, and a server that reaches it.
-async fn with_git(manner: Manner) -> (GitServer, TestAuthority, Rota) {
+pub(super) async fn with_git(manner: Manner) -> (GitServer, TestAuthority, Rota) {
     let authority = TestAuthority::new();
     let host = GitServer::named("git.example", authority.server(&["git.example"], &["http/1.1"]), manner).await;
     let port: u16 = host.host.rsplit(':').next().unwrap().parse().unwrap();
