@@ -97,7 +97,7 @@ pub fn is_shown(
                     source_of(tools, tool).is_some_and(|source| counts(source, tool))
                         && content.iter().any(|block| wanted.is_in_block(block))
                 }
-                Block::Verbatim(_) | Block::UnreadableCall { .. } => false,
+                Block::Thought(_) | Block::Verbatim(_) | Block::UnreadableCall { .. } => false,
             };
             if found {
                 return true;
@@ -133,7 +133,9 @@ impl Wanted {
         match block {
             Block::Text { text } => self.is_in(text),
             Block::Verbatim(raw) => serde_json::from_str(raw.get()).is_ok_and(|value| self.is_in_value(&value)),
-            Block::ToolUse { .. } | Block::ToolResult { .. } | Block::UnreadableCall { .. } => false,
+            Block::ToolUse { .. } | Block::ToolResult { .. } | Block::Thought(_) | Block::UnreadableCall { .. } => {
+                false
+            }
         }
     }
 
