@@ -5,6 +5,13 @@
 # What tests leave out where nothing can be mounted: only root can make a small disk.
 NO_DISKS := $(shell unshare --mount true 2>/dev/null || echo --skip full_disk::)
 
+# The tests of the fence that hold in containers too, and what of them is about namespaces of Rota's own: images of its own and what
+# the kernel refuses to the server. With cgroups of version 1 nobody limits buffers of sockets of a container.
+IN_CONTAINERS := $(foreach test,fence files gate limits links openings shell tools trust,--test $(test))
+NOT_IN_CONTAINERS := $(foreach test,a_machine_that_refuses_a_step_runs_nothing a_refusal_as_in_a_container a_root_file_system_of_the_operator_s \
+  in_a_root_file_system_of_the_operator_s a_shortage_at_the_start_of_a_sandbox from_inside_an_image buffers_of_sockets_count \
+  on_a_machine_that_cannot_isolate,--skip $(test))
+
 # The whole way once: server, agent, environment, deployment, run, live session.
 demo:
 	cargo run -p rota -- demo
@@ -15,6 +22,8 @@ test: check
 	tests/with-postgres sh -c 'ROTA_STATEMENTS=$(CURDIR)/target/statements \
 	  cargo test -p rota --test it --test statements -- --include-ignored --skip bucket --skip large_files:: $(NO_DISKS) && tests/sdk/run python' || [ $$? = 77 ]
 	tests/with-s3 cargo test -p rota --test it bucket -- --include-ignored || [ $$? = 77 ]
+	tests/with-containers cargo test --workspace --test containers $(IN_CONTAINERS) -- --include-ignored $(NOT_IN_CONTAINERS) || [ $$? = 77 ]
+	tests/with-containers cargo test -p rota --test it -- containers:: egress:: turns:: --include-ignored $(NOT_IN_CONTAINERS) || [ $$? = 77 ]
 	tests/sdk/run
 
 # Before each commit: format, lints, docs, licences, and every Rust test that needs no PostgreSQL.

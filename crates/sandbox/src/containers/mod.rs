@@ -80,6 +80,8 @@ pub(crate) struct Daemon {
 struct Facts {
     can: Can,
     version: String,
+    /// Buffers of sockets count as memory. Runtimes do not limit them where cgroups count them apart (version 1).
+    counts_sockets: bool,
 }
 
 /// A container that was started, whose init has connected.
@@ -372,11 +374,9 @@ impl Daemon {
         let has = |wanted: &str| options.iter().filter_map(Value::as_str).any(|option| option.starts_with(wanted));
         check_owner(has("name=rootless"), has("name=userns"))?;
         let is = |name: &str| info[name].as_bool().unwrap_or_default();
-        let memory = is("MemoryLimit");
-        let sockets = memory && info["CgroupVersion"] == json!("1");
-        let can = Can { memory, sockets, pids: is("PidsLimit"), cpus: is("CpuCfsQuota") };
+        let can = Can { memory: is("MemoryLimit"), pids: is("PidsLimit"), cpus: is("CpuCfsQuota") };
         let version = info["ServerVersion"].as_str().unwrap_or("of unknown version").to_owned();
-        Ok(Facts { can, version })
+        Ok(Facts { can, version, counts_sockets: info["CgroupVersion"] != json!("1") })
     }
 
     /// Removes what an earlier start of this server left, once.
@@ -614,7 +614,7 @@ impl Daemon {
                 "Use Podman, whose containers have user ids of their own each.".to_owned(),
             ),
         });
-        let Can { memory, pids, cpus, .. } = facts.can;
+        let Can { memory, pids, cpus } = facts.can;
         for (name, can) in [("memory limit", memory), ("process limit", pids), ("processor limit", cpus)] {
             rows.push(if can {
                 (name, Some(true), "of the daemon".to_owned(), String::new())
@@ -622,6 +622,10 @@ impl Daemon {
                 let remedy = "Give the daemon cgroups that it may use (a plain user: cgroup v2 with delegation).";
                 (name, Some(false), "the daemon has none".to_owned(), remedy.to_owned())
             });
+        }
+        if memory && !facts.counts_sockets {
+            let detail = "they are not counted: cgroups of version 1".to_owned();
+            rows.push(("buffers of sockets", Some(false), detail, "Use cgroups of version 2.".to_owned()));
         }
         let disk =
             format!("a watch that looks every few seconds and stops a sandbox above {} bytes", self.limits.disk_bytes);
