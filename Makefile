@@ -6,11 +6,12 @@
 NO_DISKS := $(shell unshare --mount true 2>/dev/null || echo --skip full_disk::)
 
 # The tests of the fence that hold in containers too, and what of them is about namespaces of Rota's own: images of its own and what
-# the kernel refuses to the server. With cgroups of version 1 nobody limits buffers of sockets of a container.
+# the kernel refuses to the server; programs that the machine has and the image has not. With cgroups of version 1 nobody limits
+# buffers of sockets of a container.
 IN_CONTAINERS := $(foreach test,fence files gate limits links openings shell tools trust,--test $(test))
 NOT_IN_CONTAINERS := $(foreach test,a_machine_that_refuses_a_step_runs_nothing a_refusal_as_in_a_container a_root_file_system_of_the_operator_s \
   in_a_root_file_system_of_the_operator_s a_shortage_at_the_start_of_a_sandbox from_inside_an_image buffers_of_sockets_count \
-  on_a_machine_that_cannot_isolate,--skip $(test))
+  on_a_machine_that_cannot_isolate programs_of_all_kinds,--skip $(test))
 
 # The whole way once: server, agent, environment, deployment, run, live session.
 demo:
