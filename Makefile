@@ -1,9 +1,17 @@
 # What the README's commands do. Each target needs only what the README names.
 
-.PHONY: demo test check quick release pages reliability bench
+.PHONY: demo test containers check quick release pages reliability bench
 
 # What tests leave out where nothing can be mounted: only root can make a small disk.
 NO_DISKS := $(shell unshare --mount true 2>/dev/null || echo --skip full_disk::)
+
+# The tests of the fence that hold in containers too, and what of them is about namespaces of Rota's own: images of its own and what
+# the kernel refuses to the server; programs that the machine has and the image has not. With cgroups of version 1 nobody limits
+# buffers of sockets of a container.
+IN_CONTAINERS := $(foreach test,fence files gate limits links openings shell tools trust,--test $(test))
+NOT_IN_CONTAINERS := $(foreach test,a_machine_that_refuses_a_step_runs_nothing a_refusal_as_in_a_container a_root_file_system_of_the_operator_s \
+  in_a_root_file_system_of_the_operator_s a_shortage_at_the_start_of_a_sandbox from_inside_an_image buffers_of_sockets_count \
+  on_a_machine_that_cannot_isolate programs_of_all_kinds,--skip $(test))
 
 # The whole way once: server, agent, environment, deployment, run, live session.
 demo:
@@ -18,7 +26,14 @@ test: check
 	tests/with-s3 cargo test -p rota --test it bucket -- --include-ignored || [ $$? = 77 ]
 	tests/with-mcp tests/with-postgres cargo test -p rota --test it mcp::official -- --include-ignored || [ $$? = 77 ]
 	tests/with-llama cargo test -p rota --test it llama -- --include-ignored || [ $$? = 77 ]
+	tests/with-containers sh -c 'cargo test --workspace --test containers --test fence --test gate --test files -- --include-ignored \
+	  $(NOT_IN_CONTAINERS) && cargo test -p rota --test it -- containers:: --include-ignored' || [ $$? = 77 ]
 	tests/sdk/run
+
+# What holds in containers, all of it: ten minutes, as root.
+containers:
+	tests/with-containers cargo test --workspace --test containers $(IN_CONTAINERS) -- --include-ignored $(NOT_IN_CONTAINERS) || [ $$? = 77 ]
+	tests/with-containers cargo test -p rota --test it -- containers:: egress:: turns:: --include-ignored $(NOT_IN_CONTAINERS) || [ $$? = 77 ]
 
 # Before each commit: format, lints, docs, licences, and every Rust test that needs no PostgreSQL.
 check:

@@ -18,6 +18,8 @@ use rota_sandbox::{
     About, Config, Containers, Embedded, Engine, Error, ProtectionState, Root, ToolCall, UnpackBounds, Unpacking,
 };
 
+type Change = fn(&mut Containers);
+
 /// A server whose daemon is reached by a link, which a test can take away.
 struct Fixture {
     folder: tempfile::TempDir,
@@ -182,8 +184,7 @@ async fn what_is_not_there_or_does_not_fit_is_named_with_the_way_out() {
     let no_image = |containers: &mut Containers| containers.image = "localhost/nothing:1".to_owned();
     let no_runtime = |containers: &mut Containers| containers.runtime = Some("nothing".to_owned());
     let runtime = if is_podman { "`runtime` in [sandbox] is \"nothing\"" } else { "refused to make a container" };
-    let cases: [(&dyn Fn(&mut Containers), &str); 2] =
-        [(&no_image, "pull localhost/nothing:1"), (&no_runtime, runtime)];
+    let cases: [(Change, &str); 2] = [(no_image, "pull localhost/nothing:1"), (no_runtime, runtime)];
     for (change, wanted) in cases {
         let error = fixture.with(change).open("s").await.unwrap_err();
         let is_lasting = matches!(error, Error::CannotIsolate { .. });

@@ -15,7 +15,7 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 /// How long a daemon may take for one answer: it may copy an image for a container.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+const ANSWER_TIMEOUT: Duration = Duration::from_mins(1);
 /// The longest answer that is read, in bytes.
 const MAX_ANSWER: usize = 4 << 20;
 /// The longest part of a daemon's message that is kept, in bytes.

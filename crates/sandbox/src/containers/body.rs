@@ -32,8 +32,6 @@ const PERIOD_US: u64 = 100_000;
 const RUN_BYTES: u64 = 16 << 20;
 /// The same of the shell's own folder, which holds a pipe or one empty file.
 const SHELL_BYTES: u64 = 4096;
-/// The part of the memory limit that buffers of sockets may take where they are counted apart: one in this many.
-const SOCKETS_SHARE: u64 = 16;
 
 /// A container to be made.
 pub(super) struct Plan<'a> {
@@ -62,8 +60,6 @@ pub(super) struct Mount {
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Can {
     pub(super) memory: bool,
-    /// Buffers of sockets are counted apart (cgroups of version 1).
-    pub(super) sockets: bool,
     pub(super) pids: bool,
     pub(super) cpus: bool,
 }
@@ -82,10 +78,6 @@ impl Plan<'_> {
             ("/run", RUN_BYTES, "0755"),
             (SHELL, SHELL_BYTES, "0700"),
         ]
-    }
-
-    fn sockets(&self) -> u64 {
-        self.limits.memory_bytes / SOCKETS_SHARE
     }
 
     fn quota(&self) -> u64 {
@@ -118,9 +110,6 @@ impl Plan<'_> {
         if self.can.memory {
             host["Memory"] = self.limits.memory_bytes.into();
             host["MemorySwap"] = self.limits.memory_bytes.into();
-        }
-        if self.can.sockets {
-            host["KernelMemoryTCP"] = self.sockets().into();
         }
         if self.can.pids {
             host["PidsLimit"] = self.limits.pids.into();
@@ -159,9 +148,6 @@ impl Plan<'_> {
         let mut limits = json!({});
         if self.can.memory {
             limits["memory"] = json!({"limit": self.limits.memory_bytes, "swap": self.limits.memory_bytes});
-        }
-        if self.can.sockets {
-            limits["memory"]["kernelTCP"] = self.sockets().into();
         }
         if self.can.pids {
             limits["pids"] = json!({"limit": self.limits.pids});
@@ -236,7 +222,7 @@ mod tests {
             labels: json!({"a": "b"}),
             mounts: vec![Mount { source: "/data/w".into(), target: "/workspace".to_owned(), writable: true }],
             limits,
-            can: Can { memory: true, sockets: true, pids: true, cpus: true },
+            can: Can { memory: true, pids: true, cpus: true },
             identity: (!is_root_of_host).then_some(Identity::Range { base: 7_000_000 }),
             is_root_of_host,
         }

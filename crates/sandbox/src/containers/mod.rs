@@ -10,6 +10,7 @@
 mod api;
 mod body;
 
+use std::fmt::Write;
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
@@ -48,7 +49,7 @@ const DOOR: &str = "/run/rota-door";
 /// The socket's name.
 const SOCKET: &str = "socket";
 /// How long a container that was started may take until its init has connected.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+const CONNECT_TIMEOUT: Duration = Duration::from_mins(1);
 /// How often it is asked meanwhile whether it has ended.
 const ALIVE_INTERVAL: Duration = Duration::from_millis(200);
 /// How long the removal of one that has ended is tried.
@@ -80,6 +81,8 @@ pub(crate) struct Daemon {
 struct Facts {
     can: Can,
     version: String,
+    /// Buffers of sockets count as memory. Runtimes do not limit them where cgroups count them apart (version 1).
+    counts_sockets: bool,
 }
 
 /// A container that was started, whose init has connected.
@@ -309,20 +312,6 @@ impl Daemon {
         Error::CannotIsolate { cause: format!("a container was started, and {why}"), remedy: remedy.to_owned() }
     }
 
-    /// What an init says that could not finish its fence.
-    pub(crate) fn not_set_up(&self, Failure { step, cause, passing }: Failure) -> Error {
-        if passing {
-            return Error::Host { doing: step, place: None, cause, passing };
-        }
-        let remedy = if step.starts_with(LEADING) {
-            "Name a runtime in [sandbox] whose containers share the kernel of this machine (runc, crun), or set `enabled = false` in \
-             [network]: sandboxes then have no network."
-        } else {
-            "docs/containers.md says what a daemon and its runtime must allow."
-        };
-        Error::CannotIsolate { cause: format!("in a container: {step}: {cause}"), remedy: remedy.to_owned() }
-    }
-
     /// The variables of the image.
     async fn look_at_image(&self) -> Result<Vec<String>, Error> {
         let image = &self.config.image;
@@ -372,18 +361,16 @@ impl Daemon {
         let has = |wanted: &str| options.iter().filter_map(Value::as_str).any(|option| option.starts_with(wanted));
         check_owner(has("name=rootless"), has("name=userns"))?;
         let is = |name: &str| info[name].as_bool().unwrap_or_default();
-        let memory = is("MemoryLimit");
-        let sockets = memory && info["CgroupVersion"] == json!("1");
-        let can = Can { memory, sockets, pids: is("PidsLimit"), cpus: is("CpuCfsQuota") };
+        let can = Can { memory: is("MemoryLimit"), pids: is("PidsLimit"), cpus: is("CpuCfsQuota") };
         let version = info["ServerVersion"].as_str().unwrap_or("of unknown version").to_owned();
-        Ok(Facts { can, version })
+        Ok(Facts { can, version, counts_sockets: info["CgroupVersion"] != json!("1") })
     }
 
     /// Removes what an earlier start of this server left, once.
     pub(crate) async fn sweep_once(&self) -> Result<(), Error> {
         let swept = self.swept.get_or_try_init(|| async {
             let filters = json!({"label": [format!("{SERVER_LABEL}={}", self.config.server)]}).to_string();
-            let filters: String = filters.bytes().map(|byte| format!("%{byte:02X}")).collect();
+            let filters = escaped(&filters);
             let answer = self.ask(Method::GET, &format!("/containers/json?all=true&filters={filters}"), None).await?;
             if !answer.status.is_success() {
                 return Err(self.refused("to list containers", &answer));
@@ -437,7 +424,7 @@ impl Daemon {
     /// The daemon's own words may name folders of the host: they are for the log.
     fn refused(&self, what: &str, answer: &Answer) -> Error {
         let (status, message) = (answer.status.as_u16(), answer.message());
-        tracing::error!(status, message, socket = %self.config.socket.display(), "the container daemon refused {what}");
+        tracing::error!(status, said = message, socket = %self.config.socket.display(), "the container daemon refused {what}");
         if answer.status == StatusCode::NOT_FOUND {
             // It was there a moment ago.
             let (doing, cause) = ("making a container".to_owned(), "it was removed meanwhile".to_owned());
@@ -469,11 +456,6 @@ impl Daemon {
 }
 
 impl Container {
-    /// The daemon that made it.
-    pub(crate) fn daemon(&self) -> &Daemon {
-        &self.daemon
-    }
-
     /// Removes it once its process 1 has ended. Whether memory had run out inside.
     pub(crate) async fn end(&self) -> bool {
         let name = self.daemon.name(&self.session_id);
@@ -500,6 +482,20 @@ impl Container {
         }
         let _ = fs::remove_dir_all(self.daemon.own_folder(&self.session_id));
     }
+}
+
+/// What an init says that could not finish its fence.
+pub(crate) fn not_set_up(Failure { step, cause, passing }: Failure) -> Error {
+    if passing {
+        return Error::Host { doing: step, place: None, cause, passing };
+    }
+    let remedy = if step.starts_with(LEADING) {
+        "Name a runtime in [sandbox] whose containers share the kernel of this machine (runc, crun), or set `enabled = false` in \
+         [network]: sandboxes then have no network."
+    } else {
+        "docs/containers.md says what a daemon and its runtime must allow."
+    };
+    Error::CannotIsolate { cause: format!("in a container: {step}: {cause}"), remedy: remedy.to_owned() }
 }
 
 /// That files which containers write are this server's to delete, and the other way round.
@@ -553,6 +549,15 @@ fn make_door(own: &Path, authorities: Option<&Authorities>) -> io::Result<UnixLi
 /// The files of `/etc` that are Rota's, and their texts. Users are those of the image.
 fn of_etc() -> impl Iterator<Item = (&'static str, &'static str)> {
     ETC_WRITTEN.into_iter().filter(|(path, _)| matches!(*path, "etc/hosts" | "etc/hostname" | "etc/resolv.conf"))
+}
+
+/// A text as it stands in the query of a URL.
+fn escaped(text: &str) -> String {
+    text.bytes().fold(String::new(), |mut escaped, byte| {
+        // Writing to a string does not fail.
+        let _ = write!(escaped, "%{byte:02X}");
+        escaped
+    })
 }
 
 /// Where the text for a file of `/etc` is kept.
@@ -614,7 +619,7 @@ impl Daemon {
                 "Use Podman, whose containers have user ids of their own each.".to_owned(),
             ),
         });
-        let Can { memory, pids, cpus, .. } = facts.can;
+        let Can { memory, pids, cpus } = facts.can;
         for (name, can) in [("memory limit", memory), ("process limit", pids), ("processor limit", cpus)] {
             rows.push(if can {
                 (name, Some(true), "of the daemon".to_owned(), String::new())
@@ -622,6 +627,10 @@ impl Daemon {
                 let remedy = "Give the daemon cgroups that it may use (a plain user: cgroup v2 with delegation).";
                 (name, Some(false), "the daemon has none".to_owned(), remedy.to_owned())
             });
+        }
+        if memory && !facts.counts_sockets {
+            let detail = "they are not counted: cgroups of version 1".to_owned();
+            rows.push(("buffers of sockets", Some(false), detail, "Use cgroups of version 2.".to_owned()));
         }
         let disk =
             format!("a watch that looks every few seconds and stops a sandbox above {} bytes", self.limits.disk_bytes);

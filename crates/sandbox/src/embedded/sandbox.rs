@@ -24,7 +24,7 @@ use super::listeners::{self, Listeners};
 use super::program::Spawner;
 use super::remedy;
 use super::store::Session;
-use crate::containers::{Container, Started};
+use crate::containers::{self, Container, Started};
 use crate::error::Error;
 use crate::tools::{BASH_DEFAULT_TIMEOUT_MS, ToolCall, ToolOutput};
 use crate::wire::{self, Failure, FromInit, Launch, ToInit};
@@ -122,7 +122,7 @@ impl Runs {
     fn not_set_up(&self, failure: Failure) -> Error {
         match self {
             Self::Own(..) => remedy::not_set_up(failure),
-            Self::Container(container) => container.daemon().not_set_up(failure),
+            Self::Container(_) => containers::not_set_up(failure),
         }
     }
 
