@@ -130,11 +130,12 @@ impl Connection {
                         None => return Err(Unconnected::Unauthorized(credential)),
                     }
                 }
-                (_, Err(Uncalled::Problem(problem))) => return Err(Unconnected::Failed(problem.to_string())),
+                (_, Err(Uncalled::Problem(problem))) | (Err(problem), Ok(_)) => {
+                    return Err(Unconnected::Failed(problem.to_string()));
+                }
                 (_, Err(Uncalled::Refused(why))) => {
                     return Err(Unconnected::Failed(format!("it does not list its tools: {why}")));
                 }
-                (Err(problem), Ok(_)) => return Err(Unconnected::Failed(problem.to_string())),
             }
         }
         Err(Unconnected::Unauthorized(credential))

@@ -16,7 +16,9 @@ const PDF: &str = "application/pdf";
 pub(super) fn of_result(result: &Value) -> (Vec<Value>, bool) {
     let mut content = Content { blocks: Vec::new(), chars: 0, media_bytes: 0, left_out: 0 };
     let blocks = result["content"].as_array().map(Vec::as_slice).unwrap_or_default();
-    blocks.iter().for_each(|block| content.block(block));
+    for block in blocks {
+        content.block(block);
+    }
     // Servers are asked to say the same as a text too, and most do.
     let structured = &result["structuredContent"];
     if !structured.is_null() && !blocks.iter().any(|block| says(block, structured)) {
