@@ -771,6 +771,8 @@ pub const MCP_ANSWER_BYTES: usize = 32 * 1024 * 1024;
 pub const MCP_UNASKED_BYTES: usize = 256 * 1024;
 /// Most characters of what an MCP server says is wrong that are told.
 pub const MCP_TOLD_CHARS: usize = 400;
+/// Requests to an MCP server of which it is remembered what went wrong with them; of more, all are forgotten.
+pub const MCP_PROBLEMS: usize = 64;
 /// How often a stream that broke off is taken up where it ended.
 pub const MCP_RESUMES: usize = 3;
 /// The pause before the first time; it doubles with each further one.
@@ -782,7 +784,7 @@ pub const MCP_RESULT_BLOCKS: usize = 100;
 /// Most bytes of an image or a document in a result, in base64: what the APIs of models take.
 pub const MCP_IMAGE_BYTES: usize = 5 * 1024 * 1024;
 /// Most bytes of all images and documents of a result.
-pub const MCP_RESULT_MEDIA_BYTES: usize = 15 * 1024 * 1024;
+pub const MCP_RESULT_MEDIA_BYTES: usize = 10 * 1024 * 1024;
 
 /// Calls of one reply that change nothing and run side by side; further ones follow them. No more than process 1 of a sandbox takes,
 /// and few enough for the memory that their results may take before they are recorded.

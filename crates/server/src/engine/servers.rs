@@ -32,7 +32,7 @@ use crate::{
 
 /// The MCP servers of a session that is at work.
 pub(super) struct Servers {
-    servers: Vec<McpServer>,
+    named: Vec<McpServer>,
     /// `None` where there are none.
     using: Option<Using>,
     /// The hosts that the environment allows.
@@ -50,7 +50,7 @@ pub(super) struct Servers {
 impl Servers {
     pub(super) fn new(mcp: &Arc<Mcp>, session: &SessionId, reach: Policy, agent: &ThreadAgent) -> Self {
         Self {
-            servers: agent.mcp_servers.clone(),
+            named: agent.mcp_servers.clone(),
             using: (!agent.mcp_servers.is_empty()).then(|| mcp.using(session)),
             reach,
             offered: Vec::new(),
@@ -72,7 +72,7 @@ impl Servers {
 
     /// Whether one of them is to be looked at before the model is asked.
     fn are_lacking(&self) -> bool {
-        let is_lacking = |using: &Using| self.servers.iter().any(|server| self.is_tried(server) && using.needs(server));
+        let is_lacking = |using: &Using| self.named.iter().any(|server| self.is_tried(server) && using.needs(server));
         self.using.as_ref().is_some_and(|using| !self.are_known || is_lacking(using))
     }
 
@@ -97,7 +97,7 @@ impl Servers {
     fn offer(&mut self, tools: &[Tool]) -> usize {
         let Some(using) = &self.using else { return 0 };
         let mut names = HashSet::new();
-        let listed = self.servers.iter().flat_map(|server| using.tools(server));
+        let listed = self.named.iter().flat_map(|server| using.tools(server));
         let is_on = |tool: &McpTool| permission::judge_mcp(tools, &tool.server, &tool.name).is_some();
         let mut offered: Vec<McpTool> =
             listed.filter(is_on).filter(|tool| names.insert(tool.for_model.clone())).collect();
@@ -138,13 +138,13 @@ impl Runner<'_> {
         let Self { app, lease, servers, .. } = self;
         let Some(using) = &servers.using else { return Ok(false) };
         let of = Of { app, workspace: &lease.workspace, session: &lease.session };
-        let wanted = servers.servers.iter().filter(|server| servers.is_tried(server) && using.needs(server));
+        let wanted = servers.named.iter().filter(|server| servers.is_tried(server) && using.needs(server));
         let (blocked, allowed): (Vec<_>, Vec<_>) = wanted.partition(|server| servers.blocked(server).is_some());
         let mut failures: Vec<(String, Failure)> =
             blocked.into_iter().filter_map(|server| Some((server.name.clone(), servers.blocked(server)?))).collect();
         self.place = None;
         let connected = tokio::select! {
-            connected = using.connect(of, &allowed, &servers.servers) => Some(connected),
+            connected = using.connect(of, &allowed, &servers.named) => Some(connected),
             () = interrupted(app, lease, &mut self.watcher) => None,
         };
         self.place = Some(self.at_work.take(&self.lease.workspace).await);
@@ -167,7 +167,7 @@ impl Runner<'_> {
         self.servers.failed.extend(failures.iter().map(|(server, _)| server.clone()));
         let left_out = self.servers.offer(&self.agent.tools);
         if left_out > 0
-            && let Some(last) = self.servers.servers.last()
+            && let Some(last) = self.servers.named.last()
         {
             let why = format!("{left_out} tools of MCP servers are left out: an agent has at most {MCP_TOOLS} of them");
             cut.push((last.name.clone(), Failure::of_connection(why)));
@@ -187,7 +187,7 @@ impl Runner<'_> {
     pub(super) async fn call_server(&mut self, server: &str, call: &Call) -> Result<bool, Left> {
         let not_run = |why: &str| format!("This call was not run: {why}.");
         let Self { app, lease, servers, .. } = self;
-        let known = servers.servers.iter().find(|known| known.name == *server);
+        let known = servers.named.iter().find(|known| known.name == *server);
         let is_on = permission::judge_mcp(&self.agent.tools, server, &call.name).is_some();
         let (Some(known), Some(using), true) = (known, &servers.using, is_on) else {
             let text = not_run("the agent does not have this tool any more");

@@ -33,8 +33,8 @@ use super::{
 use crate::{
     error::Result,
     limits::{
-        MCP_ANSWER_BYTES, MCP_PAGES, MCP_RESUME_FIRST, MCP_RESUMES, MCP_TOLD_CHARS, MCP_TOOL_BYTES, MCP_TOOLS_BYTES,
-        MCP_TOOLS_OF_ONE,
+        MCP_ANSWER_BYTES, MCP_NOTICE_TIMEOUT, MCP_PAGES, MCP_RESUME_FIRST, MCP_RESUMES, MCP_TOLD_CHARS, MCP_TOOL_BYTES,
+        MCP_TOOLS_BYTES, MCP_TOOLS_OF_ONE,
     },
     outgoing,
     places::Place,
@@ -130,11 +130,12 @@ impl Connection {
                         None => return Err(Unconnected::Unauthorized(credential)),
                     }
                 }
-                (_, Err(Uncalled::Problem(problem))) => return Err(Unconnected::Failed(problem.to_string())),
+                (_, Err(Uncalled::Problem(problem))) | (Err(problem), Ok(_)) => {
+                    return Err(Unconnected::Failed(problem.to_string()));
+                }
                 (_, Err(Uncalled::Refused(why))) => {
                     return Err(Unconnected::Failed(format!("it does not list its tools: {why}")));
                 }
-                (Err(problem), Ok(_)) => return Err(Unconnected::Failed(problem.to_string())),
             }
         }
         Err(Unconnected::Unauthorized(credential))
@@ -269,13 +270,21 @@ async fn ask(
     request: ClientRequest,
     within: Duration,
 ) -> Result<Value, Uncalled> {
-    let gone =
-        |error: ServiceError, was_sent| Uncalled::Problem(Problem::NoAnswer { why: cut(&error.to_string()), was_sent });
+    let gone = |error: ServiceError, was_sent| {
+        let why = match error {
+            ServiceError::TransportClosed => "its connection ended before the answer".to_owned(),
+            other => cut(&other.to_string()),
+        };
+        Uncalled::Problem(Problem::NoAnswer { why, was_sent })
+    };
     let handle = peer.send_cancellable_request(request, PeerRequestOptions::no_options()).await;
     let handle = handle.map_err(|error| gone(error, false))?;
     let id = handle.id.clone();
     let mut under_way = UnderWay { peer: peer.clone(), id: Some(id.clone()) };
     let Ok(answer) = timeout(within, handle.await_response()).await else {
+        // Told here, and waited for: the connection ends next.
+        under_way.id = None;
+        drop(timeout(MCP_NOTICE_TIMEOUT, cancel(peer, id)).await);
         let why = format!("it does not answer within {} s", within.as_secs());
         return Err(Uncalled::Problem(Problem::NoAnswer { why, was_sent: true }));
     };
@@ -298,13 +307,18 @@ struct UnderWay {
 impl Drop for UnderWay {
     fn drop(&mut self) {
         let Some(id) = self.id.take() else { return };
-        let (peer, reason) = (self.peer.clone(), Some("nobody waits for it any more".to_owned()));
+        let peer = self.peer.clone();
         // Without a runtime there is no connection either.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime
-                .spawn(async move { peer.notify_cancelled(CancelledNotificationParam::new(Some(id), reason)).await });
+            runtime.spawn(async move { cancel(&peer, id).await });
         }
     }
+}
+
+/// Tells a server that nobody waits for an answer any more. That it does not hear of it changes nothing.
+async fn cancel(peer: &Peer<RoleClient>, id: RequestId) {
+    let reason = Some("nobody waits for it any more".to_owned());
+    drop(peer.notify_cancelled(CancelledNotificationParam::new(Some(id), reason)).await);
 }
 
 /// All pages of the tools of a server.

@@ -16,7 +16,9 @@ const PDF: &str = "application/pdf";
 pub(super) fn of_result(result: &Value) -> (Vec<Value>, bool) {
     let mut content = Content { blocks: Vec::new(), chars: 0, media_bytes: 0, left_out: 0 };
     let blocks = result["content"].as_array().map(Vec::as_slice).unwrap_or_default();
-    blocks.iter().for_each(|block| content.block(block));
+    for block in blocks {
+        content.block(block);
+    }
     // Servers are asked to say the same as a text too, and most do.
     let structured = &result["structuredContent"];
     if !structured.is_null() && !blocks.iter().any(|block| says(block, structured)) {
@@ -26,8 +28,12 @@ pub(super) fn of_result(result: &Value) -> (Vec<Value>, bool) {
     (content.end(), is_error)
 }
 
+/// Whether a text says what is structured. What is no object has the name `result` there, as the Python SDK has it.
 fn says(block: &Value, structured: &Value) -> bool {
-    block["text"].as_str().and_then(|text| serde_json::from_str::<Value>(text).ok()).as_ref() == Some(structured)
+    let Some(text) = block["text"].as_str() else { return false };
+    let inner = structured.as_object().filter(|object| object.len() == 1).and_then(|object| object.get("result"));
+    let said = serde_json::from_str::<Value>(text).ok();
+    inner.is_some_and(|inner| inner == text || said.as_ref() == Some(inner)) || said.as_ref() == Some(structured)
 }
 
 struct Content {
@@ -201,6 +207,10 @@ mod tests {
         assert_eq!(of_result(&alone), (vec![text(r#"{"degrees":21}"#)], true));
         let twice = json!({"content": [text("{\"degrees\": 21}")], "structuredContent": structured});
         assert_eq!(of_result(&twice), (vec![text("{\"degrees\": 21}")], false));
+        for (said, result) in [("42", json!(42)), ("at last", json!("at last")), ("[1]", json!([1]))] {
+            let named = json!({"content": [text(said)], "structuredContent": {"result": result}});
+            assert_eq!(of_result(&named).0, [text(said)], "{result}");
+        }
         let beside = json!({"content": [text("warm")], "structuredContent": structured});
         assert_eq!(of_result(&beside).0, [text("warm"), text(r#"{"degrees":21}"#)]);
     }

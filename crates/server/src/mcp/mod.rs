@@ -35,7 +35,7 @@ use crate::{
     places::{Place, Places},
 };
 
-use connection::{Connection, Listed, Uncalled, Unconnected};
+use connection::{Connection, Uncalled, Unconnected};
 use transport::Problem;
 
 /// The sessions at MCP servers of this process.
@@ -223,7 +223,7 @@ impl Using {
         let connected = join_all(connecting).await.into_iter();
         connected
             .map(|(server, connected)| match connected {
-                Ok(listed) => Ok((server, Connected::With { left_out: listed.left_out })),
+                Ok(connection) => Ok((server, Connected::With { left_out: connection.listed().left_out })),
                 Err(Unconnected::Store(error)) => Err(error),
                 Err(other) => Ok((server, Connected::Not(failure(other)))),
             })
@@ -244,7 +244,7 @@ impl Using {
             let connection = match self.open(server) {
                 Some(connection) => connection,
                 None => match self.bring_up(of, server).await {
-                    Ok(_) => continue,
+                    Ok(connection) => connection,
                     Err(other) => return not_run(failure(other)),
                 },
             };
@@ -299,11 +299,11 @@ impl Using {
     }
 
     /// Connects a server, or asks it again for its tools, where that is needed.
-    async fn bring_up(&self, of: Of<'_>, server: &McpServer) -> Result<Listed, Unconnected> {
+    async fn bring_up(&self, of: Of<'_>, server: &McpServer) -> Result<Arc<Connection>, Unconnected> {
         let within = self.mcp.connect_within;
         if let Some(connection) = self.open(server) {
             if !connection.is_changed() || connection.list_again(server, within).await.is_ok() {
-                return Ok(connection.listed());
+                return Ok(connection);
             }
             self.forget(server, &connection);
         }
@@ -316,10 +316,9 @@ impl Using {
         let Ok(opened) = timeout(within, opening).await else {
             return Err(Unconnected::Failed(format!("it does not answer within {} s", within.as_secs())));
         };
-        let connection = opened?;
-        let listed = connection.listed();
-        lock(&self.sessions.open).insert(server.name.clone(), Arc::new(connection));
-        Ok(listed)
+        let connection = Arc::new(opened?);
+        lock(&self.sessions.open).insert(server.name.clone(), connection.clone());
+        Ok(connection)
     }
 }
 

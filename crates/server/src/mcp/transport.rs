@@ -28,7 +28,7 @@ use serde_json::json;
 use sse_stream::{Sse, SseStream};
 
 use crate::{
-    limits::{MCP_ANSWER_BYTES, MCP_NOTICE_TIMEOUT, MCP_UNASKED_BYTES},
+    limits::{MCP_ANSWER_BYTES, MCP_NOTICE_TIMEOUT, MCP_PROBLEMS, MCP_UNASKED_BYTES},
     outgoing,
 };
 
@@ -213,7 +213,13 @@ impl Http {
         };
         answered.unwrap_or_else(|problem| {
             let error = json!({"jsonrpc": "2.0", "id": id, "error": {"code": -32000, "message": problem.to_string()}});
-            lock(&self.0.problems).insert(id, problem);
+            let mut problems = lock(&self.0.problems);
+            // Those of requests that nobody waited for any more.
+            if problems.len() >= MCP_PROBLEMS {
+                problems.clear();
+            }
+            problems.insert(id, problem);
+            drop(problems);
             let event = Sse { data: Some(error.to_string()), ..Sse::default() };
             stream::once(async { Ok(event) }).boxed()
         })
@@ -254,7 +260,7 @@ async fn whole(mut response: Response, within: Duration) -> Result<Vec<u8>, Prob
 fn events(response: Response, most: usize) -> Events {
     let mut event = EventSize::default();
     let pieces = response.bytes_stream().map(move |piece| {
-        let piece = piece.map_err(|error| outgoing::causes(error))?;
+        let piece = piece.map_err(outgoing::causes)?;
         if event.after(&piece) > most { Err(format!("an event has more than {most} bytes")) } else { Ok(piece) }
     });
     let pieces = pieces.map(|piece: Result<Bytes, String>| piece.map_err(std::io::Error::other));

@@ -3,6 +3,8 @@
 mod official;
 mod stand_in;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use futures_util::future::join_all;
 use rota_server::{
     config::Config,
@@ -38,6 +40,7 @@ fn toolset(name: &str, changes: &Value) -> Value {
 struct House {
     upstream: Upstream,
     rota: Rota,
+    environments: AtomicUsize,
 }
 
 impl House {
@@ -50,7 +53,7 @@ impl House {
             configure(config);
         })
         .await;
-        Self { upstream, rota }
+        Self { upstream, rota, environments: AtomicUsize::new(0) }
     }
 
     async fn new(script: Vec<Reply>) -> Self {
@@ -65,7 +68,8 @@ impl House {
     async fn parts(&self, servers: &[(&str, &str)], tools: Value) -> Parts {
         let servers: Vec<Value> = servers.iter().map(|(name, url)| server_of(name, url)).collect();
         let changes = json!({"model": "house", "mcp_servers": servers, "tools": tools});
-        Parts { agent: agent(self.api(), changes).await, environment: environment(self.api(), "e").await }
+        let name = format!("e{}", self.environments.fetch_add(1, Ordering::Relaxed));
+        Parts { agent: agent(self.api(), changes).await, environment: environment(self.api(), &name).await }
     }
 
     /// A session that begins with a message, of an agent whose servers let all tools run.
@@ -148,14 +152,16 @@ async fn a_tool_of_a_server_is_offered_called_and_answered_in_the_recorded_order
 
 #[tokio::test]
 async fn every_page_of_a_list_is_offered_under_names_that_models_take() {
-    let server = StandIn::with(|manner| {
-        manner.pages = vec![vec![tool("a")], Vec::new(), vec![tool("straße.suchen"), tool("b")], vec![tool("a")]];
-        // The answer to the first request may well be a stream.
-        manner.calls = [Answer::Streamed(said("gefunden"))].into();
-    })
-    .await;
+    let listing = || {
+        StandIn::with(|manner| {
+            manner.pages = vec![vec![tool("a")], Vec::new(), vec![tool("straße.suchen"), tool("b")], vec![tool("a")]];
+            // The answer to a call may well be a stream.
+            manner.calls = [Answer::Streamed(said("gefunden"))].into();
+        })
+    };
+    let (server, other) = (listing().await, listing().await);
     let house = House::new(vec![done(), done()]).await;
-    let (session, mut stream) = house.session(&[("München", &server.url), ("x", &server.url)]).await;
+    let (session, mut stream) = house.session(&[("München", &server.url), ("x", &other.url)]).await;
     stream.turn().await;
     let offered = house.offered();
     assert_eq!(offered[3..], ["mcp__x__a", &offered[4], "mcp__x__b"], "a second tool of one name is left out");
@@ -393,21 +399,21 @@ async fn a_server_that_is_not_there_or_may_not_be_reached_is_told_of_too() {
     assert!(private.contains("a private address, which this server does not send to"), "{private}");
 }
 
-/// How a call goes wrong, what the model reads of it, and whether the client is told that the server failed.
-fn gone_wrong() -> Vec<(Answer, &'static str, bool)> {
+/// How a call goes wrong, and what the model reads of it.
+fn gone_wrong() -> Vec<(Answer, &'static str)> {
     vec![
-        (Answer::Status(500), "upstream server error (HTTP 500). Whether the call did anything is unknown", true),
-        (Answer::Status(403), "This call was not run: access forbidden (HTTP 403)", true),
-        (Answer::HangUp, "Whether the call did anything is unknown: look before you try again.", true),
-        (Answer::Body("{"), "its answer cannot be read", true),
-        (Answer::Page, "its answer has text/html", true),
-        (Answer::Status(202), "it takes a request as if it wanted no answer", true),
+        (Answer::Status(500), "upstream server error (HTTP 500). Whether the call did anything is unknown"),
+        (Answer::Status(403), "This call was not run: access forbidden (HTTP 403)"),
+        (Answer::HangUp, "Whether the call did anything is unknown: look before you try again."),
+        (Answer::Body("{"), "its answer cannot be read"),
+        (Answer::Page, "its answer has text/html"),
+        (Answer::Status(202), "it takes a request as if it wanted no answer"),
     ]
 }
 
 #[tokio::test]
 async fn a_call_that_goes_wrong_on_the_way_has_a_result_that_says_so_and_is_not_sent_again() {
-    let check = |(answer, why, is_told): (Answer, &'static str, bool)| async move {
+    let check = |(answer, why): (Answer, &'static str)| async move {
         let server = StandIn::start(&["look"]).await;
         server.set(|manner| manner.calls = [answer.clone()].into());
         let script = vec![call("mcp__t__look"), call("mcp__t__look"), done()];
@@ -417,7 +423,7 @@ async fn a_call_that_goes_wrong_on_the_way_has_a_result_that_says_so_and_is_not_
         let results: Vec<&Value> = events.iter().filter(|event| event["type"] == "agent.mcp_tool_result").collect();
         assert!(text(results[0]).contains(why), "{answer:?}: {}", text(results[0]));
         assert_eq!(results[0]["is_error"], true);
-        assert_eq!(errors(&events).len(), usize::from(is_told), "{answer:?}: {:?}", errors(&events));
+        assert_eq!(errors(&events).len(), 1, "{answer:?}: {:?}", errors(&events));
         assert_eq!((text(results[1]), &results[1]["is_error"]), ("done", &json!(false)), "{answer:?}");
         assert_eq!(server.asked("tools/call").len(), 2, "{answer:?}: each call is sent once");
         assert_eq!(server.asked("initialize").len(), 2, "{answer:?}: another session is opened before the next call");
@@ -518,11 +524,10 @@ async fn an_interrupt_cancels_a_call_and_the_session_goes_on() {
 async fn a_call_that_was_under_way_when_the_server_ended_is_closed_as_unknown_and_never_sent_again() {
     let server = StandIn::start(&["look"]).await;
     server.set(|manner| manner.calls = [Answer::Hang].into());
-    let House { upstream, rota } = House::new(vec![call("mcp__t__look"), done()]).await;
-    let house = House { upstream, rota };
+    let house = House::new(vec![call("mcp__t__look"), done()]).await;
     let (session, _) = house.session(&[("t", &server.url)]).await;
     server.is_asked("tools/call", 1).await;
-    let House { upstream, rota } = house;
+    let House { upstream, rota, .. } = house;
     let rota = rota.restart().await;
     let events = rota.api.stream_from(id(&session), 0).await.turn().await;
     let result = first(&events, "agent.mcp_tool_result");

@@ -103,6 +103,7 @@ def main() -> None:
     app = server.streamable_http_app(json_response=options.json, stateless_http=options.stateless)
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
+    listener.listen()
     print(listener.getsockname()[1], flush=True)
     config = uvicorn.Config(Guard(app, options.folder / "token"), log_level="error")
     uvicorn.Server(config).run(sockets=[listener])
