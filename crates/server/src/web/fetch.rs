@@ -87,6 +87,7 @@ const ACCEPTED: &str =
     "text/markdown, text/html;q=0.9, application/xhtml+xml;q=0.9, application/pdf;q=0.8, text/*;q=0.8, */*;q=0.5";
 
 /// Where a response redirects to, if it does; the inner one is `None` where it does not say.
+#[allow(clippy::option_option, reason = "a redirect may lead nowhere")]
 fn redirect(response: &Response) -> Option<Option<String>> {
     if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
         return None;

@@ -74,6 +74,7 @@ const BLOCKS: [&[u8]; 22] = [
 const DEPTH: usize = 20;
 
 /// Writes the Markdown.
+#[allow(clippy::struct_excessive_bools, reason = "each is another thing that may be open")]
 struct Writer {
     base: Url,
     has_base: bool,
