@@ -44,6 +44,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "app",
             "backoff",
             "closed",
+            "config",
             "db",
             "gate",
             "hub",

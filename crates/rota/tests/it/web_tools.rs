@@ -114,7 +114,7 @@ async fn answer(connection: &mut tokio::net::TcpStream, page: Page) -> std::io::
         Page::Of(_, body) => connection.write_all(&body).await?,
         Page::Together(_) => connection.write_all(b"together").await?,
         Page::Endless => loop {
-            connection.write_all(&[b'x'; 64 * 1024]).await?;
+            connection.write_all(&vec![b'x'; 64 * 1024]).await?;
         },
         Page::To(_) | Page::Status(_) | Page::Silent => {}
     }

@@ -181,7 +181,7 @@ mod tests {
         let taken = folder.path().join("taken");
         fs::write(&taken, "").unwrap();
         let mut output = Output::with_files_in(&taken);
-        output.push(&[b'x'; MAX_CHARACTERS + 1]);
+        output.push(&vec![b'x'; MAX_CHARACTERS + 1]);
         output.push(b"y");
         let text = output.into_text();
         assert!(text.contains("could not be kept") && text.ends_with("xy"), "{}", &text[HEAD..HEAD + 200]);

@@ -411,7 +411,7 @@ mod tests {
 
     #[test]
     fn binary_files_are_told_from_text_as_ripgrep_does_it() {
-        let late = [&b"needle\n"[..], &[b'x'; 100_000], b"\n\0needle\n"].concat();
+        let late = [&b"needle\n"[..], &vec![b'x'; 100_000], b"\n\0needle\n"].concat();
         let folder = tree(&[("early", b"\0needle\n"), ("late", &late), ("text", b"a needle\n")]);
         let root = folder.path();
         let of = |mode, path: &str| {

@@ -216,7 +216,9 @@ mod tests {
     fn calls_that_change_nothing_run_side_by_side_up_to_one_that_may_change_something() {
         use Permission::{Allow, Ask};
 
-        let rows: [(&[(&str, Permission)], &[i64]); 7] = [
+        type Calls<'a> = &'a [(&'a str, Permission)];
+
+        let rows: [(Calls<'_>, &[i64]); 7] = [
             (&[("read", Allow), ("read", Allow), ("read", Allow)], &[3, 4, 5]),
             (&[("read", Allow), ("read", Allow), ("bash", Allow), ("read", Allow)], &[3, 4]),
             (&[("bash", Allow), ("read", Allow)], &[3]),

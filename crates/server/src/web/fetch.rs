@@ -87,6 +87,7 @@ const ACCEPTED: &str =
     "text/markdown, text/html;q=0.9, application/xhtml+xml;q=0.9, application/pdf;q=0.8, text/*;q=0.8, */*;q=0.5";
 
 /// Where a response redirects to, if it does; the inner one is `None` where it does not say.
+#[allow(clippy::option_option, reason = "a redirect may lead nowhere")]
 fn redirect(response: &Response) -> Option<Option<String>> {
     if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
         return None;
@@ -134,28 +135,30 @@ mod tests {
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
         net::TcpListener,
+        task::JoinSet,
     };
 
     use super::*;
 
     /// A server that answers each request with this, and its port.
-    async fn serve(answer: impl Fn(u16) -> String + Send + 'static) -> u16 {
+    async fn serve(answer: impl Fn(u16) -> String + Send + 'static) -> (u16, JoinSet<()>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let answer = answer(port);
-        tokio::spawn(async move {
+        let mut serving = JoinSet::new();
+        serving.spawn(async move {
             while let Ok((mut connection, _)) = listener.accept().await {
                 let mut request = [0; 4096];
                 drop(connection.read(&mut request).await);
                 drop(connection.write_all(answer.as_bytes()).await);
             }
         });
-        port
+        (port, serving)
     }
 
     #[tokio::test]
     async fn a_redirect_leads_to_no_private_address() {
-        let port = serve(|port| {
+        let (port, _serving) = serve(|port| {
             format!("HTTP/1.1 302 x\r\nlocation: http://127.0.0.1:{port}/b\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
         })
         .await;
@@ -171,7 +174,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_url_that_is_too_long_or_packed_is_refused() {
-        let port = serve(|_| {
+        let (port, _serving) = serve(|_| {
             let head = "content-type: text/plain\r\ncontent-encoding: gzip\r\ncontent-length: 2\r\nconnection: close";
             format!("HTTP/1.1 200 x\r\n{head}\r\n\r\nxx")
         })

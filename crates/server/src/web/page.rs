@@ -69,7 +69,7 @@ pub(super) fn read(fetched: Fetched) -> Result<Page, Failure> {
     text.truncate(length);
     if text.trim().is_empty() {
         // Models' APIs refuse blank text.
-        text = "(the page has no text)".to_owned();
+        "(the page has no text)".clone_into(&mut text);
     }
     Ok(Page { title: title.unwrap_or_else(|| url.to_string()), text, is_cut })
 }
