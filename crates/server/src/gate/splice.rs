@@ -141,11 +141,11 @@ mod tests {
         flow.bound();
         let passing = both_ways(&inside, &outside, &flow);
         let endless = async {
-            let piece = [0; 65_536];
+            let piece = vec![0; 65_536];
             while host.write_all(&piece).await.is_ok() {}
         };
         let reading = async {
-            let mut piece = [0; 65_536];
+            let mut piece = vec![0; 65_536];
             while client.read(&mut piece).await.is_ok_and(|got| got > 0) {}
         };
         let passed = tokio::select! {

@@ -31,13 +31,18 @@ fn basic(password: &str) -> String {
 }
 
 /// The first result of a session: package managers may take long on a machine at work.
-async fn said(api: &Api, session: &Value) -> String {
+pub(super) async fn said(api: &Api, session: &Value) -> String {
+    said_at(api, session, 0).await
+}
+
+/// The same of the call at `place`.
+pub(super) async fn said_at(api: &Api, session: &Value, place: usize) -> String {
     let path = format!("/v1/sessions/{}/events?limit=100", id(session));
     let looking = async {
         loop {
             let page = api.get(&path).await;
             let events = page["data"].as_array().unwrap();
-            if let Some(result) = events.iter().find(|event| event["type"] == "agent.tool_result") {
+            if let Some(result) = events.iter().filter(|event| event["type"] == "agent.tool_result").nth(place) {
                 return text(result).to_owned();
             }
             sleep(Duration::from_millis(50)).await;

@@ -75,7 +75,7 @@ pub(super) async fn session(api: &Api, networking: Value, vaults: &[&Value], com
 }
 
 /// What a further command of a session says, which is its call at `place`.
-pub(super) async fn further(api: &Api, session: &Value, place: usize, command: &str) -> String {
+async fn further(api: &Api, session: &Value, place: usize, command: &str) -> String {
     api.events(id(session), json!([script(command)])).await;
     result_at(api, session, place).await
 }
