@@ -57,6 +57,7 @@ const MAY: [(&str, &str); 22] = [
     ("init/verify.rs", "inside"),
     ("init/worker.rs", "inside"),
     ("tools/files.rs", "inside"),
+    ("tools/output.rs", "inside"),
     ("tools/search.rs", "inside"),
 ];
 

@@ -111,7 +111,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("hub", &["db"]),
     ("images", &["outgoing", "tls"]),
     ("mcp", &["app", "config", "outgoing", "places", "resources/credentials", "vault"]),
-    ("model", &["config", "json_size", "retry_after", "tls"]),
+    ("model", &["backoff", "config", "json_size", "retry_after", "tls"]),
     (
         "mounts",
         &[

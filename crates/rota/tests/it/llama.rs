@@ -4,7 +4,7 @@ use rota_server::config::{ModelConfig, Provider};
 use serde_json::json;
 
 use crate::{
-    given::{Parts, agent, environment, id, message, model, toolset},
+    given::{Parts, agent, environment, id, message, model, over, toolset},
     server::Rota,
     stream::{first, kinds, stop_reason, text},
 };
@@ -23,7 +23,10 @@ async fn an_agent_calls_a_tool_and_reads_its_result_on_a_real_server() {
         ..model("house", Provider::OpenAi)
     };
     let rota = Rota::with(|config| config.models = vec![house]).await;
-    let agent = agent(&rota.api, json!({"model": "house", "system": "Be brief.", "tools": [toolset()]})).await;
+    // One tool: the model reads letter by letter.
+    let only_bash = json!({"default_config": {"enabled": false}, "configs": [{"name": "bash", "enabled": true}]});
+    let tools = json!([over(toolset(), &only_bash)]);
+    let agent = agent(&rota.api, json!({"model": "house", "system": "Be brief.", "tools": tools})).await;
     let parts = Parts { agent, environment: environment(&rota.api, "e").await };
     let session = parts.session_with(&rota.api, message("What does the model say?")).await;
     let mut stream = rota.api.stream_from(id(&session), 0).await;

@@ -321,7 +321,7 @@ async fn the_model_is_told_of_the_stores_behind_its_own_system_prompt() {
     stream.turn().await;
     let system = upstream.asked()[0]["system"].to_string();
     let system = system.replace("\\n", "\n").replace("\\\"", "\"");
-    assert!(system.contains("Be brief.\n\nYou have persistent memory"), "{system}");
+    assert!(system.contains("Be brief.\n\n") && system.contains("\n\nYou have persistent memory"), "{system}");
     let lines = "Available stores (write only inside the directories listed below):\n - \"Our Style\" → \
                  /mnt/memory/our-style/ (read-only): How we write.\n   Follow it.\n - \"Gone\" → /mnt/memory/gone/ (read-write)";
     assert!(system.contains(lines), "{system}");

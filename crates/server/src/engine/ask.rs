@@ -181,7 +181,8 @@ impl Runner<'_> {
             // Another one of them may be up again.
             wait = wait.min(limits::MODEL_LINE_PAUSE_MAX);
         }
-        if !self.state.running && self.state.waits_since.is_some() {
+        // Otherwise the log has to say that a new try begins, in which each upstream may be asked.
+        if !self.state.running && self.state.waits_since.is_some() && self.state.passed_over.is_empty() {
             let retry_in_micros = i64::try_from(wait.as_micros()).ok();
             return self.perform(Step { retry_in_micros, ..Step::default() }).await;
         }

@@ -290,7 +290,6 @@ impl State {
         let kept = logged.hidden.as_deref().map(|hidden| serde_json::from_str(hidden).unwrap_or_default());
         let Some(Kept { is_in_line, passed_over, .. }) = kept else {
             self.failures += 1;
-            self.waits_since = None;
             self.passed_over.clear();
             return;
         };
@@ -541,7 +540,7 @@ pub(super) mod tests {
             (vec![fails(None), fails(over)], (1, 0, None, house())),
             (vec![fails(over), fails(None)], (1, 0, None, vec![])),
             (vec![fails(over), fails(asked)], (0, 1, Some(3), vec![])),
-            (vec![fails(asked), fails(None)], (1, 1, None, vec![])),
+            (vec![fails(asked), fails(None)], (1, 1, Some(2), vec![])),
             (vec![fails(None), fails(asked), fails(over), (replied, None)], (0, 0, None, vec![])),
         ] {
             assert_eq!(counted(events), expected);

@@ -447,9 +447,9 @@ mod tests {
         queue.slot(clock, &workspace("a"), clock.now(), LONG).now_or_never().flatten()
     }
 
-    /// As many slots as there are at once.
+    /// As many slots as there are at once, but for more than 40: a task may not go on for ever without a pause.
     fn all(queue: &Arc<Queue>, clock: &Clock) -> Vec<Slot> {
-        std::iter::from_fn(|| now(queue, clock)).take(100).collect()
+        std::iter::from_fn(|| now(queue, clock)).take(40).collect()
     }
 
     fn seconds(clock: &Clock, seconds: f64) {
@@ -481,7 +481,7 @@ mod tests {
     async fn what_answers_tell_of_their_limits_is_kept() {
         let (queue, clock) = (queue(None, None), start());
         let mut slots = all(&queue, &clock);
-        assert_eq!(slots.len(), 100, "nothing is known yet");
+        assert_eq!(slots.len(), 40, "nothing is known yet");
         slots.truncate(3);
         let told = |remaining: f64| RateLimits {
             requests: Some(Requests { limit: 10.0, remaining, full_in: Duration::from_secs(8) }),
@@ -495,7 +495,7 @@ mod tests {
         seconds(&clock, 8.0);
         assert_eq!(all(&queue, &clock).len(), 4);
         seconds(&clock, 20.0);
-        assert_eq!(all(&queue, &clock).len(), 100, "a full bucket is forgotten: who tells nothing more has no limit");
+        assert_eq!(all(&queue, &clock).len(), 40, "a full bucket is forgotten: who tells nothing more has no limit");
     }
 
     #[tokio::test]
@@ -512,7 +512,6 @@ mod tests {
     async fn a_refusal_shuts_the_line_for_everybody_and_then_lets_half_as_many_through() {
         let (queue, clock) = (queue(None, None), start());
         let mut slots = all(&queue, &clock);
-        slots.truncate(40);
         for slot in slots.drain(..20) {
             slot.came_to(Outcome::Up);
         }
