@@ -28,7 +28,7 @@ const BY_NAME: [&str; 18] = [
 ];
 
 /// The modules that may use it, and for what.
-const MAY: [(&str, &str); 22] = [
+const MAY: [(&str, &str); 23] = [
     ("folder.rs", "files of sessions: an open folder, one name at a time, no link followed"),
     ("bin/rota-sandbox.rs", "archives that a test names"),
     ("heap.rs", "/proc"),

@@ -226,7 +226,8 @@ async fn run_on(engine: &Engine, lease: &Lease) -> Result<(), Left> {
     let backoff = Backoff::doubling(limits::SESSION_RETRY_FIRST, limits::SESSION_RETRY_MAX);
     let (mut failures, mut tries) = (0, 0);
     loop {
-        let running = Runner::load_and_run(&engine.app, lease, &engine.at_work, &engine.mcp, &mut finished);
+        // It is large, for it holds whatever a session may wait for.
+        let running = Box::pin(Runner::load_and_run(&engine.app, lease, &engine.at_work, &engine.mcp, &mut finished));
         let error = match AssertUnwindSafe(running).catch_unwind().await {
             Ok(Err(Left::Failed(error))) if !matches!(error, Error::Stopping) => error,
             Ok(left) => return left,
