@@ -162,7 +162,7 @@ async fn every_page_of_a_list_is_offered_under_names_that_models_take() {
     let (server, other) = (listing().await, listing().await);
     let house = House::new(vec![done(), done()]).await;
     let (session, mut stream) = house.session(&[("München", &server.url), ("x", &other.url)]).await;
-    stream.turn().await;
+    let first_turn = stream.turn().await.len();
     let offered = house.offered();
     assert_eq!(offered[3..], ["mcp__x__a", &offered[4], "mcp__x__b"], "a second tool of one name is left out");
     assert!(offered[1].starts_with("mcp__M_nchen__stra_e_suchen_"), "{offered:?}");
@@ -173,7 +173,7 @@ async fn every_page_of_a_list_is_offered_under_names_that_models_take() {
 
     let upstream = Upstream::start([call(&offered[1]), done()]).await;
     let rota = house.rota.restart_with(|config| config.models = vec![upstream.model()]).await;
-    let mut stream = rota.api.stream(id(&session)).await;
+    let mut stream = rota.api.stream_from(id(&session), first_turn as i64).await;
     rota.api.events(id(&session), json!([message("search")])).await;
     let events = stream.turn().await;
     let used = first(&events, "agent.mcp_tool_use");
