@@ -220,7 +220,7 @@ pub struct ModelsArgs {
 
 #[derive(Debug, Subcommand)]
 pub enum ModelsCommand {
-    /// Ask each upstream of [[models]] for its list of models, which costs nothing. The keys are read from the environment, as the
+    /// Ask each upstream of `[[models]]` for its list of models, which costs nothing. The keys are read from the environment, as the
     /// server reads them. Exit code 1 where an address or a key is wrong.
     Check {
         /// The configuration file of the server.
