@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use inside::{Backend, bash};
-use rota_sandbox::ToolCall;
+use rota_sandbox::{ProtectionState, ToolCall};
 use tokio::time::timeout;
 
 /// Holds a lock on a file of the session for as long as its shell lives; says so when another sandbox holds it.
@@ -47,4 +47,12 @@ async fn an_opening_that_its_caller_gives_up_comes_to_its_end() {
     backend.embedded.shutdown().await;
     let records = std::fs::read_dir(backend.folder.path().join("sandboxes")).unwrap();
     assert_eq!(records.count(), 0, "every one was seen to its end");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_sandboxes_open_the_trial_of_one_finds_nothing_missing() {
+    let backend = Backend::new();
+    drop(backend.open().await);
+    let rows = backend.embedded.probe();
+    assert!(rows.iter().all(|row| row.state != ProtectionState::Missing), "{rows:?}");
 }

@@ -191,7 +191,7 @@ fn trial(config: &Config, identities: &Identities, program: &Arc<Program>) -> Re
         authorities: None,
         container: None,
     };
-    let outcome = converse(program, launch);
+    let outcome = session.make_root(launch.is_overlay(), false).and_then(|()| converse(program, launch));
     store.remove(TRIAL)?;
     outcome
 }
