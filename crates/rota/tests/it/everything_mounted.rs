@@ -15,6 +15,8 @@ use crate::{
     server::{Rota, appears},
     skills::skill,
     stream::text,
+    upstream::{Reply, Upstream},
+    vaults::{credentials, variable},
 };
 
 /// Something that the deployment mounts, and how its agent shows that it is there.
@@ -125,6 +127,96 @@ async fn each_mount_is_used_by_hand_and_by_schedule() {
     let authors: Vec<&Value> = of_runs.map(|version| &version["created_by"]["session_id"]).collect();
     assert_eq!(authors, [&json!(second), &json!(first)]);
     race(&scene, (&rota, &first), (&rota, &second)).await;
+}
+
+/// What the model is told of all that a session can have, word for word.
+const TOLD: &str = "Be brief.
+
+Files that the user gave to this session are below `/mnt/session/uploads`, for reading: list that folder to see them. What you \
+leave below `/mnt/session/outputs` is handed over to the user when your turn ends.
+
+You have persistent memory: files in the directories below are kept after this session and are there in later ones. Look at them \
+before you begin, for they may hold what you need to know. Write down what will be of use later as small text files, each under \
+a path that says what it is about. Others may read and change them while you work: when a change of yours was not taken over, \
+the result of the tool call says so.
+
+Available stores (write only inside the directories listed below):
+ - \"Notes\" → /mnt/memory/notes/ (read-write)
+ - \"Rules\" → /mnt/memory/rules/ (read-only)
+
+Git repositories that the user gave to this session (each a shallow clone; git fetches and pushes there with credentials that \
+you do not see, where the network allows the host):
+ - {host}/o/app → /workspace/app/
+ - {host}/o/none is not there: it could not be cloned, because its host has none there, or none that the `authorization_token` \
+may know of; check its `url`
+
+## Skills usage policy
+
+A skill is a folder with instructions, and perhaps files, for one kind of task. When a task fits the description of a skill \
+below, read the `SKILL.md` in its folder before you begin, and follow it; read the other files there when it refers to them. The \
+skills below are at `/workspace/skills/<name>/SKILL.md`, unless their entry names another location.
+
+<available_skills>
+<skill>
+<name>report</name>
+<description>What report is for.</description>
+</skill>
+</available_skills>
+
+## Network
+
+The sandbox reaches these hosts and no others:
+
+- api.example.com
+
+Any other host is refused: over HTTP with `Host not in allowlist`, over HTTPS with the TLS alert \"access denied\". When a task \
+needs one, say so: it has to be added to `allowed_hosts` of the environment. Only names, HTTP and HTTPS go out (ports 53, 80 and \
+443, and further ones that the operator opens): no other UDP and no ping. Private and local addresses are not reachable.
+
+## Secrets
+
+Some variables of your shell stand for secrets of the user. You see placeholders; in requests over HTTPS to the hosts below the \
+secret takes their place on the way, and in answers it is hidden again. So use a variable as if it were the secret (`curl -H \
+\"Authorization: Bearer $NAME\" …`), only there, and not within a URL: elsewhere it means nothing. Do not look for the secret \
+itself, and do not write the placeholder into what you hand over.
+
+- `$API_KEY`: in headers to api.example.com, *.example.org, 192.0.2.1";
+
+#[tokio::test]
+#[cfg_attr(not(git), ignore = "needs git: apt install git")]
+async fn the_model_is_told_of_everything_in_these_words() {
+    let host = GitServer::start(Manner::Private).await;
+    let upstream = Upstream::start([Reply::Message(vec![json!({"type": "text", "text": "seen"})])]).await;
+    let rota = Rota::with(|config| {
+        allow(&host, config);
+        config.models = vec![upstream.model()];
+    })
+    .await;
+    let api = &rota.api;
+    host.repository("o/app", |folder| std::fs::write(folder.join("README.md"), "read me\n").unwrap());
+    let file = upload(api, "words.txt", b"hello\n").await;
+    let (notes, rules) = (store(api, "Notes").await, store(api, "Rules").await);
+    let vault = api.post("/v1/vaults", json!({"display_name": "v"})).await;
+    api.post(&credentials(&vault), variable("API_KEY", &json!({}))).await;
+    let report = skill(api, "report").await;
+    let skills = json!([{"type": "custom", "skill_id": id(&report)}]);
+    let reads = agent(api, json!({"model": "house", "system": "Be brief.", "skills": skills})).await;
+    let limited = json!({"type": "cloud", "networking": {"type": "limited", "allowed_hosts": ["api.example.com"]}});
+    let environment = api.post("/v1/environments", json!({"name": "workshop", "config": limited})).await;
+    let resources = json!([
+        {"type": "file", "file_id": id(&file)},
+        {"type": "memory_store", "memory_store_id": id(&notes), "access": "read_write"},
+        {"type": "memory_store", "memory_store_id": id(&rules), "access": "read_only"},
+        repository(&host.url("o/app"), &json!({})),
+        repository(&host.url("o/none"), &json!({})),
+    ]);
+    let changes = json!({"resources": resources, "vault_ids": [id(&vault)], "initial_events": [message("Look.")]});
+    let session = Parts { agent: reads, environment }.session(api, changes).await;
+    api.stream_from(id(&session), 0).await.turn().await;
+    let asked = upstream.asked();
+    let said = asked[0]["system"].as_array().unwrap().iter().map(|block| block["text"].as_str().unwrap());
+    let url = host.url("o/app");
+    assert_eq!(said.collect::<String>(), TOLD.replace("{host}", url.strip_suffix("/o/app").unwrap()));
 }
 
 #[tokio::test]

@@ -6,11 +6,15 @@ use std::{
     time::Duration,
 };
 
-use rota_api::Time;
+use rota_api::{
+    Time,
+    id::{Id, WorkspaceId},
+};
 use rota_server::{
     clock::Clock,
     config::{ModelConfig, Provider},
     db::Tx,
+    model::Asker,
 };
 use serde_json::{Value, json};
 use tokio::{task::JoinSet, time::sleep};
@@ -236,6 +240,37 @@ async fn a_long_line_is_left_for_a_while_and_the_log_says_so_once() {
     let events = stream.turn().await;
     assert_eq!(text(first(&events, "agent.message")), "hi");
     assert!(!kinds(&events).contains(&"session.error"));
+}
+
+#[tokio::test]
+async fn who_has_waited_in_line_for_a_day_waits_no_more() {
+    let upstream = Upstream::start([hi()]).await;
+    let rota = Rota::with(|config| {
+        config.models = vec![ModelConfig { concurrency: Some(1), ..upstream.model() }];
+        config.engine.model_tries = 1;
+    })
+    .await;
+    let agent = agent(&rota.api, json!({"model": "house"})).await;
+    let parts = Parts { agent, environment: environment(&rota.api, "e").await };
+    // Somebody has the one place, and keeps it.
+    let app = rota.server.app();
+    let offered = app.offer.get("house").unwrap();
+    let somebody = WorkspaceId::new(app.clock.now());
+    let asker = Asker { workspace: &somebody, since: app.clock.now() };
+    let held = offered.turn(&app.clock, asker, &[]).await;
+    assert!(held.is_ok());
+    let session = parts.session_with(&rota.api, message("hello")).await;
+    let mut stream = rota.api.stream_from(id(&session), 0).await;
+    stream.until("session.status_rescheduled").await;
+    // It comes again once more, and stands in line as long as it did.
+    rota.advance_seconds(25 * 3600);
+    let events = stream.turn().await;
+    assert_eq!(stop_reason(&events)["type"], "retries_exhausted");
+    assert_eq!(first(&events, "session.error")["error"]["type"], "model_rate_limited_error");
+    assert!(upstream.asked().is_empty());
+    drop(held);
+    rota.api.events(id(&session), json!([message("again")])).await;
+    assert_eq!(text(first(&stream.turn().await, "agent.message")), "hi");
 }
 
 #[tokio::test]

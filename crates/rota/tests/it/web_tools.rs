@@ -7,8 +7,12 @@ use std::{
     time::Duration,
 };
 
-use rota_server::config::{Config, SearchConfig, SearchProvider};
+use rota_server::{
+    clock::Clock,
+    config::{Config, SearchConfig, SearchProvider},
+};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use tokio::{
     io::AsyncWriteExt,
     net::TcpListener,
@@ -18,7 +22,9 @@ use tokio::{
 };
 
 use crate::{
+    client::Api,
     given::{Parts, agent, environment, id, message, over, toolset},
+    process::{Server, create_key},
     request::{Request, read_request},
     server::{PATIENCE, Rota},
     stream::{first, kinds, text},
@@ -453,37 +459,85 @@ async fn an_interrupt_ends_all_that_runs_side_by_side() {
 
 #[tokio::test]
 async fn after_a_restart_what_changes_nothing_runs_again_and_nothing_else_does() {
-    let host = Host::start().await;
-    let url = host.page("/a", Page::Silent);
-    let calls = vec![
-        fetch(&url),
-        call(2, "read", &json!({"file_path": "/workspace/none"})),
-        call(3, "bash", &json!({"command": "touch made"})),
-    ];
-    let upstream = Upstream::start([Reply::Message(calls), done()]).await;
+    let cut = Cut::new().await;
     let rota = Rota::with(|config| {
-        config.models = vec![upstream.model()];
+        config.models = vec![cut.upstream.model()];
         config.web.allow_private = true;
     })
     .await;
-    let api = &rota.api;
-    let parts = Parts { agent: agent(api, json!({"model": "house"})).await, environment: environment(api, "e").await };
-    let session = parts.session_with(api, message(&url)).await;
-    api.once(&format!("/v1/sessions/{}/events", id(&session)), |log| {
-        log["data"].as_array().unwrap().iter().filter(|event| event["type"] == "agent.tool_use").count() == 3
-    })
-    .await;
-    host.is_asked().await;
-    host.page("/a", Page::Of("text/plain", "at last".into()));
+    let session = cut.begin(&rota.api).await;
     let rota = rota.restart().await;
-    let events = rota.api.stream_from(id(&session), 0).await.turn().await;
-    let told: HashMap<_, _> =
-        results(&events).iter().map(|result| (result["tool_use_id"].as_str().unwrap(), *result)).collect();
-    let calls: Vec<_> = events.iter().filter(|event| event["type"] == "agent.tool_use").map(id).collect();
-    assert_eq!(told[calls[0]]["content"][0]["source"]["data"], "at last");
-    assert!(text(told[calls[1]]).contains("no such file"), "{}", told[calls[1]]);
-    assert!(text(told[calls[2]]).contains("Whether it did anything is unknown"), "{}", told[calls[2]]);
-    assert!(!rota.workspace_file(id(&session), "made").exists());
+    cut.check(&rota.api, &session).await;
+    assert!(!rota.workspace_file(&session, "made").exists());
+}
+
+#[tokio::test]
+async fn after_sigkill_what_changes_nothing_runs_again_and_nothing_else_does() {
+    let cut = Cut::new().await;
+    let folder = TempDir::new().unwrap();
+    let (data, settings) = (folder.path().join("data"), folder.path().join("rota.toml"));
+    std::fs::create_dir(&data).unwrap();
+    let model = cut.upstream.model();
+    let (id, upstream, url) = (model.id, model.upstream.unwrap(), model.base_url.unwrap());
+    let text = format!(
+        "[web]\nallow_private = true\n[[models]]\nid = {id:?}\nprovider = \"messages\"\nupstream = {upstream:?}\nbase_url = {url:?}\n"
+    );
+    std::fs::write(&settings, text).unwrap();
+    let key = create_key(&data, &[]);
+    let mut server = Server::new(&data, &["--config", settings.to_str().unwrap()]);
+    server.start().await;
+    let api = Api::new(server.address, key, Clock::System);
+    let session = cut.begin(&api).await;
+    server.kill();
+    server.start().await;
+    cut.check(&api, &session).await;
+}
+
+/// A reply of several calls, of which the first is not answered before its server ends.
+struct Cut {
+    host: Host,
+    url: String,
+    upstream: Upstream,
+}
+
+impl Cut {
+    async fn new() -> Self {
+        let host = Host::start().await;
+        let url = host.page("/a", Page::Silent);
+        let calls = vec![
+            fetch(&url),
+            call(2, "read", &json!({"file_path": "/workspace/none"})),
+            call(3, "bash", &json!({"command": "touch made"})),
+        ];
+        let upstream = Upstream::start([Reply::Message(calls), done()]).await;
+        Self { host, url, upstream }
+    }
+
+    /// Starts the session, and returns its id when the first call runs. Whoever asks for the page from then on has it.
+    async fn begin(&self, api: &Api) -> String {
+        let agent = agent(api, json!({"model": "house"})).await;
+        let parts = Parts { agent, environment: environment(api, "e").await };
+        let session = parts.session_with(api, message(&self.url)).await;
+        api.once(&format!("/v1/sessions/{}/events", id(&session)), |log| {
+            log["data"].as_array().unwrap().iter().filter(|event| event["type"] == "agent.tool_use").count() == 3
+        })
+        .await;
+        self.host.is_asked().await;
+        self.host.page("/a", Page::Of("text/plain", "at last".into()));
+        id(&session).to_owned()
+    }
+
+    /// Each call is answered once: those that change nothing by what they found, the other one by what nobody knows.
+    async fn check(&self, api: &Api, session: &str) {
+        let events = api.stream_from(session, 0).await.turn().await;
+        let told: HashMap<_, _> =
+            results(&events).iter().map(|result| (result["tool_use_id"].as_str().unwrap(), *result)).collect();
+        let calls: Vec<_> = events.iter().filter(|event| event["type"] == "agent.tool_use").map(id).collect();
+        assert_eq!((calls.len(), results(&events).len()), (3, 3));
+        assert_eq!(told[calls[0]]["content"][0]["source"]["data"], "at last");
+        assert!(text(told[calls[1]]).contains("no such file"), "{}", told[calls[1]]);
+        assert!(text(told[calls[2]]).contains("Whether it did anything is unknown"), "{}", told[calls[2]]);
+    }
 }
 
 #[tokio::test]

@@ -237,24 +237,38 @@ pub fn source(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Opti
     tx.one(&sql, vals![workspace, id, now], source_of_row)
 }
 
+/// Files that one statement looks up.
+const FILES_AT_ONCE: usize = 50;
+
 /// Those of the files `ids` of a workspace that can be mounted, in no order. They stay as they are until the transaction ends;
 /// whoever mounts the same ones need not wait for that.
 pub fn mountable(tx: &mut Tx<'_>, workspace: &WorkspaceId, ids: &[&str]) -> Result<Vec<Source>> {
     if ids.is_empty() {
         return Ok(Vec::new());
     }
-    let places: Vec<String> = (2..ids.len() + 2).map(|place| format!("${place}")).collect();
-    let named = format!("files WHERE workspace_id = $1 AND id IN ({})", places.join(", "));
-    let mut params = vec![Val::from(workspace)];
-    params.extend(ids.iter().copied().map(Val::from));
     // In one order, so that no two of those who wait do so for each other.
-    tx.lock_shared(&format!("{named} ORDER BY id"), &params)?;
+    let mut ids = ids.to_vec();
+    ids.sort_unstable();
+    for id in &ids {
+        tx.lock_shared("files WHERE workspace_id = $1 AND id = $2", vals![workspace, *id])?;
+    }
     let now = tx.now();
-    let sql = format!("SELECT {SOURCE}, expires_at FROM {named} AND blob_id IS NOT NULL");
-    let found = tx.all(&sql, &params, |row| {
-        let is_expired = row.opt_time("expires_at")?.is_some_and(|at| at <= now);
-        Ok((!is_expired).then_some(source_of_row(row)?))
-    })?;
+    // Each by its whole key: of a list of ids a plan that PostgreSQL made while there were few files looks at every file.
+    let of_one = |place| {
+        format!(
+            "SELECT {SOURCE}, expires_at FROM files WHERE workspace_id = $1 AND id = ${place} AND blob_id IS NOT NULL"
+        )
+    };
+    let mut found = Vec::new();
+    for ids in ids.chunks(FILES_AT_ONCE) {
+        let sql = (2..ids.len() + 2).map(of_one).collect::<Vec<_>>().join(" UNION ALL ");
+        let mut params = vec![Val::from(workspace)];
+        params.extend(ids.iter().copied().map(Val::from));
+        found.extend(tx.all(&sql, &params, |row| {
+            let is_expired = row.opt_time("expires_at")?.is_some_and(|at| at <= now);
+            Ok((!is_expired).then_some(source_of_row(row)?))
+        })?);
+    }
     Ok(found.into_iter().flatten().collect())
 }
 
