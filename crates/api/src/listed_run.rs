@@ -11,6 +11,7 @@ use crate::{
     fields::names,
     id::{DeploymentId, RunId, SessionId, WebhookEndpointId},
     occurrence::OccurrenceReason,
+    policy::InterruptedBy,
     run_outcome::WaitingOn,
     session::{SessionUsage, Status},
 };
@@ -57,6 +58,8 @@ pub struct ListedSession {
     pub stop_reason: Option<String>,
     /// What the last turn died of, or what is tried again.
     pub error: Option<SessionError>,
+    /// The limit of the policy for which it was interrupted; null unless it was, and again once it is sent something.
+    pub interrupted_by: Option<InterruptedBy>,
     /// Whether it cannot go on before somebody allows or denies a call.
     pub waits_for_human: bool,
     /// What must be answered before it goes on, by anybody.
@@ -114,7 +117,7 @@ names! {
         "waiting" => Waiting,
         /// Its session has come to the end of its turn.
         "done" => Done,
-        /// No session was created, or it died.
+        /// No session was created, or it died, or a limit of the policy has interrupted it.
         "failed" => Failed,
         /// Its session was deleted since.
         "deleted" => Deleted,
@@ -171,7 +174,7 @@ names! {
         "failing" => Failing,
         /// Occurrences were missed, and the deployment has not run since.
         "missed" => Missed,
-        /// A deployment was paused by an error.
+        /// A deployment was paused by an error, or by its policy.
         "paused" => Paused,
         /// The session of an occurrence could not be started, and there will be another attempt.
         "retrying" => Retrying,

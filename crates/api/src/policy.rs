@@ -7,9 +7,11 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::{Value, json};
 
 use crate::{
+    Time,
     decode::{Decoded, Node},
     fields::{Decode, Kind, OneOf, Whole, described, names},
-    id::DeploymentId,
+    id::{DeploymentId, RunId},
+    warning::Warning,
 };
 
 /// Most sessions that a policy can allow at a time.
@@ -26,6 +28,11 @@ pub const MAX_BACKOFF_MULTIPLIER: i64 = 10;
 pub const MAX_CATCH_UP_SECONDS: i64 = 31 * 86_400;
 /// The widest range over which deployments can be spread, in seconds.
 pub const MAX_JITTER_SECONDS: i64 = 3600;
+
+/// The longest that a session may wait for an answer, or take for all of its turn, in seconds: 31 days.
+pub const MAX_DEADLINE_SECONDS: i64 = 31 * 86_400;
+/// Most failed runs in a row before a deployment is paused.
+pub const MAX_FAILURES: i64 = 1000;
 
 /// The policy of a deployment as the API shows it: what holds, whether it was set or is the server's default.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -44,6 +51,35 @@ pub struct DeploymentPolicy {
     pub catch_up_seconds: u32,
     /// Whether occurrences are delayed.
     pub jitter: Jitter,
+    /// What becomes of calls that wait for an answer.
+    pub unattended: Unattended,
+    /// How many seconds after its start a session is interrupted that has not come to the end of its turn. None: never.
+    pub max_session_seconds: Option<u32>,
+    /// After how many seconds of waiting for an answer a session is interrupted. None: never.
+    pub max_idle_waiting_seconds: Option<u32>,
+    /// After how many failed runs in a row the deployment is paused. None: never.
+    pub pause_after_failures: Option<u32>,
+    /// From when on the schedule has occurrences. None: at all times.
+    pub starts_at: Option<Time>,
+    /// Until when, exclusive, the schedule has occurrences. None: without end.
+    pub ends_at: Option<Time>,
+    /// Why the policy has paused the deployment; null while it is not paused, or is paused for another reason.
+    pub paused_by: Option<PausedByPolicy>,
+    /// What the agent of the deployment does that the policy leaves without an end.
+    pub warnings: Vec<Warning>,
+}
+
+/// Runs that have all failed, and because of which their deployment was paused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PausedByPolicy {
+    /// How many in a row.
+    pub failures: i64,
+    /// When the first of them failed.
+    pub since: Time,
+    /// The last of them.
+    pub run_id: Option<RunId>,
+    /// Why that one failed.
+    pub message: String,
 }
 
 names! {
@@ -179,6 +215,72 @@ impl<'de> Deserialize<'de> for Jitter {
     }
 }
 
+/// What becomes of a call that waits for an answer, a confirmation or the result of a custom tool: on the wire a name or an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Unattended {
+    /// As the name says.
+    Named(NamedUnattended),
+    /// It waits for so long, and is denied then.
+    AnswerWithin(AnswerWithin),
+}
+
+names! {
+    /// An [`Unattended`] that has a name.
+    #[derive(Default, JsonSchema)]
+    NamedUnattended {
+        /// It waits until somebody answers.
+        #[default]
+        "wait" => Wait,
+        /// It is denied at once.
+        "deny" => Deny,
+    }
+}
+
+described! {
+    /// How long a call waits for its answer.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+    AnswerWithin,
+    /// What a body says about that.
+    AnswerWithinFields {
+        /// Seconds: 1 to [`MAX_DEADLINE_SECONDS`].
+        answer_within_seconds: u32, required as Whole(1, MAX_DEADLINE_SECONDS);
+    }
+}
+
+impl Default for Unattended {
+    fn default() -> Self {
+        Self::WAIT
+    }
+}
+
+impl Unattended {
+    /// [`NamedUnattended::Wait`].
+    pub const WAIT: Self = Self::Named(NamedUnattended::Wait);
+    /// [`NamedUnattended::Deny`].
+    pub const DENY: Self = Self::Named(NamedUnattended::Deny);
+
+    /// How many seconds a call waits before it is denied. `None`: without end.
+    pub fn patience(self) -> Option<u32> {
+        match self {
+            Self::Named(NamedUnattended::Wait) => None,
+            Self::Named(NamedUnattended::Deny) => Some(0),
+            Self::AnswerWithin(AnswerWithin { answer_within_seconds }) => Some(answer_within_seconds),
+        }
+    }
+}
+
+names! {
+    /// The limit of a policy for which a session was interrupted.
+    #[derive(JsonSchema)]
+    InterruptedBy {
+        /// It had not come to the end of its turn in time.
+        "max_session_seconds" => MaxSession,
+        /// It had waited for an answer for too long.
+        "max_idle_waiting_seconds" => MaxIdleWaiting,
+    }
+}
+
 described! {
     /// What of a deployment differs from the server's defaults.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -195,6 +297,51 @@ described! {
         catch_up_seconds: u32, clears as Whole(0, MAX_CATCH_UP_SECONDS);
         /// Whether occurrences are delayed.
         jitter: Jitter, clears as AnyJitter;
+        /// What becomes of calls that wait for an answer.
+        unattended: Unattended, clears as AnyUnattended;
+        /// How long a session may take from its start to the end of its turn, in seconds.
+        max_session_seconds: u32, clears as Whole(1, MAX_DEADLINE_SECONDS);
+        /// How long a session may wait for an answer, in seconds.
+        max_idle_waiting_seconds: u32, clears as Whole(1, MAX_DEADLINE_SECONDS);
+        /// After how many failed runs in a row the deployment is paused.
+        pause_after_failures: u32, clears as Whole(1, MAX_FAILURES);
+        /// From when on the schedule has occurrences.
+        starts_at: Time, clears as AnyTime;
+        /// Until when, exclusive, the schedule has occurrences.
+        ends_at: Time, clears as AnyTime;
+    }
+}
+
+/// What a call waits for: a name, or an object that says for how long.
+struct AnyUnattended;
+
+impl Kind<Unattended> for AnyUnattended {
+    fn read(&self, node: &Node<'_>) -> Decoded<Unattended> {
+        match node.value() {
+            Value::Object(_) => {
+                let AnswerWithinFields { answer_within_seconds } = AnswerWithinFields::decode(node)?;
+                Ok(Unattended::AnswerWithin(AnswerWithin { answer_within_seconds }))
+            }
+            _ => NamedUnattended::decode(node).map(Unattended::Named),
+        }
+    }
+
+    fn schema(&self) -> Value {
+        let within = AnswerWithinFields::json_schema(&mut SchemaGenerator::default()).to_value();
+        json!({"anyOf": [{"enum": NamedUnattended::NAMES}, within]})
+    }
+}
+
+/// An RFC 3339 time with any offset.
+struct AnyTime;
+
+impl Kind<Time> for AnyTime {
+    fn read(&self, node: &Node<'_>) -> Decoded<Time> {
+        node.string()?.parse().map_err(|_| node.invalid("Input should be a valid RFC 3339 time"))
+    }
+
+    fn schema(&self) -> Value {
+        json!({"type": "string", "format": "date-time"})
     }
 }
 
@@ -257,5 +404,20 @@ mod tests {
         for wrong in [json!("on"), json!("30"), json!(0), json!(3601), json!(1.5), json!(true)] {
             assert!(serde_json::from_value::<Jitter>(wrong.clone()).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn what_becomes_of_a_call_is_read_as_it_is_written() {
+        let within = Unattended::AnswerWithin(AnswerWithin { answer_within_seconds: 90 });
+        for (unattended, written, patience) in [
+            (Unattended::WAIT, json!("wait"), None),
+            (Unattended::DENY, json!("deny"), Some(0)),
+            (within, json!({"answer_within_seconds": 90}), Some(90)),
+        ] {
+            assert_eq!(serde_json::to_value(unattended).unwrap(), written);
+            assert_eq!(serde_json::from_value::<Unattended>(written).unwrap(), unattended);
+            assert_eq!(unattended.patience(), patience);
+        }
+        assert_eq!(Unattended::default(), Unattended::WAIT);
     }
 }

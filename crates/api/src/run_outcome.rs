@@ -7,6 +7,7 @@ use crate::{
     deployment::DeploymentRun,
     event::{SessionError, StopReason},
     id::EventId,
+    policy::InterruptedBy,
     session::{MonetaryAmount, SessionUsage, Status},
     warning::Warning,
 };
@@ -48,6 +49,8 @@ pub struct SessionOutcome {
     pub waiting_on: Vec<WaitingOn>,
     /// What the last turn died of, or what is being tried again now.
     pub error: Option<SessionError>,
+    /// The limit of the policy for which the session was interrupted; null unless it was, and again once it is sent something.
+    pub interrupted_by: Option<InterruptedBy>,
     /// What the session has used.
     pub usage: SessionUsage,
     /// What that costs; null until a model with a price has answered.

@@ -7,6 +7,7 @@ pub mod clock;
 pub mod closed;
 pub mod config;
 pub mod db;
+pub mod deadlines;
 pub mod descriptors;
 pub mod dreams;
 pub mod engine;
@@ -201,6 +202,7 @@ pub async fn serve_offer(offer: Offer, config: Config, clock: Clock) -> Result<S
     if app.config.roles.has(Role::Scheduler) {
         app.spawn(tick::run(app.clone()));
         app.spawn(renewals::run(app.clone()));
+        app.spawn(deadlines::run(app.clone()));
     }
     if app.config.roles.has(Role::Runner) {
         app.spawn(sweep::run(app.clone()));

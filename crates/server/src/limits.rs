@@ -217,6 +217,21 @@ pub const FIRE_GROUPS_IN_FLIGHT: usize = POSTGRES_WRITERS;
 /// How long the scheduler sleeps at most, in microseconds. It wakes at whole multiples of it.
 pub const SCHEDULER_POLL_MICROS: i64 = 1_000_000;
 
+/// Sessions whose deadlines are looked at between two reads of those that are due.
+pub const DEADLINES_BATCH: i64 = 1000;
+/// Sessions that are looked at at the same time. Their transactions share commits.
+pub const DEADLINES_IN_FLIGHT: usize = 64;
+/// How long the server waits at most before it looks again at what is due.
+pub const DEADLINES_POLL: Duration = Duration::from_secs(1);
+/// How often it looks for sessions that may have a deadline and are not known to have one.
+pub const DEADLINES_SWEEP_EVERY: Duration = Duration::from_secs(60);
+/// Sessions that such a look, or a changed policy, takes in at once.
+pub const DEADLINES_TAKEN: i64 = 1000;
+/// When a session is looked at again that was to be stopped and has not, or whose look has failed.
+pub const DEADLINE_AGAIN_MICROS: i64 = 10_000_000;
+/// Deployments that are paused for their failures between two looks at sessions.
+pub const PAUSES_AT_ONCE: i64 = 100;
+
 /// Rows that are on their way when a store is copied.
 pub const COPY_BATCH: u64 = 1000;
 

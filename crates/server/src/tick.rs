@@ -119,6 +119,7 @@ fn count(report: &Report) {
     }
     match &report.settled {
         Settled::Waits(_) => {}
+        Settled::Paused => tracing::warn!(deployment_id = %id, "paused a deployment whose runs have failed too often"),
         Settled::Archived => tracing::info!(deployment_id = %id, "archived a deployment whose agent is gone"),
         Settled::Retries(Pending { error, retry_at, .. }) => {
             metrics::counter!("rota_scheduled_retries_total").increment(1);

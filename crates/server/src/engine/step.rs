@@ -295,14 +295,21 @@ fn end(
         Rest::Terminated => status::terminate(tx, workspace, session, thread.clone(), error)?,
         _ => status::rest(tx, workspace, session, thread.clone(), usage, reason, error)?,
     };
-    if let Some(StartedBy { deployment, run }) = started_by {
+    if let Some(StartedBy { deployment, run, interrupted_by }) = started_by {
         deployments::active::leave(tx, workspace, &deployment)?;
+        deployments::deadlines::rests(tx, workspace, &deployment, session, matches!(rest, Rest::Waiting { .. }))?;
         match rest {
             Rest::Dead | Rest::Terminated => {
                 let message = error.map_or("the session ended", |error| &error.message);
                 deployments::failures::count(tx, workspace, &deployment, run.as_ref(), message)?;
             }
-            Rest::Over(..) => deployments::failures::end(tx, &deployment)?,
+            Rest::Over(..) => match interrupted_by {
+                Some(by) => {
+                    let reason = deployments::deadlines::reason(tx, workspace, &deployment, by)?;
+                    deployments::failures::count(tx, workspace, &deployment, run.as_ref(), &reason)?;
+                }
+                None => deployments::failures::end(tx, &deployment)?,
+            },
             Rest::Waiting { .. } => {}
         }
     }

@@ -7,6 +7,7 @@ use rota_api::{
     id::{self, AgentId, DeploymentId, Id, RunId, WorkspaceId},
     listed_run::{Cost, ListedRun, ListedSession, RunState, RunTrigger},
     occurrence::OccurrenceReason,
+    policy::InterruptedBy,
     session::{SessionUsage, Status},
 };
 
@@ -125,7 +126,7 @@ enum Source {
 
 const COLUMNS: &str = "SELECT r.id, r.deployment_id, coalesce(d.name, '') AS name, r.agent_id, r.agent_version, r.session_id, r.error,
     r.scheduled_at, r.created_at, coalesce(v.model, '') AS model, s.id AS found, s.status, s.lease_owner, s.stop_reason, s.stopped_at,
-    s.error AS session_error, s.waiting_on, s.usage, s.cost_nanos, s.active_micros, s.archived_at,
+    s.error AS session_error, s.waiting_on, s.usage, s.cost_nanos, s.active_micros, s.archived_at, s.interrupted_by,
     s.created_at AS session_created_at";
 
 const BY_RUN: &str = "FROM deployment_runs r
@@ -151,11 +152,13 @@ fn sources(wanted: &Wanted) -> Vec<Source> {
         Some(RunState::Retrying) => vec![runs("s.status = 'rescheduling'")],
         Some(RunState::Waiting) => vec![sessions("s.stop_reason = 'requires_action'")],
         Some(RunState::Done) => vec![runs(
-            "s.status IN ('idle', 'terminated') AND coalesce(s.stop_reason, 'end_turn') IN ('end_turn', 'refusal')",
+            "s.status IN ('idle', 'terminated') AND coalesce(s.stop_reason, 'end_turn') IN ('end_turn', 'refusal')
+                 AND s.interrupted_by IS NULL",
         )],
         Some(RunState::Failed) => vec![
             runs("r.error IS NOT NULL"),
             sessions("s.stop_reason IN ('retries_exhausted', 'terminated') AND s.run_id IS NOT NULL"),
+            sessions("s.interrupted_by IS NOT NULL AND s.stop_reason IN ('end_turn', 'refusal') AND s.run_id IS NOT NULL"),
         ],
         Some(RunState::Deleted) => vec![runs("r.session_id IS NOT NULL AND s.id IS NULL")],
         Some(RunState::Skipped) => vec![Source::Skips { only: "k.reason <> 'missed'" }],
@@ -219,6 +222,7 @@ fn session_of_row(row: &Row<'_>) -> Result<ListedSession> {
         status,
         stop_reason: row.opt_text("stop_reason")?,
         error: row.opt_json("session_error")?,
+        interrupted_by: row.opt_text("interrupted_by")?.and_then(|by| InterruptedBy::from_name(&by)),
         waits_for_human: waiting.iter().any(|waiting| waiting.for_.is_of_a_human()),
         waiting_on: waiting.into_iter().map(Into::into).collect(),
         stopped_at,
@@ -231,6 +235,10 @@ fn session_of_row(row: &Row<'_>) -> Result<ListedSession> {
 
 /// How a session fares. One that an older program brought to rest does not say why.
 fn state(session: &ListedSession, has_runner: bool, archived_at: Option<Time>) -> RunState {
+    let is_at_rest = matches!(session.status, Status::Idle | Status::Terminated);
+    if session.interrupted_by.is_some() && is_at_rest && session.waiting_on.is_empty() {
+        return RunState::Failed;
+    }
     match (session.status, session.stop_reason.as_deref()) {
         (Status::Running, _) if has_runner => RunState::Working,
         (Status::Running, _) => RunState::Queued,

@@ -23,7 +23,7 @@ pub struct Timing {
 impl Timing {
     /// How long after its time the occurrence `at` of the deployment `id` is due.
     pub fn delay(&self, id: &str, cron: &Cron, at: Timestamp) -> SignedDuration {
-        let interval = || cron.next(at).map_or(SignedDuration::MAX, |next| next.duration_since(at));
+        let interval = || cron.interval_after(at);
         match self.jitter {
             Jitter::Named(NamedJitter::Off) => SignedDuration::ZERO,
             Jitter::Named(NamedJitter::Hosted) => place_in(hosted_range(interval()), id),

@@ -14,7 +14,7 @@ use rota_api::{
 use super::{
     active,
     check::check,
-    policy,
+    deadlines, failures, policy,
     run::{self, Target},
     standing, store,
 };
@@ -85,6 +85,8 @@ pub enum Settled {
     },
     /// It was archived, for its agent is gone.
     Archived,
+    /// It was paused, for its runs have failed too often.
+    Paused,
 }
 
 /// Fires each deployment of `group`, a part of a [`list`], if an occurrence is due and the deployment's policy lets it, and
@@ -146,12 +148,13 @@ impl Scheduled {
         let taken: HashSet<DeploymentId> = tx.all(&sql, range, |row| row.id(0))?.into_iter().collect();
         // Only what is read after the rows are locked is true of the rows of other tables, too.
         let sql = format!(
-            "SELECT {}, d.overlap, d.max_concurrent_sessions, d.retry, d.catch_up_seconds, d.jitter, d.workspace_id,
+            "SELECT {}, d.overlap, d.max_concurrent_sessions, d.retry, d.catch_up_seconds, d.jitter, {}, d.workspace_id,
                  a.id AS existing_agent_id, d.cron, d.timezone, d.settled_at, d.next_fire_at, d.pending,
                  (SELECT max(r.scheduled_at) FROM deployment_runs r
                   WHERE r.deployment_id = d.id AND r.scheduled_at IS NOT NULL) AS last_fired
              FROM {} WHERE {DUE_BETWEEN}",
             Target::COLUMNS,
+            deadlines::COLUMNS,
             Target::TABLES,
         );
         let mut found = tx.all(&sql, range, Self::from_row)?;
@@ -167,7 +170,10 @@ impl Scheduled {
             policy: policy::from_row(row)?,
             workspace: row.id("workspace_id")?,
             has_agent: row.opt_text("existing_agent_id")?.is_some(),
-            cron: Cron::parse(&row.text("cron")?, &row.text("timezone")?),
+            cron: {
+                let window = standing::window(row)?;
+                Cron::parse(&row.text("cron")?, &row.text("timezone")?).map(|cron| cron.within(window))
+            },
             settled_at: row.time("settled_at")?,
             next_fire_at: row.time("next_fire_at")?,
             pending: row.opt_json("pending")?,
@@ -179,6 +185,9 @@ impl Scheduled {
         if !self.has_agent {
             store::archive(tx, &self.workspace, self.id.as_ref())?;
             return Ok(Report { id: self.id, settled: Settled::Archived, skipped: Vec::new() });
+        }
+        if self.policy.pause_after_failures.is_some() && failures::pause(tx, &self.workspace, &self.id)? {
+            return Ok(Report { id: self.id, settled: Settled::Paused, skipped: Vec::new() });
         }
         let timing = timing(&self.policy, policy.timing);
         let effects = self.effects(&timing, tx.now());
@@ -217,7 +226,7 @@ impl Scheduled {
             Settled::Waits(pending) => (pending.as_ref(), None),
             Settled::Retries(pending) => (Some(pending), None),
             Settled::Fired { run, .. } => (None, Some(run)),
-            Settled::Archived => (None, None),
+            Settled::Archived | Settled::Paused => (None, None),
         };
         let found = standing::Looked {
             settled_at,
@@ -233,7 +242,7 @@ impl Scheduled {
         match &run.error {
             Some(error) if error.r#type.pauses() => {
                 let reason = PausedReason::Error { error: PausedError { r#type: error.r#type } };
-                store::set_paused(tx, workspace, id.as_ref(), Some(reason))
+                store::set_paused(tx, workspace, id.as_ref(), Some(reason)).map(drop)
             }
             _ => Ok(()),
         }

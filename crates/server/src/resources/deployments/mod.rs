@@ -2,6 +2,7 @@
 
 pub mod active;
 mod check;
+pub mod deadlines;
 pub mod due;
 pub mod failures;
 pub mod occurrences;

@@ -12,6 +12,7 @@ use rota_api::{
     occurrence::{AuditedOccurrence, OccurrenceOutcome as Outcome, OccurrenceReason as Reason},
 };
 
+use super::standing;
 use crate::{
     app::App,
     db::{Row, Tx, vals},
@@ -99,13 +100,15 @@ fn page(
 
 fn spans(tx: &mut Tx<'_>, id: &str, begin: Place) -> Result<Vec<Span>> {
     tx.all(
-        "SELECT seq, since, cron, timezone, state FROM deployment_spans
+        "SELECT seq, since, cron, timezone, state, starts_at, ends_at FROM deployment_spans
          WHERE deployment_id = $1 AND seq <= $2 AND since < $3 ORDER BY seq DESC LIMIT $4",
         vals![id, begin.seq, Time::from(begin.until), OCCURRENCE_SPANS],
         |row| {
             let (seq, since) = (row.int("seq")?, row.time("since")?.timestamp());
             let cron = row.opt_text("cron")?.zip(row.opt_text("timezone")?);
             let cron = cron.and_then(|(cron, timezone)| Cron::parse(&cron, &timezone).ok());
+            let window = standing::window(row)?;
+            let cron = cron.map(|cron| cron.within(window));
             Ok(Span { seq, since, cron, state: row.name("state", State::from_name)? })
         },
     )

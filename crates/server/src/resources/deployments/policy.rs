@@ -3,23 +3,28 @@
 
 use axum::extract::State;
 use rota_api::{
+    agent::AgentReference,
     id::{DeploymentId, WorkspaceId},
-    policy::{DeploymentPolicy, Overlap, Policy, UpdatePolicy},
+    policy::{DeploymentPolicy, Overlap, PausedByPolicy, Policy, UpdatePolicy},
+    warning::Warning,
 };
 
-use super::{active, store};
+use super::{active, deadlines, standing, store};
 use crate::{
     app::App,
     db::{Row, Tx, vals},
     error::{Error, Result},
     request::{Body, Caller, Json, Path},
-    scheduler::{policy::timing, settle::Timing},
+    scheduler::{
+        policy::timing,
+        settle::{State as Standing, Timing},
+    },
 };
 
 /// `GET /rota/v1/deployments/{deployment_id}/policy`.
 pub async fn get(State(app): State<App>, caller: Caller, Path(id): Path<String>) -> Result<Json<DeploymentPolicy>> {
     let default = app.config.scheduler.timing();
-    app.db.read(move |tx| read(tx, &caller.workspace, &id).map(|found| shown(found, default))).await.map(Json)
+    app.db.read(move |tx| read(tx, &caller.workspace, &id)?.shown(tx, default)).await.map(Json)
 }
 
 /// `POST /rota/v1/deployments/{deployment_id}/policy`.
@@ -31,34 +36,76 @@ pub async fn set(
 ) -> Result<Json<DeploymentPolicy>> {
     let update = body.read(UpdatePolicy::read)?;
     let default = app.config.scheduler.timing();
-    let write = move |tx: &mut Tx<'_>| write(tx, &caller.workspace, &id, &update).map(|found| shown(found, default));
+    let write = move |tx: &mut Tx<'_>| {
+        write(tx, &caller.workspace, &id, &update)?;
+        read(tx, &caller.workspace, &id)?.shown(tx, default)
+    };
     app.db.write(write).await.map(Json)
 }
 
-fn shown((deployment_id, policy): (DeploymentId, Policy), default: Timing) -> DeploymentPolicy {
+/// A policy, and what of its deployment is shown with it.
+struct Stored {
+    id: DeploymentId,
+    policy: Policy,
+    agent: AgentReference,
+    paused_by: Option<PausedByPolicy>,
+}
+
+impl Stored {
+    fn shown(self, tx: &mut Tx<'_>, default: Timing) -> Result<DeploymentPolicy> {
+        let warnings = deadlines::warnings(tx, &self.agent, &self.policy)?;
+        Ok(shown(self, warnings, default))
+    }
+}
+
+fn shown(stored: Stored, warnings: Vec<Warning>, default: Timing) -> DeploymentPolicy {
+    let policy = stored.policy;
     let timing = timing(&policy, default);
     DeploymentPolicy {
         r#type: "deployment_policy",
-        deployment_id,
+        deployment_id: stored.id,
         overlap: policy.overlap.unwrap_or_default(),
         max_concurrent_sessions: policy.max_concurrent_sessions,
         retry: policy.retry.unwrap_or_default(),
         catch_up_seconds: timing.catch_up.as_secs() as u32,
         jitter: timing.jitter,
+        unattended: policy.unattended.unwrap_or_default(),
+        max_session_seconds: policy.max_session_seconds,
+        max_idle_waiting_seconds: policy.max_idle_waiting_seconds,
+        pause_after_failures: policy.pause_after_failures,
+        starts_at: policy.starts_at,
+        ends_at: policy.ends_at,
+        paused_by: stored.paused_by,
+        warnings,
     }
 }
 
-fn read(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<(DeploymentId, Policy)> {
+fn read(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Stored> {
+    let sql = format!(
+        "SELECT d.id, d.overlap, d.max_concurrent_sessions, d.retry, d.catch_up_seconds, d.jitter, {}, d.agent_id, d.agent_version,
+             d.paused_reason
+         FROM deployments d WHERE d.workspace_id = $1 AND d.id = $2",
+        deadlines::COLUMNS
+    );
     tx.one_or(
-        "SELECT id, overlap, max_concurrent_sessions, retry, catch_up_seconds, jitter FROM deployments
-         WHERE workspace_id = $1 AND id = $2",
+        &sql,
         vals![workspace, id],
-        |row| Ok((row.id("id")?, from_row(row)?)),
+        |row| {
+            // Of what pauses for another reason it says nothing.
+            let paused_by = row.opt_text("paused_reason")?.and_then(|reason| serde_json::from_str(&reason).ok());
+            Ok(Stored {
+                id: row.id("id")?,
+                policy: from_row(row)?,
+                agent: AgentReference::new(row.id("agent_id")?, row.int("agent_version")?),
+                paused_by,
+            })
+        },
         || Error::not_found("Deployment", id),
     )
 }
 
-/// Reads the columns `overlap`, `max_concurrent_sessions`, `retry`, `catch_up_seconds` and `jitter`.
+/// Reads the columns `overlap`, `max_concurrent_sessions`, `retry`, `catch_up_seconds` and `jitter`, and those of
+/// [`deadlines::COLUMNS`].
 pub(super) fn from_row(row: &Row<'_>) -> Result<Policy> {
     let unknown = |what: &str| Error::internal(format!("the store has a policy with {what}"));
     let number = |column| row.opt_int(column).map(|number| number.map(|number| number as u32));
@@ -69,18 +116,30 @@ pub(super) fn from_row(row: &Row<'_>) -> Result<Policy> {
         retry: row.opt_json("retry")?,
         catch_up_seconds: number("catch_up_seconds")?,
         jitter: row.opt_text("jitter")?.map(|jitter| jitter.parse()).transpose().map_err(|e: String| unknown(&e))?,
+        ..deadlines::of_row(row)?
     })
 }
 
-fn write(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, update: &UpdatePolicy) -> Result<(DeploymentId, Policy)> {
-    store::get_open(tx, workspace, id)?;
-    let (id, stored) = read(tx, workspace, id)?;
-    let mut policy = update.merged(&stored)?;
+/// The times of the schedule stand in the policy: a change of them is one of the schedule.
+fn write(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, update: &UpdatePolicy) -> Result<()> {
+    standing::changing(tx, workspace, id, |tx, state| match state {
+        Standing::Archived => Err(store::archived()),
+        Standing::Active | Standing::Paused => set_policy(tx, workspace, id, update),
+    })
+}
+
+fn set_policy(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, update: &UpdatePolicy) -> Result<()> {
+    let Stored { id, policy: stored, .. } = read(tx, workspace, id)?;
+    let mut policy = deadlines::without_defaults(update.merged(&stored)?);
+    if policy.starts_at.zip(policy.ends_at).is_some_and(|(starts_at, ends_at)| ends_at <= starts_at) {
+        return Err(Error::invalid("ends_at: must be later than starts_at"));
+    }
     // What is as it is by default anyway costs nothing while it is not set.
     policy.overlap = policy.overlap.filter(|overlap| *overlap != Overlap::Allow);
     if policy == stored {
-        return Ok((id, policy));
+        return Ok(());
     }
+    deadlines::set(tx, workspace, &id, &policy, &stored)?;
     // The scheduler looks at once: what is due, and what waits, may be decided otherwise now.
     tx.execute(
         "UPDATE deployments SET overlap = $3, max_concurrent_sessions = $4, retry = $5, catch_up_seconds = $6,
@@ -101,5 +160,5 @@ fn write(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, update: &UpdatePoli
     if policy.overlap == Some(Overlap::QueueOne) && stored.overlap != policy.overlap {
         active::hold(tx, &id)?;
     }
-    Ok((id, policy))
+    Ok(())
 }

@@ -8,7 +8,7 @@ use rota_api::{
     id::{DeploymentId, EnvironmentId, Id, RunId, SessionId, WorkspaceId},
 };
 
-use super::{check::check, failures, store};
+use super::{check::check, deadlines, failures, store};
 use crate::{
     app::FirePolicy,
     closed::Closed,
@@ -146,6 +146,8 @@ pub(super) struct Target {
     pub(super) resources: String,
     pub(super) vault_ids: String,
     archived: bool,
+    /// How long a session may take.
+    session_seconds: Option<i64>,
 }
 
 /// The environment of a deployment that starts.
@@ -165,7 +167,7 @@ impl Target {
         a.archived_at AS agent_archived_at, v.model, v.roster, v.skills, d.environment_id,
         e.archived_at AS environment_archived_at, e.config AS environment_config,
         e.image AS environment_image, d.initial_events, d.resources,
-        d.vault_ids, d.archived_at";
+        d.vault_ids, d.archived_at, d.max_session_seconds AS session_seconds";
     /// Where that is; the agent and the environment may be gone.
     pub(super) const TABLES: &str = "deployments d
         JOIN workspaces w ON w.id = d.workspace_id
@@ -205,6 +207,7 @@ impl Target {
             resources: row.text("resources")?,
             vault_ids: row.text("vault_ids")?,
             archived: row.opt_time("archived_at")?.is_some(),
+            session_seconds: row.opt_int("session_seconds")?,
         })
     }
 }
@@ -254,6 +257,9 @@ fn insert_session(
     )?;
     if let Some(skills) = &target.skills {
         skills::pin(tx, workspace, &id, skills)?;
+    }
+    if let Some(seconds) = target.session_seconds {
+        deadlines::begin(tx, workspace, &target.id, &id, seconds)?;
     }
     Ok(id)
 }

@@ -15,7 +15,7 @@ use crate::{
     db::{Row, Tx, vals},
     error::{Error, Result},
     scheduler::{
-        cron::Cron,
+        cron::{Cron, Window},
         pending::Pending,
         settle::{self, Effects, Skip, SkipReason, State},
     },
@@ -27,10 +27,11 @@ struct Standing {
     state: State,
     /// The expression and its zone.
     schedule: Option<(String, String)>,
+    window: Window,
 }
 
 impl Standing {
-    /// Reads the columns `cron`, `timezone`, `paused_reason` and `archived_at`.
+    /// Reads the columns `cron`, `timezone`, `starts_at`, `ends_at`, `paused_reason` and `archived_at`.
     fn from_row(row: &Row<'_>) -> Result<Self> {
         let schedule = row.opt_text("cron")?.zip(row.opt_text("timezone")?);
         let state = match (row.opt_text("paused_reason")?, row.opt_time("archived_at")?) {
@@ -38,14 +39,20 @@ impl Standing {
             (Some(_), None) => State::Paused,
             (None, None) => State::Active,
         };
-        Ok(Self { state, schedule })
+        Ok(Self { state, schedule, window: window(row)? })
     }
 
     /// A stored schedule that this program cannot read, as of a zone that it does not know, has no occurrences.
     fn cron(&self) -> Option<Cron> {
         let (expression, timezone) = self.schedule.as_ref()?;
-        Cron::parse(expression, timezone).ok()
+        Some(Cron::parse(expression, timezone).ok()?.within(self.window))
     }
+}
+
+/// Reads the columns `starts_at` and `ends_at`.
+pub(super) fn window(row: &Row<'_>) -> Result<Window> {
+    let time = |column| row.opt_time(column).map(|time| time.map(Time::timestamp));
+    Ok(Window { starts_at: time("starts_at")?, ends_at: time("ends_at")? })
 }
 
 /// Locks the deployment `id` and runs `change`, which is told its state and may alter that or the schedule. Records what
@@ -102,7 +109,7 @@ struct Stored {
 
 fn stored(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Stored> {
     tx.one_or(
-        "SELECT cron, timezone, paused_reason, archived_at, settled_at, pending FROM deployments
+        "SELECT cron, timezone, starts_at, ends_at, paused_reason, archived_at, settled_at, pending FROM deployments
          WHERE workspace_id = $1 AND id = $2",
         vals![workspace, id],
         |row| {
@@ -201,8 +208,17 @@ fn insert_span(tx: &mut Tx<'_>, id: &str, standing: &Standing) -> Result<()> {
     let last = tx.one(last, vals![id], |row| row.int(0))?.unwrap_or_default();
     let now = tx.now();
     tx.send(
-        "INSERT INTO deployment_spans (deployment_id, seq, since, cron, timezone, state)
-         VALUES ($1, $2, $3, $4, $5, $6)",
-        vals![id, last + 1, now, cron, timezone, standing.state.as_str()],
+        "INSERT INTO deployment_spans (deployment_id, seq, since, cron, timezone, state, starts_at, ends_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+        vals![
+            id,
+            last + 1,
+            now,
+            cron,
+            timezone,
+            standing.state.as_str(),
+            standing.window.starts_at.map(Time::from),
+            standing.window.ends_at.map(Time::from)
+        ],
     )
 }

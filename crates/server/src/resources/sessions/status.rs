@@ -1,5 +1,6 @@
 //! The status of a session, and the events that tell of it. Nothing else writes these columns of `sessions`: `status`,
-//! `runnable_at`, `running_since`, `active_micros`, `waiting_on`, `request_id`, `stop_reason`, `stopped_at` and `error`.
+//! `runnable_at`, `running_since`, `active_micros`, `waiting_on`, `request_id`, `stop_reason`, `stopped_at`, `error` and
+//! `interrupted_by`.
 //!
 //! What a client sends sets a session to work ([`begin`]). Its runner tells of it when it takes the session up, and then
 //! lets it [`pause`], [`rest`] or [`terminate`].
@@ -8,6 +9,7 @@ use rota_api::{
     Time,
     event::{EventBody, SessionError, StopDetails, StopReason, ThreadName},
     id::{DeploymentId, RunId, SessionId, ThreadId, WorkspaceId},
+    policy::InterruptedBy,
     session::{SessionUsage, Status},
 };
 use serde::Deserialize;
@@ -29,7 +31,7 @@ pub fn begin(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &SessionId) -> Result
     let request = tx.request();
     tx.send(
         "UPDATE sessions SET status = 'running', running_since = $3, runnable_at = $3, request_id = $4, stop_reason = NULL,
-             error = NULL
+             error = NULL, interrupted_by = NULL
          WHERE workspace_id = $1 AND id = $2",
         vals![workspace, id, tx.now(), request.as_deref()],
     )?;
@@ -101,6 +103,14 @@ pub struct StartedBy {
     pub deployment: DeploymentId,
     /// Its run; `None` of a session that an older program started.
     pub run: Option<RunId>,
+    /// The limit for which the session was told to stop, where it was.
+    pub interrupted_by: Option<InterruptedBy>,
+}
+
+/// Notes for which limit a session is interrupted with this transaction.
+pub fn is_interrupted_by(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &SessionId, by: InterruptedBy) -> Result<()> {
+    let sql = "UPDATE sessions SET interrupted_by = $3 WHERE workspace_id = $1 AND id = $2";
+    tx.send(sql, vals![workspace, id, by.as_str()])
 }
 
 /// Brings a session to rest and tells of it. `error` is what its last turn died of. Returns what started it.
@@ -128,6 +138,14 @@ pub fn stay_at_rest(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &SessionId, re
     let (usage, active_micros) = tx.one(sql, vals![workspace, id], read)?.unwrap_or_default();
     let usage: SessionUsage = usage.and_then(|usage| serde_json::from_str(&usage).ok()).unwrap_or_default();
     let usage = SessionUsage { active_seconds: active_micros as f64 / 1e6, ..usage };
+    if !matches!(reason, StopReason::RequiresAction { .. }) {
+        // It waits no more, and has no deadline.
+        tx.send(
+            "UPDATE sessions SET stop_reason = $3, stopped_at = $4 WHERE workspace_id = $1 AND id = $2",
+            vals![workspace, id, reason.name(), tx.now()],
+        )?;
+        tx.send("DELETE FROM session_deadlines WHERE session_id = $1", vals![id])?;
+    }
     let thread = primary(tx, workspace, id)?;
     tell_rest(tx, workspace, id, thread, usage, (reason, None))
 }
@@ -180,11 +198,13 @@ fn stop(
         "UPDATE sessions SET status = $4, runnable_at = NULL, lease_owner = NULL, lease_expires_at = NULL,
              active_micros = active_micros + coalesce($3 - running_since, 0), running_since = NULL, stop_reason = $5,
              stopped_at = $3, error = $6
-         WHERE workspace_id = $1 AND id = $2 RETURNING active_micros, deployment_id, run_id",
+         WHERE workspace_id = $1 AND id = $2 RETURNING active_micros, deployment_id, run_id,
+             interrupted_by",
         vals![workspace, id, tx.now(), status.as_str(), reason, error.as_deref()],
         |row| {
             let run = row.opt_id(2)?;
-            Ok((row.int(0)?, row.opt_id(1)?.map(|deployment| StartedBy { deployment, run })))
+            let interrupted_by = row.opt_text(3)?.and_then(|by| InterruptedBy::from_name(&by));
+            Ok((row.int(0)?, row.opt_id(1)?.map(|deployment| StartedBy { deployment, run, interrupted_by })))
         },
     )?;
     stopped.ok_or_else(|| Error::not_found("Session", id.as_ref()))
