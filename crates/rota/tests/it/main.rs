@@ -24,6 +24,7 @@ mod database;
 mod database_connections;
 mod database_outages;
 mod dead_turns;
+mod deadlines;
 mod demo;
 mod deployments;
 #[allow(clippy::needless_pass_by_value, reason = "values made in place read better in its tables")]

@@ -122,21 +122,20 @@ const STOPPED: &str = r#"SELECT id, name, paused_reason, pending, updated_at FRO
 fn stopped(row: &Row<'_>) -> Result<Option<AttentionItem>> {
     let paused: Option<PausedReason> = row.opt_json("paused_reason")?;
     let pending: Option<Pending> = row.opt_json("pending")?;
-    let failures: Option<PausedByPolicy> =
+    let failed: Option<PausedByPolicy> =
         row.opt_text("paused_reason")?.and_then(|reason| serde_json::from_str(&reason).ok());
     let found = match (paused, pending) {
-        (Some(_), _) if let Some(PausedByPolicy { failures, run_id, message, .. }) = failures => AttentionItem {
-            run_id,
-            failures: Some(failures),
-            ..item(
-                AttentionKind::Paused,
-                row.time("updated_at")?,
-                format!("paused after {failures} failed runs in a row: {message}"),
-            )
-        },
         (Some(PausedReason::Error { error }), _) => {
-            let message = format!("paused by an error: {}", error.r#type.as_str());
-            item(AttentionKind::Paused, row.time("updated_at")?, message)
+            let message = match &failed {
+                Some(failed) => format!("paused after {} failed runs in a row: {}", failed.failures, failed.message),
+                None => format!("paused by an error: {}", error.r#type.as_str()),
+            };
+            let (failures, run_id) = failed.map(|failed| (failed.failures, failed.run_id)).unzip();
+            AttentionItem {
+                failures,
+                run_id: run_id.flatten(),
+                ..item(AttentionKind::Paused, row.time("updated_at")?, message)
+            }
         }
         (_, Some(Pending { scheduled_at, retry_at: Some(at), error, .. })) => {
             let error = error.map_or_else(String::new, |error| format!(": {}", error.message));

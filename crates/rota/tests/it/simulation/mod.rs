@@ -12,6 +12,7 @@ mod outbox;
 mod policies;
 mod real;
 mod transaction;
+mod unattended;
 
 use std::{mem, ops::Range};
 
@@ -141,6 +142,9 @@ impl Story {
         for _ in 0..self.dice.one_of(&[0, 4]) {
             policies::change(&mut policy, &mut self.dice, self.calm);
         }
+        if self.dice.chance(20) {
+            policies::change_window(&mut policy, &mut self.dice, self.time);
+        }
         self.deployments.push(Deployment::create(id, &self.rules, cron, policy, self.now(node)));
         self.acknowledged.push(0);
     }
@@ -235,7 +239,11 @@ impl Story {
     fn change_policy(&mut self, node: usize) {
         let (which, fate, now) = (self.any_deployment(), self.fate(), self.now(node));
         let mut policy = self.deployments[which].row.policy;
-        policies::change(&mut policy, &mut self.dice, self.calm);
+        if self.dice.chance(20) {
+            policies::change_window(&mut policy, &mut self.dice, now);
+        } else {
+            policies::change(&mut policy, &mut self.dice, self.calm);
+        }
         if self.deployments[which].set_policy(&self.rules, now, fate, policy).is_err() {
             self.restart(node);
         }

@@ -7,7 +7,7 @@ use rota_api::{
     policy::Overlap,
 };
 use rota_server::scheduler::{
-    cron::Cron,
+    cron::{Cron, Window},
     pending::{self, Pending, Step},
     policy::{self, Policy, Verdict},
     settle::{self, State, Timing},
@@ -47,7 +47,7 @@ pub struct Deployment {
     pub decisions: Vec<Decision>,
     /// Events that were written and that the outbox has not been told of.
     pub events: usize,
-    spans: Vec<(Timestamp, Option<usize>, State)>,
+    spans: Vec<(Timestamp, Option<usize>, State, Window)>,
     last_seen: Timestamp,
     latest: Timestamp,
     clock_went_back: bool,
@@ -112,8 +112,11 @@ impl Deployment {
         }
         let mut tx = Tx::new(rules, &self.row, now, fate);
         tx.go_on()?;
-        tx.row.policy = policy;
-        tx.row.next_fire_at = tx.row.next_fire_at.map(|at| at.min(now));
+        // The times of the schedule are in it.
+        tx.change(|row| {
+            row.policy = policy;
+            row.next_fire_at = row.next_fire_at.map(|at| at.min(now));
+        })?;
         self.commit(tx)
     }
 
@@ -138,11 +141,11 @@ impl Deployment {
 
     /// Settles it if it is due.
     pub fn settle(&mut self, rules: &Rules, now: Timestamp, fate: Fate, attempt: Attempt) -> Result<(), Undone> {
-        let Some(cron) = self.row.cron.filter(|_| self.is_due(now)) else { return Ok(()) };
+        let Some(cron) = self.row.schedule(rules).filter(|_| self.is_due(now)) else { return Ok(()) };
         let timing = policy::timing(&self.row.policy, rules.timing);
         let mut tx = Tx::new(rules, &self.row, now, fate);
         let settled_at = tx.row.settled_at;
-        let effects = settle::due(&self.id, &rules.crons[cron], &timing, settled_at, now);
+        let effects = settle::due(&self.id, &cron, &timing, settled_at, now);
         let found = pending::find(tx.row.pending.take(), &effects, settled_at);
         if let Some((pending, reason)) = found.overtaken {
             tx.pass_over(&pending, reason)?;
@@ -161,9 +164,9 @@ impl Deployment {
     }
 
     fn next_due(&self, rules: &Rules, row: &Row) -> Option<Timestamp> {
-        let cron = &rules.crons[row.cron?];
+        let cron = row.schedule(rules)?;
         let next = cron.next(row.settled_at)?;
-        Some(next + policies::timing(&row.policy, rules.timing).delay(&self.id, cron, next))
+        Some(next + policies::timing(&row.policy, rules.timing).delay(&self.id, &cron, next))
     }
 
     fn decide(&self, tx: &mut Tx<'_>, occurrence: &Pending, attempt: Attempt) -> Result<(), Undone> {
@@ -247,7 +250,7 @@ impl Deployment {
         for effect in tx.effects {
             match effect {
                 Effect::Skip { after, skip } => self.skip(after, &skip),
-                Effect::Span(since, cron, state) => self.spans.push((since, cron, state)),
+                Effect::Span(since, cron, state, window) => self.spans.push((since, cron, state, window)),
                 Effect::Run(run) => self.runs.push(run),
                 Effect::Event => self.events += 1,
                 Effect::Decision(decision) => self.decisions.push(decision),
@@ -280,9 +283,11 @@ impl Deployment {
 
     /// What has happened, for the invariants.
     pub fn history(&self, rules: &Rules, until: Timestamp) -> History {
-        let span = |&(since, cron, state): &(_, Option<usize>, _)| Span {
+        let span = |&(since, cron, state, window): &(_, Option<usize>, _, Window)| Span {
             since,
             cron: cron.map(|cron| rules.crons[cron].clone()),
+            from: window.starts_at,
+            until: window.ends_at,
             state,
         };
         let run = |run: &Run| history::Run {

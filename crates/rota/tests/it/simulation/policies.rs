@@ -3,6 +3,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 use rota_api::{
+    Time,
     deployment::RunErrorType,
     policy::{Jitter, Overlap, Retry},
 };
@@ -25,6 +26,29 @@ pub fn change(policy: &mut Policy, dice: &mut Dice, calm: bool) {
         6 => policy.catch_up_seconds = dice.one_of(&[None, Some(0), Some(600), Some(7200)]),
         _ if calm => *policy = Policy::default(),
         _ => policy.jitter = dice.one_of(&[None, Some(Jitter::OFF), Some(Jitter::HOSTED), Some(Jitter::Seconds(90))]),
+    }
+}
+
+/// Changes when the schedule has occurrences: mostly so that it begins or ends soon.
+pub fn change_window(policy: &mut Policy, dice: &mut Dice, now: Timestamp) {
+    let near = |dice: &mut Dice, ahead: bool| {
+        let seconds = dice.seconds();
+        let at = now + SignedDuration::from_secs(if ahead { seconds } else { -seconds });
+        // Often an occurrence itself.
+        let at = if dice.chance(50) { Timestamp::from_second(at.as_second() / 60 * 60).expect("a time of today") } else { at };
+        Some(Time::from(at))
+    };
+    policy.starts_at = None;
+    policy.ends_at = None;
+    let ahead = dice.chance(50);
+    match dice.within(0..4) {
+        0 => policy.starts_at = near(dice, ahead),
+        1 => policy.ends_at = near(dice, ahead),
+        2 => {
+            policy.starts_at = near(dice, false);
+            policy.ends_at = near(dice, true).filter(|ends_at| Some(*ends_at) > policy.starts_at);
+        }
+        _ => {}
     }
 }
 

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use rota_api::Time;
 use rota_server::scheduler::{
+    cron::{Cron, Window},
     pending::Pending,
     policy::Policy,
     settle::{self, Effects, SkipReason, Standing, State},
@@ -27,7 +28,7 @@ pub enum Undone {
 pub struct Fate(pub Option<u32>);
 
 impl Fate {
-    fn next(&mut self) -> Result<(), Undone> {
+    pub fn next(&mut self) -> Result<(), Undone> {
         match &mut self.0 {
             Some(0) => Err(Undone::Died),
             Some(left) => {
@@ -52,6 +53,19 @@ pub struct Row {
     pub at_work: Vec<Session>,
 }
 
+impl Row {
+    /// When it has occurrences.
+    pub fn window(&self) -> Window {
+        let time = |time: Option<Time>| time.map(Time::timestamp);
+        Window { starts_at: time(self.policy.starts_at), ends_at: time(self.policy.ends_at) }
+    }
+
+    /// The schedule with its window.
+    pub fn schedule(&self, rules: &Rules) -> Option<Cron> {
+        self.cron.map(|cron| rules.crons[cron].clone().within(self.window()))
+    }
+}
+
 /// A session at work.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Session {
@@ -64,7 +78,7 @@ pub enum Effect {
         after: Timestamp,
         skip: settle::Skip,
     },
-    Span(Timestamp, Option<usize>, State),
+    Span(Timestamp, Option<usize>, State, Window),
     Run(Run),
     /// That a run was started, or that it has ended.
     Event,
@@ -124,17 +138,18 @@ impl<'a> Tx<'a> {
         let before = self.row.clone();
         self.go_on()?;
         change(&mut self.row);
-        let (cron, state) = (self.row.cron, self.row.state);
-        if (before.state, before.cron) == (state, cron) {
+        let (cron, state, window) = (self.row.cron, self.row.state, self.row.window());
+        if (before.state, before.cron, before.window()) == (state, cron, window) {
             return Ok(());
         }
         if let Some(pending) = &before.pending {
             self.pass_over(pending, settle::ended_by(state))?;
         }
-        let standing = |state, cron: Option<usize>| Standing { state, cron: cron.map(|cron| &self.rules.crons[cron]) };
-        let (from, to) = (standing(before.state, before.cron), standing(state, cron));
+        let (old, new) = (before.schedule(self.rules), self.row.schedule(self.rules));
+        let from = Standing { state: before.state, cron: old.as_ref() };
+        let to = Standing { state, cron: new.as_ref() };
         self.write(&settle::change(from, to, before.settled_at, self.now))?;
-        self.add(Effect::Span(self.now, cron, state))
+        self.add(Effect::Span(self.now, cron, state, window))
     }
 
     /// Starts a session, and interrupts those that work longest.

@@ -39,16 +39,6 @@ pub fn get(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Deploym
     tx.one_or(&format!("{SELECT} AND id = $2"), vals![workspace, id], |row| from_row(row, now), missing)
 }
 
-/// The same, to be changed in this transaction by what leaves its schedule and its state alone.
-///
-/// # Errors
-/// 404 when there is none; 400 when it is archived.
-pub(super) fn get_open(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Deployment> {
-    tx.lock("deployments WHERE workspace_id = $1 AND id = $2", vals![workspace, id])?;
-    let deployment = get(tx, workspace, id)?;
-    if deployment.archived_at.is_some() { Err(archived()) } else { Ok(deployment) }
-}
-
 pub(super) fn archived() -> Error {
     Error::invalid("Cannot modify archived deployment")
 }
