@@ -52,7 +52,9 @@ async fn waits(api: &Api, deployment: &Value) -> (Value, String, Value) {
     let (run, session) = run(api, deployment).await;
     let events = api.stream_from(&session, 0).await.turn().await;
     assert_eq!(stop_reason(&events)["type"], "requires_action");
-    let call = events.iter().find(|event| ["agent.tool_use", "agent.custom_tool_use"].contains(&event["type"].as_str().unwrap()));
+    let call = events
+        .iter()
+        .find(|event| ["agent.tool_use", "agent.custom_tool_use"].contains(&event["type"].as_str().unwrap()));
     (run, session, call.unwrap().clone())
 }
 
@@ -168,7 +170,8 @@ async fn an_answer_and_the_deadline_at_the_same_moment_make_one_answer() {
     for _ in 0..8 {
         let (_, session, call) = waits(api, &made).await;
         rota.advance_seconds(61);
-        let answer = json!({"events": [{"type": "user.tool_confirmation", "tool_use_id": call["id"], "result": "allow"}]});
+        let answer =
+            json!({"events": [{"type": "user.tool_confirmation", "tool_use_id": call["id"], "result": "allow"}]});
         let path = events_path(&session);
         let request = api.request(reqwest::Method::POST, &path).json(&answer);
         let (answer, (), ()) = tokio::join!(api.answer(request), rota.meet_deadlines(), rota.meet_deadlines());
@@ -212,7 +215,11 @@ async fn a_changed_policy_holds_for_what_waits_already() {
     set_policy(api, &made, answers_within(9000)).await;
     rota.advance_seconds(500);
     rota.meet_deadlines().await;
-    assert_eq!(count(api, &session, "user.tool_confirmation").await, 0, "it counts from when the session began to wait");
+    assert_eq!(
+        count(api, &session, "user.tool_confirmation").await,
+        0,
+        "it counts from when the session began to wait"
+    );
     set_policy(api, &made, json!({"unattended": null})).await;
     rota.meet_deadlines().await;
     assert_eq!(deadlines(&rota).await, 0);
@@ -258,13 +265,8 @@ async fn a_wait_that_is_too_long_interrupts_the_session_and_is_a_failure() {
     rota.advance_seconds(61);
     let log = after_deadline(&rota, &session).await;
     let from = log.iter().position(|event| event["type"] == "session.status_idle").unwrap() + 1;
-    let expected = [
-        "agent.tool_result",
-        "user.interrupt",
-        "session.thread_status_idle",
-        "session.usage",
-        "session.status_idle",
-    ];
+    let expected =
+        ["agent.tool_result", "user.interrupt", "session.thread_status_idle", "session.usage", "session.status_idle"];
     assert_eq!(kinds(&log)[from..], expected);
     let listed_run = listed(api, &run).await;
     let shown = (&listed_run["state"], &listed_run["session"]["interrupted_by"], &listed_run["session"]["stop_reason"]);
@@ -306,7 +308,10 @@ async fn a_session_that_takes_too_long_is_interrupted_at_work_and_where_it_waits
     let shown = (&listed_run["state"], &listed_run["session"]["interrupted_by"]);
     assert_eq!(shown, (&json!("failed"), &json!("max_session_seconds")));
     let needs = api.get("/rota/v1/attention").await["data"].clone();
-    assert_eq!((&needs[0]["kind"], &needs[0]["failures"], &needs[0]["run_id"]), (&json!("failing"), &json!(1), &works["id"]));
+    assert_eq!(
+        (&needs[0]["kind"], &needs[0]["failures"], &needs[0]["run_id"]),
+        (&json!("failing"), &json!(1), &works["id"])
+    );
 
     let waiting = asks(api, json!({"max_session_seconds": 600})).await;
     let (run, session, _) = waits(api, &waiting).await;
@@ -432,7 +437,10 @@ async fn runs_that_fail_one_after_the_other_pause_the_deployment_and_unpausing_c
     at(&rota, "02T11:00:00").await;
     assert_eq!(fired(api, &made).await, ["02T10:00:00"]);
     assert_eq!(api.get(&path(&made)).await["status"], "paused");
-    assert_eq!(audit(api, &made, "from=2026-03-02T10:30:00Z&to=2026-03-02T11:30:00Z").await, ["02T11:00 skipped paused"]);
+    assert_eq!(
+        audit(api, &made, "from=2026-03-02T10:30:00Z&to=2026-03-02T11:30:00Z").await,
+        ["02T11:00 skipped paused"]
+    );
 }
 
 #[tokio::test]

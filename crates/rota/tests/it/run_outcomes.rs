@@ -48,6 +48,7 @@ async fn a_run_is_told_with_what_its_session_has_done_and_used() {
         "waits_for_human": false,
         "waiting_on": [],
         "error": null,
+        "interrupted_by": null,
         "usage": shown["usage"],
         "list_cost": null,
         "active_seconds": shown["stats"]["active_seconds"],

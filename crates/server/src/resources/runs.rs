@@ -158,7 +158,9 @@ fn sources(wanted: &Wanted) -> Vec<Source> {
         Some(RunState::Failed) => vec![
             runs("r.error IS NOT NULL"),
             sessions("s.stop_reason IN ('retries_exhausted', 'terminated') AND s.run_id IS NOT NULL"),
-            sessions("s.interrupted_by IS NOT NULL AND s.stop_reason IN ('end_turn', 'refusal') AND s.run_id IS NOT NULL"),
+            sessions(
+                "s.interrupted_by IS NOT NULL AND s.stop_reason IN ('end_turn', 'refusal') AND s.run_id IS NOT NULL",
+            ),
         ],
         Some(RunState::Deleted) => vec![runs("r.session_id IS NOT NULL AND s.id IS NULL")],
         Some(RunState::Skipped) => vec![Source::Skips { only: "k.reason <> 'missed'" }],

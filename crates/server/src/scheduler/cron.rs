@@ -469,6 +469,36 @@ mod tests {
     }
 
     #[test]
+    fn a_schedule_has_no_occurrences_outside_its_window() {
+        let at = |time: &str| format!("2026-05-04T{time}Z").parse::<Timestamp>().unwrap();
+        let hourly = |starts_at: Option<&str>, ends_at: Option<&str>| {
+            let window = Window { starts_at: starts_at.map(at), ends_at: ends_at.map(at) };
+            Cron::parse("0 * * * *", "UTC").unwrap().within(window)
+        };
+        // from, until, at, next, prev
+        let cases = [
+            (None, None, "09:30:00", Some("10:00:00"), Some("09:00:00")),
+            (Some("10:00:00"), None, "08:00:00", Some("10:00:00"), None),
+            (Some("10:00:01"), None, "08:00:00", Some("11:00:00"), None),
+            (Some("10:00:00"), None, "10:00:00", Some("11:00:00"), None),
+            (Some("10:00:00"), None, "10:30:00", Some("11:00:00"), Some("10:00:00")),
+            (None, Some("11:00:00"), "09:30:00", Some("10:00:00"), Some("09:00:00")),
+            (None, Some("11:00:00"), "10:00:00", None, Some("09:00:00")),
+            (None, Some("11:00:00"), "15:00:00", None, Some("10:00:00")),
+            (None, Some("11:00:01"), "15:00:00", None, Some("11:00:00")),
+            (Some("10:10:00"), Some("10:50:00"), "08:00:00", None, None),
+            (Some("10:10:00"), Some("10:50:00"), "12:00:00", None, None),
+        ];
+        for (from, until, time, next, prev) in cases {
+            let cron = hourly(from, until);
+            let found = (cron.next(at(time)), cron.prev(at(time)));
+            assert_eq!(found, (next.map(at), prev.map(at)), "from {from:?} until {until:?} at {time}");
+        }
+        let ending = hourly(None, Some("11:00:00"));
+        assert_eq!(ending.interval_after(at("10:00:00")), SignedDuration::from_hours(1), "a delay stays the same");
+    }
+
+    #[test]
     fn what_is_not_a_five_field_posix_expression_is_refused() {
         let special = |c: char| format!("special character \"{c}\" is not supported (5-field POSIX cron only)");
         let shortcut = "predefined shortcuts (@daily, @hourly, ...) are not supported".to_owned();

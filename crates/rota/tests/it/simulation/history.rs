@@ -131,8 +131,7 @@ impl History {
         let at = run.occurrence;
         let overdue = run.created_at.duration_since(due(at));
         let in_time = (SignedDuration::ZERO..=timing.catch_up.max(ON_TIME)).contains(&overdue);
-        let before_the_next =
-            || cron.next(at).is_none_or(|next| !span.has(next) || run.created_at < due(next));
+        let before_the_next = || cron.next(at).is_none_or(|next| !span.has(next) || run.created_at < due(next));
         in_time || run.was_pending && (self.clock_went_back || run.created_at >= at) && before_the_next()
     }
 

@@ -35,7 +35,11 @@ pub fn change_window(policy: &mut Policy, dice: &mut Dice, now: Timestamp) {
         let seconds = dice.seconds();
         let at = now + SignedDuration::from_secs(if ahead { seconds } else { -seconds });
         // Often an occurrence itself.
-        let at = if dice.chance(50) { Timestamp::from_second(at.as_second() / 60 * 60).expect("a time of today") } else { at };
+        let at = if dice.chance(50) {
+            Timestamp::from_second(at.as_second() / 60 * 60).expect("a time of today")
+        } else {
+            at
+        };
         Some(Time::from(at))
     };
     policy.starts_at = None;

@@ -27,8 +27,12 @@ use crate::{
     },
 };
 
+/// When a session is due that is to be looked at whatever the clock shows.
+const AT_ONCE: i64 = 0;
+
 /// What [`of_row`] reads of deployments `d`.
-pub(super) const COLUMNS: &str = "d.unattended, d.max_session_seconds, d.max_idle_waiting_seconds, d.pause_after_failures,
+pub(super) const COLUMNS: &str =
+    "d.unattended, d.max_session_seconds, d.max_idle_waiting_seconds, d.pause_after_failures,
     d.starts_at, d.ends_at";
 
 /// What of a policy is about sessions that nobody watches, and when the schedule counts.
@@ -71,7 +75,7 @@ pub(super) fn set(
     )?;
     let limits = |policy: &Policy| (policy.unattended, policy.max_session_seconds, policy.max_idle_waiting_seconds);
     if limits(policy) != limits(stored) {
-        tx.send("UPDATE session_deadlines SET due_at = $2 WHERE deployment_id = $1", vals![id, tx.now()])?;
+        tx.send("UPDATE session_deadlines SET due_at = $2 WHERE deployment_id = $1", vals![id, AT_ONCE])?;
         take_in(tx, Some(id))?;
     }
     if policy.pause_after_failures != stored.pause_after_failures {
@@ -156,23 +160,24 @@ fn bring_forward(
 /// set, and those that were sent something after their turn was over, whose time counts from now. Returns how many; there may be more
 /// when they are [`DEADLINES_TAKEN`].
 pub fn take_in(tx: &mut Tx<'_>, only: Option<&DeploymentId>) -> Result<usize> {
+    const UNKNOWN: &str = "NOT EXISTS (SELECT 1 FROM session_deadlines l WHERE l.session_id = s.id
+        AND (l.started_at IS NOT NULL OR d.max_session_seconds IS NULL))";
     let condition = if only.is_some() { "AND d.id = $3" } else { "AND $3 = ''" };
     let sql = format!(
         "INSERT INTO session_deadlines (session_id, workspace_id, deployment_id, started_at, due_at)
-         SELECT id, workspace_id, deployment_id, CASE WHEN stopped_at IS NULL THEN created_at ELSE $1 END, $1 FROM (
+         SELECT id, workspace_id, deployment_id, CASE WHEN stopped_at IS NULL THEN created_at ELSE $1 END, {AT_ONCE} FROM (
              SELECT s.id, s.workspace_id, s.deployment_id, s.stopped_at, s.created_at
              FROM deployments d JOIN sessions s ON s.deployment_id = d.id AND s.runnable_at IS NOT NULL
-             WHERE d.max_session_seconds IS NOT NULL {condition}
-                 AND NOT EXISTS (SELECT 1 FROM session_deadlines l WHERE l.session_id = s.id)
+             WHERE d.max_session_seconds IS NOT NULL {condition} AND {UNKNOWN}
              UNION ALL
              SELECT s.id, s.workspace_id, s.deployment_id, s.stopped_at, s.created_at
              FROM deployments d JOIN sessions s ON s.deployment_id = d.id AND s.stop_reason = 'requires_action'
              WHERE (d.unattended IS NOT NULL OR d.max_session_seconds IS NOT NULL OR d.max_idle_waiting_seconds IS NOT NULL)
-                 AND s.waiting_on IS NOT NULL {condition}
-                 AND NOT EXISTS (SELECT 1 FROM session_deadlines l WHERE l.session_id = s.id)
+                 AND s.runnable_at IS NULL AND s.waiting_on IS NOT NULL {condition} AND {UNKNOWN}
              LIMIT $2) AS found
          WHERE TRUE
-         ON CONFLICT (session_id) DO NOTHING"
+         ON CONFLICT (session_id) DO UPDATE SET due_at = {AT_ONCE},
+             started_at = coalesce(session_deadlines.started_at, excluded.started_at)"
     );
     tx.execute(&sql, vals![tx.now(), DEADLINES_TAKEN, only.map_or("", AsRef::as_ref)])
 }
@@ -220,23 +225,27 @@ pub fn settle(tx: &mut Tx<'_>, due: &Due) -> Result<Option<Done>> {
     let Due { session, workspace, .. } = due;
     sessions::lock(tx, workspace, session.as_ref())?;
     tx.lock("session_deadlines WHERE session_id = $1", vals![session])?;
-    let Some(found) = Found::find(tx, workspace, session)?.filter(|found| found.due_at <= tx.now()) else {
+    let now = tx.now();
+    let mut done = None;
+    let Some(mut found) = Found::find(tx, workspace, session)?.filter(|found| found.due_at <= now) else {
         return Ok(None);
     };
-    let done = found.act(tx, workspace, session)?;
-    let found = match done {
-        Some(_) => Found::find(tx, workspace, session)?,
-        None => Some(found),
-    };
-    let Some(found) = found else { return Ok(done) };
-    let next = match found.look(tx.now()) {
+    // What is denied may leave something that is due, too.
+    while let Some(next) = found.act(tx, workspace, session)? {
+        done = Some(next);
+        match Found::find(tx, workspace, session)? {
+            Some(after) => found = after,
+            None => return Ok(done),
+        }
+    }
+    let next = match found.look(now) {
         Look::Free => {
             tx.send("DELETE FROM session_deadlines WHERE session_id = $1", vals![session])?;
             return Ok(done);
         }
         Look::At(at) => at,
-        // It was interrupted by somebody else, and has not stopped yet.
-        Look::Deny | Look::Interrupt(_) => tx.now().plus_micros(DEADLINE_AGAIN_MICROS),
+        // It was told to stop before, and has not yet.
+        Look::Deny | Look::Interrupt(_) => now.plus_micros(DEADLINE_AGAIN_MICROS),
     };
     tx.send("UPDATE session_deadlines SET due_at = $2 WHERE session_id = $1", vals![session, next])?;
     Ok(done)
@@ -302,9 +311,8 @@ impl Found {
         match self.look(tx.now()) {
             Look::Free | Look::At(_) => Ok(None),
             Look::Deny => {
-                let answer = |waiting: &Waiting| {
-                    answer(waiting, &unattended::words(&self.policy, waiting.for_.is_of_a_human()))
-                };
+                let answer =
+                    |waiting: &Waiting| answer(waiting, &unattended::words(&self.policy, waiting.for_.is_of_a_human()));
                 let answers: Vec<EventBody> = self.waiting.iter().filter_map(answer).collect();
                 events::send_for_nobody(tx, workspace, session, &answers)?;
                 Ok(Some(Done::Denied))
@@ -358,7 +366,12 @@ fn answer(waiting: &Waiting, words: &str) -> Option<EventBody> {
 }
 
 /// Why a session was interrupted, for people, by the policy of its deployment.
-pub fn reason(tx: &mut Tx<'_>, workspace: &WorkspaceId, deployment: &DeploymentId, by: InterruptedBy) -> Result<String> {
+pub fn reason(
+    tx: &mut Tx<'_>,
+    workspace: &WorkspaceId,
+    deployment: &DeploymentId,
+    by: InterruptedBy,
+) -> Result<String> {
     let sql = format!("SELECT {COLUMNS} FROM deployments d WHERE d.workspace_id = $1 AND d.id = $2");
     let policy = tx.one(&sql, vals![workspace, deployment], of_row)?;
     Ok(unattended::reason(&policy.unwrap_or_default(), by))

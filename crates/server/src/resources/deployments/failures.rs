@@ -52,7 +52,8 @@ pub(super) fn look_again(tx: &mut Tx<'_>, deployment: &DeploymentId) -> Result<(
 
 /// Some deployments that may have failed too often.
 pub fn pausing(tx: &mut Tx<'_>) -> Result<Vec<(WorkspaceId, DeploymentId)>> {
-    let sql = "SELECT workspace_id, deployment_id FROM deployment_failures WHERE pauses = 1 ORDER BY deployment_id LIMIT $1";
+    let sql =
+        "SELECT workspace_id, deployment_id FROM deployment_failures WHERE pauses = 1 ORDER BY deployment_id LIMIT $1";
     tx.all(sql, vals![PAUSES_AT_ONCE], |row| Ok((row.id(0)?, row.id(1)?)))
 }
 

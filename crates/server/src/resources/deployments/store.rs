@@ -101,12 +101,7 @@ pub(super) fn set_paused(
 }
 
 /// The same for a reason as it is stored, which may say more than clients of the official API are shown.
-pub(super) fn set_paused_as(
-    tx: &mut Tx<'_>,
-    workspace: &WorkspaceId,
-    id: &str,
-    reason: Option<&str>,
-) -> Result<bool> {
+pub(super) fn set_paused_as(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, reason: Option<&str>) -> Result<bool> {
     let (wanted, event) = match reason {
         Some(_) => (State::Paused, EventType::DeploymentPaused),
         None => (State::Active, EventType::DeploymentUnpaused),

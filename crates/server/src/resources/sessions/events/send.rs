@@ -39,12 +39,7 @@ pub(super) fn send(
 ///
 /// # Errors
 /// Those that a client would be told.
-pub fn send_for_nobody(
-    tx: &mut Tx<'_>,
-    workspace: &WorkspaceId,
-    id: &SessionId,
-    events: &[EventBody],
-) -> Result<()> {
+pub fn send_for_nobody(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &SessionId, events: &[EventBody]) -> Result<()> {
     send_by(tx, workspace, None, id.as_ref(), events).map(drop)
 }
 
