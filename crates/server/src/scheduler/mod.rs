@@ -1,5 +1,7 @@
 //! When deployments fire.
 
+pub mod again;
+pub mod continuity;
 pub mod cron;
 pub mod pending;
 pub mod policy;
@@ -7,3 +9,4 @@ pub mod preview;
 pub mod schedule;
 pub mod settle;
 pub mod spans;
+pub mod spend;
