@@ -33,6 +33,7 @@ pub mod schedule;
 mod schema;
 pub mod secret;
 pub mod session;
+pub mod session_retry;
 pub mod skill;
 pub mod thread;
 pub mod time;

@@ -14,6 +14,7 @@ use crate::{
     policy::InterruptedBy,
     run_outcome::WaitingOn,
     session::{SessionUsage, Status},
+    session_retry::Followed,
 };
 
 /// A run, or occurrences of a schedule that have none and never will.
@@ -45,6 +46,12 @@ pub struct ListedRun {
     pub error: Option<RunError>,
     /// The session as it is now; null where none was created, or where it was deleted since.
     pub session: Option<ListedSession>,
+    /// Which session of its occurrence this is, from 1. More than 1: those before it died.
+    pub attempt: u32,
+    /// The run whose session died, so that this one was started.
+    pub retry_of: Option<RunId>,
+    /// What follows the death of the session; null where it has not died, or none is to follow.
+    pub followed: Option<Followed>,
 }
 
 /// The session of a listed run.
@@ -178,6 +185,10 @@ names! {
         "paused" => Paused,
         /// The session of an occurrence could not be started, and there will be another attempt.
         "retrying" => Retrying,
+        /// A deployment has spent 80 % of what it may in a day or in a month.
+        "spend_near" => SpendNear,
+        /// A deployment has spent what it may in a day or in a month: its occurrences are skipped.
+        "spend_reached" => SpendReached,
         /// An endpoint of webhooks was disabled, because what was sent to it failed.
         "webhook_disabled" => WebhookDisabled,
     }

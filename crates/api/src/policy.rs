@@ -1,4 +1,5 @@
-//! Policies of deployments: what happens when scheduled sessions overlap or fail to start, and how times are kept.
+//! Policies of deployments: what happens when scheduled sessions overlap, fail to start or die, how times are kept, and what may be
+//! spent.
 
 use std::{fmt, str::FromStr};
 
@@ -9,7 +10,7 @@ use serde_json::{Value, json};
 use crate::{
     Time,
     decode::{Decoded, Node},
-    fields::{Decode, Kind, OneOf, Whole, described, names},
+    fields::{Decode, Flag, Kind, OneOf, Whole, described, names},
     id::{DeploymentId, RunId},
     warning::Warning,
 };
@@ -18,6 +19,14 @@ use crate::{
 pub const MAX_CONCURRENT_SESSIONS: i64 = 10_000;
 /// Most attempts to start the session of one occurrence, the first included.
 pub const MAX_ATTEMPTS: i64 = 10;
+/// Most sessions for one occurrence, of which each but the last has died.
+pub const MAX_SESSIONS: i64 = 10;
+/// The highest ceiling on what a deployment spends, in US cents: ten million dollars.
+pub const MAX_SPEND_CENTS: i64 = 1_000_000_000;
+/// Most characters that a new session can be told of an earlier run.
+pub const MAX_CARRIED_CHARACTERS: i64 = 100_000;
+/// How many those are unless a number is given.
+pub const CARRIED_CHARACTERS: u32 = 10_000;
 /// The longest pause before the second attempt, in seconds.
 pub const MAX_INITIAL_BACKOFF_SECONDS: i64 = 3600;
 /// The longest pause between two attempts, in seconds.
@@ -45,12 +54,18 @@ pub struct DeploymentPolicy {
     pub overlap: Overlap,
     /// How many sessions of the deployment may be at work at a time. None: no limit with [`Overlap::Allow`], else 1.
     pub max_concurrent_sessions: Option<u32>,
-    /// How often, and when, the session of an occurrence is tried to be started.
+    /// How often, and when, the session of an occurrence is tried to be started, and started anew where it died.
     pub retry: Retry,
     /// How long after its time an occurrence still fires that nothing was there to fire.
     pub catch_up_seconds: u32,
     /// Whether occurrences are delayed.
     pub jitter: Jitter,
+    /// What may be spent before occurrences are skipped; null is no ceiling.
+    pub spend: Option<Spend>,
+    /// Which session a start sends the first events to.
+    pub session: SessionChoice,
+    /// Most characters of the last message of an earlier run that a new session begins with; null: it begins with none.
+    pub carry_forward: Option<u32>,
     /// What becomes of calls that wait for an answer.
     pub unattended: Unattended,
     /// How many seconds after its start a session is interrupted that has not come to the end of its turn. None: never.
@@ -98,14 +113,32 @@ names! {
     }
 }
 
+names! {
+    /// Which session a start sends the first events to.
+    #[derive(Default, JsonSchema)]
+    SessionChoice {
+        /// A new one.
+        #[default]
+        "new" => New,
+        /// That of the last run, where it has come to the end of its turn; otherwise a new one.
+        "continue" => Continue,
+    }
+}
+
 described! {
-    /// How often, and when, the session of an occurrence is tried to be started.
+    /// How often, and when, the session of an occurrence is tried to be started, and started anew where it died.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+    #[serde(default)]
     Retry,
     /// What a body says about that.
     RetryFields {
-        /// Attempts, the first included: 1 to [`MAX_ATTEMPTS`]. 1 is no retry.
+        /// Attempts to start a session, the first included: 1 to [`MAX_ATTEMPTS`]. 1 is no retry.
         max_attempts: u32, needs as Whole(1, MAX_ATTEMPTS);
+        /// Sessions for one occurrence, the first included: 1 to [`MAX_SESSIONS`]. One that died is followed by another one, up to so
+        /// many; 1 is no retry.
+        max_sessions: u32, needs as Whole(1, MAX_SESSIONS);
+        /// Whether a session is followed by another one also where its agent has called a tool that may change something.
+        even_after_changes: bool, needs as Flag;
         /// The pause before the second attempt: 1 to [`MAX_INITIAL_BACKOFF_SECONDS`].
         initial_backoff_seconds: u32, needs as Whole(1, MAX_INITIAL_BACKOFF_SECONDS);
         /// The longest pause: from the first pause to [`MAX_BACKOFF_SECONDS`].
@@ -117,7 +150,27 @@ described! {
 
 impl Default for Retry {
     fn default() -> Self {
-        Self { max_attempts: 1, initial_backoff_seconds: 30, max_backoff_seconds: 600, multiplier: 2 }
+        Self {
+            max_attempts: 1,
+            max_sessions: 1,
+            even_after_changes: false,
+            initial_backoff_seconds: 30,
+            max_backoff_seconds: 600,
+            multiplier: 2,
+        }
+    }
+}
+
+described! {
+    /// What a deployment may spend, in US cents. Days and months are those of UTC.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, JsonSchema)]
+    Spend,
+    /// What a body says about that.
+    SpendFields {
+        /// In a day: 1 to [`MAX_SPEND_CENTS`]. Null is no ceiling.
+        per_day_cents: u32, clears as Whole(1, MAX_SPEND_CENTS);
+        /// In a month: 1 to [`MAX_SPEND_CENTS`]. Null is no ceiling.
+        per_month_cents: u32, clears as Whole(1, MAX_SPEND_CENTS);
     }
 }
 
@@ -291,7 +344,7 @@ described! {
         overlap: Overlap, clears as OneOf(Overlap::NAMES);
         /// How many sessions may be at work at a time.
         max_concurrent_sessions: u32, clears as Whole(1, MAX_CONCURRENT_SESSIONS);
-        /// How often, and when, the session of an occurrence is tried to be started.
+        /// How often, and when, the session of an occurrence is tried to be started, and started anew where it died.
         retry: Retry, clears as WholeRetry;
         /// How long an occurrence may be overdue and still fire, in seconds.
         catch_up_seconds: u32, clears as Whole(0, MAX_CATCH_UP_SECONDS);
@@ -309,6 +362,12 @@ described! {
         starts_at: Time, clears as AnyTime;
         /// Until when, exclusive, the schedule has occurrences.
         ends_at: Time, clears as AnyTime;
+        /// What may be spent.
+        spend: Spend, clears as WholeSpend;
+        /// Which session a start sends the first events to.
+        session: SessionChoice, clears as OneOf(SessionChoice::NAMES);
+        /// Most characters that a new session is told of what an earlier run said last.
+        carry_forward: u32, clears as Characters;
     }
 }
 
@@ -365,6 +424,43 @@ impl Kind<Retry> for WholeRetry {
 
     fn schema(&self) -> Value {
         RetryFields::json_schema(&mut SchemaGenerator::default()).to_value()
+    }
+}
+
+/// Ceilings as a whole, of which there is at least one.
+struct WholeSpend;
+
+impl Kind<Spend> for WholeSpend {
+    fn read(&self, node: &Node<'_>) -> Decoded<Spend> {
+        let spend = node.object(|o| SpendFields::read(o)?.merged(&Spend::default()))?;
+        if spend == Spend::default() {
+            return Err(node.invalid("must have per_day_cents or per_month_cents; null is no ceiling at all"));
+        }
+        Ok(spend)
+    }
+
+    fn schema(&self) -> Value {
+        SpendFields::json_schema(&mut SchemaGenerator::default()).to_value()
+    }
+}
+
+/// A number of characters, or `true` for [`CARRIED_CHARACTERS`].
+struct Characters;
+
+impl Characters {
+    const NUMBER: Whole = Whole(1, MAX_CARRIED_CHARACTERS);
+}
+
+impl Kind<u32> for Characters {
+    fn read(&self, node: &Node<'_>) -> Decoded<u32> {
+        match node.value() {
+            Value::Bool(true) => Ok(CARRIED_CHARACTERS),
+            _ => Self::NUMBER.read(node),
+        }
+    }
+
+    fn schema(&self) -> Value {
+        json!({"anyOf": [{"const": true}, Self::NUMBER.schema()]})
     }
 }
 

@@ -214,6 +214,10 @@ pub const DUE_BATCH: i64 = 1000;
 pub const FIRES_AT_ONCE: usize = 64;
 /// Such transactions under way at the same time: one for each connection of PostgreSQL that writes.
 pub const FIRE_GROUPS_IN_FLIGHT: usize = POSTGRES_WRITERS;
+/// How often a session that is to follow one that died, and waits until others have come to rest, is looked at, in microseconds.
+pub const SESSION_RETRY_LOOK_MICROS: i64 = 5_000_000;
+/// Runs of a deployment that are looked through for one that came to a good end, whose last words a new one is told.
+pub const CARRIED_RUNS: i64 = 20;
 /// How long the scheduler sleeps at most, in microseconds. It wakes at whole multiples of it.
 pub const SCHEDULER_POLL_MICROS: i64 = 1_000_000;
 

@@ -12,7 +12,7 @@ use crate::{
     error::{Error, Result},
     limits::{DUE_BATCH, FIRE_GROUPS_IN_FLIGHT, FIRES_AT_ONCE, SCHEDULER_POLL_MICROS},
     resources::deployments::{
-        count_run,
+        again, count_run,
         due::{self, Due, Report, Settled},
     },
     scheduler::pending::Pending,
@@ -56,6 +56,7 @@ async fn pause(app: &App) -> Duration {
 /// # Errors
 /// When the store cannot be read. A deployment that the database failed stays due; its failure is logged.
 pub async fn fire_due(app: &App) -> Result<()> {
+    again::start_due(app).await;
     let mut last: Option<Due> = None;
     loop {
         let after = last.clone();

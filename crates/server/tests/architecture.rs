@@ -201,7 +201,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("resources/organization", &["app", "db", "random", "request"]),
     ("resources/repositories", &["app", "config", "db", "resources/session_secrets", "vault"]),
     ("resources/attention", &["app", "db", "request", "resources/sessions", "scheduler"]),
-    ("resources/runs", &["app", "db", "page", "request", "resources/sessions"]),
+    ("resources/runs", &["app", "db", "page", "request", "resources/deployments", "resources/sessions"]),
     ("resources/run_outcomes", &["app", "db", "request", "resources/deployment_runs", "resources/sessions"]),
     ("resources/session_secrets", &["db", "random", "vault"]),
     ("resources/schedules", &["app", "request", "scheduler"]),

@@ -7,6 +7,7 @@
 
 mod access;
 mod administration;
+mod again;
 mod agents;
 mod as_many;
 mod attached_files;
@@ -18,6 +19,7 @@ mod client;
 mod closed;
 mod command_line;
 mod containers;
+mod continuity;
 mod contract;
 mod credentials;
 mod database;
@@ -89,6 +91,7 @@ mod sessions;
 mod shortages;
 mod simulation;
 mod skills;
+mod spend;
 mod static_host;
 mod store;
 mod stream;

@@ -1,6 +1,7 @@
 //! Runs sessions: the log is the journal, [`fold`] reads it into a state, [`next`] says what to do, a `runner` does it and
 //! appends what happened. Nothing that matters lives in memory.
 
+mod acted;
 mod ask;
 mod attached;
 mod definitions;

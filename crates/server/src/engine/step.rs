@@ -10,6 +10,7 @@ use rota_api::{
 };
 
 use super::{
+    acted,
     fold::State,
     lease::{self, Lease},
     next::{Action, Surroundings},
@@ -247,14 +248,13 @@ fn write(tx: &mut Tx<'_>, lease: &Lease, thread: &ThreadName, usage: SessionUsag
 }
 
 fn set_usage(tx: &mut Tx<'_>, lease: &Lease, usage: SessionUsage) -> Result<()> {
+    let cost = usage.cost_nanos.map(|nanos| i64::try_from(nanos).unwrap_or(i64::MAX));
+    if let Some(nanos) = cost {
+        deployments::spend::add(tx, &lease.workspace, &lease.session, nanos)?;
+    }
     tx.send(
         "UPDATE sessions SET usage = $3, cost_nanos = $4 WHERE workspace_id = $1 AND id = $2",
-        vals![
-            &lease.workspace,
-            &lease.session,
-            &serde_json::to_string(&usage)?,
-            usage.cost_nanos.map(|nanos| i64::try_from(nanos).unwrap_or(i64::MAX))
-        ],
+        vals![&lease.workspace, &lease.session, &serde_json::to_string(&usage)?, cost],
     )
 }
 
@@ -301,6 +301,8 @@ fn end(
         match rest {
             Rest::Dead | Rest::Terminated => {
                 let message = error.map_or("the session ended", |error| &error.message);
+                let of = (&deployment, run.as_ref());
+                deployments::again::died(tx, workspace, of, |tx| acted::has_acted(tx, session))?;
                 deployments::failures::count(tx, workspace, &deployment, run.as_ref(), message)?;
             }
             Rest::Over(..) => match interrupted_by {

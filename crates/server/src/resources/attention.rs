@@ -6,7 +6,7 @@ use rota_api::{
     deployment::PausedReason,
     id::WorkspaceId,
     listed_run::{Attention, AttentionItem, AttentionKind},
-    policy::PausedByPolicy,
+    policy::{PausedByPolicy, Spend},
 };
 
 use crate::{
@@ -16,7 +16,10 @@ use crate::{
     limits::{MAX_ATTENTION, MISSED_ATTENTION_MICROS},
     request::{Caller, Json, Query},
     resources::sessions::Waiting,
-    scheduler::pending::Pending,
+    scheduler::{
+        pending::Pending,
+        spend::{self, Period, Spent},
+    },
 };
 
 /// `GET /rota/v1/attention`.
@@ -26,7 +29,8 @@ pub async fn list(State(app): State<App>, caller: Caller, query: Query) -> Resul
 }
 
 fn all(tx: &mut Tx<'_>, workspace: &WorkspaceId) -> Result<Attention> {
-    let missed_since = tx.now().plus_micros(-MISSED_ATTENTION_MICROS);
+    let now = tx.now();
+    let missed_since = now.plus_micros(-MISSED_ATTENTION_MICROS);
     let mut attention = Attention { data: Vec::new(), is_cut: false };
     let mut add = |sql: &str, params: &[Val<'_>], item: fn(&Row<'_>) -> Result<Option<AttentionItem>>| -> Result<()> {
         let mut found = tx.all(&format!("{sql} LIMIT {}", MAX_ATTENTION + 1), params, item)?;
@@ -39,6 +43,7 @@ fn all(tx: &mut Tx<'_>, workspace: &WorkspaceId) -> Result<Attention> {
     add(FAILING, vals![workspace], failing)?;
     add(MISSED, vals![workspace, missed_since], missed)?;
     add(STOPPED, vals![workspace], stopped)?;
+    add(SPENDING, vals![workspace, spend::first_of_month(now), spend::day(now)], spending)?;
     add(WEBHOOKS, vals![workspace], webhook)?;
     attention.data.sort_by_key(|item| item.since);
     Ok(attention)
@@ -145,6 +150,36 @@ fn stopped(row: &Row<'_>) -> Result<Option<AttentionItem>> {
     };
     let (id, name) = (row.id("id")?, row.text("name")?);
     Ok(Some(AttentionItem { deployment_id: Some(id), deployment_name: Some(name), ..found }))
+}
+
+/// Those that have spent 80 % of what they may: of a cent, eight million billionths of a dollar.
+const SPENDING: &str = "SELECT * FROM (
+         SELECT d.id, d.name, d.spend_day, d.spend_month,
+             (SELECT CAST(coalesce(sum(s.nanos), 0) AS BIGINT) FROM deployment_spend s
+                 WHERE s.deployment_id = d.id AND s.day >= $2 AND s.day <= $3) AS month,
+             (SELECT CAST(coalesce(sum(s.nanos), 0) AS BIGINT) FROM deployment_spend s
+                 WHERE s.deployment_id = d.id AND s.day = $3) AS today,
+             (SELECT max(s.spent_at) FROM deployment_spend s WHERE s.deployment_id = d.id AND s.day >= $2 AND s.day <= $3) AS spent_at
+         FROM deployments d
+         WHERE d.workspace_id = $1 AND d.archived_at IS NULL AND (d.spend_day IS NOT NULL OR d.spend_month IS NOT NULL)
+     ) AS spending WHERE spent_at IS NOT NULL AND (today >= spend_day * 8000000 OR month >= spend_month * 8000000)
+     ORDER BY spent_at";
+
+fn spending(row: &Row<'_>) -> Result<Option<AttentionItem>> {
+    let cents = |column| row.opt_int(column).map(|cents| cents.map(|cents| cents as u32));
+    let spend = Spend { per_day_cents: cents("spend_day")?, per_month_cents: cents("spend_month")? };
+    let spent = Spent { day: row.int("today")?, month: row.int("month")? };
+    let (kind, period) = match spend::reached(&spend, spent) {
+        Some(period) => (AttentionKind::SpendReached, period),
+        None if spend::is_near(spend.per_month_cents, spent.month) => (AttentionKind::SpendNear, Period::Month),
+        None => (AttentionKind::SpendNear, Period::Day),
+    };
+    let message = format!("has spent {}", spend::words(&spend, spent, period));
+    Ok(Some(AttentionItem {
+        deployment_id: Some(row.id("id")?),
+        deployment_name: Some(row.text("name")?),
+        ..item(kind, row.time("spent_at")?, message)
+    }))
 }
 
 const WEBHOOKS: &str = "SELECT id, name, disabled_reason, updated_at FROM webhook_endpoints

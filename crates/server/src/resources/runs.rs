@@ -18,7 +18,10 @@ use crate::{
     limits::PAGE_BYTES,
     page::{Order, Page, Paging, Rows},
     request::{Caller, Json, Query},
-    resources::sessions::{self, Waiting, status::TERMINATED},
+    resources::{
+        deployments::again::followed_of_row,
+        sessions::{self, Waiting, status::TERMINATED},
+    },
 };
 
 /// `GET /rota/v1/runs`, newest first.
@@ -127,12 +130,13 @@ enum Source {
 const COLUMNS: &str = "SELECT r.id, r.deployment_id, coalesce(d.name, '') AS name, r.agent_id, r.agent_version, r.session_id, r.error,
     r.scheduled_at, r.created_at, coalesce(v.model, '') AS model, s.id AS found, s.status, s.lease_owner, s.stop_reason, s.stopped_at,
     s.error AS session_error, s.waiting_on, s.usage, s.cost_nanos, s.active_micros, s.archived_at, s.interrupted_by,
-    s.created_at AS session_created_at";
+    s.created_at AS session_created_at, r.attempt, r.retry_of, x.pending AS retry_pending, x.reason AS retry_reason, x.next_run_id";
 
 const BY_RUN: &str = "FROM deployment_runs r
     LEFT JOIN sessions s ON s.workspace_id = r.workspace_id AND s.id = r.session_id
     LEFT JOIN deployments d ON d.workspace_id = r.workspace_id AND d.id = r.deployment_id
     LEFT JOIN agent_versions v ON v.agent_id = r.agent_id AND v.version = r.agent_version
+    LEFT JOIN session_retries x ON x.run_id = r.id
     WHERE r.workspace_id = $1";
 
 /// What is true of few sessions is found by the index of these.
@@ -140,6 +144,7 @@ const BY_SESSION: &str = "FROM sessions s
     JOIN deployment_runs r ON r.workspace_id = s.workspace_id AND r.id = s.run_id
     LEFT JOIN deployments d ON d.workspace_id = r.workspace_id AND d.id = r.deployment_id
     LEFT JOIN agent_versions v ON v.agent_id = r.agent_id AND v.version = r.agent_version
+    LEFT JOIN session_retries x ON x.run_id = r.id
     WHERE s.workspace_id = $1";
 
 fn sources(wanted: &Wanted) -> Vec<Source> {
@@ -209,6 +214,9 @@ fn run_of_row(row: &Row<'_>) -> Result<ListedRun> {
         reason: None,
         error,
         session,
+        attempt: row.int("attempt")? as u32,
+        retry_of: row.opt_id("retry_of")?,
+        followed: followed_of_row(row)?,
     })
 }
 
@@ -307,5 +315,8 @@ fn skip_of_row(row: &Row<'_>) -> Result<ListedRun> {
         reason: Some(reason),
         error: None,
         session: None,
+        attempt: 1,
+        retry_of: None,
+        followed: None,
     })
 }

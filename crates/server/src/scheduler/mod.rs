@@ -1,5 +1,7 @@
 //! When deployments fire.
 
+pub mod again;
+pub mod continuity;
 pub mod cron;
 pub mod pending;
 pub mod policy;
@@ -7,4 +9,5 @@ pub mod preview;
 pub mod schedule;
 pub mod settle;
 pub mod spans;
+pub mod spend;
 pub mod unattended;

@@ -70,6 +70,17 @@ pub fn retry_after(
     Some(backoff(&retry, &format!("{deployment_id} {occurrence} {attempts}"), attempts))
 }
 
+/// How long to wait before another session follows the `attempt`-th of an occurrence, which has died.
+pub fn session_retry_after(
+    policy: &Policy,
+    deployment_id: &str,
+    occurrence: rota_api::Time,
+    attempt: u32,
+) -> SignedDuration {
+    let seed = format!("{deployment_id} {} session {attempt}", occurrence.timestamp());
+    backoff(&policy.retry.unwrap_or_default(), &seed, attempt)
+}
+
 /// The pause after `attempts` failed ones. It lies between half of what the policy says and all of it; where, only `seed`
 /// decides, so that deployments that failed together do not come back together.
 fn backoff(retry: &Retry, seed: &str, attempts: u32) -> SignedDuration {
@@ -115,7 +126,13 @@ mod tests {
 
     #[test]
     fn pauses_grow_up_to_the_longest_and_are_spread() {
-        let retry = Retry { max_attempts: 6, initial_backoff_seconds: 10, max_backoff_seconds: 60, multiplier: 2 };
+        let retry = Retry {
+            max_attempts: 6,
+            initial_backoff_seconds: 10,
+            max_backoff_seconds: 60,
+            multiplier: 2,
+            ..Retry::default()
+        };
         for (attempts, most) in [(1, 10), (2, 20), (3, 40), (4, 60), (5, 60), (1000, 60)] {
             let most = SignedDuration::from_secs(most);
             let pauses: Vec<_> = (0..1000).map(|n| backoff(&retry, &n.to_string(), attempts)).collect();

@@ -74,6 +74,8 @@ pub enum SkipReason {
     Overlap,
     /// As many sessions were at work as may be.
     Concurrency,
+    /// The deployment had spent as much as it may.
+    Spend,
 }
 
 impl SkipReason {
@@ -86,6 +88,7 @@ impl SkipReason {
             Self::Archived => "archived",
             Self::Overlap => "overlap",
             Self::Concurrency => "concurrency",
+            Self::Spend => "spend",
         }
     }
 }

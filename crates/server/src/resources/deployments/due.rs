@@ -16,7 +16,7 @@ use super::{
     check::check,
     deadlines, failures, policy,
     run::{self, Target},
-    standing, store,
+    spend, standing, store,
 };
 use crate::{
     app::FirePolicy,
@@ -308,7 +308,13 @@ impl Look<'_> {
     fn verdict(&self, tx: &mut Tx<'_>) -> Result<Verdict> {
         let policy = &self.scheduled.policy;
         // What failed for an unknown reason had its place.
-        if self.attempt == Attempt::Fail || !counts_sessions(policy) {
+        if self.attempt == Attempt::Fail {
+            return Ok(Verdict::Fires);
+        }
+        if spend::reached(tx, &self.scheduled.id, policy.spend.as_ref())?.is_some() {
+            return Ok(Verdict::Skipped(SkipReason::Spend));
+        }
+        if !counts_sessions(policy) {
             return Ok(Verdict::Fires);
         }
         Ok(verdict(policy, active::count(tx, &self.scheduled.id)?))

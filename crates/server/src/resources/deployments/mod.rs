@@ -1,13 +1,16 @@
 //! Deployments: an agent bound to an environment, first events and an optional schedule.
 
 pub mod active;
+pub mod again;
 mod check;
+mod continuity;
 pub mod deadlines;
 pub mod due;
 pub mod failures;
 pub mod occurrences;
 pub mod policy;
 mod run;
+pub mod spend;
 mod standing;
 mod store;
 mod write;
@@ -29,6 +32,7 @@ use crate::{
 };
 
 use run::{ByHand, Fired};
+use spend::Force;
 pub use store::{archive_all_of, get};
 
 /// `POST /v1/deployments`.
@@ -102,8 +106,9 @@ pub async fn run(
     Starter(caller): Starter,
     Path(id): Path<String>,
     IdempotencyKey(key): IdempotencyKey,
+    Force(force): Force,
 ) -> Result<Json<DeploymentRun>> {
-    let by_hand = ByHand { workspace: caller.workspace, id, key };
+    let by_hand = ByHand { workspace: caller.workspace, id, key, force };
     let (wish, policy) = (by_hand.clone(), app.fire_policy());
     let fired = match app.db.write(move |tx| wish.fire(tx, &policy)).await {
         Err(Error::Internal(cause)) => {

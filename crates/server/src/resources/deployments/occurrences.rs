@@ -9,10 +9,11 @@ use rota_api::{
     Time,
     deployment::DeploymentRun,
     id::WorkspaceId,
-    occurrence::{AuditedOccurrence, OccurrenceOutcome as Outcome, OccurrenceReason as Reason},
+    occurrence::{AuditedAttempt, AuditedOccurrence, OccurrenceOutcome as Outcome, OccurrenceReason as Reason},
+    session_retry::Followed,
 };
 
-use super::standing;
+use super::{again, standing};
 use crate::{
     app::App,
     db::{Row, Tx, vals},
@@ -140,8 +141,9 @@ impl Standing {
             error: None,
             retry_at: None,
             lateness_ms: None,
+            attempts: record.attempts(at),
         };
-        if let Some(run) = record.runs.get(&at) {
+        if let Some(run) = record.runs.get(&at).and_then(|runs| runs.first()) {
             audited.outcome = if run.error.is_none() { Outcome::Ran } else { Outcome::Failed };
             audited.lateness_ms = lateness_ms(run);
             audited.run_id = Some(run.id.clone());
@@ -186,7 +188,10 @@ struct Gap {
 
 /// What the store has on some occurrences.
 struct Record {
-    runs: HashMap<Time, DeploymentRun>,
+    /// Those of each occurrence, in the order of its attempts.
+    runs: HashMap<Time, Vec<DeploymentRun>>,
+    /// What follows runs whose sessions died.
+    followed: HashMap<String, Followed>,
     /// In the order of their ends.
     gaps: Vec<Gap>,
 }
@@ -194,10 +199,11 @@ struct Record {
 impl Record {
     fn find(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, of: &[Occurrence]) -> Result<Self> {
         let (Some(newest), Some(oldest)) = (of.first(), of.last()) else {
-            return Ok(Self { runs: HashMap::new(), gaps: Vec::new() });
+            return Ok(Self { runs: HashMap::new(), followed: HashMap::new(), gaps: Vec::new() });
         };
         let (newest, oldest) = (Time::from(newest.at), Time::from(oldest.at));
         let runs = deployment_runs::of_occurrences(tx, workspace, id, oldest, newest)?;
+        let followed = again::followed(tx, id, oldest, newest)?;
         // Each gap ends with an occurrence, so there are no more of them than occurrences, but for the one that ends later.
         let gaps = tx.all(
             "SELECT first_at, last_at, reason FROM deployment_skips WHERE deployment_id = $1 AND last_at >= $2
@@ -208,7 +214,19 @@ impl Record {
                 Ok(Gap { first, last, reason: row.name("reason", Reason::from_name)? })
             },
         )?;
-        Ok(Self { runs, gaps })
+        Ok(Self { runs, followed, gaps })
+    }
+
+    /// The runs of an occurrence.
+    fn attempts(&self, at: Time) -> Vec<AuditedAttempt> {
+        let attempt = |run: &DeploymentRun| AuditedAttempt {
+            run_id: run.id.clone(),
+            at: run.created_at,
+            session_id: run.session_id.clone(),
+            error: run.error.clone(),
+            followed: self.followed.get(run.id.as_ref()).cloned(),
+        };
+        self.runs.get(&at).into_iter().flatten().map(attempt).collect()
     }
 
     /// Why an occurrence was passed over, if it was.

@@ -5,17 +5,19 @@ use axum::extract::State;
 use rota_api::{
     agent::AgentReference,
     id::{DeploymentId, WorkspaceId},
-    policy::{DeploymentPolicy, Overlap, PausedByPolicy, Policy, UpdatePolicy},
+    policy::{DeploymentPolicy, Overlap, PausedByPolicy, Policy, SessionChoice, Spend, UpdatePolicy},
+    session_retry::NoRetry,
     warning::Warning,
 };
 
-use super::{active, deadlines, standing, store};
+use super::{active, again, continuity, deadlines, spend, standing, store};
 use crate::{
     app::App,
     db::{Row, Tx, vals},
     error::{Error, Result},
     request::{Body, Caller, Json, Path},
     scheduler::{
+        again::is_wanted,
         policy::timing,
         settle::{State as Standing, Timing},
     },
@@ -77,13 +79,16 @@ fn shown(stored: Stored, warnings: Vec<Warning>, default: Timing) -> DeploymentP
         ends_at: policy.ends_at,
         paused_by: stored.paused_by,
         warnings,
+        spend: policy.spend,
+        session: policy.session.unwrap_or_default(),
+        carry_forward: policy.carry_forward,
     }
 }
 
 fn read(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Stored> {
     let sql = format!(
-        "SELECT d.id, d.overlap, d.max_concurrent_sessions, d.retry, d.catch_up_seconds, d.jitter, {}, d.agent_id, d.agent_version,
-             d.paused_reason
+        "SELECT d.id, d.overlap, d.max_concurrent_sessions, d.retry, d.catch_up_seconds, d.jitter, d.spend_day,
+             d.spend_month, d.session_choice, d.carry_forward, {}, d.agent_id, d.agent_version, d.paused_reason
          FROM deployments d WHERE d.workspace_id = $1 AND d.id = $2",
         deadlines::COLUMNS
     );
@@ -104,8 +109,8 @@ fn read(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Stored> {
     )
 }
 
-/// Reads the columns `overlap`, `max_concurrent_sessions`, `retry`, `catch_up_seconds` and `jitter`, and those of
-/// [`deadlines::COLUMNS`].
+/// Reads the columns `overlap`, `max_concurrent_sessions`, `retry`, `catch_up_seconds`, `jitter`, `spend_day`, `spend_month`,
+/// `session_choice` and `carry_forward`, and those of [`deadlines::COLUMNS`].
 pub(super) fn from_row(row: &Row<'_>) -> Result<Policy> {
     let unknown = |what: &str| Error::internal(format!("the store has a policy with {what}"));
     let number = |column| row.opt_int(column).map(|number| number.map(|number| number as u32));
@@ -116,6 +121,9 @@ pub(super) fn from_row(row: &Row<'_>) -> Result<Policy> {
         retry: row.opt_json("retry")?,
         catch_up_seconds: number("catch_up_seconds")?,
         jitter: row.opt_text("jitter")?.map(|jitter| jitter.parse()).transpose().map_err(|e: String| unknown(&e))?,
+        spend: spend::from_row(row)?,
+        session: continuity::choice_of_row(row)?,
+        carry_forward: number("carry_forward")?,
         ..deadlines::of_row(row)?
     })
 }
@@ -136,14 +144,17 @@ fn set_policy(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, update: &Updat
     }
     // What is as it is by default anyway costs nothing while it is not set.
     policy.overlap = policy.overlap.filter(|overlap| *overlap != Overlap::Allow);
+    policy.session = policy.session.filter(|session| *session != SessionChoice::New);
     if policy == stored {
         return Ok(());
     }
     deadlines::set(tx, workspace, &id, &policy, &stored)?;
+    let cents = |of: fn(Spend) -> Option<u32>| policy.spend.and_then(of).map(i64::from);
     // The scheduler looks at once: what is due, and what waits, may be decided otherwise now.
     tx.execute(
         "UPDATE deployments SET overlap = $3, max_concurrent_sessions = $4, retry = $5, catch_up_seconds = $6,
-             jitter = $7, next_fire_at = CASE WHEN next_fire_at > $8 THEN $8 ELSE next_fire_at END
+             jitter = $7, spend_day = $9, spend_month = $10, session_choice = $11, carry_forward = $12,
+             next_fire_at = CASE WHEN next_fire_at > $8 THEN $8 ELSE next_fire_at END
          WHERE workspace_id = $1 AND id = $2",
         vals![
             workspace,
@@ -153,9 +164,16 @@ fn set_policy(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, update: &Updat
             policy.retry.map(|retry| serde_json::to_string(&retry)).transpose()?.as_deref(),
             policy.catch_up_seconds.map(i64::from),
             policy.jitter.map(|jitter| jitter.to_string()).as_deref(),
-            tx.now()
+            tx.now(),
+            cents(|spend| spend.per_day_cents),
+            cents(|spend| spend.per_month_cents),
+            policy.session.map(SessionChoice::as_str),
+            policy.carry_forward.map(i64::from)
         ],
     )?;
+    if !is_wanted(&policy) {
+        again::end_all(tx, id.as_ref(), NoRetry::Policy)?;
+    }
     // A session that comes to rest meanwhile would still see the old policy, and wake nobody.
     if policy.overlap == Some(Overlap::QueueOne) && stored.overlap != policy.overlap {
         active::hold(tx, &id)?;

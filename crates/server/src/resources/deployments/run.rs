@@ -6,9 +6,10 @@ use rota_api::{
     agent::{AgentReference, Skill},
     deployment::{DeploymentRun, RunError, RunErrorType, TriggerContext},
     id::{DeploymentId, EnvironmentId, Id, RunId, SessionId, WorkspaceId},
+    policy::{SessionChoice, Spend},
 };
 
-use super::{check::check, deadlines, failures, store};
+use super::{again::Follows, check::check, continuity, deadlines, failures, spend, store};
 use crate::{
     app::FirePolicy,
     closed::Closed,
@@ -31,6 +32,8 @@ pub struct ByHand {
     pub id: String,
     /// The caller's `Idempotency-Key`: for 24 hours it stands for the run that it led to first.
     pub key: Option<String>,
+    /// Whether it starts also where it has spent what it may.
+    pub force: bool,
 }
 
 /// What became of a fire by hand.
@@ -47,7 +50,7 @@ impl ByHand {
     /// Everything is in the one transaction: the session with its snapshot, its first events and the run.
     ///
     /// # Errors
-    /// 404 when there is no such deployment, 400 when it is archived; then nothing is recorded.
+    /// 404 when there is no such deployment, 400 when it is archived or has spent what it may; then nothing is recorded.
     pub fn fire(&self, tx: &mut Tx<'_>, policy: &FirePolicy) -> Result<Fired> {
         let Self { workspace, id, .. } = self;
         let target = Target::find(tx, workspace, id)?.ok_or_else(|| Error::not_found("Deployment", id))?;
@@ -58,6 +61,7 @@ impl ByHand {
         if target.archived {
             return Err(store::archived());
         }
+        spend::check_by_hand(tx, &target.id, target.spend.as_ref(), self.force)?;
         start(tx, policy, workspace, &target, run_id, TriggerContext::Manual).map(Fired::New)
     }
 
@@ -82,7 +86,7 @@ impl ByHand {
     /// The run that the key stands for, while it is remembered. Otherwise it stands for `run` from now on, and whoever
     /// comes with the same key at the same moment waits here.
     fn earlier(&self, tx: &mut Tx<'_>, run: &RunId) -> Result<Option<DeploymentRun>> {
-        let Self { workspace, id, key: Some(key) } = self else { return Ok(None) };
+        let Self { workspace, id, key: Some(key), .. } = self else { return Ok(None) };
         let now = tx.now();
         let forgotten = now.plus_micros(-IDEMPOTENCY_MICROS);
         let claimed = tx.execute(
@@ -105,6 +109,20 @@ impl ByHand {
     }
 }
 
+/// Why a run is made.
+pub(super) struct Cause {
+    /// What started it.
+    pub(super) trigger: TriggerContext,
+    /// The run whose session died, where this one follows it.
+    pub(super) follows: Option<Follows>,
+}
+
+impl From<TriggerContext> for Cause {
+    fn from(trigger: TriggerContext) -> Self {
+        Self { trigger, follows: None }
+    }
+}
+
 /// Starts a session of `target` and records the run, or records why no session could be started: the one way in which a
 /// deployment starts, for a caller and for the scheduler.
 pub(super) fn start(
@@ -113,13 +131,17 @@ pub(super) fn start(
     workspace: &WorkspaceId,
     target: &Target,
     run_id: RunId,
-    trigger: TriggerContext,
+    cause: impl Into<Cause>,
 ) -> Result<DeploymentRun> {
+    let cause = cause.into();
     let started = match check(tx, policy, workspace, target)? {
-        Ok(resources) => Ok(insert_session(tx, policy, workspace, target, &run_id, resources)?),
+        Ok(resources) => Ok(match continuity::go_on(tx, workspace, target, &cause, &run_id)? {
+            Some(session) => session,
+            None => insert_session(tx, policy, workspace, target, &run_id, resources)?,
+        }),
         Err(error) => Err(error),
     };
-    record(tx, workspace, run_id, target.id.clone(), target.agent.clone(), trigger, started)
+    record(tx, workspace, run_id, target.id.clone(), target.agent.clone(), cause, started)
 }
 
 /// What a client is told of a failure that has no type of its own.
@@ -130,7 +152,7 @@ pub(super) fn unknown_error() -> RunError {
 
 /// What a fire reads.
 pub(super) struct Target {
-    id: DeploymentId,
+    pub(super) id: DeploymentId,
     name: String,
     /// Why nothing starts in the workspace at all.
     pub(super) closed: Option<Closed>,
@@ -145,6 +167,10 @@ pub(super) struct Target {
     pub(super) initial_events: String,
     pub(super) resources: String,
     pub(super) vault_ids: String,
+    spend: Option<Spend>,
+    pub(super) session: Option<SessionChoice>,
+    /// Most characters that a new session is told of an earlier run.
+    pub(super) carry_forward: Option<u32>,
     archived: bool,
     /// How long a session may take.
     session_seconds: Option<i64>,
@@ -167,7 +193,8 @@ impl Target {
         a.archived_at AS agent_archived_at, v.model, v.roster, v.skills, d.environment_id,
         e.archived_at AS environment_archived_at, e.config AS environment_config,
         e.image AS environment_image, d.initial_events, d.resources,
-        d.vault_ids, d.archived_at, d.max_session_seconds AS session_seconds";
+        d.vault_ids, d.spend_day, d.spend_month, d.session_choice, d.carry_forward, d.archived_at,
+        d.max_session_seconds AS session_seconds";
     /// Where that is; the agent and the environment may be gone.
     pub(super) const TABLES: &str = "deployments d
         JOIN workspaces w ON w.id = d.workspace_id
@@ -206,6 +233,9 @@ impl Target {
             initial_events: row.text("initial_events")?,
             resources: row.text("resources")?,
             vault_ids: row.text("vault_ids")?,
+            spend: spend::from_row(row)?,
+            session: continuity::choice_of_row(row)?,
+            carry_forward: row.opt_int("carry_forward")?.map(|characters| characters as u32),
             archived: row.opt_time("archived_at")?.is_some(),
             session_seconds: row.opt_int("session_seconds")?,
         })
@@ -234,6 +264,7 @@ fn insert_session(
     let image = environment
         .filter(|environment| !environment.kind.is_self_hosted)
         .and_then(|environment| policy.images.of_new_session(environment.image.as_deref()));
+    let told = continuity::told(tx, workspace, target)?;
     let id = sessions::insert(
         tx,
         &sessions::NewSession {
@@ -251,7 +282,7 @@ fn insert_session(
             metadata: "{}",
             resources: &resources,
             vault_ids: &target.vault_ids,
-            initial_events: &target.initial_events,
+            initial_events: told.as_deref().unwrap_or(&target.initial_events),
             key: key.as_ref(),
         },
     )?;
@@ -270,9 +301,10 @@ pub(super) fn record(
     id: RunId,
     deployment_id: DeploymentId,
     agent: AgentReference,
-    trigger_context: TriggerContext,
+    cause: impl Into<Cause>,
     started: Result<SessionId, RunError>,
 ) -> Result<DeploymentRun> {
+    let Cause { trigger, follows } = cause.into();
     let (session_id, error) = match started {
         Ok(session_id) => (Some(session_id), None),
         Err(error) => (None, Some(error)),
@@ -286,9 +318,9 @@ pub(super) fn record(
         created_at,
         session_id,
         error,
-        trigger_context,
+        trigger_context: trigger,
     };
-    deployment_runs::insert(tx, workspace, &run)?;
+    deployment_runs::insert(tx, workspace, &run, follows.as_ref().map(|of| (of.attempt, &of.run)))?;
     if let Some(error) = &run.error {
         failures::count(tx, workspace, &run.deployment_id, Some(&run.id), &error.message)?;
     }

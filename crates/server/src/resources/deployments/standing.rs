@@ -11,10 +11,12 @@ use rota_api::{
     id::{DeploymentId, WorkspaceId},
 };
 
+use super::again;
 use crate::{
     db::{Row, Tx, vals},
     error::{Error, Result},
     scheduler::{
+        again::skipped,
         cron::{Cron, Window},
         pending::Pending,
         settle::{self, Effects, Skip, SkipReason, State},
@@ -23,8 +25,8 @@ use crate::{
 
 /// What of a deployment decides on its occurrences.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Standing {
-    state: State,
+pub(super) struct Standing {
+    pub(super) state: State,
     /// The expression and its zone.
     schedule: Option<(String, String)>,
     window: Window,
@@ -32,7 +34,7 @@ struct Standing {
 
 impl Standing {
     /// Reads the columns `cron`, `timezone`, `starts_at`, `ends_at`, `paused_reason` and `archived_at`.
-    fn from_row(row: &Row<'_>) -> Result<Self> {
+    pub(super) fn from_row(row: &Row<'_>) -> Result<Self> {
         let schedule = row.opt_text("cron")?.zip(row.opt_text("timezone")?);
         let state = match (row.opt_text("paused_reason")?, row.opt_time("archived_at")?) {
             (_, Some(_)) => State::Archived,
@@ -43,7 +45,7 @@ impl Standing {
     }
 
     /// A stored schedule that this program cannot read, as of a zone that it does not know, has no occurrences.
-    fn cron(&self) -> Option<Cron> {
+    pub(super) fn cron(&self) -> Option<Cron> {
         let (expression, timezone) = self.schedule.as_ref()?;
         Some(Cron::parse(expression, timezone).ok()?.within(self.window))
     }
@@ -81,6 +83,7 @@ pub(super) fn changing<T>(
         if let Some(pending) = pending {
             pass_over(tx, (workspace, id), &pending, settle::ended_by(after.state))?;
         }
+        again::end_all(tx, id, skipped(settle::ended_by(after.state)))?;
         write(tx, workspace, id, settled_at, &settle::change(from, to, settled_at, now))?;
         insert_span(tx, id, &after)?;
     }

@@ -194,6 +194,8 @@ impl<'a> Story<'a> {
             "retry": policy.retry,
             "catch_up_seconds": policy.catch_up_seconds,
             "jitter": policy.jitter,
+            "spend": policy.spend,
+            "session": policy.session,
         });
         let path = format!("/rota/v1/deployments/{}/policy", known.id);
         let ((), answer) = tokio::join!(self.rota.tick(), self.rota.api.send(Method::POST, &path, Some(&body)));

@@ -4,6 +4,7 @@ mod deltas;
 pub mod files;
 mod list;
 pub mod log;
+pub mod more;
 mod news;
 mod send;
 pub mod stream;
