@@ -8,6 +8,7 @@ use crate::{
     event::{SessionError, StopReason},
     id::EventId,
     session::{MonetaryAmount, SessionUsage, Status},
+    start::RunStart,
     warning::Warning,
 };
 
@@ -18,6 +19,8 @@ pub struct RunWithOutcome {
     #[serde(flatten)]
     #[schemars(skip)]
     pub run: DeploymentRun,
+    /// How it was started.
+    pub start: RunStart,
     /// What became of it.
     pub outcome: RunOutcome,
 }

@@ -14,6 +14,7 @@ use crate::{
     resources::deployments::{
         count_run,
         due::{self, Due, Report, Settled},
+        starts,
     },
     scheduler::pending::Pending,
     telemetry,
@@ -56,6 +57,7 @@ async fn pause(app: &App) -> Duration {
 /// # Errors
 /// When the store cannot be read. A deployment that the database failed stays due; its failure is logged.
 pub async fn fire_due(app: &App) -> Result<()> {
+    starts::fire_due(app).await?;
     let mut last: Option<Due> = None;
     loop {
         let after = last.clone();

@@ -7,3 +7,4 @@ pub mod preview;
 pub mod schedule;
 pub mod settle;
 pub mod spans;
+pub mod starts;

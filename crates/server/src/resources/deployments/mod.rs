@@ -4,10 +4,12 @@ pub mod active;
 mod check;
 pub mod due;
 pub mod failures;
+mod fill;
 pub mod occurrences;
 pub mod policy;
 mod run;
 mod standing;
+pub mod starts;
 mod store;
 mod write;
 
