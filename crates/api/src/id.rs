@@ -158,6 +158,7 @@ ids! {
     EnvironmentKeyId "envkey_" "A key of an environment (not the key itself).";
     EventId "sevt_" "An event of a session.";
     FileId "file_" "A file.";
+    HookId "hook_" "A hook of a deployment.";
     MemoryId "mem_" "A memory.";
     MemoryStoreId "memstore_" "A memory store.";
     MemoryVersionId "memver_" "A version of a memory.";
@@ -168,6 +169,7 @@ ids! {
     SessionResourceId "sesrsc_" "A resource of a session.";
     SkillId "skill_" "A skill.";
     SkillVersionId "skver_" "A version of a skill.";
+    StartId "start_" "A planned start of a deployment.";
     ThreadId "sthr_" "A thread of a session.";
     TunnelCertificateId "tcrt_" "A certificate of a tunnel.";
     TunnelId "tnl_" "A tunnel.";

@@ -9,7 +9,7 @@ use crate::{
     deployment::RunError,
     event::SessionError,
     fields::names,
-    id::{DeploymentId, RunId, SessionId, WebhookEndpointId},
+    id::{DeploymentId, RunId, SessionId, StartId, WebhookEndpointId},
     occurrence::OccurrenceReason,
     policy::InterruptedBy,
     run_outcome::WaitingOn,
@@ -24,6 +24,8 @@ pub struct ListedRun {
     pub r#type: &'static str,
     /// The run; null where there is none.
     pub run_id: Option<RunId>,
+    /// The planned start that it came of, or that never ran.
+    pub start_id: Option<StartId>,
     /// The deployment.
     pub deployment_id: DeploymentId,
     /// Its name now.
@@ -32,7 +34,11 @@ pub struct ListedRun {
     pub agent: AgentReference,
     /// What started it.
     pub trigger: RunTrigger,
-    /// The occurrence; of several in a row that have no run, the first. Null for a run by hand.
+    /// The failed run that it does again.
+    pub rerun_of: Option<RunId>,
+    /// The run that does it again.
+    pub rerun_by: Option<RunId>,
+    /// The occurrence; of several in a row that have no run, the first. Null for a run that no schedule asked for.
     pub scheduled_at: Option<Time>,
     /// Of several occurrences in a row that have no run, the last; null for a run.
     pub scheduled_until: Option<Time>,
@@ -107,6 +113,14 @@ names! {
         "schedule" => Schedule,
         /// Somebody.
         "manual" => Manual,
+        /// A time that somebody has set.
+        "at" => At,
+        /// What was sent to a hook.
+        "hook" => Hook,
+        /// Its schedule, of which somebody had an occurrence made up for.
+        "backfill" => Backfill,
+        /// Somebody, because an earlier run has failed.
+        "rerun" => Rerun,
     }
 }
 

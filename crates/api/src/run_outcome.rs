@@ -9,6 +9,7 @@ use crate::{
     id::EventId,
     policy::InterruptedBy,
     session::{MonetaryAmount, SessionUsage, Status},
+    start::RunStart,
     warning::Warning,
 };
 
@@ -19,6 +20,8 @@ pub struct RunWithOutcome {
     #[serde(flatten)]
     #[schemars(skip)]
     pub run: DeploymentRun,
+    /// How it was started.
+    pub start: RunStart,
     /// What became of it.
     pub outcome: RunOutcome,
 }

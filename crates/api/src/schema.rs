@@ -12,8 +12,8 @@ use crate::{
     environment_key::{self, CreateEnvironmentKey},
     event::{SessionError, StopReason},
     id::{
-        DeploymentId, EgressId, EnvironmentId, EnvironmentKeyId, EventId, RunId, SessionId, TunnelTokenId,
-        WebhookEndpointId, WebhookEventId,
+        DeploymentId, EgressId, EnvironmentId, EnvironmentKeyId, EventId, HookId, RunId, SessionId, StartId,
+        TunnelTokenId, WebhookEndpointId, WebhookEventId,
     },
     policy::{Jitter, NamedJitter},
     session::{MonetaryAmount, SessionUsage, Status},
@@ -44,8 +44,10 @@ schemas! {
     EnvironmentId {"type": "string"};
     EnvironmentKeyId {"type": "string"};
     EventId {"type": "string"};
+    HookId {"type": "string"};
     RunId {"type": "string"};
     SessionId {"type": "string"};
+    StartId {"type": "string"};
     TunnelTokenId {"type": "string"};
     WebhookEndpointId {"type": "string"};
     WebhookEventId {"type": "string"};

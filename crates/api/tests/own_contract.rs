@@ -9,12 +9,14 @@ use rota_api::{
     Deleted,
     egress::{EgressConnection, EgressOutcome},
     environment_key::{CreateEnvironmentKey, EnvironmentKey, NewEnvironmentKey},
+    hook::{CreateHook, Hook, HookDelivery, NewHook, SlackChallenge},
     image::{EnvironmentBuild, EnvironmentImage, Images, SetEnvironmentImage},
     listed_run::{Attention, ListedRun, RunState, RunTrigger},
     occurrence::{AuditedOccurrence, OccurrenceOutcome},
     policy::{DeploymentPolicy, UpdatePolicy},
     run_outcome::RunWithOutcome,
     schedule::SchedulePreview,
+    start::{Backfill, PlannedBackfill, PlannedStart, SentStartRun, StartState, StartedRun},
     tunnel::TunnelWithStatus,
     warning::SessionWithWarnings,
     webhook::{
@@ -31,6 +33,10 @@ const RUN: &str = "/v1/deployment_runs/{deployment_run_id}";
 const SESSION: &str = "/v1/sessions/{session_id}";
 const TUNNEL: &str = "/v1/tunnels/{tunnel_id}";
 const POLICY: &str = "/rota/v1/deployments/{deployment_id}/policy";
+const BACKFILL: &str = "/rota/v1/deployments/{deployment_id}/backfill";
+const HOOKS: &str = "/rota/v1/deployments/{deployment_id}/hooks";
+const HOOK: &str = "/rota/v1/hooks/{hook_id}";
+const RUNS: &str = "/rota/v1/deployments/{deployment_id}/runs";
 const KEYS: &str = "/rota/v1/environments/{environment_id}/keys";
 const REVOKE: &str = "/rota/v1/environments/{environment_id}/keys/{environment_key_id}/revoke";
 const IMAGE: &str = "/rota/v1/environments/{environment_id}/image";
@@ -79,6 +85,11 @@ impl Contract {
         let more = own["required"].as_array_mut().unwrap();
         answer["required"].as_array_mut().unwrap().append(more);
         answer
+    }
+
+    /// One answer or another.
+    fn either(one: Value, other: Value) -> Value {
+        json!({"anyOf": [one, other]})
     }
 
     fn add(&mut self, method: &str, path: &str, query: &[(&str, Value)], answer: &Value) {
@@ -186,6 +197,30 @@ fn made() -> String {
         time("to"),
     ];
     c.add("get", "/rota/v1/runs", &query, &answer);
+    let answer = c.beside::<StartedRun>(RUN);
+    c.add("post", "/rota/v1/runs/{deployment_run_id}/rerun", &[], &answer);
+    let planned = c.schema::<PlannedStart>();
+    c.add("post", RUNS, &[], &Contract::either(answer, planned.clone()));
+    c.takes::<SentStartRun>(RUNS);
+    c.add("get", "/rota/v1/starts/{start_id}", &[], &planned);
+    c.add("post", "/rota/v1/starts/{start_id}/cancel", &[], &planned);
+    let answer = c.page::<PlannedStart>();
+    let query = [limit.clone(), page.clone(), ("state", json!({"enum": StartState::NAMES}))];
+    c.add("get", "/rota/v1/deployments/{deployment_id}/starts", &query, &answer);
+    let answer = c.schema::<PlannedBackfill>();
+    c.add("post", BACKFILL, &[], &answer);
+    c.takes::<Backfill>(BACKFILL);
+    let answer = c.page::<Hook>();
+    c.add("get", HOOKS, &[limit.clone(), page.clone()], &answer);
+    let answer = c.schema::<NewHook>();
+    c.add("post", HOOKS, &[], &answer);
+    c.takes::<CreateHook>(HOOKS);
+    let answer = c.schema::<Hook>();
+    c.add("get", HOOK, &[], &answer);
+    let answer = c.schema::<Deleted>();
+    c.add("delete", HOOK, &[], &answer);
+    let answer = Contract::either(c.schema::<HookDelivery>(), c.schema::<SlackChallenge>());
+    c.add("post", HOOK, &[], &answer);
     let order = ("order", json!({"enum": ["asc", "desc"]}));
     let query = [limit.clone(), order, ("after_id", text.clone()), ("before_id", text)];
     let answer = c.by_ids::<WebhookEndpoint>();

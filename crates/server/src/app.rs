@@ -67,6 +67,8 @@ pub struct Inner {
     pub metrics_key: Option<String>,
     /// How bodies come in.
     pub intake: Intake,
+    /// How those come in whose senders have no key.
+    pub strangers: Intake,
     /// The organization's id, as it stands in every response.
     pub organization_header: HeaderValue,
     /// The name of this server among those on the same store; it stays with the data folder.

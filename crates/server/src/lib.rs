@@ -181,6 +181,7 @@ pub async fn serve_offer(offer: Offer, config: Config, clock: Clock) -> Result<S
         metrics: telemetry::metrics(),
         metrics_key,
         intake: Intake::default(),
+        strangers: Intake::of_strangers(),
         git: git::Git::new(&config, tasks.clone()),
         web: web::Web::new(&config)?,
         tasks,

@@ -138,6 +138,43 @@ pub const IDEMPOTENCY_MICROS: i64 = 24 * 3600 * 1_000_000;
 /// Most forgotten `Idempotency-Key`s that one run removes from the store.
 pub const IDEMPOTENCY_PURGE: i64 = 8;
 
+/// Starts of one deployment that are planned at the same time.
+pub const MAX_PLANNED_STARTS: i64 = 1000;
+/// How far ahead a start can be planned, in microseconds.
+pub const MAX_START_AHEAD_MICROS: i64 = 366 * 24 * 3600 * 1_000_000;
+/// How long a planned start is kept after it was decided on, in microseconds. Its run is kept as every run.
+pub const STARTS_KEPT_MICROS: i64 = 90 * 24 * 3600 * 1_000_000;
+/// Most of those that are older which one new start removes.
+pub const PLANNED_STARTS_PURGE: i64 = 8;
+/// Planned starts that are due, read from the store at a time.
+pub const STARTS_BATCH: i64 = 200;
+/// Occurrences that one backfill makes up for.
+pub const MAX_BACKFILL: usize = 1000;
+/// Occurrences that one backfill looks through for those that were passed over.
+pub const MAX_BACKFILL_LOOKED: usize = 50_000;
+/// Hooks of one deployment.
+pub const MAX_HOOKS: i64 = 32;
+/// Most bytes of what is sent to a hook; more is answered with 413. Half of [`DRAIN_OF_STRANGERS`], so that who sends a little more
+/// sees the answer.
+pub const MAX_HOOK_BODY_BYTES: usize = 512 * 1024;
+/// Most bytes of it that the agent reads.
+pub const MAX_HOOK_TEXT_BYTES: usize = 128 * 1024;
+/// How long the body of what is sent to a hook may take to arrive.
+pub const HOOK_BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Most memory for such bodies that are read at the same time, in bytes; further ones wait.
+pub const STRANGERS_BYTES: usize = 4 * STRANGERS_BYTES_OF_ONE;
+/// The part of [`STRANGERS_BYTES`] that the hooks of one workspace may have.
+pub const STRANGERS_BYTES_OF_ONE: usize = 8 * MAX_HOOK_BODY_BYTES;
+/// How far the time that a sender signs may be from the server's, in seconds (Standard Webhooks, Slack).
+pub const HOOK_TOLERANCE_SECONDS: u64 = 5 * 60;
+/// Most characters of a sender's id of a delivery.
+pub const MAX_DELIVERY_ID: usize = 255;
+/// How long the id of a delivery is remembered, in microseconds. Senders try again for a day or so; GitHub's can be sent again by
+/// hand for three.
+pub const HOOK_DELIVERY_MICROS: i64 = 7 * 24 * 3600 * 1_000_000;
+/// Most forgotten deliveries that one new delivery removes from the store.
+pub const HOOK_DELIVERIES_PURGE: i64 = 8;
+
 /// Most sessions that one fire interrupts to make room.
 pub const MAX_INTERRUPTS: i64 = 1000;
 /// Most tokens of a reply or a request that a model can be configured with.

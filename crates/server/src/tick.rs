@@ -14,6 +14,7 @@ use crate::{
     resources::deployments::{
         again, count_run,
         due::{self, Due, Report, Settled},
+        starts,
     },
     scheduler::pending::Pending,
     telemetry,
@@ -57,6 +58,7 @@ async fn pause(app: &App) -> Duration {
 /// When the store cannot be read. A deployment that the database failed stays due; its failure is logged.
 pub async fn fire_due(app: &App) -> Result<()> {
     again::start_due(app).await;
+    starts::fire_due(app).await?;
     let mut last: Option<Due> = None;
     loop {
         let after = last.clone();

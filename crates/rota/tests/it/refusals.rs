@@ -142,6 +142,16 @@ impl World {
                 "overlap": "skip", "max_concurrent_sessions": 1, "catch_up_seconds": 60, "jitter": "off",
                 "retry": {"max_attempts": 2, "initial_backoff_seconds": 30, "max_backoff_seconds": 60, "multiplier": 2},
             }),
+            "/rota/v1/deployments/{deployment_id}/runs" => {
+                let block = json!({"type": "text", "text": "refused"});
+                json!({"inputs": {}, "content": [block], "at": "2026-12-01T00:00:00Z"})
+            }
+            "/rota/v1/deployments/{deployment_id}/hooks" => {
+                json!({"name": "refused", "scheme": "github", "secret": "refused, refused", "max_per_minute": 10})
+            }
+            "/rota/v1/deployments/{deployment_id}/backfill" => {
+                json!({"from": "2026-01-01T00:00:00Z", "to": "2026-01-02T00:00:00Z"})
+            }
             path => panic!("{path} has a body: say here which one it takes"),
         }
     }

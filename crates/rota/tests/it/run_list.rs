@@ -98,7 +98,8 @@ async fn runs_and_occurrences_without_one_are_one_list_with_what_became_of_each(
             "state": "missed",
             "reason": "missed",
         }),
-        &json!({"run_id": null, "error": null, "session": null, "attempt": 1, "retry_of": null, "followed": null}),
+        &json!({"run_id": null, "start_id": null, "rerun_of": null, "rerun_by": null, "error": null, "session": null, "attempt": 1,
+            "retry_of": null, "followed": null}),
     );
     assert_eq!(all[2], missed);
     let death = &all[3];

@@ -188,7 +188,7 @@ fn write_error(response: &mut Response, error: &Error, id: &RequestId) {
     *response.body_mut() = Body::from(error_text(error, id));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    if matches!(error, Error::RateLimited(_)) {
+    if matches!(error, Error::RateLimited(_) | Error::TooManyDeliveries(_)) {
         headers.insert(header::RETRY_AFTER, HeaderValue::from_static("60"));
     }
 }
@@ -215,6 +215,7 @@ fn is_final(error: &Error, path: &str, route: &str) -> bool {
             path.starts_with("/rota/") || matches!(resource(), "environments" | "files" | "organizations" | "skills")
         }
         Error::RateLimited(_)
+        | Error::TooManyDeliveries(_)
         | Error::TooManyStreams(_)
         | Error::TooManyUnread(_)
         | Error::Timeout(_)
@@ -229,6 +230,9 @@ fn is_final(error: &Error, path: &str, route: &str) -> bool {
 pub(super) async fn guard(State(app): State<App>, request: Request, next: Next) -> Response {
     let (parts, body) = request.into_parts();
     let matched = parts.extensions.get::<MatchedPath>().cloned();
+    if matched.as_ref().is_some_and(|path| operations::is_signed(&parts.method, path.as_str())) {
+        return signed(Request::from_parts(parts, body), matched, next).await;
+    }
     let admitted = admit(&app, &parts).await;
     let mut response = match admitted {
         Ok(admission) => {
@@ -248,6 +252,19 @@ pub(super) async fn guard(State(app): State<App>, request: Request, next: Next) 
             response
         }
         Err(error) => error.into_response(),
+    };
+    if let Some(matched) = matched {
+        response.extensions_mut().insert(matched);
+    }
+    response
+}
+
+/// A request whose body says whether it may come in: its handler reads that, within bounds of its own.
+async fn signed(request: Request, matched: Option<MatchedPath>, next: Next) -> Response {
+    let answering = tokio::time::timeout(limits::REQUEST_TIMEOUT, next.run(request));
+    let mut response = match answering.await {
+        Ok(response) => response,
+        Err(_) => Error::Timeout(limits::REQUEST_TIMEOUT).into_response(),
     };
     if let Some(matched) = matched {
         response.extensions_mut().insert(matched);

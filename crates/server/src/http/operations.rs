@@ -13,7 +13,7 @@ use crate::{
     app::App,
     resources::{
         agents, api_keys, archiving, attention, credentials, deployment_runs, deployments, dreams, egress,
-        environment_keys, environments, files, images,
+        environment_keys, environments, files, hooks, images,
         memory_stores::{self, memories, versions},
         models, organization, run_outcomes, runs, schedules,
         sessions::{self, events, resources as session_resources},
@@ -52,6 +52,8 @@ pub enum Who {
     Worker,
     /// An administrator's.
     Administrator,
+    /// None: whoever signs with the secret of what the path names.
+    Signed,
 }
 
 /// Whether a request must name the managed agents beta, or another, in its `anthropic-beta` header.
@@ -70,7 +72,7 @@ pub enum Beta {
 /// Every operation that the server has, by path.
 pub fn operations() -> Vec<Operation> {
     use Beta::{AgentMemory, Named, Optional, Required};
-    use Who::{Administrator, Starter, Worker, Workspace, WorkspaceOrWorker};
+    use Who::{Administrator, Signed, Starter, Worker, Workspace, WorkspaceOrWorker};
 
     const ARCHIVE_CREDENTIAL: &str = "/v1/vaults/{vault_id}/credentials/{credential_id}/archive";
     const CREDENTIAL: &str = "/v1/vaults/{vault_id}/credentials/{credential_id}";
@@ -100,24 +102,38 @@ pub fn operations() -> Vec<Operation> {
     const IMAGE: &str = "/rota/v1/environments/{environment_id}/image";
     const WORK: &str = "/v1/environments/{environment_id}/work/{work_id}";
     const OCCURRENCES: &str = "/rota/v1/deployments/{deployment_id}/occurrences";
+    const BACKFILL: &str = "/rota/v1/deployments/{deployment_id}/backfill";
+    const HOOKS: &str = "/rota/v1/deployments/{deployment_id}/hooks";
+    const RERUN: &str = "/rota/v1/runs/{deployment_run_id}/rerun";
 
     vec![
         get("/rota/v1/attention", Workspace, Optional, attention::list),
         get("/rota/v1/deployment_runs/{deployment_run_id}", Workspace, Optional, run_outcomes::retrieve),
+        post(BACKFILL, Workspace, Optional, deployments::starts::backfill),
+        get(HOOKS, Workspace, Optional, hooks::list),
+        post(HOOKS, Workspace, Optional, hooks::create),
         get(OCCURRENCES, Workspace, Optional, deployments::occurrences::list),
         get("/rota/v1/deployments/{deployment_id}/policy", Workspace, Optional, deployments::policy::get),
         post("/rota/v1/deployments/{deployment_id}/policy", Workspace, Optional, deployments::policy::set),
+        post("/rota/v1/deployments/{deployment_id}/runs", Workspace, Optional, deployments::starts::create),
+        get("/rota/v1/deployments/{deployment_id}/starts", Workspace, Optional, deployments::starts::list),
         get(KEYS, Workspace, Optional, environment_keys::list),
         post(KEYS, Workspace, Optional, environment_keys::create),
         call(REVOKE, Workspace, Optional, environment_keys::revoke),
         get(IMAGE, Workspace, Optional, images::of_environment),
         post(IMAGE, Workspace, Optional, images::set),
         get("/rota/v1/environments/{environment_id}/build", Workspace, Optional, images::build),
+        get("/rota/v1/hooks/{hook_id}", Workspace, Optional, hooks::retrieve),
+        call("/rota/v1/hooks/{hook_id}", Signed, Optional, hooks::receive),
+        delete("/rota/v1/hooks/{hook_id}", Workspace, Optional, hooks::delete),
         get("/rota/v1/images", Workspace, Optional, images::list),
         get("/rota/v1/runs", Workspace, Optional, runs::list),
+        call(RERUN, Workspace, Optional, deployments::starts::rerun),
         get("/rota/v1/schedules/preview", Workspace, Optional, schedules::preview),
         get("/rota/v1/sessions/{session_id}", Workspace, Optional, sessions::warnings::retrieve),
         get("/rota/v1/sessions/{session_id}/egress", Workspace, Optional, egress::list),
+        get("/rota/v1/starts/{start_id}", Workspace, Optional, deployments::starts::retrieve),
+        call("/rota/v1/starts/{start_id}/cancel", Workspace, Optional, deployments::starts::cancel),
         get("/rota/v1/tunnels/{tunnel_id}", Workspace, Optional, tunnels::status),
         get("/rota/v1/webhook_endpoints", Workspace, Optional, webhook_endpoints::list),
         post("/rota/v1/webhook_endpoints", Workspace, Optional, webhook_endpoints::create),
@@ -322,6 +338,15 @@ pub(super) fn uploads(method: &Method, path: &str) -> bool {
         operations.map(|operation| (operation.method, operation.path)).collect()
     });
     UPLOADS.iter().any(|(uploads, at)| uploads == method && *at == path)
+}
+
+/// Whether a method of a path of the table takes no key, but a signature.
+pub(super) fn is_signed(method: &Method, path: &str) -> bool {
+    static SIGNED: LazyLock<Vec<(Method, &str)>> = LazyLock::new(|| {
+        let operations = operations().into_iter().filter(|operation| operation.who == Who::Signed);
+        operations.map(|operation| (operation.method, operation.path)).collect()
+    });
+    SIGNED.iter().any(|(signed, at)| signed == method && *at == path)
 }
 
 fn get<T: 'static>(path: &'static str, who: Who, beta: Beta, handler: impl Handler<T, App>) -> Operation {

@@ -13,7 +13,7 @@ use rota_api::{
 use serde::Deserialize;
 
 use super::{
-    deployment_runs,
+    deployment_runs, run_starts,
     sessions::{
         self,
         warnings::{self, Can},
@@ -46,7 +46,8 @@ fn get(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, can: Can) -> Result<R
         None => (None, Vec::new()),
     };
     let outcome = RunOutcome { session, lateness_ms: lateness_ms(&run), warnings };
-    Ok(RunWithOutcome { run, outcome })
+    let start = run_starts::of(tx, workspace, &run)?;
+    Ok(RunWithOutcome { run, start, outcome })
 }
 
 /// Milliseconds from the time that the schedule named to the run. `None` for a run that was started by hand.

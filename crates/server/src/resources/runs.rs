@@ -62,13 +62,17 @@ struct Wanted {
 struct Place {
     at: i64,
     has_run: bool,
-    /// The run, or the deployment.
+    /// The run, the planned start, or the deployment.
     id: String,
 }
 
 impl Place {
     fn of(listed: &ListedRun) -> Self {
-        let id = listed.run_id.as_ref().map_or_else(|| listed.deployment_id.to_string(), RunId::to_string);
+        let id = match (&listed.run_id, &listed.start_id) {
+            (Some(run), _) => run.to_string(),
+            (None, Some(start)) => start.to_string(),
+            (None, None) => listed.deployment_id.to_string(),
+        };
         Self { at: listed.at.micros(), has_run: listed.run_id.is_some(), id }
     }
 
@@ -109,6 +113,7 @@ fn page(
                 select.rows(tx, key, Order::Desc, below.as_deref().map(Val::Text), bounds, run_of_row)?
             }
             Source::Skips { only } => skips(tx, workspace, wanted, after, only, paging.limit)?,
+            Source::Starts { only } => starts(tx, workspace, wanted, after, only, paging.limit)?,
         };
         more |= cut;
         found.extend(rows);
@@ -125,9 +130,12 @@ enum Source {
     Runs { from: &'static str, key: &'static str, only: &'static str },
     /// Occurrences without a run.
     Skips { only: &'static str },
+    /// Planned starts without one, which are for no occurrence.
+    Starts { only: &'static str },
 }
 
-const COLUMNS: &str = "SELECT r.id, r.deployment_id, coalesce(d.name, '') AS name, r.agent_id, r.agent_version, r.session_id, r.error,
+const COLUMNS: &str = "SELECT r.id, t.kind, t.start_id, t.rerun_of,
+    (SELECT again.run_id FROM run_starts again WHERE again.rerun_of = r.id) AS rerun_by, r.deployment_id, coalesce(d.name, '') AS name, r.agent_id, r.agent_version, r.session_id, r.error,
     r.scheduled_at, r.created_at, coalesce(v.model, '') AS model, s.id AS found, s.status, s.lease_owner, s.stop_reason, s.stopped_at,
     s.error AS session_error, s.waiting_on, s.usage, s.cost_nanos, s.active_micros, s.archived_at, s.interrupted_by,
     s.created_at AS session_created_at, r.attempt, r.retry_of, x.pending AS retry_pending, x.reason AS retry_reason, x.next_run_id";
@@ -137,7 +145,16 @@ const BY_RUN: &str = "FROM deployment_runs r
     LEFT JOIN deployments d ON d.workspace_id = r.workspace_id AND d.id = r.deployment_id
     LEFT JOIN agent_versions v ON v.agent_id = r.agent_id AND v.version = r.agent_version
     LEFT JOIN session_retries x ON x.run_id = r.id
+    LEFT JOIN run_starts t ON t.run_id = r.id
     WHERE r.workspace_id = $1";
+
+/// So is what was started otherwise than by hand or by the schedule.
+const BY_START: &str = "FROM run_starts t
+    JOIN deployment_runs r ON r.workspace_id = t.workspace_id AND r.id = t.run_id
+    LEFT JOIN sessions s ON s.workspace_id = r.workspace_id AND s.id = r.session_id
+    LEFT JOIN deployments d ON d.workspace_id = r.workspace_id AND d.id = r.deployment_id
+    LEFT JOIN agent_versions v ON v.agent_id = r.agent_id AND v.version = r.agent_version
+    WHERE t.workspace_id = $1";
 
 /// What is true of few sessions is found by the index of these.
 const BY_SESSION: &str = "FROM sessions s
@@ -145,13 +162,14 @@ const BY_SESSION: &str = "FROM sessions s
     LEFT JOIN deployments d ON d.workspace_id = r.workspace_id AND d.id = r.deployment_id
     LEFT JOIN agent_versions v ON v.agent_id = r.agent_id AND v.version = r.agent_version
     LEFT JOIN session_retries x ON x.run_id = r.id
+    LEFT JOIN run_starts t ON t.run_id = r.id
     WHERE s.workspace_id = $1";
 
 fn sources(wanted: &Wanted) -> Vec<Source> {
     let runs = |only| Source::Runs { from: BY_RUN, key: "r.id", only };
     let sessions = |only| Source::Runs { from: BY_SESSION, key: "s.run_id", only };
     let mut sources = match wanted.state {
-        None => vec![runs("true"), Source::Skips { only: "true" }],
+        None => vec![runs("true"), Source::Skips { only: "true" }, Source::Starts { only: "true" }],
         Some(RunState::Queued) => vec![runs("s.status = 'running' AND s.lease_owner IS NULL")],
         Some(RunState::Working) => vec![runs("s.status = 'running' AND s.lease_owner IS NOT NULL")],
         Some(RunState::Retrying) => vec![runs("s.status = 'rescheduling'")],
@@ -168,11 +186,25 @@ fn sources(wanted: &Wanted) -> Vec<Source> {
             ),
         ],
         Some(RunState::Deleted) => vec![runs("r.session_id IS NOT NULL AND s.id IS NULL")],
-        Some(RunState::Skipped) => vec![Source::Skips { only: "k.reason <> 'missed'" }],
-        Some(RunState::Missed) => vec![Source::Skips { only: "k.reason = 'missed'" }],
+        Some(RunState::Skipped) => {
+            vec![Source::Skips { only: "k.reason <> 'missed'" }, Source::Starts { only: "p.state = 'skipped'" }]
+        }
+        Some(RunState::Missed) => {
+            vec![Source::Skips { only: "k.reason = 'missed'" }, Source::Starts { only: "p.state = 'missed'" }]
+        }
     };
-    if wanted.trigger == Some(RunTrigger::Manual) {
-        sources.retain(|source| matches!(source, Source::Runs { .. }));
+    let Some(trigger) = wanted.trigger else { return sources };
+    sources.retain(|source| match source {
+        Source::Runs { .. } => true,
+        Source::Skips { .. } => trigger == RunTrigger::Schedule,
+        Source::Starts { .. } => matches!(trigger, RunTrigger::At | RunTrigger::Hook),
+    });
+    if !matches!(trigger, RunTrigger::Schedule | RunTrigger::Manual) {
+        for source in &mut sources {
+            if let Source::Runs { from, key, .. } = source {
+                (*from, *key) = (BY_START, "t.run_id");
+            }
+        }
     }
     sources
 }
@@ -181,8 +213,14 @@ impl Wanted {
     fn narrow(&self, select: &mut Select, key: &str) {
         select.text("r.deployment_id =", self.deployment.as_deref());
         select.text("r.agent_id =", self.agent.as_deref());
-        select.when(self.trigger == Some(RunTrigger::Schedule), "r.scheduled_at IS NOT NULL");
-        select.when(self.trigger == Some(RunTrigger::Manual), "r.scheduled_at IS NULL");
+        match self.trigger {
+            None => {}
+            Some(RunTrigger::Schedule) => select.when(true, "r.scheduled_at IS NOT NULL AND t.kind IS NULL"),
+            Some(RunTrigger::Manual) => {
+                select.when(true, "r.scheduled_at IS NULL AND (t.kind IS NULL OR t.kind = 'manual')");
+            }
+            Some(other) => select.text("t.kind =", Some(other.as_str())),
+        }
         select.text(&format!("{key} >="), self.from.map(id::floor::<RunId>));
         select.text(&format!("{key} <"), self.to.map(id::floor::<RunId>));
     }
@@ -203,10 +241,17 @@ fn run_of_row(row: &Row<'_>) -> Result<ListedRun> {
     Ok(ListedRun {
         r#type: "listed_run",
         run_id: Some(row.id("id")?),
+        start_id: row.opt_id("start_id")?,
         deployment_id: row.id("deployment_id")?,
         deployment_name: row.text("name")?,
         agent: AgentReference::new(row.id("agent_id")?, row.int("agent_version")?),
-        trigger: if scheduled_at.is_some() { RunTrigger::Schedule } else { RunTrigger::Manual },
+        trigger: match row.opt_text("kind")? {
+            Some(_) => row.name("kind", RunTrigger::from_name)?,
+            None if scheduled_at.is_some() => RunTrigger::Schedule,
+            None => RunTrigger::Manual,
+        },
+        rerun_of: row.opt_id("rerun_of")?,
+        rerun_by: row.opt_id("rerun_by")?,
         scheduled_at,
         scheduled_until: None,
         at: row.time("created_at")?,
@@ -304,10 +349,13 @@ fn skip_of_row(row: &Row<'_>) -> Result<ListedRun> {
     Ok(ListedRun {
         r#type: "listed_run",
         run_id: None,
+        start_id: None,
         deployment_id: row.id("deployment_id")?,
         deployment_name: row.text("name")?,
         agent: AgentReference::new(row.id("agent_id")?, row.int("agent_version")?),
         trigger: RunTrigger::Schedule,
+        rerun_of: None,
+        rerun_by: None,
         scheduled_at: Some(first),
         scheduled_until: (last != first).then_some(last),
         at: last,
@@ -318,5 +366,65 @@ fn skip_of_row(row: &Row<'_>) -> Result<ListedRun> {
         attempt: 1,
         retry_of: None,
         followed: None,
+    })
+}
+
+/// Rows of planned starts that have no run and never will, and are for no occurrence.
+fn starts(
+    tx: &mut Tx<'_>,
+    workspace: &WorkspaceId,
+    wanted: &Wanted,
+    after: Option<&Place>,
+    only: &str,
+    limit: i64,
+) -> Result<Rows<ListedRun>> {
+    let (at, id) = match after {
+        None => (i64::MAX, ""),
+        Some(Place { at, has_run: true, .. }) => (at.saturating_add(1), ""),
+        Some(Place { at, id, .. }) => (*at, id.as_str()),
+    };
+    let (from, to) = (wanted.from.map_or(i64::MIN, Time::micros), wanted.to.map_or(i64::MAX, Time::micros));
+    let sql = format!(
+        "SELECT p.id, p.kind, p.at, p.state, p.reason, p.deployment_id, d.name, d.agent_id, d.agent_version
+         FROM planned_starts p JOIN deployments d ON d.workspace_id = p.workspace_id AND d.id = p.deployment_id
+         WHERE p.workspace_id = $1 AND (p.at, p.id) < ($2, $3) AND p.at >= $4 AND p.at < $5
+             AND p.state IN ('missed', 'skipped') AND p.kind <> 'backfill'
+             AND (CAST($6 AS TEXT) IS NULL OR p.deployment_id = $6) AND (CAST($7 AS TEXT) IS NULL OR d.agent_id = $7)
+             AND (CAST($8 AS TEXT) IS NULL OR p.kind = $8) AND {only}
+         ORDER BY p.at DESC, p.id DESC LIMIT $9"
+    );
+    let params = vals![
+        workspace,
+        at,
+        id,
+        from,
+        to,
+        wanted.deployment.as_deref(),
+        wanted.agent.as_deref(),
+        wanted.trigger.map(RunTrigger::as_str),
+        limit + 1
+    ];
+    Ok(Rows::new(tx.all(&sql, params, start_of_row)?, limit, false))
+}
+
+fn start_of_row(row: &Row<'_>) -> Result<ListedRun> {
+    let reason = row.name("reason", OccurrenceReason::from_name)?;
+    Ok(ListedRun {
+        r#type: "listed_run",
+        run_id: None,
+        start_id: Some(row.id("id")?),
+        deployment_id: row.id("deployment_id")?,
+        deployment_name: row.text("name")?,
+        agent: AgentReference::new(row.id("agent_id")?, row.int("agent_version")?),
+        trigger: row.name("kind", RunTrigger::from_name)?,
+        rerun_of: None,
+        rerun_by: None,
+        scheduled_at: None,
+        scheduled_until: None,
+        at: row.time("at")?,
+        state: if reason == OccurrenceReason::Missed { RunState::Missed } else { RunState::Skipped },
+        reason: Some(reason),
+        error: None,
+        session: None,
     })
 }

@@ -10,4 +10,5 @@ pub mod schedule;
 pub mod settle;
 pub mod spans;
 pub mod spend;
+pub mod starts;
 pub mod unattended;

@@ -7,11 +7,13 @@ mod continuity;
 pub mod deadlines;
 pub mod due;
 pub mod failures;
+mod fill;
 pub mod occurrences;
 pub mod policy;
 mod run;
 pub mod spend;
 mod standing;
+pub mod starts;
 mod store;
 mod write;
 

@@ -18,7 +18,7 @@ use crate::{
     app::App,
     db::{Row, Tx, vals},
     error::{Error, Result},
-    limits::{MAX_OCCURRENCES_FILTERED, OCCURRENCE_SPANS, OVERLAPPING_GAPS},
+    limits::{MAX_BACKFILL, MAX_BACKFILL_LOOKED, MAX_OCCURRENCES_FILTERED, OCCURRENCE_SPANS, OVERLAPPING_GAPS},
     page::{Order, Page, Paging},
     request::{Caller, Json, PathAndQuery},
     resources::{deployment_runs, run_outcomes::lateness_ms},
@@ -51,6 +51,44 @@ pub async fn list(
         })
         .await
         .map(Json)
+}
+
+/// The occurrences from `from` to before `to` that were passed over, oldest first.
+///
+/// # Errors
+/// 404 when there is no such deployment, 400 when there are too many of them, or too many to look through.
+pub(super) fn passed_over(
+    tx: &mut Tx<'_>,
+    workspace: &WorkspaceId,
+    id: &str,
+    from: Timestamp,
+    to: Timestamp,
+) -> Result<Vec<Time>> {
+    let standing = Standing::find(tx, workspace, id)?;
+    let now = tx.now();
+    let until = Time::from(to).plus_micros(-1).min(now).timestamp();
+    let mut place = Some(Place { until, seq: i64::MAX });
+    let (mut passed, mut looked) = (Vec::new(), 0);
+    while let Some(begin) = place {
+        let spans = spans(tx, id, begin)?;
+        let more = spans.len() as i64 == OCCURRENCE_SPANS;
+        let (found, next) = walk(&spans, begin, from, now.timestamp(), MAX_OCCURRENCES_FILTERED, more);
+        let record = Record::find(tx, workspace, id, &found)?;
+        looked += found.len();
+        let audited = found.into_iter().map(|occurrence| standing.audit(&record, occurrence, now));
+        let skipped = audited.filter(|audited| audited.outcome == Outcome::Skipped);
+        passed.extend(skipped.map(|audited| audited.scheduled_at));
+        if passed.len() > MAX_BACKFILL || looked > MAX_BACKFILL_LOOKED {
+            return Err(Error::invalid(format_args!(
+                "to: a backfill looks through at most {MAX_BACKFILL_LOOKED} occurrences, of which at most {MAX_BACKFILL} may \
+                 have been passed over; ask for a shorter range"
+            )));
+        }
+        place = next;
+    }
+    passed.sort_unstable();
+    passed.dedup();
+    Ok(passed)
 }
 
 /// A place as it stands in a cursor: `microseconds.seq`.

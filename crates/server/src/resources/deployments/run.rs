@@ -87,26 +87,31 @@ impl ByHand {
     /// comes with the same key at the same moment waits here.
     fn earlier(&self, tx: &mut Tx<'_>, run: &RunId) -> Result<Option<DeploymentRun>> {
         let Self { workspace, id, key: Some(key), .. } = self else { return Ok(None) };
-        let now = tx.now();
-        let forgotten = now.plus_micros(-IDEMPOTENCY_MICROS);
-        let claimed = tx.execute(
-            "INSERT INTO idempotency_keys (deployment_id, key, run_id, created_at) VALUES ($1, $2, $3, $4)
-             ON CONFLICT (deployment_id, key) DO UPDATE SET run_id = $3, created_at = $4
-                 WHERE idempotency_keys.created_at <= $5",
-            vals![id, key, run, now, forgotten],
-        )?;
-        if claimed == 0 {
-            let sql = "SELECT run_id FROM idempotency_keys WHERE deployment_id = $1 AND key = $2";
-            let earlier = tx.one(sql, vals![id, key], |row| row.text(0))?;
-            return earlier.map(|earlier| deployment_runs::get(tx, workspace, &earlier)).transpose();
-        }
-        tx.send(
-            "DELETE FROM idempotency_keys WHERE (deployment_id, key) IN (
-                 SELECT deployment_id, key FROM idempotency_keys WHERE created_at <= $1 ORDER BY created_at LIMIT $2)",
-            vals![forgotten, IDEMPOTENCY_PURGE],
-        )?;
-        Ok(None)
+        let earlier = claim(tx, id, key, run.as_ref())?;
+        earlier.map(|earlier| deployment_runs::get(tx, workspace, &earlier)).transpose()
     }
+}
+
+/// What the key of a caller stands for, while it is remembered. Otherwise it stands for `made` from now on.
+pub(super) fn claim(tx: &mut Tx<'_>, deployment: &str, key: &str, made: &str) -> Result<Option<String>> {
+    let now = tx.now();
+    let forgotten = now.plus_micros(-IDEMPOTENCY_MICROS);
+    let claimed = tx.execute(
+        "INSERT INTO idempotency_keys (deployment_id, key, run_id, created_at) VALUES ($1, $2, $3, $4)
+         ON CONFLICT (deployment_id, key) DO UPDATE SET run_id = $3, created_at = $4
+             WHERE idempotency_keys.created_at <= $5",
+        vals![deployment, key, made, now, forgotten],
+    )?;
+    if claimed == 0 {
+        let sql = "SELECT run_id FROM idempotency_keys WHERE deployment_id = $1 AND key = $2";
+        return tx.one(sql, vals![deployment, key], |row| row.text(0));
+    }
+    tx.send(
+        "DELETE FROM idempotency_keys WHERE (deployment_id, key) IN (
+             SELECT deployment_id, key FROM idempotency_keys WHERE created_at <= $1 ORDER BY created_at LIMIT $2)",
+        vals![forgotten, IDEMPOTENCY_PURGE],
+    )?;
+    Ok(None)
 }
 
 /// Why a run is made.
@@ -167,11 +172,11 @@ pub(super) struct Target {
     pub(super) initial_events: String,
     pub(super) resources: String,
     pub(super) vault_ids: String,
-    spend: Option<Spend>,
+    pub(super) spend: Option<Spend>,
     pub(super) session: Option<SessionChoice>,
     /// Most characters that a new session is told of an earlier run.
     pub(super) carry_forward: Option<u32>,
-    archived: bool,
+    pub(super) archived: bool,
     /// How long a session may take.
     session_seconds: Option<i64>,
 }
@@ -202,7 +207,7 @@ impl Target {
         LEFT JOIN agent_versions v ON v.agent_id = d.agent_id AND v.version = d.agent_version
         LEFT JOIN environments e ON e.workspace_id = d.workspace_id AND e.id = d.environment_id";
 
-    fn find(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Option<Self>> {
+    pub(super) fn find(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Option<Self>> {
         static SQL: LazyLock<String> = LazyLock::new(|| {
             let (columns, tables) = (Target::COLUMNS, Target::TABLES);
             format!("SELECT {columns} FROM {tables} WHERE d.workspace_id = $1 AND d.id = $2 AND a.id IS NOT NULL")
