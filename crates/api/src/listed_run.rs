@@ -175,6 +175,8 @@ names! {
         "paused" => Paused,
         /// The session of an occurrence could not be started, and there will be another attempt.
         "retrying" => Retrying,
+        /// No run of a deployment has come to a good end for a number of its own intervals.
+        "silent" => Silent,
         /// An endpoint of webhooks was disabled, because what was sent to it failed.
         "webhook_disabled" => WebhookDisabled,
     }

@@ -27,6 +27,11 @@ pub const MAX_CATCH_UP_SECONDS: i64 = 31 * 86_400;
 /// The widest range over which deployments can be spread, in seconds.
 pub const MAX_JITTER_SECONDS: i64 = 3600;
 
+/// Most intervals that may pass without a good run before a deployment counts as silent.
+pub const MAX_SILENT_AFTER_INTERVALS: i64 = 1000;
+/// How many may pass where nobody said.
+pub const SILENT_AFTER_INTERVALS: u32 = 3;
+
 /// The policy of a deployment as the API shows it: what holds, whether it was set or is the server's default.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct DeploymentPolicy {
@@ -44,6 +49,8 @@ pub struct DeploymentPolicy {
     pub catch_up_seconds: u32,
     /// Whether occurrences are delayed.
     pub jitter: Jitter,
+    /// After how many of its own intervals without a good run it counts as silent.
+    pub silent_after_intervals: u32,
 }
 
 names! {
@@ -195,6 +202,8 @@ described! {
         catch_up_seconds: u32, clears as Whole(0, MAX_CATCH_UP_SECONDS);
         /// Whether occurrences are delayed.
         jitter: Jitter, clears as AnyJitter;
+        /// After how many of its own intervals without a good run it counts as silent.
+        silent_after_intervals: u32, clears as Whole(1, MAX_SILENT_AFTER_INTERVALS);
     }
 }
 

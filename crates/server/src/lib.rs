@@ -36,6 +36,7 @@ pub mod room;
 pub mod sandboxes;
 pub mod scheduler;
 pub mod shares;
+pub mod silence;
 pub mod sweep;
 pub mod telemetry;
 pub mod tick;
@@ -200,6 +201,7 @@ pub async fn serve_offer(offer: Offer, config: Config, clock: Clock) -> Result<S
     });
     if app.config.roles.has(Role::Scheduler) {
         app.spawn(tick::run(app.clone()));
+        app.spawn(silence::run(app.clone()));
         app.spawn(renewals::run(app.clone()));
     }
     if app.config.roles.has(Role::Runner) {

@@ -68,6 +68,7 @@ async fn a_policy_is_the_default_until_it_is_set_and_again_when_it_is_cleared() 
         "retry": {"max_attempts": 1, "initial_backoff_seconds": 30, "max_backoff_seconds": 600, "multiplier": 2},
         "catch_up_seconds": 1800,
         "jitter": "off",
+        "silent_after_intervals": 3,
     });
     assert_eq!(api.get(&policy_path(&made)).await, default);
     let settings = json!({
@@ -76,6 +77,7 @@ async fn a_policy_is_the_default_until_it_is_set_and_again_when_it_is_cleared() 
         "retry": {"max_attempts": 4, "initial_backoff_seconds": 5, "max_backoff_seconds": 60, "multiplier": 3},
         "catch_up_seconds": 0,
         "jitter": "hosted",
+        "silent_after_intervals": 5,
     });
     let mut expected = default.clone();
     for (field, value) in settings.as_object().unwrap() {
@@ -89,7 +91,7 @@ async fn a_policy_is_the_default_until_it_is_set_and_again_when_it_is_cleared() 
     assert_eq!(retry, over(default["retry"].clone(), &json!({"max_attempts": 2})), "it is replaced as a whole");
     let rota = rota.restart().await;
     let cleared = json!({"overlap": null, "max_concurrent_sessions": null, "retry": null, "catch_up_seconds": null,
-                         "jitter": null});
+                         "jitter": null, "silent_after_intervals": null});
     assert_eq!(set_policy(&rota.api, &made, cleared).await, default);
     assert_eq!(rota.api.get(&path(&made)).await, made, "a policy is no part of the deployment");
 }
@@ -124,6 +126,8 @@ async fn a_policy_is_read_strictly() {
         (json!({"jitter": "30"}), "jitter: \"30\" is not a valid value"),
         (json!({"jitter": 3601}), "jitter: value must be less than or equal to 3600"),
         (json!({"jitter": true}), "jitter: Input should be a valid integer"),
+        (json!({"silent_after_intervals": 0}), "silent_after_intervals: value must be greater than or equal to 1"),
+        (json!({"silent_after_intervals": 1001}), "silent_after_intervals: value must be less than or equal to 1000"),
     ] {
         assert_eq!(api.post_refused(&policy_path(&made), body).await, invalid(message));
     }

@@ -302,7 +302,10 @@ fn end(
                 let message = error.map_or("the session ended", |error| &error.message);
                 deployments::failures::count(tx, workspace, &deployment, run.as_ref(), message)?;
             }
-            Rest::Over(..) => deployments::failures::end(tx, &deployment)?,
+            Rest::Over(..) => {
+                deployments::failures::end(tx, &deployment)?;
+                deployments::silence::end(tx, &deployment)?;
+            }
             Rest::Waiting { .. } => {}
         }
     }

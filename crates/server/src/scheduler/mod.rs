@@ -6,4 +6,5 @@ pub mod policy;
 pub mod preview;
 pub mod schedule;
 pub mod settle;
+pub mod silence;
 pub mod spans;

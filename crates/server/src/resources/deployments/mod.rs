@@ -7,8 +7,10 @@ pub mod failures;
 pub mod occurrences;
 pub mod policy;
 mod run;
+pub mod silence;
 mod standing;
 mod store;
+mod told;
 mod write;
 
 use axum::extract::{FromRequestParts, State};

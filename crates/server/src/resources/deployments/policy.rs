@@ -4,10 +4,10 @@
 use axum::extract::State;
 use rota_api::{
     id::{DeploymentId, WorkspaceId},
-    policy::{DeploymentPolicy, Overlap, Policy, UpdatePolicy},
+    policy::{DeploymentPolicy, Overlap, Policy, SILENT_AFTER_INTERVALS, UpdatePolicy},
 };
 
-use super::{active, store};
+use super::{active, silence, store};
 use crate::{
     app::App,
     db::{Row, Tx, vals},
@@ -45,12 +45,13 @@ fn shown((deployment_id, policy): (DeploymentId, Policy), default: Timing) -> De
         retry: policy.retry.unwrap_or_default(),
         catch_up_seconds: timing.catch_up.as_secs() as u32,
         jitter: timing.jitter,
+        silent_after_intervals: policy.silent_after_intervals.unwrap_or(SILENT_AFTER_INTERVALS),
     }
 }
 
 fn read(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<(DeploymentId, Policy)> {
     tx.one_or(
-        "SELECT id, overlap, max_concurrent_sessions, retry, catch_up_seconds, jitter FROM deployments
+        "SELECT id, overlap, max_concurrent_sessions, retry, catch_up_seconds, jitter, silent_after_intervals FROM deployments
          WHERE workspace_id = $1 AND id = $2",
         vals![workspace, id],
         |row| Ok((row.id("id")?, from_row(row)?)),
@@ -58,7 +59,7 @@ fn read(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<(Deploymen
     )
 }
 
-/// Reads the columns `overlap`, `max_concurrent_sessions`, `retry`, `catch_up_seconds` and `jitter`.
+/// Reads the columns `overlap`, `max_concurrent_sessions`, `retry`, `catch_up_seconds`, `jitter` and `silent_after_intervals`.
 pub(super) fn from_row(row: &Row<'_>) -> Result<Policy> {
     let unknown = |what: &str| Error::internal(format!("the store has a policy with {what}"));
     let number = |column| row.opt_int(column).map(|number| number.map(|number| number as u32));
@@ -69,6 +70,7 @@ pub(super) fn from_row(row: &Row<'_>) -> Result<Policy> {
         retry: row.opt_json("retry")?,
         catch_up_seconds: number("catch_up_seconds")?,
         jitter: row.opt_text("jitter")?.map(|jitter| jitter.parse()).transpose().map_err(|e: String| unknown(&e))?,
+        silent_after_intervals: number("silent_after_intervals")?,
     })
 }
 
@@ -84,7 +86,8 @@ fn write(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, update: &UpdatePoli
     // The scheduler looks at once: what is due, and what waits, may be decided otherwise now.
     tx.execute(
         "UPDATE deployments SET overlap = $3, max_concurrent_sessions = $4, retry = $5, catch_up_seconds = $6,
-             jitter = $7, next_fire_at = CASE WHEN next_fire_at > $8 THEN $8 ELSE next_fire_at END
+             jitter = $7, next_fire_at = CASE WHEN next_fire_at > $8 THEN $8 ELSE next_fire_at END,
+             silent_after_intervals = $9
          WHERE workspace_id = $1 AND id = $2",
         vals![
             workspace,
@@ -94,9 +97,13 @@ fn write(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, update: &UpdatePoli
             policy.retry.map(|retry| serde_json::to_string(&retry)).transpose()?.as_deref(),
             policy.catch_up_seconds.map(i64::from),
             policy.jitter.map(|jitter| jitter.to_string()).as_deref(),
-            tx.now()
+            tx.now(),
+            policy.silent_after_intervals.map(i64::from)
         ],
     )?;
+    if policy.silent_after_intervals != stored.silent_after_intervals {
+        silence::look_soon(tx, &id)?;
+    }
     // A session that comes to rest meanwhile would still see the old policy, and wake nobody.
     if policy.overlap == Some(Overlap::QueueOne) && stored.overlap != policy.overlap {
         active::hold(tx, &id)?;

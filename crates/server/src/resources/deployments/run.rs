@@ -8,7 +8,7 @@ use rota_api::{
     id::{DeploymentId, EnvironmentId, Id, RunId, SessionId, WorkspaceId},
 };
 
-use super::{check::check, failures, store};
+use super::{check::check, failures, store, told};
 use crate::{
     app::FirePolicy,
     closed::Closed,
@@ -284,6 +284,7 @@ pub(super) fn record(
     };
     deployment_runs::insert(tx, workspace, &run)?;
     if let Some(error) = &run.error {
+        told::could_not_start(tx, workspace, &run, error)?;
         failures::count(tx, workspace, &run.deployment_id, Some(&run.id), &error.message)?;
     }
     Ok(run)

@@ -11,6 +11,7 @@ use rota_api::{
     id::{DeploymentId, WorkspaceId},
 };
 
+use super::{silence, told};
 use crate::{
     db::{Row, Tx, vals},
     error::{Error, Result},
@@ -39,6 +40,11 @@ impl Standing {
             (None, None) => State::Active,
         };
         Ok(Self { state, schedule })
+    }
+
+    /// Whether occurrences come and fire.
+    fn counts(&self) -> bool {
+        self.state == State::Active && self.schedule.is_some()
     }
 
     /// A stored schedule that this program cannot read, as of a zone that it does not know, has no occurrences.
@@ -76,6 +82,7 @@ pub(super) fn changing<T>(
         }
         write(tx, workspace, id, settled_at, &settle::change(from, to, settled_at, now))?;
         insert_span(tx, id, &after)?;
+        silence::count_anew(tx, workspace, id, after.counts())?;
     }
     Ok(value)
 }
@@ -90,7 +97,8 @@ pub(super) fn begin(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &DeploymentId)
     let nothing = settle::Standing { state: State::Active, cron: None };
     let to = settle::Standing { state: standing.state, cron: cron.as_ref() };
     write(tx, workspace, id.as_ref(), now, &settle::change(nothing, to, now, now))?;
-    insert_span(tx, id.as_ref(), &standing)
+    insert_span(tx, id.as_ref(), &standing)?;
+    silence::count_anew(tx, workspace, id.as_ref(), standing.counts())
 }
 
 /// What the store says about the occurrences of a deployment.
@@ -170,6 +178,7 @@ pub(super) fn skip(
 ) -> Result<()> {
     let (first, last) = (Time::from(*occurrences.start()), Time::from(*occurrences.end()));
     assert!(first <= last, "occurrences that are skipped from {first} to {last}");
+    told::passed_over(tx, workspace, id, (first, last), reason)?;
     let grown = tx.execute(
         "UPDATE deployment_skips SET last_at = $3 WHERE deployment_id = $1 AND last_at = $2 AND reason = $4",
         vals![id, Time::from(settled_at), last, reason.as_str()],
