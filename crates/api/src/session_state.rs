@@ -15,6 +15,9 @@ use crate::{
     session::{SessionUsage, Status},
 };
 
+/// For what the last turn of the sessions has ended that can be asked for.
+pub const STOP_REASONS: &[&str] = &["end_turn", "requires_action", "retries_exhausted", "terminated"];
+
 /// A session and what it is doing.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct SessionWithState {

@@ -17,7 +17,7 @@ use rota_api::{
     run_outcome::RunWithOutcome,
     run_sum::{RunSums, SumBy},
     schedule::SchedulePreview,
-    session_state::{SessionState, SessionWithState},
+    session_state::{STOP_REASONS, SessionState, SessionWithState},
     tunnel::TunnelWithStatus,
     warning::SessionWithWarnings,
     webhook::{
@@ -219,7 +219,7 @@ fn made() -> String {
         limit.clone(),
         page.clone(),
         ("state", json!({"enum": SessionState::NAMES})),
-        ("stop_reason", text.clone()),
+        ("stop_reason", json!({"enum": STOP_REASONS})),
         ("deployment_id", text.clone()),
         ("agent_id", text.clone()),
         time("from"),

@@ -225,6 +225,8 @@ pub const SILENCE_BATCH: i64 = 100;
 pub const SILENCE_RUNS: i64 = 100;
 /// After how long a deployment is looked at again at the latest, in microseconds: before its runs are so old that they may be deleted.
 pub const SILENCE_LOOK_MICROS: i64 = 6 * 60 * 60 * 1_000_000;
+/// The same of one that is silent.
+pub const SILENT_LOOK_MICROS: i64 = 10 * 60 * 1_000_000;
 /// Over how long a time after an occurrence the looks at those deployments are spread that have it, in seconds.
 pub const SILENCE_SPREAD_SECONDS: i64 = 30;
 

@@ -239,10 +239,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("resources/tunnels", &["app", "db", "page", "random", "request", "vault"]),
     ("resources/user_profiles", &["app", "db", "page", "request"]),
     ("resources/vaults", &["app", "db", "page", "request", "resources/credentials", "resources/webhook_outbox"]),
-    (
-        "resources/webhook_endpoints",
-        &["app", "db", "outgoing", "page", "request", "resources/webhook_outbox", "vault"],
-    ),
+    ("resources/webhook_endpoints", &["app", "db", "outgoing", "page", "request", "resources/webhook_outbox", "vault"]),
     ("resources/webhook_outbox", &["db", "resources/organization"]),
     (
         "resources/work",

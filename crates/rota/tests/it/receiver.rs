@@ -191,7 +191,11 @@ fn delivery(headers: &HashMap<String, String>, body: String, is_accepted: bool) 
     assert!(headers["user-agent"].starts_with("rota/"));
     let event: Value = serde_json::from_str(&body).unwrap();
     let is_own = event["data"]["type"].as_str().is_some_and(|kind| kind.starts_with("rota."));
-    if is_own { OWN.check_event(&event) } else { MANAGED_AGENTS.check_event(&event) }
+    if is_own {
+        OWN.check_event(&event)
+    } else {
+        MANAGED_AGENTS.check_event(&event)
+    }
     assert_eq!(event["id"], headers["webhook-id"]);
     Delivery {
         id: headers["webhook-id"].clone(),

@@ -37,7 +37,8 @@ fn counts(sum: &Value) -> [u64; 6] {
 #[tokio::test]
 async fn runs_are_summed_by_what_is_asked_for() {
     let says = || Reply::Message(vec![json!({"type": "text", "text": "hi"})]);
-    let refuses = Reply::Error(400, "", json!({"type": "error", "error": {"type": "invalid_request_error", "message": "no"}}));
+    let refuses =
+        Reply::Error(400, "", json!({"type": "error", "error": {"type": "invalid_request_error", "message": "no"}}));
     let upstream = Upstream::start([says(), refuses, says(), says(), says()]).await;
     let mut model = upstream.model();
     // 0.4 cents for a token of input, one cent and a millionth of one for a token of output.
@@ -83,7 +84,10 @@ async fn runs_are_summed_by_what_is_asked_for() {
     assert_eq!(by_deployment[0]["deployment_id"], one["id"]);
     assert_eq!(by_deployment[2]["cost"], Value::Null);
     // Five tokens and seven of each answer; what was refused has used none.
-    let tokens = over(json!({"input_tokens": 10, "output_tokens": 14}), &json!({"cache_read_input_tokens": 0, "cache_creation_input_tokens": 0}));
+    let tokens = over(
+        json!({"input_tokens": 10, "output_tokens": 14}),
+        &json!({"cache_read_input_tokens": 0, "cache_creation_input_tokens": 0}),
+    );
     assert_eq!(by_deployment[0]["tokens"], tokens);
     let [took, longest] = ["duration_seconds", "longest_seconds"].map(|name| by_deployment[0][name].as_f64().unwrap());
     assert!(took >= longest && longest > 0.0 && longest < 60.0, "{took} and {longest}");
@@ -149,7 +153,10 @@ async fn sums_are_of_a_bounded_time_and_number_of_runs() {
     tamper(&rota, copies(MAX_SUMMED_RUNS - 1)).await;
     assert_eq!(counts(&sums(api, "").await[0])[0], MAX_SUMMED_RUNS as u64);
     let refused = api.get_refused(&format!("{SUMS}?by=deployment")).await;
-    assert_eq!(refused, invalid(format!("by: there are more than {MAX_RUN_SUMS} sums; choose a shorter time, or sum by less")));
+    assert_eq!(
+        refused,
+        invalid(format!("by: there are more than {MAX_RUN_SUMS} sums; choose a shorter time, or sum by less"))
+    );
     api.call(&format!("{}/run", path(&made))).await;
     rota.advance_seconds(1);
     let refused = api.get_refused(SUMS).await;

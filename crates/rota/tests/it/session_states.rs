@@ -70,7 +70,8 @@ async fn a_session_is_listed_with_what_it_does_and_since_when() {
     appears(rota.workspace_file(session, "begun")).await;
     let working = shown(api, session).await;
     assert_eq!((&working["state"], &working["since"]), (&json!("working"), &official["created_at"]));
-    let bare = parts.session_with(api, message("```write\n{\"file_path\": \"/workspace/a\", \"content\": \"a\"}\n```")).await;
+    let bare =
+        parts.session_with(api, message("```write\n{\"file_path\": \"/workspace/a\", \"content\": \"a\"}\n```")).await;
     let call = id(first(&api.stream_from(id(&bare), 0).await.turn().await, "agent.tool_use")).to_owned();
     rota.advance_seconds(60);
     let waiting = shown(api, id(&bare)).await;
@@ -107,8 +108,10 @@ async fn a_session_is_listed_with_what_it_does_and_since_when() {
 
 #[tokio::test]
 async fn what_is_tried_again_says_when_and_what_died_is_found() {
-    let busy = Reply::Error(529, "", json!({"type": "error", "error": {"type": "overloaded_error", "message": "busy"}}));
-    let refuses = Reply::Error(400, "", json!({"type": "error", "error": {"type": "invalid_request_error", "message": "no"}}));
+    let busy =
+        Reply::Error(529, "", json!({"type": "error", "error": {"type": "overloaded_error", "message": "busy"}}));
+    let refuses =
+        Reply::Error(400, "", json!({"type": "error", "error": {"type": "invalid_request_error", "message": "no"}}));
     let upstream = Upstream::start([busy, refuses]).await;
     let rota = Rota::with(|config| config.models.push(upstream.model())).await;
     let api = &rota.api;

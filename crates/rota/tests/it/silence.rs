@@ -102,7 +102,8 @@ async fn a_silence_is_told_once_and_ends_with_the_next_good_run() {
 
 #[tokio::test]
 async fn only_a_run_that_comes_to_a_good_end_is_one() {
-    let refuses = || Reply::Error(400, "", json!({"type": "error", "error": {"type": "invalid_request_error", "message": "no"}}));
+    let refuses =
+        || Reply::Error(400, "", json!({"type": "error", "error": {"type": "invalid_request_error", "message": "no"}}));
     let says = Reply::Message(vec![json!({"type": "text", "text": "hi"})]);
     let upstream = Upstream::start([refuses(), refuses(), says]).await;
     let rota = only_api(|config| config.models.push(upstream.model())).await;

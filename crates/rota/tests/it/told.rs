@@ -70,7 +70,10 @@ async fn a_run_tells_how_it_came_to_its_end_to_those_who_asked_for_it() {
     let died = run_by_hand(api, &made).await;
     let told = said(api, &mut receiver, &asked).await;
     assert_eq!((&told["id"], &told["outcome"], &told["cost"]), (&died["id"], &json!("failed"), &Value::Null));
-    assert_eq!((&told["stop_reason"], &told["error"]["type"]), (&json!("retries_exhausted"), &json!("model_request_failed_error")));
+    assert_eq!(
+        (&told["stop_reason"], &told["error"]["type"]),
+        (&json!("retries_exhausted"), &json!("model_request_failed_error"))
+    );
     assert!(told["error"]["message"].as_str().unwrap().contains("not this"), "{told}");
 
     // A session that no deployment started is no run.
@@ -93,7 +96,10 @@ async fn a_run_tells_how_it_came_to_its_end_to_those_who_asked_for_it() {
     let of = |endpoint: &Value| format!("{ENDPOINTS}/{}/deliveries", id(endpoint));
     let to_others = api.all(&of(&official), 100).await;
     let kinds: Vec<_> = to_others.iter().map(|told| told["event"]["data"]["type"].as_str().unwrap()).collect();
-    assert!(kinds.contains(&"session.status_idled") && !kinds.iter().any(|kind| kind.starts_with("rota.")), "{kinds:?}");
+    assert!(
+        kinds.contains(&"session.status_idled") && !kinds.iter().any(|kind| kind.starts_with("rota.")),
+        "{kinds:?}"
+    );
     assert_eq!(api.all(&of(&asked), 100).await.len(), 3);
 }
 
@@ -129,7 +135,10 @@ async fn a_run_that_waits_for_a_human_tells_what_for_and_one_that_waits_for_a_pr
     api.events(session(&run), json!([denied])).await;
     stream.turn().await;
     let told = said(api, &mut receiver, &endpoint).await;
-    assert_eq!((&told["type"], &told["id"], &told["outcome"]), (&json!("rota.run.finished"), &run["id"], &json!("done")));
+    assert_eq!(
+        (&told["type"], &told["id"], &told["outcome"]),
+        (&json!("rota.run.finished"), &run["id"], &json!("done"))
+    );
 
     // An interrupt ends what waits, without a runner.
     api.events(session(&program), json!([{"type": "user.interrupt"}])).await;

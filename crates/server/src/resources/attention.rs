@@ -150,7 +150,8 @@ fn silent(row: &Row<'_>) -> Result<Option<AttentionItem>> {
     }))
 }
 
-const WEBHOOKS: &str = "SELECT id, name, disabled_reason, coalesce(disabled_at, updated_at) AS disabled_at FROM webhook_endpoints
+const WEBHOOKS: &str =
+    "SELECT id, name, disabled_reason, coalesce(disabled_at, updated_at) AS disabled_at FROM webhook_endpoints
     WHERE workspace_id = $1 AND state = 'disabled' AND disabled_reason <> ''";
 
 fn webhook(row: &Row<'_>) -> Result<Option<AttentionItem>> {

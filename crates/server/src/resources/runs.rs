@@ -227,13 +227,7 @@ fn session_of_row(row: &Row<'_>) -> Result<ListedSession> {
 }
 
 /// How the session of a run fares. One that an older program brought to rest does not say why.
-pub fn state(
-    status: Status,
-    stop_reason: Option<&str>,
-    has_runner: bool,
-    is_archived: bool,
-    waits: bool,
-) -> RunState {
+pub fn state(status: Status, stop_reason: Option<&str>, has_runner: bool, is_archived: bool, waits: bool) -> RunState {
     match (status, stop_reason) {
         (Status::Running, _) if has_runner => RunState::Working,
         (Status::Running, _) => RunState::Queued,

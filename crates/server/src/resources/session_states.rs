@@ -6,7 +6,7 @@ use rota_api::{
     id::{self, AgentId, DeploymentId, SessionId, WorkspaceId},
     listed_run::Cost,
     session::{SessionUsage, Status},
-    session_state::{SessionState, SessionWithState},
+    session_state::{STOP_REASONS, SessionState, SessionWithState},
 };
 
 use crate::{
@@ -22,12 +22,10 @@ use crate::{
 pub async fn list(State(app): State<App>, caller: Caller, query: Query) -> Result<Json<Page<SessionWithState>>> {
     let state = query.one_of("state", SessionState::NAMES)?.and_then(SessionState::from_name);
     let stop_reason = query.one_of("stop_reason", STOP_REASONS)?;
+    let few = state.and_then(few_in).or(stop_reason.and_then(few_of));
     let deployment = query.id::<DeploymentId>("deployment_id")?;
-    let (mut select, key) = walk(&caller.workspace, deployment);
-    if let Some(state) = state {
-        select.when(true, condition(state));
-    }
-    select.when(stop_reason.is_some_and(|reason| FAILED.contains(&reason)), FEW_FAILED);
+    let (mut select, key) = walk(&caller.workspace, deployment, few);
+    select.when(state.is_some(), state.map_or("", condition));
     select.text("s.stop_reason =", stop_reason);
     select.text("s.agent_id =", query.id::<AgentId>("agent_id")?);
     select.text("s.id >=", query.time("from")?.map(id::floor::<SessionId>));
@@ -43,11 +41,6 @@ pub async fn list(State(app): State<App>, caller: Caller, query: Query) -> Resul
         .await
         .map(Json)
 }
-
-/// What a session may have stopped for.
-const STOP_REASONS: &[&str] = &["end_turn", "refusal", "requires_action", "retries_exhausted", "terminated"];
-/// Those of sessions that died.
-const FAILED: [&str; 2] = ["retries_exhausted", "terminated"];
 
 macro_rules! columns {
     ($key:literal) => {
@@ -79,41 +72,50 @@ const BY_RUN: &str = concat!(
     "WHERE r.workspace_id = $1 AND coalesce(s.run_id, r.id) = r.id"
 );
 
-/// The SELECT of the sessions of a deployment, or of all, and the column that it is walked along.
-fn walk(workspace: &WorkspaceId, deployment: Option<&str>) -> (Select, &'static str) {
-    match deployment {
-        Some(_) => {
-            let mut select = Select::new(BY_RUN, workspace);
-            select.text("r.deployment_id =", deployment);
-            (select, "r.id")
-        }
-        None => (Select::new(ALL, workspace), "s.id"),
+/// The SELECT of the sessions of a deployment, or of all, and the column that it is walked along. Where `few` are asked for, they come
+/// from an index of these: a walk would pass over all others.
+fn walk(workspace: &WorkspaceId, deployment: Option<&str>, few: Option<&str>) -> (Select, &'static str) {
+    if few.is_none() && deployment.is_some() {
+        let mut select = Select::new(BY_RUN, workspace);
+        select.text("r.deployment_id =", deployment);
+        return (select, "r.id");
+    }
+    let mut select = Select::new(ALL, workspace);
+    if let Some(few) = few {
+        select.when(true, &format!("s.id IN (SELECT w.id FROM sessions w WHERE w.workspace_id = $1 AND {few})"));
+    }
+    select.text("s.deployment_id =", deployment);
+    (select, "s.id")
+}
+
+/// What is true of the few sessions that may be in a state, for which there is an index.
+fn few_in(state: SessionState) -> Option<&'static str> {
+    match state {
+        SessionState::Queued | SessionState::Working | SessionState::Retrying => Some("w.runnable_at IS NOT NULL"),
+        SessionState::Waiting => few_of("requires_action"),
+        SessionState::Resting | SessionState::Ended => None,
     }
 }
 
-macro_rules! at_a_runner {
-    () => {
-        "s.id IN (SELECT w.id FROM sessions w WHERE w.workspace_id = $1 AND w.runnable_at IS NOT NULL)"
-    };
+/// The same of those that have stopped for a reason.
+fn few_of(stop_reason: &str) -> Option<&'static str> {
+    match stop_reason {
+        "requires_action" => Some("w.stop_reason = 'requires_action'"),
+        "retries_exhausted" | "terminated" => Some("w.stop_reason IN ('retries_exhausted', 'terminated')"),
+        _ => None,
+    }
 }
 
-/// Few are at a runner, wait or died: their ids come from an index of these, where a walk would pass over all others.
 fn condition(state: SessionState) -> &'static str {
     match state {
-        SessionState::Queued => concat!("s.status = 'running' AND s.lease_owner IS NULL AND ", at_a_runner!()),
-        SessionState::Working => concat!("s.status = 'running' AND s.lease_owner IS NOT NULL AND ", at_a_runner!()),
-        SessionState::Retrying => concat!("s.status = 'rescheduling' AND ", at_a_runner!()),
-        SessionState::Waiting => {
-            "s.status = 'idle' AND s.waiting_on IS NOT NULL AND s.id IN (SELECT w.id FROM sessions w
-                 WHERE w.workspace_id = $1 AND w.stop_reason = 'requires_action')"
-        }
+        SessionState::Queued => "s.status = 'running' AND s.lease_owner IS NULL",
+        SessionState::Working => "s.status = 'running' AND s.lease_owner IS NOT NULL",
+        SessionState::Retrying => "s.status = 'rescheduling'",
+        SessionState::Waiting => "s.status = 'idle' AND s.waiting_on IS NOT NULL",
         SessionState::Resting => "s.status = 'idle' AND s.waiting_on IS NULL",
         SessionState::Ended => "s.status = 'terminated'",
     }
 }
-
-const FEW_FAILED: &str = "s.id IN (SELECT w.id FROM sessions w
-    WHERE w.workspace_id = $1 AND w.stop_reason IN ('retries_exhausted', 'terminated'))";
 
 fn from_row(row: &Row<'_>) -> Result<SessionWithState> {
     let status = sessions::stored_status(&row.text("status")?)?;

@@ -3,7 +3,7 @@
 //! Each deployment whose schedule counts has a row that says when to look at it next, so that nobody walks all of them. A look
 //! finds the last good run among the newest ones, and tells of a silence once: until the next good run, which ends it.
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use rota_api::{
     Time,
     id::{DeploymentId, WorkspaceId},
@@ -15,7 +15,7 @@ use rota_api::{
 use crate::{
     db::{Row, Tx, vals},
     error::Result,
-    limits::{SILENCE_LOOK_MICROS, SILENCE_RUNS, SILENCE_SPREAD_SECONDS},
+    limits::{SILENCE_LOOK_MICROS, SILENCE_RUNS, SILENCE_SPREAD_SECONDS, SILENT_LOOK_MICROS},
     resources::webhook_outbox,
     scheduler::{cron::Cron, schedule::place_in, silence::silent_from},
 };
@@ -152,16 +152,16 @@ impl Watched {
             Some(known) => last_good_end(tx, &self.workspace, &self.id)?.map_or(known, |found| known.max(found)),
             None => now,
         };
-        let at_latest = now.plus_micros(SILENCE_LOOK_MICROS);
         // Deployments that occur together are not all looked at in the moment in which they fire.
         let delay = place_in(SignedDuration::from_secs(SILENCE_SPREAD_SECONDS), self.id.as_ref()).as_micros() as i64;
         let silent_from = self.cron.as_ref().and_then(|cron| silent_from(cron, good_at.timestamp(), self.intervals));
-        let is_silent = silent_from.is_some_and(|from| Time::from(from) <= now);
-        // Whoever ends a silence says so; a look at each occurrence finds out where they came at the same moment.
-        let next: Option<Timestamp> =
-            if is_silent { self.cron.as_ref().and_then(|cron| cron.next(now.timestamp())) } else { silent_from };
+        let silent_from = silent_from.map(Time::from);
+        let is_silent = silent_from.is_some_and(|from| from <= now);
+        // Whoever ends a silence says so; another look finds out where they came at the same moment.
+        let at_latest = now.plus_micros(if is_silent { SILENT_LOOK_MICROS } else { SILENCE_LOOK_MICROS });
+        let next = silent_from.filter(|_| !is_silent).map_or(at_latest, |from| from.min(at_latest));
         Ok(Look {
-            next: next.map_or(at_latest, |at| Time::from(at).plus_micros(delay).min(at_latest)),
+            next: next.plus_micros(delay),
             workspace: self.workspace,
             id: self.id,
             look_at: self.look_at,
