@@ -203,6 +203,8 @@ names! {
         "spend_near" => SpendNear,
         /// A deployment has spent what it may in a day or in a month: its occurrences are skipped.
         "spend_reached" => SpendReached,
+        /// No run of a deployment has come to a good end for a number of its own intervals.
+        "silent" => Silent,
         /// An endpoint of webhooks was disabled, because what was sent to it failed.
         "webhook_disabled" => WebhookDisabled,
     }

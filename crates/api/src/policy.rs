@@ -42,6 +42,10 @@ pub const MAX_JITTER_SECONDS: i64 = 3600;
 pub const MAX_DEADLINE_SECONDS: i64 = 31 * 86_400;
 /// Most failed runs in a row before a deployment is paused.
 pub const MAX_FAILURES: i64 = 1000;
+/// Most intervals that may pass without a good run before a deployment counts as silent.
+pub const MAX_SILENT_AFTER_INTERVALS: i64 = 1000;
+/// How many may pass where nobody said.
+pub const SILENT_AFTER_INTERVALS: u32 = 3;
 
 /// The policy of a deployment as the API shows it: what holds, whether it was set or is the server's default.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -60,6 +64,8 @@ pub struct DeploymentPolicy {
     pub catch_up_seconds: u32,
     /// Whether occurrences are delayed.
     pub jitter: Jitter,
+    /// After how many of its own intervals without a good run it counts as silent.
+    pub silent_after_intervals: u32,
     /// What may be spent before occurrences are skipped; null is no ceiling.
     pub spend: Option<Spend>,
     /// Which session a start sends the first events to.
@@ -350,6 +356,8 @@ described! {
         catch_up_seconds: u32, clears as Whole(0, MAX_CATCH_UP_SECONDS);
         /// Whether occurrences are delayed.
         jitter: Jitter, clears as AnyJitter;
+        /// After how many of its own intervals without a good run it counts as silent.
+        silent_after_intervals: u32, clears as Whole(1, MAX_SILENT_AFTER_INTERVALS);
         /// What becomes of calls that wait for an answer.
         unattended: Unattended, clears as AnyUnattended;
         /// How long a session may take from its start to the end of its turn, in seconds.

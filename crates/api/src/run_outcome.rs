@@ -65,7 +65,7 @@ pub struct SessionOutcome {
 }
 
 /// An event that must be answered.
-#[derive(Debug, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct WaitingOn {
     /// The event.
     pub event_id: EventId,

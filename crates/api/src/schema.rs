@@ -12,7 +12,7 @@ use crate::{
     environment_key::{self, CreateEnvironmentKey},
     event::{SessionError, StopReason},
     id::{
-        DeploymentId, EgressId, EnvironmentId, EnvironmentKeyId, EventId, HookId, RunId, SessionId, StartId,
+        AgentId, DeploymentId, EgressId, EnvironmentId, EnvironmentKeyId, EventId, HookId, RunId, SessionId, StartId,
         TunnelTokenId, WebhookEndpointId, WebhookEventId,
     },
     policy::{Jitter, NamedJitter},
@@ -39,6 +39,7 @@ macro_rules! schemas {
 }
 
 schemas! {
+    AgentId {"type": "string"};
     DeploymentId {"type": "string"};
     EgressId {"type": "string"};
     EnvironmentId {"type": "string"};

@@ -14,8 +14,11 @@ use rota_api::{
     listed_run::{Attention, ListedRun, RunState, RunTrigger},
     occurrence::{AuditedOccurrence, OccurrenceOutcome},
     policy::{DeploymentPolicy, UpdatePolicy},
+    rota_event::{EndpointDisabled, PassedOver, RunFinished, RunWaiting, Silent},
     run_outcome::RunWithOutcome,
+    run_sum::{RunSums, SumBy},
     schedule::SchedulePreview,
+    session_state::{STOP_REASONS, SessionState, SessionWithState},
     start::{Backfill, PlannedBackfill, PlannedStart, SentStartRun, StartState, StartedRun},
     tunnel::TunnelWithStatus,
     warning::SessionWithWarnings,
@@ -52,6 +55,7 @@ struct Contract {
     generator: SchemaGenerator,
     official: Value,
     paths: Map<String, Value>,
+    events: Map<String, Value>,
 }
 
 impl Contract {
@@ -102,6 +106,25 @@ impl Contract {
         path[method] = operation;
     }
 
+    /// An event of Rota's own: what every event says, and what `T` says beside it.
+    fn event<T: JsonSchema>(&mut self, name: &str) {
+        let (text, time) = (json!({"type": "string"}), json!({"type": "string", "format": "date-time"}));
+        let mut data = <T as JsonSchema>::json_schema(&mut self.generator).to_value();
+        data["properties"]["type"] = json!({ "const": name });
+        for every in ["id", "organization_id", "workspace_id"] {
+            data["properties"][every] = text.clone();
+        }
+        let required = data["required"].as_array_mut().unwrap();
+        required.extend(["type", "id", "organization_id", "workspace_id"].map(Value::from));
+        let event = json!({
+            "type": "object",
+            "required": ["type", "id", "created_at", "data"],
+            "properties": {"type": {"const": "event"}, "id": text, "created_at": time, "data": data},
+        });
+        let content = json!({"application/json": {"schema": event}});
+        self.events.insert(name.to_owned(), json!({"post": {"requestBody": {"required": true, "content": content}}}));
+    }
+
     /// What was added last at `path` as a POST has a body.
     fn takes<T: JsonSchema>(&mut self, path: &str) {
         let content = json!({"application/json": {"schema": self.schema::<T>()}});
@@ -142,7 +165,8 @@ fn made() -> String {
     let mut settings = SchemaSettings::draft2020_12().for_serialize();
     settings.definitions_path = "/components/schemas".into();
     let generator = settings.into_generator();
-    let mut c = Contract { generator, official: serde_json::from_str(&official).unwrap(), paths: Map::new() };
+    let official = serde_json::from_str(&official).unwrap();
+    let mut c = Contract { generator, official, paths: Map::new(), events: Map::new() };
     let (text, integer) = (json!({"type": "string"}), json!({"type": "integer"}));
     let time = json!({"type": "string", "format": "date-time"});
     let (limit, page) = (("limit", integer.clone()), ("page", text.clone()));
@@ -221,6 +245,23 @@ fn made() -> String {
     c.add("delete", HOOK, &[], &answer);
     let answer = Contract::either(c.schema::<HookDelivery>(), c.schema::<SlackChallenge>());
     c.add("post", HOOK, &[], &answer);
+    let answer = c.schema::<RunSums>();
+    let by = ("by", json!({"type": "array", "items": {"enum": SumBy::NAMES}}));
+    let query = [by, ("deployment_id", text.clone()), ("agent_id", text.clone()), time("from"), time("to")];
+    c.add("get", "/rota/v1/runs/sums", &query, &answer);
+    let answer = c.page::<SessionWithState>();
+    let query = [
+        limit.clone(),
+        page.clone(),
+        ("state", json!({"enum": SessionState::NAMES})),
+        ("stop_reason", json!({"enum": STOP_REASONS})),
+        ("deployment_id", text.clone()),
+        ("agent_id", text.clone()),
+        time("from"),
+        time("to"),
+        ("include_archived", json!({"type": "boolean"})),
+    ];
+    c.add("get", "/rota/v1/sessions", &query, &answer);
     let order = ("order", json!({"enum": ["asc", "desc"]}));
     let query = [limit.clone(), order, ("after_id", text.clone()), ("before_id", text)];
     let answer = c.by_ids::<WebhookEndpoint>();
@@ -242,11 +283,19 @@ fn made() -> String {
     c.add("get", DELIVERY, &[], &answer);
     c.add("post", REPLAY, &[], &answer);
 
+    c.event::<Silent>("rota.deployment.silent");
+    c.event::<PassedOver>("rota.occurrence.missed");
+    c.event::<PassedOver>("rota.occurrence.skipped");
+    c.event::<RunFinished>("rota.run.finished");
+    c.event::<RunWaiting>("rota.run.waiting");
+    c.event::<EndpointDisabled>("rota.webhook_endpoint.disabled");
+
     let schemas = c.generator.take_definitions(true);
     let mut contract = json!({
         "openapi": "3.1.0",
         "info": {"title": "wire contract of Rota's own", "version": "1"},
         "paths": c.paths,
+        "webhooks": c.events,
         "components": {"schemas": schemas},
     });
     bare(&mut contract);

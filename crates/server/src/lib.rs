@@ -37,6 +37,7 @@ pub mod room;
 pub mod sandboxes;
 pub mod scheduler;
 pub mod shares;
+pub mod silence;
 pub mod sweep;
 pub mod telemetry;
 pub mod tick;
@@ -202,6 +203,7 @@ pub async fn serve_offer(offer: Offer, config: Config, clock: Clock) -> Result<S
     });
     if app.config.roles.has(Role::Scheduler) {
         app.spawn(tick::run(app.clone()));
+        app.spawn(silence::run(app.clone()));
         app.spawn(renewals::run(app.clone()));
         app.spawn(deadlines::run(app.clone()));
     }

@@ -272,6 +272,27 @@ pub const DEADLINES_TAKEN: i64 = 1000;
 pub const DEADLINE_AGAIN_MICROS: i64 = 10_000_000;
 /// Deployments that are paused for their failures between two looks at sessions.
 pub const PAUSES_AT_ONCE: i64 = 100;
+/// The pause between two looks for deployments that are silent.
+pub const SILENCE_POLL: Duration = Duration::from_secs(5);
+/// Deployments that one such look takes at a time.
+pub const SILENCE_BATCH: i64 = 100;
+/// The newest runs of a deployment among which its last good one is looked for.
+pub const SILENCE_RUNS: i64 = 100;
+/// After how long a deployment is looked at again at the latest, in microseconds: before its runs are so old that they may be deleted.
+pub const SILENCE_LOOK_MICROS: i64 = 6 * 60 * 60 * 1_000_000;
+/// The same of one that is silent.
+pub const SILENT_LOOK_MICROS: i64 = 10 * 60 * 1_000_000;
+/// Over how long a time after an occurrence the looks at those deployments are spread that have it, in seconds.
+pub const SILENCE_SPREAD_SECONDS: i64 = 30;
+
+/// Most runs that sums are made of at a time.
+pub const MAX_SUMMED_RUNS: i64 = 100_000;
+/// Most sums that one answer has.
+pub const MAX_RUN_SUMS: usize = 1000;
+/// The longest time of which sums are made, in microseconds.
+pub const MAX_SUMMED_MICROS: i64 = 93 * 86_400 * 1_000_000;
+/// The time of which sums are made unless a caller says otherwise, in microseconds.
+pub const SUMMED_MICROS: i64 = 7 * 86_400 * 1_000_000;
 
 /// Rows that are on their way when a store is copied.
 pub const COPY_BATCH: u64 = 1000;

@@ -96,8 +96,10 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "resources/models",
             "resources/organization",
             "resources/run_outcomes",
+            "resources/run_sums",
             "resources/runs",
             "resources/schedules",
+            "resources/session_states",
             "resources/sessions",
             "resources/skills",
             "resources/threads",
@@ -207,6 +209,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("resources/organization", &["app", "db", "random", "request"]),
     ("resources/repositories", &["app", "config", "db", "resources/session_secrets", "vault"]),
     ("resources/attention", &["app", "db", "request", "resources/sessions", "scheduler"]),
+    ("resources/run_sums", &["app", "db", "page", "request", "resources/runs", "resources/sessions"]),
     ("resources/runs", &["app", "db", "page", "request", "resources/deployments", "resources/sessions"]),
     (
         "resources/run_outcomes",
@@ -215,6 +218,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("resources/run_starts", &["db"]),
     ("resources/session_secrets", &["db", "random", "vault"]),
     ("resources/schedules", &["app", "request", "scheduler"]),
+    ("resources/session_states", &["app", "db", "page", "request", "resources/sessions"]),
     (
         "resources/sessions",
         &[
@@ -246,7 +250,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("resources/tunnels", &["app", "db", "page", "random", "request", "vault"]),
     ("resources/user_profiles", &["app", "db", "page", "request"]),
     ("resources/vaults", &["app", "db", "page", "request", "resources/credentials", "resources/webhook_outbox"]),
-    ("resources/webhook_endpoints", &["app", "db", "outgoing", "page", "request", "vault"]),
+    ("resources/webhook_endpoints", &["app", "db", "outgoing", "page", "request", "resources/webhook_outbox", "vault"]),
     ("resources/webhook_outbox", &["db", "resources/organization"]),
     (
         "resources/work",
@@ -265,6 +269,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("resources/workspaces", &["app", "db", "page", "random", "request", "resources/organization"]),
     ("sandboxes", &["places"]),
     ("scheduler", &["backoff"]),
+    ("silence", &["app", "resources/deployments"]),
     (
         "sweep",
         &[

@@ -69,6 +69,7 @@ async fn a_policy_is_the_default_until_it_is_set_and_again_when_it_is_cleared() 
                   "max_backoff_seconds": 600, "multiplier": 2},
         "catch_up_seconds": 1800,
         "jitter": "off",
+        "silent_after_intervals": 3,
         "spend": null,
         "session": "new",
         "carry_forward": null,
@@ -89,6 +90,7 @@ async fn a_policy_is_the_default_until_it_is_set_and_again_when_it_is_cleared() 
                   "max_backoff_seconds": 60, "multiplier": 3},
         "catch_up_seconds": 0,
         "jitter": "hosted",
+        "silent_after_intervals": 5,
         "spend": {"per_day_cents": 500, "per_month_cents": 1_000_000_000},
         "session": "continue",
         "carry_forward": 500,
@@ -112,7 +114,7 @@ async fn a_policy_is_the_default_until_it_is_set_and_again_when_it_is_cleared() 
     assert_eq!(retry, over(default["retry"].clone(), &json!({"max_attempts": 2})), "it is replaced as a whole");
     let rota = rota.restart().await;
     let cleared = json!({"overlap": null, "max_concurrent_sessions": null, "retry": null, "catch_up_seconds": null,
-                         "jitter": null, "spend": null, "session": null, "carry_forward": null, "unattended": null,
+                         "jitter": null, "silent_after_intervals": null, "spend": null, "session": null, "carry_forward": null, "unattended": null,
                          "max_session_seconds": null, "max_idle_waiting_seconds": null, "pause_after_failures": null,
                          "starts_at": null, "ends_at": null});
     assert_eq!(set_policy(&rota.api, &made, cleared).await, default);
@@ -179,6 +181,8 @@ async fn a_policy_is_read_strictly() {
             json!({"starts_at": "2026-03-03T00:00:00Z", "ends_at": "2026-03-03T00:00:00Z"}),
             "ends_at: must be later than starts_at",
         ),
+        (json!({"silent_after_intervals": 0}), "silent_after_intervals: value must be greater than or equal to 1"),
+        (json!({"silent_after_intervals": 1001}), "silent_after_intervals: value must be less than or equal to 1000"),
     ] {
         assert_eq!(api.post_refused(&policy_path(&made), body).await, invalid(message));
     }

@@ -310,7 +310,10 @@ fn end(
                     let reason = deployments::deadlines::reason(tx, workspace, &deployment, by)?;
                     deployments::failures::count(tx, workspace, &deployment, run.as_ref(), &reason)?;
                 }
-                None => deployments::failures::end(tx, &deployment)?,
+                None => {
+                    deployments::failures::end(tx, &deployment)?;
+                    deployments::silence::end(tx, &deployment)?;
+                }
             },
             Rest::Waiting { .. } => {}
         }

@@ -44,6 +44,7 @@ fn all(tx: &mut Tx<'_>, workspace: &WorkspaceId) -> Result<Attention> {
     add(MISSED, vals![workspace, missed_since], missed)?;
     add(STOPPED, vals![workspace], stopped)?;
     add(SPENDING, vals![workspace, spend::first_of_month(now), spend::day(now)], spending)?;
+    add(SILENT, vals![workspace], silent)?;
     add(WEBHOOKS, vals![workspace], webhook)?;
     attention.data.sort_by_key(|item| item.since);
     Ok(attention)
@@ -182,13 +183,27 @@ fn spending(row: &Row<'_>) -> Result<Option<AttentionItem>> {
     }))
 }
 
-const WEBHOOKS: &str = "SELECT id, name, disabled_reason, updated_at FROM webhook_endpoints
+const SILENT: &str = "SELECT w.deployment_id, d.name, w.good_at FROM deployment_silence w
+    JOIN deployments d ON d.workspace_id = w.workspace_id AND d.id = w.deployment_id AND d.archived_at IS NULL
+    WHERE w.workspace_id = $1 AND w.silent_at IS NOT NULL ORDER BY w.good_at";
+
+fn silent(row: &Row<'_>) -> Result<Option<AttentionItem>> {
+    let message = "too many of its intervals have passed and no run has come to a good end";
+    Ok(Some(AttentionItem {
+        deployment_id: Some(row.id("deployment_id")?),
+        deployment_name: Some(row.text("name")?),
+        ..item(AttentionKind::Silent, row.time("good_at")?, message.to_owned())
+    }))
+}
+
+const WEBHOOKS: &str =
+    "SELECT id, name, disabled_reason, coalesce(disabled_at, updated_at) AS disabled_at FROM webhook_endpoints
     WHERE workspace_id = $1 AND state = 'disabled' AND disabled_reason <> ''";
 
 fn webhook(row: &Row<'_>) -> Result<Option<AttentionItem>> {
     let message = format!("endpoint \"{}\" is disabled: {}", row.text("name")?, row.text("disabled_reason")?);
     Ok(Some(AttentionItem {
         webhook_endpoint_id: Some(row.id("id")?),
-        ..item(AttentionKind::WebhookDisabled, row.time("updated_at")?, message)
+        ..item(AttentionKind::WebhookDisabled, row.time("disabled_at")?, message)
     }))
 }

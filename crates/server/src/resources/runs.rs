@@ -4,7 +4,7 @@ use axum::extract::State;
 use rota_api::{
     Time,
     agent::AgentReference,
-    id::{self, AgentId, DeploymentId, Id, RunId, WorkspaceId},
+    id::{self, AgentId, DeploymentId, RunId, WorkspaceId},
     listed_run::{Cost, ListedRun, ListedSession, RunState, RunTrigger},
     occurrence::OccurrenceReason,
     policy::InterruptedBy,
@@ -29,22 +29,14 @@ pub async fn list(State(app): State<App>, caller: Caller, query: Query) -> Resul
     let wanted = Wanted {
         state: query.one_of("state", RunState::NAMES)?.and_then(RunState::from_name),
         trigger: query.one_of("trigger", RunTrigger::NAMES)?.and_then(RunTrigger::from_name),
-        deployment: id_of::<DeploymentId>(&query, "deployment_id")?,
-        agent: id_of::<AgentId>(&query, "agent_id")?,
+        deployment: query.id::<DeploymentId>("deployment_id")?.map(str::to_owned),
+        agent: query.id::<AgentId>("agent_id")?.map(str::to_owned),
         from: query.time("from")?,
         to: query.time("to")?,
     };
     let paging = query.paging(20, 100, Order::Desc)?;
     let after = paging.after().map(Place::read).transpose()?;
     app.db.read(move |tx| page(tx, &caller.workspace, &wanted, after.as_ref(), &paging)).await.map(Json)
-}
-
-fn id_of<I: Id + std::str::FromStr>(query: &Query, name: &'static str) -> Result<Option<String>> {
-    let id = query.text(name);
-    if id.is_some_and(|id| id.parse::<I>().is_err()) {
-        return Err(Error::invalid(format_args!("{name}: is no id of this kind")));
-    }
-    Ok(id.map(str::to_owned))
 }
 
 /// Which entries are asked for.
@@ -236,7 +228,16 @@ fn run_of_row(row: &Row<'_>) -> Result<ListedRun> {
     let state = match (&error, &session) {
         (Some(_), _) => RunState::Failed,
         (None, None) => RunState::Deleted,
-        (None, Some(session)) => state(session, row.opt_text("lease_owner")?.is_some(), row.opt_time("archived_at")?),
+        (None, Some(session)) => {
+            state(&Fares {
+                status: session.status,
+                stop_reason: session.stop_reason.as_deref(),
+                has_runner: row.opt_text("lease_owner")?.is_some(),
+                is_archived: row.opt_time("archived_at")?.is_some(),
+                waits: !session.waiting_on.is_empty(),
+                is_interrupted: session.interrupted_by.is_some(),
+            })
+        }
     };
     Ok(ListedRun {
         r#type: "listed_run",
@@ -288,20 +289,34 @@ fn session_of_row(row: &Row<'_>) -> Result<ListedSession> {
     })
 }
 
-/// How a session fares. One that an older program brought to rest does not say why.
-fn state(session: &ListedSession, has_runner: bool, archived_at: Option<Time>) -> RunState {
-    let is_at_rest = matches!(session.status, Status::Idle | Status::Terminated);
-    if session.interrupted_by.is_some() && is_at_rest && session.waiting_on.is_empty() {
-        return RunState::Failed;
-    }
-    match (session.status, session.stop_reason.as_deref()) {
+/// What a session does, as its row says.
+pub struct Fares<'a> {
+    /// Its status.
+    pub status: Status,
+    /// Why it stopped last.
+    pub stop_reason: Option<&'a str>,
+    /// Whether a runner has it.
+    pub has_runner: bool,
+    /// Whether it is archived.
+    pub is_archived: bool,
+    /// Whether it waits for answers.
+    pub waits: bool,
+    /// Whether a limit of its deployment's policy interrupted it.
+    pub is_interrupted: bool,
+}
+
+/// How the session of a run fares. One that an older program brought to rest does not say why.
+pub fn state(of: &Fares<'_>) -> RunState {
+    let Fares { status, stop_reason, has_runner, is_archived, waits, is_interrupted } = *of;
+    match (status, stop_reason) {
+        (Status::Idle | Status::Terminated, _) if is_interrupted && !waits => RunState::Failed,
         (Status::Running, _) if has_runner => RunState::Working,
         (Status::Running, _) => RunState::Queued,
         (Status::Rescheduling, _) => RunState::Retrying,
         (_, Some("retries_exhausted" | TERMINATED)) => RunState::Failed,
         (_, Some("requires_action")) => RunState::Waiting,
-        (Status::Terminated, None) if archived_at.is_none() => RunState::Failed,
-        (_, None) if !session.waiting_on.is_empty() => RunState::Waiting,
+        (Status::Terminated, None) if !is_archived => RunState::Failed,
+        (_, None) if waits => RunState::Waiting,
         _ => RunState::Done,
     }
 }

@@ -8,6 +8,7 @@ pub mod policy;
 pub mod preview;
 pub mod schedule;
 pub mod settle;
+pub mod silence;
 pub mod spans;
 pub mod spend;
 pub mod starts;

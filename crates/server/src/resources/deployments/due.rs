@@ -148,7 +148,8 @@ impl Scheduled {
         let taken: HashSet<DeploymentId> = tx.all(&sql, range, |row| row.id(0))?.into_iter().collect();
         // Only what is read after the rows are locked is true of the rows of other tables, too.
         let sql = format!(
-            "SELECT {}, d.overlap, d.max_concurrent_sessions, d.retry, d.catch_up_seconds, d.jitter, {}, d.workspace_id,
+            "SELECT {}, d.overlap, d.max_concurrent_sessions, d.retry, d.catch_up_seconds, d.jitter, {}, d.silent_after_intervals,
+                 d.workspace_id,
                  a.id AS existing_agent_id, d.cron, d.timezone, d.settled_at, d.next_fire_at, d.pending,
                  (SELECT max(r.scheduled_at) FROM deployment_runs r
                   WHERE r.deployment_id = d.id AND r.scheduled_at IS NOT NULL) AS last_fired

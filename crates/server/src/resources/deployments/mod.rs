@@ -11,10 +11,12 @@ mod fill;
 pub mod occurrences;
 pub mod policy;
 mod run;
+pub mod silence;
 pub mod spend;
 mod standing;
 pub mod starts;
 mod store;
+mod told;
 mod write;
 
 use axum::extract::{FromRequestParts, State};

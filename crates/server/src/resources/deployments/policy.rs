@@ -5,12 +5,14 @@ use axum::extract::State;
 use rota_api::{
     agent::AgentReference,
     id::{DeploymentId, WorkspaceId},
-    policy::{DeploymentPolicy, Overlap, PausedByPolicy, Policy, SessionChoice, Spend, UpdatePolicy},
+    policy::{
+        DeploymentPolicy, Overlap, PausedByPolicy, Policy, SILENT_AFTER_INTERVALS, SessionChoice, Spend, UpdatePolicy,
+    },
     session_retry::NoRetry,
     warning::Warning,
 };
 
-use super::{active, again, continuity, deadlines, spend, standing, store};
+use super::{active, again, continuity, deadlines, silence, spend, standing, store};
 use crate::{
     app::App,
     db::{Row, Tx, vals},
@@ -71,6 +73,7 @@ fn shown(stored: Stored, warnings: Vec<Warning>, default: Timing) -> DeploymentP
         retry: policy.retry.unwrap_or_default(),
         catch_up_seconds: timing.catch_up.as_secs() as u32,
         jitter: timing.jitter,
+        silent_after_intervals: policy.silent_after_intervals.unwrap_or(SILENT_AFTER_INTERVALS),
         unattended: policy.unattended.unwrap_or_default(),
         max_session_seconds: policy.max_session_seconds,
         max_idle_waiting_seconds: policy.max_idle_waiting_seconds,
@@ -87,7 +90,7 @@ fn shown(stored: Stored, warnings: Vec<Warning>, default: Timing) -> DeploymentP
 
 fn read(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Stored> {
     let sql = format!(
-        "SELECT d.id, d.overlap, d.max_concurrent_sessions, d.retry, d.catch_up_seconds, d.jitter, d.spend_day,
+        "SELECT d.id, d.overlap, d.max_concurrent_sessions, d.retry, d.catch_up_seconds, d.jitter, d.silent_after_intervals, d.spend_day,
              d.spend_month, d.session_choice, d.carry_forward, {}, d.agent_id, d.agent_version, d.paused_reason
          FROM deployments d WHERE d.workspace_id = $1 AND d.id = $2",
         deadlines::COLUMNS
@@ -109,8 +112,8 @@ fn read(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Stored> {
     )
 }
 
-/// Reads the columns `overlap`, `max_concurrent_sessions`, `retry`, `catch_up_seconds`, `jitter`, `spend_day`, `spend_month`,
-/// `session_choice` and `carry_forward`, and those of [`deadlines::COLUMNS`].
+/// Reads the columns `overlap`, `max_concurrent_sessions`, `retry`, `catch_up_seconds`, `jitter`, `silent_after_intervals`,
+/// `spend_day`, `spend_month`, `session_choice` and `carry_forward`, and those of [`deadlines::COLUMNS`].
 pub(super) fn from_row(row: &Row<'_>) -> Result<Policy> {
     let unknown = |what: &str| Error::internal(format!("the store has a policy with {what}"));
     let number = |column| row.opt_int(column).map(|number| number.map(|number| number as u32));
@@ -121,6 +124,7 @@ pub(super) fn from_row(row: &Row<'_>) -> Result<Policy> {
         retry: row.opt_json("retry")?,
         catch_up_seconds: number("catch_up_seconds")?,
         jitter: row.opt_text("jitter")?.map(|jitter| jitter.parse()).transpose().map_err(|e: String| unknown(&e))?,
+        silent_after_intervals: number("silent_after_intervals")?,
         spend: spend::from_row(row)?,
         session: continuity::choice_of_row(row)?,
         carry_forward: number("carry_forward")?,
@@ -154,7 +158,7 @@ fn set_policy(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, update: &Updat
     tx.execute(
         "UPDATE deployments SET overlap = $3, max_concurrent_sessions = $4, retry = $5, catch_up_seconds = $6,
              jitter = $7, spend_day = $9, spend_month = $10, session_choice = $11, carry_forward = $12,
-             next_fire_at = CASE WHEN next_fire_at > $8 THEN $8 ELSE next_fire_at END
+             next_fire_at = CASE WHEN next_fire_at > $8 THEN $8 ELSE next_fire_at END, silent_after_intervals = $13
          WHERE workspace_id = $1 AND id = $2",
         vals![
             workspace,
@@ -168,9 +172,13 @@ fn set_policy(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, update: &Updat
             cents(|spend| spend.per_day_cents),
             cents(|spend| spend.per_month_cents),
             policy.session.map(SessionChoice::as_str),
-            policy.carry_forward.map(i64::from)
+            policy.carry_forward.map(i64::from),
+            policy.silent_after_intervals.map(i64::from)
         ],
     )?;
+    if policy.silent_after_intervals != stored.silent_after_intervals {
+        silence::look_soon(tx, &id)?;
+    }
     if !is_wanted(&policy) {
         again::end_all(tx, id.as_ref(), NoRetry::Policy)?;
     }

@@ -9,7 +9,7 @@ use rota_api::{
     policy::{SessionChoice, Spend},
 };
 
-use super::{again::Follows, check::check, continuity, deadlines, failures, spend, store};
+use super::{again::Follows, check::check, continuity, deadlines, failures, spend, store, told};
 use crate::{
     app::FirePolicy,
     closed::Closed,
@@ -327,6 +327,7 @@ pub(super) fn record(
     };
     deployment_runs::insert(tx, workspace, &run, follows.as_ref().map(|of| (of.attempt, &of.run)))?;
     if let Some(error) = &run.error {
+        told::could_not_start(tx, workspace, &run, error)?;
         failures::count(tx, workspace, &run.deployment_id, Some(&run.id), &error.message)?;
     }
     Ok(run)

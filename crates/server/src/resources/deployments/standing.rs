@@ -11,7 +11,7 @@ use rota_api::{
     id::{DeploymentId, WorkspaceId},
 };
 
-use super::again;
+use super::{again, silence, told};
 use crate::{
     db::{Row, Tx, vals},
     error::{Error, Result},
@@ -42,6 +42,11 @@ impl Standing {
             (None, None) => State::Active,
         };
         Ok(Self { state, schedule, window: window(row)? })
+    }
+
+    /// Whether occurrences come and fire.
+    fn counts(&self) -> bool {
+        self.state == State::Active && self.schedule.is_some()
     }
 
     /// A stored schedule that this program cannot read, as of a zone that it does not know, has no occurrences.
@@ -86,6 +91,7 @@ pub(super) fn changing<T>(
         again::end_all(tx, id, skipped(settle::ended_by(after.state)))?;
         write(tx, workspace, id, settled_at, &settle::change(from, to, settled_at, now))?;
         insert_span(tx, id, &after)?;
+        silence::count_anew(tx, workspace, id, after.counts())?;
     }
     Ok(value)
 }
@@ -100,7 +106,8 @@ pub(super) fn begin(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &DeploymentId)
     let nothing = settle::Standing { state: State::Active, cron: None };
     let to = settle::Standing { state: standing.state, cron: cron.as_ref() };
     write(tx, workspace, id.as_ref(), now, &settle::change(nothing, to, now, now))?;
-    insert_span(tx, id.as_ref(), &standing)
+    insert_span(tx, id.as_ref(), &standing)?;
+    silence::count_anew(tx, workspace, id.as_ref(), standing.counts())
 }
 
 /// What the store says about the occurrences of a deployment.
@@ -180,6 +187,7 @@ pub(super) fn skip(
 ) -> Result<()> {
     let (first, last) = (Time::from(*occurrences.start()), Time::from(*occurrences.end()));
     assert!(first <= last, "occurrences that are skipped from {first} to {last}");
+    told::passed_over(tx, workspace, id, (first, last), reason)?;
     let grown = tx.execute(
         "UPDATE deployment_skips SET last_at = $3 WHERE deployment_id = $1 AND last_at = $2 AND reason = $4",
         vals![id, Time::from(settled_at), last, reason.as_str()],

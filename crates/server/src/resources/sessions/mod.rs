@@ -5,6 +5,7 @@ pub mod events;
 pub mod resources;
 pub mod status;
 mod store;
+mod told;
 pub mod warnings;
 mod write;
 

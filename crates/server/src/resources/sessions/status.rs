@@ -14,7 +14,7 @@ use rota_api::{
 };
 use serde::Deserialize;
 
-use super::{Waiting, events::log};
+use super::{Waiting, events::log, told};
 use crate::{
     db::{Notice, Row, Tx, vals},
     error::{Error, Result},
@@ -125,17 +125,21 @@ pub fn rest(
     (reason, details): (StopReason, Option<StopDetails>),
     error: Option<&SessionError>,
 ) -> Result<Option<StartedBy>> {
-    let (active_micros, started_by) = stop(tx, workspace, id, (Status::Idle, reason.name()), error)?;
+    let name = reason.name();
+    let (active_micros, started_by) = stop(tx, workspace, id, (Status::Idle, name), error)?;
     let usage = SessionUsage { active_seconds: active_micros as f64 / 1e6, ..usage };
     tell_rest(tx, workspace, id, thread, usage, (reason, details))?;
+    told::stopped(tx, workspace, id, started_by.as_ref(), name)?;
     Ok(started_by)
 }
 
 /// Tells that a session at rest has stayed so, after something was sent that does not set it to work.
 pub fn stay_at_rest(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &SessionId, reason: StopReason) -> Result<()> {
-    let sql = "SELECT usage, active_micros FROM sessions WHERE workspace_id = $1 AND id = $2";
-    let read = |row: &Row<'_>| Ok((row.opt_text(0)?, row.int(1)?));
-    let (usage, active_micros) = tx.one(sql, vals![workspace, id], read)?.unwrap_or_default();
+    let sql = "UPDATE sessions SET stop_reason = $3 WHERE workspace_id = $1 AND id = $2
+         RETURNING usage, active_micros, deployment_id, run_id, interrupted_by";
+    let read = |row: &Row<'_>| Ok((row.opt_text(0)?, row.int(1)?, started_by(row)?));
+    let name = reason.name();
+    let (usage, active_micros, started_by) = tx.one(sql, vals![workspace, id, name], read)?.unwrap_or_default();
     let usage: SessionUsage = usage.and_then(|usage| serde_json::from_str(&usage).ok()).unwrap_or_default();
     let usage = SessionUsage { active_seconds: active_micros as f64 / 1e6, ..usage };
     if !matches!(reason, StopReason::RequiresAction { .. }) {
@@ -147,7 +151,17 @@ pub fn stay_at_rest(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &SessionId, re
         tx.send("DELETE FROM session_deadlines WHERE session_id = $1", vals![id])?;
     }
     let thread = primary(tx, workspace, id)?;
-    tell_rest(tx, workspace, id, thread, usage, (reason, None))
+    let waits = matches!(reason, StopReason::RequiresAction { .. });
+    tell_rest(tx, workspace, id, thread, usage, (reason, None))?;
+    // That it waits was told when it came to rest.
+    if waits { Ok(()) } else { told::stopped(tx, workspace, id, started_by.as_ref(), name) }
+}
+
+/// Reads the columns `deployment_id` and `run_id`.
+fn started_by(row: &Row<'_>) -> Result<Option<StartedBy>> {
+    let run = row.opt_id("run_id")?;
+    let interrupted_by = row.opt_text("interrupted_by")?.and_then(|by| InterruptedBy::from_name(&by));
+    Ok(row.opt_id("deployment_id")?.map(|deployment| StartedBy { deployment, run, interrupted_by }))
 }
 
 /// Recorded order: the thread is idle, then what was used, then the session is idle.
@@ -180,6 +194,7 @@ pub fn terminate(
     repositories::forget_of_session(tx, workspace, id)?;
     let events = [EventBody::ThreadStatusTerminated { thread }, EventBody::StatusTerminated {}];
     log::append(tx, workspace, id, &events)?;
+    told::stopped(tx, workspace, id, started_by.as_ref(), TERMINATED)?;
     Ok(started_by)
 }
 
@@ -201,11 +216,7 @@ fn stop(
          WHERE workspace_id = $1 AND id = $2 RETURNING active_micros, deployment_id, run_id,
              interrupted_by",
         vals![workspace, id, tx.now(), status.as_str(), reason, error.as_deref()],
-        |row| {
-            let run = row.opt_id(2)?;
-            let interrupted_by = row.opt_text(3)?.and_then(|by| InterruptedBy::from_name(&by));
-            Ok((row.int(0)?, row.opt_id(1)?.map(|deployment| StartedBy { deployment, run, interrupted_by })))
-        },
+        |row| Ok((row.int("active_micros")?, started_by(row)?)),
     )?;
     stopped.ok_or_else(|| Error::not_found("Session", id.as_ref()))
 }

@@ -4,6 +4,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use rota_api::{
     Deleted, Time,
     id::{Id, WebhookEndpointId, WorkspaceId},
+    rota_event::{Details, EndpointDisabled},
     webhook::{
         EndpointFields, EndpointSettings, EndpointState, EventType, NewWebhookEndpoint, SigningSecret, UpdateEndpoint,
         WebhookEndpoint,
@@ -16,6 +17,7 @@ use crate::{
     db::{Row, Table, Tx, vals},
     error::{Error, Result},
     limits::{MAX_WEBHOOK_ENDPOINTS, WEBHOOK_DISABLE_FAILURES, WEBHOOK_DISABLE_MICROS},
+    resources::webhook_outbox,
     vault::{DataKey, Owner},
 };
 
@@ -162,7 +164,8 @@ pub(super) fn update(
 
 fn enable(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<()> {
     tx.execute(
-        "UPDATE webhook_endpoints SET state = 'enabled', disabled_reason = '', failures = 0, failing_since = NULL
+        "UPDATE webhook_endpoints SET state = 'enabled', disabled_reason = '', failures = 0, failing_since = NULL,
+             disabled_at = NULL
          WHERE workspace_id = $1 AND id = $2",
         vals![workspace, id],
     )?;
@@ -173,11 +176,16 @@ fn enable(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<()> {
 /// caller wants it. An endpoint that is disabled already keeps its reason.
 pub fn disable(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, reason: &str) -> Result<()> {
     unsubscribe(tx, workspace, id)?;
-    tx.execute(
-        "UPDATE webhook_endpoints SET state = 'disabled', disabled_reason = $3, updated_at = $4
+    let disables = tx.changes(
+        "UPDATE webhook_endpoints SET state = 'disabled', disabled_reason = $3, updated_at = $4, disabled_at = $4
          WHERE workspace_id = $1 AND id = $2 AND state = 'enabled'",
         vals![workspace, id, reason, tx.now()],
     )?;
+    if disables && !reason.is_empty() {
+        webhook_outbox::emit_own(tx, workspace, EventType::RotaWebhookEndpointDisabled, id, |_| {
+            Ok(Some(Details::EndpointDisabled(EndpointDisabled { reason: reason.to_owned() })))
+        })?;
+    }
     deliveries::park(tx, id)
 }
 
