@@ -7,6 +7,7 @@ mod definitions;
 mod drafts;
 mod drive;
 mod driven;
+mod ended;
 pub mod fold;
 mod lease;
 pub mod next;
@@ -16,6 +17,7 @@ mod runner;
 mod servers;
 mod step;
 mod tools;
+mod traced;
 
 pub use drive::run;
 pub use lease::release_all_of;

@@ -32,7 +32,9 @@ pub async fn set(
     let update = body.read(UpdatePolicy::read)?;
     let default = app.config.scheduler.timing();
     let write = move |tx: &mut Tx<'_>| write(tx, &caller.workspace, &id, &update).map(|found| shown(found, default));
-    app.db.write(write).await.map(Json)
+    let policy = app.db.write(write).await?;
+    tracing::info!(deployment_id = %policy.deployment_id, "the policy of a deployment was set");
+    Ok(Json(policy))
 }
 
 fn shown((deployment_id, policy): (DeploymentId, Policy), default: Timing) -> DeploymentPolicy {
