@@ -134,9 +134,8 @@ impl Collector {
                 sleep(Duration::from_millis(20)).await;
             }
         };
-        if timeout(PATIENCE, looking).await.is_err() {
-            panic!("the collector has no {names:?}: {found:#?}");
-        }
+        let are_there = timeout(PATIENCE, looking).await.is_ok();
+        assert!(are_there, "the collector has no {names:?}: {found:#?}");
         found
     }
 }
