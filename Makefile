@@ -21,10 +21,11 @@ demo:
 # real binary; the widest of the suites also on PostgreSQL.
 test: check
 	tests/with-postgres sh -c 'ROTA_STATEMENTS=$(CURDIR)/target/statements \
-	  cargo test -p rota --test it --test statements -- --include-ignored --skip bucket --skip llama:: --skip large_files:: --skip containers:: \
+	  cargo test -p rota --test it --test statements -- --include-ignored --skip bucket --skip promtool --skip llama:: --skip large_files:: --skip containers:: \
 	  --skip mcp::official $(NO_DISKS) && tests/sdk/run python' || [ $$? = 77 ]
 	tests/with-s3 cargo test -p rota --test it bucket -- --include-ignored || [ $$? = 77 ]
 	tests/with-mcp tests/with-postgres cargo test -p rota --test it mcp::official -- --include-ignored || [ $$? = 77 ]
+	tests/with-promtool cargo test -p rota --test it promtool -- --include-ignored || [ $$? = 77 ]
 	tests/with-llama cargo test -p rota --test it llama -- --include-ignored || [ $$? = 77 ]
 	tests/with-containers sh -c 'cargo test --workspace --test containers --test fence --test gate --test files -- --include-ignored \
 	  $(NOT_IN_CONTAINERS) && cargo test -p rota --test it -- containers:: --include-ignored' || [ $$? = 77 ]
@@ -59,9 +60,9 @@ release:
 	objcopy --only-keep-debug target/dist/rota target/ship/rota.debug
 	cd target/ship && objcopy --strip-all --add-gnu-debuglink=rota.debug ../dist/rota rota
 
-# Writes what is made from the code: the list in docs/compatibility.md and the contract of /rota/v1.
+# Writes what is made from the code: the lists in docs/compatibility.md and docs/metrics.md and the contract of /rota/v1.
 pages:
-	ROTA_WRITE_PAGES=1 cargo test --quiet -p rota-api -p rota-server --test own_contract --test operations_page
+	ROTA_WRITE_PAGES=1 cargo test --quiet -p rota-api -p rota-server --test own_contract --test operations_page --test metrics_page
 
 # Sessions at work through outages of the database, kills, freezes and a full disk: ten minutes once it is built, as root.
 reliability:

@@ -310,6 +310,12 @@ Configuration file (every key is optional; an unknown key is an error):
   listen = \"127.0.0.1:9464\"          an address for /metrics alone, which is then not on the server's own
   key_env = \"METRICS_KEY\"            the environment variable that holds the key to read them with, as a bearer token
 
+  [telemetry]
+  otlp_endpoint = \"http://127.0.0.1:4318\"
+                                     a collector of traces, to which OTLP is sent over HTTP: docs/metrics.md
+  otlp_headers_env = \"OTLP_HEADERS\" the environment variable that holds headers for it: name=value,name=value
+  content = false                    send what is said in sessions too
+
   [[models]]                         a model that agents can name; `playbook` is always there
   id = \"claude-opus-5-5\"             the name that agents use
   provider = \"messages\"              `messages` (an upstream with the Anthropic Messages API), `openai` (one with chat

@@ -20,7 +20,9 @@ use crate::{
     request::Intake,
     sandboxes::Sandboxes,
     scheduler::settle::Timing,
+    scrape::Scrape,
     shares::Shares,
+    traces::Traces,
     vault::Vault,
     web::Web,
 };
@@ -63,6 +65,10 @@ pub struct Inner {
     pub web: Web,
     /// What is counted.
     pub metrics: PrometheusHandle,
+    /// What notes traces.
+    pub traces: Traces,
+    /// What is measured when that is read.
+    pub scrape: Scrape,
     /// The hash of the key with which that is read, where it needs one.
     pub metrics_key: Option<String>,
     /// How bodies come in.

@@ -47,6 +47,8 @@ pub struct Config {
     pub http: HttpConfig,
     /// Who may read the metrics.
     pub metrics: MetricsConfig,
+    /// Where traces go.
+    pub telemetry: TelemetryConfig,
     /// The models on offer, besides the built-in `playbook`.
     pub models: Vec<ModelConfig>,
     /// How deployments keep their times.
@@ -84,6 +86,7 @@ impl Default for Config {
             roles: Roles::default(),
             http: HttpConfig::default(),
             metrics: MetricsConfig::default(),
+            telemetry: TelemetryConfig::default(),
             models: Vec::new(),
             scheduler: SchedulerConfig::default(),
             engine: EngineConfig::default(),
@@ -211,6 +214,18 @@ pub struct MetricsConfig {
     /// The environment variable that holds the key with which they are read, as `Authorization: Bearer`. Absent: they
     /// need none.
     pub key_env: Option<String>,
+}
+
+/// Where traces go: `[telemetry]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TelemetryConfig {
+    /// The collector: the address before `/v1/traces`, to which OTLP is sent over HTTP as JSON. Absent: nothing is noted.
+    pub otlp_endpoint: Option<String>,
+    /// The environment variable that holds headers for it, as a key: `name=value`, with commas between them.
+    pub otlp_headers_env: Option<String>,
+    /// Whether what is said in sessions goes there too: prompts, replies, calls of tools and their results.
+    pub content: bool,
 }
 
 /// A model on offer: an entry of `[[models]]`.

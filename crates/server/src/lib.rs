@@ -36,12 +36,14 @@ mod retry_after;
 pub mod room;
 pub mod sandboxes;
 pub mod scheduler;
+pub mod scrape;
 pub mod shares;
 pub mod silence;
 pub mod sweep;
 pub mod telemetry;
 pub mod tick;
 pub mod tls;
+pub mod traces;
 pub mod vault;
 pub mod web;
 pub mod webhooks;
@@ -71,7 +73,9 @@ use crate::{
         credentials, organization, webhook_endpoints, workspaces,
     },
     sandboxes::Sandboxes,
+    scrape::Scrape,
     shares::Shares,
+    traces::Traces,
     vault::Vault,
 };
 
@@ -126,6 +130,7 @@ pub async fn serve_offer(offer: Offer, config: Config, clock: Clock) -> Result<S
     let vault = Arc::new(Vault::open(&config, &db).await?);
     seal_webhook_secrets(&vault, &db).await?;
     let node = folder::node(&config, &db).await?;
+    let (traces, exporter) = Traces::new(&config.telemetry, &clock, &node)?;
     let (own, alone) = (node.clone(), config.database.is_none());
     db.write(move |tx| {
         engine::release_all_of(tx, &own)?;
@@ -179,7 +184,9 @@ pub async fn serve_offer(offer: Offer, config: Config, clock: Clock) -> Result<S
     let app = App::new(Inner {
         organization_header: HeaderValue::from_str(&organization).map_err(Error::internal)?,
         node,
+        traces,
         metrics: telemetry::metrics(),
+        scrape: Scrape::new(db.clone(), sandboxes.backend().clone(), tasks.clone(), config.data.clone()),
         metrics_key,
         intake: Intake::default(),
         strangers: Intake::of_strangers(),
@@ -220,6 +227,9 @@ pub async fn serve_offer(offer: Offer, config: Config, clock: Clock) -> Result<S
     }
     if app.config.roles.has(Role::Webhooks) {
         app.spawn(webhooks::run(app.clone()));
+    }
+    if let Some(exporter) = exporter {
+        app.spawn(exporter.run(app.stop.clone()));
     }
     app.spawn(telemetry::upkeep(app.metrics.clone(), app.stop.clone()));
     let metrics_address = metrics_listener.as_ref().map(|(_, address)| *address);

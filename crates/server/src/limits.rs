@@ -63,6 +63,30 @@ pub const LOG_LINES_A_MINUTE: u32 = 10;
 pub const LOGGED_PATH: usize = 200;
 /// How often what was measured is summed up, whether or not somebody reads the metrics, and memory is given back.
 pub const UPKEEP_EVERY: Duration = Duration::from_secs(2);
+/// How long a scrape of the metrics waits for the store before it leaves out what is in it.
+pub const SCRAPE_STORE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long what a scrape has read from the store is kept, in seconds.
+pub const SCRAPE_KEPT_SECONDS: f64 = 5.0;
+/// Most rows that a scrape counts of one kind.
+pub const SCRAPE_ROWS: i64 = 10_000;
+/// Most disabled endpoints whose webhooks a scrape counts.
+pub const SCRAPE_ENDPOINTS: i64 = 100;
+/// Spans of traces that wait to be sent; further ones are dropped, and counted.
+pub const TRACE_QUEUE: usize = 8192;
+/// The same where they have what was said in sessions.
+pub const TRACE_QUEUE_OF_CONTENT: usize = 512;
+/// Most bytes of a text that was said in a session and is noted in a span.
+pub const TRACE_CONTENT_BYTES: usize = 32 * 1024;
+/// Most spans that are sent together.
+pub const TRACE_BATCH: usize = 256;
+/// How long spans wait for others to be sent with.
+pub const TRACE_SEND_EVERY: Duration = Duration::from_secs(2);
+/// How long a collector may take to answer.
+pub const TRACE_SEND_TIMEOUT: Duration = Duration::from_secs(10);
+/// The same while the server stops.
+pub const TRACE_LAST_SEND: Duration = Duration::from_secs(1);
+/// Requests whose place in a client's trace is remembered.
+pub const TRACE_CONTEXTS: usize = 4096;
 /// Most bytes of memory that are kept and not used.
 pub const SPARE_MEMORY_BYTES: usize = 32 * 1024 * 1024;
 /// How long the store may take to answer before the server says that it is not ready.

@@ -75,7 +75,7 @@ pub async fn fire_due(app: &App) -> Result<()> {
 
 async fn settle(app: &App, group: &[Due]) {
     match write(app, group, due::settle).await {
-        Ok(reports) => reports.iter().for_each(count),
+        Ok(reports) => reports.iter().for_each(|report| count(app, report)),
         Err(Error::Stopping) => {}
         Err(_) if group.len() > 1 => {
             let each = stream::iter(group.chunks(1));
@@ -96,7 +96,7 @@ async fn settle_failed(app: &App, group: &[Due], cause: &Error) {
     match write(app, group, due::settle_failed).await {
         Ok(reports) => {
             tracing::error!(deployment_id = of(group), error = %cause, "a fire failed");
-            reports.iter().for_each(count);
+            reports.iter().for_each(|report| count(app, report));
         }
         Err(error) => {
             tracing::error!(deployment_id = of(group), %cause, %error, "a fire failed, and so did its record");
@@ -115,7 +115,7 @@ async fn write(app: &App, group: &[Due], settle: Settle) -> Result<Vec<Report>> 
     app.db.write(move |tx| settle(tx, &policy, &group)).await
 }
 
-fn count(report: &Report) {
+fn count(app: &App, report: &Report) {
     let id = &report.id;
     for reason in &report.skipped {
         metrics::counter!("rota_schedule_gaps_total", "reason" => reason.as_str()).increment(1);
@@ -132,6 +132,7 @@ fn count(report: &Report) {
         }
         Settled::Fired { run, due_at } => {
             count_run(run);
+            app.traces.scheduled(run);
             metrics::counter!("rota_scheduled_fires_total", "outcome" => run.outcome()).increment(1);
             metrics::histogram!("rota_fire_lateness_seconds").record(run.created_at.seconds_since(*due_at));
             if let Some(RunError { r#type, message }) = &run.error {

@@ -15,6 +15,7 @@
 mod copy;
 mod dialect;
 mod fault;
+mod figures;
 mod job;
 mod migrate;
 mod postgres;
@@ -135,6 +136,7 @@ impl Writer {
 
 /// Says that writes were lost, which their callers are told too.
 fn not_committed(error: &Error, writes: usize) {
+    figures::not_committed();
     if telemetry::may_tell("writes that were not committed") {
         tracing::error!(%error, writes, "a group of writes was not committed");
     }

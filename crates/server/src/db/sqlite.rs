@@ -10,13 +10,13 @@ use rusqlite::{Connection, OpenFlags, config::DbConfig};
 use tokio::sync::mpsc;
 
 use super::{
-    Db, Notice, Publish, Row, Store, Tx, Val, Writer, dialect,
+    Db, Notice, Publish, Row, Store, Tx, Val, Writer, dialect, figures,
     job::Job,
     migrate, not_committed,
     writable::{Failed, Writable},
 };
 use crate::{
-    clock::Clock,
+    clock::{Clock, Stopwatch},
     error::{Error, Result},
     limits,
 };
@@ -160,8 +160,10 @@ fn write_loop(
         {
             group.push(job);
         }
+        let begun = Stopwatch::start();
         match commit(connection, clock, &mut group) {
             Ok(notices) => {
+                figures::committed(begun, group.len());
                 notices.iter().for_each(publish);
                 group.drain(..).for_each(|job| job.answer(Ok(())));
             }

@@ -19,7 +19,7 @@ use super::{
     prompt,
     runner::{Files, Runner, closed, interrupted, request_end},
     step::{Beside, Left, Rest, Step},
-    tools,
+    tools, traced,
 };
 use crate::{
     backoff::Backoff,
@@ -97,6 +97,7 @@ impl Runner<'_> {
             }
             Err(error) => return Err(error.into()),
         };
+        let span = traced::chat(self.app, self.trace, &self.agent.model.id, &route, &request);
         let mut drafts = Drafts::new(self.app, self.lease, &start_id);
         let mut spent = Usage::default();
         let mut sink = |delta: Delta| match delta {
@@ -107,6 +108,7 @@ impl Runner<'_> {
             reply = turn.reply(&request, &mut sink) => Some(reply),
             () = interrupted(self.app, self.lease, &mut self.watcher) => None,
         };
+        traced::replied(span, reply.as_ref(), &spent);
         spent.cost_nanos = route.price.map(|price| price.of(&spent));
         match reply {
             None => {

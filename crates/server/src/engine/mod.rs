@@ -8,6 +8,7 @@ mod definitions;
 mod drafts;
 mod drive;
 mod driven;
+mod ended;
 pub mod fold;
 mod lease;
 pub mod next;
@@ -17,6 +18,7 @@ mod runner;
 mod servers;
 mod step;
 mod tools;
+mod traced;
 
 pub use drive::run;
 pub use lease::release_all_of;

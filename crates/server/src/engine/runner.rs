@@ -22,6 +22,7 @@ use super::{
     servers::Servers,
     step::{Beside, Checkpoint, Left, Rest, Step, perform},
     tools::{self, Asking},
+    traced,
 };
 use crate::{
     app::App,
@@ -50,6 +51,7 @@ use crate::{
         sessions::{Waiting, WaitingFor, status},
         skills,
     },
+    traces::Context,
 };
 
 /// One runner on one session.
@@ -90,6 +92,8 @@ pub(super) struct Runner<'a> {
     /// for a sandbox; kept during a request to the model, which holds the conversation a second time and is what an upstream
     /// counts.
     pub(super) place: Option<Place>,
+    /// The span of the turn, below which its steps are.
+    pub(super) trace: Context,
 }
 
 /// Where the files of a session are.
@@ -120,6 +124,7 @@ impl<'a> Runner<'a> {
             loaded;
         let servers = Servers::new(mcp, &lease.session, reach, &agent);
         let Stored { taken: checkpoint, told_seq, restoring_on } = stored;
+        let span = traced::turn(app, lease, &agent);
         let watcher = app.hub.watch(&lease.session);
         let state = State::default();
         let files = match home {
@@ -152,6 +157,7 @@ impl<'a> Runner<'a> {
             servers,
             at_work,
             place,
+            trace: span.context(),
         };
         let mut beside = runner.catch_up().await?;
         runner.recovering = runner.state.running;
@@ -461,6 +467,7 @@ impl<'a> Runner<'a> {
             let tools: Vec<_> = inside.iter().map(|(call, tool)| (call.id.as_ref(), tool)).collect();
             sandboxes.call(workspace, session, &tools, setup, opened).await?.map_err(NotRun::Sandbox)
         };
+        let spans = traced::tools(self.app, self.trace, calls);
         let (agent, messages) = (&self.agent, &self.state.messages[..]);
         let asking = Asking { web: &self.app.web, workspace, agent, messages };
         let by_the_server = join_all(outside.iter().map(|call| asking.answer(call)));
@@ -471,6 +478,12 @@ impl<'a> Runner<'a> {
         let notes = if inside.is_empty() { Vec::new() } else { self.mounts.after_call().await };
         self.place = self.at_work.take_free(&self.lease.workspace, 1).pop();
         let inside: Vec<&Call> = inside.into_iter().map(|(call, _)| call).collect();
+        let answered = match &ran {
+            None => traced::Ran::Interrupted,
+            Some(Err(_)) => traced::Ran::Not,
+            Some(Ok((outputs, results))) => traced::Ran::Answered { inside: &inside, outputs, results },
+        };
+        traced::ran(spans, &answered);
         let rests = self.ran(calls, &inside, ran, &notes).await?;
         if !rests && self.place.is_none() {
             self.place = Some(self.at_work.take(&self.lease.workspace).await);

@@ -11,6 +11,7 @@ use rota_api::{
 
 use super::{
     acted,
+    ended::Ended,
     fold::State,
     lease::{self, Lease},
     next::{Action, Surroundings},
@@ -121,7 +122,7 @@ pub(super) enum Rest {
 
 impl Step {
     /// What it tells that went wrong last.
-    fn error(&self) -> Option<&SessionError> {
+    pub(super) fn error(&self) -> Option<&SessionError> {
         self.before.iter().chain(&self.events).rev().find_map(|event| match &event.body {
             EventBody::SessionError { error } => Some(error),
             _ => None,
@@ -169,8 +170,12 @@ pub(super) async fn perform(
     work: Step,
 ) -> Result<bool, Left> {
     let usage = state.session_usage(0.0);
-    let inner = lease.clone();
-    step(app, lease, move |tx| write(tx, &inner, &thread, usage, &work)).await
+    let (inner, ended) = (lease.clone(), Ended::of(&work));
+    let rests = step(app, lease, move |tx| write(tx, &inner, &thread, usage, &work)).await?;
+    if rests {
+        ended.tell(lease);
+    }
+    Ok(rests)
 }
 
 /// Ends a session for good whose log cannot be folded: what was used is what the session says. Inputs that wait and cannot
@@ -181,14 +186,16 @@ pub(super) async fn abandon(app: &App, lease: &Lease) -> Result<(), Left> {
         app.clock.now(),
         "the session cannot be run on because of a fault of the server, whose log says more; create another one",
     );
-    let inner = lease.clone();
+    let (inner, ended) = (lease.clone(), Ended::of(&work));
     step(app, lease, move |tx| {
         let usage = sessions::usage(tx, &inner.workspace, &inner.session)?;
         let thread = status::primary(tx, &inner.workspace, &inner.session)?;
         log::forget_unreadable(tx, &inner.session)?;
         write(tx, &inner, &thread, usage, &work).map(drop)
     })
-    .await
+    .await?;
+    ended.tell(lease);
+    Ok(())
 }
 
 fn write(tx: &mut Tx<'_>, lease: &Lease, thread: &ThreadName, usage: SessionUsage, work: &Step) -> Result<bool> {

@@ -14,7 +14,7 @@ use rota_api::{
     error::{ErrorBody, ErrorDetail, ErrorDetails},
     id::{Id, RequestId},
 };
-use tracing::Instrument;
+use tracing::{Instrument, Span, field};
 
 use super::{
     answers,
@@ -31,7 +31,7 @@ use crate::{
         Coding, beta,
         caller::{self, Admission},
     },
-    telemetry,
+    telemetry, traces,
 };
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
@@ -52,11 +52,12 @@ pub(super) async fn envelope(State(Front { app, hosts }): State<Front>, request:
     let id = RequestId::new(app.clock.now());
     let method = known(request.method());
     let path = request.uri().path().to_owned();
+    let mut span = traced(&app, &id, &path, request.headers());
     let mut response = if let Some(error) = refused(method, &hosts, request.headers()) {
         error.into_response()
     } else {
         let handling = telemetry::of_request(id.as_ref(), caught(next.run(request)));
-        handling.instrument(tracing::info_span!("request", request_id = %id)).await
+        handling.instrument(tracing::info_span!("request", request_id = %id, key_id = field::Empty)).await
     };
     let method = method.unwrap_or("other");
     let route = response.extensions().get::<MatchedPath>().map_or("none", |path| path.as_str()).to_owned();
@@ -77,8 +78,27 @@ pub(super) async fn envelope(State(Front { app, hosts }): State<Front>, request:
     headers.insert(ORGANIZATION_ID, app.organization_header.clone());
     let status = response.status().as_u16();
     tracing::debug!(request_id = %id, method, path, status, seconds = watch.seconds(), "request");
+    span.rename(|| format!("{method} {route}"));
+    span.set("http.request.method", method);
+    span.set("http.route", route.as_str());
+    span.set("http.response.status_code", status);
+    if status >= 500 {
+        span.fail(&status.to_string());
+    }
+    drop(span);
     count(method, route, status, watch);
     response
+}
+
+/// The span of a request; none of those that only look how the server is.
+fn traced(app: &App, id: &RequestId, path: &str, headers: &HeaderMap) -> traces::Span {
+    if matches!(path, "/healthz" | "/readyz" | "/metrics") {
+        return traces::Span::none();
+    }
+    let traceparent = headers.get("traceparent").and_then(|header| header.to_str().ok());
+    let mut span = app.traces.request(id.as_ref(), || "request".to_owned(), traceparent);
+    span.set("rota.request.id", id.to_string());
+    span
 }
 
 fn count(method: &'static str, route: String, status: u16, watch: Stopwatch) {
@@ -236,6 +256,7 @@ pub(super) async fn guard(State(app): State<App>, request: Request, next: Next) 
     let admitted = admit(&app, &parts).await;
     let mut response = match admitted {
         Ok(admission) => {
+            Span::current().record("key_id", admission.key_id());
             let workspace = admission.workspace().cloned();
             let reads = parts.method.is_safe();
             let uploads = matched.as_ref().is_some_and(|path| operations::uploads(&parts.method, path.as_str()));

@@ -71,7 +71,7 @@ async fn metrics(State(app): State<App>, headers: HeaderMap) -> Response {
     if app.metrics_key.is_some() && app.metrics_key != sent {
         return Error::Unauthenticated("the metrics need their key, as `Authorization: Bearer`").into_response();
     }
-    let mut response = app.metrics.render().into_response();
+    let mut response = app.scrape.text(&app.metrics).await.into_response();
     let text = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, text);
     response

@@ -170,11 +170,15 @@ fn capabilities(provider: Provider) -> Value {
     })
 }
 
+/// What models of the server's own speak.
+const OWN: &str = "rota";
+
 /// A model without a configuration.
 fn plain(id: &str, provider: Arc<dyn Model>) -> Offered {
     let route = Route {
         name: id.to_owned(),
         model: id.to_owned(),
+        speaks: OWN,
         max_tokens: DEFAULT_MAX_TOKENS,
         price: None,
         provider,
@@ -209,6 +213,11 @@ fn route(config: &ModelConfig, provider: Arc<dyn Model>) -> Route {
     Route {
         name: config.id.clone(),
         model: config.upstream.clone().unwrap_or_else(|| config.id.clone()),
+        speaks: match config.provider {
+            Provider::Messages => "anthropic",
+            Provider::OpenAi => "openai",
+            Provider::Playbook => OWN,
+        },
         max_tokens: config.max_tokens,
         price: config.price.as_ref().map(Price::new),
         provider,

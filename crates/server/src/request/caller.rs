@@ -175,6 +175,14 @@ impl From<Closed> for Error {
 }
 
 impl Admission {
+    /// The key's id.
+    pub fn key_id(&self) -> &str {
+        match &self.key {
+            Key::Api { id, .. } => id.as_ref(),
+            Key::Worker(worker) => worker.key.as_ref(),
+        }
+    }
+
     /// The workspace in which the request acts.
     pub fn workspace(&self) -> Option<&WorkspaceId> {
         self.workspace.as_ref()

@@ -34,7 +34,9 @@ pub async fn update(
     body: Body,
 ) -> Result<Json<ApiKey>> {
     let update = body.read(UpdateApiKey::read)?;
-    app.db.write(move |tx| set(tx, &id, &update)).await.map(Json)
+    let key = app.db.write(move |tx| set(tx, &id, &update)).await?;
+    tracing::info!(changed_key_id = %key.id, status = key.status.as_str(), "an API key was changed");
+    Ok(Json(key))
 }
 
 /// `GET /v1/organizations/api_keys`.

@@ -23,7 +23,7 @@ use crate::{
     page::{Order, Rows},
     request::{Caller, Json, Query},
     resources::{
-        runs,
+        runs::{self, Fares},
         sessions::{self, Waiting},
     },
 };

@@ -44,7 +44,9 @@ pub async fn set(
         write(tx, &caller.workspace, &id, &update)?;
         read(tx, &caller.workspace, &id)?.shown(tx, default)
     };
-    app.db.write(write).await.map(Json)
+    let policy = app.db.write(write).await?;
+    tracing::info!(deployment_id = %policy.deployment_id, "the policy of a deployment was set");
+    Ok(Json(policy))
 }
 
 /// A policy, and what of its deployment is shown with it.
