@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod api_key;
+pub mod audit;
 pub mod content;
 pub mod credential;
 pub mod decode;
@@ -28,6 +29,7 @@ pub mod occurrence;
 pub mod organization;
 pub mod policy;
 pub mod repository;
+pub mod retention;
 pub mod run_outcome;
 pub mod schedule;
 mod schema;

@@ -7,12 +7,16 @@ use std::{env, fs};
 
 use rota_api::{
     Deleted,
+    audit::{ActorType, AuditEvent},
     egress::{EgressConnection, EgressOutcome},
     environment_key::{CreateEnvironmentKey, EnvironmentKey, NewEnvironmentKey},
     image::{EnvironmentBuild, EnvironmentImage, Images, SetEnvironmentImage},
     listed_run::{Attention, ListedRun, RunState, RunTrigger},
     occurrence::{AuditedOccurrence, OccurrenceOutcome},
     policy::{DeploymentPolicy, UpdatePolicy},
+    retention::{
+        DeploymentRetention, RetentionPreview, UpdateDeploymentRetention, UpdateWorkspaceRetention, WorkspaceRetention,
+    },
     run_outcome::RunWithOutcome,
     schedule::SchedulePreview,
     tunnel::TunnelWithStatus,
@@ -31,6 +35,8 @@ const RUN: &str = "/v1/deployment_runs/{deployment_run_id}";
 const SESSION: &str = "/v1/sessions/{session_id}";
 const TUNNEL: &str = "/v1/tunnels/{tunnel_id}";
 const POLICY: &str = "/rota/v1/deployments/{deployment_id}/policy";
+const RETENTION: &str = "/rota/v1/retention";
+const DEPLOYMENT_RETENTION: &str = "/rota/v1/deployments/{deployment_id}/retention";
 const KEYS: &str = "/rota/v1/environments/{environment_id}/keys";
 const REVOKE: &str = "/rota/v1/environments/{environment_id}/keys/{environment_key_id}/revoke";
 const IMAGE: &str = "/rota/v1/environments/{environment_id}/image";
@@ -171,6 +177,16 @@ fn made() -> String {
     c.add("get", "/rota/v1/environments/{environment_id}/build", &[], &answer);
     let answer = c.schema::<Images>();
     c.add("get", "/rota/v1/images", &[], &answer);
+    let answer = c.schema::<WorkspaceRetention>();
+    c.add("get", RETENTION, &[], &answer);
+    c.add("post", RETENTION, &[], &answer);
+    c.takes::<UpdateWorkspaceRetention>(RETENTION);
+    let answer = c.schema::<DeploymentRetention>();
+    c.add("get", DEPLOYMENT_RETENTION, &[], &answer);
+    c.add("post", DEPLOYMENT_RETENTION, &[], &answer);
+    c.takes::<UpdateDeploymentRetention>(DEPLOYMENT_RETENTION);
+    let answer = c.schema::<RetentionPreview>();
+    c.add("get", "/rota/v1/retention/preview", &[], &answer);
     let answer = c.schema::<Attention>();
     c.add("get", "/rota/v1/attention", &[], &answer);
     let answer = c.page::<ListedRun>();
@@ -187,6 +203,22 @@ fn made() -> String {
     ];
     c.add("get", "/rota/v1/runs", &query, &answer);
     let order = ("order", json!({"enum": ["asc", "desc"]}));
+    let answer = c.page::<AuditEvent>();
+    let query = [
+        limit.clone(),
+        page.clone(),
+        order.clone(),
+        ("format", json!({"enum": ["json", "jsonl"]})),
+        ("workspace_id", text.clone()),
+        ("actor_type", json!({"enum": ActorType::NAMES})),
+        ("actor_id", text.clone()),
+        ("operation", text.clone()),
+        ("resource_type", text.clone()),
+        ("resource_id", text.clone()),
+        time("from"),
+        time("to"),
+    ];
+    c.add("get", "/rota/v1/audit", &query, &answer);
     let query = [limit.clone(), order, ("after_id", text.clone()), ("before_id", text)];
     let answer = c.by_ids::<WebhookEndpoint>();
     c.add("get", ENDPOINTS, &query, &answer);

@@ -31,6 +31,7 @@ pub mod random;
 pub mod renewals;
 pub mod request;
 pub mod resources;
+pub mod retention;
 mod retry_after;
 pub mod room;
 pub mod sandboxes;
@@ -201,6 +202,7 @@ pub async fn serve_offer(offer: Offer, config: Config, clock: Clock) -> Result<S
     if app.config.roles.has(Role::Scheduler) {
         app.spawn(tick::run(app.clone()));
         app.spawn(renewals::run(app.clone()));
+        app.spawn(retention::run(app.clone()));
     }
     if app.config.roles.has(Role::Runner) {
         app.spawn(sweep::run(app.clone()));

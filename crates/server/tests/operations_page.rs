@@ -30,6 +30,7 @@ fn list() -> String {
             Who::WorkspaceOrWorker => "a workspace, or a worker",
             Who::Worker => "a worker",
             Who::Administrator => "an administrator",
+            Who::Reader => "a workspace, or an administrator",
         };
         let beta = match operation.beta {
             Beta::Required => "required",

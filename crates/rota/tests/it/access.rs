@@ -140,7 +140,8 @@ async fn another_workspace_finds_nothing_at_any_route() {
     let ids = one_of_each(&rota.api).await;
     let other = rota.other_workspace().await;
     let mut walked = 0;
-    let of_a_workspace = |operation: &Operation| !matches!(operation.who, Who::Administrator | Who::Worker);
+    let of_a_workspace =
+        |operation: &Operation| !matches!(operation.who, Who::Administrator | Who::Worker | Who::Reader);
     for operation in operations().into_iter().filter(of_a_workspace) {
         let (method, path) = (operation.method.clone(), filled(&operation, &ids));
         let names_a_resource = ids.iter().any(|(name, id)| *name != "{model_id}" && path.contains(id.as_str()));
@@ -149,13 +150,13 @@ async fn another_workspace_finds_nothing_at_any_route() {
             assert_eq!((answer.status, &*answer.kind), (404, "not_found_error"), "{method} {path}");
             walked += 1;
         } else if method == Method::GET
-            && !["/v1/models", "/rota/v1/schedules", "/rota/v1/images"].iter().any(|p| path.starts_with(p))
+            && !["/v1/models", "/rota/v1/schedules", "/rota/v1/images", "/rota/v1/retention"].iter().any(|p| path.starts_with(p))
         {
             let all = if path == "/rota/v1/attention" { path.clone() } else { format!("{path}?limit=100") };
             assert_eq!(other.get(&all).await["data"], json!([]), "{path}");
         }
     }
-    assert_eq!(walked, 107);
+    assert_eq!(walked, 109);
     let deployment = rota.api.get(&format!("/v1/deployments/{}", ids["{deployment_id}"])).await;
     assert_eq!((&deployment["archived_at"], &deployment["status"]), (&Value::Null, &json!("active")));
 }
@@ -175,6 +176,7 @@ async fn the_organization_is_for_administrators_and_workspaces_are_for_who_names
             Who::Administrator => (&rota.api, &no_administrator),
             Who::Worker => (&rota.api, &no_worker),
             Who::Workspace | Who::Starter | Who::WorkspaceOrWorker => (&administrator, &no_workspace),
+            Who::Reader => continue,
         };
         let (method, path) = (operation.method.clone(), filled(&operation, &ids));
         let answer = api.send(method.clone(), &path, body(&operation).as_ref()).await.refusal();
@@ -216,7 +218,7 @@ async fn a_worker_reaches_what_is_for_workers_and_nothing_else() {
             Who::Workspace if path.ends_with("/content") => {
                 assert_eq!(ask(&worker).await.refusal(), not_found("Not found"), "{method} {path}");
             }
-            Who::Workspace | Who::Starter => assert_eq!(ask(&worker).await.refusal(), no_key, "{method} {path}"),
+            Who::Workspace | Who::Starter | Who::Reader => assert_eq!(ask(&worker).await.refusal(), no_key, "{method} {path}"),
             Who::Worker | Who::WorkspaceOrWorker => {
                 let refused = ask(&elsewhere).await.refusal();
                 if path.contains("/work") {

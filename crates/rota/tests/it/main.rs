@@ -10,6 +10,7 @@ mod administration;
 mod agents;
 mod as_many;
 mod attached_files;
+mod audit;
 mod bodies;
 mod bounds;
 mod bucket;

@@ -38,6 +38,8 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0025_checkpoints.sql"),
     include_str!("migrations/0026_rows_by_key.sql"),
     include_str!("migrations/0027_outcomes.sql"),
+    include_str!("migrations/0032_audit.sql"),
+    include_str!("migrations/0033_retention.sql"),
 ];
 
 /// Where a store keeps the checksums of the migrations that it has seen, each under the version that it leads to.

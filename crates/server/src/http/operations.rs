@@ -12,10 +12,10 @@ use http::Method;
 use crate::{
     app::App,
     resources::{
-        agents, api_keys, archiving, attention, credentials, deployment_runs, deployments, dreams, egress,
+        agents, api_keys, archiving, attention, audit, credentials, deployment_runs, deployments, dreams, egress,
         environment_keys, environments, files, images,
         memory_stores::{self, memories, versions},
-        models, organization, run_outcomes, runs, schedules,
+        models, organization, retention, run_outcomes, runs, schedules,
         sessions::{self, events, resources as session_resources},
         skills, threads, tunnels, user_profiles, vaults, webhook_endpoints, work, workspaces,
     },
@@ -52,6 +52,8 @@ pub enum Who {
     Worker,
     /// An administrator's.
     Administrator,
+    /// That of a workspace, which it is about, or an administrator's: then it is about all, or the one that is named.
+    Reader,
 }
 
 /// Whether a request must name the managed agents beta, or another, in its `anthropic-beta` header.
@@ -70,7 +72,7 @@ pub enum Beta {
 /// Every operation that the server has, by path.
 pub fn operations() -> Vec<Operation> {
     use Beta::{AgentMemory, Named, Optional, Required};
-    use Who::{Administrator, Starter, Worker, Workspace, WorkspaceOrWorker};
+    use Who::{Administrator, Reader, Starter, Worker, Workspace, WorkspaceOrWorker};
 
     const ARCHIVE_CREDENTIAL: &str = "/v1/vaults/{vault_id}/credentials/{credential_id}/archive";
     const CREDENTIAL: &str = "/v1/vaults/{vault_id}/credentials/{credential_id}";
@@ -103,10 +105,13 @@ pub fn operations() -> Vec<Operation> {
 
     vec![
         get("/rota/v1/attention", Workspace, Optional, attention::list),
+        get("/rota/v1/audit", Reader, Optional, audit::list),
         get("/rota/v1/deployment_runs/{deployment_run_id}", Workspace, Optional, run_outcomes::retrieve),
         get(OCCURRENCES, Workspace, Optional, deployments::occurrences::list),
         get("/rota/v1/deployments/{deployment_id}/policy", Workspace, Optional, deployments::policy::get),
         post("/rota/v1/deployments/{deployment_id}/policy", Workspace, Optional, deployments::policy::set),
+        get("/rota/v1/deployments/{deployment_id}/retention", Workspace, Optional, retention::of_deployment),
+        post("/rota/v1/deployments/{deployment_id}/retention", Workspace, Optional, retention::set_of_deployment),
         get(KEYS, Workspace, Optional, environment_keys::list),
         post(KEYS, Workspace, Optional, environment_keys::create),
         call(REVOKE, Workspace, Optional, environment_keys::revoke),
@@ -114,6 +119,9 @@ pub fn operations() -> Vec<Operation> {
         post(IMAGE, Workspace, Optional, images::set),
         get("/rota/v1/environments/{environment_id}/build", Workspace, Optional, images::build),
         get("/rota/v1/images", Workspace, Optional, images::list),
+        get("/rota/v1/retention", Workspace, Optional, retention::of_workspace),
+        post("/rota/v1/retention", Workspace, Optional, retention::set_of_workspace),
+        get("/rota/v1/retention/preview", Workspace, Optional, retention::preview_of_workspace),
         get("/rota/v1/runs", Workspace, Optional, runs::list),
         get("/rota/v1/schedules/preview", Workspace, Optional, schedules::preview),
         get("/rota/v1/sessions/{session_id}", Workspace, Optional, sessions::warnings::retrieve),

@@ -4,6 +4,7 @@ pub mod active;
 mod check;
 pub mod due;
 pub mod failures;
+pub mod history;
 pub mod occurrences;
 pub mod policy;
 mod run;
