@@ -97,8 +97,18 @@ impl<'a> Sweep<'a> {
         for kind in [RetentionKind::Sessions, RetentionKind::Outputs] {
             self.kind(kind, Some(workspace)).await?;
         }
-        self.histories(workspace).await?;
+        if self.is_limited(RetentionKind::Runs, Some(workspace)).await? {
+            self.histories(workspace).await?;
+        }
         self.kind(RetentionKind::Runs, Some(workspace)).await
+    }
+
+    async fn is_limited(&self, kind: RetentionKind, workspace: Option<&WorkspaceId>) -> Result<bool> {
+        let (config, of) = (self.app.config.retention, workspace.cloned());
+        let of = move |tx: &mut Tx<'_>| {
+            retention::is_limited(tx, kind, of.as_ref().map_or(Kept::Everywhere, Kept::In), &config)
+        };
+        self.app.db.read(of).await
     }
 
     /// Before the runs: an occurrence whose run is gone would be one of which nobody knows what became.
@@ -124,13 +134,10 @@ impl<'a> Sweep<'a> {
     }
 
     async fn kind(&mut self, kind: RetentionKind, workspace: Option<&WorkspaceId>) -> Result<()> {
-        let (config, of) = (self.app.config.retention, workspace.cloned());
-        let is_limited = move |tx: &mut Tx<'_>| {
-            retention::is_limited(tx, kind, of.as_ref().map_or(Kept::Everywhere, Kept::In), &config)
-        };
-        if !self.app.db.read(is_limited).await? {
+        if !self.is_limited(kind, workspace).await? {
             return Ok(());
         }
+        let config = self.app.config.retention;
         let size = if kind == RetentionKind::Sessions { RETENTION_SESSIONS } else { RETENTION_ROWS as usize };
         let mut after = Some(Place::default());
         while let Some(at) = after.take().filter(|_| !self.app.is_stopping()) {

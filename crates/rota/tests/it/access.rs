@@ -150,7 +150,9 @@ async fn another_workspace_finds_nothing_at_any_route() {
             assert_eq!((answer.status, &*answer.kind), (404, "not_found_error"), "{method} {path}");
             walked += 1;
         } else if method == Method::GET
-            && !["/v1/models", "/rota/v1/schedules", "/rota/v1/images", "/rota/v1/retention"].iter().any(|p| path.starts_with(p))
+            && !["/v1/models", "/rota/v1/schedules", "/rota/v1/images", "/rota/v1/retention"]
+                .iter()
+                .any(|p| path.starts_with(p))
         {
             let all = if path == "/rota/v1/attention" { path.clone() } else { format!("{path}?limit=100") };
             assert_eq!(other.get(&all).await["data"], json!([]), "{path}");
@@ -218,7 +220,9 @@ async fn a_worker_reaches_what_is_for_workers_and_nothing_else() {
             Who::Workspace if path.ends_with("/content") => {
                 assert_eq!(ask(&worker).await.refusal(), not_found("Not found"), "{method} {path}");
             }
-            Who::Workspace | Who::Starter | Who::Reader => assert_eq!(ask(&worker).await.refusal(), no_key, "{method} {path}"),
+            Who::Workspace | Who::Starter | Who::Reader => {
+                assert_eq!(ask(&worker).await.refusal(), no_key, "{method} {path}")
+            }
             Who::Worker | Who::WorkspaceOrWorker => {
                 let refused = ask(&elsewhere).await.refusal();
                 if path.contains("/work") {

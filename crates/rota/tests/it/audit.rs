@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::{
     access::one_of_each,
-    client::{Answer, Api, ENDPOINTS, invalid},
+    client::{Answer, Api, invalid},
     files,
     given::{Parts, environment, id},
     repositories::repository,
@@ -179,7 +179,8 @@ async fn every_operation_that_changes_something_leaves_a_row_with_its_key_its_re
     let parts = Parts { agent, environment: environment(api, "of sessions").await };
     rota.other_workspace().await;
     let keys = administrator.get("/v1/organizations/api_keys").await;
-    let other = keys["data"].as_array().unwrap().iter().find(|key| key["name"] == "a key of another workspace").unwrap();
+    let other =
+        keys["data"].as_array().unwrap().iter().find(|key| key["name"] == "a key of another workspace").unwrap();
     ids.insert("{api_key_id}", id(other).to_owned());
     ids.insert("{workspace_id}", other["scope"]["workspace_id"].as_str().unwrap().to_owned());
     ids.insert("{another_file_id}", id(&files::upload(api, "another", b"another").await).to_owned());
@@ -344,7 +345,10 @@ async fn exported(api: &Api, query: &str, headers: &[(header::HeaderName, &str)]
     let request = api.request(Method::GET, &format!("{AUDIT}?{query}"));
     let request = headers.iter().fold(request, |request, (name, value)| request.header(name, *value));
     let response = request.send().await.unwrap();
-    assert_eq!((response.status().as_u16(), &response.headers()["content-type"]), (200, &"application/jsonl".parse().unwrap()));
+    assert_eq!(
+        (response.status().as_u16(), &response.headers()["content-type"]),
+        (200, &"application/jsonl".parse().unwrap())
+    );
     let text = response.text().await.unwrap();
     assert!(text.is_empty() || text.ends_with('\n'), "the last line is whole");
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
@@ -387,7 +391,13 @@ async fn what_the_command_line_does_is_in_the_list_too() {
     let data = rota.server.app().config.data.clone();
     let run = async |arguments: &[&str]| {
         let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_rota"));
-        command.args(arguments).arg("--json").arg("--data").arg(&data).env_remove("ROTA_DATABASE").env_remove("ROTA_CONFIG");
+        command
+            .args(arguments)
+            .arg("--json")
+            .arg("--data")
+            .arg(&data)
+            .env_remove("ROTA_DATABASE")
+            .env_remove("ROTA_CONFIG");
         if let Some(database) = rota.database() {
             command.args(["--database", &database.url().0]);
         }
@@ -406,7 +416,9 @@ async fn what_the_command_line_does_is_in_the_list_too() {
     let told: Vec<_> = rows.iter().map(|row| (row["operation"].as_str().unwrap(), &row["request_id"])).collect();
     let operations = ["api_keys.create", "api_keys.revoke", "organization.disable", "organization.enable"];
     assert_eq!(told, operations.map(|operation| (operation, &Value::Null)));
-    assert!(rows[..2].iter().all(|row| row["resource"]["id"] == key["id"] && row["workspace_id"] == key["workspace_id"]));
+    assert!(
+        rows[..2].iter().all(|row| row["resource"]["id"] == key["id"] && row["workspace_id"] == key["workspace_id"])
+    );
     assert!(rows[2..].iter().all(|row| row["workspace_id"].is_null()));
     let made = administrator.get(&format!("{AUDIT}?operation=workspaces.create")).await;
     assert_eq!(made["data"][0]["resource"]["id"], key["workspace_id"], "{made:#}");

@@ -76,6 +76,7 @@ mod replies;
 mod repositories;
 mod request;
 mod restarts;
+mod retention;
 mod routes;
 mod run_list;
 mod run_outcomes;

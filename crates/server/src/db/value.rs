@@ -104,7 +104,7 @@ macro_rules! ids {
 }
 
 ids! {
-    AgentId ApiKeyId BlobId CredentialId DeploymentId DreamId EgressId EnvironmentId EnvironmentKeyId EventId FileId MemoryId MemoryStoreId MemoryVersionId RunId SessionId SessionResourceId
+    AgentId ApiKeyId AuditEventId BlobId CredentialId DeploymentId DreamId EgressId EnvironmentId EnvironmentKeyId EventId FileId MemoryId MemoryStoreId MemoryVersionId RunId SessionId SessionResourceId
     SkillId SkillVersionId TunnelCertificateId TunnelId TunnelTokenId UserProfileId VaultId WebhookEndpointId WebhookEventId WorkspaceId
 }
 

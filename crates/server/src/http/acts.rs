@@ -58,9 +58,8 @@ struct Named {
 
 static ACTS: LazyLock<HashMap<(Method, &'static str), Named>> = LazyLock::new(|| {
     let all = operations();
-    let is_there = |method: &Method, path: &str| {
-        all.iter().any(|operation| operation.method == *method && operation.path == path)
-    };
+    let is_there =
+        |method: &Method, path: &str| all.iter().any(|operation| operation.method == *method && operation.path == path);
     let is_audited = |method: &Method, path: &str| {
         !method.is_safe() && !NOT_AUDITED.iter().any(|(not, at, _)| method == not && path == *at)
     };
@@ -88,7 +87,8 @@ fn name(path: &str, verb: Option<&str>) -> Named {
     let segments: Vec<&str> = path.split('/').collect();
     let is_id = |segment: &str| segment.starts_with('{');
     let ids: Vec<usize> = (0..segments.len()).filter(|place| is_id(segments[*place])).collect();
-    let words = segments.iter().filter(|segment| !is_id(segment) && !["", "rota", "v1", "organizations"].contains(segment));
+    let words =
+        segments.iter().filter(|segment| !is_id(segment) && !["", "rota", "v1", "organizations"].contains(segment));
     let words: Vec<&str> = words.copied().chain(verb).collect();
     let (id, parents) = match (verb, ids.split_last()) {
         (Some("create"), _) => (None, &ids[..]),
@@ -118,7 +118,15 @@ pub(super) fn of(admission: &Admission, parts: &Parts, body: &[u8]) -> Option<Ac
     let (id, parent) = (segment(id), segment(parent));
     let workspace = admission.workspace().cloned();
     let fields = (id.is_some() && !body.is_empty()).then(|| sent(body)).flatten();
-    Some(Act { actor: admission.actor(), operation: operation.clone(), resource: resource.clone(), id, parent, workspace, fields })
+    Some(Act {
+        actor: admission.actor(),
+        operation: operation.clone(),
+        resource: resource.clone(),
+        id,
+        parent,
+        workspace,
+        fields,
+    })
 }
 
 /// The fields that a body names, where it is an object.
@@ -162,7 +170,12 @@ mod tests {
             (Method::POST, "/v1/environments/{environment_id}/work/{work_id}/stop", "environments.work.stop", "work"),
             (Method::POST, "/rota/v1/deployments/{deployment_id}/policy", "deployments.policy.update", "deployment"),
             (Method::POST, "/rota/v1/environments/{environment_id}/image", "environments.image.update", "environment"),
-            (Method::POST, "/rota/v1/environments/{environment_id}/keys", "environments.keys.create", "environment_key"),
+            (
+                Method::POST,
+                "/rota/v1/environments/{environment_id}/keys",
+                "environments.keys.create",
+                "environment_key",
+            ),
             (Method::POST, "/v1/tunnels/{tunnel_id}/rotate_token", "tunnels.rotate_token", "tunnel"),
         ] {
             let named = &ACTS[&(method, path)];
@@ -172,7 +185,10 @@ mod tests {
 
     #[test]
     fn what_is_part_of_something_names_it() {
-        let (of, made) = (name("/v1/vaults/{a}/credentials/{b}", Some("update")), name("/v1/vaults/{a}/credentials", Some("create")));
+        let (of, made) = (
+            name("/v1/vaults/{a}/credentials/{b}", Some("update")),
+            name("/v1/vaults/{a}/credentials", Some("create")),
+        );
         assert_eq!((of.id, of.parent), (Some(5), Some(3)));
         assert_eq!((made.id, made.parent), (None, Some(3)));
     }
@@ -180,7 +196,8 @@ mod tests {
     #[test]
     fn whatever_is_not_audited_is_an_operation_that_changes_something() {
         for (method, path, _) in NOT_AUDITED {
-            let operation = operations().into_iter().find(|operation| operation.method == method && operation.path == path);
+            let operation =
+                operations().into_iter().find(|operation| operation.method == method && operation.path == path);
             assert!(operation.is_some_and(|operation| !operation.method.is_safe()), "{method} {path}");
         }
     }

@@ -3,8 +3,8 @@
 use axum::extract::State;
 use rota_api::{
     Time,
-    audit::ActorType,
     api_key::{ApiKey, KeyScope, KeyStatus, MAX_NAME, UpdateApiKey},
+    audit::ActorType,
     id::{ApiKeyId, Id, WorkspaceId},
 };
 use serde::Serialize;
@@ -216,7 +216,13 @@ pub fn archive_all_of(tx: &mut Tx<'_>, workspace: &WorkspaceId) -> Result<()> {
     let sql = "UPDATE api_keys SET status = 'archived' WHERE workspace_id = $1 AND status <> 'archived' RETURNING id";
     for id in tx.all(sql, vals![workspace], |row| row.text(0))? {
         let workspace = Some(workspace);
-        tx.audit_also(&Also { by: ActorType::Cascade, operation: "api_keys.archive", resource: "api_key", id: &id, workspace });
+        tx.audit_also(&Also {
+            by: ActorType::Cascade,
+            operation: "api_keys.archive",
+            resource: "api_key",
+            id: &id,
+            workspace,
+        });
     }
     Ok(())
 }

@@ -101,7 +101,8 @@ fn lines(db: Db, select: Select, order: Order) -> impl Stream<Item = Result<Byte
     })
 }
 
-const SELECT: &str = "SELECT id, workspace_id, actor_type, actor_id, operation, resource_type, resource_id, parent_id, fields,
+const SELECT: &str =
+    "SELECT id, workspace_id, actor_type, actor_id, operation, resource_type, resource_id, parent_id, fields,
     request_id, created_at FROM audit";
 
 fn from_row(row: &Row<'_>) -> Result<AuditEvent> {

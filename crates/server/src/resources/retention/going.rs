@@ -157,9 +157,7 @@ fn goes(kind: RetentionKind) -> (String, String) {
             format!("x.state <> 'pending' AND x.created_at <= {}", until("deliveries_days", false)),
             OF_WORKSPACE.to_owned(),
         ),
-        RetentionKind::Egress => {
-            (format!("x.started_at <= {}", until("egress_days", false)), OF_WORKSPACE.to_owned())
-        }
+        RetentionKind::Egress => (format!("x.started_at <= {}", until("egress_days", false)), OF_WORKSPACE.to_owned()),
         RetentionKind::Audit => {
             (format!("x.created_at <= CAST($2 AS BIGINT) - CAST($1 AS BIGINT) * {DAY}"), String::new())
         }
