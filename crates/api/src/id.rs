@@ -149,6 +149,7 @@ macro_rules! ids {
 ids! {
     AgentId "agent_" "An agent.";
     ApiKeyId "apikey_" "An API key (not the key itself).";
+    AuditEventId "audev_" "A change that the audit list tells of.";
     BlobId "blob_" "The bytes of a file. No client sees it.";
     CredentialId "vcrd_" "A credential of a vault.";
     DeploymentId "depl_" "A deployment.";

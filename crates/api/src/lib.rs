@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod api_key;
+pub mod audit;
 pub mod content;
 pub mod credential;
 pub mod decode;
@@ -29,6 +30,7 @@ pub mod occurrence;
 pub mod organization;
 pub mod policy;
 pub mod repository;
+pub mod retention;
 pub mod rota_event;
 pub mod run_outcome;
 pub mod run_sum;

@@ -7,6 +7,7 @@ use std::{env, fs};
 
 use rota_api::{
     Deleted,
+    audit::{ActorType, AuditEvent},
     egress::{EgressConnection, EgressOutcome},
     environment_key::{CreateEnvironmentKey, EnvironmentKey, NewEnvironmentKey},
     hook::{CreateHook, Hook, HookDelivery, NewHook, SlackChallenge},
@@ -14,6 +15,9 @@ use rota_api::{
     listed_run::{Attention, ListedRun, RunState, RunTrigger},
     occurrence::{AuditedOccurrence, OccurrenceOutcome},
     policy::{DeploymentPolicy, UpdatePolicy},
+    retention::{
+        DeploymentRetention, RetentionPreview, UpdateDeploymentRetention, UpdateWorkspaceRetention, WorkspaceRetention,
+    },
     rota_event::{EndpointDisabled, PassedOver, RunFinished, RunWaiting, Silent},
     run_outcome::RunWithOutcome,
     run_sum::{RunSums, SumBy},
@@ -40,6 +44,8 @@ const BACKFILL: &str = "/rota/v1/deployments/{deployment_id}/backfill";
 const HOOKS: &str = "/rota/v1/deployments/{deployment_id}/hooks";
 const HOOK: &str = "/rota/v1/hooks/{hook_id}";
 const RUNS: &str = "/rota/v1/deployments/{deployment_id}/runs";
+const RETENTION: &str = "/rota/v1/retention";
+const DEPLOYMENT_RETENTION: &str = "/rota/v1/deployments/{deployment_id}/retention";
 const KEYS: &str = "/rota/v1/environments/{environment_id}/keys";
 const REVOKE: &str = "/rota/v1/environments/{environment_id}/keys/{environment_key_id}/revoke";
 const IMAGE: &str = "/rota/v1/environments/{environment_id}/image";
@@ -206,6 +212,16 @@ fn made() -> String {
     c.add("get", "/rota/v1/environments/{environment_id}/build", &[], &answer);
     let answer = c.schema::<Images>();
     c.add("get", "/rota/v1/images", &[], &answer);
+    let answer = c.schema::<WorkspaceRetention>();
+    c.add("get", RETENTION, &[], &answer);
+    c.add("post", RETENTION, &[], &answer);
+    c.takes::<UpdateWorkspaceRetention>(RETENTION);
+    let answer = c.schema::<DeploymentRetention>();
+    c.add("get", DEPLOYMENT_RETENTION, &[], &answer);
+    c.add("post", DEPLOYMENT_RETENTION, &[], &answer);
+    c.takes::<UpdateDeploymentRetention>(DEPLOYMENT_RETENTION);
+    let answer = c.schema::<RetentionPreview>();
+    c.add("get", "/rota/v1/retention/preview", &[], &answer);
     let answer = c.schema::<Attention>();
     c.add("get", "/rota/v1/attention", &[], &answer);
     let answer = c.page::<ListedRun>();
@@ -263,6 +279,22 @@ fn made() -> String {
     ];
     c.add("get", "/rota/v1/sessions", &query, &answer);
     let order = ("order", json!({"enum": ["asc", "desc"]}));
+    let answer = c.page::<AuditEvent>();
+    let query = [
+        limit.clone(),
+        page.clone(),
+        order.clone(),
+        ("format", json!({"enum": ["json", "jsonl"]})),
+        ("workspace_id", text.clone()),
+        ("actor_type", json!({"enum": ActorType::NAMES})),
+        ("actor_id", text.clone()),
+        ("operation", text.clone()),
+        ("resource_type", text.clone()),
+        ("resource_id", text.clone()),
+        time("from"),
+        time("to"),
+    ];
+    c.add("get", "/rota/v1/audit", &query, &answer);
     let query = [limit.clone(), order, ("after_id", text.clone()), ("before_id", text)];
     let answer = c.by_ids::<WebhookEndpoint>();
     c.add("get", ENDPOINTS, &query, &answer);

@@ -356,6 +356,14 @@ Configuration file (every key is optional; an unknown key is an error):
   attempts = 8                       how often a delivery is tried, 1 to 20
   timeout_seconds = 15               how long an attempt may take, 1 to 60
 
+  [retention]                        after how many days things go; without a key they are kept (docs/retention.md)
+  sessions_days = 90                 sessions at rest, with their events and files, after they came to rest
+  outputs_days = 30                  files that agents left in their outputs
+  runs_days = 90                     runs, and what became of occurrences
+  deliveries_days = 30               deliveries of webhooks, at most 30
+  egress_days = 30                   the egress log, at most 30
+  audit_days = 365                   the audit list
+
   [vault]
   key_file = \"/etc/rota/vault.key\"  the file with the master key; `vault.key` in the data folder, made by the first start
   key_env = \"VAULT_KEY\"             the environment variable that holds the key, in place of a file

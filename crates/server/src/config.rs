@@ -15,6 +15,7 @@ use rota_api::{
     model::{Lifecycle, Line},
     policy::{Jitter, MAX_CATCH_UP_SECONDS},
     repository::GITHUB,
+    retention::{MAX_DAYS, MAX_LOG_DAYS},
 };
 use serde::Deserialize;
 
@@ -75,6 +76,8 @@ pub struct Config {
     pub packages: PackagesConfig,
     /// What agents see of the web through this server.
     pub web: WebConfig,
+    /// How long things are kept.
+    pub retention: RetentionConfig,
 }
 
 impl Default for Config {
@@ -100,6 +103,7 @@ impl Default for Config {
             mcp: McpConfig::default(),
             packages: PackagesConfig::default(),
             web: WebConfig::default(),
+            retention: RetentionConfig::default(),
         }
     }
 }
@@ -202,6 +206,41 @@ impl HttpConfig {
             return Err(Error::invalid(format_args!("http.hosts: \"{wrong}\" is not a host name without a port")));
         }
         within("http.connections", self.connections, &(1..=1_000_000))
+    }
+}
+
+/// How long things are kept, in days: `[retention]`. Absent: for ever, as the hosted service does; deliveries of webhooks and
+/// the egress log for 30 days. Workspaces and deployments can say otherwise of theirs, but for the audit list.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RetentionConfig {
+    /// Sessions at rest, with their events and files, after they came to rest.
+    pub sessions_days: Option<u32>,
+    /// Files that agents left in their outputs, after their session came to rest.
+    pub outputs_days: Option<u32>,
+    /// Runs and what became of occurrences.
+    pub runs_days: Option<u32>,
+    /// Deliveries of webhooks that are no longer tried.
+    pub deliveries_days: Option<u32>,
+    /// The egress log.
+    pub egress_days: Option<u32>,
+    /// The audit list.
+    pub audit_days: Option<u32>,
+}
+
+impl RetentionConfig {
+    fn check(&self) -> Result<()> {
+        for (key, days, most) in [
+            ("sessions_days", self.sessions_days, MAX_DAYS),
+            ("outputs_days", self.outputs_days, MAX_DAYS),
+            ("runs_days", self.runs_days, MAX_DAYS),
+            ("deliveries_days", self.deliveries_days, MAX_LOG_DAYS),
+            ("egress_days", self.egress_days, MAX_LOG_DAYS),
+            ("audit_days", self.audit_days, MAX_DAYS),
+        ] {
+            within(&format!("retention.{key}"), i64::from(days.unwrap_or(1)), &(1..=most))?;
+        }
+        Ok(())
     }
 }
 
@@ -1076,6 +1115,7 @@ impl Config {
         self.mcp.check()?;
         self.packages.check()?;
         self.web.check()?;
+        self.retention.check()?;
         self.sandbox.check()?;
         if self.vault.key_file.is_some() && self.vault.key_env.is_some() {
             return Err(Error::invalid("vault: name key_file or key_env, not both"));

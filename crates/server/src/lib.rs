@@ -32,6 +32,7 @@ pub mod random;
 pub mod renewals;
 pub mod request;
 pub mod resources;
+pub mod retention;
 mod retry_after;
 pub mod room;
 pub mod sandboxes;
@@ -213,6 +214,7 @@ pub async fn serve_offer(offer: Offer, config: Config, clock: Clock) -> Result<S
         app.spawn(silence::run(app.clone()));
         app.spawn(renewals::run(app.clone()));
         app.spawn(deadlines::run(app.clone()));
+        app.spawn(retention::run(app.clone()));
     }
     if app.config.roles.has(Role::Runner) {
         app.spawn(sweep::run(app.clone()));

@@ -919,3 +919,29 @@ pub const WEB_READS: usize = 4;
 pub const WEB_SEARCH_BYTES: usize = 2 * 1024 * 1024;
 /// Most characters of a result of a search, and of its title.
 pub const WEB_HIT_CHARACTERS: usize = 2000;
+
+/// Most fields that a row of the audit list names.
+pub const AUDIT_FIELDS: usize = 64;
+/// Most bytes of the name of such a field; longer ones are no fields of a resource.
+pub const AUDIT_NAME_BYTES: usize = 64;
+/// Rows of the audit list that an export has in memory at a time.
+pub const AUDIT_EXPORT_ROWS: i64 = 500;
+
+/// How often what is kept no longer is looked for, by one server of those on a store.
+pub const RETENTION_EVERY: Duration = Duration::from_hours(1);
+/// Rows that are looked at in one read.
+pub const RETENTION_LOOK: i64 = 500;
+/// Sessions that one transaction removes ...
+pub const RETENTION_SESSIONS: usize = 10;
+/// ... and other rows. More events of a session than this many are removed after it.
+pub const RETENTION_ROWS: i64 = 500;
+/// Deployments whose history one transaction shortens.
+pub const RETENTION_DEPLOYMENTS: usize = 20;
+/// The share of the time for which a sweep may keep the store busy: for each second of work it pauses so many.
+pub const RETENTION_PAUSES: f64 = 9.0;
+/// Rows of each kind that a preview looks at.
+pub const RETENTION_PREVIEW_ROWS: i64 = 20_000;
+/// Pages that SQLite gives back to the file system in one transaction ...
+pub const GIVEN_BACK_PAGES: i64 = 500;
+/// ... and those that are free and stay: 4 MB, which are soon used again.
+pub const FREE_PAGES_KEPT: i64 = 1000;

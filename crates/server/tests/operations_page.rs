@@ -31,6 +31,7 @@ fn list() -> String {
             Who::Worker => "a worker",
             Who::Administrator => "an administrator",
             Who::Signed => "none: a signature",
+            Who::Reader => "a workspace, or an administrator",
         };
         let beta = match operation.beta {
             Beta::Required => "required",

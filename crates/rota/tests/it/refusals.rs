@@ -138,6 +138,12 @@ impl World {
             "/rota/v1/environments/{environment_id}/image" => json!({"image": null}),
             "/rota/v1/webhook_endpoints" => endpoint,
             "/rota/v1/webhook_endpoints/{webhook_endpoint_id}" => over(endpoint, &json!({"state": "enabled"})),
+            "/rota/v1/deployments/{deployment_id}/retention" => {
+                json!({"sessions_days": 30, "outputs_days": 7, "runs_days": 30})
+            }
+            "/rota/v1/retention" => {
+                json!({"sessions_days": 30, "outputs_days": 7, "runs_days": 30, "deliveries_days": 7, "egress_days": 7})
+            }
             "/rota/v1/deployments/{deployment_id}/policy" => json!({
                 "overlap": "skip", "max_concurrent_sessions": 1, "catch_up_seconds": 60, "jitter": "off",
                 "retry": {"max_attempts": 2, "initial_backoff_seconds": 30, "max_backoff_seconds": 60, "multiplier": 2},

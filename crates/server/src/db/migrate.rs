@@ -42,6 +42,8 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0029_again.sql"),
     include_str!("migrations/0030_starts.sql"),
     include_str!("migrations/0031_told.sql"),
+    include_str!("migrations/0032_audit.sql"),
+    include_str!("migrations/0033_retention.sql"),
 ];
 
 /// Where a store keeps the checksums of the migrations that it has seen, each under the version that it leads to.

@@ -12,6 +12,7 @@
 //! On PostgreSQL several transactions run at the same time: a closure that reads what it then writes calls [`Tx::lock`]
 //! first, and one that may meet a row that is there already says `ON CONFLICT` and looks at the count.
 
+mod audit;
 mod copy;
 mod dialect;
 mod fault;
@@ -44,6 +45,7 @@ use crate::{
     limits, telemetry,
 };
 
+pub use audit::{Act, Also, acting, named};
 pub use copy::Copied;
 pub(crate) use copy::sqlite_to_postgres;
 use job::{Job, Write};

@@ -393,6 +393,34 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
+    async fn a_store_gives_back_the_space_of_what_was_deleted() {
+        let folder = Folder::new();
+        let (db, writer) = Db::open(&folder.0, Clock::System, Box::new(|_| {})).unwrap();
+        let fill = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000)
+            INSERT INTO idempotency_keys (deployment_id, key, run_id, created_at)
+            SELECT 'd' || n.i, $1, 'r', 0 FROM n";
+        let long = "x".repeat(2000);
+        db.write(move |tx| tx.execute(fill, vals![&long])).await.unwrap();
+        let counted = |name: &str| -> i64 {
+            let reader = connect(&folder.0.join(FILE), read_only()).unwrap();
+            reader.query_row(&format!("PRAGMA {name}"), [], |row| row.get(0)).unwrap()
+        };
+        let full = counted("page_count");
+        db.write(|tx| tx.execute("DELETE FROM idempotency_keys", &[])).await.unwrap();
+        assert_eq!(counted("page_count"), full, "free pages stay in the file");
+        let mut given = 0;
+        while let some @ 1.. = db.write(|tx| tx.give_back(300, 50)).await.unwrap() {
+            assert!(some <= 300, "{some}");
+            given += some;
+        }
+        assert!(given > 1000 && counted("page_count") == full - given, "{given} of {full}");
+        assert_eq!(counted("freelist_count"), 50, "some stay for what comes next");
+        drop(db);
+        writer.join();
+        assert!(std::fs::metadata(folder.0.join(FILE)).unwrap().len() < 4096 * (full - given + 1) as u64);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
     async fn a_reader_cannot_write() {
         let folder = Folder::new();
         let (db, _writer) = Db::open(&folder.0, Clock::System, Box::new(|_| {})).unwrap();

@@ -104,7 +104,7 @@ macro_rules! ids {
 }
 
 ids! {
-    AgentId ApiKeyId BlobId CredentialId DeploymentId DreamId EgressId EnvironmentId EnvironmentKeyId EventId FileId HookId MemoryId MemoryStoreId MemoryVersionId RunId SessionId SessionResourceId
+    AgentId ApiKeyId AuditEventId BlobId CredentialId DeploymentId DreamId EgressId EnvironmentId EnvironmentKeyId EventId FileId HookId MemoryId MemoryStoreId MemoryVersionId RunId SessionId SessionResourceId
     SkillId SkillVersionId StartId TunnelCertificateId TunnelId TunnelTokenId UserProfileId VaultId WebhookEndpointId WebhookEventId WorkspaceId
 }
 

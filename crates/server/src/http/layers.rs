@@ -17,7 +17,7 @@ use rota_api::{
 use tracing::{Instrument, Span, field};
 
 use super::{
-    answers,
+    acts, answers,
     guests::Guest,
     hosts::Hosts,
     operations::{self, Beta},
@@ -25,6 +25,7 @@ use super::{
 use crate::{
     app::App,
     clock::Stopwatch,
+    db::acting,
     error::{Error, Result},
     limits,
     request::{
@@ -320,14 +321,16 @@ async fn answer(
     next: Next,
 ) -> Result<Response> {
     if uploads {
+        let act = acts::of(&admission, &parts, &[]);
         parts.extensions.insert(admission);
-        return Ok(next.run(Request::from_parts(parts, body)).await);
+        return Ok(acting(act, next.run(Request::from_parts(parts, body))).await);
     }
     let coding = Coding::of(&parts.headers)?;
     // Apart, so that what is made for each request has no room for it.
     let (bytes, _place) = Box::pin(app.intake.read(admission.workspace(), body, coding)).await?;
+    let act = acts::of(&admission, &parts, &bytes);
     parts.extensions.insert(admission);
-    Ok(next.run(Request::from_parts(parts, bytes.into())).await)
+    Ok(acting(act, next.run(Request::from_parts(parts, bytes.into()))).await)
 }
 
 fn value(text: &str) -> HeaderValue {

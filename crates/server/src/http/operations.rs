@@ -12,10 +12,10 @@ use http::Method;
 use crate::{
     app::App,
     resources::{
-        agents, api_keys, archiving, attention, credentials, deployment_runs, deployments, dreams, egress,
+        agents, api_keys, archiving, attention, audit, credentials, deployment_runs, deployments, dreams, egress,
         environment_keys, environments, files, hooks, images,
         memory_stores::{self, memories, versions},
-        models, organization, run_outcomes, run_sums, runs, schedules, session_states,
+        models, organization, retention, run_outcomes, run_sums, runs, schedules, session_states,
         sessions::{self, events, resources as session_resources},
         skills, threads, tunnels, user_profiles, vaults, webhook_endpoints, work, workspaces,
     },
@@ -54,6 +54,8 @@ pub enum Who {
     Administrator,
     /// None: whoever signs with the secret of what the path names.
     Signed,
+    /// That of a workspace, which it is about, or an administrator's: then it is about all, or the one that is named.
+    Reader,
 }
 
 /// Whether a request must name the managed agents beta, or another, in its `anthropic-beta` header.
@@ -72,7 +74,7 @@ pub enum Beta {
 /// Every operation that the server has, by path.
 pub fn operations() -> Vec<Operation> {
     use Beta::{AgentMemory, Named, Optional, Required};
-    use Who::{Administrator, Signed, Starter, Worker, Workspace, WorkspaceOrWorker};
+    use Who::{Administrator, Reader, Signed, Starter, Worker, Workspace, WorkspaceOrWorker};
 
     const ARCHIVE_CREDENTIAL: &str = "/v1/vaults/{vault_id}/credentials/{credential_id}/archive";
     const CREDENTIAL: &str = "/v1/vaults/{vault_id}/credentials/{credential_id}";
@@ -108,6 +110,7 @@ pub fn operations() -> Vec<Operation> {
 
     vec![
         get("/rota/v1/attention", Workspace, Optional, attention::list),
+        get("/rota/v1/audit", Reader, Optional, audit::list),
         get("/rota/v1/deployment_runs/{deployment_run_id}", Workspace, Optional, run_outcomes::retrieve),
         post(BACKFILL, Workspace, Optional, deployments::starts::backfill),
         get(HOOKS, Workspace, Optional, hooks::list),
@@ -117,6 +120,8 @@ pub fn operations() -> Vec<Operation> {
         post("/rota/v1/deployments/{deployment_id}/policy", Workspace, Optional, deployments::policy::set),
         post("/rota/v1/deployments/{deployment_id}/runs", Workspace, Optional, deployments::starts::create),
         get("/rota/v1/deployments/{deployment_id}/starts", Workspace, Optional, deployments::starts::list),
+        get("/rota/v1/deployments/{deployment_id}/retention", Workspace, Optional, retention::of_deployment),
+        post("/rota/v1/deployments/{deployment_id}/retention", Workspace, Optional, retention::set_of_deployment),
         get(KEYS, Workspace, Optional, environment_keys::list),
         post(KEYS, Workspace, Optional, environment_keys::create),
         call(REVOKE, Workspace, Optional, environment_keys::revoke),
@@ -127,6 +132,9 @@ pub fn operations() -> Vec<Operation> {
         call("/rota/v1/hooks/{hook_id}", Signed, Optional, hooks::receive),
         delete("/rota/v1/hooks/{hook_id}", Workspace, Optional, hooks::delete),
         get("/rota/v1/images", Workspace, Optional, images::list),
+        get("/rota/v1/retention", Workspace, Optional, retention::of_workspace),
+        post("/rota/v1/retention", Workspace, Optional, retention::set_of_workspace),
+        get("/rota/v1/retention/preview", Workspace, Optional, retention::preview_of_workspace),
         get("/rota/v1/runs", Workspace, Optional, runs::list),
         call(RERUN, Workspace, Optional, deployments::starts::rerun),
         get("/rota/v1/runs/sums", Workspace, Optional, run_sums::list),

@@ -8,6 +8,7 @@ use axum::extract::FromRequestParts;
 use http::{HeaderMap, header, request::Parts};
 use rota_api::{
     Time,
+    audit::{Actor, ActorType},
     id::{ApiKeyId, EnvironmentId, EnvironmentKeyId, SessionId, WorkspaceId, is_plausible},
     session::Status,
     work::WorkState,
@@ -48,6 +49,9 @@ pub struct Starter(pub Caller);
 
 /// A request with an administrator's key.
 pub struct Administrator;
+
+/// Who reads what is kept of a workspace, or of all of them: `None` with an administrator's key that names none.
+pub struct Reader(pub Option<WorkspaceId>);
 
 /// A worker: whoever has the key of an environment, or the token of a piece of its work.
 #[derive(Debug, Clone)]
@@ -188,6 +192,14 @@ impl Admission {
         self.workspace.as_ref()
     }
 
+    /// Who a request is made by, as the audit list names it.
+    pub fn actor(&self) -> Actor {
+        match &self.key {
+            Key::Api { id, .. } => Actor::key(ActorType::ApiKey, id),
+            Key::Worker(worker) => Actor::key(ActorType::Worker, &worker.key),
+        }
+    }
+
     fn of(parts: &Parts) -> Result<&Self> {
         parts.extensions.get().ok_or(Error::Unauthenticated("authentication required"))
     }
@@ -234,6 +246,18 @@ impl<S: Sync> FromRequestParts<S> for Administrator {
             return Ok(Self);
         }
         Err(Error::Forbidden("this needs an administrator's key: `rota keys create --admin` makes one".to_owned()))
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Reader {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self> {
+        let admission = Admission::of(parts)?;
+        if admission.is_administrator() {
+            return Ok(Self(admission.workspace.clone()));
+        }
+        admission.caller().map(|caller| Self(Some(caller.workspace)))
     }
 }
 

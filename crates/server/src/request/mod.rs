@@ -10,7 +10,7 @@ pub mod query;
 mod upload;
 
 pub use body::{Body, BodyOnly};
-pub use caller::{Administrator, Caller, CallerOrWorker, Starter, Worker};
+pub use caller::{Administrator, Caller, CallerOrWorker, Reader, Starter, Worker};
 pub use intake::{Coding, Intake};
 pub use list::List;
 pub use path::{Path, PathAndQuery, SessionRef};

@@ -82,6 +82,7 @@ pub(super) fn check_id(id: &str) -> Result<()> {
 
 fn insert(tx: &mut Tx<'_>, offer: &Offer, workspace: &WorkspaceId, new: &CreateAgent) -> Result<Agent> {
     let id = AgentId::new(tx.now());
+    tx.audit_made(&id);
     let mut config = new.config.clone();
     config.multiagent = new.multiagent.as_ref().map(|roster| resolve(tx, workspace, roster, &id, 1)).transpose()?;
     offer.check("model", &config.model.id)?;
@@ -291,6 +292,7 @@ fn set(tx: &mut Tx<'_>, offer: &Offer, workspace: &WorkspaceId, id: &str, update
         check_skills(tx, workspace, &config.skills)?;
     }
     insert_version(tx, &id, next, &config)?;
+    tx.audit_changed(&stored.config, &config)?;
     tx.execute("UPDATE agents SET version = $3 WHERE workspace_id = $1 AND id = $2", vals![workspace, &id, next])?;
     webhook_outbox::emit(tx, workspace, [EventType::AgentUpdated], &id)?;
     get(tx, workspace, id.as_ref(), None)

@@ -86,6 +86,7 @@ fn insert(
     let secret = format!("{ENVIRONMENT_KEY_PREFIX}{}", random::secret()?);
     let hint = format!("{}...{}", &secret[..ENVIRONMENT_KEY_PREFIX.len() + 3], &secret[secret.len() - 4..]);
     let id = EnvironmentKeyId::new(now);
+    tx.audit_made(&id);
     tx.execute(
         "INSERT INTO environment_keys (id, workspace_id, environment_id, name, key_hash, partial_key_hint, created_at,
              expires_at)

@@ -57,6 +57,6 @@ pub fn disable(tx: &mut Tx<'_>) -> Result<()> {
 
 /// Undoes [`disable`].
 pub fn enable(tx: &mut Tx<'_>) -> Result<()> {
-    tx.execute("UPDATE organization SET disabled_at = NULL", &[])?;
+    tx.execute("UPDATE organization SET disabled_at = NULL WHERE disabled_at IS NOT NULL", &[])?;
     Ok(())
 }

@@ -6,6 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use rota_api::{
     Time,
     agent::AgentReference,
+    audit::ActorType,
     deployment::{DeploymentRun, PausedError, PausedReason, TriggerContext},
     id::{DeploymentId, Id, RunId, WorkspaceId},
     webhook::EventType,
@@ -185,6 +186,7 @@ impl Scheduled {
     fn settle(self, tx: &mut Tx<'_>, policy: &FirePolicy, outbox: &mut Outbox, attempt: Attempt) -> Result<Report> {
         if !self.has_agent {
             store::archive(tx, &self.workspace, self.id.as_ref())?;
+            store::audit(tx, &self.workspace, self.id.as_ref(), ActorType::Scheduler, "deployments.archive");
             return Ok(Report { id: self.id, settled: Settled::Archived, skipped: Vec::new() });
         }
         if self.policy.pause_after_failures.is_some() && failures::pause(tx, &self.workspace, &self.id)? {
@@ -243,6 +245,7 @@ impl Scheduled {
         match &run.error {
             Some(error) if error.r#type.pauses() => {
                 let reason = PausedReason::Error { error: PausedError { r#type: error.r#type } };
+                store::audit(tx, workspace, id.as_ref(), ActorType::Scheduler, "deployments.pause");
                 store::set_paused(tx, workspace, id.as_ref(), Some(reason)).map(drop)
             }
             _ => Ok(()),

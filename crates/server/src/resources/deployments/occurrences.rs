@@ -117,6 +117,7 @@ fn page(
     // What the deployment says is read first: what is settled by then has its run or its gap in the store.
     let standing = Standing::find(tx, workspace, id)?;
     let spans = spans(tx, id, begin)?;
+    let from = standing.history_from.map_or(from, |mark| from.max(mark.plus_micros(1).timestamp()));
     let limit = paging.limit as usize;
     let most = if outcome.is_some() { MAX_OCCURRENCES_FILTERED } else { limit };
     let more = spans.len() as i64 == OCCURRENCE_SPANS;
@@ -157,13 +158,17 @@ fn spans(tx: &mut Tx<'_>, id: &str, begin: Place) -> Result<Vec<Span>> {
 struct Standing {
     settled_at: Option<Time>,
     pending: Option<Pending>,
+    /// What became of the occurrences up to then is no longer known.
+    history_from: Option<Time>,
 }
 
 impl Standing {
     fn find(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Self> {
-        let sql = "SELECT settled_at, pending FROM deployments WHERE workspace_id = $1 AND id = $2";
-        let read =
-            |row: &Row<'_>| Ok(Self { settled_at: row.opt_time("settled_at")?, pending: row.opt_json("pending")? });
+        let sql = "SELECT settled_at, pending, history_from FROM deployments WHERE workspace_id = $1 AND id = $2";
+        let read = |row: &Row<'_>| {
+            let (settled_at, history_from) = (row.opt_time("settled_at")?, row.opt_time("history_from")?);
+            Ok(Self { settled_at, pending: row.opt_json("pending")?, history_from })
+        };
         tx.one_or(sql, vals![workspace, id], read, || Error::not_found("Deployment", id))
     }
 

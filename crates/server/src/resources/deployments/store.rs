@@ -3,6 +3,7 @@
 use rota_api::{
     Time,
     agent::AgentReference,
+    audit::ActorType,
     deployment::{Deployment, PausedReason, Schedule},
     id::{AgentId, WorkspaceId},
     webhook::EventType,
@@ -10,7 +11,7 @@ use rota_api::{
 
 use super::{failures, standing};
 use crate::{
-    db::{Row, Select, Tx, vals},
+    db::{Also, Row, Select, Tx, vals},
     error::{Error, Result},
     resources::{repositories, webhook_outbox},
     scheduler::{
@@ -68,8 +69,14 @@ pub fn archive_all_of(tx: &mut Tx<'_>, workspace: &WorkspaceId, agent: &AgentId)
     let open = "SELECT id FROM deployments WHERE agent_id = $1 AND archived_at IS NULL ORDER BY id";
     for id in tx.all(open, vals![agent], |row| row.text("id"))? {
         archive(tx, workspace, &id)?;
+        audit(tx, workspace, &id, ActorType::Cascade, "deployments.archive");
     }
     Ok(())
+}
+
+/// Leaves a row in the audit list for a change that no request asked for by itself.
+pub(super) fn audit(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, by: ActorType, operation: &'static str) {
+    tx.audit_also(&Also { by, operation, resource: "deployment", id, workspace: Some(workspace) });
 }
 
 pub(super) fn pause(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Deployment> {

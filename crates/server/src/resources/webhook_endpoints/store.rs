@@ -45,6 +45,7 @@ pub(super) fn insert(
         )));
     }
     let id = WebhookEndpointId::new(tx.now());
+    tx.audit_made(&id);
     let key = new_key()?;
     tx.execute(
         "INSERT INTO webhook_endpoints (id, workspace_id, name, description, url, secret, enabled_events, state,
@@ -139,7 +140,9 @@ pub(super) fn update(
     update: &UpdateEndpoint,
 ) -> Result<WebhookEndpoint> {
     ENDPOINTS.lock(tx, workspace, id)?;
-    let WebhookEndpoint { name, description, url, enabled_events, state, .. } = ENDPOINTS.get(tx, workspace, id)?;
+    let stored = ENDPOINTS.get(tx, workspace, id)?;
+    let told = serde_json::to_value(&stored)?;
+    let WebhookEndpoint { name, description, url, enabled_events, state, .. } = stored;
     let before = state;
     let stored = EndpointSettings { name, description, url, enabled_events, state };
     let EndpointSettings { name, description, url, enabled_events, state } = update.over(&stored)?;
@@ -159,7 +162,9 @@ pub(super) fn update(
             }
         }
     }
-    ENDPOINTS.get(tx, workspace, id)
+    let endpoint = ENDPOINTS.get(tx, workspace, id)?;
+    tx.audit_changed(&told, &endpoint)?;
+    Ok(endpoint)
 }
 
 fn enable(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<()> {
