@@ -30,6 +30,7 @@ pub mod policy;
 pub mod repository;
 pub mod run_outcome;
 pub mod schedule;
+pub mod schedule_hold;
 mod schema;
 pub mod secret;
 pub mod session;

@@ -68,6 +68,8 @@ names! {
         "overlap" => Overlap,
         /// Skipped: as many sessions were at work as may be.
         "concurrency" => Concurrency,
+        /// Skipped: schedules were held.
+        "held" => Held,
         /// Pending: the scheduler is about to fire it, or jitter delays it.
         "due" => Due,
         /// Pending: it waits for an earlier session to come to rest.

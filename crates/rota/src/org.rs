@@ -14,7 +14,8 @@ use crate::{
 pub async fn run(args: OrgArgs) -> Result<ExitCode> {
     let (store, change): (StoreArgs, fn(&mut Tx<'_>) -> rota_server::error::Result<()>) = match args.command {
         OrgCommand::Show { store } => (store, |_| Ok(())),
-        OrgCommand::Disable { store } => (store, organization::disable),
+        OrgCommand::Disable { store, now: false } => (store, organization::disable),
+        OrgCommand::Disable { store, now: true } => (store, organization::disable_now),
         OrgCommand::Enable { store } => (store, organization::enable),
     };
     let db = store::open(&store).await?;

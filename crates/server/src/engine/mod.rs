@@ -3,6 +3,7 @@
 
 mod ask;
 mod attached;
+mod brakes;
 mod definitions;
 mod drafts;
 mod drive;

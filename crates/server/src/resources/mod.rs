@@ -22,6 +22,7 @@ pub mod package_builds;
 pub mod repositories;
 pub mod run_outcomes;
 pub mod runs;
+pub mod schedule_holds;
 pub mod schedules;
 pub mod session_secrets;
 pub mod sessions;

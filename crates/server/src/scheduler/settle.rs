@@ -74,6 +74,8 @@ pub enum SkipReason {
     Overlap,
     /// As many sessions were at work as may be.
     Concurrency,
+    /// Schedules were held.
+    Held,
 }
 
 impl SkipReason {
@@ -86,6 +88,7 @@ impl SkipReason {
             Self::Archived => "archived",
             Self::Overlap => "overlap",
             Self::Concurrency => "concurrency",
+            Self::Held => "held",
         }
     }
 }

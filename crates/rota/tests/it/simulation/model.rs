@@ -72,6 +72,7 @@ impl Deployment {
             settled_at: now,
             next_fire_at: None,
             at_work: Vec::new(),
+            is_held: false,
         };
         let mut deployment = Self {
             id,
@@ -172,6 +173,7 @@ impl Deployment {
             return Ok(());
         }
         let verdict = match attempt {
+            _ if tx.row.is_held => policy::HELD,
             Attempt::Broke => Verdict::Fires,
             _ => policy::verdict(&tx.row.policy, tx.row.at_work.len() as u32),
         };
@@ -228,6 +230,7 @@ impl Deployment {
         let were_interrupted = self.row.at_work.iter().filter(|session| session.interrupted).count();
         let decision = Decision {
             policy: tx.row.policy,
+            is_held: tx.row.is_held,
             now: tx.now,
             next: tx.next,
             at_work: self.row.at_work.len(),

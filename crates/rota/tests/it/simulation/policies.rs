@@ -62,6 +62,8 @@ pub fn timing(policy: &Policy, default: Timing) -> Timing {
 #[derive(Debug)]
 pub struct Decision {
     pub policy: Policy,
+    /// Whether schedules were held.
+    pub is_held: bool,
     pub now: Timestamp,
     /// When the next occurrence is due.
     pub next: Option<Timestamp>,
@@ -99,6 +101,8 @@ impl Decision {
         let is_due = self.retry_at.is_none_or(|at| at <= self.now);
         let may_try = is_due && (has_place || overlap == Overlap::CancelPrevious);
         let right = match self.what {
+            What::Skipped(SkipReason::Held) => self.is_held && is_due && self.interrupted == 0,
+            _ if self.is_held => false,
             What::Started if has_place => is_due && self.interrupted == 0,
             What::Started => may_try && limit.is_some_and(|limit| self.undisturbed <= limit),
             // What has failed for an unknown reason has been tried before.

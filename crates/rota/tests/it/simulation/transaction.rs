@@ -50,6 +50,8 @@ pub struct Row {
     pub next_fire_at: Option<Timestamp>,
     /// The sessions at work, those first that work longest.
     pub at_work: Vec<Session>,
+    /// Whether schedules are held.
+    pub is_held: bool,
 }
 
 /// A session at work.
