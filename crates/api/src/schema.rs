@@ -13,7 +13,7 @@ use crate::{
     event::{SessionError, StopReason},
     id::{
         DeploymentId, EgressId, EnvironmentId, EnvironmentKeyId, EventId, RunId, SessionId, TunnelTokenId,
-        WebhookEndpointId, WebhookEventId,
+        WebhookEndpointId, WebhookEventId, WorkspaceId,
     },
     policy::{Jitter, NamedJitter},
     session::{MonetaryAmount, SessionUsage, Status},
@@ -49,6 +49,7 @@ schemas! {
     TunnelTokenId {"type": "string"};
     WebhookEndpointId {"type": "string"};
     WebhookEventId {"type": "string"};
+    WorkspaceId {"type": "string"};
     Time {"type": "string", "format": "date-time"};
     Jitter {"anyOf": [{"enum": (NamedJitter::NAMES)}, {"type": "integer", "minimum": 1}]};
     EventType {"enum": (EventType::NAMES)};

@@ -3,9 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use rota_server::{
-    ops::{Backup, StoreKind, backup},
-};
+use rota_server::ops::{Backup, StoreKind, backup};
 use serde_json::json;
 
 use crate::{
@@ -73,7 +71,10 @@ fn show(taken: &Backup, args: &BackupArgs) {
         );
     }
     for image in &about.images {
-        println!("NOT in it: the image {} ({} from {}): pull or import it again.", image.name, image.digest, image.reference);
+        println!(
+            "NOT in it: the image {} ({} from {}): pull or import it again.",
+            image.name, image.digest, image.reference
+        );
     }
     if about.missing > 0 {
         eprintln!(

@@ -556,7 +556,8 @@ mod tests {
     /// What the refusal of a number says; `None` when it is taken.
     fn refusal(section: &str, key: &str, number: f64) -> Option<String> {
         let entry = if section == "[[models]]" { "id = \"a\"\nprovider = \"playbook\"\n" } else { "" };
-        let number = if ["cpus", "requests_per_second"].contains(&key) { format!("{number:?}") } else { number.to_string() };
+        let number =
+            if ["cpus", "requests_per_second"].contains(&key) { format!("{number:?}") } else { number.to_string() };
         Config::from_text(&format!("{section}\n{entry}{key} = {number}\n")).err().map(|error| error.to_string())
     }
 

@@ -31,7 +31,10 @@ pub async fn run(args: RestoreArgs) -> Result<ExitCode> {
         println!("The content of files is in the bucket of the server that the backup is of: name it in [blobs].");
     }
     for image in &about.images {
-        println!("Bring the image {} again: `rota images pull` or `import` ({}, {}).", image.name, image.reference, image.digest);
+        println!(
+            "Bring the image {} again: `rota images pull` or `import` ({}, {}).",
+            image.name, image.reference, image.digest
+        );
     }
     println!("Where the other server still runs, stop it before this one starts: both would fire the same schedules.");
     Ok(ExitCode::SUCCESS)

@@ -337,7 +337,10 @@ impl Server {
         self.app.driving.close();
         let patience = Duration::from_secs(self.app.settings().drain_seconds);
         if timeout(patience, self.app.driving.wait()).await.is_err() {
-            tracing::warn!(sessions = self.app.driving.len(), "calls or requests to models were still under way: they are cut off");
+            tracing::warn!(
+                sessions = self.app.driving.len(),
+                "calls or requests to models were still under way: they are cut off"
+            );
         }
     }
 

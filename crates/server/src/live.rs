@@ -91,10 +91,12 @@ pub struct Change {
 /// When one is not TOML.
 pub fn changes(before: &str, after: &str) -> Result<Vec<Change>> {
     let (before, after) = (keys(before)?, keys(after)?);
-    let mut changed: Vec<&String> = before.iter().filter(|(key, value)| after.get(*key) != Some(value)).map(|(key, _)| key).collect();
+    let mut changed: Vec<&String> =
+        before.iter().filter(|(key, value)| after.get(*key) != Some(value)).map(|(key, _)| key).collect();
     changed.extend(after.keys().filter(|key| !before.contains_key(*key)));
     changed.sort();
-    let change = |key: &String| Change { key: key.clone(), needs_restart: !LIVE.iter().any(|live| key.starts_with(live)) };
+    let change =
+        |key: &String| Change { key: key.clone(), needs_restart: !LIVE.iter().any(|live| key.starts_with(live)) };
     Ok(changed.into_iter().map(change).collect())
 }
 

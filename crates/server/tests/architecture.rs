@@ -133,10 +133,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "resources/skills",
         ],
     ),
-    (
-        "ops",
-        &["blobs", "config", "db", "folder", "resources/images", "resources/sessions", "vault"],
-    ),
+    ("ops", &["blobs", "config", "db", "folder", "resources/images", "resources/sessions", "vault"]),
     ("outgoing", &["tls"]),
     ("packages", &["config", "db", "gate", "images", "resources/package_builds", "tls"]),
     ("renewals", &["app", "resources/credentials", "vault"]),

@@ -217,11 +217,7 @@ async fn a_backup_that_was_cut_off_is_refused_and_so_is_one_that_was_changed() {
             &|| fs::write(&copied, "content").unwrap(),
             "has another length than it had",
         ),
-        (
-            &|| fs::rename(&copied, path("away")).unwrap(),
-            &|| fs::rename(path("away"), &copied).unwrap(),
-            "is missing",
-        ),
+        (&|| fs::rename(&copied, path("away")).unwrap(), &|| fs::rename(path("away"), &copied).unwrap(), "is missing"),
         (
             &|| fs::create_dir(path("new")).and_then(|()| fs::write(path("new").join("a"), "a")).unwrap(),
             &|| fs::remove_dir_all(path("new")).unwrap(),
@@ -294,7 +290,10 @@ async fn a_check_names_each_thing_that_is_wrong_and_nothing_else() {
     let id_of = |kind: &str, id: &str| vec![(kind.to_owned(), id.to_owned())];
     let cases = [
         (format!("DELETE FROM session_events WHERE session_id = '{session}' AND seq = 2"), id_of("log", &session)),
-        (format!("UPDATE session_events SET body = 'no' WHERE session_id = '{session}' AND seq = 2"), id_of("log", &session)),
+        (
+            format!("UPDATE session_events SET body = 'no' WHERE session_id = '{session}' AND seq = 2"),
+            id_of("log", &session),
+        ),
         (format!("UPDATE sessions SET next_seq = next_seq + 1 WHERE id = '{session}'"), id_of("log", &session)),
         (format!("UPDATE sessions SET status = 'running' WHERE id = '{session}'"), id_of("state", &session)),
         (format!("UPDATE sessions SET status = 'lost' WHERE id = '{session}'"), id_of("state", &session)),

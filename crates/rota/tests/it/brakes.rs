@@ -295,6 +295,7 @@ async fn a_hangup_has_the_file_read_again_and_a_wrong_file_changes_nothing() {
     assert_eq!(served.models().await, ["one", "playbook"]);
     served.reload(&format!("log = \"debug\"\n[http]\nconnections = 5000\n{}{}", model("one"), model("two")));
     assert_eq!(served.models().await, ["one", "two", "playbook"]);
+    process::Client::new(served.server.address, served.key.clone()).get("/v1/agents").await;
     let log = served.log();
     assert!(log.contains("log, models.two.id, models.two.provider"), "{log}");
     assert!(log.contains("take effect with a restart") && log.contains("http.connections"), "{log}");
@@ -303,7 +304,13 @@ async fn a_hangup_has_the_file_read_again_and_a_wrong_file_changes_nothing() {
     for (settings, because) in [
         (format!("colour = 1\n{}", model("three")), "colour"),
         (format!("log = \"a=b=c\"\n{}", model("three")), "log:"),
-        (format!("{}api_key_env = \"NOT_SET_AT_ALL\"\nbase_url = \"http://127.0.0.1:1\"\n", model("three").replace("playbook", "messages")), "NOT_SET_AT_ALL"),
+        (
+            format!(
+                "{}api_key_env = \"NOT_SET_AT_ALL\"\nbase_url = \"http://127.0.0.1:1\"\n",
+                model("three").replace("playbook", "messages")
+            ),
+            "NOT_SET_AT_ALL",
+        ),
     ] {
         served.reload(&settings);
         assert_eq!(served.models().await, ["one", "two", "playbook"], "{because}");

@@ -132,7 +132,12 @@ pub fn operations() -> Vec<Operation> {
         call(REPLAY, Workspace, Optional, webhook_endpoints::deliveries::replay),
         call(SECRET, Workspace, Optional, webhook_endpoints::regenerate_signing_secret),
         call("/rota/v1/workspaces/{workspace_id}/schedules/hold", Administrator, Optional, schedule_holds::hold_of),
-        call("/rota/v1/workspaces/{workspace_id}/schedules/release", Administrator, Optional, schedule_holds::release_of),
+        call(
+            "/rota/v1/workspaces/{workspace_id}/schedules/release",
+            Administrator,
+            Optional,
+            schedule_holds::release_of,
+        ),
         get("/v1/agents", Workspace, Required, agents::list),
         post("/v1/agents", Workspace, Required, agents::create),
         get("/v1/agents/{agent_id}", Workspace, Required, agents::retrieve),

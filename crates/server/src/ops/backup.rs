@@ -16,10 +16,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rota_api::{
-    Time,
-    id::{BlobId, Id},
-};
+use rota_api::{Time, id::BlobId};
 use rota_sandbox::open_images;
 use sha2::{Digest, Sha256};
 
@@ -134,8 +131,7 @@ impl Taking<'_> {
             vault::copy_key(self.config, fingerprint, &self.to.join(KEYS))?;
             self.note(KEYS)?;
         }
-        let missing: Vec<String> =
-            self.missing.iter().map(ToString::to_string).take(MAX_TOLD_BLOBS).collect();
+        let missing: Vec<String> = self.missing.iter().map(ToString::to_string).take(MAX_TOLD_BLOBS).collect();
         let about = About {
             begun_at,
             program: env!("CARGO_PKG_VERSION").to_owned(),
@@ -250,9 +246,8 @@ fn named_images(data: &Path) -> Result<Vec<NamedImage>> {
 
 /// Copies a file, which only its owner reads. Its bytes and their SHA-256; `None` when it is not there.
 pub(super) fn copy(from: &Path, to: &Path) -> Result<Option<(u64, String)>> {
-    let cannot = |error: io::Error| {
-        Error::invalid(format_args!("cannot copy {} to {}: {error}", from.display(), to.display()))
-    };
+    let cannot =
+        |error: io::Error| Error::invalid(format_args!("cannot copy {} to {}: {error}", from.display(), to.display()));
     let mut from = match File::open(from) {
         Ok(from) => from,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),

@@ -116,7 +116,8 @@ fn check_empty(data: &Path) -> Result<()> {
 /// Whether a folder has nothing in it, but for what file systems have and the lock of this process.
 pub(super) fn is_empty(folder: &Path) -> io::Result<bool> {
     for entry in fs::read_dir(folder)? {
-        if !["lost+found", folder::LOCK].iter().any(|name| entry.as_ref().is_ok_and(|found| found.file_name() == *name)) {
+        if !["lost+found", folder::LOCK].iter().any(|name| entry.as_ref().is_ok_and(|found| found.file_name() == *name))
+        {
             return entry.map(|_| false);
         }
     }
@@ -137,7 +138,10 @@ fn place(from: &Path, data: &Path) -> Result<()> {
         }
         match copy(&from.join(&path), &to)? {
             Some((_, copied)) if copied == sha256 => Ok(()),
-            _ => Err(Error::invalid(format_args!("{path} of the backup was changed meanwhile: empty {} and run it again", data.display()))),
+            _ => Err(Error::invalid(format_args!(
+                "{path} of the backup was changed meanwhile: empty {} and run it again",
+                data.display()
+            ))),
         }
     })?;
     written(File::open(data).and_then(|folder| Ok(rustix::fs::syncfs(&folder)?)))?;

@@ -34,10 +34,7 @@ impl Source {
     }
 
     /// Runs `f` on a snapshot.
-    pub(super) fn read<T: Send + 'static>(
-        &self,
-        f: impl Fn(&mut Tx<'_>) -> Result<T> + Send + 'static,
-    ) -> Result<T> {
+    pub(super) fn read<T: Send + 'static>(&self, f: impl Fn(&mut Tx<'_>) -> Result<T> + Send + 'static) -> Result<T> {
         match self {
             Self::File(file) => db::read_file(file, f),
             Self::Database(db, handle) => handle.block_on(db.read(f)),

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use futures_util::TryStreamExt;
-use rota_api::id::{BlobId, Id};
+use rota_api::id::BlobId;
 use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 

@@ -53,7 +53,12 @@ pub(super) fn check(config: &Config, source: &Source, found: &mut Findings) -> R
     };
     if !masters.have(&fingerprint) {
         let place = masters.place();
-        found.add("secret", None, &fingerprint, format_args!("no secret can be opened: {place} does not have this vault key"));
+        found.add(
+            "secret",
+            None,
+            &fingerprint,
+            format_args!("no secret can be opened: {place} does not have this vault key"),
+        );
         return Ok(());
     }
     let keys = data_keys(source, &masters, found)?;
@@ -112,7 +117,9 @@ fn check_kind(
                 // It was said of the key.
                 Some(None) => {}
                 // Where a server has made it just now, the rows are read anew by the next check.
-                None => found.add("secret", Some(workspace), id, Error::internal(format!("{workspace} has no data key"))),
+                None => {
+                    found.add("secret", Some(workspace), id, Error::internal(format!("{workspace} has no data key")))
+                }
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use rota_api::{
     Time,
-    id::{Id, SessionId, WorkspaceId},
+    id::{SessionId, WorkspaceId},
     session::Status,
 };
 
