@@ -35,6 +35,7 @@ pub mod rota_event;
 pub mod run_outcome;
 pub mod run_sum;
 pub mod schedule;
+pub mod schedule_hold;
 mod schema;
 pub mod secret;
 pub mod session;

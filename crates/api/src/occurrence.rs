@@ -88,6 +88,8 @@ names! {
         "concurrency" => Concurrency,
         /// Skipped: the deployment had spent as much as it may.
         "spend" => Spend,
+        /// Skipped: schedules were held.
+        "held" => Held,
         /// Pending: the scheduler is about to fire it, or jitter delays it.
         "due" => Due,
         /// Pending: it waits for an earlier session to come to rest.

@@ -22,6 +22,7 @@ use rota_api::{
     run_outcome::RunWithOutcome,
     run_sum::{RunSums, SumBy},
     schedule::SchedulePreview,
+    schedule_hold::ScheduleHolds,
     session_state::{STOP_REASONS, SessionState, SessionWithState},
     start::{Backfill, PlannedBackfill, PlannedStart, SentStartRun, StartState, StartedRun},
     tunnel::TunnelWithStatus,
@@ -197,6 +198,12 @@ fn made() -> String {
     let query = [("expression", text.clone()), ("timezone", text.clone()), ("after", time), ("count", integer)];
     let answer = c.schema::<SchedulePreview>();
     c.add("get", "/rota/v1/schedules/preview", &query, &answer);
+    let answer = c.schema::<ScheduleHolds>();
+    c.add("get", "/rota/v1/schedules/hold", &[], &answer);
+    for verb in ["hold", "release"] {
+        c.add("post", &format!("/rota/v1/schedules/{verb}"), &[], &answer);
+        c.add("post", &format!("/rota/v1/workspaces/{{workspace_id}}/schedules/{verb}"), &[], &answer);
+    }
     let answer = c.page::<EnvironmentKey>();
     c.add("get", KEYS, &[limit.clone(), page.clone()], &answer);
     let answer = c.schema::<NewEnvironmentKey>();

@@ -15,7 +15,8 @@ pub async fn run(args: OrgArgs) -> Result<ExitCode> {
     type Change = fn(&mut Tx<'_>) -> rota_server::error::Result<()>;
     let (store, operation, change): (StoreArgs, _, Change) = match args.command {
         OrgCommand::Show { store } => (store, "organization.show", |_| Ok(())),
-        OrgCommand::Disable { store } => (store, "organization.disable", organization::disable),
+        OrgCommand::Disable { store, now: false } => (store, "organization.disable", organization::disable),
+        OrgCommand::Disable { store, now: true } => (store, "organization.disable", organization::disable_now),
         OrgCommand::Enable { store } => (store, "organization.enable", organization::enable),
     };
     let db = store::open(&store).await?;

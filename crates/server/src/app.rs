@@ -8,6 +8,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     blobs::Blobs,
+    brake::Brake,
     clock::Clock,
     config::{Config, GitConfig},
     db::Db,
@@ -15,6 +16,7 @@ use crate::{
     git::Git,
     hub::Hub,
     images::Images,
+    live::{Live, Settings},
     model::Offer,
     packages::Packages,
     request::Intake,
@@ -47,8 +49,8 @@ pub struct Inner {
     pub streams: Shares,
     /// Bytes of large answers of each workspace that have not gone out.
     pub answers: Shares,
-    /// The models on offer.
-    pub offer: Offer,
+    /// What of the configuration may change while the server runs.
+    pub live: Live,
     /// The content of files.
     pub blobs: Blobs,
     /// Where tools run.
@@ -81,6 +83,10 @@ pub struct Inner {
     pub node: String,
     /// What runs beside requests.
     pub tasks: TaskTracker,
+    /// The sessions that are driven, among them.
+    pub driving: TaskTracker,
+    /// What keeps them from going on.
+    pub brake: Brake,
     /// Set when the server is told to stop.
     pub stop: CancellationToken,
 }
@@ -123,11 +129,22 @@ impl App {
         self.stop.is_cancelled()
     }
 
+    /// The settings of this moment, of those that may change.
+    pub fn settings(&self) -> Arc<Settings> {
+        self.live.get()
+    }
+
+    /// The models on offer at this moment.
+    pub fn offer(&self) -> Offer {
+        self.settings().offer.clone()
+    }
+
     /// What the configuration says about starting sessions.
     pub fn fire_policy(&self) -> FirePolicy {
+        let settings = self.settings();
         FirePolicy {
-            offer: self.offer.clone(),
-            sessions_per_minute: self.config.rate.sessions_per_minute,
+            offer: settings.offer.clone(),
+            sessions_per_minute: settings.sessions_per_minute,
             timing: self.config.scheduler.timing(),
             git: self.git.rules().clone(),
             vault: self.vault.clone(),

@@ -22,12 +22,13 @@ use serde::Deserialize;
 use crate::{
     error::{Error, Result},
     limits::{
-        CHECKPOINT_MIB, CLONE_FILES, CLONE_MIB, CLONE_SECONDS, EGRESS_SESSION_MIB, LEAST_THINKING_TOKENS,
-        MAX_CONCURRENCY, MAX_CONNECTIONS, MAX_CONTAINER_NAME, MAX_EGRESS_PORTS, MAX_GIT_HOSTS, MAX_MODEL_FALLBACKS,
-        MAX_MODEL_TOKENS, MAX_NEVER_OPEN, MAX_PRICE, MAX_SANDBOX_PLACES, MCP_CALL_SECONDS, MCP_CONNECT_SECONDS,
-        MCP_SECONDS_RANGE, MODEL_RATE, MODEL_TRIES, MODEL_TRIES_RANGE, PACKAGES_MIB, PACKAGES_SECONDS,
-        PACKAGES_SECONDS_RANGE, PACKAGES_SETTINGS, PACKAGES_STORE_MIB, SANDBOX_CPUS, SANDBOX_DISK_MIB,
-        SANDBOX_MEMORY_MIB, SANDBOX_PROCESSES, UNATTENDED_MODEL_TRIES, WORKSPACE_FILES_MIB,
+        CHECKPOINT_MIB, CLONE_FILES, CLONE_MIB, CLONE_SECONDS, DRAIN_SECONDS, DRAIN_SECONDS_RANGE, EGRESS_SESSION_MIB,
+        LEAST_THINKING_TOKENS, MAX_CONCURRENCY, MAX_CONNECTIONS, MAX_CONTAINER_NAME, MAX_EGRESS_PORTS, MAX_GIT_HOSTS,
+        MAX_MODEL_FALLBACKS, MAX_MODEL_TOKENS, MAX_NEVER_OPEN, MAX_PRICE, MAX_SANDBOX_PLACES, MCP_CALL_SECONDS,
+        MCP_CONNECT_SECONDS, MCP_SECONDS_RANGE, MODEL_RATE, MODEL_TRIES, MODEL_TRIES_RANGE, PACKAGES_MIB,
+        PACKAGES_SECONDS, PACKAGES_SECONDS_RANGE, PACKAGES_SETTINGS, PACKAGES_STORE_MIB, SANDBOX_CPUS,
+        SANDBOX_DISK_MIB, SANDBOX_MEMORY_MIB, SANDBOX_PROCESSES, SESSIONS_PER_MINUTE, UNATTENDED_MODEL_TRIES,
+        WORKSPACE_FILES_MIB,
     },
     scheduler::settle::Timing,
 };
@@ -40,6 +41,8 @@ pub struct Config {
     pub data: PathBuf,
     /// The PostgreSQL database that is the store, shared by every server that is given it. Absent: SQLite in `data`.
     pub database: Option<DatabaseUrl>,
+    /// What is logged: a level, or a filter. `info` when absent.
+    pub log: Option<String>,
     /// The address to listen on.
     pub listen: String,
     /// What this server does of what servers on one store do together.
@@ -85,6 +88,7 @@ impl Default for Config {
         Self {
             data: PathBuf::from("rota-data"),
             database: None,
+            log: None,
             listen: "127.0.0.1:7420".to_owned(),
             roles: Roles::default(),
             http: HttpConfig::default(),
@@ -518,11 +522,18 @@ pub struct EngineConfig {
     pub model_tries: u32,
     /// The same in a session that a deployment started, where nobody may be there to send a message again.
     pub unattended_model_tries: u32,
+    /// How long calls and requests to models that are under way may go on when the server is told to end.
+    pub drain_seconds: u64,
 }
 
 impl Default for EngineConfig {
     fn default() -> Self {
-        Self { concurrency: 64, model_tries: MODEL_TRIES, unattended_model_tries: UNATTENDED_MODEL_TRIES }
+        Self {
+            concurrency: 64,
+            model_tries: MODEL_TRIES,
+            unattended_model_tries: UNATTENDED_MODEL_TRIES,
+            drain_seconds: DRAIN_SECONDS,
+        }
     }
 }
 
@@ -1091,8 +1102,10 @@ impl Config {
         within("engine.concurrency", self.engine.concurrency, &(0..=MAX_CONCURRENCY))?;
         within("engine.model_tries", self.engine.model_tries, &MODEL_TRIES_RANGE)?;
         within("engine.unattended_model_tries", self.engine.unattended_model_tries, &MODEL_TRIES_RANGE)?;
+        within("engine.drain_seconds", self.engine.drain_seconds, &DRAIN_SECONDS_RANGE)?;
         within("webhooks.attempts", self.webhooks.attempts, &(1..=20))?;
         within("webhooks.timeout_seconds", self.webhooks.timeout_seconds, &(1..=60))?;
+        within("rate.sessions_per_minute", self.rate.sessions_per_minute, &SESSIONS_PER_MINUTE)?;
         within("sandbox.places", self.sandbox.places, &(1..=MAX_SANDBOX_PLACES))?;
         within("sandbox.memory_mib", self.sandbox.memory_mib, &SANDBOX_MEMORY_MIB)?;
         within("sandbox.processes", self.sandbox.processes, &SANDBOX_PROCESSES)?;

@@ -3,6 +3,7 @@
 pub mod app;
 pub mod backoff;
 pub mod blobs;
+pub mod brake;
 pub mod clock;
 pub mod closed;
 pub mod config;
@@ -21,9 +22,11 @@ pub mod hub;
 pub mod images;
 pub mod json_size;
 pub mod limits;
+pub mod live;
 pub mod mcp;
 pub mod model;
 pub mod mounts;
+pub mod ops;
 pub mod outgoing;
 pub mod packages;
 pub mod page;
@@ -49,7 +52,7 @@ pub mod vault;
 pub mod web;
 pub mod webhooks;
 
-use std::{fs::File, net::SocketAddr, path::Path, sync::Arc};
+use std::{fs::File, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use ::http::HeaderValue;
 use rota_sandbox::Embedded;
@@ -59,6 +62,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     app::{App, Inner},
     blobs::Blobs,
+    brake::Brake,
     clock::Clock,
     config::{Config, DatabaseUrl, Role},
     db::{Db, Writer},
@@ -66,6 +70,7 @@ use crate::{
     gate::{Gate, WEB_PORTS},
     hub::Hub,
     images::Images,
+    live::{Live, Settings},
     model::Offer,
     packages::{Packages, Parts},
     request::Intake,
@@ -194,7 +199,10 @@ pub async fn serve_offer(offer: Offer, config: Config, clock: Clock) -> Result<S
         git: git::Git::new(&config, tasks.clone()),
         web: web::Web::new(&config)?,
         tasks,
+        driving: TaskTracker::new(),
+        brake: Brake::default(),
         stop,
+        live: Live::new(Settings::new(&config, offer)),
         config,
         clock,
         db,
@@ -202,7 +210,6 @@ pub async fn serve_offer(offer: Offer, config: Config, clock: Clock) -> Result<S
         hub,
         streams: Shares::default(),
         answers: Shares::default(),
-        offer,
         blobs,
         sandboxes,
         images,
@@ -327,6 +334,33 @@ pub async fn copy_to_postgres(data: &Path, url: &DatabaseUrl) -> Result<Vec<db::
 }
 
 impl Server {
+    /// Takes what of a configuration may change while the server runs; the rest needs a restart.
+    ///
+    /// # Errors
+    /// When a model of it cannot be offered; then nothing is changed.
+    pub fn reload(&self, config: &Config) -> Result<()> {
+        self.app.live.reload(config)?;
+        if config.runs_sessions() {
+            self.app.spawn(tell_of_wrong_upstreams(self.app.clone()));
+        }
+        Ok(())
+    }
+
+    /// Begins nothing more for sessions and waits until what is under way for them has ended, for as long as `[engine]
+    /// drain_seconds` says. Requests are answered meanwhile. A session that is left then goes on elsewhere, or after a start, as
+    /// if nothing had happened; of a call that takes longer the outcome is unknown.
+    pub async fn drain(&self) {
+        self.app.brake.drain();
+        self.app.driving.close();
+        let patience = Duration::from_secs(self.app.settings().drain_seconds);
+        if timeout(patience, self.app.driving.wait()).await.is_err() {
+            tracing::warn!(
+                sessions = self.app.driving.len(),
+                "calls or requests to models were still under way: they are cut off"
+            );
+        }
+    }
+
     /// Stops: no new requests, a while for those under way, then everything ends. What was answered is in the store.
     pub async fn stop(self) {
         self.app.stop.cancel();
@@ -379,8 +413,9 @@ async fn tell_of_missing_git() {
 
 /// Looks once at the upstreams of models, and says what is wrong with their settings. The start does not wait for it.
 async fn tell_of_wrong_upstreams(app: App) {
+    let offer = app.offer();
     tokio::select! {
-        looked = app.offer.look() => {
+        looked = offer.look() => {
             for upstream in looked {
                 if let Some(wrong) = upstream.wrong {
                     tracing::warn!(models = upstream.models.join(", "), base_url = upstream.base_url, "[[models]] {wrong}");

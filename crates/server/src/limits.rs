@@ -203,6 +203,8 @@ pub const HOOK_DELIVERIES_PURGE: i64 = 8;
 pub const MAX_INTERRUPTS: i64 = 1000;
 /// Most tokens of a reply or a request that a model can be configured with.
 pub const MAX_MODEL_TOKENS: u32 = 100_000_000;
+/// What the bound on the sessions that a workspace creates in a minute can be; 0 is none.
+pub const SESSIONS_PER_MINUTE: RangeInclusive<u32> = 0..=1_000_000;
 /// Most sessions that a server can be told to run at the same time.
 pub const MAX_CONCURRENCY: usize = 100_000;
 /// Most sandboxes that a server can be told to have up at the same time.
@@ -363,6 +365,13 @@ pub const LARGE_LOGS_BYTES: usize = 2 * LARGE_LOGS_BYTES_OF_ONE;
 pub const LARGE_LOGS_BYTES_OF_ONE: usize = 64 * 1024 * 1024;
 /// Sessions of one workspace that are taken up before another workspace has its turn.
 pub const CLAIM_BATCH: usize = 64;
+/// How often a server looks whether the operator has stopped everything.
+pub const BRAKE_POLL: Duration = Duration::from_millis(500);
+/// How long calls and requests to models may go on when the server is to end, in seconds, unless `[engine] drain_seconds` says
+/// otherwise: longer than most take, and less than service managers wait before they kill.
+pub const DRAIN_SECONDS: u64 = 20;
+/// What that can be.
+pub const DRAIN_SECONDS_RANGE: RangeInclusive<u64> = 0..=86_400;
 /// How long a runner sleeps when nothing wakes it.
 pub const RUNNER_POLL: Duration = Duration::from_millis(500);
 /// How often a session is run on, the first time included, when that fails for another reason than the database: as when
@@ -945,3 +954,19 @@ pub const RETENTION_PREVIEW_ROWS: i64 = 20_000;
 pub const GIVEN_BACK_PAGES: i64 = 500;
 /// ... and those that are free and stay: 4 MB, which are soon used again.
 pub const FREE_PAGES_KEPT: i64 = 1000;
+/// Blobs that rows name, read from a store at a time by a backup or a check.
+pub const NAMED_BLOBS_AT_ONCE: i64 = 1000;
+/// How often a backup copies the store because blobs that the copy names were deleted meanwhile.
+pub const BACKUP_SNAPSHOTS: u32 = 5;
+/// Bytes that a backup copies at a time.
+pub const COPY_BUFFER_BYTES: usize = 256 * 1024;
+/// Most blobs that a backup names because something is wrong with them.
+pub const MAX_TOLD_BLOBS: usize = 20;
+/// Most bytes of a line in the list of a backup; that of its images is the longest.
+pub const MANIFEST_LINE_BYTES: u64 = 16 * 1024 * 1024;
+/// Most problems of a store that a check lists; it counts all.
+pub const MAX_PROBLEMS: usize = 1000;
+/// Sessions that a check reads at a time.
+pub const CHECKED_SESSIONS_AT_ONCE: i64 = 200;
+/// Sealed secrets that a check reads at a time.
+pub const CHECKED_SECRETS_AT_ONCE: i64 = 500;

@@ -23,6 +23,7 @@ mod postgres;
 #[cfg(debug_assertions)]
 mod seen;
 mod select;
+mod snapshot;
 mod sqlite;
 mod table;
 mod tx;
@@ -51,6 +52,7 @@ pub(crate) use copy::sqlite_to_postgres;
 use job::{Job, Write};
 pub(crate) use postgres::place;
 pub use select::Select;
+pub(crate) use snapshot::{check_integrity, check_version, copy_file, read_file, schema_version};
 pub(crate) use sqlite::FILE;
 pub use table::Table;
 pub use tx::Tx;

@@ -4,6 +4,7 @@
 mod acted;
 mod ask;
 mod attached;
+mod brakes;
 mod definitions;
 mod drafts;
 mod drive;

@@ -120,8 +120,19 @@ impl<'a> Runner<'a> {
         let inner = lease.clone();
         let gate = app.clone();
         let loaded = app.db.read(move |tx| load(tx, &inner, |of_session| gate.gate.policy(of_session))).await?;
-        let Loaded { agent, around, repositories, unattended, home, stored, network, reach, needs, has_secrets } =
-            loaded;
+        let Loaded {
+            agent,
+            around,
+            repositories,
+            unattended,
+            home,
+            stored,
+            network,
+            reach,
+            needs,
+            has_secrets,
+            was_handed_over,
+        } = loaded;
         let servers = Servers::new(mcp, &lease.session, reach, &agent);
         let Stored { taken: checkpoint, told_seq, restoring_on } = stored;
         let span = traced::turn(app, lease, &agent);
@@ -160,7 +171,7 @@ impl<'a> Runner<'a> {
             trace: span.context(),
         };
         let mut beside = runner.catch_up().await?;
-        runner.recovering = runner.state.running;
+        runner.recovering = runner.state.running && !was_handed_over;
         if runner.record_finished(None).await? {
             beside = runner.catch_up().await?;
         }
@@ -173,6 +184,9 @@ impl<'a> Runner<'a> {
             runner.recovering &= matches!(action, Action::Close(_));
             if matches!(action, Action::Ask) && runner.bytes(&beside) > runner.bytes_counted {
                 return Err(Left::Outgrown);
+            }
+            if matches!(action, Action::Ask | Action::Run(_)) && app.brake.is_draining() {
+                return Err(Left::Drained);
             }
             if let Some(newer) = beside.request_of(&action) {
                 request = Some(newer.to_owned());
@@ -633,11 +647,12 @@ impl<'a> Runner<'a> {
         let State { calls, requests, seq, bytes: before, .. } = &self.state;
         let results = self.finished.len();
         self.place.is_some()
+            && !self.app.brake.is_draining()
             && calls.len() == results
             && requests + 1 < limits::MAX_TURN_REQUESTS
             && seq + 1 + (results as i64) < limits::MAX_SESSION_EVENTS
             && before + bytes + RESULT_OVERHEAD * results as i64 <= self.bytes_counted
-            && self.app.offer.callable(&self.agent.model.id).is_none_or(|model| model.is_free(self.app.clock.now()))
+            && self.app.offer().callable(&self.agent.model.id).is_none_or(|model| model.is_free(self.app.clock.now()))
             && !self.mounts.lack_repositories(self.begins_turn())
             && !self.lacks_servers()
     }
@@ -846,6 +861,8 @@ struct Loaded {
     needs: Needs,
     /// Whether it has vaults or repositories.
     has_secrets: bool,
+    /// Whether the runner before this one left it between two steps.
+    was_handed_over: bool,
 }
 
 /// `permitted` is what the server permits of what the environment does.
@@ -855,7 +872,8 @@ fn load(tx: &mut Tx<'_>, lease: &Lease, permitted: impl Fn(Policy) -> Policy) ->
     let found = tx.one(
         concat!(
             "SELECT coalesce(s.agent, v.snapshot), s.self_hosted, s.home, s.deployment_id, s.resources, s.network,
-             CASE WHEN s.network IS NULL THEN e.config END, s.environment_id, s.image, s.packages, s.vault_ids, ",
+             CASE WHEN s.network IS NULL THEN e.config END, s.environment_id, s.image, s.packages, s.vault_ids,
+             s.handed_over, ",
             columns!(),
             " FROM sessions s
          JOIN agent_versions v ON v.agent_id = s.agent_id AND v.version = s.agent_version
@@ -893,6 +911,7 @@ fn load(tx: &mut Tx<'_>, lease: &Lease, permitted: impl Fn(Policy) -> Policy) ->
             let vaults: Vec<VaultId> = row.json(10)?;
             Ok(Loaded {
                 has_secrets: !vaults.is_empty() || around.has_repositories(),
+                was_handed_over: row.opt_int("handed_over")?.is_some_and(|epoch| lease.follows(epoch)),
                 network,
                 reach,
                 agent,

@@ -38,6 +38,10 @@ use crate::{
 pub(super) enum Left {
     /// Another runner has it now.
     Lost,
+    /// The server is to end, and nothing more is begun.
+    Drained,
+    /// The operator has stopped everything.
+    Halted,
     /// The session takes more memory than was counted for it; it is taken up again, and counted anew.
     Outgrown,
     /// Something failed; the session is taken up again when the lease ends.

@@ -58,7 +58,7 @@ async fn ready(State(app): State<App>) -> Response {
         app.db.check_writable().await
     };
     match tokio::time::timeout(limits::READY_TIMEOUT, looking).await {
-        Ok(Ok(())) if !app.is_stopping() => "ready\n".into_response(),
+        Ok(Ok(())) if !app.is_stopping() && !app.brake.is_draining() => "ready\n".into_response(),
         Ok(Ok(())) => Error::Stopping.into_response(),
         Ok(Err(error)) => error.into_response(),
         Err(_) => Error::Database("it does not answer".into()).into_response(),

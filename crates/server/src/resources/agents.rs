@@ -31,7 +31,7 @@ use crate::{
 /// `POST /v1/agents`.
 pub async fn create(State(app): State<App>, caller: Caller, body: Body) -> Result<Json<Agent>> {
     let new = body.read(CreateAgent::read)?;
-    let offer = app.offer.clone();
+    let offer = app.offer();
     app.db.write(move |tx| insert(tx, &offer, &caller.workspace, &new)).await.map(Json)
 }
 
@@ -51,7 +51,7 @@ pub async fn retrieve(
 pub async fn update(State(app): State<App>, caller: Caller, Path(id): Path<String>, body: Body) -> Result<Json<Agent>> {
     let update = body.read(UpdateAgent::read)?;
     check_id(&id)?;
-    let offer = app.offer.clone();
+    let offer = app.offer();
     app.db.write(move |tx| set(tx, &offer, &caller.workspace, &id, &update)).await.map(Json)
 }
 

@@ -27,6 +27,7 @@ pub mod run_outcomes;
 pub mod run_starts;
 pub mod run_sums;
 pub mod runs;
+pub mod schedule_holds;
 pub mod schedules;
 pub mod session_secrets;
 pub mod session_states;

@@ -27,6 +27,9 @@ pub enum Verdict {
     Interrupts(u32),
 }
 
+/// What becomes of an occurrence while schedules are held, whatever the policy says.
+pub const HELD: Verdict = Verdict::Skipped(SkipReason::Held);
+
 /// Whether it matters how many sessions are at work.
 pub fn counts_sessions(policy: &Policy) -> bool {
     policy.overlap.is_some() || policy.max_concurrent_sessions.is_some()

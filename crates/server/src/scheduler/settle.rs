@@ -76,6 +76,8 @@ pub enum SkipReason {
     Concurrency,
     /// The deployment had spent as much as it may.
     Spend,
+    /// Schedules were held.
+    Held,
 }
 
 impl SkipReason {
@@ -89,6 +91,7 @@ impl SkipReason {
             Self::Overlap => "overlap",
             Self::Concurrency => "concurrency",
             Self::Spend => "spend",
+            Self::Held => "held",
         }
     }
 }

@@ -55,6 +55,10 @@ impl fmt::Debug for DataKey {
 }
 
 impl DataKey {
+    pub(super) fn new(workspace: WorkspaceId, bytes: KeyBytes) -> Self {
+        Self { workspace, bytes: Arc::new(bytes) }
+    }
+
     /// Seals `secret` for `owner`: a text for the store.
     pub fn seal(&self, owner: Owner<'_>, secret: &[u8]) -> Result<String> {
         seal(&self.bytes, &owner.associated(self.workspace.as_ref()), secret)
@@ -210,7 +214,7 @@ impl Vault {
 }
 
 /// The fingerprint of the master key by which the data keys of the store are wrapped.
-pub(super) fn fingerprint(tx: &mut Tx<'_>) -> Result<Option<String>> {
+pub fn fingerprint(tx: &mut Tx<'_>) -> Result<Option<String>> {
     tx.one("SELECT fingerprint FROM vault_master", &[], |row| row.text(0))
 }
 

@@ -258,7 +258,18 @@ impl Story {
         }
     }
 
+    /// The operator holds all schedules, or lets them go on.
+    fn hold_or_release(&mut self) {
+        let is_held = self.dice.chance(50);
+        for deployment in &mut self.deployments {
+            deployment.row.is_held = is_held;
+        }
+    }
+
     fn change_policy(&mut self, node: usize) {
+        if self.dice.chance(10) {
+            return self.hold_or_release();
+        }
         let (which, fate, now) = (self.any_deployment(), self.fate(), self.now(node));
         let mut policy = self.deployments[which].row.policy;
         if self.dice.chance(20) {

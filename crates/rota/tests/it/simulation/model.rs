@@ -112,6 +112,7 @@ impl Deployment {
             at_rest: Vec::new(),
             last: None,
             sessions: 0,
+            is_held: false,
         };
         let mut deployment = Self {
             id,
@@ -327,6 +328,7 @@ impl Deployment {
             return Ok(());
         }
         let verdict = match attempt {
+            _ if tx.row.is_held => policy::HELD,
             Attempt::Broke => Verdict::Fires,
             _ => tx.verdict(),
         };
@@ -380,6 +382,7 @@ impl Deployment {
         let were_interrupted = self.row.at_work.iter().filter(|session| session.interrupted).count();
         let decision = Decision {
             policy: tx.row.policy,
+            is_held: tx.row.is_held,
             now: tx.now,
             next: tx.next,
             at_work: self.row.at_work.len(),

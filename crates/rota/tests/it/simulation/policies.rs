@@ -98,6 +98,8 @@ pub fn timing(policy: &Policy, default: Timing) -> Timing {
 #[derive(Debug)]
 pub struct Decision {
     pub policy: Policy,
+    /// Whether schedules were held.
+    pub is_held: bool,
     pub now: Timestamp,
     /// When the next occurrence is due.
     pub next: Option<Timestamp>,
@@ -137,6 +139,8 @@ impl Decision {
         let is_due = self.retry_at.is_none_or(|at| at <= self.now);
         let may_try = is_due && (has_place || overlap == Overlap::CancelPrevious);
         let right = match self.what {
+            What::Skipped(SkipReason::Held) => self.is_held && is_due && self.interrupted == 0,
+            _ if self.is_held => false,
             What::Skipped(SkipReason::Spend) => self.has_spent,
             // What has failed for an unknown reason has been tried before.
             What::Failed(RunErrorType::Unknown) | What::Retries { error: RunErrorType::Unknown, .. }

@@ -55,6 +55,8 @@ pub struct Row {
     pub next_fire_at: Option<Timestamp>,
     /// The sessions at work, those first that work longest.
     pub at_work: Vec<Session>,
+    /// Whether schedules are held.
+    pub is_held: bool,
     /// What follows sessions that died.
     pub followed: Vec<Followed>,
     /// What sessions have cost, by days.

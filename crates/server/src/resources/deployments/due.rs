@@ -28,7 +28,7 @@ use crate::{
     scheduler::{
         cron::{Cron, CronError},
         pending::{self, Pending, Step},
-        policy::{Policy, Verdict, counts_sessions, timing, verdict},
+        policy::{HELD, Policy, Verdict, counts_sessions, timing, verdict},
         settle::{self, Effects, Skip, SkipReason, Timing},
     },
 };
@@ -138,6 +138,8 @@ struct Scheduled {
     pending: Option<Pending>,
     /// The latest occurrence that has a run.
     last_fired: Option<Time>,
+    /// Whether the schedules of its workspace are held.
+    is_held: bool,
 }
 
 impl Scheduled {
@@ -152,6 +154,7 @@ impl Scheduled {
             "SELECT {}, d.overlap, d.max_concurrent_sessions, d.retry, d.catch_up_seconds, d.jitter, {}, d.silent_after_intervals,
                  d.workspace_id,
                  a.id AS existing_agent_id, d.cron, d.timezone, d.settled_at, d.next_fire_at, d.pending,
+                 coalesce(w.schedules_held_at, (SELECT schedules_held_at FROM organization)) AS held_at,
                  (SELECT max(r.scheduled_at) FROM deployment_runs r
                   WHERE r.deployment_id = d.id AND r.scheduled_at IS NOT NULL) AS last_fired
              FROM {} WHERE {DUE_BETWEEN}",
@@ -179,6 +182,7 @@ impl Scheduled {
             settled_at: row.time("settled_at")?,
             next_fire_at: row.time("next_fire_at")?,
             pending: row.opt_json("pending")?,
+            is_held: row.opt_time("held_at")?.is_some(),
             last_fired: row.opt_time("last_fired")?,
         })
     }
@@ -311,6 +315,9 @@ impl Look<'_> {
 
     fn verdict(&self, tx: &mut Tx<'_>) -> Result<Verdict> {
         let policy = &self.scheduled.policy;
+        if self.scheduled.is_held {
+            return Ok(HELD);
+        }
         // What failed for an unknown reason had its place.
         if self.attempt == Attempt::Fail {
             return Ok(Verdict::Fires);
