@@ -17,7 +17,7 @@ use crate::{
     images::Images,
     model::Offer,
     packages::Packages,
-    request::Intake,
+    request::{Intake, sign_in::SignIns},
     sandboxes::Sandboxes,
     scheduler::settle::Timing,
     shares::Shares,
@@ -67,6 +67,8 @@ pub struct Inner {
     pub metrics_key: Option<String>,
     /// How bodies come in.
     pub intake: Intake,
+    /// Who has signed in with a browser.
+    pub sign_ins: SignIns,
     /// The organization's id, as it stands in every response.
     pub organization_header: HeaderValue,
     /// The name of this server among those on the same store; it stays with the data folder.

@@ -36,6 +36,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ),
     ("blobs", &["config", "room", "tls"]),
     ("config", &["scheduler"]),
+    ("console", &["app", "request", "resources/api_keys"]),
     ("db", &["backoff", "config", "page", "tls"]),
     ("dreams", &["app", "backoff", "db", "model", "resources/dreams", "resources/sessions"]),
     (
@@ -76,6 +77,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
         &[
             "app",
             "config",
+            "console",
             "request",
             "resources/agents",
             "resources/api_keys",

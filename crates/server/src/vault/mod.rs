@@ -4,6 +4,7 @@
 //! wrapped by the master key, which is in no store: in a file of the data folder, or where the configuration says.
 
 mod capture;
+mod derived;
 mod master;
 pub mod oauth;
 pub mod probe;
