@@ -9,7 +9,7 @@ import { join } from "node:path";
 import { promisify } from "node:util";
 import { chromium } from "playwright-core";
 
-export const PATIENCE = 60_000;
+export const PATIENCE = 120_000;
 const BIN = process.env.ROTA_BIN;
 const run = promisify(execFile);
 

@@ -8,7 +8,7 @@ export const EVERY = 3000;
 const AWAY = 1500;
 
 export class Live<T> {
-  value = $state<T | undefined>();
+  value = $state.raw<T | undefined>();
   error = $state<ApiError | null>(null);
   private timer: ReturnType<typeof setTimeout> | undefined;
   private turn = 0;

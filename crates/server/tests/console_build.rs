@@ -51,5 +51,9 @@ fn the_built_console_is_what_its_sources_give() {
     let sources = SOURCES.iter().flat_map(|path| files(&folder.join(path))).collect();
     assert_eq!(hash(&folder, sources), recorded("sources"), "the sources have changed: `make console` builds it anew");
     let built = files(&folder.join("dist")).into_iter().filter(|file| !file.ends_with("BUILD")).collect();
-    assert_eq!(hash(&folder, built), recorded("built"), "what was built has been changed by hand: `make console` builds it anew");
+    assert_eq!(
+        hash(&folder, built),
+        recorded("built"),
+        "what was built has been changed by hand: `make console` builds it anew"
+    );
 }

@@ -17,6 +17,7 @@ mod checkpoints;
 mod client;
 mod closed;
 mod command_line;
+mod console;
 mod containers;
 mod contract;
 mod credentials;

@@ -31,12 +31,12 @@ pub fn routes() -> Router<App> {
 
 /// Leads a browser that asks for `/` to the console. Whatever else asks for it is answered as by the API.
 pub async fn lead_to(request: Request, next: Next) -> Response {
-    let is_browser = || {
-        let accept = request.headers().get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
-        accept.is_some_and(|accept| accept.contains("text/html"))
-    };
-    if request.uri().path() == "/" && request.method() == Method::GET && is_browser() {
-        return Redirect::to(PATH).into_response();
-    }
-    next.run(request).await
+    if asks_for_pages(&request) { Redirect::to(PATH).into_response() } else { next.run(request).await }
+}
+
+fn asks_for_pages(request: &Request) -> bool {
+    let accept = request.headers().get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
+    request.uri().path() == "/"
+        && request.method() == Method::GET
+        && accept.is_some_and(|accept| accept.contains("text/html"))
 }

@@ -85,7 +85,8 @@ fn answer(file: &File, tag: &str, headers: &HeaderMap) -> Response {
     }
     let content_type = [(header::CONTENT_TYPE, file.content_type)];
     if says(header::ACCEPT_ENCODING, "gzip") {
-        return (common, content_type, [(header::CONTENT_ENCODING, "gzip")], Body::from(file.compressed)).into_response();
+        return (common, content_type, [(header::CONTENT_ENCODING, "gzip")], Body::from(file.compressed))
+            .into_response();
     }
     (common, content_type, inflated(file)).into_response()
 }

@@ -79,7 +79,9 @@ pub(super) async fn sign_out(State(app): State<App>, headers: HeaderMap) -> Resu
 async fn admitted(app: &App, headers: &HeaderMap, until: Option<Time>) -> Result<Who> {
     let admission = caller::authenticate(&app.db, &app.sign_ins, headers).await?;
     let key_id = admission.api_key().cloned().ok_or_else(|| {
-        Error::Forbidden("a worker's key opens no console: paste the key of a workspace, or an administrator's".to_owned())
+        Error::Forbidden(
+            "a worker's key opens no console: paste the key of a workspace, or an administrator's".to_owned(),
+        )
     })?;
     Ok(Who {
         key_id,

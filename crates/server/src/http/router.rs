@@ -26,7 +26,11 @@ pub fn router(app: App, address: SocketAddr) -> Router {
         router = router.route("/metrics", get(metrics));
     }
     let router = router.method_not_allowed_fallback(method_not_allowed);
-    let router = if app.config.roles.has(Role::Api) { router.merge(api(&app)).merge(console()).layer(from_fn(console::lead_to)) } else { router.fallback(nothing) };
+    let router = if app.config.roles.has(Role::Api) {
+        router.merge(api(&app)).merge(console()).layer(from_fn(console::lead_to))
+    } else {
+        router.fallback(nothing)
+    };
     in_front(app, address, router)
 }
 

@@ -303,7 +303,8 @@ pub async fn authenticate(db: &Db, sign_ins: &SignIns, headers: &HeaderMap) -> R
         }
         None => match sign_ins.read(headers, now)? {
             Some(signed_in) => {
-                let unknown = Error::Unauthenticated("the key with which this browser signed in has ended: sign in again");
+                let unknown =
+                    Error::Unauthenticated("the key with which this browser signed in has ended: sign in again");
                 (key_where!("k.id = $1"), signed_in.key.to_string(), unknown)
             }
             None => return Err(Error::Unauthenticated("x-api-key header is required")),
