@@ -13,6 +13,11 @@ export interface Watcher {
 
 /** The longest pause before the stream is opened again. */
 const LONGEST_PAUSE = 4000;
+/**
+ * How long a page may be out of sight until its stream is closed. A browser has six connections to a server, whatever the number
+ * of its tabs, and an open stream is one of them.
+ */
+const OUT_OF_SIGHT = 15_000;
 
 /**
  * Watches a session from the beginning of its log. The frames of the log carry its numbers, so a stream that is opened again
@@ -29,10 +34,11 @@ async function run(session: string, watcher: Watcher, signal: AbortSignal) {
   let pause = 250;
   const path = `/v1/sessions/${encodeURIComponent(session)}/events/stream`;
   while (!signal.aborted) {
+    const unseen = whenUnseen(signal);
     try {
       const headers = { ...headersFor(path), "last-event-id": last };
       const query = "?event_deltas[]=agent.message&event_deltas[]=agent.thinking";
-      const response = await fetch(path + query, { headers, signal, cache: "no-store" });
+      const response = await fetch(path + query, { headers, signal: AbortSignal.any([signal, unseen.signal]), cache: "no-store" });
       connection.found();
       if (!response.ok) {
         const error = await failure(response);
@@ -55,12 +61,49 @@ async function run(session: string, watcher: Watcher, signal: AbortSignal) {
       }
     } catch (error) {
       if (signal.aborted) return;
-      if (!(error instanceof ApiError)) connection.lost();
+      if (!(error instanceof ApiError) && !unseen.signal.aborted) connection.lost();
+    } finally {
+      unseen.stop();
     }
     watcher.isOpen(false);
+    if (unseen.signal.aborted) {
+      await seen(signal);
+      continue;
+    }
     await new Promise((resolve) => setTimeout(resolve, pause));
     pause = Math.min(pause * 2, LONGEST_PAUSE);
   }
+}
+
+/** A signal that comes when the page has been out of sight for a while. */
+function whenUnseen(signal: AbortSignal) {
+  const unseen = new AbortController();
+  const listening = new AbortController();
+  let timer: ReturnType<typeof setTimeout>;
+  const look = () => {
+    clearTimeout(timer);
+    if (document.visibilityState === "hidden") timer = setTimeout(() => unseen.abort(), OUT_OF_SIGHT);
+  };
+  document.addEventListener("visibilitychange", look, { signal: AbortSignal.any([signal, listening.signal]) });
+  look();
+  return {
+    signal: unseen.signal,
+    stop: () => {
+      clearTimeout(timer);
+      listening.abort();
+    },
+  };
+}
+
+/** Returns when the page is in sight. */
+function seen(signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    const look = () => {
+      if (document.visibilityState === "visible" || signal.aborted) resolve();
+      else document.addEventListener("visibilitychange", look, { once: true });
+    };
+    look();
+  });
 }
 
 interface Frame {

@@ -1,7 +1,9 @@
 //! The console's pages, and signing in to them with a browser.
 
-use http::{HeaderMap, header};
-use reqwest::{Method, Response};
+use reqwest::{
+    Method, Response,
+    header::{self, HeaderMap},
+};
 use rota_server::{
     config::Role,
     db::Tx,
