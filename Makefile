@@ -1,6 +1,6 @@
 # What the README's commands do. Each target needs only what the README names.
 
-.PHONY: demo test containers check quick release pages reliability bench
+.PHONY: demo console test containers check quick release pages reliability bench
 
 # What tests leave out where nothing can be mounted: only root can make a small disk.
 NO_DISKS := $(shell unshare --mount true 2>/dev/null || echo --skip full_disk::)
@@ -30,6 +30,7 @@ test: check
 	tests/with-containers sh -c 'cargo test --workspace --test containers --test fence --test gate --test files -- --include-ignored \
 	  $(NOT_IN_CONTAINERS) && cargo test -p rota --test it -- containers:: --include-ignored' || [ $$? = 77 ]
 	tests/sdk/run
+	cargo build -p rota && tests/console/run || [ $$? = 77 ]
 
 # What holds in containers, all of it: ten minutes, as root.
 containers:
@@ -63,6 +64,10 @@ release:
 # Writes what is made from the code: the lists in docs/compatibility.md and docs/metrics.md and the contract of /rota/v1.
 pages:
 	ROTA_WRITE_PAGES=1 cargo test --quiet -p rota-api -p rota-server --test own_contract --test operations_page --test metrics_page
+
+# Builds the console from its sources, into console/dist, which the server embeds. It needs Node.js 20 or newer.
+console:
+	cd console && npm ci --no-audit --no-fund --loglevel=error && npm run --silent check && npm run --silent build
 
 # Sessions at work through outages of the database, kills, freezes and a full disk: ten minutes once it is built, as root.
 reliability:

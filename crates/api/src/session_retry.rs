@@ -42,5 +42,7 @@ names! {
         "concurrency" => Concurrency,
         /// The deployment had spent as much as it may.
         "spend" => Spend,
+        /// Schedules were held.
+        "held" => Held,
     }
 }

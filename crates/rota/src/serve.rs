@@ -27,6 +27,9 @@ use crate::{
 /// The file in the data folder that has the first key where there is no terminal to show it on.
 const FIRST_KEY: &str = "first_key";
 
+/// The file in the data folder that has the address of the console.
+const CONSOLE_ADDRESS: &str = "console_address";
+
 pub async fn run(args: ServeArgs) -> Result<ExitCode> {
     let file = args.config.clone();
     let text = file.as_ref().map(fs::read_to_string).and_then(Result::ok).unwrap_or_default();
@@ -40,6 +43,9 @@ pub async fn run(args: ServeArgs) -> Result<ExitCode> {
         show(first, &data);
     }
     tracing::info!(address = %server.address, data = %data.display(), "listening");
+    if let Some(address) = server.console_address()? {
+        show_console(&address, &data);
+    }
     tell_of_missing_isolation(&server);
     server.app().spawn(notify::watchdog(server.app().clone()));
     // Before anybody is told that the server is ready: a signal would end it.
@@ -84,6 +90,24 @@ fn show(first: &CreatedKey, data: &Path) {
         Err(error) => tracing::error!(
             %error, file = %file.display(),
             "this is a new store, and its first API key could not be written: `rota keys create` makes another"
+        ),
+    }
+}
+
+/// Shows the address that signs in to the console: on the terminal, or in a file beside the key's.
+fn show_console(address: &str, data: &Path) {
+    if std::io::stdout().is_terminal() {
+        println!("\nThe console, signed in by this address once, for the next 15 minutes:\n\n  {address}\n");
+        return;
+    }
+    let file = data.join(CONSOLE_ADDRESS);
+    match write_private(&file, address) {
+        Ok(()) => {
+            tracing::info!(file = %file.display(), "an address that signs in to the console once is in this file")
+        }
+        Err(error) => tracing::warn!(
+            %error, file = %file.display(),
+            "the address that signs in to the console could not be written: a key signs in too"
         ),
     }
 }

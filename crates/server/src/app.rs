@@ -19,7 +19,7 @@ use crate::{
     live::{Live, Settings},
     model::Offer,
     packages::Packages,
-    request::Intake,
+    request::{Intake, sign_in::SignIns},
     sandboxes::Sandboxes,
     scheduler::settle::Timing,
     scrape::Scrape,
@@ -77,6 +77,8 @@ pub struct Inner {
     pub intake: Intake,
     /// How those come in whose senders have no key.
     pub strangers: Intake,
+    /// Who has signed in with a browser.
+    pub sign_ins: SignIns,
     /// The organization's id, as it stands in every response.
     pub organization_header: HeaderValue,
     /// The name of this server among those on the same store; it stays with the data folder.

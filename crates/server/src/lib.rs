@@ -7,6 +7,7 @@ pub mod brake;
 pub mod clock;
 pub mod closed;
 pub mod config;
+pub mod console;
 pub mod db;
 pub mod deadlines;
 pub mod descriptors;
@@ -73,7 +74,7 @@ use crate::{
     live::{Live, Settings},
     model::Offer,
     packages::{Packages, Parts},
-    request::Intake,
+    request::{Intake, sign_in::SignIns},
     resources::{
         api_keys::{self, CreatedKey},
         credentials, organization, webhook_endpoints, workspaces,
@@ -172,6 +173,8 @@ pub async fn serve_offer(offer: Offer, config: Config, clock: Clock) -> Result<S
             Ok((organization::id(tx)?, api_keys::first_key(tx)?))
         })
         .await?;
+    let secrets = vault.derived("console sign-ins");
+    let sign_ins = SignIns::new(&organization, secrets.iter().map(<[u8; 32]>::as_slice));
     let tasks = TaskTracker::new();
     let packages = Packages::new(Parts {
         backend,
@@ -196,6 +199,7 @@ pub async fn serve_offer(offer: Offer, config: Config, clock: Clock) -> Result<S
         metrics_key,
         intake: Intake::default(),
         strangers: Intake::of_strangers(),
+        sign_ins,
         git: git::Git::new(&config, tasks.clone()),
         web: web::Web::new(&config)?,
         tasks,
@@ -372,6 +376,19 @@ impl Server {
         let Self { app, writer, .. } = self;
         drop(app);
         close(writer).await;
+    }
+
+    /// An address of the console that signs a browser on this machine in, once and for a while; the one before it does no longer.
+    /// `None` where other machines reach the server too, and where it has no console.
+    ///
+    /// # Errors
+    /// When the machine gives no random bytes.
+    pub fn console_address(&self) -> Result<Option<String>> {
+        if !self.address.ip().is_loopback() || !self.app.config.roles.has(Role::Api) {
+            return Ok(None);
+        }
+        let word = self.app.sign_ins.new_word(self.app.clock.now())?;
+        Ok(Some(format!("http://{}{}#sign-in={word}", self.address, console::PATH)))
     }
 
     /// The server's state, for tests that look inside.

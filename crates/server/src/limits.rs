@@ -34,6 +34,11 @@ pub const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// still sending would otherwise see a closed connection and not the answer.
 pub const LINGER: (usize, Duration) = (1024 * 1024, Duration::from_secs(2));
 
+/// How long a browser stays signed in to the console, in microseconds: a week.
+pub const SIGN_IN_MICROS: i64 = 7 * 24 * 60 * 60 * 1_000_000;
+/// How long the address that the server prints at its start signs a browser in, in microseconds: fifteen minutes.
+pub const SIGN_IN_ADDRESS_MICROS: i64 = 15 * 60 * 1_000_000;
+
 /// Most bytes of a request body; a larger one is answered with 413.
 pub const MAX_BODY_BYTES: usize = 32 * 1024 * 1024;
 /// Most values in a JSON body, those inside of others counted.

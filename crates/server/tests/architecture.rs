@@ -40,6 +40,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ),
     ("blobs", &["config", "room", "tls"]),
     ("config", &["scheduler"]),
+    ("console", &["app", "request", "resources/api_keys"]),
     ("db", &["backoff", "config", "page", "tls"]),
     ("deadlines", &["app", "resources/deployments"]),
     ("dreams", &["app", "backoff", "db", "model", "resources/dreams", "resources/sessions"]),
@@ -83,6 +84,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
         &[
             "app",
             "config",
+            "console",
             "db",
             "request",
             "resources/agents",

@@ -21,6 +21,7 @@ mod checkpoints;
 mod client;
 mod closed;
 mod command_line;
+mod console;
 mod containers;
 mod continuity;
 mod contract;

@@ -295,7 +295,8 @@ async fn signed(request: Request, matched: Option<MatchedPath>, next: Next) -> R
 }
 
 async fn admit(app: &App, parts: &Parts) -> Result<Admission> {
-    let authenticating = tokio::time::timeout(limits::REQUEST_TIMEOUT, caller::authenticate(&app.db, &parts.headers));
+    let authenticating = caller::authenticate(&app.db, &app.sign_ins, &parts.headers);
+    let authenticating = tokio::time::timeout(limits::REQUEST_TIMEOUT, authenticating);
     let admission = authenticating.await.map_err(|_| Error::Timeout(limits::REQUEST_TIMEOUT))??;
     if let Some(guest) = parts.extensions.get::<Arc<Guest>>() {
         guest.shows_key();

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc};
 use axum::{
     Router,
     extract::State,
-    middleware::from_fn_with_state,
+    middleware::{from_fn, from_fn_with_state},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -17,7 +17,7 @@ use super::{
     layers::{self, Front},
     operations,
 };
-use crate::{app::App, config::Role, error::Error, limits, request::caller, resources::work};
+use crate::{app::App, config::Role, console, error::Error, limits, request::caller, resources::work};
 
 /// The whole server at `address` as a service. One without the role `api` answers only what needs no API key.
 pub fn router(app: App, address: SocketAddr) -> Router {
@@ -26,7 +26,11 @@ pub fn router(app: App, address: SocketAddr) -> Router {
         router = router.route("/metrics", get(metrics));
     }
     let router = router.method_not_allowed_fallback(method_not_allowed);
-    let router = if app.config.roles.has(Role::Api) { router.merge(api(&app)) } else { router.fallback(nothing) };
+    let router = if app.config.roles.has(Role::Api) {
+        router.merge(api(&app)).merge(console()).layer(from_fn(console::lead_to))
+    } else {
+        router.fallback(nothing)
+    };
     in_front(app, address, router)
 }
 
@@ -39,6 +43,10 @@ pub fn metrics_router(app: App, address: SocketAddr) -> Router {
 fn in_front(app: App, address: SocketAddr, router: Router<App>) -> Router {
     let front = Front { app: app.clone(), hosts: Arc::new(Hosts::new(address, &app.config.http.hosts)) };
     router.layer(from_fn_with_state(front, layers::envelope)).with_state(app)
+}
+
+fn console() -> Router<App> {
+    console::routes().method_not_allowed_fallback(method_not_allowed)
 }
 
 fn api(app: &App) -> Router<App> {

@@ -15,6 +15,7 @@ use rota_api::{
 };
 use sha2::{Digest, Sha256};
 
+use super::sign_in::SignIns;
 use crate::{
     closed::Closed,
     db::{Db, Row, vals},
@@ -192,6 +193,14 @@ impl Admission {
         self.workspace.as_ref()
     }
 
+    /// The key, unless a worker's was sent.
+    pub fn api_key(&self) -> Option<&ApiKeyId> {
+        match &self.key {
+            Key::Api { id, .. } => Some(id),
+            Key::Worker(_) => None,
+        }
+    }
+
     /// Who a request is made by, as the audit list names it.
     pub fn actor(&self) -> Actor {
         match &self.key {
@@ -213,7 +222,8 @@ impl Admission {
         Ok(Caller { workspace, key: id.clone() })
     }
 
-    fn is_administrator(&self) -> bool {
+    /// Whether the key is an administrator's.
+    pub fn is_administrator(&self) -> bool {
         matches!(self.key, Key::Api { is_administrator: true, .. })
     }
 }
@@ -293,36 +303,54 @@ pub fn hash(key: &str) -> String {
     hex::digits(&Sha256::digest(key.as_bytes()))
 }
 
-/// Finds out who calls.
-///
-/// # Errors
-/// 401 without a key or with one that does not count. When a request names a workspace that is not there or not the key's, 404,
-/// or 400 where it is no id of one. 403 when the organization is disabled.
-pub async fn authenticate(db: &Db, headers: &HeaderMap) -> Result<Admission> {
-    let key = key_of(headers).ok_or(Error::Unauthenticated("x-api-key header is required"))?;
-    let as_key = headers.contains_key("x-api-key");
-    let unknown = Error::Unauthenticated(if as_key { "invalid x-api-key" } else { "Invalid bearer token" });
-    if key.starts_with(ENVIRONMENT_KEY_PREFIX) || key.starts_with(WORK_TOKEN_PREFIX) {
-        return Box::pin(authenticate_worker(db, key)).await?.unwrap_or(Err(unknown));
-    }
-    let named = headers.get(WORKSPACE).map(|named| named.to_str().unwrap_or("?")).filter(|named| !named.is_empty());
-    let (hash, now) = (hash(key), db.now());
-    let found = db
-        .lookup(
+/// What is looked up of a key. One that is found by its hash was sent; one that is found by its id was signed in with.
+macro_rules! key_where {
+    ($found_by:literal) => {
+        concat!(
             "SELECT k.id, k.workspace_id, k.status, k.expires_at, w.id, w.archived_at, o.disabled_at
              FROM api_keys k
              LEFT JOIN workspaces w ON w.id = coalesce(k.workspace_id, $2)
              LEFT JOIN organization o ON TRUE
-             WHERE k.key_hash = $1",
-            vals![&hash, named],
-            |row| {
-                let counts = counts(&row.text(2)?, row.opt_time(3)?, now);
-                let closed = Closed::of(row.opt_time(5)?, row.opt_time(6)?);
-                let is_administrator = row.opt_text(1)?.is_none();
-                let key = Key::Api { id: row.id(0)?, is_administrator };
-                Ok((counts, Admission { key, workspace: row.opt_id(4)?, closed }))
-            },
+             WHERE ",
+            $found_by
         )
+    };
+}
+
+/// Finds out who calls: by the key that a request sends, or else by that with which its browser is signed in.
+///
+/// # Errors
+/// 401 without a key or with one that does not count. When a request names a workspace that is not there or not the key's, 404,
+/// or 400 where it is no id of one. 403 when the organization is disabled, and for a sign-in that another page makes use of.
+pub async fn authenticate(db: &Db, sign_ins: &SignIns, headers: &HeaderMap) -> Result<Admission> {
+    let now = db.now();
+    let (sql, by, unknown) = match key_of(headers) {
+        Some(key) => {
+            let as_key = headers.contains_key("x-api-key");
+            let unknown = Error::Unauthenticated(if as_key { "invalid x-api-key" } else { "Invalid bearer token" });
+            if key.starts_with(ENVIRONMENT_KEY_PREFIX) || key.starts_with(WORK_TOKEN_PREFIX) {
+                return Box::pin(authenticate_worker(db, key)).await?.unwrap_or(Err(unknown));
+            }
+            (key_where!("k.key_hash = $1"), hash(key), unknown)
+        }
+        None => match sign_ins.read(headers, now)? {
+            Some(signed_in) => {
+                let unknown =
+                    Error::Unauthenticated("the key with which this browser signed in has ended: sign in again");
+                (key_where!("k.id = $1"), signed_in.key.to_string(), unknown)
+            }
+            None => return Err(Error::Unauthenticated("x-api-key header is required")),
+        },
+    };
+    let named = headers.get(WORKSPACE).map(|named| named.to_str().unwrap_or("?")).filter(|named| !named.is_empty());
+    let found = db
+        .lookup(sql, vals![&by, named], |row| {
+            let counts = counts(&row.text(2)?, row.opt_time(3)?, now);
+            let closed = Closed::of(row.opt_time(5)?, row.opt_time(6)?);
+            let is_administrator = row.opt_text(1)?.is_none();
+            let key = Key::Api { id: row.id(0)?, is_administrator };
+            Ok((counts, Admission { key, workspace: row.opt_id(4)?, closed }))
+        })
         .await?;
     let Some((true, admission)) = found else { return Err(unknown) };
     if let Some(named) = named

@@ -7,6 +7,7 @@ mod intake;
 mod list;
 mod path;
 pub mod query;
+pub mod sign_in;
 mod upload;
 
 pub use body::{Body, BodyOnly};

@@ -127,6 +127,7 @@ pub fn skipped(reason: SkipReason) -> NoRetry {
         SkipReason::Overlap => NoRetry::Overlap,
         SkipReason::Concurrency => NoRetry::Concurrency,
         SkipReason::Spend => NoRetry::Spend,
+        SkipReason::Held => NoRetry::Held,
     }
 }
 

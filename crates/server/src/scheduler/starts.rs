@@ -88,6 +88,8 @@ pub fn reason_of(reason: SkipReason) -> Reason {
         SkipReason::Archived => Reason::Archived,
         SkipReason::Overlap => Reason::Overlap,
         SkipReason::Concurrency => Reason::Concurrency,
+        SkipReason::Spend => Reason::Spend,
+        SkipReason::Held => Reason::Held,
     }
 }
 

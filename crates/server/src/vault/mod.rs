@@ -5,6 +5,7 @@
 
 mod capture;
 mod copy;
+mod derived;
 mod master;
 pub mod oauth;
 pub mod probe;

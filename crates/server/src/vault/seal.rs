@@ -98,7 +98,7 @@ pub(super) fn wrapping(workspace: &str) -> Vec<u8> {
 /// The keys of this server: master keys, and the data keys that it has used.
 pub struct Vault {
     source: Source,
-    masters: RwLock<Masters>,
+    pub(super) masters: RwLock<Masters>,
     data_keys: Mutex<HashMap<WorkspaceId, DataKey>>,
 }
 

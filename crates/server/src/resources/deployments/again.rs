@@ -31,7 +31,7 @@ use crate::{
     scheduler::{
         again::{self, Died, Step},
         pending::Pending,
-        policy::{Policy, Verdict, counts_sessions, verdict},
+        policy::{HELD, Policy, Verdict, counts_sessions, verdict},
         settle::SkipReason,
     },
     telemetry,
@@ -225,6 +225,9 @@ pub fn decide(tx: &mut Tx<'_>, policy: &FirePolicy, due: &Due, attempt: Attempt)
     let cron = of.standing.cron();
     let standing = (of.standing.state, cron.as_ref());
     let step = again::step(&dead.pending, &of.policy, &dead.died, standing, dead.is_dead, tx.now(), || {
+        if of.is_held {
+            return Ok(HELD);
+        }
         if attempt == Attempt::Fail {
             return Ok(Verdict::Fires);
         }
@@ -336,6 +339,8 @@ struct Of {
     target: Result<Target>,
     policy: Policy,
     standing: Standing,
+    /// Whether the schedules of its workspace are held.
+    is_held: bool,
     agent: AgentReference,
 }
 
@@ -344,7 +349,7 @@ impl Of {
     fn find(tx: &mut Tx<'_>, workspace: &WorkspaceId, deployment: &DeploymentId) -> Result<Option<Self>> {
         let sql = format!(
             "SELECT {}, d.overlap, d.max_concurrent_sessions, d.retry, d.catch_up_seconds, d.jitter, {}, d.cron, d.timezone,
-                 d.paused_reason
+                 d.paused_reason, coalesce(w.schedules_held_at, (SELECT schedules_held_at FROM organization)) AS held_at
              FROM {} WHERE d.workspace_id = $1 AND d.id = $2 AND a.id IS NOT NULL",
             Target::COLUMNS,
             deadlines::COLUMNS,
@@ -355,6 +360,7 @@ impl Of {
                 target: Target::from_row(row),
                 policy: policy::from_row(row)?,
                 standing: Standing::from_row(row)?,
+                is_held: row.opt_time("held_at")?.is_some(),
                 agent: AgentReference::new(row.id("agent_id")?, row.int("agent_version")?),
             })
         })

@@ -145,6 +145,7 @@ fn step(
 ) -> Result<starts::Step> {
     let id = &start.deployment_id;
     let settings = Settings::find(tx, workspace, id.as_ref())?;
+    let is_held = settings.as_ref().is_some_and(|settings| settings.is_held) && start.trigger != RunTrigger::Hook;
     let of_policy = settings.as_ref().map(|settings| settings.policy).unwrap_or_default();
     let due = starts::Due {
         trigger: start.trigger,
@@ -155,7 +156,9 @@ fn step(
         catch_up: timing(&of_policy, policy.timing).catch_up,
     };
     // What failed for an unknown reason had its place.
-    due.step(tx.now().timestamp(), || if attempt == Attempt::Fail { Ok(0) } else { active::count(tx, id) })
+    let now = tx.now().timestamp();
+    let step = due.step(now, || if attempt == Attempt::Fail { Ok(0) } else { active::count(tx, id) })?;
+    Ok(if is_held && matches!(step, starts::Step::Start(_)) { starts::Step::Hold } else { step })
 }
 
 fn hold(tx: &mut Tx<'_>, workspace: &WorkspaceId, start: &PlannedStart) -> Result<Option<DeploymentRun>> {

@@ -279,13 +279,17 @@ fn record_failure(
 struct Settings {
     policy: Policy,
     state: settle::State,
+    /// Whether the schedules of its workspace are held.
+    is_held: bool,
 }
 
 impl Settings {
     fn find(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Option<Self>> {
         let sql = format!(
             "SELECT d.overlap, d.max_concurrent_sessions, d.retry, d.catch_up_seconds, d.jitter, d.spend_day, d.spend_month,
-                 d.session_choice, d.carry_forward, {}, d.paused_reason, d.archived_at
+                 d.session_choice, d.carry_forward, {}, d.paused_reason, d.archived_at,
+                 (SELECT coalesce(w.schedules_held_at, o.schedules_held_at) FROM workspaces w, organization o
+                  WHERE w.id = d.workspace_id) AS held_at
              FROM deployments d WHERE d.workspace_id = $1 AND d.id = $2",
             deadlines::COLUMNS
         );
@@ -296,7 +300,7 @@ impl Settings {
                 (Some(_), None) => settle::State::Paused,
                 (None, None) => settle::State::Active,
             };
-            Ok(Self { policy, state })
+            Ok(Self { policy, state, is_held: row.opt_time("held_at")?.is_some() })
         })
     }
 }

@@ -1,0 +1,62 @@
+// Something that is read again and again while it is shown.
+
+import { ApiError } from "./api";
+import { connection } from "./connection.svelte";
+
+/** How often what has no stream of its own is read again, and how often the server is tried while it is away. */
+export const EVERY = 3000;
+const AWAY = 1500;
+
+export class Live<T> {
+  value = $state.raw<T | undefined>();
+  error = $state<ApiError | null>(null);
+  private timer: ReturnType<typeof setTimeout> | undefined;
+  private turn = 0;
+
+  /** Must be made in a component: it reads while that is shown, and anew whenever what `read` looked at first changes. */
+  constructor(
+    private read: (signal: AbortSignal, before: T | undefined) => Promise<T>,
+    every = EVERY,
+    /** What the value is of: another one is shown as loading. */
+    of: () => unknown = () => null,
+  ) {
+    let shown: unknown;
+    $effect(() => {
+      const now = of();
+      void connection.workspace;
+      if (now !== shown) {
+        this.value = undefined;
+        shown = now;
+      }
+      const abort = new AbortController();
+      const round = async () => {
+        clearTimeout(this.timer);
+        if (document.visibilityState === "visible" || this.value === undefined) await this.load(abort.signal);
+        if (!abort.signal.aborted) this.timer = setTimeout(round, this.error?.status === 0 ? AWAY : every);
+      };
+      this.again = round;
+      void round();
+      document.addEventListener("visibilitychange", round, { signal: abort.signal });
+      return () => {
+        abort.abort();
+        clearTimeout(this.timer);
+      };
+    });
+  }
+
+  /** Reads now. */
+  again: () => Promise<void> = async () => {};
+
+  private async load(signal: AbortSignal) {
+    const turn = ++this.turn;
+    try {
+      const value = await this.read(signal, this.value);
+      if (signal.aborted || turn !== this.turn) return;
+      this.value = value;
+      this.error = null;
+    } catch (error) {
+      if (signal.aborted || turn !== this.turn) return;
+      this.error = error instanceof ApiError ? error : new ApiError(-1, "error", String(error), null);
+    }
+  }
+}
