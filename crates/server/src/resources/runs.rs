@@ -441,5 +441,8 @@ fn start_of_row(row: &Row<'_>) -> Result<ListedRun> {
         reason: Some(reason),
         error: None,
         session: None,
+        attempt: 1,
+        retry_of: None,
+        followed: None,
     })
 }

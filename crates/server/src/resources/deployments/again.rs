@@ -277,7 +277,7 @@ fn finish(tx: &mut Tx<'_>, workspace: &WorkspaceId, run: &DeploymentRun, in_its_
     match &run.error {
         Some(RunError { r#type, .. }) if r#type.pauses() => {
             let reason = PausedReason::Error { error: PausedError { r#type: *r#type } };
-            store::set_paused(tx, workspace, deployment, Some(reason))
+            store::set_paused(tx, workspace, deployment, Some(reason)).map(drop)
         }
         Some(_) => Ok(()),
         None => {
