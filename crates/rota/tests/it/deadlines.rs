@@ -468,7 +468,7 @@ async fn a_schedule_has_no_occurrences_before_it_starts_and_after_it_ends() {
     let rota = Rota::without_engine().await;
     let api = &rota.api;
     let made = Parts::new(api).await.deployment(api, every("0 * * * *")).await;
-    let window = json!({"starts_at": "2026-03-02T10:00:00Z", "ends_at": "2026-03-02T12:00:00Z"});
+    let window = json!({"starts_at": "2026-03-02T10:00:00Z", "ends_at": "2026-03-02T11:30:00Z"});
     set_policy(api, &made, window).await;
     let upcoming = async || {
         let times = api.get(&path(&made)).await["schedule"]["upcoming_runs_at"].clone();
@@ -481,7 +481,7 @@ async fn a_schedule_has_no_occurrences_before_it_starts_and_after_it_ends() {
     assert_eq!(fired(api, &made).await, ["02T10:00:00"]);
     assert_eq!(upcoming().await, ["11:00"]);
     // What came before the end may fire after it.
-    at(&rota, "02T12:05:00").await;
+    at(&rota, "02T11:40:00").await;
     assert_eq!(fired(api, &made).await, ["02T10:00:00", "02T11:00:00"]);
     assert_eq!(upcoming().await, [""; 0]);
     at(&rota, "02T15:30:00").await;
@@ -498,6 +498,21 @@ async fn a_schedule_has_no_occurrences_before_it_starts_and_after_it_ends() {
     let expected = ["02T10:00 ran", "02T11:00 ran", "02T16:00 ran", "02T17:00 skipped superseded"];
     assert_eq!(audit(api, &made, all).await, expected);
     assert_eq!(upcoming().await, [""; 0]);
+}
+
+#[tokio::test]
+async fn the_last_occurrence_of_a_schedule_gets_its_place_when_there_is_one() {
+    let rota = Rota::without_engine().await;
+    let made = Parts::new(&rota.api).await.deployment(&rota.api, every("0 * * * *")).await;
+    set_policy(&rota.api, &made, json!({"overlap": "queue_one", "ends_at": "2026-03-02T10:30:00Z"})).await;
+    at(&rota, "02T09:00:00").await;
+    at(&rota, "02T10:00:00").await;
+    assert_eq!(fired(&rota.api, &made).await, ["02T09:00:00"]);
+    let rota = rota.restart_with(|config| config.engine.concurrency = 4).await;
+    let (session, _) = sessions(&rota.api, &made).await.pop().unwrap();
+    rota.api.stream_from(&session, 0).await.turn().await;
+    at(&rota, "02T12:00:00").await;
+    assert_eq!(fired(&rota.api, &made).await, ["02T09:00:00", "02T10:00:00"]);
 }
 
 #[tokio::test]

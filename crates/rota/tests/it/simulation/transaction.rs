@@ -176,7 +176,7 @@ impl<'a> Tx<'a> {
 
     pub fn hold(&mut self, pending: Pending, next: Option<Time>) -> Result<(), Undone> {
         self.go_on()?;
-        self.row.next_fire_at = pending.look_at(next).map(Time::timestamp);
+        self.row.next_fire_at = Some(pending.look_at(next).timestamp());
         self.row.pending = Some(pending);
         Ok(())
     }

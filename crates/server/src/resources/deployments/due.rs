@@ -238,7 +238,7 @@ impl Scheduled {
         let found = standing::Looked {
             settled_at,
             pending,
-            next_fire_at: pending.map_or(next, |pending| pending.look_at(next)),
+            next_fire_at: pending.map_or(next, |pending| Some(pending.look_at(next))),
             ran_at: run.filter(|run| run.error.is_none()).map(|run| run.created_at),
         };
         standing::looked(tx, workspace, id, &found)?;
