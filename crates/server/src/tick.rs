@@ -96,7 +96,9 @@ async fn settle_failed(app: &App, group: &[Due], cause: &Error) {
     match write(app, group, due::settle_failed).await {
         Ok(reports) => {
             tracing::error!(deployment_id = of(group), error = %cause, "a fire failed");
-            reports.iter().for_each(|report| count(app, report));
+            for report in &reports {
+                count(app, report);
+            }
         }
         Err(error) => {
             tracing::error!(deployment_id = of(group), %cause, %error, "a fire failed, and so did its record");

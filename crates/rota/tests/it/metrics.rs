@@ -361,15 +361,16 @@ async fn the_log_tells_of_fires_ends_keys_and_policies_in_json_without_a_key_twi
     };
     timeout(PATIENCE, resting).await.expect("the session comes to rest");
     // The line about the end is written once the end is there.
+    let logged = || String::from_utf8_lossy(&fs::read(&log).unwrap()).into_owned();
     let written = async {
-        while !fs::read_to_string(&log).unwrap().contains("a turn of a session has ended") {
+        while !logged().contains("a turn of a session has ended") {
             sleep(Duration::from_millis(20)).await;
         }
     };
     timeout(PATIENCE, written).await.expect("the log tells of the end");
     server.kill();
 
-    let text = fs::read_to_string(&log).unwrap();
+    let text = logged();
     // Of a line that was being written when the server was killed there may be a half.
     let whole = &text[..=text.rfind('\n').unwrap()];
     for line in whole.lines() {

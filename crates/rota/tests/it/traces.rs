@@ -26,20 +26,20 @@ const SPAN: &str = "b7ad6b7169203331";
 
 /// A collector that takes OTLP over HTTP as JSON.
 #[derive(Clone, Default)]
-struct Collector {
+pub struct Collector {
     spans: Arc<Mutex<Vec<Span>>>,
 }
 
 /// A span as it came.
 #[derive(Debug, Clone)]
-struct Span {
-    trace: String,
-    id: String,
-    parent: Option<String>,
-    name: String,
-    kind: i64,
-    attributes: BTreeMap<String, String>,
-    is_error: bool,
+pub struct Span {
+    pub trace: String,
+    pub id: String,
+    pub parent: Option<String>,
+    pub name: String,
+    pub kind: i64,
+    pub attributes: BTreeMap<String, String>,
+    pub is_error: bool,
     text: String,
 }
 
@@ -88,7 +88,7 @@ impl Span {
 
 impl Collector {
     /// Starts it, and returns where it is.
-    async fn start() -> (Self, String) {
+    pub async fn start() -> (Self, String) {
         let collector = Self::default();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -122,8 +122,8 @@ impl Collector {
         }
     }
 
-    /// The spans of a trace, once there is one of each of `names`.
-    async fn once(&self, is_of: impl Fn(&Span) -> bool, names: &[&str]) -> Vec<Span> {
+    /// The spans of which `is_of` is so, once there is one of each of `names`.
+    pub async fn once(&self, is_of: impl Fn(&Span) -> bool, names: &[&str]) -> Vec<Span> {
         let mut found = Vec::new();
         let looking = async {
             loop {
@@ -140,11 +140,12 @@ impl Collector {
     }
 }
 
-fn named<'a>(spans: &'a [Span], name: &str) -> &'a Span {
+pub fn named<'a>(spans: &'a [Span], name: &str) -> &'a Span {
     spans.iter().find(|span| span.name == name).unwrap_or_else(|| panic!("{name}: {spans:#?}"))
 }
 
-fn to(endpoint: &str, content: bool) -> impl FnOnce(&mut Config) {
+/// Sends traces there.
+pub fn to(endpoint: &str, content: bool) -> impl FnOnce(&mut Config) {
     move |config| {
         config.telemetry.otlp_endpoint = Some(endpoint.to_owned());
         config.telemetry.content = content;

@@ -40,7 +40,7 @@ pub(super) fn chat(app: &App, turn: Context, model: &str, route: &Route, request
     if let Some(system) = &request.system {
         span.say("gen_ai.system_instructions", || json!([text(system)]).to_string());
     }
-    span.say("gen_ai.input.messages", || Value::from_iter(request.messages.iter().map(message)).to_string());
+    span.say("gen_ai.input.messages", || request.messages.iter().map(message).collect::<Value>().to_string());
     span
 }
 
