@@ -2,10 +2,8 @@
 
 /// Settings of every SQLite connection. What is deleted in a page that is written anyway is overwritten there: secrets that
 /// were purged do not stay behind. `synchronous=FULL`: an answered write survives a power cut. A checkpoint at 3,000
-/// pages (12 MB): more often costs a busy store a tenth of its rate, less often makes its stalls longer. That the store can give
-/// space back is decided when it is made, so this stands before all; later it changes nothing.
+/// pages (12 MB): more often costs a busy store a tenth of its rate, less often makes its stalls longer.
 pub(super) const SQLITE_PRAGMAS: &str = "
-    PRAGMA auto_vacuum = INCREMENTAL;
     PRAGMA journal_mode = WAL;
     PRAGMA synchronous = FULL;
     PRAGMA foreign_keys = OFF;
@@ -13,6 +11,9 @@ pub(super) const SQLITE_PRAGMAS: &str = "
     PRAGMA secure_delete = FAST;
     PRAGMA wal_autocheckpoint = 3000;
 ";
+
+/// That a store can give space back to the file system: decided when it is made, before everything else.
+pub(super) const SQLITE_NEW: &str = "PRAGMA auto_vacuum = INCREMENTAL";
 
 /// The cache of the connection that writes.
 pub(super) const SQLITE_WRITER_CACHE: &str = "PRAGMA cache_size = -32000";

@@ -120,9 +120,13 @@ fn read_only() -> OpenFlags {
 }
 
 fn connect(path: &PathBuf, flags: OpenFlags) -> Result<Connection> {
+    let is_new = path.metadata().map_or(true, |file| file.len() == 0);
     let connection = Connection::open_with_flags(path, flags)
         .map_err(|error| Error::internal(format!("cannot open {}: {error}", path.display())))?;
     connection.busy_timeout(limits::BUSY_TIMEOUT)?;
+    if is_new {
+        connection.execute_batch(dialect::SQLITE_NEW)?;
+    }
     // Without it, a parameter that is compared with the condition of a partial index re-prepares at each execution.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.set_prepared_statement_cache_capacity(limits::STATEMENT_CACHE);
