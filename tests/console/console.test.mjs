@@ -433,6 +433,34 @@ describe("runs and deployments", () => {
   });
 });
 
+describe("what a page asks for", () => {
+  const suite = {};
+  serverFor(suite);
+
+  test("a list is read again after its pause, and not before", async () => {
+    const { rota } = suite;
+    const deployment = await rota.deployment(await rota.agent(), await rota.environment(), "hello");
+    const page = await browser.page();
+    const asked = new Map();
+    page.on("request", (request) => {
+      const { pathname } = new URL(request.url());
+      const times = asked.get(pathname) ?? [];
+      asked.set(pathname, [...times, Date.now()]);
+    });
+    await page.goto(`${rota.url}/console/deployments/${deployment.id}`);
+    await signIn(page, rota.key);
+    const often = `/v1/deployments/${deployment.id}`;
+    await until("it is read four times", async () => (asked.get(often)?.length ?? 0) >= 4);
+    // A timer comes late on a busy machine, and never early.
+    for (const [path, times] of asked) {
+      if (!path.startsWith("/v1/") && !path.startsWith("/rota/")) continue;
+      const gaps = times.slice(1).map((time, at) => time - times[at]);
+      assert.ok(gaps.every((gap) => gap > 1000), `${path} is read every ${gaps} ms`);
+    }
+    sound(page);
+  });
+});
+
 describe("resources", () => {
   const suite = {};
   serverFor(suite);
