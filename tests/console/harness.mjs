@@ -9,7 +9,7 @@ import { join } from "node:path";
 import { promisify } from "node:util";
 import { chromium } from "playwright-core";
 
-export const PATIENCE = 120_000;
+export const PATIENCE = Number(process.env.ROTA_PATIENCE_MS ?? 120_000);
 const BIN = process.env.ROTA_BIN;
 const run = promisify(execFile);
 
@@ -174,5 +174,6 @@ export async function signedIn(browser, rota, path = "/console", options = {}) {
 export async function signIn(page, key) {
   await page.getByLabel("API key").fill(key);
   await page.getByRole("button", { name: "Sign in" }).click();
-  await page.getByRole("navigation", { name: "Screens" }).waitFor({ state: "attached" });
+  // On a narrow display the menu is closed.
+  await page.locator('nav[aria-label="Screens"]').waitFor({ state: "attached" });
 }

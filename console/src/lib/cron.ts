@@ -30,6 +30,8 @@ function timesOf(minute: string, hour: string): string | null {
   const during = /^(\d+)-(\d+)$/.exec(hour);
   const between = during ? `, from ${two(during[1]!)}:00 to ${two(during[2]!)}:59` : "";
   if (minute === "*" && (hour === "*" || during)) return `every minute${between}`;
+  // What does not divide the hour or the day begins anew with it, which is no even rhythm.
+  if ((everyMinutes && 60 % Number(everyMinutes)) || (everyHours && 24 % Number(everyHours))) return null;
   if (everyMinutes && (hour === "*" || during)) return `every ${everyMinutes} minutes${between}`;
   if (!/^\d+$/.test(minute)) {
     const minutes = values(minute, [], 0);

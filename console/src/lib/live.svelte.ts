@@ -1,5 +1,6 @@
 // Something that is read again and again while it is shown.
 
+import { untrack } from "svelte";
 import { ApiError } from "./api";
 import { connection } from "./connection.svelte";
 
@@ -13,11 +14,11 @@ export class Live<T> {
   private timer: ReturnType<typeof setTimeout> | undefined;
   private turn = 0;
 
-  /** Must be made in a component: it reads while that is shown, and anew whenever what `read` looked at first changes. */
+  /** Must be made in a component: it reads while that is shown. */
   constructor(
-    private read: (signal: AbortSignal, before: T | undefined) => Promise<T>,
+    private read: (signal: AbortSignal) => Promise<T>,
     every = EVERY,
-    /** What the value is of: another one is shown as loading. */
+    /** What the value is of: when that changes it is read anew, and shown as loading until then. */
     of: () => unknown = () => null,
   ) {
     let shown: unknown;
@@ -25,7 +26,7 @@ export class Live<T> {
       const now = of();
       void connection.workspace;
       if (now !== shown) {
-        this.value = undefined;
+        untrack(() => (this.value = undefined));
         shown = now;
       }
       const abort = new AbortController();
@@ -35,7 +36,8 @@ export class Live<T> {
         if (!abort.signal.aborted) this.timer = setTimeout(round, this.error?.status === 0 ? AWAY : every);
       };
       this.again = round;
-      void round();
+      // Nothing that is read on the way starts another round.
+      untrack(() => void round());
       document.addEventListener("visibilitychange", round, { signal: abort.signal });
       return () => {
         abort.abort();
@@ -50,7 +52,7 @@ export class Live<T> {
   private async load(signal: AbortSignal) {
     const turn = ++this.turn;
     try {
-      const value = await this.read(signal, this.value);
+      const value = await this.read(signal);
       if (signal.aborted || turn !== this.turn) return;
       this.value = value;
       this.error = null;
