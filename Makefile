@@ -1,6 +1,6 @@
 # What the README's commands do. Each target needs only what the README names.
 
-.PHONY: demo console test containers check quick release pages reliability bench
+.PHONY: demo console test containers check quick release pages reliability friday bench
 
 # What tests leave out where nothing can be mounted: only root can make a small disk.
 NO_DISKS := $(shell unshare --mount true 2>/dev/null || echo --skip full_disk::)
@@ -75,6 +75,10 @@ reliability:
 	tests/with-postgres cargo test --release -p rota --test reliability -- --ignored --nocapture --test-threads 1 || \
 	  [ $$? = 77 ]
 	cargo test --release -p rota --test reliability -- --ignored --nocapture --test-threads 1 --skip on_postgresql
+
+# Fifty deployments that are left alone for ten minutes with everything going wrong, on both databases at the same time, as root.
+friday:
+	tests/with-postgres cargo test -p rota --test friday -- --ignored --nocapture || [ $$? = 77 ]
 
 # The figures of docs/benchmarks.md.
 bench:

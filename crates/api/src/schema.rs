@@ -12,8 +12,8 @@ use crate::{
     environment_key::{self, CreateEnvironmentKey},
     event::{SessionError, StopReason},
     id::{
-        AgentId, AuditEventId, DeploymentId, EgressId, EnvironmentId, EnvironmentKeyId, EventId, HookId, RequestId, RunId,
-        SessionId, StartId, TunnelTokenId, WebhookEndpointId, WebhookEventId, WorkspaceId,
+        AgentId, AuditEventId, DeploymentId, EgressId, EnvironmentId, EnvironmentKeyId, EventId, HookId, RequestId,
+        RunId, SessionId, StartId, TunnelTokenId, WebhookEndpointId, WebhookEventId, WorkspaceId,
     },
     policy::{Jitter, NamedJitter},
     session::{MonetaryAmount, SessionUsage, Status},

@@ -156,7 +156,8 @@ async fn another_workspace_finds_nothing_at_any_route() {
     let ids = one_of_each(&rota.api).await;
     let other = rota.other_workspace().await;
     let mut walked = 0;
-    for operation in operations().into_iter().filter(is_of_a_workspace).filter(|operation| operation.who != Who::Reader) {
+    for operation in operations().into_iter().filter(is_of_a_workspace).filter(|operation| operation.who != Who::Reader)
+    {
         let (method, path) = (operation.method.clone(), filled(&operation, &ids));
         let names_a_resource = ids.iter().any(|(name, id)| *name != "{model_id}" && path.contains(id.as_str()));
         if names_a_resource {

@@ -228,16 +228,14 @@ fn run_of_row(row: &Row<'_>) -> Result<ListedRun> {
     let state = match (&error, &session) {
         (Some(_), _) => RunState::Failed,
         (None, None) => RunState::Deleted,
-        (None, Some(session)) => {
-            state(&Fares {
-                status: session.status,
-                stop_reason: session.stop_reason.as_deref(),
-                has_runner: row.opt_text("lease_owner")?.is_some(),
-                is_archived: row.opt_time("archived_at")?.is_some(),
-                waits: !session.waiting_on.is_empty(),
-                is_interrupted: session.interrupted_by.is_some(),
-            })
-        }
+        (None, Some(session)) => state(&Fares {
+            status: session.status,
+            stop_reason: session.stop_reason.as_deref(),
+            has_runner: row.opt_text("lease_owner")?.is_some(),
+            is_archived: row.opt_time("archived_at")?.is_some(),
+            waits: !session.waiting_on.is_empty(),
+            is_interrupted: session.interrupted_by.is_some(),
+        }),
     };
     Ok(ListedRun {
         r#type: "listed_run",

@@ -49,12 +49,18 @@ pub fn begin_after(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &DeploymentId, 
 
 /// Removes a run of an occurrence before the mark, or by hand, unless it is the newest of its deployment.
 pub fn forget_run(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<bool> {
-    tx.changes(
+    let is_gone = tx.changes(
         "DELETE FROM deployment_runs WHERE workspace_id = $1 AND id = $2
              AND id < (SELECT max(n.id) FROM deployment_runs n WHERE n.deployment_id = deployment_runs.deployment_id)
              AND (scheduled_at IS NULL OR scheduled_at <= (
                  SELECT d.history_from FROM deployments d
-                 WHERE d.workspace_id = $1 AND d.id = deployment_runs.deployment_id))",
+                 WHERE d.workspace_id = $1 AND d.id = deployment_runs.deployment_id))
+             AND NOT EXISTS (SELECT 1 FROM session_retries x WHERE x.run_id = deployment_runs.id AND x.look_at IS NOT NULL)",
         vals![workspace, id],
-    )
+    )?;
+    if is_gone {
+        tx.send("DELETE FROM run_starts WHERE run_id = $1", vals![id])?;
+        tx.send("DELETE FROM session_retries WHERE run_id = $1", vals![id])?;
+    }
+    Ok(is_gone)
 }

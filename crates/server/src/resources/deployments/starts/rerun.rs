@@ -41,13 +41,7 @@ pub async fn create(
     Ok(Json(started))
 }
 
-fn again(
-    tx: &mut Tx<'_>,
-    policy: &FirePolicy,
-    workspace: &WorkspaceId,
-    id: &str,
-    force: bool,
-) -> Result<StartedRun> {
+fn again(tx: &mut Tx<'_>, policy: &FirePolicy, workspace: &WorkspaceId, id: &str, force: bool) -> Result<StartedRun> {
     // Nobody changes a run, but whoever does it again at the same moment waits here.
     tx.lock("deployment_runs WHERE workspace_id = $1 AND id = $2", vals![workspace, id])?;
     let failed = deployment_runs::get(tx, workspace, id)?;
