@@ -148,6 +148,8 @@ impl World {
                 "overlap": "skip", "max_concurrent_sessions": 1, "catch_up_seconds": 60, "jitter": "off",
                 "retry": {"max_attempts": 2, "initial_backoff_seconds": 30, "max_backoff_seconds": 60, "multiplier": 2},
                 "silent_after_intervals": 5,
+                "unattended": {"answer_within_seconds": 60}, "max_session_seconds": 60, "max_idle_waiting_seconds": 60,
+                "pause_after_failures": 2, "starts_at": "2026-03-02T08:00:00Z", "ends_at": "2030-01-01T00:00:00Z",
             }),
             "/rota/v1/deployments/{deployment_id}/runs" => {
                 let block = json!({"type": "text", "text": "refused"});

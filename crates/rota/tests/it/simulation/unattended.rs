@@ -131,6 +131,13 @@ impl Played {
     }
 }
 
+impl Played {
+    /// From now on its time counts. The server that says so may have a clock that is behind.
+    fn is_seen(&mut self, now: Time) {
+        (self.begun, self.seen) = (self.begun.min(now), Some(now));
+    }
+}
+
 impl Stored {
     fn bring_forward(&mut self, started_at: Option<Time>, due_at: Time) {
         self.deadline = Some(match self.deadline {
@@ -286,7 +293,7 @@ impl Story {
         for played in &mut self.sessions {
             played.stored.deadline = played.stored.deadline.map(|(started_at, _)| (started_at, at_once()));
             if played.stored.take_in(&policy, now) {
-                played.seen = Some(now);
+                played.is_seen(now);
             }
         }
     }
@@ -341,7 +348,7 @@ impl Story {
         for which in 0..self.sessions.len() {
             let played = &mut self.sessions[which];
             if played.stored.take_in(&self.policy, now) {
-                played.seen = Some(now);
+                played.is_seen(now);
             }
             self.settle(which, now, Fate(None))?;
         }
