@@ -81,26 +81,29 @@ pub fn of_occurrences(
     Ok(runs)
 }
 
-/// Adds a run. Runs are never changed. Where it follows one whose session died, `follows` is its number among those of its occurrence,
-/// and that run.
-pub fn insert(
-    tx: &mut Tx<'_>,
-    workspace: &WorkspaceId,
-    run: &DeploymentRun,
-    follows: Option<(u32, &RunId)>,
-) -> Result<()> {
+/// What is kept of a run beside what the API shows.
+#[derive(Debug, Clone, Default)]
+pub struct Kept {
+    /// The run whose session died, where this one follows it, and the number of this one among those of its occurrence.
+    pub follows: Option<(u32, RunId)>,
+    /// Whether its session is that of an earlier run.
+    pub goes_on: bool,
+}
+
+/// Adds a run. Runs are never changed.
+pub fn insert(tx: &mut Tx<'_>, workspace: &WorkspaceId, run: &DeploymentRun, kept: &Kept) -> Result<()> {
     assert_ne!(run.session_id.is_some(), run.error.is_some(), "a run has a session or an error: {}", run.id);
     let scheduled_at = match run.trigger_context {
         TriggerContext::Schedule { scheduled_at } => Some(scheduled_at),
         TriggerContext::Manual => None,
     };
     let error = run.error.as_ref().map(serde_json::to_string).transpose()?;
-    let (attempt, retry_of) = follows.unzip();
+    let (attempt, retry_of) = kept.follows.as_ref().map(|(attempt, run)| (*attempt, run)).unzip();
     tx.add(
         "INSERT INTO deployment_runs
              (id, workspace_id, deployment_id, agent_id, agent_version, session_id, error, scheduled_at, created_at,
-              attempt, retry_of)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+              attempt, retry_of, goes_on)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
         vals![
             &run.id,
             workspace,
@@ -112,7 +115,8 @@ pub fn insert(
             scheduled_at,
             run.created_at,
             i64::from(attempt.unwrap_or(1)),
-            retry_of
+            retry_of,
+            i64::from(kept.goes_on)
         ],
     )
 }

@@ -1,6 +1,8 @@
 -- Of several runs of one occurrence each has its number: the session of each but the last has died. retry_of is the run before.
 ALTER TABLE deployment_runs ADD COLUMN attempt BIGINT NOT NULL DEFAULT 1;
 ALTER TABLE deployment_runs ADD COLUMN retry_of TEXT;
+-- 1 where a run went on with the session of an earlier one.
+ALTER TABLE deployment_runs ADD COLUMN goes_on BIGINT NOT NULL DEFAULT 0;
 DROP INDEX deployment_runs_occurrence;
 CREATE UNIQUE INDEX deployment_runs_occurrence ON deployment_runs (deployment_id, scheduled_at, attempt)
     WHERE scheduled_at IS NOT NULL;

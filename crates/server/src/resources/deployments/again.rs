@@ -27,7 +27,7 @@ use crate::{
     db::{Row, Tx, vals},
     error::{Error, Result},
     limits::{DUE_BATCH, FIRE_GROUPS_IN_FLIGHT, SESSION_RETRY_LOOK_MICROS},
-    resources::{sessions::events, webhook_outbox},
+    resources::{deployment_runs::Kept, sessions::events, webhook_outbox},
     scheduler::{
         again::{self, Died, Step},
         pending::Pending,
@@ -36,15 +36,6 @@ use crate::{
     },
     telemetry,
 };
-
-/// What a run follows: one whose session died.
-#[derive(Debug, Clone)]
-pub struct Follows {
-    /// The number of the new run among those of its occurrence.
-    pub attempt: u32,
-    /// The run before.
-    pub run: RunId,
-}
 
 /// The session of `run` has died: notes whether and when another one follows, where the schedule started it and the policy says so.
 /// `has_acted` looks whether its agent had called a tool that may change something.
@@ -378,7 +369,7 @@ impl Of {
         let Died { scheduled_at, attempt: number, .. } = dead.died;
         let cause = Cause {
             trigger: TriggerContext::Schedule { scheduled_at },
-            follows: Some(Follows { attempt: number + 1, run: run.clone() }),
+            kept: Kept { follows: Some((number + 1, run.clone())), goes_on: false },
         };
         let id = RunId::new(tx.now());
         match (attempt, &self.target) {

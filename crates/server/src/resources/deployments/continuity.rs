@@ -35,7 +35,7 @@ pub(super) fn go_on(
     run: &RunId,
 ) -> Result<Option<SessionId>> {
     // What follows a session that died is a new one.
-    if target.session != Some(SessionChoice::Continue) || cause.follows.is_some() {
+    if target.session != Some(SessionChoice::Continue) || cause.kept.follows.is_some() {
         return Ok(None);
     }
     let sql = format!(

@@ -9,7 +9,7 @@ use rota_api::{
     policy::{SessionChoice, Spend},
 };
 
-use super::{again::Follows, check::check, continuity, deadlines, failures, spend, store, told};
+use super::{check::check, continuity, deadlines, failures, spend, store, told};
 use crate::{
     app::FirePolicy,
     closed::Closed,
@@ -17,7 +17,8 @@ use crate::{
     error::{Error, Result},
     limits::{IDEMPOTENCY_MICROS, IDEMPOTENCY_PURGE},
     resources::{
-        deployment_runs, environments, repositories,
+        deployment_runs::{self, Kept},
+        environments, repositories,
         sessions::{self, resources::Available},
         skills,
     },
@@ -118,13 +119,13 @@ pub(super) fn claim(tx: &mut Tx<'_>, deployment: &str, key: &str, made: &str) ->
 pub(super) struct Cause {
     /// What started it.
     pub(super) trigger: TriggerContext,
-    /// The run whose session died, where this one follows it.
-    pub(super) follows: Option<Follows>,
+    /// What is kept of it beside.
+    pub(super) kept: Kept,
 }
 
 impl From<TriggerContext> for Cause {
     fn from(trigger: TriggerContext) -> Self {
-        Self { trigger, follows: None }
+        Self { trigger, kept: Kept::default() }
     }
 }
 
@@ -138,10 +139,13 @@ pub(super) fn start(
     run_id: RunId,
     cause: impl Into<Cause>,
 ) -> Result<DeploymentRun> {
-    let cause = cause.into();
+    let mut cause = cause.into();
     let started = match check(tx, policy, workspace, target)? {
         Ok(resources) => Ok(match continuity::go_on(tx, workspace, target, &cause, &run_id)? {
-            Some(session) => session,
+            Some(session) => {
+                cause.kept.goes_on = true;
+                session
+            }
             None => insert_session(tx, policy, workspace, target, &run_id, resources)?,
         }),
         Err(error) => Err(error),
@@ -309,7 +313,7 @@ pub(super) fn record(
     cause: impl Into<Cause>,
     started: Result<SessionId, RunError>,
 ) -> Result<DeploymentRun> {
-    let Cause { trigger, follows } = cause.into();
+    let Cause { trigger, kept } = cause.into();
     let (session_id, error) = match started {
         Ok(session_id) => (Some(session_id), None),
         Err(error) => (None, Some(error)),
@@ -325,7 +329,7 @@ pub(super) fn record(
         error,
         trigger_context: trigger,
     };
-    deployment_runs::insert(tx, workspace, &run, follows.as_ref().map(|of| (of.attempt, &of.run)))?;
+    deployment_runs::insert(tx, workspace, &run, &kept)?;
     if let Some(error) = &run.error {
         told::could_not_start(tx, workspace, &run, error)?;
         failures::count(tx, workspace, &run.deployment_id, Some(&run.id), &error.message)?;
