@@ -14,7 +14,7 @@ use crate::{
     given::{Parts, id, message, over},
     policies::set_policy,
     process,
-    schedules::{at, every, path, runs, skipped, tamper},
+    schedules::{at, every, path, range, runs, skipped, tamper},
     server::{PATIENCE, Rota},
 };
 
@@ -246,6 +246,9 @@ async fn a_planned_start_that_cannot_run_says_why() {
     let plan = start(api, &made, json!({"at": "2026-03-02T10:00:00Z"})).await;
     at(&rota, "02T10:10:01").await;
     assert_eq!(fate(&planned(api, &plan).await), ("missed", Some("missed")));
+    let attention = api.get("/rota/v1/attention").await;
+    let missed = attention["data"].as_array().unwrap().iter().find(|item| item["kind"] == "missed").cloned().unwrap();
+    assert_eq!((&missed["deployment_id"], &missed["since"]), (&made["id"], &json!("2026-03-02T10:00:00.000000Z")));
     assert_eq!(
         listed(api, "trigger=at").await,
         ["at missed missed", "at failed", "at failed", "at skipped archived", "at skipped paused"]
@@ -460,6 +463,9 @@ async fn occurrences_that_were_passed_over_are_made_up_for_under_their_own_times
     }
     let after = ["09 ran", "10 ran", "11 ran", "12 skipped", "13 ran", "14 skipped", "15 ran"];
     assert_eq!(audit(api, &made).await, after);
+    let left = ["12", "14"].map(|hour| range(&format!("02T{hour}:00:00"), &format!("02T{hour}:00:00"), "missed"));
+    assert_eq!(skipped(&rota, &made).await, left, "what was made up for is missed no more");
+    assert_eq!(listed(api, "state=missed").await.len(), 2);
     assert_eq!(listed(api, "trigger=backfill").await, ["backfill done"; 3]);
     let official = api.all(&format!("/v1/deployment_runs?deployment_id={}&trigger_type=schedule", id(&made)), 10).await;
     assert_eq!(official.len(), 5);
@@ -470,7 +476,8 @@ async fn occurrences_that_were_passed_over_are_made_up_for_under_their_own_times
         "what was cancelled can be asked for again"
     );
     at(&rota, "02T16:00:00").await;
-    assert_eq!(skipped(&rota, &made).await.len(), 2, "the schedule goes on, by its policy");
+    let later = [range("02T14:00:00", "02T14:00:00", "missed"), range("02T16:00:00", "02T16:00:00", "concurrency")];
+    assert_eq!(skipped(&rota, &made).await, later, "the schedule goes on, by its policy");
 }
 
 #[tokio::test]

@@ -42,6 +42,7 @@ fn all(tx: &mut Tx<'_>, workspace: &WorkspaceId) -> Result<Attention> {
     add(WAITING, vals![workspace], waiting)?;
     add(FAILING, vals![workspace], failing)?;
     add(MISSED, vals![workspace, missed_since], missed)?;
+    add(MISSED_STARTS, vals![workspace, missed_since], missed_start)?;
     add(STOPPED, vals![workspace], stopped)?;
     add(SPENDING, vals![workspace, spend::first_of_month(now), spend::day(now)], spending)?;
     add(SILENT, vals![workspace], silent)?;
@@ -118,6 +119,17 @@ fn missed(row: &Row<'_>) -> Result<Option<AttentionItem>> {
         deployment_name: Some(row.text("name")?),
         ..item(AttentionKind::Missed, row.time("last_at")?, message.to_owned())
     }))
+}
+
+/// Starts that somebody planned for a time.
+const MISSED_STARTS: &str = "SELECT p.deployment_id, d.name, max(p.at) AS last_at FROM planned_starts p
+    JOIN deployments d ON d.workspace_id = p.workspace_id AND d.id = p.deployment_id AND d.archived_at IS NULL
+    WHERE p.workspace_id = $1 AND p.at >= $2 AND p.state IN ('missed', 'skipped') AND p.state = 'missed'
+    GROUP BY p.deployment_id, d.name";
+
+fn missed_start(row: &Row<'_>) -> Result<Option<AttentionItem>> {
+    let message = "a planned start was missed, for the server was down or too busy";
+    Ok(missed(row)?.map(|item| AttentionItem { message: message.to_owned(), ..item }))
 }
 
 /// Those that were paused by hand are not among what needs somebody.

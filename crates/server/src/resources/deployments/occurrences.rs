@@ -91,6 +91,16 @@ pub(super) fn passed_over(
     Ok(passed)
 }
 
+/// The occurrences before and after `at`, which is one, by the schedule that counted then.
+pub(super) fn around(tx: &mut Tx<'_>, id: &str, at: Time) -> Result<(Option<Time>, Option<Time>)> {
+    let (at, place) = (at.timestamp(), Place { until: at.timestamp(), seq: i64::MAX });
+    let spans = spans(tx, id, place)?;
+    let (found, _) = walk(&spans, place, at, tx.now().timestamp(), 1, false);
+    let seq = found.first().map(|occurrence| occurrence.next.seq);
+    let cron = spans.iter().find(|span| Some(span.seq) == seq).and_then(|span| span.cron.as_ref());
+    Ok(cron.map_or((None, None), |cron| (cron.prev(at).map(Time::from), cron.next(at).map(Time::from))))
+}
+
 /// A place as it stands in a cursor: `microseconds.seq`.
 fn read_place(key: &str) -> Result<Place> {
     let place = key.split_once('.').and_then(|(until, seq)| {

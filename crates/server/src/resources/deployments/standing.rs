@@ -15,6 +15,7 @@ use super::{again, silence, told};
 use crate::{
     db::{Row, Tx, vals},
     error::{Error, Result},
+    limits::OVERLAPPING_GAPS,
     scheduler::{
         again::skipped,
         cron::{Cron, Window},
@@ -211,6 +212,35 @@ pub(super) fn pass_over(
 ) -> Result<()> {
     let occurrence = pending.scheduled_at.timestamp();
     skip(tx, of, pending.after.timestamp(), &(occurrence..=occurrence), reason)
+}
+
+/// Records that the occurrence `at` has a run after all. `before` and `after` are those beside it, between which it was passed over.
+pub(super) fn made_up(
+    tx: &mut Tx<'_>,
+    (workspace, id): (&WorkspaceId, &str),
+    at: Time,
+    (before, after): (Option<Time>, Option<Time>),
+) -> Result<()> {
+    let covers = "deployment_id = $1 AND first_at <= $2 AND last_at >= $2";
+    let sql =
+        format!("SELECT first_at, last_at, reason FROM deployment_skips WHERE {covers} ORDER BY last_at LIMIT $3");
+    let read = |row: &Row<'_>| Ok((row.time("first_at")?, row.time("last_at")?, row.text("reason")?));
+    let gaps = tx.all(&sql, vals![id, at, OVERLAPPING_GAPS as i64], read)?;
+    for (first, last, reason) in gaps {
+        tx.execute(
+            "DELETE FROM deployment_skips WHERE deployment_id = $1 AND first_at = $2 AND last_at = $3 AND reason = $4",
+            vals![id, first, last, &reason],
+        )?;
+        let halves = [before.map(|before| (first, before)), after.map(|after| (after, last))];
+        for (first, last) in halves.into_iter().flatten().filter(|(first, last)| first <= last) {
+            tx.execute(
+                "INSERT INTO deployment_skips (workspace_id, deployment_id, first_at, last_at, reason)
+                 VALUES ($1, $2, $3, $4, $5)",
+                vals![workspace, id, first, last, &reason],
+            )?;
+        }
+    }
+    Ok(())
 }
 
 fn insert_span(tx: &mut Tx<'_>, id: &str, standing: &Standing) -> Result<()> {

@@ -12,7 +12,7 @@ use rota_api::{
 };
 
 use super::{
-    super::{active, check::check, count_run, run::Target, spend, store as deployments},
+    super::{active, check::check, count_run, occurrences, run::Target, spend, standing, store as deployments},
     Settings, begin, lock_deployment, record_failure,
     store::{self, PLANNED},
 };
@@ -247,6 +247,11 @@ fn tell(tx: &mut Tx<'_>, workspace: &WorkspaceId, run: &DeploymentRun) -> Result
 }
 
 fn finish(tx: &mut Tx<'_>, workspace: &WorkspaceId, start: PlannedStart, run: &DeploymentRun) -> Result<()> {
+    if let Some(at) = start.scheduled_at {
+        let id = start.deployment_id.as_ref();
+        let beside = occurrences::around(tx, id, at)?;
+        standing::made_up(tx, (workspace, id), at, beside)?;
+    }
     let state = if run.error.is_none() { StartState::Ran } else { StartState::Failed };
     store::end(tx, workspace, &PlannedStart { state, reason: None, run_id: Some(run.id.clone()), ..start })
 }
