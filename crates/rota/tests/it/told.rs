@@ -69,7 +69,10 @@ async fn a_run_tells_how_it_came_to_its_end_to_those_who_asked_for_it() {
 
     let died = run_by_hand(api, &made).await;
     let told = said(api, &mut receiver, &asked).await;
-    assert_eq!((&told["id"], &told["outcome"], &told["cost"]), (&died["id"], &json!("failed"), &Value::Null));
+    assert_eq!(
+        (&told["id"], &told["outcome"], &told["cost"]),
+        (&died["id"], &json!("failed"), &json!({"micro_cents": 0, "currency": "USD"}))
+    );
     assert_eq!(
         (&told["stop_reason"], &told["error"]["type"]),
         (&json!("retries_exhausted"), &json!("model_request_failed_error"))

@@ -51,8 +51,8 @@ pub fn end(tx: &mut Tx<'_>, deployment: &DeploymentId) -> Result<()> {
 pub struct Look {
     workspace: WorkspaceId,
     id: DeploymentId,
-    /// When it was due.
-    look_at: Time,
+    /// Since when it was due.
+    due_at: Time,
     was_silent: bool,
     good_at: Time,
     intervals: u32,
@@ -111,7 +111,7 @@ impl Look {
             "UPDATE deployment_silence SET good_at = $3, look_at = $4,
                  silent_at = CASE WHEN CAST($5 AS BIGINT) IS NULL THEN NULL ELSE coalesce(silent_at, $5) END
              WHERE deployment_id = $1 AND look_at = $2",
-            vals![&self.id, self.look_at, self.good_at, self.next, silent_at],
+            vals![&self.id, self.due_at, self.good_at, self.next, silent_at],
         )
     }
 }
@@ -164,7 +164,7 @@ impl Watched {
             next: next.plus_micros(delay),
             workspace: self.workspace,
             id: self.id,
-            look_at: self.look_at,
+            due_at: self.look_at,
             was_silent: self.was_silent,
             good_at,
             intervals: self.intervals,
