@@ -16,7 +16,10 @@ use rota_server::{
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::time::{Duration, sleep, timeout};
+use tokio::{
+    task::JoinSet,
+    time::{Duration, sleep, timeout},
+};
 
 use crate::{
     given::{Parts, agent, environment, id, message, script},
@@ -193,19 +196,16 @@ async fn a_store_that_does_not_answer_leaves_out_what_is_in_it_and_nothing_else(
     let (release, held) = mpsc::channel::<()>();
     let held = Arc::new(Mutex::new(held));
     // All connections that read are taken until `release` is dropped.
-    let taken: Vec<_> = (0..READ_CONNECTIONS)
-        .map(|_| {
-            let (db, begin, held) = (rota.server.app().db.clone(), begin.clone(), held.clone());
-            tokio::spawn(async move {
-                let hold = move |_: &mut rota_server::db::Tx<'_>| {
-                    begin.send(()).unwrap();
-                    let _ = held.lock().unwrap().recv();
-                    Ok(())
-                };
-                db.read(hold).await.unwrap();
-            })
-        })
-        .collect();
+    let mut taken = JoinSet::new();
+    for _ in 0..READ_CONNECTIONS {
+        let (db, begin, held) = (rota.server.app().db.clone(), begin.clone(), held.clone());
+        let hold = move |_: &mut rota_server::db::Tx<'_>| {
+            begin.send(()).unwrap();
+            let _ = held.lock().unwrap().recv();
+            Ok(())
+        };
+        taken.spawn(async move { db.read(hold).await.unwrap() });
+    }
     for _ in 0..READ_CONNECTIONS {
         timeout(PATIENCE, begun.recv()).await.expect("reads begin").unwrap();
     }
@@ -217,8 +217,8 @@ async fn a_store_that_does_not_answer_leaves_out_what_is_in_it_and_nothing_else(
         assert!(text.contains(line), "{line}: {text}");
     }
     drop(release);
-    for one in taken {
-        one.await.unwrap();
+    while let Some(read) = taken.join_next().await {
+        read.unwrap();
     }
     says(&rota, &[("rota_store_up", is(1)), ("rota_sessions{state=\"queued\"}", is(0))]).await;
 }

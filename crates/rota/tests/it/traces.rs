@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tokio::{
     io::AsyncWriteExt,
     net::TcpListener,
+    task::JoinSet,
     time::{Duration, sleep, timeout},
 };
 
@@ -25,9 +26,9 @@ const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const SPAN: &str = "b7ad6b7169203331";
 
 /// A collector that takes OTLP over HTTP as JSON.
-#[derive(Clone, Default)]
 pub struct Collector {
     spans: Arc<Mutex<Vec<Span>>>,
+    _serving: JoinSet<()>,
 }
 
 /// A span as it came.
@@ -89,37 +90,12 @@ impl Span {
 impl Collector {
     /// Starts it, and returns where it is.
     pub async fn start() -> (Self, String) {
-        let collector = Self::default();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let serving = collector.clone();
-        tokio::spawn(async move {
-            while let Ok((mut connection, _)) = listener.accept().await {
-                let collector = serving.clone();
-                tokio::spawn(async move {
-                    while let Some(request) = read_request(&mut connection).await {
-                        collector.take(request);
-                        let answer =
-                            b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}";
-                        connection.write_all(answer).await.unwrap();
-                    }
-                });
-            }
-        });
-        (collector, format!("http://{address}"))
-    }
-
-    fn take(&self, request: Request) {
-        assert_eq!(request.line, "POST /v1/traces");
-        assert_eq!(request.headers["content-type"], "application/json");
-        let body: Value = serde_json::from_str(&request.body).unwrap();
-        for resource in body["resourceSpans"].as_array().unwrap() {
-            assert_eq!(attributes(&resource["resource"]["attributes"])["service.name"], "rota");
-            for scope in resource["scopeSpans"].as_array().unwrap() {
-                let spans = scope["spans"].as_array().unwrap().iter().map(Span::read);
-                self.spans.lock().unwrap().extend(spans);
-            }
-        }
+        let spans = Arc::default();
+        let mut serving = JoinSet::new();
+        serving.spawn(serve(listener, Arc::clone(&spans)));
+        (Self { spans, _serving: serving }, format!("http://{address}"))
     }
 
     /// The spans of which `is_of` is so, once there is one of each of `names`.
@@ -137,6 +113,34 @@ impl Collector {
         let are_there = timeout(PATIENCE, looking).await.is_ok();
         assert!(are_there, "the collector has no {names:?}: {found:#?}");
         found
+    }
+}
+
+/// Takes what servers send.
+async fn serve(listener: TcpListener, spans: Arc<Mutex<Vec<Span>>>) {
+    let mut clients = JoinSet::new();
+    while let Ok((mut connection, _)) = listener.accept().await {
+        let spans = spans.clone();
+        clients.spawn(async move {
+            while let Some(request) = read_request(&mut connection).await {
+                take(&spans, &request);
+                let answer = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}";
+                connection.write_all(answer).await.unwrap();
+            }
+        });
+    }
+}
+
+fn take(spans: &Mutex<Vec<Span>>, request: &Request) {
+    assert_eq!(request.line, "POST /v1/traces");
+    assert_eq!(request.headers["content-type"], "application/json");
+    let body: Value = serde_json::from_str(&request.body).unwrap();
+    for resource in body["resourceSpans"].as_array().unwrap() {
+        assert_eq!(attributes(&resource["resource"]["attributes"])["service.name"], "rota");
+        for scope in resource["scopeSpans"].as_array().unwrap() {
+            let sent = scope["spans"].as_array().unwrap().iter().map(Span::read);
+            spans.lock().unwrap().extend(sent);
+        }
     }
 }
 
