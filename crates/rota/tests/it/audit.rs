@@ -203,7 +203,8 @@ async fn every_operation_that_changes_something_leaves_a_row_with_its_key_its_re
         assert!(also.iter().all(|row| row["actor"]["type"] == "cascade"), "{method} {template}: {also:#?}");
         let (row, resource) = (own[0], &own[0]["resource"]);
         assert!(resource["id"].is_string(), "{method} {template} says what it has changed: {row:#}");
-        if answer.body["id"].is_string() && resource["type"] != "work" {
+        // Work has its session's id, and a token that is rotated one of its own.
+        if answer.body["id"].is_string() && resource["type"] != "work" && !template.ends_with("/rotate_token") {
             assert_eq!(resource["id"], answer.body["id"], "{method} {template}");
         }
         assert_eq!(row["actor"]["id"] == *own_key, !of_organization, "{method} {template}: {row:#}");
