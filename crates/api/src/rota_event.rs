@@ -24,6 +24,8 @@ pub enum Details {
     PassedOver(PassedOver),
     /// `rota.deployment.silent`, of the deployment.
     Silent(Silent),
+    /// `rota.spend.reached`, of the deployment.
+    SpendReached(SpendReached),
     /// `rota.webhook_endpoint.disabled`, of the endpoint.
     EndpointDisabled(EndpointDisabled),
 }
@@ -94,6 +96,28 @@ pub struct Silent {
     pub since: Time,
     /// How many whole intervals between its occurrences have passed since.
     pub intervals: u32,
+}
+
+/// A deployment has spent what it may: nothing more of its schedule runs before the period is over.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub struct SpendReached {
+    /// Which ceiling.
+    pub period: SpendPeriod,
+    /// What it is, in US cents.
+    pub ceiling_cents: u32,
+    /// What was spent by now, exactly.
+    pub spent: Cost,
+}
+
+names! {
+    /// A time of UTC for which there is a ceiling.
+    #[derive(JsonSchema)]
+    SpendPeriod {
+        /// A day.
+        "day" => Day,
+        /// A month.
+        "month" => Month,
+    }
 }
 
 /// The server has disabled an endpoint of webhooks.

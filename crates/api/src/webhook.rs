@@ -51,6 +51,7 @@ names! {
         "rota.occurrence.skipped" => RotaOccurrenceSkipped,
         "rota.run.finished" => RotaRunFinished,
         "rota.run.waiting" => RotaRunWaiting,
+        "rota.spend.reached" => RotaSpendReached,
         "rota.webhook_endpoint.disabled" => RotaWebhookEndpointDisabled,
         "session.archived" => SessionArchived,
         "session.deleted" => SessionDeleted,

@@ -18,7 +18,7 @@ use rota_api::{
     retention::{
         DeploymentRetention, RetentionPreview, UpdateDeploymentRetention, UpdateWorkspaceRetention, WorkspaceRetention,
     },
-    rota_event::{EndpointDisabled, PassedOver, RunFinished, RunWaiting, Silent},
+    rota_event::{EndpointDisabled, PassedOver, RunFinished, RunWaiting, Silent, SpendReached},
     run_outcome::RunWithOutcome,
     run_sum::{RunSums, SumBy},
     schedule::SchedulePreview,
@@ -327,6 +327,7 @@ fn made() -> String {
     c.event::<PassedOver>("rota.occurrence.skipped");
     c.event::<RunFinished>("rota.run.finished");
     c.event::<RunWaiting>("rota.run.waiting");
+    c.event::<SpendReached>("rota.spend.reached");
     c.event::<EndpointDisabled>("rota.webhook_endpoint.disabled");
 
     let schemas = c.generator.take_definitions(true);

@@ -5,7 +5,7 @@ use rota_server::config::{PriceConfig, Provider};
 use serde_json::{Value, json};
 
 use crate::{
-    client::{Answer, Api, invalid},
+    client::{Answer, Api, ENDPOINTS, invalid},
     given::{Parts, agent, environment, id, over},
     models::says,
     policies::set_policy,
@@ -42,11 +42,12 @@ async fn run_by_hand(api: &Api, made: &Value, force: Option<&str>) -> Answer {
     .await
 }
 
-/// What needs somebody: the kind of each, and its words.
+/// What needs somebody for what was spent: the kind of each, and its words.
 async fn attention(api: &Api) -> Vec<(String, String)> {
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     let items = api.get("/rota/v1/attention").await["data"].clone();
-    items.as_array().unwrap().iter().map(|item| (text(&item["kind"]), text(&item["message"]))).collect()
+    let items = items.as_array().unwrap().iter().map(|item| (text(&item["kind"]), text(&item["message"])));
+    items.filter(|(kind, _)| kind.starts_with("spend")).collect()
 }
 
 fn spends(kind: &str, message: &str) -> Vec<(String, String)> {
@@ -57,12 +58,19 @@ fn spends(kind: &str, message: &str) -> Vec<(String, String)> {
 async fn beyond_a_ceiling_occurrences_are_skipped_until_the_day_is_over() {
     let (_upstream, rota, made) = hourly().await;
     let api = &rota.api;
+    let body = json!({"url": "https://hooks.invalid", "enabled_events": ["rota.spend.reached"]});
+    let deliveries = format!("{ENDPOINTS}/{}/deliveries", id(&api.post(ENDPOINTS, body).await));
     let set = set_policy(api, &made, json!({"spend": {"per_day_cents": 70}})).await;
     assert_eq!(set["spend"], json!({"per_day_cents": 70, "per_month_cents": null}));
     fires_and_rests(&rota, &made, "02T09:00:00").await;
     assert_eq!(attention(api).await, spends("spend_near", "has spent $0.60 of $0.70 today (UTC)"));
     fires_and_rests(&rota, &made, "02T10:00:00").await;
     assert_eq!(attention(api).await, spends("spend_reached", "has spent $1.20 of $0.70 today (UTC)"));
+    let told = api.all(&deliveries, 100).await;
+    let [told] = &told[..] else { panic!("it is told once: {told:?}") };
+    let data = &told["event"]["data"];
+    assert_eq!((&data["id"], &data["period"], &data["ceiling_cents"]), (&made["id"], &json!("day"), &json!(70)));
+    assert_eq!(data["spent"], json!({"micro_cents": 120_000_000, "currency": "USD"}));
     let rota = rota.restart().await;
     let api = &rota.api;
     for time in ["02T11:00:00", "02T12:00:00"] {

@@ -47,6 +47,17 @@ pub fn reached(spend: &Spend, spent: Spent) -> Option<Period> {
     is_over(spend.per_day_cents, spent.day).then_some(Period::Day)
 }
 
+/// The ceiling that is reached by what takes the sums from `before` to `after`, if one is: each is reached once.
+pub fn crossed(spend: &Spend, before: Spent, after: Spent) -> Option<Period> {
+    reached(spend, after).filter(|period| {
+        let (cents, nanos) = match period {
+            Period::Day => (spend.per_day_cents, before.day),
+            Period::Month => (spend.per_month_cents, before.month),
+        };
+        cents.is_some_and(|cents| nanos < i64::from(cents) * CENT)
+    })
+}
+
 /// Whether 80 % of a ceiling are spent.
 pub fn is_near(cents: Option<u32>, nanos: i64) -> bool {
     cents.is_some_and(|cents| nanos >= i64::from(cents) * (CENT / 10 * 8))
@@ -65,6 +76,24 @@ pub fn words(spend: &Spend, spent: Spent, period: Period) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_ceiling_is_crossed_once() {
+        let spend = Spend { per_day_cents: Some(10), per_month_cents: Some(100) };
+        let spent = |day: i64, month: i64| Spent { day: day * CENT, month: month * CENT };
+        for (before, after, period) in [
+            ((0, 50), (9, 59), None),
+            ((9, 59), (10, 60), Some(Period::Day)),
+            ((10, 60), (30, 80), None),
+            ((30, 80), (50, 100), Some(Period::Month)),
+            ((50, 100), (60, 110), None),
+            ((5, 95), (12, 102), Some(Period::Month)),
+        ] {
+            let (before, after) = (spent(before.0, before.1), spent(after.0, after.1));
+            assert_eq!(crossed(&spend, before, after), period, "{before:?} {after:?}");
+        }
+        assert_eq!(crossed(&Spend::default(), spent(0, 0), spent(1000, 1000)), None);
+    }
 
     #[test]
     fn days_and_months_are_those_of_utc() {

@@ -5,19 +5,29 @@ use axum::extract::FromRequestParts;
 use http::request::Parts;
 use rota_api::{
     id::{DeploymentId, SessionId, WorkspaceId},
+    listed_run::Cost,
     policy::Spend,
+    rota_event::{Details, SpendPeriod, SpendReached},
+    webhook::EventType,
 };
 
 use crate::{
     db::{Row, Tx, vals},
     error::{Error, Result},
+    resources::webhook_outbox,
     scheduler::spend::{self, Period, Spent},
 };
 
 /// Adds to what the deployment of a session has spent, where it has one, by what the session's cost grows to `nanos`. To be called before
-/// that is written.
+/// that is written. Whoever wants to know is told when a ceiling is reached.
 pub fn add(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &SessionId, nanos: i64) -> Result<()> {
     let now = tx.now();
+    let of = "SELECT d.id, d.spend_day, d.spend_month, coalesce(s.cost_nanos, 0) AS cost
+        FROM sessions s JOIN deployments d ON d.workspace_id = s.workspace_id AND d.id = s.deployment_id
+        WHERE s.workspace_id = $1 AND s.id = $2 AND (d.spend_day IS NOT NULL OR d.spend_month IS NOT NULL)";
+    let read =
+        |row: &Row<'_>| Ok((row.id::<DeploymentId>("id")?, from_row(row)?.unwrap_or_default(), row.int("cost")?));
+    let limited = tx.one(of, vals![workspace, session], read)?;
     tx.send(
         "INSERT INTO deployment_spend (deployment_id, day, workspace_id, nanos, spent_at)
          SELECT deployment_id, CAST($3 AS BIGINT), workspace_id, CAST($4 AS BIGINT) - coalesce(cost_nanos, 0), CAST($5 AS BIGINT)
@@ -26,7 +36,21 @@ pub fn add(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &SessionId, nanos:
          ON CONFLICT (deployment_id, day) DO UPDATE
              SET nanos = deployment_spend.nanos + excluded.nanos, spent_at = excluded.spent_at",
         vals![workspace, session, spend::day(now), nanos, now],
-    )
+    )?;
+    let Some((deployment, ceiling, cost)) = limited else { return Ok(()) };
+    // The row of the day is held by now: of two sessions that add to it, the second one sees what the first has added.
+    let after = spent(tx, &deployment)?;
+    let more = (nanos - cost).max(0);
+    let before = Spent { day: after.day - more, month: after.month - more };
+    let Some(period) = spend::crossed(&ceiling, before, after) else { return Ok(()) };
+    let (period, cents, spent) = match period {
+        Period::Day => (SpendPeriod::Day, ceiling.per_day_cents, after.day),
+        Period::Month => (SpendPeriod::Month, ceiling.per_month_cents, after.month),
+    };
+    let details = SpendReached { period, ceiling_cents: cents.unwrap_or_default(), spent: Cost::from_nanos(spent) };
+    webhook_outbox::emit_own(tx, workspace, EventType::RotaSpendReached, &deployment, |_| {
+        Ok(Some(Details::SpendReached(details)))
+    })
 }
 
 /// Reads the columns `spend_day` and `spend_month`.
