@@ -296,9 +296,11 @@ pub const DEADLINES_IN_FLIGHT: usize = 64;
 /// How long the server waits at most before it looks again at what is due.
 pub const DEADLINES_POLL: Duration = Duration::from_secs(1);
 /// How often it looks for sessions that may have a deadline and are not known to have one.
-pub const DEADLINES_SWEEP_EVERY: Duration = Duration::from_secs(60);
+pub const DEADLINES_SWEEP_EVERY: Duration = Duration::from_mins(1);
 /// Sessions that such a look, or a changed policy, takes in at once.
 pub const DEADLINES_TAKEN: i64 = 1000;
+/// What one look does to a session at most: what is denied may leave something that is due, too.
+pub const DEEDS_OF_A_LOOK: usize = 3;
 /// When a session is looked at again that was to be stopped and has not, or whose look has failed.
 pub const DEADLINE_AGAIN_MICROS: i64 = 10_000_000;
 /// Deployments that are paused for their failures between two looks at sessions.

@@ -122,8 +122,8 @@ mod tests {
         Time::from_micros(seconds * 1_000_000)
     }
 
-    fn within(answer_within_seconds: u32) -> Option<Unattended> {
-        Some(Unattended::AnswerWithin(AnswerWithin { answer_within_seconds }))
+    fn within(answer_within_seconds: u32) -> Unattended {
+        Unattended::AnswerWithin(AnswerWithin { answer_within_seconds })
     }
 
     const OVER: Look = Look::Interrupt(InterruptedBy::MaxSession);
@@ -145,8 +145,8 @@ mod tests {
             (deny, None, None, for_a_worker, 100, Look::Free),
             (deny, None, None, Doing::Works, 100, Look::Free),
             (deny, None, None, Doing::Rests, 100, Look::Free),
-            (within(60), None, None, waits, 159, Look::At(at(160))),
-            (within(60), None, None, waits, 160, Look::Deny),
+            (Some(within(60)), None, None, waits, 159, Look::At(at(160))),
+            (Some(within(60)), None, None, waits, 160, Look::Deny),
             (None, None, Some(60), waits, 159, Look::At(at(160))),
             (None, None, Some(60), waits, 160, WAITED),
             (None, None, Some(60), for_a_worker, 160, WAITED),
@@ -156,14 +156,14 @@ mod tests {
             (None, Some(60), None, waits, 160, OVER),
             (None, Some(60), None, Doing::Rests, 160, Look::Free),
             // What is due first comes first, also after an outage.
-            (within(60), None, Some(90), waits, 10_000, Look::Deny),
-            (within(90), None, Some(60), waits, 10_000, WAITED),
-            (within(60), None, Some(60), waits, 160, Look::Deny),
-            (within(60), None, Some(90), waits, 120, Look::At(at(160))),
+            (Some(within(60)), None, Some(90), waits, 10_000, Look::Deny),
+            (Some(within(90)), None, Some(60), waits, 10_000, WAITED),
+            (Some(within(60)), None, Some(60), waits, 160, Look::Deny),
+            (Some(within(60)), None, Some(90), waits, 120, Look::At(at(160))),
             // A session whose time is over is not helped on.
-            (within(60), Some(500), Some(90), waits, 499, Look::Deny),
-            (within(60), Some(500), Some(90), waits, 500, OVER),
-            (within(600), Some(500), Some(900), waits, 499, Look::At(at(500))),
+            (Some(within(60)), Some(500), Some(90), waits, 499, Look::Deny),
+            (Some(within(60)), Some(500), Some(90), waits, 500, OVER),
+            (Some(within(600)), Some(500), Some(900), waits, 499, Look::At(at(500))),
         ];
         for (unattended, max_session_seconds, max_idle_waiting_seconds, doing, now, expected) in cases {
             let policy = Policy { unattended, max_session_seconds, max_idle_waiting_seconds, ..Policy::default() };
@@ -181,8 +181,8 @@ mod tests {
         let policy = |unattended| Policy { unattended, max_session_seconds: Some(60), ..Policy::default() };
         let end = "Go on without it, and say at the end what you could not do.";
         for (unattended, denied, expected) in [
-            (within(90), true, "Nobody answered within 90 seconds, so the call was denied."),
-            (within(90), false, "Nobody answered within 90 seconds, so the call has no result."),
+            (Some(within(90)), true, "Nobody answered within 90 seconds, so the call was denied."),
+            (Some(within(90)), false, "Nobody answered within 90 seconds, so the call has no result."),
             (Some(Unattended::DENY), true, "Nobody watches this session, so the call was denied."),
         ] {
             assert_eq!(words(&policy(unattended), denied), format!("{expected} {end}"));

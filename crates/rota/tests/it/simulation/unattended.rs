@@ -8,9 +8,12 @@ use rota_api::{
     Time,
     policy::{AnswerWithin, InterruptedBy, Unattended},
 };
-use rota_server::scheduler::{
-    policy::Policy,
-    unattended::{Doing, Look, Session, look, pauses},
+use rota_server::{
+    limits::DEEDS_OF_A_LOOK,
+    scheduler::{
+        policy::Policy,
+        unattended::{Doing, Look, Session, look, pauses},
+    },
 };
 
 use super::{
@@ -132,9 +135,9 @@ impl Played {
 }
 
 impl Played {
-    /// From now on its time counts. The server that says so may have a clock that is behind.
+    /// From now on its time counts, or from its beginning, which another clock may have as later.
     fn is_seen(&mut self, now: Time) {
-        (self.begun, self.seen) = (self.begun.min(now), Some(now));
+        (self.begun, self.seen) = (self.begun.min(now), Some(self.begun.max(now)));
     }
 }
 
@@ -175,7 +178,8 @@ impl Stored {
         if self.deadline.is_none_or(|(_, due)| due > now) {
             return Ok(deeds);
         }
-        while let Some(deed) = self.act(policy, now, workers) {
+        for _ in 0..DEEDS_OF_A_LOOK {
+            let Some(deed) = self.act(policy, now, workers) else { break };
             fate.next()?;
             deeds.push(deed);
         }

@@ -19,7 +19,7 @@ use super::failures;
 use crate::{
     db::{Db, Row, Tx, vals},
     error::Result,
-    limits::{DEADLINE_AGAIN_MICROS, DEADLINES_TAKEN},
+    limits::{DEADLINE_AGAIN_MICROS, DEADLINES_TAKEN, DEEDS_OF_A_LOOK},
     resources::sessions::{self, Waiting, WaitingFor, events, status},
     scheduler::{
         policy::Policy,
@@ -230,8 +230,8 @@ pub fn settle(tx: &mut Tx<'_>, due: &Due) -> Result<Option<Done>> {
     let Some(mut found) = Found::find(tx, workspace, session)?.filter(|found| found.due_at <= now) else {
         return Ok(None);
     };
-    // What is denied may leave something that is due, too.
-    while let Some(next) = found.act(tx, workspace, session)? {
+    for _ in 0..DEEDS_OF_A_LOOK {
+        let Some(next) = found.act(tx, workspace, session)? else { break };
         done = Some(next);
         match Found::find(tx, workspace, session)? {
             Some(after) => found = after,
