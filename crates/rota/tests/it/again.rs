@@ -146,6 +146,20 @@ async fn only_a_policy_that_asks_for_others_and_only_a_schedule_has_them() {
 }
 
 #[tokio::test]
+async fn a_message_of_which_a_session_dies_after_its_run_has_ended_concerns_nobody() {
+    let (_upstream, rota, made) = hourly([good(), refuses()], 2).await;
+    at(&rota, "02T09:00:00").await;
+    rests(&rota.api, &made).await;
+    let (session, _) = sessions(&rota.api, &made).await.pop().unwrap();
+    let mut stream = rota.api.stream_from(&session, 0).await;
+    stream.turn().await;
+    rota.advance_seconds(60);
+    rota.api.events(&session, json!([message("go on")])).await;
+    stream.turn().await;
+    assert_eq!(followed(&rota.api, &made).await, [""]);
+}
+
+#[tokio::test]
 async fn what_may_have_changed_something_is_followed_only_if_the_policy_says_so() {
     let looks = || calls_tool("glob", json!({"pattern": "*"}));
     let acts = || calls_tool("bash", json!({"command": "touch there"}));

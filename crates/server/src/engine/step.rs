@@ -313,7 +313,7 @@ fn end(
             Rest::Dead | Rest::Terminated => {
                 let message = error.map_or("the session ended", |error| &error.message);
                 let of = (&deployment, run.as_ref());
-                deployments::again::died(tx, workspace, of, |tx| acted::has_acted(tx, session))?;
+                deployments::again::died(tx, workspace, of, |tx, since| acted::has_acted(tx, session, since))?;
                 deployments::failures::count(tx, workspace, &deployment, run.as_ref(), message)?;
             }
             Rest::Over(..) => match interrupted_by {

@@ -38,30 +38,34 @@ use crate::{
 };
 
 /// The session of `run` has died: notes whether and when another one follows, where the schedule started it and the policy says so.
-/// `has_acted` looks whether its agent had called a tool that may change something.
+/// `has_acted` looks whether its agent has called a tool that may change something, since the run was started. A turn that dies after the
+/// run has come to its end is of whoever sent to the session then.
 pub fn died(
     tx: &mut Tx<'_>,
     workspace: &WorkspaceId,
     (deployment, run): (&DeploymentId, Option<&RunId>),
-    has_acted: impl FnOnce(&mut Tx<'_>) -> Result<bool>,
+    has_acted: impl FnOnce(&mut Tx<'_>, Time) -> Result<bool>,
 ) -> Result<()> {
     let Some(run) = run else { return Ok(()) };
     let sql = format!(
-        "SELECT r.scheduled_at, r.attempt, d.overlap, d.max_concurrent_sessions, d.retry, d.catch_up_seconds, d.jitter, d.spend_day,
-             d.spend_month, d.session_choice, d.carry_forward, {}, d.cron, d.timezone, d.paused_reason, d.archived_at
+        "SELECT r.scheduled_at, r.attempt, r.created_at, d.overlap, d.max_concurrent_sessions, d.retry, d.catch_up_seconds, d.jitter,
+             d.spend_day, d.spend_month, d.session_choice, d.carry_forward, {}, d.cron, d.timezone, d.paused_reason, d.archived_at
          FROM deployments d JOIN deployment_runs r ON r.workspace_id = d.workspace_id AND r.id = $3
-         WHERE d.workspace_id = $1 AND d.id = $2 AND d.retry IS NOT NULL AND r.scheduled_at IS NOT NULL",
+         WHERE d.workspace_id = $1 AND d.id = $2 AND d.retry IS NOT NULL AND r.scheduled_at IS NOT NULL
+             AND NOT EXISTS (SELECT 1 FROM session_events e WHERE e.session_id = r.session_id AND e.type = 'session.status_idle'
+                 AND e.processed_at > r.created_at AND e.body LIKE '%\"end_turn\"%')",
         deadlines::COLUMNS
     );
     let found = tx.one(&sql, vals![workspace, deployment, run], |row| {
         let (policy, standing) = (policy::from_row(row)?, Standing::from_row(row)?);
-        Ok((row.time("scheduled_at")?, row.int("attempt")? as u32, policy, standing))
+        let died =
+            Died { scheduled_at: row.time("scheduled_at")?, attempt: row.int("attempt")? as u32, has_acted: false };
+        Ok((died, row.time("created_at")?, policy, standing))
     })?;
-    let Some((scheduled_at, attempt, policy, standing)) = found.filter(|(_, _, policy, _)| again::is_wanted(policy))
-    else {
+    let Some((died, since, policy, standing)) = found.filter(|(_, _, policy, _)| again::is_wanted(policy)) else {
         return Ok(());
     };
-    let died = Died { scheduled_at, attempt, has_acted: has_acted(tx)? };
+    let died = Died { has_acted: has_acted(tx, since)?, ..died };
     let cron = standing.cron();
     let next = again::after_death(&policy, deployment.as_ref(), &died, (standing.state, cron.as_ref()), tx.now());
     let Some(next) = next else { return Ok(()) };
@@ -73,8 +77,8 @@ pub fn died(
             run,
             workspace,
             deployment,
-            scheduled_at,
-            i64::from(attempt),
+            died.scheduled_at,
+            i64::from(died.attempt),
             i64::from(died.has_acted),
             pending.and_then(|pending| pending.retry_at),
             pending.map(serde_json::to_string).transpose()?.as_deref(),
@@ -145,16 +149,16 @@ pub async fn start_due(app: &App) {
         Err(error) => Err(error),
     };
     match found {
-        Ok(due) => stream::iter(due).for_each_concurrent(FIRE_GROUPS_IN_FLIGHT, |due| start(app, due)).await,
+        Ok(due) => stream::iter(&due).for_each_concurrent(FIRE_GROUPS_IN_FLIGHT, |due| start(app, due)).await,
         Err(error) => not_started(None, &error),
     }
 }
 
-async fn start(app: &App, due: Due) {
-    let decided = match settle(app, &due, Attempt::Start).await {
+async fn start(app: &App, due: &Due) {
+    let decided = match settle(app, due, Attempt::Start).await {
         Err(cause @ Error::Internal(_)) => {
             not_started(Some(&due.run), &cause);
-            settle(app, &due, Attempt::Fail).await
+            settle(app, due, Attempt::Fail).await
         }
         decided => decided,
     };
