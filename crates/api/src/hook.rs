@@ -83,7 +83,7 @@ described! {
         /// The secret, where the sender has one already.
         secret: Secret, clears as OwnSecret;
         /// Deliveries that it takes in a minute.
-        max_per_minute: u32, keeps as Whole(1, MAX_PER_MINUTE as i64);
+        max_per_minute: u32, keeps as Whole(1, i64::from(MAX_PER_MINUTE));
     }
 }
 

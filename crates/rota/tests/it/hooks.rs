@@ -255,7 +255,7 @@ async fn a_body_of_any_bytes_up_to_the_bound_is_taken() {
         text.len()
     );
     for body in [&b""[..], b"\0", b"\xff\xfe", b"[[[["] {
-        let sent = signed(&rota, &hook, &hex(body), "").body(body.to_vec());
+        let sent = signed(&rota, &hook, &format!("of {}", hex(body)), "").body(body.to_vec());
         assert_eq!(rota.api.answer(sent).await.success()["outcome"], "started");
     }
 }
@@ -428,7 +428,8 @@ fn started(answers: &[(StatusCode, Value)]) -> usize {
 /// What is sent a thousand times at once starts what it may, and each delivery once.
 async fn survives_a_flood(rotas: &[&Rota]) {
     let api = &rotas[0].api;
-    let deployment = made(rotas[0]).await;
+    let parts = Parts::new(api).await;
+    let deployment = parts.deployment(api, json!({})).await;
     let bounded = hook(api, &deployment, json!({"scheme": "standard", "max_per_minute": 50})).await;
     let answers = flood(rotas, &bounded, 0..1000).await;
     let refused = answers.iter().filter(|(status, _)| *status == StatusCode::TOO_MANY_REQUESTS).count();
@@ -438,7 +439,7 @@ async fn survives_a_flood(rotas: &[&Rota]) {
     let same = flood(rotas, &wide, std::iter::repeat_n(7, 1000)).await;
     assert!(same.iter().all(|(status, run)| *status == StatusCode::OK && *run == same[0].1), "one delivery, one run");
     assert_eq!(runs(api, &deployment).await.len(), 51);
-    let alone = made(rotas[0]).await;
+    let alone = parts.deployment(api, json!({})).await;
     set_policy(api, &alone, json!({"overlap": "skip"})).await;
     let wide = hook(api, &alone, json!({"scheme": "bearer", "max_per_minute": 6000})).await;
     let answers = flood(rotas, &wide, 0..1000).await;

@@ -96,6 +96,7 @@ async fn inputs_that_do_not_fit_the_first_events_are_refused_and_start_nothing()
     let rota = Rota::without_engine().await;
     let api = &rota.api;
     let made = templated(api).await;
+    let missing = "One or more files not found. Check that each `file_id` exists and is accessible";
     let file = json!({"type": "image", "source": {"type": "file", "file_id": "file_nobody"}});
     for (body, said) in [
         (
@@ -110,7 +111,7 @@ async fn inputs_that_do_not_fit_the_first_events_are_refused_and_start_nothing()
         ),
         (json!({"at": "2026-03-02T08:00:00Z"}), invalid("at: must be a time in the future; leave it out to start now")),
         (json!({"at": "2027-03-04T08:00:00Z"}), invalid("at: must be within 366 days from now")),
-        (json!({"content": [file]}), not_found("File not found: file_nobody")),
+        (json!({"content": [file]}), not_found(format!("{missing}: file_nobody"))),
     ] {
         assert_eq!(refused(api, &made, body).await, said);
     }
@@ -333,11 +334,17 @@ async fn of_several_servers_one_fires_a_planned_start() {
     let one = Rota::without_engine().await;
     let two = one.beside(|_| {}).await.expect(NEEDED);
     let api = &one.api;
-    let made = Parts::new(api).await.deployment(api, json!({})).await;
+    let parts = Parts::new(api).await;
+    let made = parts.deployment(api, json!({})).await;
     for second in 0..20 {
         start(api, &made, json!({"at": format!("2026-03-02T09:00:{second:02}Z")})).await;
     }
-    let scheduled = Parts::new(api).await.deployment(api, every("0 * * * *")).await;
+    one.set_time("2026-03-02T09:01:00Z");
+    for _ in 0..3 {
+        tokio::join!(one.tick(), two.tick());
+    }
+    assert_eq!(runs(api, &made).await.len(), 20);
+    let scheduled = parts.deployment(api, every("0 * * * *")).await;
     one.set_time("2026-03-02T13:30:00Z");
     two.tick().await;
     let backfill = format!("/rota/v1/deployments/{}/backfill", id(&scheduled));
@@ -345,12 +352,7 @@ async fn of_several_servers_one_fires_a_planned_start() {
     let asks = [api.post(&backfill, range.clone()), two.api.post(&backfill, range)];
     let planned: i64 =
         futures_util::future::join_all(asks).await.iter().map(|asked| asked["planned"].as_i64().unwrap()).sum();
-    assert_eq!(planned, 4, "each occurrence once");
-    one.set_time("2026-03-02T09:01:00Z");
-    for _ in 0..3 {
-        tokio::join!(one.tick(), two.tick());
-    }
-    assert_eq!(runs(api, &made).await.len(), 20);
+    assert_eq!(planned, 3, "each occurrence once");
     one.set_time("2026-03-02T13:31:00Z");
     for _ in 0..5 {
         rest(&one).await;
@@ -360,7 +362,7 @@ async fn of_several_servers_one_fires_a_planned_start() {
         runs(api, &scheduled).await.iter().map(|run| run["trigger_context"].to_string()).collect();
     occurrences.sort();
     occurrences.dedup();
-    assert_eq!((occurrences.len(), runs(api, &scheduled).await.len()), (5, 5));
+    assert_eq!((occurrences.len(), runs(api, &scheduled).await.len()), (4, 4));
 }
 
 #[tokio::test]

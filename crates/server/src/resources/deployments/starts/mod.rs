@@ -165,14 +165,13 @@ impl Wish {
         }
         files::check_sent(tx, workspace, [&json!({ "content": given.content })])?;
         fill::events(&target.initial_events, given)?;
-        let started = match at {
-            Some(at) => Started::Planned(Box::new(self.plan(tx, &target, &start_id, *at)?)),
-            None => {
-                spend::check_by_hand(tx, &target.id, target.spend.as_ref(), self.force)?;
-                let cause = Cause::of(RunTrigger::Manual);
-                let run = begin(tx, policy, workspace, target, run_id, TriggerContext::Manual, (&cause, given))?;
-                Started::Run(Box::new(shown(tx, workspace, run)?))
-            }
+        let started = if let Some(at) = at {
+            Started::Planned(Box::new(self.plan(tx, &target, &start_id, *at)?))
+        } else {
+            spend::check_by_hand(tx, &target.id, target.spend.as_ref(), self.force)?;
+            let cause = Cause::of(RunTrigger::Manual);
+            let run = begin(tx, policy, workspace, target, run_id, TriggerContext::Manual, (&cause, given))?;
+            Started::Run(Box::new(shown(tx, workspace, run)?))
         };
         Ok(Made { started, is_new: true })
     }
