@@ -192,9 +192,9 @@ fn delivery(headers: &HashMap<String, String>, body: String, is_accepted: bool) 
     let event: Value = serde_json::from_str(&body).unwrap();
     let is_own = event["data"]["type"].as_str().is_some_and(|kind| kind.starts_with("rota."));
     if is_own {
-        OWN.check_event(&event)
+        OWN.check_event(&event);
     } else {
-        MANAGED_AGENTS.check_event(&event)
+        MANAGED_AGENTS.check_event(&event);
     }
     assert_eq!(event["id"], headers["webhook-id"]);
     Delivery {

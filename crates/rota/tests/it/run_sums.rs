@@ -90,8 +90,8 @@ async fn runs_are_summed_by_what_is_asked_for() {
         &json!({"cache_read_input_tokens": 0, "cache_creation_input_tokens": 0}),
     );
     assert_eq!(by_deployment[0]["tokens"], tokens);
-    let took = ["duration_seconds", "longest_seconds"].map(|name| by_deployment[0][name].as_f64().unwrap());
-    assert_eq!(took, [7.5, 2.5]);
+    let took = (&by_deployment[0]["duration_seconds"], &by_deployment[0]["longest_seconds"]);
+    assert_eq!(took, (&json!(7.5), &json!(2.5)));
 
     let days = async |query: &str| -> Vec<(String, u64)> {
         let told = |sum: &Value| (sum["day"].as_str().unwrap().to_owned(), counts(sum)[0]);
