@@ -248,8 +248,8 @@ async fn the_history_of_a_deployment_begins_at_a_mark_and_nothing_after_it_is_un
     // Sessions that never end would keep their runs.
     execute(&rota, "UPDATE sessions SET status = 'idle', runnable_at = NULL, stopped_at = created_at").await;
     let removed = sweep(&rota).await;
-    let mark = Time::from_micros(rota.clock.now().micros() / 86_400_000_000 * 86_400_000_000)
-        .plus_micros(-2 * 86_400_000_000);
+    let mark =
+        Time::from_micros(rota.clock.now().micros() / 86_400_000_000 * 86_400_000_000).plus_micros(-2 * 86_400_000_000);
     let after = outcomes(api, &deployment).await;
     let expected: Vec<_> = before.into_iter().filter(|(at, _)| *at > mark.to_string()).collect();
     assert_eq!(after, expected, "what is after the mark is as it was, and nothing is before it");
