@@ -4,7 +4,7 @@ use std::{borrow::Cow, collections::HashMap, sync::LazyLock};
 
 use axum::extract::MatchedPath;
 use http::{Method, request::Parts};
-use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
 
 use super::operations::operations;
 use crate::{
@@ -131,7 +131,7 @@ pub(super) fn of(admission: &Admission, parts: &Parts, body: &[u8]) -> Option<Ac
 
 /// The fields that a body names, where it is an object.
 fn sent(body: &[u8]) -> Option<Vec<String>> {
-    let fields: HashMap<Cow<'_, str>, IgnoredAny> = serde_json::from_slice(body).ok()?;
+    let fields: HashMap<Cow<'_, str>, &RawValue> = serde_json::from_slice(body).ok()?;
     Some(named(fields.keys().map(Cow::as_ref)))
 }
 

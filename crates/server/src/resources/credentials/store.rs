@@ -231,7 +231,9 @@ pub fn archive_all_of(tx: &mut Tx<'_>, workspace: &WorkspaceId, vault_id: &str) 
         "UPDATE credentials SET {ARCHIVED} WHERE workspace_id = $1 AND vault_id = $2 AND archived_at IS NULL RETURNING id"
     );
     let archived: Vec<CredentialId> = tx.all(&sql, vals![workspace, vault_id, tx.now()], |row| row.id(0))?;
-    archived.iter().for_each(|id| audit(tx, workspace, id, "vaults.credentials.archive"));
+    for id in &archived {
+        audit(tx, workspace, id, "vaults.credentials.archive");
+    }
     let vault_id = VaultId::trusted(vault_id.to_owned());
     tell(tx, workspace, &vault_id, EventType::VaultCredentialArchived, &archived)
 }
@@ -251,7 +253,9 @@ pub fn remove_all_of(tx: &mut Tx<'_>, workspace: &WorkspaceId, vault_id: &str) -
     let sql = "DELETE FROM credentials WHERE workspace_id = $1 AND vault_id = $2 RETURNING id, archived_at";
     let removed: Vec<(CredentialId, bool)> =
         tx.all(sql, vals![workspace, vault_id], |row| Ok((row.id(0)?, row.opt_time(1)?.is_some())))?;
-    removed.iter().for_each(|(id, _)| audit(tx, workspace, id, "vaults.credentials.delete"));
+    for (id, _) in &removed {
+        audit(tx, workspace, id, "vaults.credentials.delete");
+    }
     let vault_id = VaultId::trusted(vault_id.to_owned());
     let open = removed.iter().filter(|(_, was_archived)| !was_archived).map(|(id, _)| id);
     tell(tx, workspace, &vault_id, EventType::VaultCredentialDeleted, open)
