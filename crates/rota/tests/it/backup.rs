@@ -30,6 +30,9 @@ use crate::{
     vaults::{bearer, credentials, vault},
 };
 
+/// Something that is done to a backup.
+type Change<'a> = &'a dyn Fn();
+
 /// The exit code of a backup or a check that found something wrong.
 const WRONG: i32 = 3;
 
@@ -200,7 +203,6 @@ async fn a_backup_that_was_cut_off_is_refused_and_so_is_one_that_was_changed() {
     assert_eq!(fs::metadata(&whole).unwrap().mode() & 0o777, 0o700);
     let copied = whole.join("blobs").join(blob.strip_prefix(from.join("blobs")).unwrap());
     // What is in the way, and the words for it. Each is undone.
-    type Change<'a> = &'a dyn Fn();
     let changes: [(Change<'_>, Change<'_>, &str); 6] = [
         (&|| fs::remove_file(&manifest).unwrap(), &|| fs::write(&manifest, &list).unwrap(), "has no backup"),
         (
