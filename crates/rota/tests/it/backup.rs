@@ -30,6 +30,8 @@ use crate::{
     vaults::{bearer, credentials, vault},
 };
 
+/// The id of a file with its content, or of a session.
+type Answered = (String, Option<String>);
 /// Something that is done to a backup.
 type Change<'a> = &'a dyn Fn();
 
@@ -119,7 +121,7 @@ async fn a_backup_under_load_has_what_was_answered_before_it_and_serves_elsewher
     let rota = on_sqlite().await;
     let parts = Arc::new(Parts::new(&rota.api).await);
     // Each file with its content, and sessions, in the order of their answers.
-    let answered: Arc<Mutex<Vec<(String, Option<String>)>>> = Arc::default();
+    let answered: Arc<Mutex<Vec<Answered>>> = Arc::default();
     let ending = Arc::new(AtomicBool::new(false));
     let mut writers = JoinSet::new();
     for writer in 0..WRITERS {
