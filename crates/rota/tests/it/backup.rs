@@ -30,6 +30,11 @@ use crate::{
     vaults::{bearer, credentials, vault},
 };
 
+/// The id of a file with its content, or of a session.
+type Answered = (String, Option<String>);
+/// Something that is done to a backup.
+type Change<'a> = &'a dyn Fn();
+
 /// The exit code of a backup or a check that found something wrong.
 const WRONG: i32 = 3;
 
@@ -116,7 +121,7 @@ async fn a_backup_under_load_has_what_was_answered_before_it_and_serves_elsewher
     let rota = on_sqlite().await;
     let parts = Arc::new(Parts::new(&rota.api).await);
     // Each file with its content, and sessions, in the order of their answers.
-    let answered: Arc<Mutex<Vec<(String, Option<String>)>>> = Arc::default();
+    let answered: Arc<Mutex<Vec<Answered>>> = Arc::default();
     let ending = Arc::new(AtomicBool::new(false));
     let mut writers = JoinSet::new();
     for writer in 0..WRITERS {
@@ -200,7 +205,6 @@ async fn a_backup_that_was_cut_off_is_refused_and_so_is_one_that_was_changed() {
     assert_eq!(fs::metadata(&whole).unwrap().mode() & 0o777, 0o700);
     let copied = whole.join("blobs").join(blob.strip_prefix(from.join("blobs")).unwrap());
     // What is in the way, and the words for it. Each is undone.
-    type Change<'a> = &'a dyn Fn();
     let changes: [(Change<'_>, Change<'_>, &str); 6] = [
         (&|| fs::remove_file(&manifest).unwrap(), &|| fs::write(&manifest, &list).unwrap(), "has no backup"),
         (

@@ -224,7 +224,7 @@ struct Served {
 }
 
 impl Served {
-    async fn start(settings: &str) -> Self {
+    fn start(settings: &str) -> Self {
         let folder = TempDir::new().unwrap();
         let key = process::create_key(folder.path(), &[]);
         let (file, socket) = (folder.path().join("rota.toml"), folder.path().join("manager"));
@@ -291,7 +291,7 @@ impl Drop for Served {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hangup_has_the_file_read_again_and_a_wrong_file_changes_nothing() {
     let model = |id: &str| format!("[[models]]\nid = \"{id}\"\nprovider = \"playbook\"\n");
-    let served = Served::start(&model("one")).await;
+    let served = Served::start(&model("one"));
     assert_eq!(served.models().await, ["one", "playbook"]);
     served.reload(&format!("log = \"debug\"\n[http]\nconnections = 5000\n{}{}", model("one"), model("two")));
     assert_eq!(served.models().await, ["one", "two", "playbook"]);
@@ -327,7 +327,7 @@ async fn a_hangup_has_the_file_read_again_and_a_wrong_file_changes_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_service_manager_is_told_that_the_server_is_ready_alive_and_ending() {
-    let mut served = Served::start("").await;
+    let mut served = Served::start("");
     for _ in 0..3 {
         served.told("WATCHDOG=1");
     }

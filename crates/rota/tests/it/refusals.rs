@@ -200,8 +200,8 @@ fn without_the_time(answer: &mut Value) {
 
 fn of_the_contract(operation: &Operation) -> (&'static Contract, &'static contract::Operation) {
     let contract = match operation.who {
-        Who::Administrator => &*ADMINISTRATION,
         _ if operation.path.starts_with("/rota/") => &*OWN,
+        Who::Administrator => &*ADMINISTRATION,
         _ => &*MANAGED_AGENTS,
     };
     let mut all = contract.operations.iter();

@@ -7,12 +7,10 @@ use crate::{app::App, error::Result, limits::BRAKE_POLL, resources::organization
 /// Looks whether the operator has stopped everything, until the server stops.
 pub(super) async fn watch(app: App) {
     loop {
-        match look(&app).await {
-            Ok(()) => {}
-            Err(error) if telemetry::may_tell("the brake") => {
-                tracing::error!(%error, "whether the organization is disabled could not be looked for");
-            }
-            Err(_) => {}
+        if let Err(error) = look(&app).await
+            && telemetry::may_tell("the brake")
+        {
+            tracing::error!(%error, "whether the organization is disabled could not be looked for");
         }
         tokio::select! {
             () = sleep(BRAKE_POLL) => {}

@@ -163,7 +163,7 @@ impl Taking<'_> {
             if left == 0 || self.missing.is_subset(&before) {
                 break;
             }
-            before = self.missing.clone();
+            before.clone_from(&self.missing);
         }
         self.note(STORE)
     }

@@ -21,12 +21,14 @@ pub async fn retrieve(State(app): State<App>, _: Administrator, query: Query) ->
 }
 
 /// `POST /rota/v1/schedules/hold`.
-pub async fn hold_all(State(app): State<App>, _: Administrator) -> Result<Json<ScheduleHolds>> {
+pub async fn hold_all(State(app): State<App>, _: Administrator, query: Query) -> Result<Json<ScheduleHolds>> {
+    query.finish()?;
     app.db.write(|tx| hold(tx, &Which::All)).await.map(Json)
 }
 
 /// `POST /rota/v1/schedules/release`.
-pub async fn release_all(State(app): State<App>, _: Administrator) -> Result<Json<ScheduleHolds>> {
+pub async fn release_all(State(app): State<App>, _: Administrator, query: Query) -> Result<Json<ScheduleHolds>> {
+    query.finish()?;
     app.db.write(|tx| release(tx, &Which::All)).await.map(Json)
 }
 

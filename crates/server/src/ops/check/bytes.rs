@@ -55,21 +55,20 @@ fn check_rows(
         let Some(last) = page.last() else { return Ok(()) };
         last.id.as_ref().clone_into(&mut after);
         for named in page {
-            let content = match seen.get(&named.id) {
-                Some(content) => content.clone(),
-                None => {
-                    let content = read(&named.id)?;
-                    found.checked.blobs += 1;
-                    found.checked.blob_bytes += content.as_ref().map_or(0, |(bytes, _)| *bytes);
-                    seen.insert(named.id.clone(), content.clone());
-                    content
-                }
+            let content = if let Some(content) = seen.get(&named.id) {
+                content.clone()
+            } else {
+                let content = read(&named.id)?;
+                found.checked.blobs += 1;
+                found.checked.blob_bytes += content.as_ref().map_or(0, |(bytes, _)| *bytes);
+                seen.insert(named.id.clone(), content.clone());
+                content
             };
             let Some((kind, problem)) = problem(rows, &named, content.as_ref()) else { continue };
             // It may have been deleted meanwhile.
             let id = named.id.clone();
             if source.read(move |tx| rows.name(tx, &id))? {
-                found.add(kind, None, &named.id, problem);
+                found.add(kind, None, &named.id, &problem);
             }
         }
     }

@@ -4,6 +4,8 @@ mod bytes;
 mod secrets;
 mod sessions;
 
+use std::fmt::Display;
+
 use rota_api::id::WorkspaceId;
 use serde::Serialize;
 
@@ -58,7 +60,7 @@ pub struct Findings {
 }
 
 impl Findings {
-    fn add(&mut self, kind: &'static str, workspace: Option<&WorkspaceId>, id: impl ToString, problem: impl ToString) {
+    fn add(&mut self, kind: &'static str, workspace: Option<&WorkspaceId>, id: &dyn Display, problem: &dyn Display) {
         self.problem_count += 1;
         if self.problems.len() < MAX_PROBLEMS {
             self.problems.push(Problem {
@@ -83,8 +85,8 @@ pub async fn check(config: Config, database: Option<Db>) -> Result<Findings> {
         let mut found = Findings::default();
         if let Source::File(file) = &source {
             match db::check_integrity(file, MAX_PROBLEMS) {
-                Ok(lines) => lines.iter().for_each(|line| found.add("store", None, db::FILE, line)),
-                Err(Error::Database(cause)) => found.add("store", None, db::FILE, cause),
+                Ok(lines) => lines.iter().for_each(|line| found.add("store", None, &db::FILE, line)),
+                Err(Error::Database(cause)) => found.add("store", None, &db::FILE, &cause),
                 Err(error) => return Err(error),
             }
             if found.problem_count == 0 {
@@ -99,7 +101,7 @@ pub async fn check(config: Config, database: Option<Db>) -> Result<Findings> {
         match read() {
             // Of a store that is damaged not everything can be read.
             Err(Error::Database(cause)) if found.problem_count > 0 => {
-                found.add("store", None, db::FILE, format_args!("it cannot be read to its end: {cause}"));
+                found.add("store", None, &db::FILE, &format_args!("it cannot be read to its end: {cause}"));
                 Ok(found)
             }
             Err(error) => Err(error),

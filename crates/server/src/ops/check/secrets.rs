@@ -8,7 +8,7 @@ use super::Findings;
 use crate::{
     config::Config,
     db::{Tx, vals},
-    error::{Error, Result},
+    error::Result,
     limits::CHECKED_SECRETS_AT_ONCE,
     ops::source::Source,
     vault::{self, DataKey, MasterKeys, Owner},
@@ -47,7 +47,7 @@ pub(super) fn check(config: &Config, source: &Source, found: &mut Findings) -> R
     let masters = match MasterKeys::read(config) {
         Ok(masters) => masters,
         Err(error) => {
-            found.add("secret", None, &fingerprint, format_args!("no secret can be opened: {error}"));
+            found.add("secret", None, &fingerprint, &format_args!("no secret can be opened: {error}"));
             return Ok(());
         }
     };
@@ -57,7 +57,7 @@ pub(super) fn check(config: &Config, source: &Source, found: &mut Findings) -> R
             "secret",
             None,
             &fingerprint,
-            format_args!("no secret can be opened: {place} does not have this vault key"),
+            &format_args!("no secret can be opened: {place} does not have this vault key"),
         );
         return Ok(());
     }
@@ -111,14 +111,14 @@ fn check_kind(
             match keys.get(workspace) {
                 Some(Some(key)) => {
                     if let Err(error) = key.open(Owner { kind, id }, sealed) {
-                        found.add("secret", Some(workspace), id, error);
+                        found.add("secret", Some(workspace), id, &error);
                     }
                 }
                 // It was said of the key.
                 Some(None) => {}
                 // Where a server has made it just now, the rows are read anew by the next check.
                 None => {
-                    found.add("secret", Some(workspace), id, Error::internal(format!("{workspace} has no data key")))
+                    found.add("secret", Some(workspace), id, &format_args!("{workspace} has no data key"));
                 }
             }
         }

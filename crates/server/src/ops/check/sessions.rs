@@ -45,10 +45,10 @@ pub(super) fn check(source: &Source, found: &mut Findings) -> Result<()> {
             found.checked.sessions += 1;
             found.checked.events += session.events as u64;
             for problem in session.problems() {
-                found.add("state", Some(&session.workspace), &session.id, problem);
+                found.add("state", Some(&session.workspace), &session.id, &problem);
             }
             if let Some(problem) = session.gap() {
-                found.add("log", Some(&session.workspace), &session.id, problem);
+                found.add("log", Some(&session.workspace), &session.id, &problem);
             }
             read_log(source, session, found)?;
         }
@@ -62,7 +62,7 @@ pub(super) fn check(source: &Source, found: &mut Findings) -> Result<()> {
         )
     })?;
     for (session, events) in lost {
-        found.add("log", None, session, format_args!("{events} events are of a session that is not there"));
+        found.add("log", None, &session, &format_args!("{events} events are of a session that is not there"));
     }
     Ok(())
 }
@@ -149,7 +149,7 @@ fn read_log(source: &Source, session: &Found, found: &mut Findings) -> Result<()
             Err(error @ Error::Database(_)) => return Err(error),
             Err(error) => {
                 let problem = format!("its log cannot be read after event {seq}: {error}");
-                found.add("log", Some(&session.workspace), &session.id, problem);
+                found.add("log", Some(&session.workspace), &session.id, &problem);
                 return Ok(());
             }
         }
