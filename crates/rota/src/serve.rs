@@ -103,7 +103,7 @@ fn show_console(address: &str, data: &Path) {
     let file = data.join(CONSOLE_ADDRESS);
     match write_private(&file, address) {
         Ok(()) => {
-            tracing::info!(file = %file.display(), "an address that signs in to the console once is in this file")
+            tracing::info!(file = %file.display(), "an address that signs in to the console once is in this file");
         }
         Err(error) => tracing::warn!(
             %error, file = %file.display(),

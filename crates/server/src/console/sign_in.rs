@@ -49,19 +49,16 @@ pub(super) async fn sign_in(State(app): State<App>, headers: HeaderMap) -> Resul
     sign_in::check_own_page(&headers)?;
     let now = app.clock.now();
     let until = SignIns::end(now);
-    let signed_in = match headers.get(WORD) {
-        Some(word) => {
-            app.sign_ins.take_word(word.to_str().unwrap_or_default(), now)?;
-            // Nobody sees its secret: it is there to be listed, and to be ended.
-            let made = app.db.write(move |tx| api_keys::create_key(tx, None, KEY_NAME, Some(until))).await?;
-            SignedIn { key: made.id, until, owns_key: true }
-        }
-        None => {
-            let key = caller::key_of(&headers).ok_or(Error::Unauthenticated("a sign-in needs a key"))?;
-            let mut sent = HeaderMap::new();
-            sent.insert("x-api-key", HeaderValue::from_str(key).map_err(Error::internal)?);
-            SignedIn { key: admitted(&app, &sent, None).await?.key_id, until, owns_key: false }
-        }
+    let signed_in = if let Some(word) = headers.get(WORD) {
+        app.sign_ins.take_word(word.to_str().unwrap_or_default(), now)?;
+        // Nobody sees its secret: it is there to be listed, and to be ended.
+        let made = app.db.write(move |tx| api_keys::create_key(tx, None, KEY_NAME, Some(until))).await?;
+        SignedIn { key: made.id, until, owns_key: true }
+    } else {
+        let key = caller::key_of(&headers).ok_or(Error::Unauthenticated("a sign-in needs a key"))?;
+        let mut sent = HeaderMap::new();
+        sent.insert("x-api-key", HeaderValue::from_str(key).map_err(Error::internal)?);
+        SignedIn { key: admitted(&app, &sent, None).await?.key_id, until, owns_key: false }
     };
     let cookie = app.sign_ins.set_cookie(&signed_in, now, &headers);
     with_cookie(&cookie.ok_or_else(|| Error::internal("nothing signs cookies"))?)
