@@ -238,7 +238,7 @@ async fn a_worker_reaches_what_is_for_workers_and_nothing_else() {
                 assert_eq!(ask(&worker).await.refusal(), not_found("Not found"), "{method} {path}");
             }
             Who::Workspace | Who::Starter | Who::Reader => {
-                assert_eq!(ask(&worker).await.refusal(), no_key, "{method} {path}")
+                assert_eq!(ask(&worker).await.refusal(), no_key, "{method} {path}");
             }
             Who::Worker | Who::WorkspaceOrWorker => {
                 let refused = ask(&elsewhere).await.refusal();

@@ -413,9 +413,9 @@ async fn what_a_scheduled_deployment_leaves_is_bounded_by_how_long_it_is_kept() 
     assert_eq!(rows(&rota, "deployment_skips", "true").await, 0);
 }
 
-/// Prints how large the store is at the end of each month: `docs/retention.md` has the figures.
+/// Prints how large the store is every thirty days.
 #[tokio::test]
-#[ignore = "a year of minutes takes half an hour: run it by its name"]
+#[ignore = "a year of minutes takes long: run it by its name"]
 async fn a_year_of_a_minutely_deployment_stays_bounded() {
     const LOG: &str = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 9)
          INSERT INTO session_events (session_id, seq, type, body, processed_at)
