@@ -116,11 +116,10 @@ impl Played {
                 Some(Unattended::DENY) => now >= since,
                 _ => false,
             },
-            (Deed::Denied, _) => false,
             (Deed::Interrupted(InterruptedBy::MaxIdleWaiting), Some((since, _))) => {
                 policy.max_idle_waiting_seconds.is_some_and(|most| now >= later(since, most.into()))
             }
-            (Deed::Interrupted(InterruptedBy::MaxIdleWaiting), None) => false,
+            (Deed::Denied, _) | (Deed::Interrupted(InterruptedBy::MaxIdleWaiting), None) => false,
             (Deed::Interrupted(InterruptedBy::MaxSession), _) => {
                 policy.max_session_seconds.is_some_and(|most| now >= later(self.begun, most.into()))
             }
