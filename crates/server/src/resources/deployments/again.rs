@@ -219,7 +219,7 @@ pub fn decide(tx: &mut Tx<'_>, policy: &FirePolicy, due: &Due, attempt: Attempt)
     };
     let cron = of.standing.cron();
     let standing = (of.standing.state, cron.as_ref());
-    let step = again::step(&dead.pending, &of.policy, &dead.died, standing, dead.is_dead, tx.now(), || {
+    let step = again::step(&dead.pending, &of.policy, &dead.died, standing, dead.is_untouched, tx.now(), || {
         if of.is_held {
             return Ok(HELD);
         }
@@ -306,14 +306,14 @@ struct Dead {
     died: Died,
     pending: Pending,
     /// Whether nobody has set it to work since.
-    is_dead: bool,
+    is_untouched: bool,
 }
 
 impl Dead {
     /// That of a run, while it is due that something follows.
     fn find(tx: &mut Tx<'_>, workspace: &WorkspaceId, run: &RunId) -> Result<Option<Self>> {
         let sql = "SELECT x.scheduled_at, x.attempt, x.has_acted, x.pending, CAST(CASE WHEN s.id IS NULL
-                 OR s.archived_at IS NOT NULL OR s.stop_reason IN ('retries_exhausted', 'terminated') THEN 1 ELSE 0 END AS BIGINT) AS is_dead
+                 OR s.archived_at IS NOT NULL OR s.stop_reason IN ('retries_exhausted', 'terminated') THEN 1 ELSE 0 END AS BIGINT) AS is_untouched
              FROM session_retries x
              JOIN deployment_runs r ON r.workspace_id = x.workspace_id AND r.id = x.run_id
              LEFT JOIN sessions s ON s.workspace_id = r.workspace_id AND s.id = r.session_id
@@ -323,7 +323,7 @@ impl Dead {
             Ok(Self {
                 died: Died { scheduled_at, attempt, has_acted: row.int("has_acted")? != 0 },
                 pending: row.json("pending")?,
-                is_dead: row.int("is_dead")? != 0,
+                is_untouched: row.int("is_untouched")? != 0,
             })
         })
     }
@@ -376,12 +376,10 @@ impl Of {
             kept: Kept { follows: Some((number + 1, run.clone())), goes_on: false },
         };
         let id = RunId::new(tx.now());
-        match (attempt, &self.target) {
-            (Attempt::Start, Ok(target)) => run::start(tx, policy, workspace, target, id, cause),
-            _ => {
-                let (deployment, agent, error) = (deployment.clone(), self.agent.clone(), run::unknown_error());
-                run::record(tx, workspace, id, deployment, agent, cause, Err(error))
-            }
+        if let (Attempt::Start, Ok(target)) = (attempt, &self.target) {
+            return run::start(tx, policy, workspace, target, id, cause);
         }
+        let (deployment, agent, error) = (deployment.clone(), self.agent.clone(), run::unknown_error());
+        run::record(tx, workspace, id, deployment, agent, cause, Err(error))
     }
 }
