@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use reqwest::Method;
-use rota_api::Time;
+use rota_server::clock::Clock;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
@@ -308,8 +308,7 @@ async fn a_planned_start_fires_once_though_its_server_is_killed_before_and_after
     let environment = client.post("/v1/environments", &json!({"name": "e"})).await;
     let body = json!({"name": "d", "agent": id(&agent), "environment_id": id(&environment), "initial_events": [message("hi")]});
     let made = client.post("/v1/deployments", &body).await;
-    let soon: Time = jiff::Timestamp::now().into();
-    let soon = soon.plus_micros(8_000_000).to_string();
+    let soon = Clock::System.now().plus_micros(8_000_000).to_string();
     let plan = client.post(&runs_path(&made), &json!({ "at": soon })).await;
     server.kill();
     server.start().await;
