@@ -118,6 +118,8 @@ fn the_page_lists_the_metrics_of_the_table() {
 /// The names of metrics in a text, without what Prometheus adds to those of histograms.
 fn named(text: &str) -> BTreeSet<String> {
     let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+    // A prefix is no name.
+    let words = words.filter(|word| !word.ends_with('_'));
     let ours = words.filter(|word| word.starts_with("rota_") || word.starts_with("process_"));
     let name = |word: &str| {
         let histogram = ["_bucket", "_sum", "_count"].iter().find_map(|end| word.strip_suffix(end));
