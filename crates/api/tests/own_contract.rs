@@ -99,7 +99,7 @@ impl Contract {
     }
 
     /// One answer or another.
-    fn either(one: Value, other: Value) -> Value {
+    fn either(one: &Value, other: &Value) -> Value {
         json!({"anyOf": [one, other]})
     }
 
@@ -247,7 +247,7 @@ fn made() -> String {
     let answer = c.beside::<StartedRun>(RUN);
     c.add("post", "/rota/v1/runs/{deployment_run_id}/rerun", &[], &answer);
     let planned = c.schema::<PlannedStart>();
-    c.add("post", RUNS, &[], &Contract::either(answer, planned.clone()));
+    c.add("post", RUNS, &[], &Contract::either(&answer, &planned));
     c.takes::<SentStartRun>(RUNS);
     c.add("get", "/rota/v1/starts/{start_id}", &[], &planned);
     c.add("post", "/rota/v1/starts/{start_id}/cancel", &[], &planned);
@@ -266,7 +266,7 @@ fn made() -> String {
     c.add("get", HOOK, &[], &answer);
     let answer = c.schema::<Deleted>();
     c.add("delete", HOOK, &[], &answer);
-    let answer = Contract::either(c.schema::<HookDelivery>(), c.schema::<SlackChallenge>());
+    let answer = Contract::either(&c.schema::<HookDelivery>(), &c.schema::<SlackChallenge>());
     c.add("post", HOOK, &[], &answer);
     let answer = c.schema::<RunSums>();
     let by = ("by", json!({"type": "array", "items": {"enum": SumBy::NAMES}}));

@@ -17,13 +17,13 @@ pub async fn run(args: SchedulesArgs) -> Result<ExitCode> {
         SchedulesCommand::Release { store, workspace } => (store, Some((false, Which::of(workspace)))),
     };
     let db = store::open(&store).await?;
-    let holds = db
-        .write(move |tx| match &change {
-            None => schedule_holds::list(tx),
-            Some((true, which)) => schedule_holds::hold(tx, which),
-            Some((false, which)) => schedule_holds::release(tx, which),
-        })
-        .await;
+    let operation = if matches!(change, Some((true, _))) { "schedules.hold" } else { "schedules.release" };
+    let changing = db.write(move |tx| match &change {
+        None => schedule_holds::list(tx),
+        Some((true, which)) => schedule_holds::hold(tx, which),
+        Some((false, which)) => schedule_holds::release(tx, which),
+    });
+    let holds = db.change(operation, "schedules", changing).await;
     db.close().await;
     let holds = holds?;
     if store.json {

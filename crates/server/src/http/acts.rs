@@ -13,7 +13,15 @@ use crate::{
 };
 
 /// What changes something and leaves no row in the audit list: the method, the path, and why.
-pub const NOT_AUDITED: [(&str, &str, &str); 10] = [
+pub const NOT_AUDITED: [(&str, &str, &str); 14] = [
+    ("POST", "/rota/v1/deployments/{deployment_id}/backfill", "the planned starts and their runs are the record of it"),
+    ("POST", "/rota/v1/deployments/{deployment_id}/runs", "the run or the planned start is the record of it"),
+    ("POST", "/rota/v1/hooks/{hook_id}", "the run is the record of it, and names the hook"),
+    (
+        "POST",
+        "/rota/v1/runs/{deployment_run_id}/rerun",
+        "the run is the record of it, and names the one that it does again",
+    ),
     ("POST", "/v1/deployments/{deployment_id}/run", "the run is the record of it, and has the id of its request"),
     ("POST", "/v1/environments/{environment_id}/work/{work_id}/ack", "workers say so each time they are given work"),
     ("POST", "/v1/environments/{environment_id}/work/{work_id}/heartbeat", "workers say so many times a minute"),

@@ -87,6 +87,7 @@ pub fn hold(tx: &mut Tx<'_>, which: &Which) -> Result<ScheduleHolds> {
         }
         Which::Workspace(named) => {
             let id = workspace(tx, named)?;
+            tx.audit_in(&id);
             let sql = "UPDATE workspaces SET schedules_held_at = $2 WHERE id = $1 AND schedules_held_at IS NULL";
             tx.execute(sql, vals![&id, tx.now()])?;
         }
@@ -101,11 +102,14 @@ pub fn hold(tx: &mut Tx<'_>, which: &Which) -> Result<ScheduleHolds> {
 pub fn release(tx: &mut Tx<'_>, which: &Which) -> Result<ScheduleHolds> {
     match which {
         Which::All => {
-            tx.execute("UPDATE organization SET schedules_held_at = NULL", &[])?;
+            let sql = "UPDATE organization SET schedules_held_at = NULL WHERE schedules_held_at IS NOT NULL";
+            tx.execute(sql, &[])?;
         }
         Which::Workspace(named) => {
             let id = workspace(tx, named)?;
-            tx.execute("UPDATE workspaces SET schedules_held_at = NULL WHERE id = $1", vals![&id])?;
+            tx.audit_in(&id);
+            let sql = "UPDATE workspaces SET schedules_held_at = NULL WHERE id = $1 AND schedules_held_at IS NOT NULL";
+            tx.execute(sql, vals![&id])?;
         }
     }
     list(tx)

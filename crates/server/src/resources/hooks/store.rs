@@ -66,6 +66,7 @@ pub(super) fn insert(
         )));
     }
     let id = HookId::new(tx.now());
+    tx.audit_made(&id);
     tx.execute(
         "INSERT INTO hooks (id, workspace_id, deployment_id, name, scheme, secret, max_per_minute, minute, deliveries,
              created_at)

@@ -16,7 +16,9 @@ use crate::{
 /// Removes a session and all that is its own but its events. Its sandbox goes after the commit, or as soon as the server that
 /// has it is there.
 pub(super) fn remove(tx: &mut Tx<'_>, outbox: &mut Outbox, workspace: &WorkspaceId, id: &SessionId) -> Result<()> {
-    for table in ["session_inputs", "session_memory_stores", "session_repositories", "session_skills"] {
+    for table in
+        ["session_deadlines", "session_inputs", "session_memory_stores", "session_repositories", "session_skills"]
+    {
         tx.send(&format!("DELETE FROM {table} WHERE session_id = $1"), vals![id])?;
     }
     tx.send("DELETE FROM egress WHERE workspace_id = $1 AND session_id = $2", vals![workspace, id])?;
