@@ -91,6 +91,23 @@ pub const AREAS: &[Area] = &[
                 help: "Attempts of scheduled runs that failed and are made again, by a deployment's policy.",
             },
             Metric {
+                name: "rota_sessions_followed_total",
+                kind: Kind::Counter,
+                unit: Unit::Count,
+                labels: &[(
+                    "outcome",
+                    "`session_created`, the type of the run's error, or the reason why none followed that was found when it was due",
+                )],
+                help: "Sessions that died and were due to be followed by another one, by their deployment's policy.",
+            },
+            Metric {
+                name: "rota_hook_deliveries_total",
+                kind: Kind::Counter,
+                unit: Unit::Count,
+                labels: &[("outcome", "what the sender was told (docs/starts.md), or `refused`")],
+                help: "Deliveries to the hooks of deployments.",
+            },
+            Metric {
                 name: "rota_schedule_gaps_total",
                 kind: Kind::Counter,
                 unit: Unit::Count,
@@ -307,6 +324,13 @@ pub const AREAS: &[Area] = &[
                 unit: Unit::Count,
                 labels: &[("state", "`busy`, or `free`: as many reads can begin at once")],
                 help: "Connections for reads.",
+            },
+            Metric {
+                name: "rota_retention_removed_total",
+                kind: Kind::Counter,
+                unit: Unit::Count,
+                labels: &[("kind", "`sessions`, `outputs`, `runs`, `deliveries`, `egress` or `audit`")],
+                help: "What was removed because it is kept no longer.",
             },
             Metric {
                 name: "rota_store_size_bytes",

@@ -165,11 +165,11 @@ async fn start(app: &App, due: &Due) {
     match decided {
         Ok(Some(Decided::Started(run))) => {
             count_run(&run);
-            metrics::counter!("rota_session_retries_total", "outcome" => run.outcome()).increment(1);
+            metrics::counter!("rota_sessions_followed_total", "outcome" => run.outcome()).increment(1);
             tracing::info!(deployment_id = %due.deployment, run_id = %run.id, retry_of = %due.run, "a session that died is followed");
         }
         Ok(Some(Decided::Ended(reason))) => {
-            metrics::counter!("rota_session_retries_total", "outcome" => reason.as_str()).increment(1);
+            metrics::counter!("rota_sessions_followed_total", "outcome" => reason.as_str()).increment(1);
         }
         Ok(Some(Decided::Waits) | None) | Err(Error::Stopping) => {}
         Err(error) => not_started(Some(&due.run), &error),
