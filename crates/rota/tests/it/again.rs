@@ -22,8 +22,8 @@ fn good() -> Reply {
     Reply::Message(vec![says("good")])
 }
 
-fn calls_tool(tool: &str, input: Value) -> Reply {
-    Reply::Message(vec![calls("toolu_1", tool, &input)])
+fn calls_tool(tool: &str, input: &Value) -> Reply {
+    Reply::Message(vec![calls("toolu_1", tool, input)])
 }
 
 /// A server whose model answers by `script`, and a deployment that fires every hour and keeps a retry of up to `max_sessions`.
@@ -161,8 +161,8 @@ async fn a_message_of_which_a_session_dies_after_its_run_has_ended_concerns_nobo
 
 #[tokio::test]
 async fn what_may_have_changed_something_is_followed_only_if_the_policy_says_so() {
-    let looks = || calls_tool("glob", json!({"pattern": "*"}));
-    let acts = || calls_tool("bash", json!({"command": "touch there"}));
+    let looks = || calls_tool("glob", &json!({"pattern": "*"}));
+    let acts = || calls_tool("bash", &json!({"command": "touch there"}));
     let script = [looks(), refuses(), acts(), refuses(), acts(), refuses(), good()];
     let (_upstream, rota, made) = hourly(script, 2).await;
     at(&rota, "02T09:00:00").await;

@@ -199,7 +199,8 @@ async fn who_sends_to_the_session_at_the_same_moment_has_it_and_the_run_a_new_on
     let (go, may_go) = std::sync::mpsc::channel::<()>();
     let may_go = std::sync::Mutex::new(may_go);
     let db = rota.server.app().db.clone();
-    let holding = tokio::spawn(async move {
+    let mut holding = tokio::task::JoinSet::new();
+    holding.spawn(async move {
         db.write(move |tx: &mut Tx<'_>| {
             tx.lock("sessions WHERE id = $1", &[Val::Text(session.as_ref())])?;
             tx.one("SELECT 1", &[], |_| Ok(()))?;
@@ -212,7 +213,7 @@ async fn who_sends_to_the_session_at_the_same_moment_has_it_and_the_run_a_new_on
     tokio::task::spawn_blocking(move || is_held.recv_timeout(crate::server::PATIENCE)).await.unwrap().unwrap();
     let beside = run().await;
     go.send(()).unwrap();
-    holding.await.unwrap().unwrap();
+    holding.join_next().await.unwrap().unwrap().unwrap();
     assert_ne!(session_of(&beside), session_of(&first), "it does not wait for it");
     rests(api, session_of(&beside), 1).await;
     assert_eq!(session_of(&run().await), session_of(&beside));
