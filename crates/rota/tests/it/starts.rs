@@ -374,7 +374,7 @@ async fn a_failed_run_is_done_again_with_what_it_was_given_and_both_name_each_ot
     let well = start(api, &made, given.clone()).await;
     let rerun = |run: &Value| format!("/rota/v1/runs/{}/rerun", id(run));
     let not_failed = format!(
-        "run {} has not failed: only a run that has an error, or whose session has died, is done again",
+        "run {} has not failed: only a run that has an error, or whose session has died or was interrupted by a limit, is done again",
         id(&well)
     );
     assert_eq!(api.call_refused(&rerun(&well)).await, conflict(not_failed));

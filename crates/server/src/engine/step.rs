@@ -316,16 +316,15 @@ fn end(
                 deployments::again::died(tx, workspace, of, |tx, since| acted::has_acted(tx, session, since))?;
                 deployments::failures::count(tx, workspace, &deployment, run.as_ref(), message)?;
             }
-            Rest::Over(..) => match interrupted_by {
-                Some(by) => {
+            Rest::Over(..) => {
+                if let Some(by) = interrupted_by {
                     let reason = deployments::deadlines::reason(tx, workspace, &deployment, by)?;
                     deployments::failures::count(tx, workspace, &deployment, run.as_ref(), &reason)?;
-                }
-                None => {
+                } else {
                     deployments::failures::end(tx, &deployment)?;
                     deployments::silence::end(tx, &deployment)?;
                 }
-            },
+            }
             Rest::Waiting { .. } => {}
         }
     }

@@ -288,6 +288,7 @@ fn session_of_row(row: &Row<'_>) -> Result<ListedSession> {
 }
 
 /// What a session does, as its row says.
+#[allow(clippy::struct_excessive_bools, reason = "each is what one column says")]
 pub struct Fares<'a> {
     /// Its status.
     pub status: Status,

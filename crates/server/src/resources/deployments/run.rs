@@ -144,6 +144,9 @@ pub(super) fn start(
         Ok(resources) => Ok(match continuity::go_on(tx, workspace, target, &cause, &run_id)? {
             Some(session) => {
                 cause.kept.goes_on = true;
+                if let Some(seconds) = target.session_seconds {
+                    deadlines::begin(tx, workspace, &target.id, &session, seconds)?;
+                }
                 session
             }
             None => insert_session(tx, policy, workspace, target, &run_id, resources)?,

@@ -12,6 +12,7 @@ use rota_api::{
     webhook::EventType,
 };
 
+use super::standing;
 use crate::{
     db::{Row, Tx, vals},
     error::Result,
@@ -129,12 +130,12 @@ struct Watched {
 }
 
 const WATCHED: &str = "SELECT w.workspace_id, w.deployment_id, w.look_at, w.good_at, w.silent_at, d.silent_after_intervals, d.cron,
-    d.timezone FROM deployment_silence w JOIN deployments d ON d.workspace_id = w.workspace_id AND d.id = w.deployment_id";
+    d.timezone, d.starts_at, d.ends_at FROM deployment_silence w JOIN deployments d ON d.workspace_id = w.workspace_id AND d.id = w.deployment_id";
 
 impl Watched {
     fn from_row(row: &Row<'_>) -> Result<Self> {
         let intervals = row.opt_int("silent_after_intervals")?.and_then(|number| u32::try_from(number).ok());
-        let cron = row.opt_text("cron")?.zip(row.opt_text("timezone")?);
+        let (cron, window) = (row.opt_text("cron")?.zip(row.opt_text("timezone")?), standing::window(row)?);
         Ok(Self {
             workspace: row.id("workspace_id")?,
             id: row.id("deployment_id")?,
@@ -142,7 +143,7 @@ impl Watched {
             good_at: row.opt_time("good_at")?,
             was_silent: row.opt_time("silent_at")?.is_some(),
             intervals: intervals.unwrap_or(SILENT_AFTER_INTERVALS),
-            cron: cron.and_then(|(cron, timezone)| Cron::parse(&cron, &timezone).ok()),
+            cron: cron.and_then(|(cron, timezone)| Some(Cron::parse(&cron, &timezone).ok()?.within(window))),
         })
     }
 
@@ -178,6 +179,6 @@ fn last_good_end(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &DeploymentId) ->
     let sql = "SELECT max(s.stopped_at) FROM (SELECT session_id FROM deployment_runs
              WHERE deployment_id = $2 ORDER BY id DESC LIMIT $3) AS newest
          JOIN sessions s ON s.workspace_id = $1 AND s.id = newest.session_id
-         WHERE s.stop_reason IN ('end_turn', 'refusal')";
+         WHERE s.stop_reason IN ('end_turn', 'refusal') AND s.interrupted_by IS NULL";
     Ok(tx.one(sql, vals![workspace, id, SILENCE_RUNS], |row| row.opt_time(0))?.flatten())
 }

@@ -52,7 +52,7 @@ fn again(tx: &mut Tx<'_>, policy: &FirePolicy, workspace: &WorkspaceId, id: &str
     }
     if !has_failed(tx, workspace, &failed)? {
         return Err(Error::Conflict(format!(
-            "run {id} has not failed: only a run that has an error, or whose session has died, is done again"
+            "run {id} has not failed: only a run that has an error, or whose session has died or was interrupted by a limit, is done again"
         )));
     }
     let of = &failed.deployment_id;
@@ -69,10 +69,10 @@ fn again(tx: &mut Tx<'_>, policy: &FirePolicy, workspace: &WorkspaceId, id: &str
     shown(tx, workspace, run)
 }
 
-/// Whether no session was started, or that one has died.
+/// Whether no session was started, or that one has died, or was interrupted by a limit of the policy.
 fn has_failed(tx: &mut Tx<'_>, workspace: &WorkspaceId, run: &DeploymentRun) -> Result<bool> {
     let Some(session) = &run.session_id else { return Ok(true) };
     let sql = "SELECT 1 FROM sessions WHERE workspace_id = $1 AND id = $2
-        AND stop_reason IN ('retries_exhausted', 'terminated')";
+        AND (stop_reason IN ('retries_exhausted', 'terminated') OR (interrupted_by IS NOT NULL AND status = 'idle'))";
     Ok(tx.one(sql, vals![workspace, session], |_| Ok(()))?.is_some())
 }
