@@ -38,7 +38,7 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 use reqwest::Method;
-use rota_server::config::DatabaseUrl;
+use rota_server::{clock::Clock, config::DatabaseUrl};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
@@ -199,7 +199,7 @@ impl Weekend {
             let times: BTreeSet<Timestamp> =
                 found.iter().map(|occurrence| text(occurrence, "scheduled_at").parse().unwrap()).collect();
             let minutes: BTreeSet<Timestamp> =
-                (0..).map(|n| from + SignedDuration::from_mins(n)).take_while(|at| *at < to).collect();
+                (0..to.duration_since(from).as_mins()).map(|n| from + SignedDuration::from_mins(n)).collect();
             assert_eq!(times, minutes, "{}", self.name(deployed));
             assert_eq!(found.len(), minutes.len(), "{}: one occurrence, one state", self.name(deployed));
             for occurrence in &found {
@@ -246,13 +246,7 @@ impl Weekend {
     }
 
     /// What is wrong with each deployment, as its runs show: which kinds must be on the list, and which may be.
-    fn wrong(
-        &self,
-        deployed: &Deployed,
-        runs: &[Value],
-        is_paused: bool,
-        now: Timestamp,
-    ) -> [BTreeSet<&'static str>; 2] {
+    fn wrong(deployed: &Deployed, runs: &[Value], is_paused: bool, now: Timestamp) -> [BTreeSet<&'static str>; 2] {
         let of_it = || runs.iter().filter(|run| run["deployment_id"] == *deployed.id && run["run_id"].is_string());
         let ended_at = |run: &Value| {
             let at = run["session"]["stopped_at"].as_str().or(run["at"].as_str());
@@ -286,8 +280,7 @@ impl Weekend {
         let begin = Instant::now();
         loop {
             let (runs, attention) = (self.runs().await, self.attention().await);
-            let now = Timestamp::now();
-            match self.compare(&runs, &attention, now).await {
+            match self.compare(&runs, &attention, now()).await {
                 Ok(()) => return,
                 // What changes between two reads is looked at again.
                 Err(wrong) => assert!(begin.elapsed() < Duration::from_mins(1), "{wrong}"),
@@ -304,7 +297,7 @@ impl Weekend {
         }
         for deployed in &self.deployments {
             let shown = self.client.get(&format!("/v1/deployments/{}", deployed.id)).await;
-            let [must, may] = self.wrong(deployed, runs, shown["status"] == "paused", now);
+            let [must, may] = Self::wrong(deployed, runs, shown["status"] == "paused", now);
             let listed: BTreeSet<&str> = attention
                 .iter()
                 .filter(|item| item["deployment_id"] == *deployed.id)
@@ -404,6 +397,10 @@ async fn providers(folder: &Path) -> (Vec<Provider>, Vec<String>) {
     (running, vec!["--config".to_owned(), config.display().to_string(), "--concurrency".to_owned(), "64".to_owned()])
 }
 
+fn now() -> Timestamp {
+    Clock::System.now().timestamp()
+}
+
 fn minutes() -> i64 {
     let minutes = env::var("ROTA_FRIDAY_MINUTES").map_or(10, |minutes| minutes.parse().expect("a number"));
     assert!(minutes >= 8, "silences take five minutes, and begin anew after a kill");
@@ -413,7 +410,7 @@ fn minutes() -> i64 {
 /// Sleeps until so much of the time is over.
 async fn until(begin: Timestamp, share: f64) {
     let at = begin + SignedDuration::from_secs_f64(minutes() as f64 * 60.0 * share);
-    let left = at.duration_since(Timestamp::now());
+    let left = at.duration_since(now());
     sleep(Duration::try_from(left).unwrap_or_default()).await;
 }
 
@@ -430,7 +427,7 @@ async fn friday(url: Option<&DatabaseUrl>, mut store: impl AsyncFnMut(bool), pre
     let weekend = Weekend::begin(Client::new(server.address, key)).await;
 
     // The first minute that all of them see.
-    let begin = Timestamp::from_second((Timestamp::now().as_second() / 60 + 1) * 60).unwrap();
+    let begin = Timestamp::from_second((now().as_second() / 60 + 1) * 60).unwrap();
     until(begin, 0.15).await;
     server.kill();
     server.start().await;
