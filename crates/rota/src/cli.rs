@@ -532,7 +532,7 @@ mod tests {
     }
 
     /// The least and the most that each number of the file can be.
-    const RANGES: [(&str, &str, f64, f64); 26] = [
+    const RANGES: [(&str, &str, f64, f64); 28] = [
         ("[http]", "connections", 1.0, 1e6),
         ("[[models]]", "max_tokens", 1.0, 1e8),
         ("[[models]]", "max_input_tokens", 1.0, 1e8),
@@ -545,6 +545,8 @@ mod tests {
         ("[engine]", "drain_seconds", 0.0, 86_400.0),
         ("[webhooks]", "attempts", 1.0, 20.0),
         ("[webhooks]", "timeout_seconds", 1.0, 60.0),
+        ("[retention]", "sessions_days", 1.0, 36_500.0),
+        ("[retention]", "egress_days", 1.0, 30.0),
         ("[git]", "timeout_seconds", 1.0, 86_400.0),
         ("[git]", "max_mib", 1.0, 1_048_576.0),
         ("[git]", "max_files", 1.0, 1e8),
@@ -561,7 +563,11 @@ mod tests {
         ("[rate]", "sessions_per_minute", 0.0, 1e6),
     ];
     /// Those with the range of another one.
-    const LIKE: [(&str, &str, &str); 3] = [
+    const LIKE: [(&str, &str, &str); 7] = [
+        ("[retention]", "outputs_days", "sessions_days"),
+        ("[retention]", "runs_days", "sessions_days"),
+        ("[retention]", "audit_days", "sessions_days"),
+        ("[retention]", "deliveries_days", "egress_days"),
         ("[packages]", "mib", "disk_mib"),
         ("[packages]", "store_mib", "disk_mib"),
         ("[blobs]", "workspace_mib", "disk_mib"),

@@ -16,7 +16,7 @@ use rota_api::{
 use super::{
     active,
     check::check,
-    count_run, deadlines, policy,
+    count_run, policy,
     run::{self, Cause, Target},
     spend,
     standing::Standing,
@@ -48,13 +48,12 @@ pub fn died(
 ) -> Result<()> {
     let Some(run) = run else { return Ok(()) };
     let sql = format!(
-        "SELECT r.scheduled_at, r.attempt, r.created_at, d.overlap, d.max_concurrent_sessions, d.retry, d.catch_up_seconds, d.jitter,
-             d.spend_day, d.spend_month, d.session_choice, d.carry_forward, {}, d.cron, d.timezone, d.paused_reason, d.archived_at
+        "SELECT r.scheduled_at, r.attempt, r.created_at, {}, d.cron, d.timezone, d.paused_reason, d.archived_at
          FROM deployments d JOIN deployment_runs r ON r.workspace_id = d.workspace_id AND r.id = $3
          WHERE d.workspace_id = $1 AND d.id = $2 AND d.retry IS NOT NULL AND r.scheduled_at IS NOT NULL
              AND NOT EXISTS (SELECT 1 FROM session_events e WHERE e.session_id = r.session_id AND e.type = 'session.status_idle'
                  AND e.processed_at > r.created_at AND e.body LIKE '%\"end_turn\"%')",
-        deadlines::COLUMNS
+        policy::COLUMNS
     );
     let found = tx.one(&sql, vals![workspace, deployment, run], |row| {
         let (policy, standing) = (policy::from_row(row)?, Standing::from_row(row)?);
@@ -343,11 +342,10 @@ impl Of {
     /// `None` where its agent is gone.
     fn find(tx: &mut Tx<'_>, workspace: &WorkspaceId, deployment: &DeploymentId) -> Result<Option<Self>> {
         let sql = format!(
-            "SELECT {}, d.overlap, d.max_concurrent_sessions, d.retry, d.catch_up_seconds, d.jitter, {}, d.cron, d.timezone,
-                 d.paused_reason, coalesce(w.schedules_held_at, (SELECT schedules_held_at FROM organization)) AS held_at
+            "SELECT {}, {}, d.cron, d.timezone, d.paused_reason, coalesce(w.schedules_held_at, (SELECT schedules_held_at FROM organization)) AS held_at
              FROM {} WHERE d.workspace_id = $1 AND d.id = $2 AND a.id IS NOT NULL",
             Target::COLUMNS,
-            deadlines::COLUMNS,
+            policy::COLUMNS,
             Target::TABLES
         );
         tx.one(&sql, vals![workspace, deployment], |row| {

@@ -15,7 +15,7 @@ use rota_api::{
 use super::{
     active,
     check::check,
-    deadlines, failures, policy,
+    failures, policy,
     run::{self, Target},
     spend, standing, store,
 };
@@ -151,15 +151,13 @@ impl Scheduled {
         let taken: HashSet<DeploymentId> = tx.all(&sql, range, |row| row.id(0))?.into_iter().collect();
         // Only what is read after the rows are locked is true of the rows of other tables, too.
         let sql = format!(
-            "SELECT {}, d.overlap, d.max_concurrent_sessions, d.retry, d.catch_up_seconds, d.jitter, {}, d.silent_after_intervals,
-                 d.workspace_id,
-                 a.id AS existing_agent_id, d.cron, d.timezone, d.settled_at, d.next_fire_at, d.pending,
+            "SELECT {}, {}, d.workspace_id, a.id AS existing_agent_id, d.cron, d.timezone, d.settled_at, d.next_fire_at, d.pending,
                  coalesce(w.schedules_held_at, (SELECT schedules_held_at FROM organization)) AS held_at,
                  (SELECT max(r.scheduled_at) FROM deployment_runs r
                   WHERE r.deployment_id = d.id AND r.scheduled_at IS NOT NULL) AS last_fired
              FROM {} WHERE {DUE_BETWEEN}",
             Target::COLUMNS,
-            deadlines::COLUMNS,
+            policy::COLUMNS,
             Target::TABLES,
         );
         let mut found = tx.all(&sql, range, Self::from_row)?;

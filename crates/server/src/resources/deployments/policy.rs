@@ -92,10 +92,8 @@ fn shown(stored: Stored, warnings: Vec<Warning>, default: Timing) -> DeploymentP
 
 fn read(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Stored> {
     let sql = format!(
-        "SELECT d.id, d.overlap, d.max_concurrent_sessions, d.retry, d.catch_up_seconds, d.jitter, d.silent_after_intervals, d.spend_day,
-             d.spend_month, d.session_choice, d.carry_forward, {}, d.agent_id, d.agent_version, d.paused_reason
-         FROM deployments d WHERE d.workspace_id = $1 AND d.id = $2",
-        deadlines::COLUMNS
+        "SELECT d.id, {COLUMNS}, d.agent_id, d.agent_version, d.paused_reason
+         FROM deployments d WHERE d.workspace_id = $1 AND d.id = $2"
     );
     tx.one_or(
         &sql,
@@ -114,8 +112,12 @@ fn read(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Stored> {
     )
 }
 
-/// Reads the columns `overlap`, `max_concurrent_sessions`, `retry`, `catch_up_seconds`, `jitter`, `silent_after_intervals`,
-/// `spend_day`, `spend_month`, `session_choice` and `carry_forward`, and those of [`deadlines::COLUMNS`].
+/// What [`from_row`] reads of deployments `d`.
+pub(super) const COLUMNS: &str =
+    "d.overlap, d.max_concurrent_sessions, d.retry, d.catch_up_seconds, d.jitter, d.silent_after_intervals,
+    d.spend_day, d.spend_month, d.session_choice, d.carry_forward, d.unattended, d.max_session_seconds,
+    d.max_idle_waiting_seconds, d.pause_after_failures, d.starts_at, d.ends_at";
+
 pub(super) fn from_row(row: &Row<'_>) -> Result<Policy> {
     let unknown = |what: &str| Error::internal(format!("the store has a policy with {what}"));
     let number = |column| row.opt_int(column).map(|number| number.map(|number| number as u32));

@@ -24,7 +24,7 @@ use rota_api::{
 use serde_json::json;
 
 use super::{
-    IdempotencyKey, count_run, deadlines, fill, policy,
+    IdempotencyKey, count_run, fill, policy,
     run::{self, Target},
     spend::{self, Force},
     store as deployments,
@@ -285,12 +285,11 @@ struct Settings {
 impl Settings {
     fn find(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Option<Self>> {
         let sql = format!(
-            "SELECT d.overlap, d.max_concurrent_sessions, d.retry, d.catch_up_seconds, d.jitter, d.spend_day, d.spend_month,
-                 d.session_choice, d.carry_forward, {}, d.paused_reason, d.archived_at,
+            "SELECT {}, d.paused_reason, d.archived_at,
                  (SELECT coalesce(w.schedules_held_at, o.schedules_held_at) FROM workspaces w, organization o
                   WHERE w.id = d.workspace_id) AS held_at
              FROM deployments d WHERE d.workspace_id = $1 AND d.id = $2",
-            deadlines::COLUMNS
+            policy::COLUMNS
         );
         tx.one(&sql, vals![workspace, id], |row| {
             let policy = policy::from_row(row)?;
