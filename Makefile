@@ -1,6 +1,6 @@
 # What the README's commands do. Each target needs only what the README names.
 
-.PHONY: demo test containers check quick release pages reliability bench
+.PHONY: demo console test containers check quick release pages reliability friday bench
 
 # What tests leave out where nothing can be mounted: only root can make a small disk.
 NO_DISKS := $(shell unshare --mount true 2>/dev/null || echo --skip full_disk::)
@@ -21,14 +21,16 @@ demo:
 # real binary; the widest of the suites also on PostgreSQL.
 test: check
 	tests/with-postgres sh -c 'ROTA_STATEMENTS=$(CURDIR)/target/statements \
-	  cargo test -p rota --test it --test statements -- --include-ignored --skip bucket --skip llama:: --skip large_files:: --skip containers:: \
+	  cargo test -p rota --test it --test statements -- --include-ignored --skip bucket --skip promtool --skip llama:: --skip large_files:: --skip containers:: \
 	  --skip mcp::official $(NO_DISKS) && tests/sdk/run python' || [ $$? = 77 ]
 	tests/with-s3 cargo test -p rota --test it bucket -- --include-ignored || [ $$? = 77 ]
 	tests/with-mcp tests/with-postgres cargo test -p rota --test it mcp::official -- --include-ignored || [ $$? = 77 ]
+	tests/with-promtool cargo test -p rota --test it promtool -- --include-ignored || [ $$? = 77 ]
 	tests/with-llama cargo test -p rota --test it llama -- --include-ignored || [ $$? = 77 ]
 	tests/with-containers sh -c 'cargo test --workspace --test containers --test fence --test gate --test files -- --include-ignored \
 	  $(NOT_IN_CONTAINERS) && cargo test -p rota --test it -- containers:: --include-ignored' || [ $$? = 77 ]
 	tests/sdk/run
+	cargo build -p rota && tests/console/run || [ $$? = 77 ]
 
 # What holds in containers, all of it: ten minutes, as root.
 containers:
@@ -59,9 +61,13 @@ release:
 	objcopy --only-keep-debug target/dist/rota target/ship/rota.debug
 	cd target/ship && objcopy --strip-all --add-gnu-debuglink=rota.debug ../dist/rota rota
 
-# Writes what is made from the code: the list in docs/compatibility.md and the contract of /rota/v1.
+# Writes what is made from the code: the lists in docs/compatibility.md and docs/metrics.md and the contract of /rota/v1.
 pages:
-	ROTA_WRITE_PAGES=1 cargo test --quiet -p rota-api -p rota-server --test own_contract --test operations_page
+	ROTA_WRITE_PAGES=1 cargo test --quiet -p rota-api -p rota-server --test own_contract --test operations_page --test metrics_page
+
+# Builds the console from its sources, into console/dist, which the server embeds. It needs Node.js 20 or newer.
+console:
+	cd console && npm ci --no-audit --no-fund --loglevel=error && npm run --silent check && npm run --silent build
 
 # Sessions at work through outages of the database, kills, freezes and a full disk: ten minutes once it is built, as root.
 reliability:
@@ -69,6 +75,10 @@ reliability:
 	tests/with-postgres cargo test --release -p rota --test reliability -- --ignored --nocapture --test-threads 1 || \
 	  [ $$? = 77 ]
 	cargo test --release -p rota --test reliability -- --ignored --nocapture --test-threads 1 --skip on_postgresql
+
+# Fifty deployments that are left alone for ten minutes with everything going wrong, on both databases at the same time, as root.
+friday:
+	tests/with-postgres cargo test -p rota --test friday -- --ignored --nocapture || [ $$? = 77 ]
 
 # The figures of docs/benchmarks.md.
 bench:

@@ -330,6 +330,19 @@ impl Kind<u32> for Whole {
     }
 }
 
+/// Yes or no.
+pub struct Flag;
+
+impl Kind<bool> for Flag {
+    fn read(&self, node: &Node<'_>) -> Decoded<bool> {
+        node.boolean()
+    }
+
+    fn schema(&self) -> Value {
+        json!({"type": "boolean"})
+    }
+}
+
 /// One of the names of an enum: its `NAMES`.
 pub struct OneOf(pub &'static [&'static str]);
 

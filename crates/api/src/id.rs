@@ -149,6 +149,7 @@ macro_rules! ids {
 ids! {
     AgentId "agent_" "An agent.";
     ApiKeyId "apikey_" "An API key (not the key itself).";
+    AuditEventId "audev_" "A change that the audit list tells of.";
     BlobId "blob_" "The bytes of a file. No client sees it.";
     CredentialId "vcrd_" "A credential of a vault.";
     DeploymentId "depl_" "A deployment.";
@@ -158,6 +159,7 @@ ids! {
     EnvironmentKeyId "envkey_" "A key of an environment (not the key itself).";
     EventId "sevt_" "An event of a session.";
     FileId "file_" "A file.";
+    HookId "hook_" "A hook of a deployment.";
     MemoryId "mem_" "A memory.";
     MemoryStoreId "memstore_" "A memory store.";
     MemoryVersionId "memver_" "A version of a memory.";
@@ -168,6 +170,7 @@ ids! {
     SessionResourceId "sesrsc_" "A resource of a session.";
     SkillId "skill_" "A skill.";
     SkillVersionId "skver_" "A version of a skill.";
+    StartId "start_" "A planned start of a deployment.";
     ThreadId "sthr_" "A thread of a session.";
     TunnelCertificateId "tcrt_" "A certificate of a tunnel.";
     TunnelId "tnl_" "A tunnel.";

@@ -9,10 +9,12 @@ use crate::{
     deployment::RunError,
     event::SessionError,
     fields::names,
-    id::{DeploymentId, RunId, SessionId, WebhookEndpointId},
+    id::{DeploymentId, RunId, SessionId, StartId, WebhookEndpointId},
     occurrence::OccurrenceReason,
+    policy::InterruptedBy,
     run_outcome::WaitingOn,
     session::{SessionUsage, Status},
+    session_retry::Followed,
 };
 
 /// A run, or occurrences of a schedule that have none and never will.
@@ -22,6 +24,8 @@ pub struct ListedRun {
     pub r#type: &'static str,
     /// The run; null where there is none.
     pub run_id: Option<RunId>,
+    /// The planned start that it came of, or that never ran.
+    pub start_id: Option<StartId>,
     /// The deployment.
     pub deployment_id: DeploymentId,
     /// Its name now.
@@ -30,7 +34,11 @@ pub struct ListedRun {
     pub agent: AgentReference,
     /// What started it.
     pub trigger: RunTrigger,
-    /// The occurrence; of several in a row that have no run, the first. Null for a run by hand.
+    /// The failed run that it does again.
+    pub rerun_of: Option<RunId>,
+    /// The run that does it again.
+    pub rerun_by: Option<RunId>,
+    /// The occurrence; of several in a row that have no run, the first. Null for a run that no schedule asked for.
     pub scheduled_at: Option<Time>,
     /// Of several occurrences in a row that have no run, the last; null for a run.
     pub scheduled_until: Option<Time>,
@@ -44,6 +52,12 @@ pub struct ListedRun {
     pub error: Option<RunError>,
     /// The session as it is now; null where none was created, or where it was deleted since.
     pub session: Option<ListedSession>,
+    /// Which session of its occurrence this is, from 1. More than 1: those before it died.
+    pub attempt: u32,
+    /// The run whose session died, so that this one was started.
+    pub retry_of: Option<RunId>,
+    /// What follows the death of the session; null where it has not died, or none is to follow.
+    pub followed: Option<Followed>,
 }
 
 /// The session of a listed run.
@@ -57,6 +71,8 @@ pub struct ListedSession {
     pub stop_reason: Option<String>,
     /// What the last turn died of, or what is tried again.
     pub error: Option<SessionError>,
+    /// The limit of the policy for which it was interrupted; null unless it was, and again once it is sent something.
+    pub interrupted_by: Option<InterruptedBy>,
     /// Whether it cannot go on before somebody allows or denies a call.
     pub waits_for_human: bool,
     /// What must be answered before it goes on, by anybody.
@@ -97,6 +113,14 @@ names! {
         "schedule" => Schedule,
         /// Somebody.
         "manual" => Manual,
+        /// A time that somebody has set.
+        "at" => At,
+        /// What was sent to a hook.
+        "hook" => Hook,
+        /// Its schedule, of which somebody had an occurrence made up for.
+        "backfill" => Backfill,
+        /// Somebody, because an earlier run has failed.
+        "rerun" => Rerun,
     }
 }
 
@@ -114,7 +138,7 @@ names! {
         "waiting" => Waiting,
         /// Its session has come to the end of its turn.
         "done" => Done,
-        /// No session was created, or it died.
+        /// No session was created, or it died, or a limit of the policy has interrupted it.
         "failed" => Failed,
         /// Its session was deleted since.
         "deleted" => Deleted,
@@ -171,10 +195,16 @@ names! {
         "failing" => Failing,
         /// Occurrences were missed, and the deployment has not run since.
         "missed" => Missed,
-        /// A deployment was paused by an error.
+        /// A deployment was paused by an error, or by its policy.
         "paused" => Paused,
         /// The session of an occurrence could not be started, and there will be another attempt.
         "retrying" => Retrying,
+        /// A deployment has spent 80 % of what it may in a day or in a month.
+        "spend_near" => SpendNear,
+        /// A deployment has spent what it may in a day or in a month: its occurrences are skipped.
+        "spend_reached" => SpendReached,
+        /// No run of a deployment has come to a good end for a number of its own intervals.
+        "silent" => Silent,
         /// An endpoint of webhooks was disabled, because what was sent to it failed.
         "webhook_disabled" => WebhookDisabled,
     }

@@ -8,6 +8,7 @@ use crate::{
     deployment::RunError,
     fields::names,
     id::{RunId, SessionId},
+    session_retry::Followed,
 };
 
 /// A time at which a schedule matched, or will match, and what became of it.
@@ -21,7 +22,7 @@ pub struct AuditedOccurrence {
     pub outcome: OccurrenceOutcome,
     /// Why it has no run, or none yet.
     pub reason: Option<OccurrenceReason>,
-    /// Its run.
+    /// Its run; of several attempts, the first.
     pub run_id: Option<RunId>,
     /// The session that the run created.
     pub session_id: Option<SessionId>,
@@ -31,6 +32,23 @@ pub struct AuditedOccurrence {
     pub retry_at: Option<Time>,
     /// Milliseconds from the time to the run.
     pub lateness_ms: Option<i64>,
+    /// Each run of it, in order: more than one where a session died and another one followed.
+    pub attempts: Vec<AuditedAttempt>,
+}
+
+/// A run of an occurrence.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct AuditedAttempt {
+    /// The run.
+    pub run_id: RunId,
+    /// When it was started.
+    pub at: Time,
+    /// The session that it created.
+    pub session_id: Option<SessionId>,
+    /// Why no session was created.
+    pub error: Option<RunError>,
+    /// What follows the death of the session; null where it has not died, or none is to follow.
+    pub followed: Option<Followed>,
 }
 
 names! {
@@ -68,6 +86,10 @@ names! {
         "overlap" => Overlap,
         /// Skipped: as many sessions were at work as may be.
         "concurrency" => Concurrency,
+        /// Skipped: the deployment had spent as much as it may.
+        "spend" => Spend,
+        /// Skipped: schedules were held.
+        "held" => Held,
         /// Pending: the scheduler is about to fire it, or jitter delays it.
         "due" => Due,
         /// Pending: it waits for an earlier session to come to rest.

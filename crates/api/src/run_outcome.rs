@@ -7,7 +7,9 @@ use crate::{
     deployment::DeploymentRun,
     event::{SessionError, StopReason},
     id::EventId,
+    policy::InterruptedBy,
     session::{MonetaryAmount, SessionUsage, Status},
+    start::RunStart,
     warning::Warning,
 };
 
@@ -18,6 +20,8 @@ pub struct RunWithOutcome {
     #[serde(flatten)]
     #[schemars(skip)]
     pub run: DeploymentRun,
+    /// How it was started.
+    pub start: RunStart,
     /// What became of it.
     pub outcome: RunOutcome,
 }
@@ -48,6 +52,8 @@ pub struct SessionOutcome {
     pub waiting_on: Vec<WaitingOn>,
     /// What the last turn died of, or what is being tried again now.
     pub error: Option<SessionError>,
+    /// The limit of the policy for which the session was interrupted; null unless it was, and again once it is sent something.
+    pub interrupted_by: Option<InterruptedBy>,
     /// What the session has used.
     pub usage: SessionUsage,
     /// What that costs; null until a model with a price has answered.
@@ -59,7 +65,7 @@ pub struct SessionOutcome {
 }
 
 /// An event that must be answered.
-#[derive(Debug, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct WaitingOn {
     /// The event.
     pub event_id: EventId,

@@ -12,8 +12,8 @@ use crate::{
     environment_key::{self, CreateEnvironmentKey},
     event::{SessionError, StopReason},
     id::{
-        DeploymentId, EgressId, EnvironmentId, EnvironmentKeyId, EventId, RunId, SessionId, TunnelTokenId,
-        WebhookEndpointId, WebhookEventId,
+        AgentId, AuditEventId, DeploymentId, EgressId, EnvironmentId, EnvironmentKeyId, EventId, HookId, RequestId,
+        RunId, SessionId, StartId, TunnelTokenId, WebhookEndpointId, WebhookEventId, WorkspaceId,
     },
     policy::{Jitter, NamedJitter},
     session::{MonetaryAmount, SessionUsage, Status},
@@ -39,16 +39,22 @@ macro_rules! schemas {
 }
 
 schemas! {
+    AgentId {"type": "string"};
+    AuditEventId {"type": "string"};
     DeploymentId {"type": "string"};
     EgressId {"type": "string"};
     EnvironmentId {"type": "string"};
     EnvironmentKeyId {"type": "string"};
     EventId {"type": "string"};
+    HookId {"type": "string"};
+    RequestId {"type": "string"};
     RunId {"type": "string"};
     SessionId {"type": "string"};
+    StartId {"type": "string"};
     TunnelTokenId {"type": "string"};
     WebhookEndpointId {"type": "string"};
     WebhookEventId {"type": "string"};
+    WorkspaceId {"type": "string"};
     Time {"type": "string", "format": "date-time"};
     Jitter {"anyOf": [{"enum": (NamedJitter::NAMES)}, {"type": "integer", "minimum": 1}]};
     EventType {"enum": (EventType::NAMES)};

@@ -12,6 +12,7 @@ use crate::{
     decode::{Decoded, Node, Object},
     fields::{Decode, Kind, OneOf, Text, described, names},
     id::{WebhookEndpointId, WebhookEventId, WorkspaceId},
+    rota_event::Details,
 };
 
 /// Most characters of an endpoint's name.
@@ -22,7 +23,8 @@ pub const MAX_DESCRIPTION: usize = 2048;
 pub const MAX_URL: usize = 2048;
 
 names! {
-    /// What an event is about: `data.type`. Each is sent by this server; the API has more, of resources that it lacks. Sorted by name.
+    /// What an event is about: `data.type`. Each is sent by this server; the API has more, of resources that it lacks. Those that begin
+    /// with `rota.` are its own. Sorted by name.
     #[derive(PartialOrd, Ord, Hash)]
     #[allow(missing_docs, reason = "the names say it")]
     EventType {
@@ -44,6 +46,13 @@ names! {
         "memory_store.archived" => MemoryStoreArchived,
         "memory_store.created" => MemoryStoreCreated,
         "memory_store.deleted" => MemoryStoreDeleted,
+        "rota.deployment.silent" => RotaDeploymentSilent,
+        "rota.occurrence.missed" => RotaOccurrenceMissed,
+        "rota.occurrence.skipped" => RotaOccurrenceSkipped,
+        "rota.run.finished" => RotaRunFinished,
+        "rota.run.waiting" => RotaRunWaiting,
+        "rota.spend.reached" => RotaSpendReached,
+        "rota.webhook_endpoint.disabled" => RotaWebhookEndpointDisabled,
         "session.archived" => SessionArchived,
         "session.deleted" => SessionDeleted,
         "session.requires_action" => SessionRequiresAction,
@@ -79,6 +88,8 @@ struct EventData<'a> {
     workspace_id: &'a WorkspaceId,
     #[serde(skip_serializing_if = "Option::is_none")]
     vault_id: Option<&'a str>,
+    #[serde(flatten)]
+    details: Option<&'a Details>,
 }
 
 impl<'a> WebhookEvent<'a> {
@@ -91,7 +102,7 @@ impl<'a> WebhookEvent<'a> {
         organization_id: &'a str,
         workspace_id: &'a WorkspaceId,
     ) -> Self {
-        let data = EventData { r#type, id: resource, organization_id, workspace_id, vault_id: None };
+        let data = EventData { r#type, id: resource, organization_id, workspace_id, vault_id: None, details: None };
         Self { r#type: "event", id, created_at, data }
     }
 
@@ -99,6 +110,13 @@ impl<'a> WebhookEvent<'a> {
     #[must_use]
     pub fn in_vault(mut self, vault_id: Option<&'a str>) -> Self {
         self.data.vault_id = vault_id;
+        self
+    }
+
+    /// The same event, with what one of Rota's own says, where it is one.
+    #[must_use]
+    pub fn saying(mut self, details: Option<&'a Details>) -> Self {
+        self.data.details = details;
         self
     }
 }

@@ -7,14 +7,24 @@ use std::{env, fs};
 
 use rota_api::{
     Deleted,
+    audit::{ActorType, AuditEvent},
     egress::{EgressConnection, EgressOutcome},
     environment_key::{CreateEnvironmentKey, EnvironmentKey, NewEnvironmentKey},
+    hook::{CreateHook, Hook, HookDelivery, NewHook, SlackChallenge},
     image::{EnvironmentBuild, EnvironmentImage, Images, SetEnvironmentImage},
     listed_run::{Attention, ListedRun, RunState, RunTrigger},
     occurrence::{AuditedOccurrence, OccurrenceOutcome},
     policy::{DeploymentPolicy, UpdatePolicy},
+    retention::{
+        DeploymentRetention, RetentionPreview, UpdateDeploymentRetention, UpdateWorkspaceRetention, WorkspaceRetention,
+    },
+    rota_event::{EndpointDisabled, PassedOver, RunFinished, RunWaiting, Silent, SpendReached},
     run_outcome::RunWithOutcome,
+    run_sum::{RunSums, SumBy},
     schedule::SchedulePreview,
+    schedule_hold::ScheduleHolds,
+    session_state::{STOP_REASONS, SessionState, SessionWithState},
+    start::{Backfill, PlannedBackfill, PlannedStart, SentStartRun, StartState, StartedRun},
     tunnel::TunnelWithStatus,
     warning::SessionWithWarnings,
     webhook::{
@@ -31,6 +41,12 @@ const RUN: &str = "/v1/deployment_runs/{deployment_run_id}";
 const SESSION: &str = "/v1/sessions/{session_id}";
 const TUNNEL: &str = "/v1/tunnels/{tunnel_id}";
 const POLICY: &str = "/rota/v1/deployments/{deployment_id}/policy";
+const BACKFILL: &str = "/rota/v1/deployments/{deployment_id}/backfill";
+const HOOKS: &str = "/rota/v1/deployments/{deployment_id}/hooks";
+const HOOK: &str = "/rota/v1/hooks/{hook_id}";
+const RUNS: &str = "/rota/v1/deployments/{deployment_id}/runs";
+const RETENTION: &str = "/rota/v1/retention";
+const DEPLOYMENT_RETENTION: &str = "/rota/v1/deployments/{deployment_id}/retention";
 const KEYS: &str = "/rota/v1/environments/{environment_id}/keys";
 const REVOKE: &str = "/rota/v1/environments/{environment_id}/keys/{environment_key_id}/revoke";
 const IMAGE: &str = "/rota/v1/environments/{environment_id}/image";
@@ -46,6 +62,7 @@ struct Contract {
     generator: SchemaGenerator,
     official: Value,
     paths: Map<String, Value>,
+    events: Map<String, Value>,
 }
 
 impl Contract {
@@ -81,6 +98,11 @@ impl Contract {
         answer
     }
 
+    /// One answer or another.
+    fn either(one: &Value, other: &Value) -> Value {
+        json!({"anyOf": [one, other]})
+    }
+
     fn add(&mut self, method: &str, path: &str, query: &[(&str, Value)], answer: &Value) {
         let parameters: Vec<Value> =
             query.iter().map(|(name, schema)| json!({"name": name, "in": "query", "schema": schema})).collect();
@@ -89,6 +111,25 @@ impl Contract {
             json!({"parameters": parameters, "responses": {"200": {"description": "ok", "content": content}}});
         let path = self.paths.entry(path).or_insert_with(|| json!({}));
         path[method] = operation;
+    }
+
+    /// An event of Rota's own: what every event says, and what `T` says beside it.
+    fn event<T: JsonSchema>(&mut self, name: &str) {
+        let (text, time) = (json!({"type": "string"}), json!({"type": "string", "format": "date-time"}));
+        let mut data = <T as JsonSchema>::json_schema(&mut self.generator).to_value();
+        data["properties"]["type"] = json!({ "const": name });
+        for every in ["id", "organization_id", "workspace_id"] {
+            data["properties"][every] = text.clone();
+        }
+        let required = data["required"].as_array_mut().unwrap();
+        required.extend(["type", "id", "organization_id", "workspace_id"].map(Value::from));
+        let event = json!({
+            "type": "object",
+            "required": ["type", "id", "created_at", "data"],
+            "properties": {"type": {"const": "event"}, "id": text, "created_at": time, "data": data},
+        });
+        let content = json!({"application/json": {"schema": event}});
+        self.events.insert(name.to_owned(), json!({"post": {"requestBody": {"required": true, "content": content}}}));
     }
 
     /// What was added last at `path` as a POST has a body.
@@ -131,7 +172,8 @@ fn made() -> String {
     let mut settings = SchemaSettings::draft2020_12().for_serialize();
     settings.definitions_path = "/components/schemas".into();
     let generator = settings.into_generator();
-    let mut c = Contract { generator, official: serde_json::from_str(&official).unwrap(), paths: Map::new() };
+    let official = serde_json::from_str(&official).unwrap();
+    let mut c = Contract { generator, official, paths: Map::new(), events: Map::new() };
     let (text, integer) = (json!({"type": "string"}), json!({"type": "integer"}));
     let time = json!({"type": "string", "format": "date-time"});
     let (limit, page) = (("limit", integer.clone()), ("page", text.clone()));
@@ -156,6 +198,12 @@ fn made() -> String {
     let query = [("expression", text.clone()), ("timezone", text.clone()), ("after", time), ("count", integer)];
     let answer = c.schema::<SchedulePreview>();
     c.add("get", "/rota/v1/schedules/preview", &query, &answer);
+    let answer = c.schema::<ScheduleHolds>();
+    c.add("get", "/rota/v1/schedules/hold", &[], &answer);
+    for verb in ["hold", "release"] {
+        c.add("post", &format!("/rota/v1/schedules/{verb}"), &[], &answer);
+        c.add("post", &format!("/rota/v1/workspaces/{{workspace_id}}/schedules/{verb}"), &[], &answer);
+    }
     let answer = c.page::<EnvironmentKey>();
     c.add("get", KEYS, &[limit.clone(), page.clone()], &answer);
     let answer = c.schema::<NewEnvironmentKey>();
@@ -171,6 +219,16 @@ fn made() -> String {
     c.add("get", "/rota/v1/environments/{environment_id}/build", &[], &answer);
     let answer = c.schema::<Images>();
     c.add("get", "/rota/v1/images", &[], &answer);
+    let answer = c.schema::<WorkspaceRetention>();
+    c.add("get", RETENTION, &[], &answer);
+    c.add("post", RETENTION, &[], &answer);
+    c.takes::<UpdateWorkspaceRetention>(RETENTION);
+    let answer = c.schema::<DeploymentRetention>();
+    c.add("get", DEPLOYMENT_RETENTION, &[], &answer);
+    c.add("post", DEPLOYMENT_RETENTION, &[], &answer);
+    c.takes::<UpdateDeploymentRetention>(DEPLOYMENT_RETENTION);
+    let answer = c.schema::<RetentionPreview>();
+    c.add("get", "/rota/v1/retention/preview", &[], &answer);
     let answer = c.schema::<Attention>();
     c.add("get", "/rota/v1/attention", &[], &answer);
     let answer = c.page::<ListedRun>();
@@ -186,7 +244,64 @@ fn made() -> String {
         time("to"),
     ];
     c.add("get", "/rota/v1/runs", &query, &answer);
+    let answer = c.beside::<StartedRun>(RUN);
+    c.add("post", "/rota/v1/runs/{deployment_run_id}/rerun", &[], &answer);
+    let planned = c.schema::<PlannedStart>();
+    c.add("post", RUNS, &[], &Contract::either(&answer, &planned));
+    c.takes::<SentStartRun>(RUNS);
+    c.add("get", "/rota/v1/starts/{start_id}", &[], &planned);
+    c.add("post", "/rota/v1/starts/{start_id}/cancel", &[], &planned);
+    let answer = c.page::<PlannedStart>();
+    let query = [limit.clone(), page.clone(), ("state", json!({"enum": StartState::NAMES}))];
+    c.add("get", "/rota/v1/deployments/{deployment_id}/starts", &query, &answer);
+    let answer = c.schema::<PlannedBackfill>();
+    c.add("post", BACKFILL, &[], &answer);
+    c.takes::<Backfill>(BACKFILL);
+    let answer = c.page::<Hook>();
+    c.add("get", HOOKS, &[limit.clone(), page.clone()], &answer);
+    let answer = c.schema::<NewHook>();
+    c.add("post", HOOKS, &[], &answer);
+    c.takes::<CreateHook>(HOOKS);
+    let answer = c.schema::<Hook>();
+    c.add("get", HOOK, &[], &answer);
+    let answer = c.schema::<Deleted>();
+    c.add("delete", HOOK, &[], &answer);
+    let answer = Contract::either(&c.schema::<HookDelivery>(), &c.schema::<SlackChallenge>());
+    c.add("post", HOOK, &[], &answer);
+    let answer = c.schema::<RunSums>();
+    let by = ("by", json!({"type": "array", "items": {"enum": SumBy::NAMES}}));
+    let query = [by, ("deployment_id", text.clone()), ("agent_id", text.clone()), time("from"), time("to")];
+    c.add("get", "/rota/v1/runs/sums", &query, &answer);
+    let answer = c.page::<SessionWithState>();
+    let query = [
+        limit.clone(),
+        page.clone(),
+        ("state", json!({"enum": SessionState::NAMES})),
+        ("stop_reason", json!({"enum": STOP_REASONS})),
+        ("deployment_id", text.clone()),
+        ("agent_id", text.clone()),
+        time("from"),
+        time("to"),
+        ("include_archived", json!({"type": "boolean"})),
+    ];
+    c.add("get", "/rota/v1/sessions", &query, &answer);
     let order = ("order", json!({"enum": ["asc", "desc"]}));
+    let answer = c.page::<AuditEvent>();
+    let query = [
+        limit.clone(),
+        page.clone(),
+        order.clone(),
+        ("format", json!({"enum": ["json", "jsonl"]})),
+        ("workspace_id", text.clone()),
+        ("actor_type", json!({"enum": ActorType::NAMES})),
+        ("actor_id", text.clone()),
+        ("operation", text.clone()),
+        ("resource_type", text.clone()),
+        ("resource_id", text.clone()),
+        time("from"),
+        time("to"),
+    ];
+    c.add("get", "/rota/v1/audit", &query, &answer);
     let query = [limit.clone(), order, ("after_id", text.clone()), ("before_id", text)];
     let answer = c.by_ids::<WebhookEndpoint>();
     c.add("get", ENDPOINTS, &query, &answer);
@@ -207,11 +322,20 @@ fn made() -> String {
     c.add("get", DELIVERY, &[], &answer);
     c.add("post", REPLAY, &[], &answer);
 
+    c.event::<Silent>("rota.deployment.silent");
+    c.event::<PassedOver>("rota.occurrence.missed");
+    c.event::<PassedOver>("rota.occurrence.skipped");
+    c.event::<RunFinished>("rota.run.finished");
+    c.event::<RunWaiting>("rota.run.waiting");
+    c.event::<SpendReached>("rota.spend.reached");
+    c.event::<EndpointDisabled>("rota.webhook_endpoint.disabled");
+
     let schemas = c.generator.take_definitions(true);
     let mut contract = json!({
         "openapi": "3.1.0",
         "info": {"title": "wire contract of Rota's own", "version": "1"},
         "paths": c.paths,
+        "webhooks": c.events,
         "components": {"schemas": schemas},
     });
     bare(&mut contract);

@@ -7,7 +7,8 @@ use rota_server::config::{DatabaseUrl, Role};
 
 /// A self-hosted server for managed agents: deployments that run on demand or on schedule, inside your own network.
 ///
-/// Exit codes: 0 done, 1 failed, 2 wrong arguments, 78 this machine cannot isolate agents.
+/// Exit codes: 0 done, 1 failed, 2 wrong arguments, 3 done and something is wrong with the store, 78 this machine cannot isolate
+/// agents.
 #[derive(Debug, Parser)]
 #[command(name = "rota", version, propagate_version = true)]
 pub struct Cli {
@@ -15,10 +16,17 @@ pub struct Cli {
     pub command: Command,
 }
 
+/// The exit code of a backup or a check that found something wrong with the store.
+pub const SOMETHING_IS_WRONG: u8 = 3;
+
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run the server.
     Serve(ServeArgs),
+    /// Copy the store and the files that it names to a folder. Works while the server runs. docs/operations.md says what is in it.
+    Backup(BackupArgs),
+    /// Read a store through and name what is wrong with it. Works while the server runs, and changes nothing.
+    Check(CheckArgs),
     /// Start a server on a fresh folder, run a deployment now and follow its session, then stop.
     Demo(DemoArgs),
     /// Say which protections this machine gives to sandboxes, and what to do about missing ones.
@@ -31,8 +39,12 @@ pub enum Command {
     Migrate(MigrateArgs),
     /// Look whether the upstreams of models are there and take their keys.
     Models(ModelsArgs),
+    /// Put a backup into an empty data folder, once all of it was found to be what was written.
+    Restore(RestoreArgs),
     /// Show the organization, and switch all its workspaces off and on. Works while the server runs.
     Org(OrgArgs),
+    /// Hold all schedules, or those of a workspace, and let them go on. Works while the server runs.
+    Schedules(SchedulesArgs),
     /// Change the key under which the secrets of the store are sealed. Works while the server runs.
     Vault(VaultArgs),
 }
@@ -69,9 +81,9 @@ pub struct ServeArgs {
     /// How the log is written.
     #[arg(long, value_enum, default_value_t = LogFormat::Text, env = "ROTA_LOG_FORMAT")]
     pub log_format: LogFormat,
-    /// What is logged: `error`, `warn`, `info`, `debug`, or a filter such as `rota_server=debug`.
-    #[arg(long, value_name = "FILTER", default_value = "info", env = "ROTA_LOG")]
-    pub log: String,
+    /// What is logged: `error`, `warn`, `info`, `debug`, or a filter such as `rota_server=debug`. [default: info]
+    #[arg(long, value_name = "FILTER", env = "ROTA_LOG")]
+    pub log: Option<String>,
 }
 
 /// How the log is written.
@@ -102,6 +114,37 @@ pub struct DoctorArgs {
     #[arg(long, value_name = "DIR", env = "ROTA_ROOT_FS")]
     pub root_fs: Option<PathBuf>,
     /// Write one JSON array.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct BackupArgs {
+    #[command(flatten)]
+    pub store: StoreArgs,
+    /// The folder of the backup: empty, or not there yet.
+    #[arg(long, value_name = "DIR")]
+    pub to: PathBuf,
+    /// Put the vault key into the backup too. Whoever has that can read every secret of the store.
+    #[arg(long)]
+    pub with_keys: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    #[command(flatten)]
+    pub store: StoreArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct RestoreArgs {
+    /// The folder of the backup.
+    #[arg(long, value_name = "DIR")]
+    pub from: PathBuf,
+    /// The data folder for a server: empty, or not there yet.
+    #[arg(long, value_name = "DIR")]
+    pub data: PathBuf,
+    /// Write JSON.
     #[arg(long)]
     pub json: bool,
 }
@@ -249,11 +292,46 @@ pub enum OrgCommand {
     Disable {
         #[command(flatten)]
         store: StoreArgs,
+        /// Stop what runs, too: calls and requests to models end within seconds, and sandboxes with them. Files stay, and
+        /// sessions go on when the organization is enabled.
+        #[arg(long)]
+        now: bool,
     },
     /// Switch all workspaces on again: sessions go on where they stopped.
     Enable {
         #[command(flatten)]
         store: StoreArgs,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct SchedulesArgs {
+    #[command(subcommand)]
+    pub command: SchedulesCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum SchedulesCommand {
+    /// Show which schedules are held, and since when.
+    Show {
+        #[command(flatten)]
+        store: StoreArgs,
+    },
+    /// Hold schedules: what is due is passed over with the reason `held`. Sessions go on, and deployments are run by hand.
+    Hold {
+        #[command(flatten)]
+        store: StoreArgs,
+        /// Only those of this workspace, by its name or its id.
+        #[arg(long, value_name = "NAME")]
+        workspace: Option<String>,
+    },
+    /// Let them go on: what is due from now on fires. A hold of all schedules and one of a workspace end apart.
+    Release {
+        #[command(flatten)]
+        store: StoreArgs,
+        /// Only those of this workspace, by its name or its id.
+        #[arg(long, value_name = "NAME")]
+        workspace: Option<String>,
     },
 }
 
@@ -294,10 +372,12 @@ pub struct StoreArgs {
 }
 
 const CONFIGURATION: &str = "\
-Configuration file (every key is optional; an unknown key is an error):
+Configuration file (every key is optional; an unknown key is an error). SIGHUP has a running server read it again: [[models]],
+[rate], model_tries, unattended_model_tries, drain_seconds and log take effect at once, and the log says what needs a restart.
 
   data = \"rota-data\"                 the same as --data
   database = \"postgres://…\"          the same as --database
+  log = \"info\"                       the same as --log
   listen = \"127.0.0.1:7420\"          the same as --listen
   roles = [\"api\", \"scheduler\"]       the same as --roles
 
@@ -309,6 +389,12 @@ Configuration file (every key is optional; an unknown key is an error):
   [metrics]
   listen = \"127.0.0.1:9464\"          an address for /metrics alone, which is then not on the server's own
   key_env = \"METRICS_KEY\"            the environment variable that holds the key to read them with, as a bearer token
+
+  [telemetry]
+  otlp_endpoint = \"http://127.0.0.1:4318\"
+                                     a collector of traces, to which OTLP is sent over HTTP: docs/metrics.md
+  otlp_headers_env = \"OTLP_HEADERS\" the environment variable that holds headers for it: name=value,name=value
+  content = false                    send what is said in sessions too
 
   [[models]]                         a model that agents can name; `playbook` is always there
   id = \"claude-opus-5-5\"             the name that agents use
@@ -344,11 +430,20 @@ Configuration file (every key is optional; an unknown key is an error):
   concurrency = 64                   the same as --concurrency; one workspace alone has at most three quarters of it
   model_tries = 5                    tries of a request to a model, with pauses from a second to a minute, 1 to 1000
   unattended_model_tries = 17        the same in sessions that deployments start; these outlast ten minutes
+  drain_seconds = 20                 how long calls and requests to models go on when the server is told to end, 0 to 86400
 
   [webhooks]
   allow_private = false              send webhooks also to private addresses, and without TLS
   attempts = 8                       how often a delivery is tried, 1 to 20
   timeout_seconds = 15               how long an attempt may take, 1 to 60
+
+  [retention]                        after how many days things go; without a key they are kept (docs/retention.md)
+  sessions_days = 90                 sessions at rest, with their events and files, after they came to rest
+  outputs_days = 30                  files that agents left in their outputs
+  runs_days = 90                     runs, and what became of occurrences
+  deliveries_days = 30               deliveries of webhooks, at most 30
+  egress_days = 30                   the egress log, at most 30
+  audit_days = 365                   the audit list
 
   [vault]
   key_file = \"/etc/rota/vault.key\"  the file with the master key; `vault.key` in the data folder, made by the first start
@@ -434,6 +529,88 @@ mod tests {
         let refused = Config::from_text(&format!("{section}\nunheard_of = 1")).unwrap_err().to_string();
         let (_, expected) = refused.split_once("expected ").expect("what there is");
         expected.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+    }
+
+    /// The least and the most that each number of the file can be.
+    const RANGES: [(&str, &str, f64, f64); 28] = [
+        ("[http]", "connections", 1.0, 1e6),
+        ("[[models]]", "max_tokens", 1.0, 1e8),
+        ("[[models]]", "max_input_tokens", 1.0, 1e8),
+        ("[[models]]", "concurrency", 1.0, 1e5),
+        ("[[models]]", "requests_per_second", 0.001, 1e5),
+        ("[scheduler]", "catch_up_seconds", 0.0, 2_678_400.0),
+        ("[engine]", "concurrency", 0.0, 1e5),
+        ("[engine]", "model_tries", 1.0, 1000.0),
+        ("[engine]", "unattended_model_tries", 1.0, 1000.0),
+        ("[engine]", "drain_seconds", 0.0, 86_400.0),
+        ("[webhooks]", "attempts", 1.0, 20.0),
+        ("[webhooks]", "timeout_seconds", 1.0, 60.0),
+        ("[retention]", "sessions_days", 1.0, 36_500.0),
+        ("[retention]", "egress_days", 1.0, 30.0),
+        ("[git]", "timeout_seconds", 1.0, 86_400.0),
+        ("[git]", "max_mib", 1.0, 1_048_576.0),
+        ("[git]", "max_files", 1.0, 1e8),
+        ("[mcp]", "connect_seconds", 1.0, 3600.0),
+        ("[mcp]", "call_seconds", 1.0, 3600.0),
+        ("[sandbox]", "places", 1.0, 1e5),
+        ("[sandbox]", "memory_mib", 64.0, 16_777_216.0),
+        ("[sandbox]", "processes", 16.0, 4_194_304.0),
+        ("[sandbox]", "cpus", 0.01, 4096.0),
+        ("[sandbox]", "disk_mib", 1.0, 1_073_741_824.0),
+        ("[sandbox]", "checkpoint_mib", 1.0, 1_073_741_824.0),
+        ("[network]", "session_mib", 1.0, 1_073_741_824.0),
+        ("[packages]", "seconds", 1.0, 600.0),
+        ("[rate]", "sessions_per_minute", 0.0, 1e6),
+    ];
+    /// Those with the range of another one.
+    const LIKE: [(&str, &str, &str); 7] = [
+        ("[retention]", "outputs_days", "sessions_days"),
+        ("[retention]", "runs_days", "sessions_days"),
+        ("[retention]", "audit_days", "sessions_days"),
+        ("[retention]", "deliveries_days", "egress_days"),
+        ("[packages]", "mib", "disk_mib"),
+        ("[packages]", "store_mib", "disk_mib"),
+        ("[blobs]", "workspace_mib", "disk_mib"),
+    ];
+
+    /// What the refusal of a number says; `None` when it is taken.
+    fn refusal(section: &str, key: &str, number: f64) -> Option<String> {
+        let entry = if section == "[[models]]" { "id = \"a\"\nprovider = \"playbook\"\n" } else { "" };
+        let number =
+            if ["cpus", "requests_per_second"].contains(&key) { format!("{number:?}") } else { number.to_string() };
+        Config::from_text(&format!("{section}\n{entry}{key} = {number}\n")).err().map(|error| error.to_string())
+    }
+
+    #[test]
+    fn each_number_of_the_configuration_file_has_a_least_and_a_most() {
+        let alike = LIKE.iter().map(|(section, key, like)| {
+            let (.., least, most) = RANGES.iter().find(|(_, key, ..)| key == like).expect("the other one");
+            (*section, *key, *least, *most)
+        });
+        let ranges: Vec<_> = RANGES.into_iter().chain(alike).collect();
+        for (section, key, least, most) in &ranges {
+            for taken in [*least, *most] {
+                assert_eq!(refusal(section, key, taken), None, "{section} {key} = {taken}");
+            }
+            let step = if *least > 0.0 && *least < 1.0 { least / 2.0 } else { 1.0 };
+            for refused in [least - step, most + 1.0] {
+                let said = refusal(section, key, refused).unwrap_or_default();
+                // A number below zero is none at all; the line is named.
+                let is_said = said.contains(&format!("{key}: must be")) || refused < 0.0 && said.starts_with("line ");
+                assert!(is_said, "{section} {key} = {refused}: {said:?}");
+            }
+        }
+        // No other number is in the help.
+        for block in CONFIGURATION.split("\n\n").skip(1) {
+            let section = block.split_whitespace().next().unwrap_or_default();
+            for line in block.lines() {
+                let Some((key, value)) = line.trim_start().split_once(" = ") else { continue };
+                if !value.starts_with(|c: char| c.is_ascii_digit()) {
+                    continue;
+                }
+                assert!(ranges.iter().any(|known| (known.0, known.1) == (section, key)), "{section} {key}");
+            }
+        }
     }
 
     #[test]

@@ -46,13 +46,14 @@ async fn in_folder(data: PathBuf) -> Result<ExitCode> {
     let server = rota_server::serve(config, Clock::System).await?;
     let key = server.first_key.as_ref().context("the folder has a store already; use a fresh one")?.key.clone();
     let client = Api { http: client()?, base: format!("http://{}", server.address), key };
-    let outcome = drive(&client, stdout().is_terminal()).await;
+    let stay = stdout().is_terminal().then(|| server.console_address()).transpose()?.flatten();
+    let outcome = drive(&client, stay.as_deref()).await;
     server.stop().await;
     outcome
 }
 
-/// Goes the whole way. Somebody who watches may `stay` and look at what there is, until the demo is interrupted.
-async fn drive(api: &Api, stay: bool) -> Result<ExitCode> {
+/// Goes the whole way. Somebody who watches may stay and look at what there is in the `console`, until the demo is interrupted.
+async fn drive(api: &Api, console: Option<&str>) -> Result<ExitCode> {
     println!("A server listens on {}\n", api.base);
     let tools = json!([{"type": "agent_toolset_20260401"}]);
     let agent = api.post("/v1/agents", &json!({"name": "demo", "model": "playbook", "tools": tools})).await?;
@@ -81,8 +82,8 @@ async fn drive(api: &Api, stay: bool) -> Result<ExitCode> {
         text(&done, "status"),
         text(&run, "id")
     );
-    if stay {
-        println!("{}", to_look_at(api, session));
+    if let Some(console) = console {
+        println!("{}", to_look_at(api, session, console));
         tokio::signal::ctrl_c().await?;
     }
     api.delete(&format!("/v1/sessions/{session}")).await?;
@@ -100,11 +101,16 @@ Next: start a server that stays, and give it work.
 README.md goes on from there, with curl, the Python SDK and `ant`: see \"A first deployment\".";
 
 /// What to do while the server of the demo is there.
-fn to_look_at(api: &Api, session: &str) -> String {
+fn to_look_at(api: &Api, session: &str, console: &str) -> String {
     let Api { base, key, .. } = api;
     format!(
         "
-The server stays until you end it with Ctrl-C; then what it made is deleted. Until then, in another shell:
+The server stays until you end it with Ctrl-C; then what it made is deleted. Until then, in a browser, where this address
+signs you in once:
+
+  {console}
+
+Or in another shell:
 
   export ANTHROPIC_BASE_URL={base} ANTHROPIC_API_KEY={key}
   curl -s -H \"x-api-key: $ANTHROPIC_API_KEY\" -H \"anthropic-beta: managed-agents-2026-04-01\" \\

@@ -20,12 +20,13 @@ pub async fn run(args: KeysArgs) -> Result<ExitCode> {
             let db = store::open_or_begin(&store).await?;
             let expires_at = days.map(|days| db.now().plus_micros(i64::from(days) * DAY_MICROS));
             if admin {
-                let created = db.write(move |tx| api_keys::create_admin_key(tx, &name, expires_at)).await?;
+                let creating = db.write(move |tx| api_keys::create_admin_key(tx, &name, expires_at));
+                let created = db.change("api_keys.create", "api_key", creating).await?;
                 let text = format!("{}; it administers the organization", created.id);
                 show(store.json, &created, &created.key, &text)?;
             } else {
                 let create = move |tx: &mut Tx<'_>| api_keys::create_key(tx, workspace.as_deref(), &name, expires_at);
-                let created = db.write(create).await?;
+                let created = db.change("api_keys.create", "api_key", db.write(create)).await?;
                 let text = format!("{}; it reaches {}", created.id, created.workspace_id);
                 show(store.json, &created, &created.key, &text)?;
             }
@@ -44,7 +45,8 @@ pub async fn run(args: KeysArgs) -> Result<ExitCode> {
         KeysCommand::Revoke { store, id } => {
             let db = store::open(&store).await?;
             let of = id.clone();
-            let revoked = db.write(move |tx| api_keys::revoke(tx, &of)).await;
+            let revoking = db.write(move |tx| api_keys::revoke(tx, &of));
+            let revoked = db.change("api_keys.revoke", "api_key", revoking).await;
             db.close().await;
             let revoked =
                 revoked.with_context(|| format!("`rota keys list` shows the ids; \"{id}\" is none of them"))?;

@@ -1,5 +1,7 @@
 //! The `rota` command: a self-hosted server for managed agents.
 
+mod backup;
+mod check;
 mod cli;
 mod demo;
 mod doctor;
@@ -7,7 +9,11 @@ mod images;
 mod keys;
 mod migrate;
 mod models;
+mod notify;
 mod org;
+mod reload;
+mod restore;
+mod schedules;
 mod serve;
 mod store;
 mod vault;
@@ -38,6 +44,9 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     let outcome = runtime.block_on(async {
         match command {
             Command::Serve(args) => serve::run(args).await,
+            Command::Backup(args) => backup::run(args).await,
+            Command::Check(args) => check::run(args).await,
+            Command::Restore(args) => restore::run(args).await,
             Command::Demo(args) => demo::run(args).await,
             Command::Doctor(args) => doctor::run(&args).await,
             Command::Images(args) => images::run(args).await,
@@ -45,6 +54,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             Command::Migrate(args) => migrate::run(args).await,
             Command::Models(args) => models::run(&args).await,
             Command::Org(args) => org::run(args).await,
+            Command::Schedules(args) => schedules::run(args).await,
             Command::Vault(args) => vault::run(args).await,
         }
     });

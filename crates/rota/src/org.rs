@@ -12,19 +12,21 @@ use crate::{
 };
 
 pub async fn run(args: OrgArgs) -> Result<ExitCode> {
-    let (store, change): (StoreArgs, fn(&mut Tx<'_>) -> rota_server::error::Result<()>) = match args.command {
-        OrgCommand::Show { store } => (store, |_| Ok(())),
-        OrgCommand::Disable { store } => (store, organization::disable),
-        OrgCommand::Enable { store } => (store, organization::enable),
+    type Change = fn(&mut Tx<'_>) -> rota_server::error::Result<()>;
+    let (store, operation, change): (StoreArgs, _, Change) = match args.command {
+        OrgCommand::Show { store } => (store, "organization.show", |_| Ok(())),
+        OrgCommand::Disable { store, now: false } => (store, "organization.disable", organization::disable),
+        OrgCommand::Disable { store, now: true } => (store, "organization.disable", organization::disable_now),
+        OrgCommand::Enable { store } => (store, "organization.enable", organization::enable),
     };
     let db = store::open(&store).await?;
-    let (id, disabled_at) = db
-        .write(move |tx| {
-            let id = organization::id(tx)?;
-            change(tx)?;
-            Ok((id, organization::disabled_at(tx)?))
-        })
-        .await?;
+    let changing = db.write(move |tx| {
+        let id = organization::id(tx)?;
+        change(tx)?;
+        tx.audit_made(&id);
+        Ok((id, organization::disabled_at(tx)?))
+    });
+    let (id, disabled_at) = db.change(operation, "organization", changing).await?;
     db.close().await;
     if store.json {
         println!("{}", json!({"id": id, "disabled_at": disabled_at}));

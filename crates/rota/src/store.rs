@@ -6,9 +6,10 @@ use std::{
 };
 
 use anyhow::Result;
+use rota_api::audit::{Actor, ActorType};
 use rota_server::{
     config::{Config, DatabaseUrl},
-    db::{Db, Writer},
+    db::{Act, Db, Writer, acting},
     open_or_begin_store, open_store,
 };
 
@@ -21,6 +22,20 @@ pub struct Store {
 }
 
 impl Store {
+    /// Does what `changing` is, which the audit list shows as done by the command line: `operation` of a `resource`.
+    pub async fn change<F: Future>(&self, operation: &str, resource: &str, changing: F) -> F::Output {
+        let act = Act {
+            actor: Actor::of(ActorType::CommandLine),
+            operation: operation.to_owned(),
+            resource: resource.to_owned(),
+            id: None,
+            parent: None,
+            workspace: None,
+            fields: None,
+        };
+        acting(Some(act), changing).await
+    }
+
     /// Leaves the store whole: what was written is all in its place.
     pub async fn close(self) {
         drop(self.db);

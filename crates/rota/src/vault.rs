@@ -16,7 +16,11 @@ pub async fn run(args: VaultArgs) -> Result<ExitCode> {
         VaultCommand::NewKey => println!("{}", *new_key()?),
         VaultCommand::RotateKey { store: args, prepare: only_prepare } => {
             let (config, store) = (store::of(&args)?, store::open(&args).await?);
-            let rotation = if only_prepare { prepare(&config, &store).await } else { rotate(&config, &store).await };
+            let rotation = if only_prepare {
+                prepare(&config, &store).await
+            } else {
+                store.change("vault.rotate_key", "organization", rotate(&config, &store)).await
+            };
             store.close().await;
             let rotation = rotation?;
             if args.json { show_json(&rotation) } else { show(&rotation) }

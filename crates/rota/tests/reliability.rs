@@ -13,6 +13,8 @@
 #[path = "it/database.rs"]
 #[allow(dead_code, reason = "shared with other test binaries")]
 mod database;
+#[path = "reliability/disk.rs"]
+mod disk;
 #[allow(dead_code, reason = "shared with other test binaries")]
 mod process;
 #[path = "it/proxy.rs"]
@@ -29,7 +31,7 @@ mod work;
 use std::{
     fs,
     os::unix::fs::MetadataExt,
-    path::{Path, PathBuf},
+    path::Path,
     process::Command,
     time::{Duration, Instant},
 };
@@ -41,6 +43,7 @@ use tempfile::TempDir;
 use tokio::time::sleep;
 
 use database::{Database, NEEDED};
+use disk::Disk;
 use process::{Client, Server, create_key};
 use proxy::{Cut, Proxy};
 use slow_model::SlowModel;
@@ -175,18 +178,10 @@ async fn restart_postgres(url: &DatabaseUrl, mode: &str) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "it takes minutes"]
 async fn sessions_outlast_a_full_disk() {
-    let disk = Disk::mount().expect("only root can make a small file system");
+    let disk = Disk::mount(32).expect("only root can make a small file system");
     let mut scene = Scene::start(None).await;
     scene.server.kill();
-    // The store alone is on the small disk: the files of sessions have room.
-    for name in ["rota.db", "rota.db-wal", "rota.db-shm"] {
-        let (from, to) = (scene.data().join(name), disk.path.join(name));
-        if from.exists() {
-            fs::copy(&from, &to).unwrap();
-            fs::remove_file(&from).unwrap();
-        }
-    }
-    std::os::unix::fs::symlink(disk.path.join("rota.db"), scene.data().join("rota.db")).unwrap();
+    disk.takes_the_store(scene.data());
     scene.server.start().await;
     let mut scene = scene.with_work_under_way().await;
     scene.work.start_busy(SESSIONS, 20).await;
@@ -202,38 +197,6 @@ async fn sessions_outlast_a_full_disk() {
     disk.free();
     scene.ends_well().await;
     scene.server.kill();
-}
-
-/// A small file system in memory.
-struct Disk {
-    path: PathBuf,
-    _place: TempDir,
-}
-
-impl Disk {
-    fn mount() -> Option<Self> {
-        let place = tempfile::tempdir().unwrap();
-        let path = place.path().to_owned();
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=32m", "tmpfs"]).arg(&path).status();
-        mounted.is_ok_and(|status| status.success()).then_some(Self { path, _place: place })
-    }
-
-    fn fill(&self) {
-        let mut file = fs::File::create(self.path.join("filler")).unwrap();
-        let full = std::io::copy(&mut std::io::repeat(1), &mut file).unwrap_err();
-        assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
-    }
-
-    fn free(&self) {
-        fs::remove_file(self.path.join("filler")).unwrap();
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        // Whoever still has a file open there keeps the rest of it.
-        drop(Command::new("umount").arg("--lazy").arg(&self.path).status());
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

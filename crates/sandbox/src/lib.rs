@@ -38,9 +38,10 @@ mod wire;
 pub use config::{Config, Containers, Engine, Limits};
 #[cfg(feature = "host")]
 pub use embedded::{
-    About, Area, Bounds, Contents, Embedded, Entry, Found, Layer, Layers, Listeners, Listing, NewFile, NewLayer,
-    NewTree, NotRemoved, Part, Protection, ProtectionState, Reach, Root, Sandbox, SessionFiles, SetAside, Setup,
-    UnpackBounds, UnpackError, Unpacking, What, host_addresses, is_name, open_images, path_inside, pieces, state_of,
+    About, Area, Bounds, Contents, Counts, Embedded, Entry, Found, Layer, Layers, Listeners, Listing, NewFile,
+    NewLayer, NewTree, NotRemoved, Part, Protection, ProtectionState, Reach, Root, Sandbox, SessionFiles, SetAside,
+    Setup, UnpackBounds, UnpackError, Unpacking, What, host_addresses, is_name, open_images, path_inside, pieces,
+    state_of,
 };
 pub use error::Error;
 pub use folder::FileState;

@@ -46,6 +46,8 @@ pub(crate) enum FromInit {
     Deleted,
     /// A call has ended.
     Done { call: u64, output: ToolOutput },
+    /// Everything inside was ended, because its files took too much room.
+    OverDisk,
 }
 
 /// A step of the setup that failed, and how. Neither text names a path of the host's.

@@ -75,6 +75,12 @@ async fn a_memory_bomb_is_ended_inside_and_files_in_memory_count() {
     assert!(bomb.content.contains("status 137"), "files in memory count too: {}", bomb.content);
     let after = bash(&sandbox, "echo alive").await;
     assert!(after.content.contains("alive"), "{}", after.content);
+    assert_eq!((backend.embedded.counts().up, backend.embedded.counts().out_of_memory), (1, 0));
+    backend.embedded.stop("s").await;
+    let counts = backend.embedded.counts();
+    assert_eq!((counts.up, counts.started, counts.failed, counts.over_disk), (0, 1, 0, 0));
+    // A daemon tells it only where it ended the first process.
+    assert!(counts.out_of_memory == 1 || in_containers(), "{counts:?}");
 }
 
 /// Fills the buffers of loopback connections, and says how much they took, in MiB; never more than 600.
@@ -167,6 +173,8 @@ async fn a_sandbox_that_fills_the_disk_is_stopped_and_can_clean_up() {
     assert!(clean.content.contains("clean") && !clean.is_error, "{}", clean.content);
     let inodes = bash_for(&sandbox, "python3 -c 'for i in range(10**9): open(str(i), \"w\")'", 60_000).await;
     assert!(inodes.is_error && inodes.content.contains("more than 5000 files"), "{}", inodes.content);
+    let counts = backend.embedded.counts();
+    assert!(counts.over_disk >= 2 && counts.up == 1, "{counts:?}");
 }
 
 /// Writes files of 16 MiB, ten a second, where `place` puts them; the first lines of each program.

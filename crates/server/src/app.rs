@@ -8,6 +8,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     blobs::Blobs,
+    brake::Brake,
     clock::Clock,
     config::{Config, GitConfig},
     db::Db,
@@ -15,12 +16,15 @@ use crate::{
     git::Git,
     hub::Hub,
     images::Images,
+    live::{Live, Settings},
     model::Offer,
     packages::Packages,
-    request::Intake,
+    request::{Intake, sign_in::SignIns},
     sandboxes::Sandboxes,
     scheduler::settle::Timing,
+    scrape::Scrape,
     shares::Shares,
+    traces::Traces,
     vault::Vault,
     web::Web,
 };
@@ -45,8 +49,8 @@ pub struct Inner {
     pub streams: Shares,
     /// Bytes of large answers of each workspace that have not gone out.
     pub answers: Shares,
-    /// The models on offer.
-    pub offer: Offer,
+    /// What of the configuration may change while the server runs.
+    pub live: Live,
     /// The content of files.
     pub blobs: Blobs,
     /// Where tools run.
@@ -63,16 +67,28 @@ pub struct Inner {
     pub web: Web,
     /// What is counted.
     pub metrics: PrometheusHandle,
+    /// What notes traces.
+    pub traces: Traces,
+    /// What is measured when that is read.
+    pub scrape: Scrape,
     /// The hash of the key with which that is read, where it needs one.
     pub metrics_key: Option<String>,
     /// How bodies come in.
     pub intake: Intake,
+    /// How those come in whose senders have no key.
+    pub strangers: Intake,
+    /// Who has signed in with a browser.
+    pub sign_ins: SignIns,
     /// The organization's id, as it stands in every response.
     pub organization_header: HeaderValue,
     /// The name of this server among those on the same store; it stays with the data folder.
     pub node: String,
     /// What runs beside requests.
     pub tasks: TaskTracker,
+    /// The sessions that are driven, among them.
+    pub driving: TaskTracker,
+    /// What keeps them from going on.
+    pub brake: Brake,
     /// Set when the server is told to stop.
     pub stop: CancellationToken,
 }
@@ -115,11 +131,22 @@ impl App {
         self.stop.is_cancelled()
     }
 
+    /// The settings of this moment, of those that may change.
+    pub fn settings(&self) -> Arc<Settings> {
+        self.live.get()
+    }
+
+    /// The models on offer at this moment.
+    pub fn offer(&self) -> Offer {
+        self.settings().offer.clone()
+    }
+
     /// What the configuration says about starting sessions.
     pub fn fire_policy(&self) -> FirePolicy {
+        let settings = self.settings();
         FirePolicy {
-            offer: self.offer.clone(),
-            sessions_per_minute: self.config.rate.sessions_per_minute,
+            offer: settings.offer.clone(),
+            sessions_per_minute: settings.sessions_per_minute,
             timing: self.config.scheduler.timing(),
             git: self.git.rules().clone(),
             vault: self.vault.clone(),

@@ -15,18 +15,20 @@ use rota_api::{
     model::{Lifecycle, Line},
     policy::{Jitter, MAX_CATCH_UP_SECONDS},
     repository::GITHUB,
+    retention::{MAX_DAYS, MAX_LOG_DAYS},
 };
 use serde::Deserialize;
 
 use crate::{
     error::{Error, Result},
     limits::{
-        CHECKPOINT_MIB, CLONE_FILES, CLONE_MIB, CLONE_SECONDS, EGRESS_SESSION_MIB, LEAST_THINKING_TOKENS,
-        MAX_CONCURRENCY, MAX_CONNECTIONS, MAX_CONTAINER_NAME, MAX_EGRESS_PORTS, MAX_GIT_HOSTS, MAX_MODEL_FALLBACKS,
-        MAX_MODEL_TOKENS, MAX_NEVER_OPEN, MAX_PRICE, MAX_SANDBOX_PLACES, MCP_CALL_SECONDS, MCP_CONNECT_SECONDS,
-        MCP_SECONDS_RANGE, MODEL_RATE, MODEL_TRIES, MODEL_TRIES_RANGE, PACKAGES_MIB, PACKAGES_SECONDS,
-        PACKAGES_SECONDS_RANGE, PACKAGES_SETTINGS, PACKAGES_STORE_MIB, SANDBOX_CPUS, SANDBOX_DISK_MIB,
-        SANDBOX_MEMORY_MIB, SANDBOX_PROCESSES, UNATTENDED_MODEL_TRIES, WORKSPACE_FILES_MIB,
+        CHECKPOINT_MIB, CLONE_FILES, CLONE_MIB, CLONE_SECONDS, DRAIN_SECONDS, DRAIN_SECONDS_RANGE, EGRESS_SESSION_MIB,
+        LEAST_THINKING_TOKENS, MAX_CONCURRENCY, MAX_CONNECTIONS, MAX_CONTAINER_NAME, MAX_EGRESS_PORTS, MAX_GIT_HOSTS,
+        MAX_MODEL_FALLBACKS, MAX_MODEL_TOKENS, MAX_NEVER_OPEN, MAX_PRICE, MAX_SANDBOX_PLACES, MCP_CALL_SECONDS,
+        MCP_CONNECT_SECONDS, MCP_SECONDS_RANGE, MODEL_RATE, MODEL_TRIES, MODEL_TRIES_RANGE, PACKAGES_MIB,
+        PACKAGES_SECONDS, PACKAGES_SECONDS_RANGE, PACKAGES_SETTINGS, PACKAGES_STORE_MIB, SANDBOX_CPUS,
+        SANDBOX_DISK_MIB, SANDBOX_MEMORY_MIB, SANDBOX_PROCESSES, SESSIONS_PER_MINUTE, UNATTENDED_MODEL_TRIES,
+        WORKSPACE_FILES_MIB,
     },
     scheduler::settle::Timing,
 };
@@ -39,6 +41,8 @@ pub struct Config {
     pub data: PathBuf,
     /// The PostgreSQL database that is the store, shared by every server that is given it. Absent: SQLite in `data`.
     pub database: Option<DatabaseUrl>,
+    /// What is logged: a level, or a filter. `info` when absent.
+    pub log: Option<String>,
     /// The address to listen on.
     pub listen: String,
     /// What this server does of what servers on one store do together.
@@ -47,6 +51,8 @@ pub struct Config {
     pub http: HttpConfig,
     /// Who may read the metrics.
     pub metrics: MetricsConfig,
+    /// Where traces go.
+    pub telemetry: TelemetryConfig,
     /// The models on offer, besides the built-in `playbook`.
     pub models: Vec<ModelConfig>,
     /// How deployments keep their times.
@@ -73,6 +79,8 @@ pub struct Config {
     pub packages: PackagesConfig,
     /// What agents see of the web through this server.
     pub web: WebConfig,
+    /// How long things are kept.
+    pub retention: RetentionConfig,
 }
 
 impl Default for Config {
@@ -80,10 +88,12 @@ impl Default for Config {
         Self {
             data: PathBuf::from("rota-data"),
             database: None,
+            log: None,
             listen: "127.0.0.1:7420".to_owned(),
             roles: Roles::default(),
             http: HttpConfig::default(),
             metrics: MetricsConfig::default(),
+            telemetry: TelemetryConfig::default(),
             models: Vec::new(),
             scheduler: SchedulerConfig::default(),
             engine: EngineConfig::default(),
@@ -97,6 +107,7 @@ impl Default for Config {
             mcp: McpConfig::default(),
             packages: PackagesConfig::default(),
             web: WebConfig::default(),
+            retention: RetentionConfig::default(),
         }
     }
 }
@@ -202,6 +213,41 @@ impl HttpConfig {
     }
 }
 
+/// How long things are kept, in days: `[retention]`. Absent: for ever, as the hosted service does; deliveries of webhooks and
+/// the egress log for 30 days. Workspaces and deployments can say otherwise of theirs, but for the audit list.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RetentionConfig {
+    /// Sessions at rest, with their events and files, after they came to rest.
+    pub sessions_days: Option<u32>,
+    /// Files that agents left in their outputs, after their session came to rest.
+    pub outputs_days: Option<u32>,
+    /// Runs and what became of occurrences.
+    pub runs_days: Option<u32>,
+    /// Deliveries of webhooks that are no longer tried.
+    pub deliveries_days: Option<u32>,
+    /// The egress log.
+    pub egress_days: Option<u32>,
+    /// The audit list.
+    pub audit_days: Option<u32>,
+}
+
+impl RetentionConfig {
+    fn check(&self) -> Result<()> {
+        for (key, days, most) in [
+            ("sessions_days", self.sessions_days, MAX_DAYS),
+            ("outputs_days", self.outputs_days, MAX_DAYS),
+            ("runs_days", self.runs_days, MAX_DAYS),
+            ("deliveries_days", self.deliveries_days, MAX_LOG_DAYS),
+            ("egress_days", self.egress_days, MAX_LOG_DAYS),
+            ("audit_days", self.audit_days, MAX_DAYS),
+        ] {
+            within(&format!("retention.{key}"), i64::from(days.unwrap_or(1)), &(1..=most))?;
+        }
+        Ok(())
+    }
+}
+
 /// Who may read the metrics: `[metrics]`.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -211,6 +257,18 @@ pub struct MetricsConfig {
     /// The environment variable that holds the key with which they are read, as `Authorization: Bearer`. Absent: they
     /// need none.
     pub key_env: Option<String>,
+}
+
+/// Where traces go: `[telemetry]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TelemetryConfig {
+    /// The collector: the address before `/v1/traces`, to which OTLP is sent over HTTP as JSON. Absent: nothing is noted.
+    pub otlp_endpoint: Option<String>,
+    /// The environment variable that holds headers for it, as a key: `name=value`, with commas between them.
+    pub otlp_headers_env: Option<String>,
+    /// Whether what is said in sessions goes there too: prompts, replies, calls of tools and their results.
+    pub content: bool,
 }
 
 /// A model on offer: an entry of `[[models]]`.
@@ -464,11 +522,18 @@ pub struct EngineConfig {
     pub model_tries: u32,
     /// The same in a session that a deployment started, where nobody may be there to send a message again.
     pub unattended_model_tries: u32,
+    /// How long calls and requests to models that are under way may go on when the server is told to end.
+    pub drain_seconds: u64,
 }
 
 impl Default for EngineConfig {
     fn default() -> Self {
-        Self { concurrency: 64, model_tries: MODEL_TRIES, unattended_model_tries: UNATTENDED_MODEL_TRIES }
+        Self {
+            concurrency: 64,
+            model_tries: MODEL_TRIES,
+            unattended_model_tries: UNATTENDED_MODEL_TRIES,
+            drain_seconds: DRAIN_SECONDS,
+        }
     }
 }
 
@@ -1037,8 +1102,10 @@ impl Config {
         within("engine.concurrency", self.engine.concurrency, &(0..=MAX_CONCURRENCY))?;
         within("engine.model_tries", self.engine.model_tries, &MODEL_TRIES_RANGE)?;
         within("engine.unattended_model_tries", self.engine.unattended_model_tries, &MODEL_TRIES_RANGE)?;
+        within("engine.drain_seconds", self.engine.drain_seconds, &DRAIN_SECONDS_RANGE)?;
         within("webhooks.attempts", self.webhooks.attempts, &(1..=20))?;
         within("webhooks.timeout_seconds", self.webhooks.timeout_seconds, &(1..=60))?;
+        within("rate.sessions_per_minute", self.rate.sessions_per_minute, &SESSIONS_PER_MINUTE)?;
         within("sandbox.places", self.sandbox.places, &(1..=MAX_SANDBOX_PLACES))?;
         within("sandbox.memory_mib", self.sandbox.memory_mib, &SANDBOX_MEMORY_MIB)?;
         within("sandbox.processes", self.sandbox.processes, &SANDBOX_PROCESSES)?;
@@ -1061,6 +1128,7 @@ impl Config {
         self.mcp.check()?;
         self.packages.check()?;
         self.web.check()?;
+        self.retention.check()?;
         self.sandbox.check()?;
         if self.vault.key_file.is_some() && self.vault.key_env.is_some() {
             return Err(Error::invalid("vault: name key_file or key_env, not both"));

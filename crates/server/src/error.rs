@@ -74,6 +74,9 @@ pub enum Error {
     /// 429 `rate_limit_error`: this many sessions were created within a minute.
     #[error("the workspace has created {0} sessions within a minute, which is its limit; try again in a minute")]
     RateLimited(u32),
+    /// 429 `rate_limit_error`: this many deliveries were sent to a hook within a minute.
+    #[error("the hook has taken {0} deliveries in this minute, which is its limit; send this one again in a minute")]
+    TooManyDeliveries(i64),
     /// 429 `rate_limit_error`: this many streams are open.
     #[error("the workspace has {0} open streams at this server, which is the most; close those that nobody reads")]
     TooManyStreams(usize),

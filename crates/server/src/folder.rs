@@ -19,6 +19,12 @@ use crate::{
 
 /// The file that names the database which is the store of the folder's server.
 const DATABASE: &str = "database";
+/// The file whose lock the server with the folder holds.
+pub const LOCK: &str = "lock";
+/// The file that is there while a backup is put into the folder.
+pub const RESTORING: &str = "restoring";
+/// The folder with the content of files, unless the configuration says otherwise.
+const BLOBS: &str = "blobs";
 /// The folder with the files of sessions, each in a folder of its id.
 const SESSIONS: &str = "sessions";
 
@@ -30,7 +36,7 @@ pub async fn lock(data: &Path) -> Result<File> {
     let cannot = |error| Error::invalid(format_args!("cannot use the data folder {}: {error}", data.display()));
     fs::create_dir_all(data).map_err(cannot)?;
     private(data).map_err(cannot)?;
-    let file = File::options().create(true).truncate(false).write(true).open(data.join("lock")).map_err(cannot)?;
+    let file = File::options().create(true).truncate(false).write(true).open(data.join(LOCK)).map_err(cannot)?;
     for _ in 0..limits::LOCK_TRIES {
         match file.try_lock() {
             Ok(()) => return Ok(file),
@@ -88,11 +94,18 @@ pub fn set_database(data: &Path, url: &DatabaseUrl) -> Result<()> {
 /// message says what was found and what to do.
 pub async fn check_store(config: &Config) -> Result<()> {
     let data = &config.data;
+    if data.join(RESTORING).exists() {
+        return Err(Error::invalid(format_args!(
+            "a backup is being put into {0}, or that was cut off: empty {0} and run `rota restore` again",
+            data.display()
+        )));
+    }
     if config.database.is_none() {
         check_without_database(data)?;
     }
     let sessions = sessions(data)?;
-    if sessions == 0 || !db::is_new(data, config.database.as_ref()).await? {
+    let has_files = has_blobs(data);
+    if sessions == 0 && !has_files || !db::is_new(data, config.database.as_ref()).await? {
         return Ok(());
     }
     let (what, remedy) = match &config.database {
@@ -100,10 +113,22 @@ pub async fn check_store(config: &Config) -> Result<()> {
         None => (format!("{} is missing or empty", db::FILE), "Mount what is missing, or put the store back"),
     };
     let data = data.display();
+    if sessions == 0 {
+        return Err(Error::invalid(format_args!(
+            "{data} has the content of files, and no store knows them: {what}. {remedy}. To begin a new store without these \
+             files, move {data}/{BLOBS} away first"
+        )));
+    }
     Err(Error::invalid(format_args!(
         "{data} has the files of {sessions} sessions, and no store knows them: {what}. {remedy}. To begin a new store without \
          these sessions, move {data}/{SESSIONS} away first"
     )))
+}
+
+/// Whether there is the content of a file in a data folder.
+fn has_blobs(data: &Path) -> bool {
+    let folders = fs::read_dir(data.join(BLOBS)).into_iter().flatten().flatten();
+    folders.filter_map(|folder| fs::read_dir(folder.path()).ok()).any(|mut files| files.next().is_some())
 }
 
 /// How many sessions have files in a data folder.

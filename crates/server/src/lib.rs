@@ -3,10 +3,13 @@
 pub mod app;
 pub mod backoff;
 pub mod blobs;
+pub mod brake;
 pub mod clock;
 pub mod closed;
 pub mod config;
+pub mod console;
 pub mod db;
+pub mod deadlines;
 pub mod descriptors;
 pub mod dreams;
 pub mod engine;
@@ -20,9 +23,11 @@ pub mod hub;
 pub mod images;
 pub mod json_size;
 pub mod limits;
+pub mod live;
 pub mod mcp;
 pub mod model;
 pub mod mounts;
+pub mod ops;
 pub mod outgoing;
 pub mod packages;
 pub mod page;
@@ -31,20 +36,24 @@ pub mod random;
 pub mod renewals;
 pub mod request;
 pub mod resources;
+pub mod retention;
 mod retry_after;
 pub mod room;
 pub mod sandboxes;
 pub mod scheduler;
+pub mod scrape;
 pub mod shares;
+pub mod silence;
 pub mod sweep;
 pub mod telemetry;
 pub mod tick;
 pub mod tls;
+pub mod traces;
 pub mod vault;
 pub mod web;
 pub mod webhooks;
 
-use std::{fs::File, net::SocketAddr, path::Path, sync::Arc};
+use std::{fs::File, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use ::http::HeaderValue;
 use rota_sandbox::Embedded;
@@ -54,6 +63,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     app::{App, Inner},
     blobs::Blobs,
+    brake::Brake,
     clock::Clock,
     config::{Config, DatabaseUrl, Role},
     db::{Db, Writer},
@@ -61,15 +71,18 @@ use crate::{
     gate::{Gate, WEB_PORTS},
     hub::Hub,
     images::Images,
+    live::{Live, Settings},
     model::Offer,
     packages::{Packages, Parts},
-    request::Intake,
+    request::{Intake, sign_in::SignIns},
     resources::{
         api_keys::{self, CreatedKey},
         credentials, organization, webhook_endpoints, workspaces,
     },
     sandboxes::Sandboxes,
+    scrape::Scrape,
     shares::Shares,
+    traces::Traces,
     vault::Vault,
 };
 
@@ -124,6 +137,7 @@ pub async fn serve_offer(offer: Offer, config: Config, clock: Clock) -> Result<S
     let vault = Arc::new(Vault::open(&config, &db).await?);
     seal_webhook_secrets(&vault, &db).await?;
     let node = folder::node(&config, &db).await?;
+    let (traces, exporter) = Traces::new(&config.telemetry, &clock, &node)?;
     let (own, alone) = (node.clone(), config.database.is_none());
     db.write(move |tx| {
         engine::release_all_of(tx, &own)?;
@@ -159,6 +173,8 @@ pub async fn serve_offer(offer: Offer, config: Config, clock: Clock) -> Result<S
             Ok((organization::id(tx)?, api_keys::first_key(tx)?))
         })
         .await?;
+    let secrets = vault.derived("console sign-ins");
+    let sign_ins = SignIns::new(&organization, secrets.iter().map(<[u8; 32]>::as_slice));
     let tasks = TaskTracker::new();
     let packages = Packages::new(Parts {
         backend,
@@ -177,13 +193,20 @@ pub async fn serve_offer(offer: Offer, config: Config, clock: Clock) -> Result<S
     let app = App::new(Inner {
         organization_header: HeaderValue::from_str(&organization).map_err(Error::internal)?,
         node,
+        traces,
         metrics: telemetry::metrics(),
+        scrape: Scrape::new(db.clone(), sandboxes.backend().clone(), tasks.clone(), config.data.clone()),
         metrics_key,
         intake: Intake::default(),
+        strangers: Intake::of_strangers(),
+        sign_ins,
         git: git::Git::new(&config, tasks.clone()),
         web: web::Web::new(&config)?,
         tasks,
+        driving: TaskTracker::new(),
+        brake: Brake::default(),
         stop,
+        live: Live::new(Settings::new(&config, offer)),
         config,
         clock,
         db,
@@ -191,7 +214,6 @@ pub async fn serve_offer(offer: Offer, config: Config, clock: Clock) -> Result<S
         hub,
         streams: Shares::default(),
         answers: Shares::default(),
-        offer,
         blobs,
         sandboxes,
         images,
@@ -200,7 +222,10 @@ pub async fn serve_offer(offer: Offer, config: Config, clock: Clock) -> Result<S
     });
     if app.config.roles.has(Role::Scheduler) {
         app.spawn(tick::run(app.clone()));
+        app.spawn(silence::run(app.clone()));
         app.spawn(renewals::run(app.clone()));
+        app.spawn(deadlines::run(app.clone()));
+        app.spawn(retention::run(app.clone()));
     }
     if app.config.roles.has(Role::Runner) {
         app.spawn(sweep::run(app.clone()));
@@ -215,6 +240,9 @@ pub async fn serve_offer(offer: Offer, config: Config, clock: Clock) -> Result<S
     }
     if app.config.roles.has(Role::Webhooks) {
         app.spawn(webhooks::run(app.clone()));
+    }
+    if let Some(exporter) = exporter {
+        app.spawn(exporter.run(app.stop.clone()));
     }
     app.spawn(telemetry::upkeep(app.metrics.clone(), app.stop.clone()));
     let metrics_address = metrics_listener.as_ref().map(|(_, address)| *address);
@@ -310,6 +338,33 @@ pub async fn copy_to_postgres(data: &Path, url: &DatabaseUrl) -> Result<Vec<db::
 }
 
 impl Server {
+    /// Takes what of a configuration may change while the server runs; the rest needs a restart.
+    ///
+    /// # Errors
+    /// When a model of it cannot be offered; then nothing is changed.
+    pub fn reload(&self, config: &Config) -> Result<()> {
+        self.app.live.reload(config)?;
+        if config.runs_sessions() {
+            self.app.spawn(tell_of_wrong_upstreams(self.app.clone()));
+        }
+        Ok(())
+    }
+
+    /// Begins nothing more for sessions and waits until what is under way for them has ended, for as long as `[engine]
+    /// drain_seconds` says. Requests are answered meanwhile. A session that is left then goes on elsewhere, or after a start, as
+    /// if nothing had happened; of a call that takes longer the outcome is unknown.
+    pub async fn drain(&self) {
+        self.app.brake.drain();
+        self.app.driving.close();
+        let patience = Duration::from_secs(self.app.settings().drain_seconds);
+        if timeout(patience, self.app.driving.wait()).await.is_err() {
+            tracing::warn!(
+                sessions = self.app.driving.len(),
+                "calls or requests to models were still under way: they are cut off"
+            );
+        }
+    }
+
     /// Stops: no new requests, a while for those under way, then everything ends. What was answered is in the store.
     pub async fn stop(self) {
         self.app.stop.cancel();
@@ -321,6 +376,19 @@ impl Server {
         let Self { app, writer, .. } = self;
         drop(app);
         close(writer).await;
+    }
+
+    /// An address of the console that signs a browser on this machine in, once and for a while; the one before it does no longer.
+    /// `None` where other machines reach the server too, and where it has no console.
+    ///
+    /// # Errors
+    /// When the machine gives no random bytes.
+    pub fn console_address(&self) -> Result<Option<String>> {
+        if !self.address.ip().is_loopback() || !self.app.config.roles.has(Role::Api) {
+            return Ok(None);
+        }
+        let word = self.app.sign_ins.new_word(self.app.clock.now())?;
+        Ok(Some(format!("http://{}{}#sign-in={word}", self.address, console::PATH)))
     }
 
     /// The server's state, for tests that look inside.
@@ -362,8 +430,9 @@ async fn tell_of_missing_git() {
 
 /// Looks once at the upstreams of models, and says what is wrong with their settings. The start does not wait for it.
 async fn tell_of_wrong_upstreams(app: App) {
+    let offer = app.offer();
     tokio::select! {
-        looked = app.offer.look() => {
+        looked = offer.look() => {
             for upstream in looked {
                 if let Some(wrong) = upstream.wrong {
                     tracing::warn!(models = upstream.models.join(", "), base_url = upstream.base_url, "[[models]] {wrong}");

@@ -34,6 +34,11 @@ pub const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// still sending would otherwise see a closed connection and not the answer.
 pub const LINGER: (usize, Duration) = (1024 * 1024, Duration::from_secs(2));
 
+/// How long a browser stays signed in to the console, in microseconds: a week.
+pub const SIGN_IN_MICROS: i64 = 7 * 24 * 60 * 60 * 1_000_000;
+/// How long the address that the server prints at its start signs a browser in, in microseconds: fifteen minutes.
+pub const SIGN_IN_ADDRESS_MICROS: i64 = 15 * 60 * 1_000_000;
+
 /// Most bytes of a request body; a larger one is answered with 413.
 pub const MAX_BODY_BYTES: usize = 32 * 1024 * 1024;
 /// Most values in a JSON body, those inside of others counted.
@@ -63,6 +68,30 @@ pub const LOG_LINES_A_MINUTE: u32 = 10;
 pub const LOGGED_PATH: usize = 200;
 /// How often what was measured is summed up, whether or not somebody reads the metrics, and memory is given back.
 pub const UPKEEP_EVERY: Duration = Duration::from_secs(2);
+/// How long a scrape of the metrics waits for the store before it leaves out what is in it.
+pub const SCRAPE_STORE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long what a scrape has read from the store is kept, in seconds.
+pub const SCRAPE_KEPT_SECONDS: f64 = 5.0;
+/// Most rows that a scrape counts of one kind.
+pub const SCRAPE_ROWS: i64 = 10_000;
+/// Most disabled endpoints whose webhooks a scrape counts.
+pub const SCRAPE_ENDPOINTS: i64 = 100;
+/// Spans of traces that wait to be sent; further ones are dropped, and counted.
+pub const TRACE_QUEUE: usize = 8192;
+/// The same where they have what was said in sessions.
+pub const TRACE_QUEUE_OF_CONTENT: usize = 512;
+/// Most bytes of a text that was said in a session and is noted in a span.
+pub const TRACE_CONTENT_BYTES: usize = 32 * 1024;
+/// Most spans that are sent together.
+pub const TRACE_BATCH: usize = 256;
+/// How long spans wait for others to be sent with.
+pub const TRACE_SEND_EVERY: Duration = Duration::from_secs(2);
+/// How long a collector may take to answer.
+pub const TRACE_SEND_TIMEOUT: Duration = Duration::from_secs(10);
+/// The same while the server stops.
+pub const TRACE_LAST_SEND: Duration = Duration::from_secs(1);
+/// Requests whose place in a client's trace is remembered.
+pub const TRACE_CONTEXTS: usize = 4096;
 /// Most bytes of memory that are kept and not used.
 pub const SPARE_MEMORY_BYTES: usize = 32 * 1024 * 1024;
 /// How long the store may take to answer before the server says that it is not ready.
@@ -138,10 +167,49 @@ pub const IDEMPOTENCY_MICROS: i64 = 24 * 3600 * 1_000_000;
 /// Most forgotten `Idempotency-Key`s that one run removes from the store.
 pub const IDEMPOTENCY_PURGE: i64 = 8;
 
+/// Starts of one deployment that are planned at the same time.
+pub const MAX_PLANNED_STARTS: i64 = 1000;
+/// How far ahead a start can be planned, in microseconds.
+pub const MAX_START_AHEAD_MICROS: i64 = 366 * 24 * 3600 * 1_000_000;
+/// How long a planned start is kept after it was decided on, in microseconds. Its run is kept as every run.
+pub const STARTS_KEPT_MICROS: i64 = 90 * 24 * 3600 * 1_000_000;
+/// Most of those that are older which one new start removes.
+pub const PLANNED_STARTS_PURGE: i64 = 8;
+/// Planned starts that are due, read from the store at a time.
+pub const STARTS_BATCH: i64 = 200;
+/// Occurrences that one backfill makes up for.
+pub const MAX_BACKFILL: usize = 1000;
+/// Occurrences that one backfill looks through for those that were passed over.
+pub const MAX_BACKFILL_LOOKED: usize = 50_000;
+/// Hooks of one deployment.
+pub const MAX_HOOKS: i64 = 32;
+/// Most bytes of what is sent to a hook; more is answered with 413. Half of [`DRAIN_OF_STRANGERS`], so that who sends a little more
+/// sees the answer.
+pub const MAX_HOOK_BODY_BYTES: usize = 512 * 1024;
+/// Most bytes of it that the agent reads.
+pub const MAX_HOOK_TEXT_BYTES: usize = 128 * 1024;
+/// How long the body of what is sent to a hook may take to arrive.
+pub const HOOK_BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Most memory for such bodies that are read at the same time, in bytes; further ones wait.
+pub const STRANGERS_BYTES: usize = 4 * STRANGERS_BYTES_OF_ONE;
+/// The part of [`STRANGERS_BYTES`] that the hooks of one workspace may have.
+pub const STRANGERS_BYTES_OF_ONE: usize = 8 * MAX_HOOK_BODY_BYTES;
+/// How far the time that a sender signs may be from the server's, in seconds (Standard Webhooks, Slack).
+pub const HOOK_TOLERANCE_SECONDS: u64 = 5 * 60;
+/// Most characters of a sender's id of a delivery.
+pub const MAX_DELIVERY_ID: usize = 255;
+/// How long the id of a delivery is remembered, in microseconds. Senders try again for a day or so; GitHub's can be sent again by
+/// hand for three.
+pub const HOOK_DELIVERY_MICROS: i64 = 7 * 24 * 3600 * 1_000_000;
+/// Most forgotten deliveries that one new delivery removes from the store.
+pub const HOOK_DELIVERIES_PURGE: i64 = 8;
+
 /// Most sessions that one fire interrupts to make room.
 pub const MAX_INTERRUPTS: i64 = 1000;
 /// Most tokens of a reply or a request that a model can be configured with.
 pub const MAX_MODEL_TOKENS: u32 = 100_000_000;
+/// What the bound on the sessions that a workspace creates in a minute can be; 0 is none.
+pub const SESSIONS_PER_MINUTE: RangeInclusive<u32> = 0..=1_000_000;
 /// Most sessions that a server can be told to run at the same time.
 pub const MAX_CONCURRENCY: usize = 100_000;
 /// Most sandboxes that a server can be told to have up at the same time.
@@ -214,8 +282,50 @@ pub const DUE_BATCH: i64 = 1000;
 pub const FIRES_AT_ONCE: usize = 64;
 /// Such transactions under way at the same time: one for each connection of PostgreSQL that writes.
 pub const FIRE_GROUPS_IN_FLIGHT: usize = POSTGRES_WRITERS;
+/// How often a session that is to follow one that died, and waits until others have come to rest, is looked at, in microseconds.
+pub const SESSION_RETRY_LOOK_MICROS: i64 = 5_000_000;
+/// Runs of a deployment that are looked through for one that came to a good end, whose last words a new one is told.
+pub const CARRIED_RUNS: i64 = 20;
 /// How long the scheduler sleeps at most, in microseconds. It wakes at whole multiples of it.
 pub const SCHEDULER_POLL_MICROS: i64 = 1_000_000;
+
+/// Sessions whose deadlines are looked at between two reads of those that are due.
+pub const DEADLINES_BATCH: i64 = 1000;
+/// Sessions that are looked at at the same time. Their transactions share commits.
+pub const DEADLINES_IN_FLIGHT: usize = 64;
+/// How long the server waits at most before it looks again at what is due.
+pub const DEADLINES_POLL: Duration = Duration::from_secs(1);
+/// How often it looks for sessions that may have a deadline and are not known to have one.
+pub const DEADLINES_SWEEP_EVERY: Duration = Duration::from_mins(1);
+/// Sessions that such a look, or a changed policy, takes in at once.
+pub const DEADLINES_TAKEN: i64 = 1000;
+/// What one look does to a session at most: what is denied may leave something that is due, too.
+pub const DEEDS_OF_A_LOOK: usize = 3;
+/// When a session is looked at again that was to be stopped and has not, or whose look has failed.
+pub const DEADLINE_AGAIN_MICROS: i64 = 10_000_000;
+/// Deployments that are paused for their failures between two looks at sessions.
+pub const PAUSES_AT_ONCE: i64 = 100;
+/// The pause between two looks for deployments that are silent.
+pub const SILENCE_POLL: Duration = Duration::from_secs(5);
+/// Deployments that one such look takes at a time.
+pub const SILENCE_BATCH: i64 = 100;
+/// The newest runs of a deployment among which its last good one is looked for.
+pub const SILENCE_RUNS: i64 = 100;
+/// After how long a deployment is looked at again at the latest, in microseconds: before its runs are so old that they may be deleted.
+pub const SILENCE_LOOK_MICROS: i64 = 6 * 60 * 60 * 1_000_000;
+/// The same of one that is silent.
+pub const SILENT_LOOK_MICROS: i64 = 10 * 60 * 1_000_000;
+/// Over how long a time after an occurrence the looks at those deployments are spread that have it, in seconds.
+pub const SILENCE_SPREAD_SECONDS: i64 = 30;
+
+/// Most runs that sums are made of at a time.
+pub const MAX_SUMMED_RUNS: i64 = 100_000;
+/// Most sums that one answer has.
+pub const MAX_RUN_SUMS: usize = 1000;
+/// The longest time of which sums are made, in microseconds.
+pub const MAX_SUMMED_MICROS: i64 = 93 * 86_400 * 1_000_000;
+/// The time of which sums are made unless a caller says otherwise, in microseconds.
+pub const SUMMED_MICROS: i64 = 7 * 86_400 * 1_000_000;
 
 /// Rows that are on their way when a store is copied.
 pub const COPY_BATCH: u64 = 1000;
@@ -262,6 +372,13 @@ pub const LARGE_LOGS_BYTES: usize = 2 * LARGE_LOGS_BYTES_OF_ONE;
 pub const LARGE_LOGS_BYTES_OF_ONE: usize = 64 * 1024 * 1024;
 /// Sessions of one workspace that are taken up before another workspace has its turn.
 pub const CLAIM_BATCH: usize = 64;
+/// How often a server looks whether the operator has stopped everything.
+pub const BRAKE_POLL: Duration = Duration::from_millis(500);
+/// How long calls and requests to models may go on when the server is to end, in seconds, unless `[engine] drain_seconds` says
+/// otherwise: longer than most take, and less than service managers wait before they kill.
+pub const DRAIN_SECONDS: u64 = 20;
+/// What that can be.
+pub const DRAIN_SECONDS_RANGE: RangeInclusive<u64> = 0..=86_400;
 /// How long a runner sleeps when nothing wakes it.
 pub const RUNNER_POLL: Duration = Duration::from_millis(500);
 /// How often a session is run on, the first time included, when that fails for another reason than the database: as when
@@ -818,3 +935,45 @@ pub const WEB_READS: usize = 4;
 pub const WEB_SEARCH_BYTES: usize = 2 * 1024 * 1024;
 /// Most characters of a result of a search, and of its title.
 pub const WEB_HIT_CHARACTERS: usize = 2000;
+
+/// Most fields that a row of the audit list names.
+pub const AUDIT_FIELDS: usize = 64;
+/// Most bytes of the name of such a field; longer ones are no fields of a resource.
+pub const AUDIT_NAME_BYTES: usize = 64;
+/// Rows of the audit list that an export has in memory at a time.
+pub const AUDIT_EXPORT_ROWS: i64 = 500;
+
+/// How often what is kept no longer is looked for, by one server of those on a store.
+pub const RETENTION_EVERY: Duration = Duration::from_hours(1);
+/// Rows that are looked at in one read.
+pub const RETENTION_LOOK: i64 = 500;
+/// Sessions that one transaction removes ...
+pub const RETENTION_SESSIONS: usize = 10;
+/// ... and other rows. More events of a session than this many are removed after it.
+pub const RETENTION_ROWS: i64 = 500;
+/// Deployments whose history one transaction shortens.
+pub const RETENTION_DEPLOYMENTS: usize = 20;
+/// The share of the time for which a sweep may keep the store busy: for each second of work it pauses so many.
+pub const RETENTION_PAUSES: f64 = 9.0;
+/// Rows of each kind that a preview looks at.
+pub const RETENTION_PREVIEW_ROWS: i64 = 20_000;
+/// Pages that SQLite gives back to the file system in one transaction ...
+pub const GIVEN_BACK_PAGES: i64 = 500;
+/// ... and those that are free and stay: 4 MB, which are soon used again.
+pub const FREE_PAGES_KEPT: i64 = 1000;
+/// Blobs that rows name, read from a store at a time by a backup or a check.
+pub const NAMED_BLOBS_AT_ONCE: i64 = 1000;
+/// How often a backup copies the store because blobs that the copy names were deleted meanwhile.
+pub const BACKUP_SNAPSHOTS: u32 = 5;
+/// Bytes that a backup copies at a time.
+pub const COPY_BUFFER_BYTES: usize = 256 * 1024;
+/// Most blobs that a backup names because something is wrong with them.
+pub const MAX_TOLD_BLOBS: usize = 20;
+/// Most bytes of a line in the list of a backup; that of its images is the longest.
+pub const MANIFEST_LINE_BYTES: u64 = 16 * 1024 * 1024;
+/// Most problems of a store that a check lists; it counts all.
+pub const MAX_PROBLEMS: usize = 1000;
+/// Sessions that a check reads at a time.
+pub const CHECKED_SESSIONS_AT_ONCE: i64 = 200;
+/// Sealed secrets that a check reads at a time.
+pub const CHECKED_SECRETS_AT_ONCE: i64 = 500;

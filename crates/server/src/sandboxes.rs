@@ -91,6 +91,14 @@ impl Sandboxes {
         }
     }
 
+    /// Ends the sandboxes that are in no call, whatever runs in them in the background. Their files stay.
+    pub async fn end_idle(&self) {
+        let idle: Vec<SessionId> = self.idle().drain().map(|(session, _)| session).collect();
+        for session in idle {
+            self.backend.stop_unused(session.as_ref()).await;
+        }
+    }
+
     /// Ends the sandbox of a session, whatever runs in it. Its files stay.
     pub async fn end(&self, session: &SessionId) {
         self.idle().remove(session);

@@ -1,12 +1,16 @@
 //! What the server counts, how often it says the same, and which request it is that something is done for.
 
+mod samples;
+pub mod table;
+
 use std::{
     collections::HashMap,
     sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError},
 };
 
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use rota_sandbox::heap;
+pub use samples::Samples;
 use tokio::{task::spawn_blocking, time::interval};
 use tokio_util::sync::CancellationToken;
 
@@ -15,9 +19,6 @@ use crate::{
     limits::{LOG_LINES_A_MINUTE, SPARE_MEMORY_BYTES, UPKEEP_EVERY},
 };
 
-/// Upper bounds of the buckets of durations, in seconds.
-const SECONDS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
-
 /// The process's metrics. There is one recorder a process, however many servers a test starts in it.
 ///
 /// Every label comes from a closed set: what a client can choose would be a new series each time, for ever.
@@ -25,10 +26,10 @@ pub fn metrics() -> PrometheusHandle {
     static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
     HANDLE
         .get_or_init(|| {
-            let builder = PrometheusBuilder::new()
-                .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)
-                .expect("there are buckets");
-            builder.install_recorder().expect("nothing else installs a recorder")
+            let builder = table::with_buckets(PrometheusBuilder::new());
+            let handle = builder.install_recorder().expect("nothing else installs a recorder");
+            table::describe();
+            handle
         })
         .clone()
 }

@@ -12,8 +12,9 @@ use crate::{
     error::{Error, Result},
     limits::{DUE_BATCH, FIRE_GROUPS_IN_FLIGHT, FIRES_AT_ONCE, SCHEDULER_POLL_MICROS},
     resources::deployments::{
-        count_run,
+        again, count_run,
         due::{self, Due, Report, Settled},
+        starts,
     },
     scheduler::pending::Pending,
     telemetry,
@@ -56,6 +57,8 @@ async fn pause(app: &App) -> Duration {
 /// # Errors
 /// When the store cannot be read. A deployment that the database failed stays due; its failure is logged.
 pub async fn fire_due(app: &App) -> Result<()> {
+    again::start_due(app).await;
+    starts::fire_due(app).await?;
     let mut last: Option<Due> = None;
     loop {
         let after = last.clone();
@@ -72,7 +75,7 @@ pub async fn fire_due(app: &App) -> Result<()> {
 
 async fn settle(app: &App, group: &[Due]) {
     match write(app, group, due::settle).await {
-        Ok(reports) => reports.iter().for_each(count),
+        Ok(reports) => reports.iter().for_each(|report| count(app, report)),
         Err(Error::Stopping) => {}
         Err(_) if group.len() > 1 => {
             let each = stream::iter(group.chunks(1));
@@ -93,7 +96,9 @@ async fn settle_failed(app: &App, group: &[Due], cause: &Error) {
     match write(app, group, due::settle_failed).await {
         Ok(reports) => {
             tracing::error!(deployment_id = of(group), error = %cause, "a fire failed");
-            reports.iter().for_each(count);
+            for report in &reports {
+                count(app, report);
+            }
         }
         Err(error) => {
             tracing::error!(deployment_id = of(group), %cause, %error, "a fire failed, and so did its record");
@@ -112,13 +117,14 @@ async fn write(app: &App, group: &[Due], settle: Settle) -> Result<Vec<Report>> 
     app.db.write(move |tx| settle(tx, &policy, &group)).await
 }
 
-fn count(report: &Report) {
+fn count(app: &App, report: &Report) {
     let id = &report.id;
     for reason in &report.skipped {
         metrics::counter!("rota_schedule_gaps_total", "reason" => reason.as_str()).increment(1);
     }
     match &report.settled {
         Settled::Waits(_) => {}
+        Settled::Paused => tracing::warn!(deployment_id = %id, "paused a deployment whose runs have failed too often"),
         Settled::Archived => tracing::info!(deployment_id = %id, "archived a deployment whose agent is gone"),
         Settled::Retries(Pending { error, retry_at, .. }) => {
             metrics::counter!("rota_scheduled_retries_total").increment(1);
@@ -128,6 +134,7 @@ fn count(report: &Report) {
         }
         Settled::Fired { run, due_at } => {
             count_run(run);
+            app.traces.scheduled(run);
             metrics::counter!("rota_scheduled_fires_total", "outcome" => run.outcome()).increment(1);
             metrics::histogram!("rota_fire_lateness_seconds").record(run.created_at.seconds_since(*due_at));
             if let Some(RunError { r#type, message }) = &run.error {

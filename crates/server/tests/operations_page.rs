@@ -30,6 +30,8 @@ fn list() -> String {
             Who::WorkspaceOrWorker => "a workspace, or a worker",
             Who::Worker => "a worker",
             Who::Administrator => "an administrator",
+            Who::Signed => "none: a signature",
+            Who::Reader => "a workspace, or an administrator",
         };
         let beta = match operation.beta {
             Beta::Required => "required",

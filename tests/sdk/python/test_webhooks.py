@@ -102,6 +102,26 @@ def test_each_event_is_verified_and_read_by_the_sdk(
 
 
 @needs("webhooks of agents")
+def test_an_event_that_the_sdk_does_not_know_is_verified_and_read_all_the_same(
+    client: Client, receiver: Receiver, subscribe: Callable[..., Any], make_agent: Any, make_environment: Any
+) -> None:
+    secret = subscribe("rota.run.finished")["signing_secret"]
+    agent, environment = make_agent(), make_environment()
+    deployment = client.beta.deployments.create(
+        name=unique("deployment"),
+        agent=agent.id,
+        environment_id=environment.id,
+        initial_events=[message(bash("true"))],
+    )
+    run = client.beta.deployments.run(deployment.id)
+    headers, body = receiver.next()
+    event: Any = client.beta.webhooks.unwrap(body, headers=headers, key=secret)
+    assert (event.data.type, event.data.id) == ("rota.run.finished", run.id)
+    assert (event.data.deployment_id, event.data.session_id) == (deployment.id, run.session_id)
+    assert (event.data.outcome, event.data.stop_reason, event.data.error) == ("done", "end_turn", None)
+
+
+@needs("webhooks of agents")
 def test_only_the_secret_of_now_verifies(
     client: Client, receiver: Receiver, subscribe: Callable[..., Any], make_agent: Any
 ) -> None:

@@ -23,7 +23,7 @@ pub use request::{CreateAgent, UpdateAgent, read_model, read_skills};
 pub use tools::{
     BuiltInTool, BuiltInToolConfig, CustomTool, MAX_DOMAINS, MAX_MCP_SERVERS, MAX_TOOLS, McpServer, McpToolConfig,
     PermissionPolicy, Tool, ToolDefault, UrlFilter, UrlSource, built_in, check_tool_references, needs_network,
-    of_mcp_server, read_mcp_servers, read_tools,
+    of_mcp_server, read_mcp_servers, read_tools, waits_for_answers,
 };
 
 /// Most characters of an agent's name.

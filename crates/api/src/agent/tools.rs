@@ -132,6 +132,31 @@ pub fn of_mcp_server(tools: &[Tool], server: &str, name: &str) -> Option<Permiss
     enabled.then_some(policy)
 }
 
+/// Which tools may wait for an answer, each as a client names it: built-in tools and those of MCP servers that ask, or may, and custom
+/// tools, which a client runs.
+pub fn waits_for_answers(tools: &[Tool]) -> Vec<String> {
+    let asks = |enabled: bool, policy: PermissionPolicy| enabled && policy != PermissionPolicy::AlwaysAllow;
+    let mut waits = Vec::new();
+    for tool in tools {
+        match tool {
+            Tool::BuiltIn { .. } => {
+                let asked = BuiltInTool::ALL
+                    .into_iter()
+                    .filter(|tool| built_in(tools, *tool).is_some_and(|policy| asks(true, policy)));
+                waits.extend(asked.map(|tool| tool.as_str().to_owned()));
+            }
+            Tool::Mcp { mcp_server_name, configs, default_config } => {
+                let by_default = asks(default_config.enabled, default_config.permission_policy);
+                if by_default || configs.iter().any(|config| asks(config.enabled, config.permission_policy)) {
+                    waits.push(format!("mcp_toolset {mcp_server_name}"));
+                }
+            }
+            Tool::Custom(custom) => waits.push(custom.name.clone()),
+        }
+    }
+    waits
+}
+
 /// A tool that the client runs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CustomTool {

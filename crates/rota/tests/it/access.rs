@@ -48,7 +48,12 @@ pub async fn one_of_each(api: &Api) -> BTreeMap<&'static str, String> {
     let certificate = api.post(&certificates, json!({"ca_certificate_pem": AUTHORITIES[0]})).await;
     let site = Site::new(api, json!({})).await;
     let work = site.session(api).await;
+    let starts = format!("/rota/v1/deployments/{}", id(&deployment));
+    let start = api.post(&format!("{starts}/runs"), json!({"at": "2026-12-01T00:00:00Z"})).await;
+    let hook = api.post(&format!("{starts}/hooks"), json!({"scheme": "standard"})).await;
     BTreeMap::from([
+        ("{start_id}", id(&start).to_owned()),
+        ("{hook_id}", id(&hook).to_owned()),
         ("{file_id}", id(&file).to_owned()),
         ("{resource_id}", id(&resource).to_owned()),
         ("{skill_id}", id(&skill).to_owned()),
@@ -93,6 +98,11 @@ pub fn let_in(operation: &Operation, api: &Api, ids: &BTreeMap<&str, String>) ->
     if operation.who == Who::Worker { api.with_key(ids["{environment_key}"].clone()) } else { api.clone() }
 }
 
+/// Whether an operation takes the key of a workspace.
+fn is_of_a_workspace(operation: &Operation) -> bool {
+    !matches!(operation.who, Who::Administrator | Who::Worker | Who::Signed)
+}
+
 /// A body that the operation would read, where it has one.
 fn body(operation: &Operation) -> Option<Value> {
     let events = json!({"events": [message("hi")]});
@@ -107,6 +117,8 @@ fn body(operation: &Operation) -> Option<Value> {
         Some("action_urls") => json!({"action": {"type": "enroll_end_user"}}),
         Some("data_controls") => json!({"cmek": {"type": "disabled"}}),
         Some("keys") => json!({"name": "k"}),
+        Some("hooks") => json!({"scheme": "standard"}),
+        Some("backfill") => json!({"from": "2026-01-01T00:00:00Z", "to": "2026-01-02T00:00:00Z"}),
         Some("{work_id}") => json!({"metadata": {}}),
         Some("credentials") => vaults::variable("OTHER", &json!({})),
         _ => json!({}),
@@ -128,6 +140,10 @@ async fn every_route_refuses_who_has_no_key_or_a_wrong_one() {
         let (method, path) = (operation.method.clone(), filled(&operation, &ids));
         let bare = rota.api.http.request(method.clone(), format!("{}{path}", rota.api.base)).header(BETA.0, BETA.1);
         let answer = rota.api.answer(bare).await.refusal();
+        if operation.who == Who::Signed {
+            assert_eq!((answer.status, &*answer.kind), (401, "authentication_error"), "{method} {path}");
+            continue;
+        }
         assert_eq!(answer, refusal(401, "authentication_error", NO_KEY), "{method} {path}");
         let answer = impostor.send(method.clone(), &path, body(&operation).as_ref()).await.refusal();
         assert_eq!(answer, refusal(401, "authentication_error", "invalid x-api-key"), "{method} {path}");
@@ -140,8 +156,8 @@ async fn another_workspace_finds_nothing_at_any_route() {
     let ids = one_of_each(&rota.api).await;
     let other = rota.other_workspace().await;
     let mut walked = 0;
-    let of_a_workspace = |operation: &Operation| !matches!(operation.who, Who::Administrator | Who::Worker);
-    for operation in operations().into_iter().filter(of_a_workspace) {
+    for operation in operations().into_iter().filter(is_of_a_workspace).filter(|operation| operation.who != Who::Reader)
+    {
         let (method, path) = (operation.method.clone(), filled(&operation, &ids));
         let names_a_resource = ids.iter().any(|(name, id)| *name != "{model_id}" && path.contains(id.as_str()));
         if names_a_resource {
@@ -149,13 +165,16 @@ async fn another_workspace_finds_nothing_at_any_route() {
             assert_eq!((answer.status, &*answer.kind), (404, "not_found_error"), "{method} {path}");
             walked += 1;
         } else if method == Method::GET
-            && !["/v1/models", "/rota/v1/schedules", "/rota/v1/images"].iter().any(|p| path.starts_with(p))
+            && !["/v1/models", "/rota/v1/schedules", "/rota/v1/images", "/rota/v1/retention"]
+                .iter()
+                .any(|p| path.starts_with(p))
         {
-            let all = if path == "/rota/v1/attention" { path.clone() } else { format!("{path}?limit=100") };
+            let has_no_limit = ["/rota/v1/attention", "/rota/v1/runs/sums"].contains(&&*path);
+            let all = if has_no_limit { path.clone() } else { format!("{path}?limit=100") };
             assert_eq!(other.get(&all).await["data"], json!([]), "{path}");
         }
     }
-    assert_eq!(walked, 107);
+    assert_eq!(walked, 119);
     let deployment = rota.api.get(&format!("/v1/deployments/{}", ids["{deployment_id}"])).await;
     assert_eq!((&deployment["archived_at"], &deployment["status"]), (&Value::Null, &json!("active")));
 }
@@ -175,6 +194,7 @@ async fn the_organization_is_for_administrators_and_workspaces_are_for_who_names
             Who::Administrator => (&rota.api, &no_administrator),
             Who::Worker => (&rota.api, &no_worker),
             Who::Workspace | Who::Starter | Who::WorkspaceOrWorker => (&administrator, &no_workspace),
+            Who::Reader | Who::Signed => continue,
         };
         let (method, path) = (operation.method.clone(), filled(&operation, &ids));
         let answer = api.send(method.clone(), &path, body(&operation).as_ref()).await.refusal();
@@ -209,6 +229,7 @@ async fn a_worker_reaches_what_is_for_workers_and_nothing_else() {
         let (method, path) = (operation.method.clone(), filled(&operation, &ids));
         let ask = async |api: &Api| api.send(method.clone(), &path, body(&operation).as_ref()).await;
         match operation.who {
+            Who::Signed => assert_eq!(ask(&worker).await.status, 401, "{method} {path}"),
             Who::Administrator => assert_eq!(ask(&worker).await.refusal(), no_administrator, "{method} {path}"),
             Who::Workspace if method == Method::GET && path.starts_with("/v1/skills") || path.contains("/work/") => {
                 assert_eq!(ask(&worker).await.status, 403, "{method} {path}");
@@ -216,7 +237,9 @@ async fn a_worker_reaches_what_is_for_workers_and_nothing_else() {
             Who::Workspace if path.ends_with("/content") => {
                 assert_eq!(ask(&worker).await.refusal(), not_found("Not found"), "{method} {path}");
             }
-            Who::Workspace | Who::Starter => assert_eq!(ask(&worker).await.refusal(), no_key, "{method} {path}"),
+            Who::Workspace | Who::Starter | Who::Reader => {
+                assert_eq!(ask(&worker).await.refusal(), no_key, "{method} {path}");
+            }
             Who::Worker | Who::WorkspaceOrWorker => {
                 let refused = ask(&elsewhere).await.refusal();
                 if path.contains("/work") {
@@ -364,8 +387,7 @@ async fn an_archived_workspace_is_read_and_not_changed_and_only_a_starter_is_rec
     let ids = one_of_each(&api).await;
     administrator.call(&format!("/v1/organizations/workspaces/{}/archive", id(&made))).await;
     let refused = forbidden("the workspace is archived: its resources can be read, not changed");
-    let of_a_workspace = |operation: &Operation| !matches!(operation.who, Who::Administrator | Who::Worker);
-    for operation in operations().into_iter().filter(of_a_workspace) {
+    for operation in operations().into_iter().filter(is_of_a_workspace) {
         let (method, path) = (operation.method.clone(), filled(&operation, &ids));
         if ["/stream", "/content"].iter().any(|end| path.ends_with(end)) {
             continue;

@@ -39,6 +39,7 @@ async fn on_a_terminal_the_server_of_the_demo_stays_until_it_is_ended() {
         }
     };
     until("/events", &mut said).await;
+    assert!(said.contains("/console#sign-in="), "it opens signed in: {said}");
     let value = |name: &str| {
         let (_, after) = said.split_once(&format!("{name}=")).unwrap();
         after.split_whitespace().next().unwrap().to_owned()

@@ -95,6 +95,13 @@ async fn each_occurrence_is_told_with_its_run_or_its_reason() {
         "error": null,
         "retry_at": null,
         "lateness_ms": 5000,
+        "attempts": [{
+            "run_id": id(&runs[0]),
+            "at": runs[0]["created_at"],
+            "session_id": runs[0]["session_id"],
+            "error": null,
+            "followed": null,
+        }],
     });
     assert_eq!(occurrences[12], late);
     let failed = &occurrences[3];

@@ -65,17 +65,41 @@ async fn a_policy_is_the_default_until_it_is_set_and_again_when_it_is_cleared() 
         "deployment_id": id(&made),
         "overlap": "allow",
         "max_concurrent_sessions": null,
-        "retry": {"max_attempts": 1, "initial_backoff_seconds": 30, "max_backoff_seconds": 600, "multiplier": 2},
+        "retry": {"max_attempts": 1, "max_sessions": 1, "even_after_changes": false, "initial_backoff_seconds": 30,
+                  "max_backoff_seconds": 600, "multiplier": 2},
         "catch_up_seconds": 1800,
         "jitter": "off",
+        "silent_after_intervals": 3,
+        "spend": null,
+        "session": "new",
+        "carry_forward": null,
+        "unattended": "wait",
+        "max_session_seconds": null,
+        "max_idle_waiting_seconds": null,
+        "pause_after_failures": null,
+        "starts_at": null,
+        "ends_at": null,
+        "paused_by": null,
+        "warnings": [],
     });
     assert_eq!(api.get(&policy_path(&made)).await, default);
     let settings = json!({
         "overlap": "queue_one",
         "max_concurrent_sessions": 3,
-        "retry": {"max_attempts": 4, "initial_backoff_seconds": 5, "max_backoff_seconds": 60, "multiplier": 3},
+        "retry": {"max_attempts": 4, "max_sessions": 3, "even_after_changes": true, "initial_backoff_seconds": 5,
+                  "max_backoff_seconds": 60, "multiplier": 3},
         "catch_up_seconds": 0,
         "jitter": "hosted",
+        "silent_after_intervals": 5,
+        "spend": {"per_day_cents": 500, "per_month_cents": 1_000_000_000},
+        "session": "continue",
+        "carry_forward": 500,
+        "unattended": {"answer_within_seconds": 900},
+        "max_session_seconds": 3600,
+        "max_idle_waiting_seconds": 1800,
+        "pause_after_failures": 3,
+        "starts_at": "2026-03-02T00:00:00.000000Z",
+        "ends_at": "2027-03-02T00:00:00.000000Z",
     });
     let mut expected = default.clone();
     for (field, value) in settings.as_object().unwrap() {
@@ -85,11 +109,14 @@ async fn a_policy_is_the_default_until_it_is_set_and_again_when_it_is_cleared() 
     }
     assert_eq!(set_policy(api, &made, json!({})).await, expected);
     assert_eq!(set_policy(api, &made, json!({"jitter": 30})).await["jitter"], 30);
+    assert_eq!(set_policy(api, &made, json!({"unattended": "deny"})).await["unattended"], "deny");
     let retry = set_policy(api, &made, json!({"retry": {"max_attempts": 2}})).await["retry"].clone();
     assert_eq!(retry, over(default["retry"].clone(), &json!({"max_attempts": 2})), "it is replaced as a whole");
     let rota = rota.restart().await;
     let cleared = json!({"overlap": null, "max_concurrent_sessions": null, "retry": null, "catch_up_seconds": null,
-                         "jitter": null});
+                         "jitter": null, "silent_after_intervals": null, "spend": null, "session": null, "carry_forward": null, "unattended": null,
+                         "max_session_seconds": null, "max_idle_waiting_seconds": null, "pause_after_failures": null,
+                         "starts_at": null, "ends_at": null});
     assert_eq!(set_policy(&rota.api, &made, cleared).await, default);
     assert_eq!(rota.api.get(&path(&made)).await, made, "a policy is no part of the deployment");
 }
@@ -113,6 +140,18 @@ async fn a_policy_is_read_strictly() {
         (json!({"retry": {"tries": 3}}), "retry.tries: Extra inputs are not permitted"),
         (json!({"retry": {"max_attempts": 11}}), "retry.max_attempts: value must be less than or equal to 10"),
         (json!({"retry": {"max_attempts": null}}), "retry.max_attempts: value cannot be null"),
+        (json!({"retry": {"max_sessions": 11}}), "retry.max_sessions: value must be less than or equal to 10"),
+        (json!({"retry": {"even_after_changes": 1}}), "retry.even_after_changes: Input should be a valid boolean"),
+        (json!({"spend": {}}), "spend: must have per_day_cents or per_month_cents; null is no ceiling at all"),
+        (json!({"spend": {"per_day_cents": 0}}), "spend.per_day_cents: value must be greater than or equal to 1"),
+        (
+            json!({"spend": {"per_month_cents": 1_000_000_001}}),
+            "spend.per_month_cents: value must be less than or equal to 1000000000",
+        ),
+        (json!({"spend": {"per_week_cents": 1}}), "spend.per_week_cents: Extra inputs are not permitted"),
+        (json!({"session": "old"}), "session: \"old\" is not a valid value"),
+        (json!({"carry_forward": false}), "carry_forward: Input should be a valid integer"),
+        (json!({"carry_forward": 100_001}), "carry_forward: value must be less than or equal to 100000"),
         (json!({"retry": {"multiplier": 1.5}}), "retry.multiplier: Input should be a valid integer"),
         (
             json!({"retry": {"initial_backoff_seconds": 20, "max_backoff_seconds": 10}}),
@@ -124,6 +163,26 @@ async fn a_policy_is_read_strictly() {
         (json!({"jitter": "30"}), "jitter: \"30\" is not a valid value"),
         (json!({"jitter": 3601}), "jitter: value must be less than or equal to 3600"),
         (json!({"jitter": true}), "jitter: Input should be a valid integer"),
+        (json!({"unattended": "allow"}), "unattended: \"allow\" is not a valid value"),
+        (json!({"unattended": 60}), "unattended: Input should be a valid string"),
+        (json!({"unattended": {}}), "unattended.answer_within_seconds: Field required"),
+        (
+            json!({"unattended": {"answer_within_seconds": 0}}),
+            "unattended.answer_within_seconds: value must be greater than or equal to 1",
+        ),
+        (json!({"max_session_seconds": 0}), "max_session_seconds: value must be greater than or equal to 1"),
+        (
+            json!({"max_idle_waiting_seconds": 2_678_401}),
+            "max_idle_waiting_seconds: value must be less than or equal to 2678400",
+        ),
+        (json!({"pause_after_failures": 1001}), "pause_after_failures: value must be less than or equal to 1000"),
+        (json!({"starts_at": "tomorrow"}), "starts_at: Input should be a valid RFC 3339 time"),
+        (
+            json!({"starts_at": "2026-03-03T00:00:00Z", "ends_at": "2026-03-03T00:00:00Z"}),
+            "ends_at: must be later than starts_at",
+        ),
+        (json!({"silent_after_intervals": 0}), "silent_after_intervals: value must be greater than or equal to 1"),
+        (json!({"silent_after_intervals": 1001}), "silent_after_intervals: value must be less than or equal to 1000"),
     ] {
         assert_eq!(api.post_refused(&policy_path(&made), body).await, invalid(message));
     }

@@ -22,7 +22,11 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use crate::{contract::MANAGED_AGENTS, request::read_request, server::PATIENCE};
+use crate::{
+    contract::{MANAGED_AGENTS, OWN},
+    request::read_request,
+    server::PATIENCE,
+};
 
 /// How requests are answered from now on.
 #[derive(Debug, Clone)]
@@ -186,7 +190,12 @@ fn delivery(headers: &HashMap<String, String>, body: String, is_accepted: bool) 
     assert_eq!(headers["content-type"], "application/json");
     assert!(headers["user-agent"].starts_with("rota/"));
     let event: Value = serde_json::from_str(&body).unwrap();
-    MANAGED_AGENTS.check_event(&event);
+    let is_own = event["data"]["type"].as_str().is_some_and(|kind| kind.starts_with("rota."));
+    if is_own {
+        OWN.check_event(&event);
+    } else {
+        MANAGED_AGENTS.check_event(&event);
+    }
     assert_eq!(event["id"], headers["webhook-id"]);
     Delivery {
         id: headers["webhook-id"].clone(),

@@ -98,7 +98,8 @@ async fn runs_and_occurrences_without_one_are_one_list_with_what_became_of_each(
             "state": "missed",
             "reason": "missed",
         }),
-        &json!({"run_id": null, "error": null, "session": null}),
+        &json!({"run_id": null, "start_id": null, "rerun_of": null, "rerun_by": null, "error": null, "session": null, "attempt": 1,
+            "retry_of": null, "followed": null}),
     );
     assert_eq!(all[2], missed);
     let death = &all[3];
@@ -162,7 +163,7 @@ async fn the_list_is_read_strictly() {
     let rota = Rota::without_engine().await;
     for (filter, message) in [
         ("state=fine", "state: \"fine\" is not a valid value"),
-        ("trigger=hook", "trigger: \"hook\" is not a valid value"),
+        ("trigger=clock", "trigger: \"clock\" is not a valid value"),
         ("deployment_id=agent_1", "deployment_id: is no id of this kind"),
         ("from=yesterday", "from: Input should be a valid RFC 3339 time"),
         ("limit=101", "limit: value must be less than or equal to 100"),

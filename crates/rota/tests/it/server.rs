@@ -162,6 +162,16 @@ impl Rota {
         rota_server::tick::fire_due(self.server.app()).await.unwrap();
     }
 
+    /// Meets the deadlines of sessions that are due, once.
+    pub async fn meet_deadlines(&self) {
+        rota_server::deadlines::meet_all(self.server.app()).await.unwrap();
+    }
+
+    /// Looks once for deployments that have gone silent.
+    pub async fn look_for_silence(&self) {
+        rota_server::silence::look(self.server.app()).await.unwrap();
+    }
+
     /// Moves the clock.
     pub fn advance_seconds(&self, seconds: i64) {
         self.clock.advance_micros(seconds * 1_000_000);

@@ -23,7 +23,7 @@ pub fn manifest(name: &str, description: &str) -> Vec<u8> {
     format!("---\nname: {name}\ndescription: {description}\n---\n# How to\n").into_bytes()
 }
 
-fn form(request: RequestBuilder, parts: &[Part<'_>]) -> RequestBuilder {
+pub fn form(request: RequestBuilder, parts: &[Part<'_>]) -> RequestBuilder {
     let mut body = Vec::new();
     for (name, file, content) in parts {
         let file = file.map(|file| format!("; filename=\"{file}\"")).unwrap_or_default();

@@ -206,7 +206,11 @@ fn converse(program: &Program, launch: Launch) -> Result<String, Error> {
         ours.write_all(&wire::encode(&ToInit::Launch(Box::new(launch))))?;
         loop {
             match wire::read(&mut ours, wire::MAX_FRAME_FROM_INIT)? {
-                FromInit::Started { .. } | FromInit::Listening { .. } | FromInit::Done { .. } | FromInit::Deleted => {}
+                FromInit::Started { .. }
+                | FromInit::Listening { .. }
+                | FromInit::Done { .. }
+                | FromInit::OverDisk
+                | FromInit::Deleted => {}
                 FromInit::Ready { landlock } => return Ok(Ok(landlock)),
                 FromInit::Failed(failure) => return Ok(Err(remedy::not_set_up(failure))),
             }

@@ -3,6 +3,7 @@
 
 mod cgroup;
 mod checkpoint;
+mod counts;
 mod doctor;
 mod files;
 mod identity;
@@ -18,6 +19,7 @@ mod trees;
 mod unpack;
 
 pub use checkpoint::{Contents, Entry, Reach, SessionFiles, What, path_inside, pieces, state_of};
+pub use counts::Counts;
 pub use doctor::{Protection, ProtectionState};
 pub use files::{Area, Bounds, Found, Listing, NewFile};
 pub use layers::{About, Layer, Layers, NewLayer, NotRemoved, is_name};
@@ -43,6 +45,7 @@ use crate::folder::Folder;
 use crate::init::BUILDING;
 use crate::wire::{Authorities, ContainerIds, Launch, Shown};
 use cgroup::Cgroups;
+use counts::Counters;
 use identity::Identities;
 use lost::Lost;
 use program::{Program, Spawner};
@@ -65,6 +68,7 @@ pub struct Embedded {
     /// One slot a session that was opened, so that two openings of one session wait for each other and others do not.
     slots: Mutex<HashMap<String, Arc<Slot>>>,
     tasks: TaskTracker,
+    counters: Arc<Counters>,
 }
 
 type Slot = tokio::sync::Mutex<Option<Sandbox>>;
@@ -138,7 +142,13 @@ impl Embedded {
             daemon,
             slots,
             tasks,
+            counters: Arc::default(),
         }))
+    }
+
+    /// How many sandboxes there are and were.
+    pub fn counts(&self) -> Counts {
+        self.counters.read()
     }
 
     /// The images of this machine, unpacked.
@@ -184,7 +194,7 @@ impl Embedded {
             if let Some(dead) = slot.take() {
                 dead.end().await;
             }
-            let sandbox = backend.start(&id, setup).await?;
+            let sandbox = backend.start(&id, setup).await.inspect_err(|_| backend.counters.not_started())?;
             *slot = Some(sandbox.clone());
             Ok(sandbox)
         })
@@ -240,7 +250,7 @@ impl Embedded {
                 Spawned::in_container(started)
             }
         };
-        let parts = sandbox::Parts { session, root, companion: setup.companion };
+        let parts = sandbox::Parts { session, root, companion: setup.companion, counters: Arc::clone(&self.counters) };
         sandbox::start(&self.tasks, parts, launch, spawned).await
     }
 

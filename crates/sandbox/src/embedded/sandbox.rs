@@ -20,6 +20,7 @@ use tokio_util::task::TaskTracker;
 
 use super::Root;
 use super::cgroup::Cgroup;
+use super::counts::Counters;
 use super::listeners::{self, Listeners};
 use super::program::Spawner;
 use super::remedy;
@@ -54,6 +55,7 @@ pub(super) struct Parts {
     pub(super) session: Session,
     pub(super) root: Root,
     pub(super) companion: Option<Companion>,
+    pub(super) counters: Arc<Counters>,
 }
 
 struct Inner {
@@ -67,6 +69,7 @@ struct Inner {
     /// The gate's side of the network, until somebody takes it.
     listeners: Mutex<Option<Listeners>>,
     companion: Option<Companion>,
+    counters: Arc<Counters>,
     /// Held by the one call that uses the shell.
     shell: Arc<tokio::sync::Mutex<()>>,
     ended: watch::Receiver<Option<String>>,
@@ -222,7 +225,9 @@ impl Handshake {
                     let process = self.process.take().ok_or_else(|| broken(io::ErrorKind::InvalidData.into()))?;
                     return Ok((process, landlock));
                 }
-                FromInit::Done { .. } | FromInit::Deleted => return Err(broken(io::ErrorKind::InvalidData.into())),
+                FromInit::Done { .. } | FromInit::OverDisk | FromInit::Deleted => {
+                    return Err(broken(io::ErrorKind::InvalidData.into()));
+                }
             }
         }
     }
@@ -242,7 +247,7 @@ impl Handshake {
     fn into_sandbox(
         self,
         tasks: &TaskTracker,
-        Parts { session, root, companion }: Parts,
+        Parts { session, root, companion, counters }: Parts,
         (process, landlock): (OwnedFd, String),
     ) -> Sandbox {
         let (outgoing, frames) = mpsc::channel(OUTGOING);
@@ -256,10 +261,12 @@ impl Handshake {
             calls: Mutex::default(),
             listeners: Mutex::new(self.listeners),
             companion,
+            counters,
             shell: Arc::default(),
             ended,
             tasks: tasks.clone(),
         });
+        inner.counters.is_up();
         tasks.spawn(send(self.writer, frames, inner.ended.clone()));
         tasks.spawn(serve(Arc::clone(&inner), self.reader, self.runs, ended_sender));
         Sandbox { inner, handle: Arc::default() }
@@ -313,6 +320,7 @@ async fn serve(inner: Arc<Inner>, mut reader: OwnedReadHalf, runs: Runs, ended: 
                 let waiting = inner.calls().waiting.remove(&call);
                 waiting.map(|waiting| waiting.send(output.checked()));
             }
+            Ok(FromInit::OverDisk) => inner.counters.over_disk(),
             Ok(_) => break "it spoke out of turn".to_owned(),
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => break "its init ended".to_owned(),
             Err(error) => break error.to_string(),
@@ -321,6 +329,7 @@ async fn serve(inner: Arc<Inner>, mut reader: OwnedReadHalf, runs: Runs, ended: 
     inner.kill();
     let ran_out = runs.clear_away(&inner.tasks, Some(&inner.process)).await;
     let cause = if ran_out { format!("{cause}; memory ran out inside") } else { cause };
+    inner.counters.has_ended(ran_out);
     inner.session.record.remove();
     tracing::debug!(session = inner.session.id, cause, "sandbox ended");
     ended.send_replace(Some(cause));

@@ -248,6 +248,7 @@ impl Init {
 
     /// Ends everything inside because of a limit, and says so in the running command's answer.
     fn stop_for(&mut self, why: &str) {
+        self.open &= wire::write(&mut self.socket, &FromInit::OverDisk).is_ok();
         self.drain();
         self.end_everything();
         let had_command = self.running.is_some();

@@ -6,6 +6,7 @@
 //!
 //! This room knows places of bytes and no rows. The `object_store` crate is used here only.
 
+mod folder;
 mod place;
 pub mod sweep;
 
@@ -39,6 +40,8 @@ use crate::{
     telemetry,
 };
 use place::Place;
+
+pub use folder::Folder;
 
 /// Where blobs are.
 pub struct Blobs {

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// The folder of blobs in the data folder.
-const FOLDER: &str = "blobs";
+pub(super) const FOLDER: &str = "blobs";
 
 /// Where blobs are.
 pub(super) enum Place {

@@ -12,6 +12,9 @@ pub(super) const SQLITE_PRAGMAS: &str = "
     PRAGMA wal_autocheckpoint = 3000;
 ";
 
+/// That a store can give space back to the file system: decided when it is made, before everything else.
+pub(super) const SQLITE_NEW: &str = "PRAGMA auto_vacuum = INCREMENTAL";
+
 /// The cache of the connection that writes.
 pub(super) const SQLITE_WRITER_CACHE: &str = "PRAGMA cache_size = -32000";
 
@@ -42,6 +45,13 @@ pub(super) const LOCK_SCHEMA: &str = "
     SELECT pg_advisory_xact_lock(7420);
     CREATE TABLE IF NOT EXISTS schema_version (version BIGINT NOT NULL);
 ";
+
+/// Whether a statement that returns rows changes some.
+pub(super) fn writes(sql: &str) -> bool {
+    let sql = sql.trim_start();
+    // One that begins with its common tables says later what it does with them.
+    !sql.starts_with("SELECT") && (!sql.starts_with("WITH") || sql.contains("RETURNING"))
+}
 
 /// See [`super::Tx::skip_locked`].
 pub(super) fn skip_locked(table: &str) -> String {

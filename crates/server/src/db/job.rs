@@ -8,7 +8,10 @@ use std::{
 use tokio::sync::oneshot;
 use tracing::Span;
 
-use super::Tx;
+use super::{
+    Tx,
+    audit::{self, Act},
+};
 use crate::{
     error::{Error, Result},
     telemetry,
@@ -28,6 +31,7 @@ pub(super) struct Write<T, F> {
     /// Whose write it is: the log says so of what happens in it.
     span: Span,
     request: Option<Arc<str>>,
+    act: Option<Arc<Act>>,
     outcome: Option<Result<T>>,
     answer: oneshot::Sender<Result<T>>,
 }
@@ -36,7 +40,8 @@ impl<T, F> Write<T, F> {
     /// A job that runs `f`, and where its answer will be.
     pub(super) fn new(f: F) -> (Self, oneshot::Receiver<Result<T>>) {
         let (answer, answered) = oneshot::channel();
-        (Self { f, span: Span::current(), request: telemetry::request(), outcome: None, answer }, answered)
+        let (span, request, act) = (Span::current(), telemetry::request(), audit::act());
+        (Self { f, span, request, act, outcome: None, answer }, answered)
     }
 }
 
@@ -44,7 +49,12 @@ impl<T: Send, F: Fn(&mut Tx<'_>) -> Result<T> + Send> Job for Write<T, F> {
     fn run(&mut self, tx: &mut Tx<'_>) -> bool {
         let _within = self.span.enter();
         tx.request.clone_from(&self.request);
-        let result = catch_unwind(AssertUnwindSafe(|| (self.f)(tx)));
+        tx.noted.act.clone_from(&self.act);
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            let value = (self.f)(tx)?;
+            tx.write_audit()?;
+            Ok(value)
+        }));
         let outcome = self.outcome.insert(result.unwrap_or_else(|_| Err(Error::internal("a write panicked"))));
         tracing::debug!(succeeded = outcome.is_ok(), "write");
         outcome.is_ok()

@@ -38,6 +38,13 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0025_checkpoints.sql"),
     include_str!("migrations/0026_rows_by_key.sql"),
     include_str!("migrations/0027_outcomes.sql"),
+    include_str!("migrations/0028_deadlines.sql"),
+    include_str!("migrations/0029_again.sql"),
+    include_str!("migrations/0030_starts.sql"),
+    include_str!("migrations/0031_told.sql"),
+    include_str!("migrations/0032_audit.sql"),
+    include_str!("migrations/0033_retention.sql"),
+    include_str!("migrations/0034_brakes.sql"),
 ];
 
 /// Where a store keeps the checksums of the migrations that it has seen, each under the version that it leads to.
@@ -136,6 +143,11 @@ pub(super) fn check_current(connection: &Connection) -> Result<()> {
         return Ok(());
     }
     Err(Error::invalid("the store is of an older version; start the server of this version once, which updates it"))
+}
+
+/// The version to which this program brings a store.
+pub(super) fn version() -> i64 {
+    MIGRATIONS.len() as i64
 }
 
 /// What a store of this version has not seen yet.

@@ -12,15 +12,18 @@
 //! On PostgreSQL several transactions run at the same time: a closure that reads what it then writes calls [`Tx::lock`]
 //! first, and one that may meet a row that is there already says `ON CONFLICT` and looks at the count.
 
+mod audit;
 mod copy;
 mod dialect;
 mod fault;
+mod figures;
 mod job;
 mod migrate;
 mod postgres;
 #[cfg(debug_assertions)]
 mod seen;
 mod select;
+mod snapshot;
 mod sqlite;
 mod table;
 mod tx;
@@ -43,11 +46,13 @@ use crate::{
     limits, telemetry,
 };
 
+pub use audit::{Act, Also, acting, named};
 pub use copy::Copied;
 pub(crate) use copy::sqlite_to_postgres;
 use job::{Job, Write};
 pub(crate) use postgres::place;
 pub use select::Select;
+pub(crate) use snapshot::{check_integrity, check_version, copy_file, read_file, schema_version};
 pub(crate) use sqlite::FILE;
 pub use table::Table;
 pub use tx::Tx;
@@ -135,6 +140,7 @@ impl Writer {
 
 /// Says that writes were lost, which their callers are told too.
 fn not_committed(error: &Error, writes: usize) {
+    figures::not_committed();
     if telemetry::may_tell("writes that were not committed") {
         tracing::error!(%error, writes, "a group of writes was not committed");
     }

@@ -8,6 +8,7 @@ use crate::{
 };
 
 /// A SELECT that grows by the filters that a caller asked for.
+#[derive(Debug, Clone)]
 pub struct Select {
     sql: String,
     params: Vec<Owned>,

@@ -10,13 +10,13 @@ use rusqlite::{Connection, OpenFlags, config::DbConfig};
 use tokio::sync::mpsc;
 
 use super::{
-    Db, Notice, Publish, Row, Store, Tx, Val, Writer, dialect,
+    Db, Notice, Publish, Row, Store, Tx, Val, Writer, dialect, figures,
     job::Job,
     migrate, not_committed,
     writable::{Failed, Writable},
 };
 use crate::{
-    clock::Clock,
+    clock::{Clock, Stopwatch},
     error::{Error, Result},
     limits,
 };
@@ -120,9 +120,13 @@ fn read_only() -> OpenFlags {
 }
 
 fn connect(path: &PathBuf, flags: OpenFlags) -> Result<Connection> {
+    let is_new = path.metadata().map_or(true, |file| file.len() == 0);
     let connection = Connection::open_with_flags(path, flags)
         .map_err(|error| Error::internal(format!("cannot open {}: {error}", path.display())))?;
     connection.busy_timeout(limits::BUSY_TIMEOUT)?;
+    if is_new {
+        connection.execute_batch(dialect::SQLITE_NEW)?;
+    }
     // Without it, a parameter that is compared with the condition of a partial index re-prepares at each execution.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.set_prepared_statement_cache_capacity(limits::STATEMENT_CACHE);
@@ -160,8 +164,10 @@ fn write_loop(
         {
             group.push(job);
         }
+        let begun = Stopwatch::start();
         match commit(connection, clock, &mut group) {
             Ok(notices) => {
+                figures::committed(begun, group.len());
                 notices.iter().for_each(publish);
                 group.drain(..).for_each(|job| job.answer(Ok(())));
             }
@@ -388,6 +394,34 @@ mod tests {
         let (db, _writer) = Db::open(&copy.0, Clock::System, Box::new(|_| {})).unwrap();
         let names = db.read(|tx| tx.all("SELECT key FROM idempotency_keys", &[], |row| row.text(0))).await.unwrap();
         assert_eq!(names, ["a"]);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_store_gives_back_the_space_of_what_was_deleted() {
+        let folder = Folder::new();
+        let (db, writer) = Db::open(&folder.0, Clock::System, Box::new(|_| {})).unwrap();
+        let fill = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000)
+            INSERT INTO idempotency_keys (deployment_id, key, run_id, created_at)
+            SELECT 'd' || n.i, $1, 'r', 0 FROM n";
+        let long = "x".repeat(2000);
+        db.write(move |tx| tx.execute(fill, vals![&long])).await.unwrap();
+        let counted = |name: &str| -> i64 {
+            let reader = connect(&folder.0.join(FILE), read_only()).unwrap();
+            reader.query_row(&format!("PRAGMA {name}"), [], |row| row.get(0)).unwrap()
+        };
+        let full = counted("page_count");
+        db.write(|tx| tx.execute("DELETE FROM idempotency_keys", &[])).await.unwrap();
+        assert_eq!(counted("page_count"), full, "free pages stay in the file");
+        let mut given = 0;
+        while let some @ 1.. = db.write(|tx| tx.give_back(300, 50)).await.unwrap() {
+            assert!(some <= 300, "{some}");
+            given += some;
+        }
+        assert!(given > 1000 && counted("page_count") == full - given, "{given} of {full}");
+        assert_eq!(counted("freelist_count"), 50, "some stay for what comes next");
+        drop(db);
+        writer.join();
+        assert!(std::fs::metadata(folder.0.join(FILE)).unwrap().len() < 4096 * (full - given + 1) as u64);
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use rota_api::Time;
 
 use super::{
-    Notice, dialect,
+    Notice,
+    audit::Noted,
+    dialect,
     fault::KeyTaken,
     postgres::Session,
     value::{Row, Val},
@@ -21,6 +23,7 @@ pub struct Tx<'c> {
     now: Time,
     pub(super) request: Option<Arc<str>>,
     pub(super) notices: Vec<Notice>,
+    pub(super) noted: Noted,
 }
 
 enum Connection<'c> {
@@ -30,11 +33,15 @@ enum Connection<'c> {
 
 impl<'c> Tx<'c> {
     pub(super) fn sqlite(connection: &'c rusqlite::Connection, clock: &Clock) -> Self {
-        Self { connection: Connection::Sqlite(connection), now: clock.now(), request: None, notices: Vec::new() }
+        Self::new(Connection::Sqlite(connection), clock)
     }
 
     pub(super) fn postgres(session: &'c mut Session, clock: &Clock) -> Self {
-        Self { connection: Connection::Postgres(session), now: clock.now(), request: None, notices: Vec::new() }
+        Self::new(Connection::Postgres(session), clock)
+    }
+
+    fn new(connection: Connection<'c>, clock: &Clock) -> Self {
+        Self { connection, now: clock.now(), request: None, notices: Vec::new(), noted: Noted::default() }
     }
 
     /// The time of this transaction: one for all that it writes.
@@ -95,14 +102,16 @@ impl<'c> Tx<'c> {
 
     /// Runs a statement that returns no rows. Returns how many rows it touched.
     pub fn execute(&mut self, sql: &str, params: &[Val<'_>]) -> Result<usize> {
-        match &mut self.connection {
+        let touched = match &mut self.connection {
             Connection::Sqlite(connection) => {
                 check_open(connection)?;
                 let mut statement = connection.prepare_cached(&dialect::placeholders(sql))?;
-                Ok(statement.execute(rusqlite::params_from_iter(params))?)
+                statement.execute(rusqlite::params_from_iter(params))?
             }
-            Connection::Postgres(session) => session.execute(sql, params),
-        }
+            Connection::Postgres(session) => session.execute(sql, params)?,
+        };
+        self.noted.changed |= touched > 0;
+        Ok(touched)
     }
 
     /// Runs a statement that takes a unique key, such as a name, which another transaction may take at the same moment:
@@ -122,7 +131,10 @@ impl<'c> Tx<'c> {
     pub fn send(&mut self, sql: &str, params: &[Val<'_>]) -> Result<()> {
         match &mut self.connection {
             Connection::Sqlite(_) => self.execute(sql, params).map(drop),
-            Connection::Postgres(session) => session.send(sql, params),
+            Connection::Postgres(session) => {
+                self.noted.changed = true;
+                session.send(sql, params)
+            }
         }
     }
 
@@ -133,13 +145,16 @@ impl<'c> Tx<'c> {
     pub fn add(&mut self, sql: &str, params: &[Val<'_>]) -> Result<()> {
         match &mut self.connection {
             Connection::Sqlite(_) => self.execute(sql, params).map(drop),
-            Connection::Postgres(session) => session.add(sql, params),
+            Connection::Postgres(session) => {
+                self.noted.changed = true;
+                session.add(sql, params)
+            }
         }
     }
 
     /// Runs a statement and maps its first row. `None` when there is none.
     pub fn one<T>(&mut self, sql: &str, params: &[Val<'_>], map: impl Fn(&Row<'_>) -> Result<T>) -> Result<Option<T>> {
-        match &mut self.connection {
+        let found = match &mut self.connection {
             Connection::Sqlite(connection) => {
                 check_open(connection)?;
                 let mut statement = connection.prepare_cached(&dialect::placeholders(sql))?;
@@ -147,12 +162,14 @@ impl<'c> Tx<'c> {
                 let mapped = rows.next()?.map(|row| map(&Row::sqlite(row))).transpose()?;
                 // A statement that changes rows must run to its end, or only its first row is changed.
                 while rows.next()?.is_some() {}
-                Ok(mapped)
+                mapped
             }
             Connection::Postgres(session) => {
-                session.query(sql, params)?.first().map(|row| map(&Row::postgres(row))).transpose()
+                session.query(sql, params)?.first().map(|row| map(&Row::postgres(row))).transpose()?
             }
-        }
+        };
+        self.noted.changed |= found.is_some() && dialect::writes(sql);
+        Ok(found)
     }
 
     /// The same, where there must be a row: `missing` is the error when there is none.
@@ -173,7 +190,7 @@ impl<'c> Tx<'c> {
 
     /// Runs a statement and maps all its rows.
     pub fn all<T>(&mut self, sql: &str, params: &[Val<'_>], map: impl Fn(&Row<'_>) -> Result<T>) -> Result<Vec<T>> {
-        match &mut self.connection {
+        let found = match &mut self.connection {
             Connection::Sqlite(connection) => {
                 check_open(connection)?;
                 let mut statement = connection.prepare_cached(&dialect::placeholders(sql))?;
@@ -182,12 +199,32 @@ impl<'c> Tx<'c> {
                 while let Some(row) = rows.next()? {
                     mapped.push(map(&Row::sqlite(row))?);
                 }
-                Ok(mapped)
+                mapped
             }
             Connection::Postgres(session) => {
-                session.query(sql, params)?.iter().map(|row| map(&Row::postgres(row))).collect()
+                session.query(sql, params)?.iter().map(|row| map(&Row::postgres(row))).collect::<Result<Vec<_>>>()?
             }
+        };
+        self.noted.changed |= !found.is_empty() && dialect::writes(sql);
+        Ok(found)
+    }
+
+    /// Gives at most `pages` pages of the store that are free back to the file system, and leaves `kept` free ones. Returns how
+    /// many. PostgreSQL sees to that by itself.
+    pub fn give_back(&mut self, pages: i64, kept: i64) -> Result<i64> {
+        let Connection::Sqlite(connection) = &self.connection else { return Ok(0) };
+        let free = |connection: &rusqlite::Connection| {
+            Ok::<i64, Error>(connection.query_row("PRAGMA freelist_count", [], |row| row.get(0))?)
+        };
+        let before = free(connection)?;
+        let pages = pages.min(before - kept);
+        if pages <= 0 {
+            return Ok(0);
         }
+        let mut statement = connection.prepare(&format!("PRAGMA incremental_vacuum({pages})"))?;
+        let mut rows = statement.query([])?;
+        while rows.next()?.is_some() {}
+        Ok(before - free(connection)?)
     }
 
     /// Runs a statement and maps its first rows: those that hold no more than `bytes` together, and the first one in any

@@ -104,8 +104,8 @@ macro_rules! ids {
 }
 
 ids! {
-    AgentId ApiKeyId BlobId CredentialId DeploymentId DreamId EgressId EnvironmentId EnvironmentKeyId EventId FileId MemoryId MemoryStoreId MemoryVersionId RunId SessionId SessionResourceId
-    SkillId SkillVersionId TunnelCertificateId TunnelId TunnelTokenId UserProfileId VaultId WebhookEndpointId WebhookEventId WorkspaceId
+    AgentId ApiKeyId AuditEventId BlobId CredentialId DeploymentId DreamId EgressId EnvironmentId EnvironmentKeyId EventId FileId HookId MemoryId MemoryStoreId MemoryVersionId RunId SessionId SessionResourceId
+    SkillId SkillVersionId StartId TunnelCertificateId TunnelId TunnelTokenId UserProfileId VaultId WebhookEndpointId WebhookEventId WorkspaceId
 }
 
 /// The parameters of a statement: `vals![id, now, title]`.

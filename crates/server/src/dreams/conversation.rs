@@ -28,7 +28,7 @@ pub(super) async fn hold(
     part: i64,
     transcript: &str,
 ) -> Result<(), Left> {
-    let Some(offered) = app.offer.callable(&claim.model).cloned() else {
+    let Some(offered) = app.offer().callable(&claim.model).cloned() else {
         let message = format!("model \"{}\" is not offered by this server any more", claim.model);
         return Err(Failure::new("model_not_available", message).into());
     };

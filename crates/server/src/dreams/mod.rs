@@ -29,7 +29,7 @@ const PAUSES: Backoff = Backoff::doubling(limits::DREAM_RETRY_FIRST, limits::DRE
 pub async fn run(app: App) {
     let mut at_work = JoinSet::new();
     while !app.is_stopping() {
-        let claimed = if at_work.len() < limits::DREAMS_AT_ONCE {
+        let claimed = if at_work.len() < limits::DREAMS_AT_ONCE && !app.brake.is_draining() {
             let node = app.node.clone();
             app.db.write(move |tx| work::claim(tx, &node)).await
         } else {
@@ -88,6 +88,7 @@ async fn work_on(app: App, claim: Claim) {
         left = dream(&app, &claim) => left,
         () = lost(&app, &claim) => Err(Left::Lost),
         () = app.stopping() => Err(Left::Stopping),
+        () = app.brake.halted() => Err(Left::Stopping),
     };
     let (id, failures) = (claim.id.clone(), claim.failures);
     let recorded = match left {

@@ -19,7 +19,7 @@ use super::{
     prompt,
     runner::{Files, Runner, closed, interrupted, request_end},
     step::{Beside, Left, Rest, Step},
-    tools,
+    tools, traced,
 };
 use crate::{
     backoff::Backoff,
@@ -47,12 +47,13 @@ impl Runner<'_> {
         }
         // Where the result of a call began the request, it may be the one that is open now.
         let begun = self.begun.take().filter(|begun| self.state.open_request.as_ref() == Some(begun));
-        let offered = self.app.offer.callable(&self.agent.model.id).cloned();
+        let offered = self.app.offer().callable(&self.agent.model.id).cloned();
         let seen = &mut None;
         let turn = match &offered {
             None => None,
             Some(offered) => match self.turn(offered).await {
                 Waited::Not(turn) => Some(turn),
+                Waited::Until(_) if self.app.brake.is_draining() => return Err(Left::Drained),
                 Waited::Until(turn) => {
                     // What came in meanwhile is part of the request.
                     *seen = Some(self.catch_up().await?);
@@ -97,6 +98,7 @@ impl Runner<'_> {
             }
             Err(error) => return Err(error.into()),
         };
+        let span = traced::chat(self.app, self.trace, &self.agent.model.id, &route, &request);
         let mut drafts = Drafts::new(self.app, self.lease, &start_id);
         let mut spent = Usage::default();
         let mut sink = |delta: Delta| match delta {
@@ -107,6 +109,7 @@ impl Runner<'_> {
             reply = turn.reply(&request, &mut sink) => Some(reply),
             () = interrupted(self.app, self.lease, &mut self.watcher) => None,
         };
+        traced::replied(span, reply.as_ref(), &spent);
         spent.cost_nanos = route.price.map(|price| price.of(&spent));
         match reply {
             None => {
@@ -232,8 +235,8 @@ impl Runner<'_> {
 
     /// Tries of a request to the model, the first included.
     fn tries(&self) -> u32 {
-        let engine = &self.app.config.engine;
-        if self.unattended { engine.unattended_model_tries } else { engine.model_tries }
+        let settings = self.app.settings();
+        if self.unattended { settings.unattended_model_tries } else { settings.model_tries }
     }
 
     /// The level of effort to ask for. The default needs no word, which not every upstream knows.
@@ -437,7 +440,7 @@ impl Runner<'_> {
         }
         // What is no reply costs a whole one each time.
         let is_no_reply = matches!(error, ModelError::RequestFailed { .. });
-        let tries = if is_no_reply { self.app.config.engine.model_tries } else { self.tries() };
+        let tries = if is_no_reply { self.app.settings().model_tries } else { self.tries() };
         let retry = match is_passing {
             false => Retry::Never,
             true if !wait.is_zero() && self.state.waits < limits::MODEL_WAITS => Retry::Asked { wait },

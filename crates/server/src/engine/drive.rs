@@ -7,6 +7,7 @@ use tokio::time::sleep;
 use tracing::Instrument;
 
 use super::{
+    brakes,
     driven::Driven,
     lease::{self, Lease},
     runner::Runner,
@@ -80,9 +81,10 @@ pub async fn run(app: App) {
     }
     app.spawn(renew(engine.clone()));
     app.spawn(tidy(engine.clone()));
+    app.spawn(brakes::watch(app.clone()));
     // The workspace whose turn was last.
     let mut last = String::new();
-    while !app.is_stopping() {
+    while !app.is_stopping() && !app.brake.is_draining() {
         let found = take_up(&engine, &mut last).await.unwrap_or_else(|error| {
             if telemetry::may_tell("sessions that are due") {
                 tracing::error!(%error, "no sessions could be taken up");
@@ -140,7 +142,7 @@ async fn take_up(engine: &Arc<Engine>, last: &mut String) -> Result<Found> {
             continue;
         }
         for (lease, place) in leases.into_iter().zip(places) {
-            app.spawn(drive(engine.clone(), lease, place));
+            app.spawn(app.driving.track_future(drive(engine.clone(), lease, place)));
         }
         return Ok(Found::Some);
     }
@@ -189,9 +191,16 @@ async fn drive(engine: Arc<Engine>, lease: Lease, place: Place) {
     let left = tokio::select! {
         left = run_on(&engine, &lease).instrument(span) => left,
         () = driving.lost() => Err(Left::Lost),
+        () = app.brake.halted() => Err(Left::Halted),
         () = app.stopping() => Ok(()),
     };
+    let is_drained = matches!(left, Err(Left::Drained));
     match left {
+        Err(Left::Drained) => tracing::debug!(session_id = %lease.session, "a session is handed over"),
+        Err(Left::Halted) => {
+            engine.mcp.end(&lease.session);
+            app.sandboxes.end(&lease.session).await;
+        }
         Ok(()) | Err(Left::Outgrown | Left::Failed(Error::Stopping)) => {}
         Err(Left::Lost) => {
             tracing::info!(session_id = %lease.session, "another runner has the session");
@@ -204,7 +213,8 @@ async fn drive(engine: Arc<Engine>, lease: Lease, place: Place) {
     }
     // Does nothing when the session has come to rest, or is another runner's.
     let released = lease.clone();
-    if let Err(error) = app.db.write(move |tx| lease::release(tx, &released)).await
+    let release = if is_drained { lease::hand_over } else { lease::release };
+    if let Err(error) = app.db.write(move |tx| release(tx, &released)).await
         && telemetry::may_tell("sessions that were not given back")
     {
         tracing::warn!(session_id = %lease.session, %error, "a session was not given back; it is free when its lease has run out");

@@ -405,7 +405,7 @@ fn stage(permission: Permission) -> Stage {
 }
 
 /// Whether a tool changes no files.
-fn only_looks(tool: &str) -> bool {
+pub(super) fn only_looks(tool: &str) -> bool {
     use BuiltInTool::{Glob, Grep, Read, WebFetch, WebSearch};
 
     BuiltInTool::from_name(tool).is_some_and(|tool| matches!(tool, Read | Glob | Grep | WebFetch | WebSearch))

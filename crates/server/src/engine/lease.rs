@@ -4,7 +4,7 @@
 use rota_api::id::{SessionId, WorkspaceId};
 
 use crate::{
-    db::{Db, Tx, vals},
+    db::{Db, Notice, Tx, vals},
     error::Result,
     limits::{HOME_MICROS, LEASE_MICROS},
 };
@@ -22,6 +22,11 @@ pub(super) struct Lease {
 }
 
 impl Lease {
+    /// Whether it is the next lease of the session after that of `epoch`.
+    pub(super) fn follows(&self, epoch: i64) -> bool {
+        self.epoch == epoch + 1
+    }
+
     /// Whether it is a later lease of the same session than `other`.
     pub(super) fn is_after(&self, other: &Self) -> bool {
         self.epoch > other.epoch
@@ -110,6 +115,17 @@ pub(super) fn release(tx: &mut Tx<'_>, lease: &Lease) -> Result<()> {
          WHERE workspace_id = $1 AND id = $2 AND lease_epoch = $3 AND lease_owner IS NOT NULL",
         vals![&lease.workspace, &lease.session, lease.epoch],
     )
+}
+
+/// The same of a session of which nothing is under way: what its log has not begun was not begun.
+pub(super) fn hand_over(tx: &mut Tx<'_>, lease: &Lease) -> Result<()> {
+    tx.send(
+        "UPDATE sessions SET lease_owner = NULL, lease_expires_at = NULL, handed_over = lease_epoch
+         WHERE workspace_id = $1 AND id = $2 AND lease_epoch = $3 AND lease_owner IS NOT NULL",
+        vals![&lease.workspace, &lease.session, lease.epoch],
+    )?;
+    tx.after_commit(Notice::SessionRunnable);
+    Ok(())
 }
 
 /// Ends the leases that an earlier process held for `node`. There is none beside this one: its data folder is locked.

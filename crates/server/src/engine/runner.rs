@@ -22,6 +22,7 @@ use super::{
     servers::Servers,
     step::{Beside, Checkpoint, Left, Rest, Step, perform},
     tools::{self, Asking},
+    traced,
 };
 use crate::{
     app::App,
@@ -50,6 +51,7 @@ use crate::{
         sessions::{Waiting, WaitingFor, status},
         skills,
     },
+    traces::Context,
 };
 
 /// One runner on one session.
@@ -90,6 +92,8 @@ pub(super) struct Runner<'a> {
     /// for a sandbox; kept during a request to the model, which holds the conversation a second time and is what an upstream
     /// counts.
     pub(super) place: Option<Place>,
+    /// The span of the turn, below which its steps are.
+    pub(super) trace: Context,
 }
 
 /// Where the files of a session are.
@@ -116,10 +120,22 @@ impl<'a> Runner<'a> {
         let inner = lease.clone();
         let gate = app.clone();
         let loaded = app.db.read(move |tx| load(tx, &inner, |of_session| gate.gate.policy(of_session))).await?;
-        let Loaded { agent, around, repositories, unattended, home, stored, network, reach, needs, has_secrets } =
-            loaded;
+        let Loaded {
+            agent,
+            around,
+            repositories,
+            unattended,
+            home,
+            stored,
+            network,
+            reach,
+            needs,
+            has_secrets,
+            was_handed_over,
+        } = loaded;
         let servers = Servers::new(mcp, &lease.session, reach, &agent);
         let Stored { taken: checkpoint, told_seq, restoring_on } = stored;
+        let span = traced::turn(app, lease, &agent);
         let watcher = app.hub.watch(&lease.session);
         let state = State::default();
         let files = match home {
@@ -152,9 +168,10 @@ impl<'a> Runner<'a> {
             servers,
             at_work,
             place,
+            trace: span.context(),
         };
         let mut beside = runner.catch_up().await?;
-        runner.recovering = runner.state.running;
+        runner.recovering = runner.state.running && !was_handed_over;
         if runner.record_finished(None).await? {
             beside = runner.catch_up().await?;
         }
@@ -167,6 +184,9 @@ impl<'a> Runner<'a> {
             runner.recovering &= matches!(action, Action::Close(_));
             if matches!(action, Action::Ask) && runner.bytes(&beside) > runner.bytes_counted {
                 return Err(Left::Outgrown);
+            }
+            if matches!(action, Action::Ask | Action::Run(_)) && app.brake.is_draining() {
+                return Err(Left::Drained);
             }
             if let Some(newer) = beside.request_of(&action) {
                 request = Some(newer.to_owned());
@@ -461,6 +481,7 @@ impl<'a> Runner<'a> {
             let tools: Vec<_> = inside.iter().map(|(call, tool)| (call.id.as_ref(), tool)).collect();
             sandboxes.call(workspace, session, &tools, setup, opened).await?.map_err(NotRun::Sandbox)
         };
+        let spans = traced::tools(self.app, self.trace, calls);
         let (agent, messages) = (&self.agent, &self.state.messages[..]);
         let asking = Asking { web: &self.app.web, workspace, agent, messages };
         let by_the_server = join_all(outside.iter().map(|call| asking.answer(call)));
@@ -471,6 +492,12 @@ impl<'a> Runner<'a> {
         let notes = if inside.is_empty() { Vec::new() } else { self.mounts.after_call().await };
         self.place = self.at_work.take_free(&self.lease.workspace, 1).pop();
         let inside: Vec<&Call> = inside.into_iter().map(|(call, _)| call).collect();
+        let answered = match &ran {
+            None => traced::Ran::Interrupted,
+            Some(Err(_)) => traced::Ran::Not,
+            Some(Ok((outputs, results))) => traced::Ran::Answered { inside: &inside, outputs, results },
+        };
+        traced::ran(spans, &answered);
         let rests = self.ran(calls, &inside, ran, &notes).await?;
         if !rests && self.place.is_none() {
             self.place = Some(self.at_work.take(&self.lease.workspace).await);
@@ -620,11 +647,12 @@ impl<'a> Runner<'a> {
         let State { calls, requests, seq, bytes: before, .. } = &self.state;
         let results = self.finished.len();
         self.place.is_some()
+            && !self.app.brake.is_draining()
             && calls.len() == results
             && requests + 1 < limits::MAX_TURN_REQUESTS
             && seq + 1 + (results as i64) < limits::MAX_SESSION_EVENTS
             && before + bytes + RESULT_OVERHEAD * results as i64 <= self.bytes_counted
-            && self.app.offer.callable(&self.agent.model.id).is_none_or(|model| model.is_free(self.app.clock.now()))
+            && self.app.offer().callable(&self.agent.model.id).is_none_or(|model| model.is_free(self.app.clock.now()))
             && !self.mounts.lack_repositories(self.begins_turn())
             && !self.lacks_servers()
     }
@@ -833,6 +861,8 @@ struct Loaded {
     needs: Needs,
     /// Whether it has vaults or repositories.
     has_secrets: bool,
+    /// Whether the runner before this one left it between two steps.
+    was_handed_over: bool,
 }
 
 /// `permitted` is what the server permits of what the environment does.
@@ -842,7 +872,8 @@ fn load(tx: &mut Tx<'_>, lease: &Lease, permitted: impl Fn(Policy) -> Policy) ->
     let found = tx.one(
         concat!(
             "SELECT coalesce(s.agent, v.snapshot), s.self_hosted, s.home, s.deployment_id, s.resources, s.network,
-             CASE WHEN s.network IS NULL THEN e.config END, s.environment_id, s.image, s.packages, s.vault_ids, ",
+             CASE WHEN s.network IS NULL THEN e.config END, s.environment_id, s.image, s.packages, s.vault_ids,
+             s.handed_over, ",
             columns!(),
             " FROM sessions s
          JOIN agent_versions v ON v.agent_id = s.agent_id AND v.version = s.agent_version
@@ -880,6 +911,7 @@ fn load(tx: &mut Tx<'_>, lease: &Lease, permitted: impl Fn(Policy) -> Policy) ->
             let vaults: Vec<VaultId> = row.json(10)?;
             Ok(Loaded {
                 has_secrets: !vaults.is_empty() || around.has_repositories(),
+                was_handed_over: row.opt_int("handed_over")?.is_some_and(|epoch| lease.follows(epoch)),
                 network,
                 reach,
                 agent,

@@ -21,7 +21,7 @@ use super::{
     permission,
     runner::{Runner, interrupted},
     step::{Left, Step},
-    tools,
+    tools, traced,
 };
 use crate::{
     error::Result,
@@ -196,6 +196,7 @@ impl Runner<'_> {
         let none = Map::new();
         let of = Of { app, workspace: &lease.workspace, session: &lease.session };
         self.place = None;
+        let span = traced::mcp(app, self.trace, server, call);
         let calling = async {
             match servers.blocked(known) {
                 Some(failure) => Called::Failed { may_have_run: false, failure },
@@ -207,6 +208,7 @@ impl Runner<'_> {
             () = interrupted(app, lease, &mut self.watcher) => None,
         };
         self.place = self.at_work.take_free(&self.lease.workspace, 1).pop();
+        traced::called(span, called.as_ref());
         match called {
             None => {}
             Some(Called::Result { content, is_error }) => {

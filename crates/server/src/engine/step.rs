@@ -10,6 +10,8 @@ use rota_api::{
 };
 
 use super::{
+    acted,
+    ended::Ended,
     fold::State,
     lease::{self, Lease},
     next::{Action, Surroundings},
@@ -36,6 +38,10 @@ use crate::{
 pub(super) enum Left {
     /// Another runner has it now.
     Lost,
+    /// The server is to end, and nothing more is begun.
+    Drained,
+    /// The operator has stopped everything.
+    Halted,
     /// The session takes more memory than was counted for it; it is taken up again, and counted anew.
     Outgrown,
     /// Something failed; the session is taken up again when the lease ends.
@@ -120,7 +126,7 @@ pub(super) enum Rest {
 
 impl Step {
     /// What it tells that went wrong last.
-    fn error(&self) -> Option<&SessionError> {
+    pub(super) fn error(&self) -> Option<&SessionError> {
         self.before.iter().chain(&self.events).rev().find_map(|event| match &event.body {
             EventBody::SessionError { error } => Some(error),
             _ => None,
@@ -168,8 +174,12 @@ pub(super) async fn perform(
     work: Step,
 ) -> Result<bool, Left> {
     let usage = state.session_usage(0.0);
-    let inner = lease.clone();
-    step(app, lease, move |tx| write(tx, &inner, &thread, usage, &work)).await
+    let (inner, ended) = (lease.clone(), Ended::of(&work));
+    let rests = step(app, lease, move |tx| write(tx, &inner, &thread, usage, &work)).await?;
+    if rests {
+        ended.tell(lease);
+    }
+    Ok(rests)
 }
 
 /// Ends a session for good whose log cannot be folded: what was used is what the session says. Inputs that wait and cannot
@@ -180,14 +190,16 @@ pub(super) async fn abandon(app: &App, lease: &Lease) -> Result<(), Left> {
         app.clock.now(),
         "the session cannot be run on because of a fault of the server, whose log says more; create another one",
     );
-    let inner = lease.clone();
+    let (inner, ended) = (lease.clone(), Ended::of(&work));
     step(app, lease, move |tx| {
         let usage = sessions::usage(tx, &inner.workspace, &inner.session)?;
         let thread = status::primary(tx, &inner.workspace, &inner.session)?;
         log::forget_unreadable(tx, &inner.session)?;
         write(tx, &inner, &thread, usage, &work).map(drop)
     })
-    .await
+    .await?;
+    ended.tell(lease);
+    Ok(())
 }
 
 fn write(tx: &mut Tx<'_>, lease: &Lease, thread: &ThreadName, usage: SessionUsage, work: &Step) -> Result<bool> {
@@ -247,14 +259,13 @@ fn write(tx: &mut Tx<'_>, lease: &Lease, thread: &ThreadName, usage: SessionUsag
 }
 
 fn set_usage(tx: &mut Tx<'_>, lease: &Lease, usage: SessionUsage) -> Result<()> {
+    let cost = usage.cost_nanos.map(|nanos| i64::try_from(nanos).unwrap_or(i64::MAX));
+    if let Some(nanos) = cost {
+        deployments::spend::add(tx, &lease.workspace, &lease.session, nanos)?;
+    }
     tx.send(
         "UPDATE sessions SET usage = $3, cost_nanos = $4 WHERE workspace_id = $1 AND id = $2",
-        vals![
-            &lease.workspace,
-            &lease.session,
-            &serde_json::to_string(&usage)?,
-            usage.cost_nanos.map(|nanos| i64::try_from(nanos).unwrap_or(i64::MAX))
-        ],
+        vals![&lease.workspace, &lease.session, &serde_json::to_string(&usage)?, cost],
     )
 }
 
@@ -295,14 +306,25 @@ fn end(
         Rest::Terminated => status::terminate(tx, workspace, session, thread.clone(), error)?,
         _ => status::rest(tx, workspace, session, thread.clone(), usage, reason, error)?,
     };
-    if let Some(StartedBy { deployment, run }) = started_by {
+    if let Some(StartedBy { deployment, run, interrupted_by }) = started_by {
         deployments::active::leave(tx, workspace, &deployment)?;
+        deployments::deadlines::rests(tx, workspace, &deployment, session, matches!(rest, Rest::Waiting { .. }))?;
         match rest {
             Rest::Dead | Rest::Terminated => {
                 let message = error.map_or("the session ended", |error| &error.message);
+                let of = (&deployment, run.as_ref());
+                deployments::again::died(tx, workspace, of, |tx, since| acted::has_acted(tx, session, since))?;
                 deployments::failures::count(tx, workspace, &deployment, run.as_ref(), message)?;
             }
-            Rest::Over(..) => deployments::failures::end(tx, &deployment)?,
+            Rest::Over(..) => {
+                if let Some(by) = interrupted_by {
+                    let reason = deployments::deadlines::reason(tx, workspace, &deployment, by)?;
+                    deployments::failures::count(tx, workspace, &deployment, run.as_ref(), &reason)?;
+                } else {
+                    deployments::failures::end(tx, &deployment)?;
+                    deployments::silence::end(tx, &deployment)?;
+                }
+            }
             Rest::Waiting { .. } => {}
         }
     }

@@ -14,10 +14,10 @@ use rota_api::{
     error::{ErrorBody, ErrorDetail, ErrorDetails},
     id::{Id, RequestId},
 };
-use tracing::Instrument;
+use tracing::{Instrument, Span, field};
 
 use super::{
-    answers,
+    acts, answers,
     guests::Guest,
     hosts::Hosts,
     operations::{self, Beta},
@@ -25,13 +25,14 @@ use super::{
 use crate::{
     app::App,
     clock::Stopwatch,
+    db::acting,
     error::{Error, Result},
     limits,
     request::{
         Coding, beta,
         caller::{self, Admission},
     },
-    telemetry,
+    telemetry, traces,
 };
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
@@ -52,11 +53,12 @@ pub(super) async fn envelope(State(Front { app, hosts }): State<Front>, request:
     let id = RequestId::new(app.clock.now());
     let method = known(request.method());
     let path = request.uri().path().to_owned();
+    let mut span = traced(&app, &id, &path, request.headers());
     let mut response = if let Some(error) = refused(method, &hosts, request.headers()) {
         error.into_response()
     } else {
         let handling = telemetry::of_request(id.as_ref(), caught(next.run(request)));
-        handling.instrument(tracing::info_span!("request", request_id = %id)).await
+        handling.instrument(tracing::info_span!("request", request_id = %id, key_id = field::Empty)).await
     };
     let method = method.unwrap_or("other");
     let route = response.extensions().get::<MatchedPath>().map_or("none", |path| path.as_str()).to_owned();
@@ -77,8 +79,27 @@ pub(super) async fn envelope(State(Front { app, hosts }): State<Front>, request:
     headers.insert(ORGANIZATION_ID, app.organization_header.clone());
     let status = response.status().as_u16();
     tracing::debug!(request_id = %id, method, path, status, seconds = watch.seconds(), "request");
+    span.rename(|| format!("{method} {route}"));
+    span.set("http.request.method", method);
+    span.set("http.route", route.as_str());
+    span.set("http.response.status_code", status);
+    if status >= 500 {
+        span.fail(&status.to_string());
+    }
+    drop(span);
     count(method, route, status, watch);
     response
+}
+
+/// The span of a request; none of those that only look how the server is.
+fn traced(app: &App, id: &RequestId, path: &str, headers: &HeaderMap) -> traces::Span {
+    if matches!(path, "/healthz" | "/readyz" | "/metrics") {
+        return traces::Span::none();
+    }
+    let traceparent = headers.get("traceparent").and_then(|header| header.to_str().ok());
+    let mut span = app.traces.request(id.as_ref(), || "request".to_owned(), traceparent);
+    span.set("rota.request.id", id.to_string());
+    span
 }
 
 fn count(method: &'static str, route: String, status: u16, watch: Stopwatch) {
@@ -188,7 +209,7 @@ fn write_error(response: &mut Response, error: &Error, id: &RequestId) {
     *response.body_mut() = Body::from(error_text(error, id));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    if matches!(error, Error::RateLimited(_)) {
+    if matches!(error, Error::RateLimited(_) | Error::TooManyDeliveries(_)) {
         headers.insert(header::RETRY_AFTER, HeaderValue::from_static("60"));
     }
 }
@@ -215,6 +236,7 @@ fn is_final(error: &Error, path: &str, route: &str) -> bool {
             path.starts_with("/rota/") || matches!(resource(), "environments" | "files" | "organizations" | "skills")
         }
         Error::RateLimited(_)
+        | Error::TooManyDeliveries(_)
         | Error::TooManyStreams(_)
         | Error::TooManyUnread(_)
         | Error::Timeout(_)
@@ -229,9 +251,13 @@ fn is_final(error: &Error, path: &str, route: &str) -> bool {
 pub(super) async fn guard(State(app): State<App>, request: Request, next: Next) -> Response {
     let (parts, body) = request.into_parts();
     let matched = parts.extensions.get::<MatchedPath>().cloned();
+    if matched.as_ref().is_some_and(|path| operations::is_signed(&parts.method, path.as_str())) {
+        return signed(Request::from_parts(parts, body), matched, next).await;
+    }
     let admitted = admit(&app, &parts).await;
     let mut response = match admitted {
         Ok(admission) => {
+            Span::current().record("key_id", admission.key_id());
             let workspace = admission.workspace().cloned();
             let reads = parts.method.is_safe();
             let uploads = matched.as_ref().is_some_and(|path| operations::uploads(&parts.method, path.as_str()));
@@ -255,8 +281,22 @@ pub(super) async fn guard(State(app): State<App>, request: Request, next: Next) 
     response
 }
 
+/// A request whose body says whether it may come in: its handler reads that, within bounds of its own.
+async fn signed(request: Request, matched: Option<MatchedPath>, next: Next) -> Response {
+    let answering = tokio::time::timeout(limits::REQUEST_TIMEOUT, next.run(request));
+    let mut response = match answering.await {
+        Ok(response) => response,
+        Err(_) => Error::Timeout(limits::REQUEST_TIMEOUT).into_response(),
+    };
+    if let Some(matched) = matched {
+        response.extensions_mut().insert(matched);
+    }
+    response
+}
+
 async fn admit(app: &App, parts: &Parts) -> Result<Admission> {
-    let authenticating = tokio::time::timeout(limits::REQUEST_TIMEOUT, caller::authenticate(&app.db, &parts.headers));
+    let authenticating = caller::authenticate(&app.db, &app.sign_ins, &parts.headers);
+    let authenticating = tokio::time::timeout(limits::REQUEST_TIMEOUT, authenticating);
     let admission = authenticating.await.map_err(|_| Error::Timeout(limits::REQUEST_TIMEOUT))??;
     if let Some(guest) = parts.extensions.get::<Arc<Guest>>() {
         guest.shows_key();
@@ -282,14 +322,16 @@ async fn answer(
     next: Next,
 ) -> Result<Response> {
     if uploads {
+        let act = acts::of(&admission, &parts, &[]);
         parts.extensions.insert(admission);
-        return Ok(next.run(Request::from_parts(parts, body)).await);
+        return Ok(acting(act, next.run(Request::from_parts(parts, body))).await);
     }
     let coding = Coding::of(&parts.headers)?;
     // Apart, so that what is made for each request has no room for it.
     let (bytes, _place) = Box::pin(app.intake.read(admission.workspace(), body, coding)).await?;
+    let act = acts::of(&admission, &parts, &bytes);
     parts.extensions.insert(admission);
-    Ok(next.run(Request::from_parts(parts, bytes.into())).await)
+    Ok(acting(act, next.run(Request::from_parts(parts, bytes.into()))).await)
 }
 
 fn value(text: &str) -> HeaderValue {

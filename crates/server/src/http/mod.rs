@@ -1,6 +1,7 @@
 //! The HTTP surface: every operation in one table, and what holds for all of them.
 
 mod absent;
+pub mod acts;
 mod answers;
 mod guests;
 mod hosts;

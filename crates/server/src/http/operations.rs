@@ -12,10 +12,10 @@ use http::Method;
 use crate::{
     app::App,
     resources::{
-        agents, api_keys, archiving, attention, credentials, deployment_runs, deployments, dreams, egress,
-        environment_keys, environments, files, images,
+        agents, api_keys, archiving, attention, audit, credentials, deployment_runs, deployments, dreams, egress,
+        environment_keys, environments, files, hooks, images,
         memory_stores::{self, memories, versions},
-        models, organization, run_outcomes, runs, schedules,
+        models, organization, retention, run_outcomes, run_sums, runs, schedule_holds, schedules, session_states,
         sessions::{self, events, resources as session_resources},
         skills, threads, tunnels, user_profiles, vaults, webhook_endpoints, work, workspaces,
     },
@@ -52,6 +52,10 @@ pub enum Who {
     Worker,
     /// An administrator's.
     Administrator,
+    /// None: whoever signs with the secret of what the path names.
+    Signed,
+    /// That of a workspace, which it is about, or an administrator's: then it is about all, or the one that is named.
+    Reader,
 }
 
 /// Whether a request must name the managed agents beta, or another, in its `anthropic-beta` header.
@@ -70,7 +74,7 @@ pub enum Beta {
 /// Every operation that the server has, by path.
 pub fn operations() -> Vec<Operation> {
     use Beta::{AgentMemory, Named, Optional, Required};
-    use Who::{Administrator, Starter, Worker, Workspace, WorkspaceOrWorker};
+    use Who::{Administrator, Reader, Signed, Starter, Worker, Workspace, WorkspaceOrWorker};
 
     const ARCHIVE_CREDENTIAL: &str = "/v1/vaults/{vault_id}/credentials/{credential_id}/archive";
     const CREDENTIAL: &str = "/v1/vaults/{vault_id}/credentials/{credential_id}";
@@ -100,24 +104,49 @@ pub fn operations() -> Vec<Operation> {
     const IMAGE: &str = "/rota/v1/environments/{environment_id}/image";
     const WORK: &str = "/v1/environments/{environment_id}/work/{work_id}";
     const OCCURRENCES: &str = "/rota/v1/deployments/{deployment_id}/occurrences";
+    const BACKFILL: &str = "/rota/v1/deployments/{deployment_id}/backfill";
+    const HOOKS: &str = "/rota/v1/deployments/{deployment_id}/hooks";
+    const RERUN: &str = "/rota/v1/runs/{deployment_run_id}/rerun";
 
     vec![
         get("/rota/v1/attention", Workspace, Optional, attention::list),
+        get("/rota/v1/audit", Reader, Optional, audit::list),
         get("/rota/v1/deployment_runs/{deployment_run_id}", Workspace, Optional, run_outcomes::retrieve),
+        post(BACKFILL, Workspace, Optional, deployments::starts::backfill),
+        get(HOOKS, Workspace, Optional, hooks::list),
+        post(HOOKS, Workspace, Optional, hooks::create),
         get(OCCURRENCES, Workspace, Optional, deployments::occurrences::list),
         get("/rota/v1/deployments/{deployment_id}/policy", Workspace, Optional, deployments::policy::get),
         post("/rota/v1/deployments/{deployment_id}/policy", Workspace, Optional, deployments::policy::set),
+        post("/rota/v1/deployments/{deployment_id}/runs", Workspace, Optional, deployments::starts::create),
+        get("/rota/v1/deployments/{deployment_id}/starts", Workspace, Optional, deployments::starts::list),
+        get("/rota/v1/deployments/{deployment_id}/retention", Workspace, Optional, retention::of_deployment),
+        post("/rota/v1/deployments/{deployment_id}/retention", Workspace, Optional, retention::set_of_deployment),
         get(KEYS, Workspace, Optional, environment_keys::list),
         post(KEYS, Workspace, Optional, environment_keys::create),
         call(REVOKE, Workspace, Optional, environment_keys::revoke),
         get(IMAGE, Workspace, Optional, images::of_environment),
         post(IMAGE, Workspace, Optional, images::set),
         get("/rota/v1/environments/{environment_id}/build", Workspace, Optional, images::build),
+        get("/rota/v1/hooks/{hook_id}", Workspace, Optional, hooks::retrieve),
+        call("/rota/v1/hooks/{hook_id}", Signed, Optional, hooks::receive),
+        delete("/rota/v1/hooks/{hook_id}", Workspace, Optional, hooks::delete),
         get("/rota/v1/images", Workspace, Optional, images::list),
+        get("/rota/v1/retention", Workspace, Optional, retention::of_workspace),
+        post("/rota/v1/retention", Workspace, Optional, retention::set_of_workspace),
+        get("/rota/v1/retention/preview", Workspace, Optional, retention::preview_of_workspace),
         get("/rota/v1/runs", Workspace, Optional, runs::list),
+        call(RERUN, Workspace, Optional, deployments::starts::rerun),
+        get("/rota/v1/runs/sums", Workspace, Optional, run_sums::list),
+        get("/rota/v1/schedules/hold", Administrator, Optional, schedule_holds::retrieve),
+        call("/rota/v1/schedules/hold", Administrator, Optional, schedule_holds::hold_all),
         get("/rota/v1/schedules/preview", Workspace, Optional, schedules::preview),
+        call("/rota/v1/schedules/release", Administrator, Optional, schedule_holds::release_all),
+        get("/rota/v1/sessions", Workspace, Optional, session_states::list),
         get("/rota/v1/sessions/{session_id}", Workspace, Optional, sessions::warnings::retrieve),
         get("/rota/v1/sessions/{session_id}/egress", Workspace, Optional, egress::list),
+        get("/rota/v1/starts/{start_id}", Workspace, Optional, deployments::starts::retrieve),
+        call("/rota/v1/starts/{start_id}/cancel", Workspace, Optional, deployments::starts::cancel),
         get("/rota/v1/tunnels/{tunnel_id}", Workspace, Optional, tunnels::status),
         get("/rota/v1/webhook_endpoints", Workspace, Optional, webhook_endpoints::list),
         post("/rota/v1/webhook_endpoints", Workspace, Optional, webhook_endpoints::create),
@@ -128,6 +157,13 @@ pub fn operations() -> Vec<Operation> {
         get(DELIVERY, Workspace, Optional, webhook_endpoints::deliveries::retrieve),
         call(REPLAY, Workspace, Optional, webhook_endpoints::deliveries::replay),
         call(SECRET, Workspace, Optional, webhook_endpoints::regenerate_signing_secret),
+        call("/rota/v1/workspaces/{workspace_id}/schedules/hold", Administrator, Optional, schedule_holds::hold_of),
+        call(
+            "/rota/v1/workspaces/{workspace_id}/schedules/release",
+            Administrator,
+            Optional,
+            schedule_holds::release_of,
+        ),
         get("/v1/agents", Workspace, Required, agents::list),
         post("/v1/agents", Workspace, Required, agents::create),
         get("/v1/agents/{agent_id}", Workspace, Required, agents::retrieve),
@@ -322,6 +358,15 @@ pub(super) fn uploads(method: &Method, path: &str) -> bool {
         operations.map(|operation| (operation.method, operation.path)).collect()
     });
     UPLOADS.iter().any(|(uploads, at)| uploads == method && *at == path)
+}
+
+/// Whether a method of a path of the table takes no key, but a signature.
+pub(super) fn is_signed(method: &Method, path: &str) -> bool {
+    static SIGNED: LazyLock<Vec<(Method, &str)>> = LazyLock::new(|| {
+        let operations = operations().into_iter().filter(|operation| operation.who == Who::Signed);
+        operations.map(|operation| (operation.method, operation.path)).collect()
+    });
+    SIGNED.iter().any(|(signed, at)| signed == method && *at == path)
 }
 
 fn get<T: 'static>(path: &'static str, who: Who, beta: Beta, handler: impl Handler<T, App>) -> Operation {

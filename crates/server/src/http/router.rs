@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc};
 use axum::{
     Router,
     extract::State,
-    middleware::from_fn_with_state,
+    middleware::{from_fn, from_fn_with_state},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -17,7 +17,7 @@ use super::{
     layers::{self, Front},
     operations,
 };
-use crate::{app::App, config::Role, error::Error, limits, request::caller, resources::work};
+use crate::{app::App, config::Role, console, error::Error, limits, request::caller, resources::work};
 
 /// The whole server at `address` as a service. One without the role `api` answers only what needs no API key.
 pub fn router(app: App, address: SocketAddr) -> Router {
@@ -26,7 +26,11 @@ pub fn router(app: App, address: SocketAddr) -> Router {
         router = router.route("/metrics", get(metrics));
     }
     let router = router.method_not_allowed_fallback(method_not_allowed);
-    let router = if app.config.roles.has(Role::Api) { router.merge(api(&app)) } else { router.fallback(nothing) };
+    let router = if app.config.roles.has(Role::Api) {
+        router.merge(api(&app)).merge(console()).layer(from_fn(console::lead_to))
+    } else {
+        router.fallback(nothing)
+    };
     in_front(app, address, router)
 }
 
@@ -39,6 +43,10 @@ pub fn metrics_router(app: App, address: SocketAddr) -> Router {
 fn in_front(app: App, address: SocketAddr, router: Router<App>) -> Router {
     let front = Front { app: app.clone(), hosts: Arc::new(Hosts::new(address, &app.config.http.hosts)) };
     router.layer(from_fn_with_state(front, layers::envelope)).with_state(app)
+}
+
+fn console() -> Router<App> {
+    console::routes().method_not_allowed_fallback(method_not_allowed)
 }
 
 fn api(app: &App) -> Router<App> {
@@ -58,7 +66,7 @@ async fn ready(State(app): State<App>) -> Response {
         app.db.check_writable().await
     };
     match tokio::time::timeout(limits::READY_TIMEOUT, looking).await {
-        Ok(Ok(())) if !app.is_stopping() => "ready\n".into_response(),
+        Ok(Ok(())) if !app.is_stopping() && !app.brake.is_draining() => "ready\n".into_response(),
         Ok(Ok(())) => Error::Stopping.into_response(),
         Ok(Err(error)) => error.into_response(),
         Err(_) => Error::Database("it does not answer".into()).into_response(),
@@ -71,7 +79,7 @@ async fn metrics(State(app): State<App>, headers: HeaderMap) -> Response {
     if app.metrics_key.is_some() && app.metrics_key != sent {
         return Error::Unauthenticated("the metrics need their key, as `Authorization: Bearer`").into_response();
     }
-    let mut response = app.metrics.render().into_response();
+    let mut response = app.scrape.text(&app.metrics).await.into_response();
     let text = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, text);
     response

@@ -43,6 +43,8 @@ pub struct Offer {
     models: Arc<Vec<Offered>>,
     /// The entries of the configuration, with who answers for each.
     upstreams: Arc<Vec<(ModelConfig, Arc<dyn Model>)>>,
+    /// Who waits for each of them, in the same order.
+    queues: Arc<Vec<Arc<Queue>>>,
 }
 
 impl Offer {
@@ -51,10 +53,33 @@ impl Offer {
     /// # Errors
     /// When an entry names an environment variable that is not set, or a base URL that is none.
     pub fn new(configs: &[ModelConfig]) -> Result<Self> {
+        Self::with(configs, |_| None)
+    }
+
+    /// The models of a configuration that takes the place of another one. What is known of an upstream stays known where nothing
+    /// says that it is another one now.
+    ///
+    /// # Errors
+    /// Those of [`Self::new`].
+    pub fn after(before: &Self, configs: &[ModelConfig]) -> Result<Self> {
+        let known = |config: &ModelConfig| {
+            let place = before.upstreams.iter().position(|(earlier, _)| is_same_upstream(earlier, config))?;
+            before.queues.get(place).cloned()
+        };
+        Self::with(configs, known)
+    }
+
+    fn with(configs: &[ModelConfig], known: impl Fn(&ModelConfig) -> Option<Arc<Queue>>) -> Result<Self> {
         let upstreams =
             configs.iter().map(|config| Ok((config.clone(), provider(config)?))).collect::<Result<Vec<_>>>()?;
-        let routes: Vec<Arc<Route>> =
-            upstreams.iter().map(|(config, provider)| Arc::new(route(config, provider.clone()))).collect();
+        let queue = |config: &ModelConfig| {
+            known(config).unwrap_or_else(|| Arc::new(Queue::new(config.concurrency, config.requests_per_second)))
+        };
+        let routes: Vec<Arc<Route>> = upstreams
+            .iter()
+            .map(|(config, provider)| Arc::new(route(config, provider.clone(), queue(config))))
+            .collect();
+        let queues = routes.iter().map(|route| route.queue.clone()).collect();
         let of_fallback = |name: &String| routes.iter().find(|route| route.name == *name).cloned();
         let offered = |(config, own): (&ModelConfig, &Arc<Route>)| Offered {
             wire: configured(config),
@@ -67,14 +92,14 @@ impl Offer {
             models.push(Offered { wire, ..plain(PLAYBOOK, Arc::new(Playbook)) });
         }
         models.sort_by_key(|model| Reverse(model.wire.created_at));
-        Ok(Self { models: Arc::new(models), upstreams: Arc::new(upstreams) })
+        Ok(Self { models: Arc::new(models), upstreams: Arc::new(upstreams), queues: Arc::new(queues) })
     }
 
     /// These models and one more, `id`, that `provider` answers for.
     #[must_use]
     pub fn and(&self, id: &str, provider: Arc<dyn Model>) -> Self {
         let models = [&self.models[..], &[plain(id, provider)]].concat();
-        Self { models: Arc::new(models), upstreams: self.upstreams.clone() }
+        Self { models: Arc::new(models), ..self.clone() }
     }
 
     /// Looks at each upstream, without asking a model anything: whether it is there and takes the key.
@@ -170,11 +195,15 @@ fn capabilities(provider: Provider) -> Value {
     })
 }
 
+/// What models of the server's own speak.
+const OWN: &str = "rota";
+
 /// A model without a configuration.
 fn plain(id: &str, provider: Arc<dyn Model>) -> Offered {
     let route = Route {
         name: id.to_owned(),
         model: id.to_owned(),
+        speaks: OWN,
         max_tokens: DEFAULT_MAX_TOKENS,
         price: None,
         provider,
@@ -205,14 +234,26 @@ fn provider(config: &ModelConfig) -> Result<Arc<dyn Model>> {
     })
 }
 
-fn route(config: &ModelConfig, provider: Arc<dyn Model>) -> Route {
+/// Whether two entries are asked at the same place with the same limits.
+fn is_same_upstream(one: &ModelConfig, other: &ModelConfig) -> bool {
+    let limits = |config: &ModelConfig| (config.concurrency, config.requests_per_second);
+    let place = |config: &ModelConfig| (config.id.clone(), config.base_url.clone(), config.api_key_env.clone());
+    limits(one) == limits(other) && place(one) == place(other)
+}
+
+fn route(config: &ModelConfig, provider: Arc<dyn Model>, queue: Arc<Queue>) -> Route {
     Route {
         name: config.id.clone(),
         model: config.upstream.clone().unwrap_or_else(|| config.id.clone()),
+        speaks: match config.provider {
+            Provider::Messages => "anthropic",
+            Provider::OpenAi => "openai",
+            Provider::Playbook => OWN,
+        },
         max_tokens: config.max_tokens,
         price: config.price.as_ref().map(Price::new),
         provider,
-        queue: Arc::new(Queue::new(config.concurrency, config.requests_per_second)),
+        queue,
     }
 }
 

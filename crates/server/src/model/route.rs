@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 use rota_api::{Time, id::WorkspaceId};
 
 use super::{
-    Block, Delta, DeltaSink, Message, Model, ModelError, ModelReply, ModelRequest, Price, Thought,
+    Block, Delta, DeltaSink, Message, Model, ModelError, ModelReply, ModelRequest, Price, Thought, Usage,
     offer::Offered,
     queue::{Outcome, Queue, Slot},
 };
@@ -26,6 +26,8 @@ pub struct Route {
     pub name: String,
     /// The name that the upstream knows the model by.
     pub model: String,
+    /// Whose dialect it speaks, by the names of OpenTelemetry.
+    pub speaks: &'static str,
     /// Most tokens of a reply.
     pub max_tokens: u32,
     /// What it costs, where that is configured.
@@ -50,6 +52,8 @@ pub struct Turn {
     slot: Slot,
     /// The model that was asked for.
     model: String,
+    /// What was used so far.
+    used: Usage,
     is_over: bool,
 }
 
@@ -83,7 +87,13 @@ impl Offered {
             let is_last = place + 1 == candidates.len();
             let patience = if is_last { MODEL_LINE_PATIENCE } else { MODEL_FALLBACK_PATIENCE };
             if let Some(slot) = route.slot(clock, asker, patience).await {
-                return Ok(Turn { route: (*route).clone(), slot, model: self.wire.id.clone(), is_over: false });
+                return Ok(Turn {
+                    route: (*route).clone(),
+                    slot,
+                    model: self.wire.id.clone(),
+                    used: Usage::default(),
+                    is_over: false,
+                });
             }
         }
         Err(InLine {
@@ -156,13 +166,21 @@ impl Turn {
     pub async fn reply(mut self, request: &ModelRequest, deltas: DeltaSink<'_>) -> Result<ModelReply, ModelError> {
         let route = self.route.clone();
         let watch = Stopwatch::start();
-        let slot = &mut self.slot;
+        let (slot, used) = (&mut self.slot, &mut self.used);
         let mut sink = |delta| match delta {
             Delta::Answers(limits) => slot.answered(&limits),
-            delta => deltas(delta),
+            delta => {
+                if let Delta::Usage(told) = &delta {
+                    *used = *told;
+                }
+                deltas(delta);
+            }
         };
         let mut replied = route.provider.reply(request, &mut sink).await;
         metrics::histogram!("rota_model_request_seconds", "upstream" => route.name.clone()).record(watch.seconds());
+        if let Ok(reply) = &replied {
+            self.used = reply.usage;
+        }
         self.take_note(&replied);
         match &mut replied {
             Ok(reply) => {
@@ -218,6 +236,28 @@ impl Turn {
         let labels =
             [("model", self.model.clone()), ("upstream", self.route.name.clone()), ("outcome", outcome.into())];
         metrics::counter!("rota_model_requests_total", &labels).increment(1);
+        self.count_used();
+    }
+
+    fn count_used(&self) {
+        let used = &self.used;
+        let cache_write = used.cache_creation_5m_input_tokens + used.cache_creation_1h_input_tokens;
+        for (kind, tokens) in [
+            ("input", used.input_tokens),
+            ("output", used.output_tokens),
+            ("cache_read", used.cache_read_input_tokens),
+            ("cache_write", cache_write),
+        ] {
+            if tokens > 0 {
+                let labels =
+                    [("model", self.model.clone()), ("upstream", self.route.name.clone()), ("kind", kind.into())];
+                metrics::counter!("rota_model_tokens_total", &labels).increment(tokens);
+            }
+        }
+        if let Some(price) = self.route.price {
+            let labels = [("model", self.model.clone()), ("upstream", self.route.name.clone())];
+            metrics::counter!("rota_model_cost_nanos_total", &labels).increment(price.of(used));
+        }
     }
 }
 

@@ -8,12 +8,14 @@ use axum::extract::FromRequestParts;
 use http::{HeaderMap, header, request::Parts};
 use rota_api::{
     Time,
+    audit::{Actor, ActorType},
     id::{ApiKeyId, EnvironmentId, EnvironmentKeyId, SessionId, WorkspaceId, is_plausible},
     session::Status,
     work::WorkState,
 };
 use sha2::{Digest, Sha256};
 
+use super::sign_in::SignIns;
 use crate::{
     closed::Closed,
     db::{Db, Row, vals},
@@ -48,6 +50,9 @@ pub struct Starter(pub Caller);
 
 /// A request with an administrator's key.
 pub struct Administrator;
+
+/// Who reads what is kept of a workspace, or of all of them: `None` with an administrator's key that names none.
+pub struct Reader(pub Option<WorkspaceId>);
 
 /// A worker: whoever has the key of an environment, or the token of a piece of its work.
 #[derive(Debug, Clone)]
@@ -175,9 +180,33 @@ impl From<Closed> for Error {
 }
 
 impl Admission {
+    /// The key's id.
+    pub fn key_id(&self) -> &str {
+        match &self.key {
+            Key::Api { id, .. } => id.as_ref(),
+            Key::Worker(worker) => worker.key.as_ref(),
+        }
+    }
+
     /// The workspace in which the request acts.
     pub fn workspace(&self) -> Option<&WorkspaceId> {
         self.workspace.as_ref()
+    }
+
+    /// The key, unless a worker's was sent.
+    pub fn api_key(&self) -> Option<&ApiKeyId> {
+        match &self.key {
+            Key::Api { id, .. } => Some(id),
+            Key::Worker(_) => None,
+        }
+    }
+
+    /// Who a request is made by, as the audit list names it.
+    pub fn actor(&self) -> Actor {
+        match &self.key {
+            Key::Api { id, .. } => Actor::key(ActorType::ApiKey, id),
+            Key::Worker(worker) => Actor::key(ActorType::Worker, &worker.key),
+        }
     }
 
     fn of(parts: &Parts) -> Result<&Self> {
@@ -193,7 +222,8 @@ impl Admission {
         Ok(Caller { workspace, key: id.clone() })
     }
 
-    fn is_administrator(&self) -> bool {
+    /// Whether the key is an administrator's.
+    pub fn is_administrator(&self) -> bool {
         matches!(self.key, Key::Api { is_administrator: true, .. })
     }
 }
@@ -229,6 +259,18 @@ impl<S: Sync> FromRequestParts<S> for Administrator {
     }
 }
 
+impl<S: Sync> FromRequestParts<S> for Reader {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self> {
+        let admission = Admission::of(parts)?;
+        if admission.is_administrator() {
+            return Ok(Self(admission.workspace.clone()));
+        }
+        admission.caller().map(|caller| Self(Some(caller.workspace)))
+    }
+}
+
 impl<S: Sync> FromRequestParts<S> for Worker {
     type Rejection = Error;
 
@@ -261,36 +303,54 @@ pub fn hash(key: &str) -> String {
     hex::digits(&Sha256::digest(key.as_bytes()))
 }
 
-/// Finds out who calls.
-///
-/// # Errors
-/// 401 without a key or with one that does not count. When a request names a workspace that is not there or not the key's, 404,
-/// or 400 where it is no id of one. 403 when the organization is disabled.
-pub async fn authenticate(db: &Db, headers: &HeaderMap) -> Result<Admission> {
-    let key = key_of(headers).ok_or(Error::Unauthenticated("x-api-key header is required"))?;
-    let as_key = headers.contains_key("x-api-key");
-    let unknown = Error::Unauthenticated(if as_key { "invalid x-api-key" } else { "Invalid bearer token" });
-    if key.starts_with(ENVIRONMENT_KEY_PREFIX) || key.starts_with(WORK_TOKEN_PREFIX) {
-        return Box::pin(authenticate_worker(db, key)).await?.unwrap_or(Err(unknown));
-    }
-    let named = headers.get(WORKSPACE).map(|named| named.to_str().unwrap_or("?")).filter(|named| !named.is_empty());
-    let (hash, now) = (hash(key), db.now());
-    let found = db
-        .lookup(
+/// What is looked up of a key. One that is found by its hash was sent; one that is found by its id was signed in with.
+macro_rules! key_where {
+    ($found_by:literal) => {
+        concat!(
             "SELECT k.id, k.workspace_id, k.status, k.expires_at, w.id, w.archived_at, o.disabled_at
              FROM api_keys k
              LEFT JOIN workspaces w ON w.id = coalesce(k.workspace_id, $2)
              LEFT JOIN organization o ON TRUE
-             WHERE k.key_hash = $1",
-            vals![&hash, named],
-            |row| {
-                let counts = counts(&row.text(2)?, row.opt_time(3)?, now);
-                let closed = Closed::of(row.opt_time(5)?, row.opt_time(6)?);
-                let is_administrator = row.opt_text(1)?.is_none();
-                let key = Key::Api { id: row.id(0)?, is_administrator };
-                Ok((counts, Admission { key, workspace: row.opt_id(4)?, closed }))
-            },
+             WHERE ",
+            $found_by
         )
+    };
+}
+
+/// Finds out who calls: by the key that a request sends, or else by that with which its browser is signed in.
+///
+/// # Errors
+/// 401 without a key or with one that does not count. When a request names a workspace that is not there or not the key's, 404,
+/// or 400 where it is no id of one. 403 when the organization is disabled, and for a sign-in that another page makes use of.
+pub async fn authenticate(db: &Db, sign_ins: &SignIns, headers: &HeaderMap) -> Result<Admission> {
+    let now = db.now();
+    let (sql, by, unknown) = match key_of(headers) {
+        Some(key) => {
+            let as_key = headers.contains_key("x-api-key");
+            let unknown = Error::Unauthenticated(if as_key { "invalid x-api-key" } else { "Invalid bearer token" });
+            if key.starts_with(ENVIRONMENT_KEY_PREFIX) || key.starts_with(WORK_TOKEN_PREFIX) {
+                return Box::pin(authenticate_worker(db, key)).await?.unwrap_or(Err(unknown));
+            }
+            (key_where!("k.key_hash = $1"), hash(key), unknown)
+        }
+        None => match sign_ins.read(headers, now)? {
+            Some(signed_in) => {
+                let unknown =
+                    Error::Unauthenticated("the key with which this browser signed in has ended: sign in again");
+                (key_where!("k.id = $1"), signed_in.key.to_string(), unknown)
+            }
+            None => return Err(Error::Unauthenticated("x-api-key header is required")),
+        },
+    };
+    let named = headers.get(WORKSPACE).map(|named| named.to_str().unwrap_or("?")).filter(|named| !named.is_empty());
+    let found = db
+        .lookup(sql, vals![&by, named], |row| {
+            let counts = counts(&row.text(2)?, row.opt_time(3)?, now);
+            let closed = Closed::of(row.opt_time(5)?, row.opt_time(6)?);
+            let is_administrator = row.opt_text(1)?.is_none();
+            let key = Key::Api { id: row.id(0)?, is_administrator };
+            Ok((counts, Admission { key, workspace: row.opt_id(4)?, closed }))
+        })
         .await?;
     let Some((true, admission)) = found else { return Err(unknown) };
     if let Some(named) = named

@@ -18,7 +18,8 @@ use tokio::time::timeout;
 use crate::{
     error::{Error, Result},
     limits::{
-        BODIES_BYTES, BODIES_BYTES_OF_ONE, BODY_NODE_BYTES, BODY_WAIT, MAX_BODY_BYTES, MAX_BODY_NODES, SMALL_BODY_BYTES,
+        BODIES_BYTES, BODIES_BYTES_OF_ONE, BODY_NODE_BYTES, BODY_WAIT, HOOK_BODY_TIMEOUT, MAX_BODY_BYTES,
+        MAX_BODY_NODES, SMALL_BODY_BYTES, STRANGERS_BYTES, STRANGERS_BYTES_OF_ONE,
     },
     room::{Held, Room},
 };
@@ -70,6 +71,40 @@ impl Intake {
     /// Places for which a body waits at most so long.
     fn waiting(wait: Duration) -> Self {
         Self { wait, room: Room::new(BODIES_BYTES, BODIES_BYTES_OF_ONE) }
+    }
+
+    /// Places for the bodies of those who show no key, but a signature of the body itself.
+    pub fn of_strangers() -> Self {
+        Self { wait: BODY_WAIT, room: Room::new(STRANGERS_BYTES, STRANGERS_BYTES_OF_ONE) }
+    }
+
+    /// Reads such a body, of at most `most` bytes. Its place is to be kept until the request is answered.
+    ///
+    /// # Errors
+    /// 413 when it is too large, 400 when it breaks off, 504 when it comes too slowly, 529 when it has waited too long for a place.
+    pub async fn read_within(&self, share: Option<&WorkspaceId>, body: Body, most: usize) -> Result<(Bytes, Held)> {
+        let too_large = || Error::TooLarge(format!("the body is larger than {} KB", most / 1024));
+        let length = body.size_hint().exact().map_or(most, |length| usize::try_from(length).unwrap_or(usize::MAX));
+        if length > most {
+            return Err(too_large());
+        }
+        let place = timeout(self.wait, self.room.take(share, length)).await;
+        let place = place.map_err(|_| Error::Overloaded("as many bodies are read as there is room for; try again"))?;
+        let reading = async {
+            let mut bytes = Vec::new();
+            let mut chunks = body.into_data_stream();
+            while let Some(chunk) = chunks.next().await {
+                let chunk =
+                    chunk.map_err(|error| Error::invalid(format_args!("the body could not be read: {error}")))?;
+                if bytes.len() + chunk.len() > most {
+                    return Err(too_large());
+                }
+                bytes.extend_from_slice(&chunk);
+            }
+            Ok(Bytes::from(bytes))
+        };
+        let bytes = timeout(HOOK_BODY_TIMEOUT, reading).await.map_err(|_| Error::Timeout(HOOK_BODY_TIMEOUT))??;
+        Ok((bytes, place))
     }
 
     /// Reads a body. Its place, if it needs one, is to be kept until the request is answered.

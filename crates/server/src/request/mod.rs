@@ -7,10 +7,11 @@ mod intake;
 mod list;
 mod path;
 pub mod query;
+pub mod sign_in;
 mod upload;
 
 pub use body::{Body, BodyOnly};
-pub use caller::{Administrator, Caller, CallerOrWorker, Starter, Worker};
+pub use caller::{Administrator, Caller, CallerOrWorker, Reader, Starter, Worker};
 pub use intake::{Coding, Intake};
 pub use list::List;
 pub use path::{Path, PathAndQuery, SessionRef};
@@ -64,7 +65,9 @@ impl Error {
             }
             Self::LeaseLost { .. } => StatusCode::PRECONDITION_FAILED,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::RateLimited(_) | Self::TooManyStreams(_) | Self::TooManyUnread(_) => StatusCode::TOO_MANY_REQUESTS,
+            Self::RateLimited(_) | Self::TooManyDeliveries(_) | Self::TooManyStreams(_) | Self::TooManyUnread(_) => {
+                StatusCode::TOO_MANY_REQUESTS
+            }
             Self::Timeout(_) => StatusCode::GATEWAY_TIMEOUT,
             Self::Overloaded(_) | Self::Stopping => StatusCode::from_u16(529).expect("529 is a status"),
             Self::Database(_) | Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
@@ -86,7 +89,9 @@ impl Error {
             Self::MemoryPathConflict { .. } => "memory_path_conflict_error",
             Self::MemoryPrecondition => "memory_precondition_failed_error",
             Self::TooLarge(_) => "request_too_large",
-            Self::RateLimited(_) | Self::TooManyStreams(_) | Self::TooManyUnread(_) => "rate_limit_error",
+            Self::RateLimited(_) | Self::TooManyDeliveries(_) | Self::TooManyStreams(_) | Self::TooManyUnread(_) => {
+                "rate_limit_error"
+            }
             Self::Timeout(_) => "timeout_error",
             Self::Overloaded(_) | Self::Stopping => "overloaded_error",
             Self::Database(_) | Self::Internal(_) => "api_error",

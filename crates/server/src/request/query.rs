@@ -76,6 +76,15 @@ impl Query {
         self.pairs.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
     }
 
+    /// An id of one kind.
+    pub fn id<I: Id + FromStr>(&self, name: &'static str) -> Result<Option<&str>> {
+        let id = self.text(name);
+        if id.is_some_and(|id| id.parse::<I>().is_err()) {
+            return Err(invalid(name, "is no id of this kind"));
+        }
+        Ok(id)
+    }
+
     /// A whole number.
     pub fn integer(&self, name: &'static str, least: i64, most: i64) -> Result<Option<i64>> {
         let Some(text) = self.text(name) else { return Ok(None) };

@@ -31,7 +31,7 @@ use crate::{
 /// `POST /v1/agents`.
 pub async fn create(State(app): State<App>, caller: Caller, body: Body) -> Result<Json<Agent>> {
     let new = body.read(CreateAgent::read)?;
-    let offer = app.offer.clone();
+    let offer = app.offer();
     app.db.write(move |tx| insert(tx, &offer, &caller.workspace, &new)).await.map(Json)
 }
 
@@ -51,7 +51,7 @@ pub async fn retrieve(
 pub async fn update(State(app): State<App>, caller: Caller, Path(id): Path<String>, body: Body) -> Result<Json<Agent>> {
     let update = body.read(UpdateAgent::read)?;
     check_id(&id)?;
-    let offer = app.offer.clone();
+    let offer = app.offer();
     app.db.write(move |tx| set(tx, &offer, &caller.workspace, &id, &update)).await.map(Json)
 }
 
@@ -82,6 +82,7 @@ pub(super) fn check_id(id: &str) -> Result<()> {
 
 fn insert(tx: &mut Tx<'_>, offer: &Offer, workspace: &WorkspaceId, new: &CreateAgent) -> Result<Agent> {
     let id = AgentId::new(tx.now());
+    tx.audit_made(&id);
     let mut config = new.config.clone();
     config.multiagent = new.multiagent.as_ref().map(|roster| resolve(tx, workspace, roster, &id, 1)).transpose()?;
     offer.check("model", &config.model.id)?;
@@ -291,6 +292,7 @@ fn set(tx: &mut Tx<'_>, offer: &Offer, workspace: &WorkspaceId, id: &str, update
         check_skills(tx, workspace, &config.skills)?;
     }
     insert_version(tx, &id, next, &config)?;
+    tx.audit_changed(&stored.config, &config)?;
     tx.execute("UPDATE agents SET version = $3 WHERE workspace_id = $1 AND id = $2", vals![workspace, &id, next])?;
     webhook_outbox::emit(tx, workspace, [EventType::AgentUpdated], &id)?;
     get(tx, workspace, id.as_ref(), None)

@@ -4,6 +4,7 @@ use axum::extract::State;
 use rota_api::{
     Time,
     api_key::{ApiKey, KeyScope, KeyStatus, MAX_NAME, UpdateApiKey},
+    audit::ActorType,
     id::{ApiKeyId, Id, WorkspaceId},
 };
 use serde::Serialize;
@@ -11,7 +12,7 @@ use serde::Serialize;
 use super::workspaces;
 use crate::{
     app::App,
-    db::{Row, Select, Tx, vals},
+    db::{Also, Row, Select, Tx, vals},
     error::{Error, Result},
     page::{IdPage, Order},
     random,
@@ -34,7 +35,9 @@ pub async fn update(
     body: Body,
 ) -> Result<Json<ApiKey>> {
     let update = body.read(UpdateApiKey::read)?;
-    app.db.write(move |tx| set(tx, &id, &update)).await.map(Json)
+    let key = app.db.write(move |tx| set(tx, &id, &update)).await?;
+    tracing::info!(changed_key_id = %key.id, status = key.status.as_str(), "an API key was changed");
+    Ok(Json(key))
 }
 
 /// `GET /v1/organizations/api_keys`.
@@ -86,7 +89,15 @@ pub fn first_key(tx: &mut Tx<'_>) -> Result<Option<CreatedKey>> {
     if workspaces::exist(tx)? {
         return Ok(None);
     }
-    create_key(tx, None, "first key", None).map(Some)
+    let key = create_key(tx, None, "first key", None)?;
+    tx.audit_also(&Also {
+        by: ActorType::Server,
+        operation: "api_keys.create",
+        resource: "api_key",
+        id: key.id.as_ref(),
+        workspace: Some(&key.workspace_id),
+    });
+    Ok(Some(key))
 }
 
 /// A new key for the workspace `workspace`, which is made when there is none of the name; without a name, for the
@@ -126,6 +137,10 @@ fn insert(
     let key = format!("{prefix}{}", random::secret()?);
     let hint = format!("{}...{}", &key[..prefix.len() + 3], &key[key.len() - 4..]);
     let id = ApiKeyId::new(tx.now());
+    tx.audit_made(&id);
+    if let Some(workspace) = workspace {
+        tx.audit_in(workspace);
+    }
     tx.execute(
         "INSERT INTO api_keys (id, workspace_id, name, key_hash, partial_key_hint, status, created_at, expires_at)
          VALUES ($1, $2, $3, $4, $5, 'active', $6, $7)",
@@ -173,7 +188,17 @@ fn set(tx: &mut Tx<'_>, id: &str, update: &UpdateApiKey) -> Result<ApiKey> {
         "UPDATE api_keys SET name = $2, status = coalesce($3, status) WHERE id = $1",
         vals![id, update.name.as_ref().unwrap_or(&stored.name), update.status.map(KeyStatus::as_str)],
     )?;
-    get(tx, id)
+    let key = get(tx, id)?;
+    audit_in_its_workspace(tx, &key);
+    tx.audit_changed(&stored, &key)?;
+    Ok(key)
+}
+
+/// A key is in the audit list of the workspace that it reaches.
+fn audit_in_its_workspace(tx: &mut Tx<'_>, key: &ApiKey) {
+    if let KeyScope::Workspace { workspace_id } = &key.scope {
+        tx.audit_in(workspace_id);
+    }
 }
 
 /// Ends a key for good.
@@ -181,13 +206,26 @@ fn set(tx: &mut Tx<'_>, id: &str, update: &UpdateApiKey) -> Result<ApiKey> {
 /// # Errors
 /// 404 when there is none with this id.
 pub fn revoke(tx: &mut Tx<'_>, id: &str) -> Result<ApiKey> {
-    tx.execute("UPDATE api_keys SET status = 'archived' WHERE id = $1", vals![id])?;
-    get(tx, id)
+    tx.execute("UPDATE api_keys SET status = 'archived' WHERE id = $1 AND status <> 'archived'", vals![id])?;
+    let key = get(tx, id)?;
+    tx.audit_made(id);
+    audit_in_its_workspace(tx, &key);
+    Ok(key)
 }
 
 /// Ends every key of a workspace that is being archived.
-pub fn archive_all_of(tx: &mut Tx<'_>, workspace: &str) -> Result<()> {
-    tx.execute("UPDATE api_keys SET status = 'archived' WHERE workspace_id = $1", vals![workspace])?;
+pub fn archive_all_of(tx: &mut Tx<'_>, workspace: &WorkspaceId) -> Result<()> {
+    let sql = "UPDATE api_keys SET status = 'archived' WHERE workspace_id = $1 AND status <> 'archived' RETURNING id";
+    for id in tx.all(sql, vals![workspace], |row| row.text(0))? {
+        let workspace = Some(workspace);
+        tx.audit_also(&Also {
+            by: ActorType::Cascade,
+            operation: "api_keys.archive",
+            resource: "api_key",
+            id: &id,
+            workspace,
+        });
+    }
     Ok(())
 }
 

@@ -54,7 +54,7 @@ fn archive_agent(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<A
 fn archive_workspace(tx: &mut Tx<'_>, id: &str) -> Result<Workspace> {
     let (workspace, was_open) = workspaces::set_archived(tx, id)?;
     if was_open {
-        api_keys::archive_all_of(tx, id)?;
+        api_keys::archive_all_of(tx, &workspace.id)?;
     }
     Ok(workspace)
 }

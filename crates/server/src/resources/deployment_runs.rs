@@ -62,31 +62,48 @@ pub fn of_occurrence(
     tx.one(&sql, vals![workspace, deployment, scheduled_at], from_row)
 }
 
-/// The runs of the occurrences of a deployment from `first` to `last`, by their occurrence.
+/// The runs of the occurrences of a deployment from `first` to `last`, by their occurrence, each in the order of its attempts.
 pub fn of_occurrences(
     tx: &mut Tx<'_>,
     workspace: &WorkspaceId,
     deployment: &str,
     first: Time,
     last: Time,
-) -> Result<HashMap<Time, DeploymentRun>> {
-    let sql = format!("{SELECT} AND deployment_id = $2 AND scheduled_at >= $3 AND scheduled_at <= $4");
+) -> Result<HashMap<Time, Vec<DeploymentRun>>> {
+    let sql = format!(
+        "{SELECT} AND deployment_id = $2 AND scheduled_at >= $3 AND scheduled_at <= $4 ORDER BY scheduled_at, attempt"
+    );
     let by_occurrence = |row: &Row<'_>| Ok((row.time("scheduled_at")?, from_row(row)?));
-    Ok(tx.all(&sql, vals![workspace, deployment, first, last], by_occurrence)?.into_iter().collect())
+    let mut runs: HashMap<_, Vec<_>> = HashMap::new();
+    for (occurrence, run) in tx.all(&sql, vals![workspace, deployment, first, last], by_occurrence)? {
+        runs.entry(occurrence).or_default().push(run);
+    }
+    Ok(runs)
+}
+
+/// What is kept of a run beside what the API shows.
+#[derive(Debug, Clone, Default)]
+pub struct Kept {
+    /// The run whose session died, where this one follows it, and the number of this one among those of its occurrence.
+    pub follows: Option<(u32, RunId)>,
+    /// Whether its session is that of an earlier run.
+    pub goes_on: bool,
 }
 
 /// Adds a run. Runs are never changed.
-pub fn insert(tx: &mut Tx<'_>, workspace: &WorkspaceId, run: &DeploymentRun) -> Result<()> {
+pub fn insert(tx: &mut Tx<'_>, workspace: &WorkspaceId, run: &DeploymentRun, kept: &Kept) -> Result<()> {
     assert_ne!(run.session_id.is_some(), run.error.is_some(), "a run has a session or an error: {}", run.id);
     let scheduled_at = match run.trigger_context {
         TriggerContext::Schedule { scheduled_at } => Some(scheduled_at),
         TriggerContext::Manual => None,
     };
     let error = run.error.as_ref().map(serde_json::to_string).transpose()?;
+    let (attempt, retry_of) = kept.follows.as_ref().map(|(attempt, run)| (*attempt, run)).unzip();
     tx.add(
         "INSERT INTO deployment_runs
-             (id, workspace_id, deployment_id, agent_id, agent_version, session_id, error, scheduled_at, created_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+             (id, workspace_id, deployment_id, agent_id, agent_version, session_id, error, scheduled_at, created_at,
+              attempt, retry_of, goes_on)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
         vals![
             &run.id,
             workspace,
@@ -96,7 +113,10 @@ pub fn insert(tx: &mut Tx<'_>, workspace: &WorkspaceId, run: &DeploymentRun) -> 
             run.session_id.as_ref(),
             error.as_deref(),
             scheduled_at,
-            run.created_at
+            run.created_at,
+            i64::from(attempt.unwrap_or(1)),
+            retry_of,
+            i64::from(kept.goes_on)
         ],
     )
 }

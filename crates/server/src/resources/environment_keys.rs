@@ -29,7 +29,9 @@ pub async fn create(
     body: Body,
 ) -> Result<Json<NewEnvironmentKey>> {
     let new = body.read(CreateEnvironmentKey::read)?;
-    app.db.write(move |tx| insert(tx, &caller.workspace, &environment, &new)).await.map(Json)
+    let made = app.db.write(move |tx| insert(tx, &caller.workspace, &environment, &new)).await?;
+    tracing::info!(changed_key_id = %made.key.id, "a key of an environment was made");
+    Ok(Json(made))
 }
 
 /// `GET /rota/v1/environments/{environment_id}/keys`.
@@ -52,7 +54,9 @@ pub async fn revoke(
     caller: Caller,
     Path((environment, id)): Path<(String, String)>,
 ) -> Result<Json<EnvironmentKey>> {
-    app.db.write(move |tx| set_revoked(tx, &caller.workspace, &environment, &id)).await.map(Json)
+    let key = app.db.write(move |tx| set_revoked(tx, &caller.workspace, &environment, &id)).await?;
+    tracing::info!(changed_key_id = %key.id, "a key of an environment was revoked");
+    Ok(Json(key))
 }
 
 fn insert(
@@ -82,6 +86,7 @@ fn insert(
     let secret = format!("{ENVIRONMENT_KEY_PREFIX}{}", random::secret()?);
     let hint = format!("{}...{}", &secret[..ENVIRONMENT_KEY_PREFIX.len() + 3], &secret[secret.len() - 4..]);
     let id = EnvironmentKeyId::new(now);
+    tx.audit_made(&id);
     tx.execute(
         "INSERT INTO environment_keys (id, workspace_id, environment_id, name, key_hash, partial_key_hint, created_at,
              expires_at)

@@ -59,6 +59,7 @@ pub async fn archive(State(app): State<App>, caller: Caller, Path(id): Path<Stri
 fn insert(tx: &mut Tx<'_>, workspace: &WorkspaceId, fields: &EnvironmentFields) -> Result<Environment> {
     let now = tx.now();
     let id = EnvironmentId::new(now);
+    tx.audit_made(&id);
     tx.execute_unless_taken(
         "INSERT INTO environments (id, workspace_id, name, description, config, metadata, created_at, updated_at)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $7)",
@@ -95,6 +96,7 @@ fn set(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, update: &UpdateEnviro
             message: format!("Environment `{id}` is archived and cannot be changed."),
         });
     }
+    let before = serde_json::to_value(&stored)?;
     let Environment { name, description, config, metadata, scope, .. } = stored;
     let stored = EnvironmentFields { name, description, config, metadata, scope };
     let fields = update.over(&stored)?;
@@ -117,7 +119,9 @@ fn set(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, update: &UpdateEnviro
         || name_taken(&fields.name),
     )?;
     webhook_outbox::emit(tx, workspace, [EventType::EnvironmentUpdated], id)?;
-    ENVIRONMENTS.get(tx, workspace, id)
+    let environment = ENVIRONMENTS.get(tx, workspace, id)?;
+    tx.audit_changed(&before, &environment)?;
+    Ok(environment)
 }
 
 /// The configuration as it is stored.

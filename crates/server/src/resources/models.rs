@@ -19,7 +19,8 @@ pub async fn retrieve(
     headers: HeaderMap,
 ) -> Result<Json<Model>> {
     query.finish()?;
-    let model = app.offer.get(&id).ok_or_else(|| Error::not_found("Model", &id))?;
+    let offer = app.offer();
+    let model = offer.get(&id).ok_or_else(|| Error::not_found("Model", &id))?;
     Ok(Json(shape(&model.wire, query.beta() || beta::is_beta(&headers))))
 }
 
@@ -41,7 +42,8 @@ pub async fn list(
         [] => model.lifecycle != Lifecycle::Retired,
         asked => asked.contains(&model.lifecycle.as_str()),
     };
-    let all: Vec<&Model> = app.offer.all().iter().map(|model| &model.wire).filter(|model| wanted(model)).collect();
+    let offer = app.offer();
+    let all: Vec<&Model> = offer.all().iter().map(|model| &model.wire).filter(|model| wanted(model)).collect();
     let place = |id: &str| {
         let found = all.iter().position(|model| model.id == id);
         found.ok_or_else(|| Error::invalid(format_args!("\"{id}\" is not a model of this list")))

@@ -5,7 +5,7 @@ use rota_api::{Time, organization::Organization};
 
 use crate::{
     app::App,
-    db::{Tx, vals},
+    db::{Db, Tx, vals},
     error::{Error, Result},
     random,
     request::{Administrator, Json, Query},
@@ -55,8 +55,21 @@ pub fn disable(tx: &mut Tx<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Undoes [`disable`].
+/// The same, and stops what runs: calls and requests that are under way end, and sandboxes with them. Sessions stay as they are,
+/// and go on after [`enable`].
+pub fn disable_now(tx: &mut Tx<'_>) -> Result<()> {
+    disable(tx)?;
+    tx.execute("UPDATE organization SET halted = 1", &[])?;
+    Ok(())
+}
+
+/// Whether what runs is to be stopped at once.
+pub async fn is_halted(db: &Db) -> Result<bool> {
+    Ok(db.lookup("SELECT halted FROM organization", &[], |row| row.int(0)).await?.is_some_and(|halted| halted != 0))
+}
+
+/// Undoes [`disable`] and [`disable_now`]. Whoever was not stopped by these is left as it is.
 pub fn enable(tx: &mut Tx<'_>) -> Result<()> {
-    tx.execute("UPDATE organization SET disabled_at = NULL", &[])?;
+    tx.execute("UPDATE organization SET disabled_at = NULL, halted = 0", &[])?;
     Ok(())
 }

@@ -6,13 +6,14 @@ use rota_api::{
     deployment::{DeploymentRun, TriggerContext},
     event::{Event, EventBody, SessionError, StopReason},
     id::{SessionId, WorkspaceId},
+    policy::InterruptedBy,
     run_outcome::{RunOutcome, RunWithOutcome, SessionOutcome, WaitingOn},
     session::{Session, Status},
 };
 use serde::Deserialize;
 
 use super::{
-    deployment_runs,
+    deployment_runs, run_starts,
     sessions::{
         self,
         warnings::{self, Can},
@@ -45,7 +46,8 @@ fn get(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, can: Can) -> Result<R
         None => (None, Vec::new()),
     };
     let outcome = RunOutcome { session, lateness_ms: lateness_ms(&run), warnings };
-    Ok(RunWithOutcome { run, outcome })
+    let start = run_starts::of(tx, workspace, &run)?;
+    Ok(RunWithOutcome { run, start, outcome })
 }
 
 /// Milliseconds from the time that the schedule named to the run. `None` for a run that was started by hand.
@@ -74,11 +76,18 @@ fn outcome(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &Session) -> Resul
         waits_for_human: waiting.iter().any(|waiting| waiting.for_.is_of_a_human()),
         waiting_on: waiting.into_iter().map(WaitingOn::from).collect(),
         error,
+        interrupted_by: interrupted_by(tx, workspace, &session.id)?,
         usage: session.usage,
         list_cost: session.usage.list_cost,
         active_seconds: session.stats.active_seconds,
         duration_seconds: until.seconds_since(session.created_at).max(0.0),
     })
+}
+
+fn interrupted_by(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &SessionId) -> Result<Option<InterruptedBy>> {
+    let sql = "SELECT interrupted_by FROM sessions WHERE workspace_id = $1 AND id = $2";
+    let by = tx.one(sql, vals![workspace, session], |row| row.opt_text(0))?.flatten();
+    Ok(by.and_then(|by| InterruptedBy::from_name(&by)))
 }
 
 /// Why and when the last turn ended. A turn that the session's own end cut short has no reason.

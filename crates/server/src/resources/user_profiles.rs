@@ -148,6 +148,7 @@ impl NameKeys {
 fn insert(tx: &mut Tx<'_>, workspace: &WorkspaceId, shape: Shape, fields: &UserProfileFields) -> Result<UserProfile> {
     let now = tx.now();
     let id = UserProfileId::new(now);
+    tx.audit_made(&id);
     let keys = NameKeys::of(fields.name.as_deref(), &id);
     tx.add(
         "INSERT INTO user_profiles (id, workspace_id, access_type, details, metadata, name, by_name_asc, by_name_desc,

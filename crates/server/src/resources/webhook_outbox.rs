@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use rota_api::{
     id::{Id, VaultId, WebhookEndpointId, WebhookEventId, WorkspaceId},
+    rota_event::Details,
     webhook::{EventType, WebhookEvent},
 };
 
@@ -22,6 +23,25 @@ pub fn emit<const N: usize>(
     id: impl AsRef<str>,
 ) -> Result<()> {
     Outbox::default().emit(tx, workspace, types, id)
+}
+
+/// Tells the endpoints that an event of Rota's own has happened to the resource `id`. What it says is asked for only where
+/// somebody wants it; where there is nothing to say after all, nothing is told.
+pub fn emit_own(
+    tx: &mut Tx<'_>,
+    workspace: &WorkspaceId,
+    r#type: EventType,
+    id: impl AsRef<str>,
+    details: impl FnOnce(&mut Tx<'_>) -> Result<Option<Details>>,
+) -> Result<()> {
+    let mut outbox = Outbox::default();
+    if !outbox.wants(tx, workspace, [r#type])? {
+        return Ok(());
+    }
+    match details(tx)? {
+        Some(details) => outbox.add(tx, workspace, r#type, id.as_ref(), (None, Some(&details))),
+        None => Ok(()),
+    }
 }
 
 /// The outbox for many events of one transaction: who wants them is read once.
@@ -63,21 +83,48 @@ impl Outbox {
         id: &str,
         vault: Option<&str>,
     ) -> Result<()> {
+        if self.wants(tx, workspace, types)? {
+            for r#type in types {
+                self.add(tx, workspace, r#type, id, (vault, None))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether any endpoint of the workspace wants one of `types`.
+    fn wants<const N: usize>(
+        &mut self,
+        tx: &mut Tx<'_>,
+        workspace: &WorkspaceId,
+        types: [EventType; N],
+    ) -> Result<bool> {
         let wanted = self.wanted.entry(workspace.clone()).or_default();
         if types.iter().any(|r#type| !wanted.contains_key(r#type)) {
             wanted.extend(subscribed(tx, workspace, types)?);
         }
-        for r#type in types {
-            let Some(endpoints) = wanted.get(&r#type).filter(|endpoints| !endpoints.is_empty()) else { continue };
-            let organization = match &mut self.organization {
-                Some(organization) => organization,
-                unread => unread.insert(organization::id(tx)?),
-            };
-            let event = WebhookEventId::new(tx.now());
-            let payload = WebhookEvent::new(&event, tx.now(), r#type, id, organization, workspace).in_vault(vault);
-            insert(tx, workspace, &event, &serde_json::to_string(&payload)?, endpoints)?;
-            tx.after_commit(Notice::WebhookDue);
-        }
+        Ok(types.iter().any(|r#type| wanted.get(r#type).is_some_and(|endpoints| !endpoints.is_empty())))
+    }
+
+    /// Writes an event for those that want it, of whom it is known by now.
+    fn add(
+        &mut self,
+        tx: &mut Tx<'_>,
+        workspace: &WorkspaceId,
+        r#type: EventType,
+        id: &str,
+        (vault, details): (Option<&str>, Option<&Details>),
+    ) -> Result<()> {
+        let wanted = self.wanted.get(workspace).and_then(|wanted| wanted.get(&r#type));
+        let Some(endpoints) = wanted.filter(|endpoints| !endpoints.is_empty()) else { return Ok(()) };
+        let organization = match &mut self.organization {
+            Some(organization) => organization,
+            unread => unread.insert(organization::id(tx)?),
+        };
+        let event = WebhookEventId::new(tx.now());
+        let payload = WebhookEvent::new(&event, tx.now(), r#type, id, organization, workspace);
+        let payload = payload.in_vault(vault).saying(details);
+        insert(tx, workspace, &event, &serde_json::to_string(&payload)?, endpoints)?;
+        tx.after_commit(Notice::WebhookDue);
         Ok(())
     }
 }

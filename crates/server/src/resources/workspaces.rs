@@ -2,6 +2,7 @@
 
 use axum::extract::State;
 use rota_api::{
+    audit::ActorType,
     id::{Id, WorkspaceId},
     metadata::Metadata,
     workspace::{
@@ -12,7 +13,7 @@ use rota_api::{
 use super::organization;
 use crate::{
     app::App,
-    db::{Row, Select, Tx, vals},
+    db::{Also, Row, Select, Tx, vals},
     error::{Error, Result},
     limits::MAX_LISTED_IDS,
     page::{IdPage, Order},
@@ -62,6 +63,8 @@ fn insert(tx: &mut Tx<'_>, fields: &CreateWorkspace) -> Result<Workspace> {
     check_references(&fields.references)?;
     let now = tx.now();
     let id = WorkspaceId::new(now);
+    tx.audit_made(&id);
+    tx.audit_in(&id);
     tx.execute_unless_taken(
         "INSERT INTO workspaces (id, name, compartment_id, display_color, data_residency, tags, created_at,
              inference_data_privacy)
@@ -112,6 +115,7 @@ fn set(tx: &mut Tx<'_>, id: &str, update: &UpdateWorkspace) -> Result<Workspace>
         return Err(Error::invalid(format_args!("Workspace `{id}` is archived and cannot be changed.")));
     }
     check_references(&update.references)?;
+    let before = serde_json::to_value(&stored)?;
     let name = update.name.as_ref().unwrap_or(&stored.name);
     let data_residency = update.data_residency.over(stored.data_residency)?;
     let privacy = match &update.inference_data_privacy {
@@ -131,7 +135,10 @@ fn set(tx: &mut Tx<'_>, id: &str, update: &UpdateWorkspace) -> Result<Workspace>
         ],
         || name_taken(name),
     )?;
-    get(tx, id)
+    let workspace = get(tx, id)?;
+    tx.audit_in(&workspace.id);
+    tx.audit_changed(&before, &workspace)?;
+    Ok(workspace)
 }
 
 /// Archives a workspace. Whether it was open until now.
@@ -142,7 +149,9 @@ pub(super) fn set_archived(tx: &mut Tx<'_>, id: &str) -> Result<(Workspace, bool
     let now = tx.now();
     let archives =
         tx.changes("UPDATE workspaces SET archived_at = $2 WHERE id = $1 AND archived_at IS NULL", vals![id, now])?;
-    Ok((get(tx, id)?, archives))
+    let workspace = get(tx, id)?;
+    tx.audit_in(&workspace.id);
+    Ok((workspace, archives))
 }
 
 /// The workspace that the organization began with.
@@ -179,6 +188,13 @@ pub fn named_or_new(tx: &mut Tx<'_>, name: Option<&str>) -> Result<WorkspaceId> 
         references: References::default(),
     };
     let id = insert(tx, &fields)?.id;
+    tx.audit_also(&Also {
+        by: ActorType::Cascade,
+        operation: "workspaces.create",
+        resource: "workspace",
+        id: id.as_ref(),
+        workspace: Some(&id),
+    });
     if default.is_none() {
         tx.execute("UPDATE organization SET default_workspace_id = $1", vals![&id])?;
     }

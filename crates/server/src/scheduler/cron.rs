@@ -58,6 +58,16 @@ pub struct Cron {
     times: Times,
     days: Days,
     zone: TimeZone,
+    window: Window,
+}
+
+/// The times between which a schedule has occurrences.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Window {
+    /// The first may be here. `None`: there is no first one.
+    pub starts_at: Option<Timestamp>,
+    /// The last is before this. `None`: there is no last one.
+    pub ends_at: Option<Timestamp>,
 }
 
 impl Cron {
@@ -69,7 +79,7 @@ impl Cron {
     pub fn parse(expression: &str, timezone: &str) -> Result<Cron, CronError> {
         let (times, days) = read_expression(expression).map_err(in_expression)?;
         let zone = read_timezone(timezone).map_err(|message| CronError { field: "schedule.timezone", message })?;
-        Ok(Cron { times, days, zone })
+        Ok(Cron { times, days, zone, window: Window::default() })
     }
 
     /// Reads a schedule that a client wants to use from `now` on: as [`Cron::parse`], but it must not restrict both the day
@@ -87,8 +97,32 @@ impl Cron {
         Err(in_expression("does not produce any occurrences in the next year".to_owned()))
     }
 
+    /// The same schedule, with no occurrences but those in `window`.
+    #[must_use]
+    pub fn within(self, window: Window) -> Self {
+        Self { window, ..self }
+    }
+
     /// The first occurrence after `after`, or `None` if there is none within 400 years.
     pub fn next(&self, after: Timestamp) -> Option<Timestamp> {
+        let just_before = |at: Timestamp| at.checked_sub(SignedDuration::from_nanos(1)).unwrap_or(Timestamp::MIN);
+        let from = self.window.starts_at.map_or(after, |starts_at| after.max(just_before(starts_at)));
+        self.next_match(from).filter(|at| self.window.ends_at.is_none_or(|ends_at| *at < ends_at))
+    }
+
+    /// The last occurrence before `before`, or `None` if there is none within 400 years.
+    pub fn prev(&self, before: Timestamp) -> Option<Timestamp> {
+        let until = self.window.ends_at.map_or(before, |ends_at| before.min(ends_at));
+        self.prev_match(until).filter(|at| self.window.starts_at.is_none_or(|starts_at| *at >= starts_at))
+    }
+
+    /// From the occurrence `at` to the next one, also where the schedule ends before that.
+    pub fn interval_after(&self, at: Timestamp) -> SignedDuration {
+        self.next_match(at).map_or(SignedDuration::MAX, |next| next.duration_since(at))
+    }
+
+    /// The first time after `after` that the expression matches.
+    fn next_match(&self, after: Timestamp) -> Option<Timestamp> {
         let mut start = floor_second(after) + 1;
         let limit = (start + SEARCH_SECONDS).min(Timestamp::MAX.as_second());
         while start < limit {
@@ -104,8 +138,8 @@ impl Cron {
         None
     }
 
-    /// The last occurrence before `before`, or `None` if there is none within 400 years.
-    pub fn prev(&self, before: Timestamp) -> Option<Timestamp> {
+    /// The last time before `before` that the expression matches.
+    fn prev_match(&self, before: Timestamp) -> Option<Timestamp> {
         let mut end = ceil_second(before).min(Timestamp::MAX.as_second());
         let limit = (end - SEARCH_SECONDS).max(Timestamp::MIN.as_second());
         while end > limit {
@@ -432,6 +466,36 @@ mod tests {
 
     fn cron(expression: &str, timezone: &str) -> Cron {
         Cron::parse(expression, timezone).unwrap()
+    }
+
+    #[test]
+    fn a_schedule_has_no_occurrences_outside_its_window() {
+        let at = |time: &str| format!("2026-05-04T{time}Z").parse::<Timestamp>().unwrap();
+        let hourly = |starts_at: Option<&str>, ends_at: Option<&str>| {
+            let window = Window { starts_at: starts_at.map(at), ends_at: ends_at.map(at) };
+            Cron::parse("0 * * * *", "UTC").unwrap().within(window)
+        };
+        // from, until, at, next, prev
+        let cases = [
+            (None, None, "09:30:00", Some("10:00:00"), Some("09:00:00")),
+            (Some("10:00:00"), None, "08:00:00", Some("10:00:00"), None),
+            (Some("10:00:01"), None, "08:00:00", Some("11:00:00"), None),
+            (Some("10:00:00"), None, "10:00:00", Some("11:00:00"), None),
+            (Some("10:00:00"), None, "10:30:00", Some("11:00:00"), Some("10:00:00")),
+            (None, Some("11:00:00"), "09:30:00", Some("10:00:00"), Some("09:00:00")),
+            (None, Some("11:00:00"), "10:00:00", None, Some("09:00:00")),
+            (None, Some("11:00:00"), "15:00:00", None, Some("10:00:00")),
+            (None, Some("11:00:01"), "15:00:00", None, Some("11:00:00")),
+            (Some("10:10:00"), Some("10:50:00"), "08:00:00", None, None),
+            (Some("10:10:00"), Some("10:50:00"), "12:00:00", None, None),
+        ];
+        for (from, until, time, next, prev) in cases {
+            let cron = hourly(from, until);
+            let found = (cron.next(at(time)), cron.prev(at(time)));
+            assert_eq!(found, (next.map(at), prev.map(at)), "from {from:?} until {until:?} at {time}");
+        }
+        let ending = hourly(None, Some("11:00:00"));
+        assert_eq!(ending.interval_after(at("10:00:00")), SignedDuration::from_hours(1), "a delay stays the same");
     }
 
     #[test]

@@ -106,9 +106,9 @@ impl Pending {
     }
 
     /// When the scheduler looks at it again by itself: when the next attempt or the next occurrence is due. Whoever frees a
-    /// place brings that forward.
-    pub fn look_at(&self, next_occurrence: Option<Time>) -> Option<Time> {
-        next_occurrence.into_iter().chain(self.retry_at).min()
+    /// place brings that forward; where there is neither, as at the end of a schedule, only that.
+    pub fn look_at(&self, next_occurrence: Option<Time>) -> Time {
+        next_occurrence.into_iter().chain(self.retry_at).min().unwrap_or(Time::from_micros(i64::MAX))
     }
 }
 
@@ -184,8 +184,8 @@ mod tests {
         assert_eq!(failed(&first, Some(retry_at.plus_micros(1))), Some(again.clone()));
         assert_eq!(failed(&first, Some(retry_at)), None);
         assert_eq!(failed(&again, None), None, "two attempts are all");
-        assert_eq!(again.look_at(Some(at(3600))), Some(retry_at));
-        assert_eq!(first.look_at(Some(at(3600))), Some(at(3600)));
-        assert_eq!(first.look_at(None), None);
+        assert_eq!(again.look_at(Some(at(3600))), retry_at);
+        assert_eq!(first.look_at(Some(at(3600))), at(3600));
+        assert!(first.look_at(None) > at(i64::from(u32::MAX)), "whoever frees a place brings it forward");
     }
 }

@@ -27,6 +27,9 @@ pub enum Verdict {
     Interrupts(u32),
 }
 
+/// What becomes of an occurrence while schedules are held, whatever the policy says.
+pub const HELD: Verdict = Verdict::Skipped(SkipReason::Held);
+
 /// Whether it matters how many sessions are at work.
 pub fn counts_sessions(policy: &Policy) -> bool {
     policy.overlap.is_some() || policy.max_concurrent_sessions.is_some()
@@ -68,6 +71,17 @@ pub fn retry_after(
     let passes = matches!(error, RunErrorType::SessionRateLimited | RunErrorType::Unknown);
     let retry = policy.retry.filter(|retry| passes && attempts < retry.max_attempts)?;
     Some(backoff(&retry, &format!("{deployment_id} {occurrence} {attempts}"), attempts))
+}
+
+/// How long to wait before another session follows the `attempt`-th of an occurrence, which has died.
+pub fn session_retry_after(
+    policy: &Policy,
+    deployment_id: &str,
+    occurrence: rota_api::Time,
+    attempt: u32,
+) -> SignedDuration {
+    let seed = format!("{deployment_id} {} session {attempt}", occurrence.timestamp());
+    backoff(&policy.retry.unwrap_or_default(), &seed, attempt)
 }
 
 /// The pause after `attempts` failed ones. It lies between half of what the policy says and all of it; where, only `seed`
@@ -115,7 +129,13 @@ mod tests {
 
     #[test]
     fn pauses_grow_up_to_the_longest_and_are_spread() {
-        let retry = Retry { max_attempts: 6, initial_backoff_seconds: 10, max_backoff_seconds: 60, multiplier: 2 };
+        let retry = Retry {
+            max_attempts: 6,
+            initial_backoff_seconds: 10,
+            max_backoff_seconds: 60,
+            multiplier: 2,
+            ..Retry::default()
+        };
         for (attempts, most) in [(1, 10), (2, 20), (3, 40), (4, 60), (5, 60), (1000, 60)] {
             let most = SignedDuration::from_secs(most);
             let pauses: Vec<_> = (0..1000).map(|n| backoff(&retry, &n.to_string(), attempts)).collect();

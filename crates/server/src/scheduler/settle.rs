@@ -23,7 +23,7 @@ pub struct Timing {
 impl Timing {
     /// How long after its time the occurrence `at` of the deployment `id` is due.
     pub fn delay(&self, id: &str, cron: &Cron, at: Timestamp) -> SignedDuration {
-        let interval = || cron.next(at).map_or(SignedDuration::MAX, |next| next.duration_since(at));
+        let interval = || cron.interval_after(at);
         match self.jitter {
             Jitter::Named(NamedJitter::Off) => SignedDuration::ZERO,
             Jitter::Named(NamedJitter::Hosted) => place_in(hosted_range(interval()), id),
@@ -74,6 +74,10 @@ pub enum SkipReason {
     Overlap,
     /// As many sessions were at work as may be.
     Concurrency,
+    /// The deployment had spent as much as it may.
+    Spend,
+    /// Schedules were held.
+    Held,
 }
 
 impl SkipReason {
@@ -86,6 +90,8 @@ impl SkipReason {
             Self::Archived => "archived",
             Self::Overlap => "overlap",
             Self::Concurrency => "concurrency",
+            Self::Spend => "spend",
+            Self::Held => "held",
         }
     }
 }

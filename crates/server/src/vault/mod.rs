@@ -4,6 +4,8 @@
 //! wrapped by the master key, which is in no store: in a file of the data folder, or where the configuration says.
 
 mod capture;
+mod copy;
+mod derived;
 mod master;
 pub mod oauth;
 pub mod probe;
@@ -11,9 +13,10 @@ mod rotate;
 mod seal;
 pub mod sealed;
 
+pub use copy::{MasterKeys, can_copy_key, copy_key};
 pub use master::new_key;
 pub use rotate::{Rotation, prepare, rotate};
-pub use seal::{DataKey, Owner, Vault};
+pub use seal::{DataKey, Owner, Vault, fingerprint};
 
 use reqwest::Url;
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};

@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 use super::master::{KEY_BYTES, KeyBytes, MasterKey, Masters, Source, random_key};
 use crate::{
     config::Config,
-    db::{Db, Tx, vals},
+    db::{Db, Tx, acting, vals},
     error::{Error, Result},
     limits::{DATA_KEY_TRIES, DATA_KEYS_IN_MEMORY, MAX_MASTER_KEYS},
 };
@@ -55,6 +55,10 @@ impl fmt::Debug for DataKey {
 }
 
 impl DataKey {
+    pub(super) fn new(workspace: WorkspaceId, bytes: KeyBytes) -> Self {
+        Self { workspace, bytes: Arc::new(bytes) }
+    }
+
     /// Seals `secret` for `owner`: a text for the store.
     pub fn seal(&self, owner: Owner<'_>, secret: &[u8]) -> Result<String> {
         seal(&self.bytes, &owner.associated(self.workspace.as_ref()), secret)
@@ -94,7 +98,7 @@ pub(super) fn wrapping(workspace: &str) -> Vec<u8> {
 /// The keys of this server: master keys, and the data keys that it has used.
 pub struct Vault {
     source: Source,
-    masters: RwLock<Masters>,
+    pub(super) masters: RwLock<Masters>,
     data_keys: Mutex<HashMap<WorkspaceId, DataKey>>,
 }
 
@@ -147,7 +151,8 @@ impl Vault {
             let master = self.master(&current)?;
             let wrapped = seal(&master.bytes, &wrapping(workspace.as_ref()), &random_key()?[..])?;
             let of = workspace.clone();
-            db.write(move |tx| insert(tx, &of, &wrapped, &current)).await?;
+            // It is no change that the request asks for.
+            acting(None, db.write(move |tx| insert(tx, &of, &wrapped, &current))).await?;
         }
         Err(Error::internal("the vault key is being changed again and again"))
     }
@@ -209,7 +214,7 @@ impl Vault {
 }
 
 /// The fingerprint of the master key by which the data keys of the store are wrapped.
-pub(super) fn fingerprint(tx: &mut Tx<'_>) -> Result<Option<String>> {
+pub fn fingerprint(tx: &mut Tx<'_>) -> Result<Option<String>> {
     tx.one("SELECT fingerprint FROM vault_master", &[], |row| row.text(0))
 }
 

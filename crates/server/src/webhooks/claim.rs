@@ -2,12 +2,13 @@
 
 use rota_api::{
     Time,
+    audit::ActorType,
     id::{self, WebhookEndpointId, WebhookEventId, WorkspaceId},
 };
 
 use super::{next::Next, send::Answer};
 use crate::{
-    db::{Tx, vals},
+    db::{Also, Tx, vals},
     error::Result,
     limits::{WEBHOOK_PURGE, WEBHOOK_RETENTION_MICROS},
     resources::webhook_endpoints,
@@ -136,6 +137,13 @@ pub(super) fn record(tx: &mut Tx<'_>, claim: &Claim, answer: &Answer, next: Next
     };
     if let Some(reason) = &reason {
         webhook_endpoints::disable(tx, &claim.workspace, claim.endpoint.as_ref(), reason)?;
+        tx.audit_also(&Also {
+            by: ActorType::Server,
+            operation: "webhook_endpoints.disable",
+            resource: "webhook_endpoint",
+            id: claim.endpoint.as_ref(),
+            workspace: Some(&claim.workspace),
+        });
     }
     Ok(reason)
 }

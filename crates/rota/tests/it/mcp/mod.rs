@@ -20,6 +20,7 @@ use crate::{
     oauth_server::{Grant, OAuthServer},
     server::{PATIENCE, Rota},
     stream::{Stream, first, kinds, stop_reason, text},
+    traces::{Collector, named, to},
     upstream::{Reply, Upstream},
     vaults::{credentials, vault},
 };
@@ -740,4 +741,28 @@ async fn a_token_that_is_not_taken_is_renewed_once_and_the_call_is_sent_again_wi
     assert!(told[0]["message"].as_str().unwrap().contains(id(&credential)), "{told:?}");
     assert_eq!(oauth.next().await.form["refresh_token"], "refresh-2");
     assert_eq!(oauth.so_far(), 0);
+}
+
+#[tokio::test]
+async fn a_call_of_a_server_is_a_span_of_its_turn() {
+    let (collector, endpoint) = Collector::start().await;
+    let server = StandIn::start(&["search"]).await;
+    server.set(|manner| manner.calls = [Answer::Result(said("found it"))].into());
+    let house = House::with(vec![call("mcp__tracker__search"), done()], to(&endpoint, false)).await;
+    let (_, mut stream) = house.session(&[("tracker", &server.url)]).await;
+    stream.turn().await;
+    let spans = collector.once(|_| true, &["invoke_agent worker", "execute_tool search"]).await;
+    let (turn, call) = (named(&spans, "invoke_agent worker"), named(&spans, "execute_tool search"));
+    assert_eq!((call.parent.as_ref(), call.kind, call.is_error), (Some(&turn.id), 3, false));
+    for (key, value) in [
+        ("mcp.method.name", "tools/call"),
+        ("gen_ai.operation.name", "execute_tool"),
+        ("gen_ai.tool.name", "search"),
+        ("rota.mcp_server.name", "tracker"),
+    ] {
+        assert_eq!(call.attributes.get(key).map(String::as_str), Some(value), "{key} of {call:#?}");
+    }
+    let models =
+        spans.iter().filter(|span| span.attributes.get("gen_ai.provider.name").is_some_and(|by| by == "anthropic"));
+    assert!(models.count() > 0, "{spans:#?}");
 }

@@ -12,8 +12,19 @@ use rota_server::scheduler::{
 /// The schedule and the state that counted from `since` on, until the next span begins.
 pub struct Span {
     pub since: Timestamp,
+    /// Every time that matches, also where the schedule has no occurrences yet, or no more.
     pub cron: Option<Cron>,
+    /// Occurrences are here or later, where that is said.
+    pub from: Option<Timestamp>,
+    /// Occurrences are before this, where that is said.
+    pub until: Option<Timestamp>,
     pub state: State,
+}
+
+impl Span {
+    fn has(&self, at: Timestamp) -> bool {
+        self.from.is_none_or(|from| from <= at) && self.until.is_none_or(|until| at < until)
+    }
 }
 
 /// Occurrences that were passed over, from the first to the last.
@@ -90,7 +101,7 @@ impl History {
             if let (Some(cron), State::Active) = (&span.cron, span.state) {
                 let mut at = span.since;
                 while let Some(next) = cron.next(at).filter(|next| *next <= until) {
-                    if !decided.contains(&next) && !self.skips.iter().any(|skip| skip.covers(next)) {
+                    if span.has(next) && !decided.contains(&next) && !self.skips.iter().any(|skip| skip.covers(next)) {
                         return Err(format!("{next} has neither a run nor a reason"));
                     }
                     at = next;
@@ -104,10 +115,10 @@ impl History {
     fn runs_are_of_the_schedule_and_in_time(&self) -> Result<(), String> {
         for run in &self.runs {
             let at = run.occurrence;
-            let crons =
-                self.spans.iter().filter(|span| span.state == State::Active).filter_map(|span| span.cron.as_ref());
-            let crons: Vec<_> = crons.filter(|cron| occurs(cron, at)).collect();
-            let is_in_time = |timing| crons.iter().any(|cron| self.is_in_time(run, cron, timing));
+            let spans = self.spans.iter().filter(|span| span.state == State::Active && span.has(at));
+            let spans = spans.filter_map(|span| span.cron.as_ref().map(|cron| (span, cron)));
+            let spans: Vec<_> = spans.filter(|(_, cron)| occurs(cron, at)).collect();
+            let is_in_time = |timing| spans.iter().any(|(span, cron)| self.is_in_time(run, span, cron, timing));
             if !run.timings.iter().any(is_in_time) {
                 return Err(format!("{at} ran at {}, by {:?}", run.created_at, run.timings));
             }
@@ -115,12 +126,12 @@ impl History {
         Ok(())
     }
 
-    fn is_in_time(&self, run: &Run, cron: &Cron, timing: &Timing) -> bool {
+    fn is_in_time(&self, run: &Run, span: &Span, cron: &Cron, timing: &Timing) -> bool {
         let due = |at| at + timing.delay(&self.id, cron, at);
         let at = run.occurrence;
         let overdue = run.created_at.duration_since(due(at));
         let in_time = (SignedDuration::ZERO..=timing.catch_up.max(ON_TIME)).contains(&overdue);
-        let before_the_next = || cron.next(at).is_none_or(|next| run.created_at < due(next));
+        let before_the_next = || cron.next(at).is_none_or(|next| !span.has(next) || run.created_at < due(next));
         in_time || run.was_pending && (self.clock_went_back || run.created_at >= at) && before_the_next()
     }
 

@@ -5,6 +5,7 @@
 //! `ROTA_SIMULATION_SEED=7 cargo test -p rota --test it simulation` plays one again; `ROTA_SIMULATION_SEEDS` says how many
 //! are played.
 
+mod again;
 pub mod dice;
 mod history;
 mod model;
@@ -12,6 +13,7 @@ mod outbox;
 mod policies;
 mod real;
 mod transaction;
+mod unattended;
 
 use std::{mem, ops::Range};
 
@@ -24,7 +26,7 @@ use rota_server::scheduler::{
 };
 
 use dice::Dice;
-use model::{Attempt, Deployment, Rules};
+use model::{Attempt, Deployment, End, Rules};
 use outbox::{Claim, Outbox};
 use policies::Decision;
 use transaction::{Fate, Undone};
@@ -54,6 +56,8 @@ struct Node {
     due: Vec<usize>,
     /// Whose start broke, which is not recorded yet.
     broken: Vec<usize>,
+    /// What it found to follow sessions that died: of which deployment, which, and how it is started.
+    following: Vec<(usize, usize, Option<Attempt>)>,
     /// The webhooks that it is sending.
     sending: Vec<Claim>,
 }
@@ -141,6 +145,9 @@ impl Story {
         for _ in 0..self.dice.one_of(&[0, 4]) {
             policies::change(&mut policy, &mut self.dice, self.calm);
         }
+        if self.dice.chance(20) {
+            policies::change_window(&mut policy, &mut self.dice, self.time);
+        }
         self.deployments.push(Deployment::create(id, &self.rules, cron, policy, self.now(node)));
         self.acknowledged.push(0);
     }
@@ -157,10 +164,29 @@ impl Story {
     fn look(&mut self, node: usize) {
         let now = self.now(node);
         self.nodes[node].due = (0..self.deployments.len()).filter(|i| self.deployments[*i].is_due(now)).collect();
+        let of = |(i, deployment): (usize, &Deployment)| {
+            let due = deployment.row.followed.iter().map(|followed| followed.look_at.is_some_and(|at| at <= now));
+            due.enumerate().filter(|(_, is_due)| *is_due).map(move |(which, _)| (i, which, None)).collect::<Vec<_>>()
+        };
+        self.nodes[node].following = self.deployments.iter().enumerate().flat_map(of).collect();
+    }
+
+    /// Starts a session in place of one that died, which another server may have done since.
+    fn follow(&mut self, node: usize) {
+        let Some((of, which, attempt)) = self.nodes[node].following.pop() else { return };
+        let (attempt, fate, now) = (attempt.unwrap_or_else(|| self.attempt()), self.fate(), self.now(node));
+        match self.deployments[of].follow(&self.rules, now, fate, which, attempt) {
+            Err(Undone::Broke) => self.nodes[node].following.push((of, which, Some(Attempt::Broke))),
+            Err(Undone::Died) => self.restart(node),
+            Ok(()) => self.emit(of, now),
+        }
     }
 
     /// Settles one of what the server found to be due, which another may have settled since.
     fn settle(&mut self, node: usize) {
+        if self.nodes[node].due.is_empty() || self.dice.chance(50) {
+            self.follow(node);
+        }
         let (due, attempt) = match self.nodes[node].broken.pop() {
             Some(broken) => (broken, Attempt::Broke),
             None => match self.nodes[node].due.pop() {
@@ -232,10 +258,25 @@ impl Story {
         }
     }
 
+    /// The operator holds all schedules, or lets them go on.
+    fn hold_or_release(&mut self) {
+        let is_held = self.dice.chance(50);
+        for deployment in &mut self.deployments {
+            deployment.row.is_held = is_held;
+        }
+    }
+
     fn change_policy(&mut self, node: usize) {
+        if self.dice.chance(10) {
+            return self.hold_or_release();
+        }
         let (which, fate, now) = (self.any_deployment(), self.fate(), self.now(node));
         let mut policy = self.deployments[which].row.policy;
-        policies::change(&mut policy, &mut self.dice, self.calm);
+        if self.dice.chance(20) {
+            policies::change_window(&mut policy, &mut self.dice, now);
+        } else {
+            policies::change(&mut policy, &mut self.dice, self.calm);
+        }
         if self.deployments[which].set_policy(&self.rules, now, fate, policy).is_err() {
             self.restart(node);
         }
@@ -246,8 +287,17 @@ impl Story {
         let (which, fate, now) = (self.any_deployment(), self.fate(), self.now(node));
         let deployment = &mut self.deployments[which];
         let at_work = deployment.row.at_work.len();
-        let outcome = match self.dice.place(at_work) {
-            Some(session) if self.dice.chance(90) => deployment.come_to_rest(&self.rules, now, fate, session),
+        let died = self.dice.place(deployment.row.followed.len());
+        let end = match self.dice.within(0..10) {
+            0..=4 => End::Died { has_acted: self.dice.chance(30) },
+            _ => End::Well,
+        };
+        let cost = self.dice.one_of(&[0, 100_000_000, 450_000_000]);
+        let outcome = match (self.dice.place(at_work), died) {
+            (_, Some(died)) if self.dice.chance(3) => deployment.resume(&self.rules, now, fate, died),
+            (Some(session), _) if self.dice.chance(90) => {
+                deployment.come_to_rest(&self.rules, now, fate, session, (end, cost))
+            }
             _ => deployment.go_to_work(&self.rules, now, fate),
         };
         if outcome.is_err() {
@@ -291,6 +341,7 @@ impl Story {
         for deployment in &self.deployments {
             let wrong = |wrong| format!("{}: {wrong}", deployment.id);
             deployment.decisions.iter().try_for_each(Decision::check).map_err(wrong)?;
+            again::check(deployment).map_err(wrong)?;
         }
         let runs: usize = self.deployments.iter().map(|deployment| deployment.runs.len()).sum();
         if self.outbox.events() != 2 * runs {
@@ -327,11 +378,33 @@ impl Story {
         if deployment.is_due(now) { Err(format!("{} is still due at {now}", deployment.id)) } else { Ok(()) }
     }
 
+    /// A server looks at whatever is to follow a session that died, each at its time: then that is decided.
+    fn end_what_follows(&mut self, which: usize) -> Result<(), String> {
+        for place in 0..self.deployments[which].row.followed.len() {
+            let Some(at) = self.deployments[which].row.followed[place].look_at else { continue };
+            let now = self.time.max(at);
+            let deployment = &mut self.deployments[which];
+            deployment.follow(&self.rules, now, Fate(None), place, Attempt::Succeeds).expect("it lives");
+            while !deployment.row.at_work.is_empty() {
+                deployment.come_to_rest(&self.rules, now, Fate(None), 0, (End::Well, 0)).expect("it lives");
+            }
+            let followed = &deployment.row.followed[place];
+            if followed.look_at.is_some() {
+                return Err(format!("{}: {followed:?} is left", deployment.id));
+            }
+            self.time = now;
+            self.emit(which, now);
+        }
+        Ok(())
+    }
+
     /// A place is free and time goes on: then nothing is pending any more.
     fn end_what_is_pending(&mut self, which: usize) -> Result<(), String> {
         while !self.deployments[which].row.at_work.is_empty() {
-            self.deployments[which].come_to_rest(&self.rules, self.time, Fate(None), 0).expect("it lives");
+            let end = (End::Well, 0);
+            self.deployments[which].come_to_rest(&self.rules, self.time, Fate(None), 0, end).expect("it lives");
         }
+        self.end_what_follows(which)?;
         self.settle_until_nothing_is_due(which)?;
         if let Some(retry_at) = self.deployments[which].row.pending.as_ref().and_then(|pending| pending.retry_at) {
             self.time = self.time.max(retry_at.timestamp());
@@ -350,7 +423,7 @@ impl Story {
 
 impl Node {
     fn is_done(&self) -> bool {
-        self.due.is_empty() && self.broken.is_empty()
+        self.due.is_empty() && self.broken.is_empty() && self.following.is_empty()
     }
 }
 

@@ -7,16 +7,18 @@ use rota_api::{
     policy::Overlap,
 };
 use rota_server::scheduler::{
-    cron::Cron,
+    again::{self, Died, NoRetry},
+    cron::{Cron, Window},
     pending::{self, Pending, Step},
     policy::{self, Policy, Verdict},
     settle::{self, State, Timing},
 };
 
 use super::{
+    again::{self as again_promises, Death, Move},
     history::{self, History, Skip, Span, Waiting},
     policies::{self, Decision, What},
-    transaction::{Effect, Fate, Row, Tx, Undone},
+    transaction::{Effect, Fate, Followed, Row, Session, Tx, Undone},
 };
 
 /// How an attempt to start a session ends, if one is made.
@@ -28,6 +30,28 @@ pub enum Attempt {
     Breaks,
     /// None is made: one broke, and that is recorded.
     Broke,
+}
+
+impl Attempt {
+    /// What it fails with, if it fails.
+    fn error(self) -> Result<Option<RunErrorType>, Undone> {
+        match self {
+            Self::Succeeds => Ok(None),
+            Self::Fails(error) => Ok(Some(error)),
+            Self::Breaks => Err(Undone::Broke),
+            Self::Broke => Ok(Some(RunErrorType::Unknown)),
+        }
+    }
+}
+
+/// How a session comes to rest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    Well,
+    Died {
+        /// Whether its agent had called a tool that may change something.
+        has_acted: bool,
+    },
 }
 
 /// What holds for all deployments.
@@ -45,9 +69,14 @@ pub struct Deployment {
     pub skips: Vec<Skip>,
     pub runs: Vec<Run>,
     pub decisions: Vec<Decision>,
+    pub deaths: Vec<Death>,
+    /// What sessions have cost, each with when.
+    pub costs: Vec<(Timestamp, i64)>,
+    /// How its sessions went to work and came to rest.
+    pub moves: Vec<Move>,
     /// Events that were written and that the outbox has not been told of.
     pub events: usize,
-    spans: Vec<(Timestamp, Option<usize>, State)>,
+    spans: Vec<(Timestamp, Option<usize>, State, Window)>,
     last_seen: Timestamp,
     latest: Timestamp,
     clock_went_back: bool,
@@ -59,6 +88,12 @@ pub struct Run {
     pub created_at: Timestamp,
     pub policy: Policy,
     pub was_pending: bool,
+    /// Which of the runs of its occurrence it is.
+    pub attempt: u32,
+    /// How often the schedule or the state had changed before.
+    pub changes: usize,
+    /// When the next occurrence comes.
+    pub next: Option<Timestamp>,
 }
 
 impl Deployment {
@@ -72,6 +107,12 @@ impl Deployment {
             settled_at: now,
             next_fire_at: None,
             at_work: Vec::new(),
+            followed: Vec::new(),
+            spent: Vec::new(),
+            at_rest: Vec::new(),
+            last: None,
+            sessions: 0,
+            is_held: false,
         };
         let mut deployment = Self {
             id,
@@ -79,6 +120,9 @@ impl Deployment {
             skips: Vec::new(),
             runs: Vec::new(),
             decisions: Vec::new(),
+            deaths: Vec::new(),
+            costs: Vec::new(),
+            moves: Vec::new(),
             events: 0,
             spans: Vec::new(),
             last_seen: now,
@@ -112,37 +156,149 @@ impl Deployment {
         }
         let mut tx = Tx::new(rules, &self.row, now, fate);
         tx.go_on()?;
-        tx.row.policy = policy;
-        tx.row.next_fire_at = tx.row.next_fire_at.map(|at| at.min(now));
+        // The times of the schedule are in it.
+        tx.change(|row| {
+            row.policy = policy;
+            row.next_fire_at = row.next_fire_at.map(|at| at.min(now));
+        })?;
+        if !again::is_wanted(&policy) {
+            for followed in tx.row.followed.iter_mut().filter(|followed| followed.look_at.is_some()) {
+                followed.end(NoRetry::Policy);
+            }
+        }
         self.commit(tx)
     }
 
     /// A session goes to work that the schedule did not start.
     pub fn go_to_work(&mut self, rules: &Rules, now: Timestamp, fate: Fate) -> Result<(), Undone> {
         let mut tx = Tx::new(rules, &self.row, now, fate);
-        tx.start(0)?;
+        tx.start(0, None, false)?;
         self.commit(tx)
     }
 
-    /// The session at this place of those at work comes to rest.
-    pub fn come_to_rest(&mut self, rules: &Rules, now: Timestamp, fate: Fate, session: usize) -> Result<(), Undone> {
+    /// The session at this place of those at work comes to rest, after it has cost something.
+    pub fn come_to_rest(
+        &mut self,
+        rules: &Rules,
+        now: Timestamp,
+        fate: Fate,
+        session: usize,
+        (end, nanos): (End, i64),
+    ) -> Result<(), Undone> {
         let mut tx = Tx::new(rules, &self.row, now, fate);
+        tx.spend(nanos)?;
         tx.go_on()?;
-        tx.row.at_work.remove(session);
-        tx.go_on()?;
+        let session = tx.row.at_work.remove(session);
+        tx.row.at_rest.push((session.id, end == End::Well));
+        tx.add(Effect::Move(Move::Rests { id: session.id, is_well: end == End::Well }))?;
+        if let (End::Died { has_acted }, Some((at, attempt))) = (end, session.of) {
+            self.die(&mut tx, Died { scheduled_at: at.into(), attempt, has_acted })?;
+        }
         if tx.row.policy.overlap == Some(Overlap::QueueOne) && tx.row.pending.is_some() {
             tx.row.next_fire_at = tx.row.next_fire_at.map(|at| at.min(now));
         }
         self.commit(tx)
     }
 
+    fn die(&self, tx: &mut Tx<'_>, died: Died) -> Result<(), Undone> {
+        let (policy, state, now) = (tx.row.policy, tx.row.state, tx.now);
+        let rules = tx.rules;
+        let cron = tx.row.cron.map(|cron| &rules.crons[cron]);
+        let next = again::after_death(&policy, &self.id, &died, (state, cron), now.into());
+        tx.add(Effect::Death(Death { died, at: now, policy, changes: self.changes() }))?;
+        if let Some(next) = next {
+            tx.go_on()?;
+            let mut followed =
+                Followed { died, look_at: None, pending: None, reason: None, has_run: false, is_dead: true };
+            match next {
+                Ok(pending) => followed.hold(pending, now),
+                Err(reason) => followed.end(reason),
+            }
+            tx.row.followed.push(followed);
+        }
+        Ok(())
+    }
+
+    /// Somebody sets a session that died to work again.
+    pub fn resume(&mut self, rules: &Rules, now: Timestamp, fate: Fate, which: usize) -> Result<(), Undone> {
+        let mut tx = Tx::new(rules, &self.row, now, fate);
+        tx.go_on()?;
+        tx.row.sessions += 1;
+        tx.row.at_work.push(Session { id: tx.row.sessions, interrupted: false, of: None });
+        tx.row.followed[which].is_dead = false;
+        self.commit(tx)
+    }
+
+    /// Starts a session in place of one that died, if that is due.
+    pub fn follow(
+        &mut self,
+        rules: &Rules,
+        now: Timestamp,
+        fate: Fate,
+        which: usize,
+        attempt: Attempt,
+    ) -> Result<(), Undone> {
+        let Followed { died, look_at: Some(look_at), pending: Some(pending), is_dead, .. } =
+            self.row.followed[which].clone()
+        else {
+            return Ok(());
+        };
+        if look_at > now {
+            return Ok(());
+        }
+        let mut tx = Tx::new(rules, &self.row, now, fate);
+        let cron = tx.row.cron.map(|cron| &rules.crons[cron]);
+        let verdict = if attempt == Attempt::Broke { Verdict::Fires } else { tx.verdict() };
+        let (policy, standing) = (tx.row.policy, (tx.row.state, cron));
+        let step = again::step(&pending, &policy, &died, standing, is_dead, now.into(), || Ok(verdict))?;
+        tx.go_on()?;
+        let interrupts = match step {
+            again::Step::End(reason) => {
+                tx.row.followed[which].end(reason);
+                return self.commit(tx);
+            }
+            again::Step::Hold(pending) => {
+                tx.row.followed[which].hold(pending, now);
+                return self.commit(tx);
+            }
+            again::Step::Start(interrupts) => interrupts,
+        };
+        let error = attempt.error()?;
+        let next = again::next_occurrence(cron, &died);
+        let failed = error.map(|r#type| RunError { r#type, message: String::new() });
+        if let Some(pending) = failed.and_then(|error| pending.failed(&policy, &self.id, error, now.into(), next)) {
+            tx.row.followed[which].hold(pending, now);
+            return self.commit(tx);
+        }
+        let followed = &mut tx.row.followed[which];
+        (followed.look_at, followed.pending, followed.has_run) = (None, None, true);
+        let occurrence = died.scheduled_at.timestamp();
+        tx.add(Effect::Run(Run {
+            occurrence,
+            created_at: now,
+            policy,
+            was_pending: true,
+            attempt: died.attempt + 1,
+            changes: self.changes(),
+            next: cron.and_then(|cron| cron.next(occurrence)),
+        }))?;
+        tx.add(Effect::Event)?;
+        tx.add(Effect::Event)?;
+        match error {
+            None => tx.start(interrupts, Some((occurrence, died.attempt + 1)), true)?,
+            Some(error) if error.pauses() => tx.change(|row| row.state = State::Paused)?,
+            Some(_) => {}
+        }
+        self.commit(tx)
+    }
+
     /// Settles it if it is due.
     pub fn settle(&mut self, rules: &Rules, now: Timestamp, fate: Fate, attempt: Attempt) -> Result<(), Undone> {
-        let Some(cron) = self.row.cron.filter(|_| self.is_due(now)) else { return Ok(()) };
+        let Some(cron) = self.row.schedule(rules).filter(|_| self.is_due(now)) else { return Ok(()) };
         let timing = policy::timing(&self.row.policy, rules.timing);
         let mut tx = Tx::new(rules, &self.row, now, fate);
         let settled_at = tx.row.settled_at;
-        let effects = settle::due(&self.id, &rules.crons[cron], &timing, settled_at, now);
+        let effects = settle::due(&self.id, &cron, &timing, settled_at, now);
         let found = pending::find(tx.row.pending.take(), &effects, settled_at);
         if let Some((pending, reason)) = found.overtaken {
             tx.pass_over(&pending, reason)?;
@@ -161,9 +317,9 @@ impl Deployment {
     }
 
     fn next_due(&self, rules: &Rules, row: &Row) -> Option<Timestamp> {
-        let cron = &rules.crons[row.cron?];
+        let cron = row.schedule(rules)?;
         let next = cron.next(row.settled_at)?;
-        Some(next + policies::timing(&row.policy, rules.timing).delay(&self.id, cron, next))
+        Some(next + policies::timing(&row.policy, rules.timing).delay(&self.id, &cron, next))
     }
 
     fn decide(&self, tx: &mut Tx<'_>, occurrence: &Pending, attempt: Attempt) -> Result<(), Undone> {
@@ -172,8 +328,9 @@ impl Deployment {
             return Ok(());
         }
         let verdict = match attempt {
+            _ if tx.row.is_held => policy::HELD,
             Attempt::Broke => Verdict::Fires,
-            _ => policy::verdict(&tx.row.policy, tx.row.at_work.len() as u32),
+            _ => tx.verdict(),
         };
         let next = tx.row.next_fire_at.map(Time::from);
         match occurrence.step(tx.now.into(), || Ok(verdict))? {
@@ -192,12 +349,7 @@ impl Deployment {
     }
 
     fn attempt(&self, tx: &mut Tx<'_>, occurrence: &Pending, attempt: Attempt, interrupts: u32) -> Result<(), Undone> {
-        let error = match attempt {
-            Attempt::Succeeds => None,
-            Attempt::Fails(error) => Some(error),
-            Attempt::Breaks => return Err(Undone::Broke),
-            Attempt::Broke => Some(RunErrorType::Unknown),
-        };
+        let error = attempt.error()?;
         let (policy, next) = (tx.row.policy, tx.row.next_fire_at.map(Time::from));
         let again = error.and_then(|error| {
             let error = RunError { r#type: error, message: String::new() };
@@ -211,11 +363,13 @@ impl Deployment {
         }
         let was_pending =
             self.row.pending.as_ref().is_some_and(|pending| pending.scheduled_at == occurrence.scheduled_at);
-        tx.add(Effect::Run(Run { occurrence: at, created_at: tx.now, policy, was_pending }))?;
+        let changes = self.changes();
+        let run = Run { occurrence: at, created_at: tx.now, policy, was_pending, attempt: 1, changes, next: None };
+        tx.add(Effect::Run(run))?;
         tx.add(Effect::Event)?;
         tx.add(Effect::Event)?;
         match error {
-            None => tx.start(interrupts)?,
+            None => tx.start(interrupts, Some((at, 1)), false)?,
             Some(error) if error.pauses() => tx.change(|row| row.state = State::Paused)?,
             Some(_) => {}
         }
@@ -228,6 +382,7 @@ impl Deployment {
         let were_interrupted = self.row.at_work.iter().filter(|session| session.interrupted).count();
         let decision = Decision {
             policy: tx.row.policy,
+            is_held: tx.row.is_held,
             now: tx.now,
             next: tx.next,
             at_work: self.row.at_work.len(),
@@ -236,6 +391,7 @@ impl Deployment {
             attempts: occurrence.attempts + 1,
             retry_at: occurrence.retry_at.map(Time::timestamp),
             state: tx.row.state,
+            has_spent: again_promises::has_spent(&self.costs, tx.now, tx.row.policy.spend),
             what,
         };
         tx.add(Effect::Decision(decision))
@@ -247,9 +403,12 @@ impl Deployment {
         for effect in tx.effects {
             match effect {
                 Effect::Skip { after, skip } => self.skip(after, &skip),
-                Effect::Span(since, cron, state) => self.spans.push((since, cron, state)),
+                Effect::Span(since, cron, state, window) => self.spans.push((since, cron, state, window)),
                 Effect::Run(run) => self.runs.push(run),
                 Effect::Event => self.events += 1,
+                Effect::Death(death) => self.deaths.push(death),
+                Effect::Move(moved) => self.moves.push(moved),
+                Effect::Cost(at, nanos) => self.costs.push((at, nanos)),
                 Effect::Decision(decision) => self.decisions.push(decision),
             }
         }
@@ -280,9 +439,11 @@ impl Deployment {
 
     /// What has happened, for the invariants.
     pub fn history(&self, rules: &Rules, until: Timestamp) -> History {
-        let span = |&(since, cron, state): &(_, Option<usize>, _)| Span {
+        let span = |&(since, cron, state, window): &(_, Option<usize>, _, Window)| Span {
             since,
             cron: cron.map(|cron| rules.crons[cron].clone()),
+            from: window.starts_at,
+            until: window.ends_at,
             state,
         };
         let run = |run: &Run| history::Run {
@@ -301,7 +462,7 @@ impl Deployment {
             id: self.id.clone(),
             spans: self.spans.iter().map(span).collect(),
             skips: self.skips.clone(),
-            runs: self.runs.iter().map(run).collect(),
+            runs: self.runs.iter().filter(|run| run.attempt == 1).map(run).collect(),
             pending,
             until: until.max(self.row.settled_at),
             latest: self.latest,

@@ -3,8 +3,9 @@
 
 use jiff::{SignedDuration, Timestamp};
 use rota_api::{
+    Time,
     deployment::RunErrorType,
-    policy::{Jitter, Overlap, Retry},
+    policy::{Jitter, Overlap, Retry, SessionChoice, Spend},
 };
 use rota_server::scheduler::{
     policy::Policy,
@@ -15,7 +16,9 @@ use super::dice::Dice;
 
 /// Changes something of a policy; `calm` leaves delays alone.
 pub fn change(policy: &mut Policy, dice: &mut Dice, calm: bool) {
-    match dice.within(0..8) {
+    match dice.within(0..10) {
+        9 => policy.session = dice.one_of(&[None, Some(SessionChoice::Continue)]),
+        8 => policy.spend = dice.one_of(&[None, Some((Some(100), None)), Some((Some(150), Some(900)))]).map(spend),
         0..=2 => {
             let (skip, queue, cancel) = (Overlap::Skip, Overlap::QueueOne, Overlap::CancelPrevious);
             policy.overlap = dice.one_of(&[None, Some(skip), Some(queue), Some(queue), Some(cancel)]);
@@ -28,9 +31,42 @@ pub fn change(policy: &mut Policy, dice: &mut Dice, calm: bool) {
     }
 }
 
+/// Changes when the schedule has occurrences: mostly so that it begins or ends soon.
+pub fn change_window(policy: &mut Policy, dice: &mut Dice, now: Timestamp) {
+    let near = |dice: &mut Dice, ahead: bool| {
+        let seconds = dice.seconds();
+        let at = now + SignedDuration::from_secs(if ahead { seconds } else { -seconds });
+        // Often an occurrence itself.
+        let at = if dice.chance(50) {
+            Timestamp::from_second(at.as_second() / 60 * 60).expect("a time of today")
+        } else {
+            at
+        };
+        Some(Time::from(at))
+    };
+    policy.starts_at = None;
+    policy.ends_at = None;
+    let ahead = dice.chance(50);
+    match dice.within(0..4) {
+        0 => policy.starts_at = near(dice, ahead),
+        1 => policy.ends_at = near(dice, ahead),
+        2 => {
+            policy.starts_at = near(dice, false);
+            policy.ends_at = near(dice, true).filter(|ends_at| Some(*ends_at) > policy.starts_at);
+        }
+        _ => {}
+    }
+}
+
+fn spend((per_day_cents, per_month_cents): (Option<u32>, Option<u32>)) -> Spend {
+    Spend { per_day_cents, per_month_cents }
+}
+
 fn retry(dice: &mut Dice, max_backoff_seconds: u32) -> Retry {
     Retry {
         max_attempts: dice.one_of(&[1, 2, 3, 10]),
+        max_sessions: dice.one_of(&[1, 2, 3, 10]),
+        even_after_changes: dice.chance(30),
         initial_backoff_seconds: dice.one_of(&[1, 10, 60]),
         max_backoff_seconds,
         multiplier: dice.one_of(&[1, 2, 10]),
@@ -62,6 +98,8 @@ pub fn timing(policy: &Policy, default: Timing) -> Timing {
 #[derive(Debug)]
 pub struct Decision {
     pub policy: Policy,
+    /// Whether schedules were held.
+    pub is_held: bool,
     pub now: Timestamp,
     /// When the next occurrence is due.
     pub next: Option<Timestamp>,
@@ -77,6 +115,8 @@ pub struct Decision {
     pub retry_at: Option<Timestamp>,
     /// The deployment's, afterwards.
     pub state: State,
+    /// Whether it had spent what it may.
+    pub has_spent: bool,
     pub what: What,
 }
 
@@ -99,6 +139,16 @@ impl Decision {
         let is_due = self.retry_at.is_none_or(|at| at <= self.now);
         let may_try = is_due && (has_place || overlap == Overlap::CancelPrevious);
         let right = match self.what {
+            What::Skipped(SkipReason::Held) => self.is_held && is_due && self.interrupted == 0,
+            _ if self.is_held => false,
+            What::Skipped(SkipReason::Spend) => self.has_spent,
+            // What has failed for an unknown reason has been tried before.
+            What::Failed(RunErrorType::Unknown) | What::Retries { error: RunErrorType::Unknown, .. }
+                if self.has_spent =>
+            {
+                true
+            }
+            _ if self.has_spent => false,
             What::Started if has_place => is_due && self.interrupted == 0,
             What::Started => may_try && limit.is_some_and(|limit| self.undisturbed <= limit),
             // What has failed for an unknown reason has been tried before.

@@ -12,14 +12,14 @@ use std::{
 use tokio::sync::{Mutex, mpsc};
 
 use super::{
-    super::{Notice, Tx, dialect, job::Job, not_committed, writable::Failed},
+    super::{Notice, Tx, dialect, figures, job::Job, not_committed, writable::Failed},
     connect::Connector,
     hints::Hints,
     pause,
     session::{Fault, Session},
 };
 use crate::{
-    clock::Clock,
+    clock::{Clock, Stopwatch},
     error::{Error, Result},
     limits,
 };
@@ -70,8 +70,10 @@ impl Writer {
     fn write(&mut self, mut group: Group) {
         let mut tries = 1;
         loop {
+            let begun = Stopwatch::start();
             let stopped = match self.guarded(&mut group) {
                 Ok(notices) => {
+                    figures::committed(begun, group.len());
                     for notice in &notices {
                         (self.publish)(notice);
                     }

@@ -2,6 +2,7 @@
 
 use rota_api::{
     Deleted, Time,
+    audit::ActorType,
     credential::{Auth, CreateCredential, Credential, Secrets, UpdateCredential},
     id::{CredentialId, Id, VaultId, WorkspaceId},
     vault::MAX_CREDENTIALS,
@@ -9,7 +10,7 @@ use rota_api::{
 };
 
 use crate::{
-    db::{Row, Tx, vals},
+    db::{Also, Row, Tx, vals},
     error::{Error, Result},
     resources::webhook_outbox::Outbox,
     vault::{DataKey, oauth, sealed},
@@ -79,6 +80,7 @@ pub(super) fn insert(
     }
     let now = tx.now();
     let id = CredentialId::new(now);
+    tx.audit_made(&id);
     tx.execute_unless_taken(
         "INSERT INTO credentials (id, workspace_id, vault_id, display_name, auth, match_key, secrets, metadata, refresh_at,
              claims, failures, created_at, updated_at)
@@ -229,6 +231,9 @@ pub fn archive_all_of(tx: &mut Tx<'_>, workspace: &WorkspaceId, vault_id: &str) 
         "UPDATE credentials SET {ARCHIVED} WHERE workspace_id = $1 AND vault_id = $2 AND archived_at IS NULL RETURNING id"
     );
     let archived: Vec<CredentialId> = tx.all(&sql, vals![workspace, vault_id, tx.now()], |row| row.id(0))?;
+    for id in &archived {
+        audit(tx, workspace, id, "vaults.credentials.archive");
+    }
     let vault_id = VaultId::trusted(vault_id.to_owned());
     tell(tx, workspace, &vault_id, EventType::VaultCredentialArchived, &archived)
 }
@@ -248,9 +253,18 @@ pub fn remove_all_of(tx: &mut Tx<'_>, workspace: &WorkspaceId, vault_id: &str) -
     let sql = "DELETE FROM credentials WHERE workspace_id = $1 AND vault_id = $2 RETURNING id, archived_at";
     let removed: Vec<(CredentialId, bool)> =
         tx.all(sql, vals![workspace, vault_id], |row| Ok((row.id(0)?, row.opt_time(1)?.is_some())))?;
+    for (id, _) in &removed {
+        audit(tx, workspace, id, "vaults.credentials.delete");
+    }
     let vault_id = VaultId::trusted(vault_id.to_owned());
     let open = removed.iter().filter(|(_, was_archived)| !was_archived).map(|(id, _)| id);
     tell(tx, workspace, &vault_id, EventType::VaultCredentialDeleted, open)
+}
+
+/// Leaves a row in the audit list for what happens to a credential with its vault.
+fn audit(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &CredentialId, operation: &'static str) {
+    let (resource, workspace) = ("credential", Some(workspace));
+    tx.audit_also(&Also { by: ActorType::Cascade, operation, resource, id: id.as_ref(), workspace });
 }
 
 /// Tells the endpoints of a workspace that something has happened to credentials of a vault.

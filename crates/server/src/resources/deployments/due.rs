@@ -6,6 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use rota_api::{
     Time,
     agent::AgentReference,
+    audit::ActorType,
     deployment::{DeploymentRun, PausedError, PausedReason, TriggerContext},
     id::{DeploymentId, Id, RunId, WorkspaceId},
     webhook::EventType,
@@ -14,9 +15,9 @@ use rota_api::{
 use super::{
     active,
     check::check,
-    policy,
+    failures, policy,
     run::{self, Target},
-    standing, store,
+    spend, standing, store,
 };
 use crate::{
     app::FirePolicy,
@@ -27,7 +28,7 @@ use crate::{
     scheduler::{
         cron::{Cron, CronError},
         pending::{self, Pending, Step},
-        policy::{Policy, Verdict, counts_sessions, timing, verdict},
+        policy::{HELD, Policy, Verdict, counts_sessions, timing, verdict},
         settle::{self, Effects, Skip, SkipReason, Timing},
     },
 };
@@ -85,6 +86,8 @@ pub enum Settled {
     },
     /// It was archived, for its agent is gone.
     Archived,
+    /// It was paused, for its runs have failed too often.
+    Paused,
 }
 
 /// Fires each deployment of `group`, a part of a [`list`], if an occurrence is due and the deployment's policy lets it, and
@@ -135,6 +138,8 @@ struct Scheduled {
     pending: Option<Pending>,
     /// The latest occurrence that has a run.
     last_fired: Option<Time>,
+    /// Whether the schedules of its workspace are held.
+    is_held: bool,
 }
 
 impl Scheduled {
@@ -146,12 +151,13 @@ impl Scheduled {
         let taken: HashSet<DeploymentId> = tx.all(&sql, range, |row| row.id(0))?.into_iter().collect();
         // Only what is read after the rows are locked is true of the rows of other tables, too.
         let sql = format!(
-            "SELECT {}, d.overlap, d.max_concurrent_sessions, d.retry, d.catch_up_seconds, d.jitter, d.workspace_id,
-                 a.id AS existing_agent_id, d.cron, d.timezone, d.settled_at, d.next_fire_at, d.pending,
+            "SELECT {}, {}, d.workspace_id, a.id AS existing_agent_id, d.cron, d.timezone, d.settled_at, d.next_fire_at, d.pending,
+                 coalesce(w.schedules_held_at, (SELECT schedules_held_at FROM organization)) AS held_at,
                  (SELECT max(r.scheduled_at) FROM deployment_runs r
                   WHERE r.deployment_id = d.id AND r.scheduled_at IS NOT NULL) AS last_fired
              FROM {} WHERE {DUE_BETWEEN}",
             Target::COLUMNS,
+            policy::COLUMNS,
             Target::TABLES,
         );
         let mut found = tx.all(&sql, range, Self::from_row)?;
@@ -167,10 +173,14 @@ impl Scheduled {
             policy: policy::from_row(row)?,
             workspace: row.id("workspace_id")?,
             has_agent: row.opt_text("existing_agent_id")?.is_some(),
-            cron: Cron::parse(&row.text("cron")?, &row.text("timezone")?),
+            cron: {
+                let window = standing::window(row)?;
+                Cron::parse(&row.text("cron")?, &row.text("timezone")?).map(|cron| cron.within(window))
+            },
             settled_at: row.time("settled_at")?,
             next_fire_at: row.time("next_fire_at")?,
             pending: row.opt_json("pending")?,
+            is_held: row.opt_time("held_at")?.is_some(),
             last_fired: row.opt_time("last_fired")?,
         })
     }
@@ -178,7 +188,11 @@ impl Scheduled {
     fn settle(self, tx: &mut Tx<'_>, policy: &FirePolicy, outbox: &mut Outbox, attempt: Attempt) -> Result<Report> {
         if !self.has_agent {
             store::archive(tx, &self.workspace, self.id.as_ref())?;
+            store::audit(tx, &self.workspace, self.id.as_ref(), ActorType::Scheduler, "deployments.archive");
             return Ok(Report { id: self.id, settled: Settled::Archived, skipped: Vec::new() });
+        }
+        if self.policy.pause_after_failures.is_some() && failures::pause(tx, &self.workspace, &self.id)? {
+            return Ok(Report { id: self.id, settled: Settled::Paused, skipped: Vec::new() });
         }
         let timing = timing(&self.policy, policy.timing);
         let effects = self.effects(&timing, tx.now());
@@ -217,12 +231,12 @@ impl Scheduled {
             Settled::Waits(pending) => (pending.as_ref(), None),
             Settled::Retries(pending) => (Some(pending), None),
             Settled::Fired { run, .. } => (None, Some(run)),
-            Settled::Archived => (None, None),
+            Settled::Archived | Settled::Paused => (None, None),
         };
         let found = standing::Looked {
             settled_at,
             pending,
-            next_fire_at: pending.map_or(next, |pending| pending.look_at(next)),
+            next_fire_at: pending.map_or(next, |pending| Some(pending.look_at(next))),
             ran_at: run.filter(|run| run.error.is_none()).map(|run| run.created_at),
         };
         standing::looked(tx, workspace, id, &found)?;
@@ -233,7 +247,8 @@ impl Scheduled {
         match &run.error {
             Some(error) if error.r#type.pauses() => {
                 let reason = PausedReason::Error { error: PausedError { r#type: error.r#type } };
-                store::set_paused(tx, workspace, id.as_ref(), Some(reason))
+                store::audit(tx, workspace, id.as_ref(), ActorType::Scheduler, "deployments.pause");
+                store::set_paused(tx, workspace, id.as_ref(), Some(reason)).map(drop)
             }
             _ => Ok(()),
         }
@@ -298,8 +313,17 @@ impl Look<'_> {
 
     fn verdict(&self, tx: &mut Tx<'_>) -> Result<Verdict> {
         let policy = &self.scheduled.policy;
+        if self.scheduled.is_held {
+            return Ok(HELD);
+        }
         // What failed for an unknown reason had its place.
-        if self.attempt == Attempt::Fail || !counts_sessions(policy) {
+        if self.attempt == Attempt::Fail {
+            return Ok(Verdict::Fires);
+        }
+        if spend::reached(tx, &self.scheduled.id, policy.spend.as_ref())?.is_some() {
+            return Ok(Verdict::Skipped(SkipReason::Spend));
+        }
+        if !counts_sessions(policy) {
             return Ok(Verdict::Fires);
         }
         Ok(verdict(policy, active::count(tx, &self.scheduled.id)?))

@@ -1,22 +1,32 @@
 //! Deployments: an agent bound to an environment, first events and an optional schedule.
 
 pub mod active;
+pub mod again;
 mod check;
+mod continuity;
+pub mod deadlines;
 pub mod due;
 pub mod failures;
+mod fill;
+pub mod history;
 pub mod occurrences;
 pub mod policy;
 mod run;
+pub mod silence;
+pub mod spend;
 mod standing;
+pub mod starts;
 mod store;
+mod told;
 mod write;
 
 use axum::extract::{FromRequestParts, State};
 use http::request::Parts;
 use rota_api::{
-    deployment::{Deployment, DeploymentFields, DeploymentRun, UpdateDeployment},
+    deployment::{Deployment, DeploymentFields, DeploymentRun, TriggerContext, UpdateDeployment},
     id::{AgentId, DeploymentId},
 };
+use tracing::field::display;
 
 use crate::{
     app::App,
@@ -28,6 +38,7 @@ use crate::{
 };
 
 use run::{ByHand, Fired};
+use spend::Force;
 pub use store::{archive_all_of, get};
 
 /// `POST /v1/deployments`.
@@ -101,9 +112,11 @@ pub async fn run(
     Starter(caller): Starter,
     Path(id): Path<String>,
     IdempotencyKey(key): IdempotencyKey,
+    Force(force): Force,
 ) -> Result<Json<DeploymentRun>> {
-    let by_hand = ByHand { workspace: caller.workspace, id, key };
+    let by_hand = ByHand { workspace: caller.workspace, id, key, force };
     let (wish, policy) = (by_hand.clone(), app.fire_policy());
+    let span = app.traces.fire();
     let fired = match app.db.write(move |tx| wish.fire(tx, &policy)).await {
         Err(Error::Internal(cause)) => {
             if crate::telemetry::may_tell("a run by hand") {
@@ -117,13 +130,21 @@ pub async fn run(
         Fired::Earlier(run) => run,
         Fired::New(run) => {
             count_run(&run);
+            span.fired(&run);
             run
         }
     }))
 }
 
-/// Counts a run that was just recorded.
+/// Counts and tells of a run that was just recorded.
 pub fn count_run(run: &DeploymentRun) {
+    let DeploymentRun { id, deployment_id, session_id, trigger_context, .. } = run;
+    let session_id = session_id.as_ref().map(display);
+    let trigger = match trigger_context {
+        TriggerContext::Schedule { .. } => "schedule",
+        TriggerContext::Manual => "manual",
+    };
+    tracing::info!(%deployment_id, run_id = %id, session_id, trigger, outcome = run.outcome(), "a deployment fired");
     metrics::counter!("rota_deployment_runs_total", "outcome" => run.outcome()).increment(1);
 }
 

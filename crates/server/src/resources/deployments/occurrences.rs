@@ -9,14 +9,16 @@ use rota_api::{
     Time,
     deployment::DeploymentRun,
     id::WorkspaceId,
-    occurrence::{AuditedOccurrence, OccurrenceOutcome as Outcome, OccurrenceReason as Reason},
+    occurrence::{AuditedAttempt, AuditedOccurrence, OccurrenceOutcome as Outcome, OccurrenceReason as Reason},
+    session_retry::Followed,
 };
 
+use super::{again, standing};
 use crate::{
     app::App,
     db::{Row, Tx, vals},
     error::{Error, Result},
-    limits::{MAX_OCCURRENCES_FILTERED, OCCURRENCE_SPANS, OVERLAPPING_GAPS},
+    limits::{MAX_BACKFILL, MAX_BACKFILL_LOOKED, MAX_OCCURRENCES_FILTERED, OCCURRENCE_SPANS, OVERLAPPING_GAPS},
     page::{Order, Page, Paging},
     request::{Caller, Json, PathAndQuery},
     resources::{deployment_runs, run_outcomes::lateness_ms},
@@ -51,6 +53,54 @@ pub async fn list(
         .map(Json)
 }
 
+/// The occurrences from `from` to before `to` that were passed over, oldest first.
+///
+/// # Errors
+/// 404 when there is no such deployment, 400 when there are too many of them, or too many to look through.
+pub(super) fn passed_over(
+    tx: &mut Tx<'_>,
+    workspace: &WorkspaceId,
+    id: &str,
+    from: Timestamp,
+    to: Timestamp,
+) -> Result<Vec<Time>> {
+    let standing = Standing::find(tx, workspace, id)?;
+    let now = tx.now();
+    let until = Time::from(to).plus_micros(-1).min(now).timestamp();
+    let mut place = Some(Place { until, seq: i64::MAX });
+    let (mut passed, mut looked) = (Vec::new(), 0);
+    while let Some(begin) = place {
+        let spans = spans(tx, id, begin)?;
+        let more = spans.len() as i64 == OCCURRENCE_SPANS;
+        let (found, next) = walk(&spans, begin, from, now.timestamp(), MAX_OCCURRENCES_FILTERED, more);
+        let record = Record::find(tx, workspace, id, &found)?;
+        looked += found.len();
+        let audited = found.into_iter().map(|occurrence| standing.audit(&record, occurrence, now));
+        let skipped = audited.filter(|audited| audited.outcome == Outcome::Skipped);
+        passed.extend(skipped.map(|audited| audited.scheduled_at));
+        if passed.len() > MAX_BACKFILL || looked > MAX_BACKFILL_LOOKED {
+            return Err(Error::invalid(format_args!(
+                "to: a backfill looks through at most {MAX_BACKFILL_LOOKED} occurrences, of which at most {MAX_BACKFILL} may \
+                 have been passed over; ask for a shorter range"
+            )));
+        }
+        place = next;
+    }
+    passed.sort_unstable();
+    passed.dedup();
+    Ok(passed)
+}
+
+/// The occurrences before and after `at`, which is one, by the schedule that counted then.
+pub(super) fn around(tx: &mut Tx<'_>, id: &str, at: Time) -> Result<(Option<Time>, Option<Time>)> {
+    let (at, place) = (at.timestamp(), Place { until: at.timestamp(), seq: i64::MAX });
+    let spans = spans(tx, id, place)?;
+    let (found, _) = walk(&spans, place, at, tx.now().timestamp(), 1, false);
+    let seq = found.first().map(|occurrence| occurrence.next.seq);
+    let cron = spans.iter().find(|span| Some(span.seq) == seq).and_then(|span| span.cron.as_ref());
+    Ok(cron.map_or((None, None), |cron| (cron.prev(at).map(Time::from), cron.next(at).map(Time::from))))
+}
+
 /// A place as it stands in a cursor: `microseconds.seq`.
 fn read_place(key: &str) -> Result<Place> {
     let place = key.split_once('.').and_then(|(until, seq)| {
@@ -77,6 +127,7 @@ fn page(
     // What the deployment says is read first: what is settled by then has its run or its gap in the store.
     let standing = Standing::find(tx, workspace, id)?;
     let spans = spans(tx, id, begin)?;
+    let from = standing.history_from.map_or(from, |mark| from.max(mark.plus_micros(1).timestamp()));
     let limit = paging.limit as usize;
     let most = if outcome.is_some() { MAX_OCCURRENCES_FILTERED } else { limit };
     let more = spans.len() as i64 == OCCURRENCE_SPANS;
@@ -99,13 +150,15 @@ fn page(
 
 fn spans(tx: &mut Tx<'_>, id: &str, begin: Place) -> Result<Vec<Span>> {
     tx.all(
-        "SELECT seq, since, cron, timezone, state FROM deployment_spans
+        "SELECT seq, since, cron, timezone, state, starts_at, ends_at FROM deployment_spans
          WHERE deployment_id = $1 AND seq <= $2 AND since < $3 ORDER BY seq DESC LIMIT $4",
         vals![id, begin.seq, Time::from(begin.until), OCCURRENCE_SPANS],
         |row| {
             let (seq, since) = (row.int("seq")?, row.time("since")?.timestamp());
             let cron = row.opt_text("cron")?.zip(row.opt_text("timezone")?);
             let cron = cron.and_then(|(cron, timezone)| Cron::parse(&cron, &timezone).ok());
+            let window = standing::window(row)?;
+            let cron = cron.map(|cron| cron.within(window));
             Ok(Span { seq, since, cron, state: row.name("state", State::from_name)? })
         },
     )
@@ -115,13 +168,17 @@ fn spans(tx: &mut Tx<'_>, id: &str, begin: Place) -> Result<Vec<Span>> {
 struct Standing {
     settled_at: Option<Time>,
     pending: Option<Pending>,
+    /// What became of the occurrences up to then is no longer known.
+    history_from: Option<Time>,
 }
 
 impl Standing {
     fn find(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Self> {
-        let sql = "SELECT settled_at, pending FROM deployments WHERE workspace_id = $1 AND id = $2";
-        let read =
-            |row: &Row<'_>| Ok(Self { settled_at: row.opt_time("settled_at")?, pending: row.opt_json("pending")? });
+        let sql = "SELECT settled_at, pending, history_from FROM deployments WHERE workspace_id = $1 AND id = $2";
+        let read = |row: &Row<'_>| {
+            let (settled_at, history_from) = (row.opt_time("settled_at")?, row.opt_time("history_from")?);
+            Ok(Self { settled_at, pending: row.opt_json("pending")?, history_from })
+        };
         tx.one_or(sql, vals![workspace, id], read, || Error::not_found("Deployment", id))
     }
 
@@ -137,8 +194,9 @@ impl Standing {
             error: None,
             retry_at: None,
             lateness_ms: None,
+            attempts: record.attempts(at),
         };
-        if let Some(run) = record.runs.get(&at) {
+        if let Some(run) = record.runs.get(&at).and_then(|runs| runs.first()) {
             audited.outcome = if run.error.is_none() { Outcome::Ran } else { Outcome::Failed };
             audited.lateness_ms = lateness_ms(run);
             audited.run_id = Some(run.id.clone());
@@ -183,7 +241,10 @@ struct Gap {
 
 /// What the store has on some occurrences.
 struct Record {
-    runs: HashMap<Time, DeploymentRun>,
+    /// Those of each occurrence, in the order of its attempts.
+    runs: HashMap<Time, Vec<DeploymentRun>>,
+    /// What follows runs whose sessions died.
+    followed: HashMap<String, Followed>,
     /// In the order of their ends.
     gaps: Vec<Gap>,
 }
@@ -191,10 +252,11 @@ struct Record {
 impl Record {
     fn find(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, of: &[Occurrence]) -> Result<Self> {
         let (Some(newest), Some(oldest)) = (of.first(), of.last()) else {
-            return Ok(Self { runs: HashMap::new(), gaps: Vec::new() });
+            return Ok(Self { runs: HashMap::new(), followed: HashMap::new(), gaps: Vec::new() });
         };
         let (newest, oldest) = (Time::from(newest.at), Time::from(oldest.at));
         let runs = deployment_runs::of_occurrences(tx, workspace, id, oldest, newest)?;
+        let followed = again::followed(tx, id, oldest, newest)?;
         // Each gap ends with an occurrence, so there are no more of them than occurrences, but for the one that ends later.
         let gaps = tx.all(
             "SELECT first_at, last_at, reason FROM deployment_skips WHERE deployment_id = $1 AND last_at >= $2
@@ -205,7 +267,19 @@ impl Record {
                 Ok(Gap { first, last, reason: row.name("reason", Reason::from_name)? })
             },
         )?;
-        Ok(Self { runs, gaps })
+        Ok(Self { runs, followed, gaps })
+    }
+
+    /// The runs of an occurrence.
+    fn attempts(&self, at: Time) -> Vec<AuditedAttempt> {
+        let attempt = |run: &DeploymentRun| AuditedAttempt {
+            run_id: run.id.clone(),
+            at: run.created_at,
+            session_id: run.session_id.clone(),
+            error: run.error.clone(),
+            followed: self.followed.get(run.id.as_ref()).cloned(),
+        };
+        self.runs.get(&at).into_iter().flatten().map(attempt).collect()
     }
 
     /// Why an occurrence was passed over, if it was.

@@ -6,9 +6,10 @@ use rota_api::{
     agent::{AgentReference, Skill},
     deployment::{DeploymentRun, RunError, RunErrorType, TriggerContext},
     id::{DeploymentId, EnvironmentId, Id, RunId, SessionId, WorkspaceId},
+    policy::{SessionChoice, Spend},
 };
 
-use super::{check::check, failures, store};
+use super::{check::check, continuity, deadlines, failures, spend, store, told};
 use crate::{
     app::FirePolicy,
     closed::Closed,
@@ -16,7 +17,8 @@ use crate::{
     error::{Error, Result},
     limits::{IDEMPOTENCY_MICROS, IDEMPOTENCY_PURGE},
     resources::{
-        deployment_runs, environments, repositories,
+        deployment_runs::{self, Kept},
+        environments, repositories,
         sessions::{self, resources::Available},
         skills,
     },
@@ -31,6 +33,8 @@ pub struct ByHand {
     pub id: String,
     /// The caller's `Idempotency-Key`: for 24 hours it stands for the run that it led to first.
     pub key: Option<String>,
+    /// Whether it starts also where it has spent what it may.
+    pub force: bool,
 }
 
 /// What became of a fire by hand.
@@ -47,7 +51,7 @@ impl ByHand {
     /// Everything is in the one transaction: the session with its snapshot, its first events and the run.
     ///
     /// # Errors
-    /// 404 when there is no such deployment, 400 when it is archived; then nothing is recorded.
+    /// 404 when there is no such deployment, 400 when it is archived or has spent what it may; then nothing is recorded.
     pub fn fire(&self, tx: &mut Tx<'_>, policy: &FirePolicy) -> Result<Fired> {
         let Self { workspace, id, .. } = self;
         let target = Target::find(tx, workspace, id)?.ok_or_else(|| Error::not_found("Deployment", id))?;
@@ -58,6 +62,7 @@ impl ByHand {
         if target.archived {
             return Err(store::archived());
         }
+        spend::check_by_hand(tx, &target.id, target.spend.as_ref(), self.force)?;
         start(tx, policy, workspace, &target, run_id, TriggerContext::Manual).map(Fired::New)
     }
 
@@ -82,26 +87,45 @@ impl ByHand {
     /// The run that the key stands for, while it is remembered. Otherwise it stands for `run` from now on, and whoever
     /// comes with the same key at the same moment waits here.
     fn earlier(&self, tx: &mut Tx<'_>, run: &RunId) -> Result<Option<DeploymentRun>> {
-        let Self { workspace, id, key: Some(key) } = self else { return Ok(None) };
-        let now = tx.now();
-        let forgotten = now.plus_micros(-IDEMPOTENCY_MICROS);
-        let claimed = tx.execute(
-            "INSERT INTO idempotency_keys (deployment_id, key, run_id, created_at) VALUES ($1, $2, $3, $4)
-             ON CONFLICT (deployment_id, key) DO UPDATE SET run_id = $3, created_at = $4
-                 WHERE idempotency_keys.created_at <= $5",
-            vals![id, key, run, now, forgotten],
-        )?;
-        if claimed == 0 {
-            let sql = "SELECT run_id FROM idempotency_keys WHERE deployment_id = $1 AND key = $2";
-            let earlier = tx.one(sql, vals![id, key], |row| row.text(0))?;
-            return earlier.map(|earlier| deployment_runs::get(tx, workspace, &earlier)).transpose();
-        }
-        tx.send(
-            "DELETE FROM idempotency_keys WHERE (deployment_id, key) IN (
-                 SELECT deployment_id, key FROM idempotency_keys WHERE created_at <= $1 ORDER BY created_at LIMIT $2)",
-            vals![forgotten, IDEMPOTENCY_PURGE],
-        )?;
-        Ok(None)
+        let Self { workspace, id, key: Some(key), .. } = self else { return Ok(None) };
+        let earlier = claim(tx, id, key, run.as_ref())?;
+        earlier.map(|earlier| deployment_runs::get(tx, workspace, &earlier)).transpose()
+    }
+}
+
+/// What the key of a caller stands for, while it is remembered. Otherwise it stands for `made` from now on.
+pub(super) fn claim(tx: &mut Tx<'_>, deployment: &str, key: &str, made: &str) -> Result<Option<String>> {
+    let now = tx.now();
+    let forgotten = now.plus_micros(-IDEMPOTENCY_MICROS);
+    let claimed = tx.execute(
+        "INSERT INTO idempotency_keys (deployment_id, key, run_id, created_at) VALUES ($1, $2, $3, $4)
+         ON CONFLICT (deployment_id, key) DO UPDATE SET run_id = $3, created_at = $4
+             WHERE idempotency_keys.created_at <= $5",
+        vals![deployment, key, made, now, forgotten],
+    )?;
+    if claimed == 0 {
+        let sql = "SELECT run_id FROM idempotency_keys WHERE deployment_id = $1 AND key = $2";
+        return tx.one(sql, vals![deployment, key], |row| row.text(0));
+    }
+    tx.send(
+        "DELETE FROM idempotency_keys WHERE (deployment_id, key) IN (
+             SELECT deployment_id, key FROM idempotency_keys WHERE created_at <= $1 ORDER BY created_at LIMIT $2)",
+        vals![forgotten, IDEMPOTENCY_PURGE],
+    )?;
+    Ok(None)
+}
+
+/// Why a run is made.
+pub(super) struct Cause {
+    /// What started it.
+    pub(super) trigger: TriggerContext,
+    /// What is kept of it beside.
+    pub(super) kept: Kept,
+}
+
+impl From<TriggerContext> for Cause {
+    fn from(trigger: TriggerContext) -> Self {
+        Self { trigger, kept: Kept::default() }
     }
 }
 
@@ -113,13 +137,23 @@ pub(super) fn start(
     workspace: &WorkspaceId,
     target: &Target,
     run_id: RunId,
-    trigger: TriggerContext,
+    cause: impl Into<Cause>,
 ) -> Result<DeploymentRun> {
+    let mut cause = cause.into();
     let started = match check(tx, policy, workspace, target)? {
-        Ok(resources) => Ok(insert_session(tx, policy, workspace, target, &run_id, resources)?),
+        Ok(resources) => Ok(match continuity::go_on(tx, workspace, target, &cause, &run_id)? {
+            Some(session) => {
+                cause.kept.goes_on = true;
+                if let Some(seconds) = target.session_seconds {
+                    deadlines::begin(tx, workspace, &target.id, &session, seconds)?;
+                }
+                session
+            }
+            None => insert_session(tx, policy, workspace, target, &run_id, resources)?,
+        }),
         Err(error) => Err(error),
     };
-    record(tx, workspace, run_id, target.id.clone(), target.agent.clone(), trigger, started)
+    record(tx, workspace, run_id, target.id.clone(), target.agent.clone(), cause, started)
 }
 
 /// What a client is told of a failure that has no type of its own.
@@ -130,7 +164,7 @@ pub(super) fn unknown_error() -> RunError {
 
 /// What a fire reads.
 pub(super) struct Target {
-    id: DeploymentId,
+    pub(super) id: DeploymentId,
     name: String,
     /// Why nothing starts in the workspace at all.
     pub(super) closed: Option<Closed>,
@@ -145,7 +179,13 @@ pub(super) struct Target {
     pub(super) initial_events: String,
     pub(super) resources: String,
     pub(super) vault_ids: String,
-    archived: bool,
+    pub(super) spend: Option<Spend>,
+    pub(super) session: Option<SessionChoice>,
+    /// Most characters that a new session is told of an earlier run.
+    pub(super) carry_forward: Option<u32>,
+    pub(super) archived: bool,
+    /// How long a session may take.
+    session_seconds: Option<i64>,
 }
 
 /// The environment of a deployment that starts.
@@ -165,7 +205,8 @@ impl Target {
         a.archived_at AS agent_archived_at, v.model, v.roster, v.skills, d.environment_id,
         e.archived_at AS environment_archived_at, e.config AS environment_config,
         e.image AS environment_image, d.initial_events, d.resources,
-        d.vault_ids, d.archived_at";
+        d.vault_ids, d.spend_day, d.spend_month, d.session_choice, d.carry_forward, d.archived_at,
+        d.max_session_seconds AS session_seconds";
     /// Where that is; the agent and the environment may be gone.
     pub(super) const TABLES: &str = "deployments d
         JOIN workspaces w ON w.id = d.workspace_id
@@ -173,7 +214,7 @@ impl Target {
         LEFT JOIN agent_versions v ON v.agent_id = d.agent_id AND v.version = d.agent_version
         LEFT JOIN environments e ON e.workspace_id = d.workspace_id AND e.id = d.environment_id";
 
-    fn find(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Option<Self>> {
+    pub(super) fn find(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Option<Self>> {
         static SQL: LazyLock<String> = LazyLock::new(|| {
             let (columns, tables) = (Target::COLUMNS, Target::TABLES);
             format!("SELECT {columns} FROM {tables} WHERE d.workspace_id = $1 AND d.id = $2 AND a.id IS NOT NULL")
@@ -204,7 +245,11 @@ impl Target {
             initial_events: row.text("initial_events")?,
             resources: row.text("resources")?,
             vault_ids: row.text("vault_ids")?,
+            spend: spend::from_row(row)?,
+            session: continuity::choice_of_row(row)?,
+            carry_forward: row.opt_int("carry_forward")?.map(|characters| characters as u32),
             archived: row.opt_time("archived_at")?.is_some(),
+            session_seconds: row.opt_int("session_seconds")?,
         })
     }
 }
@@ -231,6 +276,7 @@ fn insert_session(
     let image = environment
         .filter(|environment| !environment.kind.is_self_hosted)
         .and_then(|environment| policy.images.of_new_session(environment.image.as_deref()));
+    let told = continuity::told(tx, workspace, target)?;
     let id = sessions::insert(
         tx,
         &sessions::NewSession {
@@ -248,12 +294,15 @@ fn insert_session(
             metadata: "{}",
             resources: &resources,
             vault_ids: &target.vault_ids,
-            initial_events: &target.initial_events,
+            initial_events: told.as_deref().unwrap_or(&target.initial_events),
             key: key.as_ref(),
         },
     )?;
     if let Some(skills) = &target.skills {
         skills::pin(tx, workspace, &id, skills)?;
+    }
+    if let Some(seconds) = target.session_seconds {
+        deadlines::begin(tx, workspace, &target.id, &id, seconds)?;
     }
     Ok(id)
 }
@@ -264,9 +313,10 @@ pub(super) fn record(
     id: RunId,
     deployment_id: DeploymentId,
     agent: AgentReference,
-    trigger_context: TriggerContext,
+    cause: impl Into<Cause>,
     started: Result<SessionId, RunError>,
 ) -> Result<DeploymentRun> {
+    let Cause { trigger, kept } = cause.into();
     let (session_id, error) = match started {
         Ok(session_id) => (Some(session_id), None),
         Err(error) => (None, Some(error)),
@@ -280,10 +330,11 @@ pub(super) fn record(
         created_at,
         session_id,
         error,
-        trigger_context,
+        trigger_context: trigger,
     };
-    deployment_runs::insert(tx, workspace, &run)?;
+    deployment_runs::insert(tx, workspace, &run, &kept)?;
     if let Some(error) = &run.error {
+        told::could_not_start(tx, workspace, &run, error)?;
         failures::count(tx, workspace, &run.deployment_id, Some(&run.id), &error.message)?;
     }
     Ok(run)

@@ -11,11 +11,14 @@ use rota_api::{
     id::{DeploymentId, WorkspaceId},
 };
 
+use super::{again, silence, told};
 use crate::{
     db::{Row, Tx, vals},
     error::{Error, Result},
+    limits::OVERLAPPING_GAPS,
     scheduler::{
-        cron::Cron,
+        again::skipped,
+        cron::{Cron, Window},
         pending::Pending,
         settle::{self, Effects, Skip, SkipReason, State},
     },
@@ -23,29 +26,41 @@ use crate::{
 
 /// What of a deployment decides on its occurrences.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Standing {
-    state: State,
+pub(super) struct Standing {
+    pub(super) state: State,
     /// The expression and its zone.
     schedule: Option<(String, String)>,
+    window: Window,
 }
 
 impl Standing {
-    /// Reads the columns `cron`, `timezone`, `paused_reason` and `archived_at`.
-    fn from_row(row: &Row<'_>) -> Result<Self> {
+    /// Reads the columns `cron`, `timezone`, `starts_at`, `ends_at`, `paused_reason` and `archived_at`.
+    pub(super) fn from_row(row: &Row<'_>) -> Result<Self> {
         let schedule = row.opt_text("cron")?.zip(row.opt_text("timezone")?);
         let state = match (row.opt_text("paused_reason")?, row.opt_time("archived_at")?) {
             (_, Some(_)) => State::Archived,
             (Some(_), None) => State::Paused,
             (None, None) => State::Active,
         };
-        Ok(Self { state, schedule })
+        Ok(Self { state, schedule, window: window(row)? })
+    }
+
+    /// Whether occurrences come and fire.
+    fn counts(&self) -> bool {
+        self.state == State::Active && self.schedule.is_some()
     }
 
     /// A stored schedule that this program cannot read, as of a zone that it does not know, has no occurrences.
-    fn cron(&self) -> Option<Cron> {
+    pub(super) fn cron(&self) -> Option<Cron> {
         let (expression, timezone) = self.schedule.as_ref()?;
-        Cron::parse(expression, timezone).ok()
+        Some(Cron::parse(expression, timezone).ok()?.within(self.window))
     }
+}
+
+/// Reads the columns `starts_at` and `ends_at`.
+pub(super) fn window(row: &Row<'_>) -> Result<Window> {
+    let time = |column| row.opt_time(column).map(|time| time.map(Time::timestamp));
+    Ok(Window { starts_at: time("starts_at")?, ends_at: time("ends_at")? })
 }
 
 /// Locks the deployment `id` and runs `change`, which is told its state and may alter that or the schedule. Records what
@@ -74,8 +89,10 @@ pub(super) fn changing<T>(
         if let Some(pending) = pending {
             pass_over(tx, (workspace, id), &pending, settle::ended_by(after.state))?;
         }
+        again::end_all(tx, id, skipped(settle::ended_by(after.state)))?;
         write(tx, workspace, id, settled_at, &settle::change(from, to, settled_at, now))?;
         insert_span(tx, id, &after)?;
+        silence::count_anew(tx, workspace, id, after.counts())?;
     }
     Ok(value)
 }
@@ -90,7 +107,8 @@ pub(super) fn begin(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &DeploymentId)
     let nothing = settle::Standing { state: State::Active, cron: None };
     let to = settle::Standing { state: standing.state, cron: cron.as_ref() };
     write(tx, workspace, id.as_ref(), now, &settle::change(nothing, to, now, now))?;
-    insert_span(tx, id.as_ref(), &standing)
+    insert_span(tx, id.as_ref(), &standing)?;
+    silence::count_anew(tx, workspace, id.as_ref(), standing.counts())
 }
 
 /// What the store says about the occurrences of a deployment.
@@ -102,7 +120,7 @@ struct Stored {
 
 fn stored(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Stored> {
     tx.one_or(
-        "SELECT cron, timezone, paused_reason, archived_at, settled_at, pending FROM deployments
+        "SELECT cron, timezone, starts_at, ends_at, paused_reason, archived_at, settled_at, pending FROM deployments
          WHERE workspace_id = $1 AND id = $2",
         vals![workspace, id],
         |row| {
@@ -170,6 +188,7 @@ pub(super) fn skip(
 ) -> Result<()> {
     let (first, last) = (Time::from(*occurrences.start()), Time::from(*occurrences.end()));
     assert!(first <= last, "occurrences that are skipped from {first} to {last}");
+    told::passed_over(tx, workspace, id, (first, last), reason)?;
     let grown = tx.execute(
         "UPDATE deployment_skips SET last_at = $3 WHERE deployment_id = $1 AND last_at = $2 AND reason = $4",
         vals![id, Time::from(settled_at), last, reason.as_str()],
@@ -195,14 +214,52 @@ pub(super) fn pass_over(
     skip(tx, of, pending.after.timestamp(), &(occurrence..=occurrence), reason)
 }
 
+/// Records that the occurrence `at` has a run after all. `before` and `after` are those beside it, between which it was passed over.
+pub(super) fn made_up(
+    tx: &mut Tx<'_>,
+    (workspace, id): (&WorkspaceId, &str),
+    at: Time,
+    (before, after): (Option<Time>, Option<Time>),
+) -> Result<()> {
+    let covers = "deployment_id = $1 AND first_at <= $2 AND last_at >= $2";
+    let sql =
+        format!("SELECT first_at, last_at, reason FROM deployment_skips WHERE {covers} ORDER BY last_at LIMIT $3");
+    let read = |row: &Row<'_>| Ok((row.time("first_at")?, row.time("last_at")?, row.text("reason")?));
+    let gaps = tx.all(&sql, vals![id, at, OVERLAPPING_GAPS as i64], read)?;
+    for (first, last, reason) in gaps {
+        tx.execute(
+            "DELETE FROM deployment_skips WHERE deployment_id = $1 AND first_at = $2 AND last_at = $3 AND reason = $4",
+            vals![id, first, last, &reason],
+        )?;
+        let halves = [before.map(|before| (first, before)), after.map(|after| (after, last))];
+        for (first, last) in halves.into_iter().flatten().filter(|(first, last)| first <= last) {
+            tx.execute(
+                "INSERT INTO deployment_skips (workspace_id, deployment_id, first_at, last_at, reason)
+                 VALUES ($1, $2, $3, $4, $5)",
+                vals![workspace, id, first, last, &reason],
+            )?;
+        }
+    }
+    Ok(())
+}
+
 fn insert_span(tx: &mut Tx<'_>, id: &str, standing: &Standing) -> Result<()> {
     let (cron, timezone) = standing.schedule.as_ref().map(|(cron, zone)| (cron, zone)).unzip();
     let last = "SELECT coalesce(max(seq), 0) FROM deployment_spans WHERE deployment_id = $1";
     let last = tx.one(last, vals![id], |row| row.int(0))?.unwrap_or_default();
     let now = tx.now();
     tx.send(
-        "INSERT INTO deployment_spans (deployment_id, seq, since, cron, timezone, state)
-         VALUES ($1, $2, $3, $4, $5, $6)",
-        vals![id, last + 1, now, cron, timezone, standing.state.as_str()],
+        "INSERT INTO deployment_spans (deployment_id, seq, since, cron, timezone, state, starts_at, ends_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+        vals![
+            id,
+            last + 1,
+            now,
+            cron,
+            timezone,
+            standing.state.as_str(),
+            standing.window.starts_at.map(Time::from),
+            standing.window.ends_at.map(Time::from)
+        ],
     )
 }

@@ -3,14 +3,15 @@
 use rota_api::{
     Time,
     agent::AgentReference,
+    audit::ActorType,
     deployment::{Deployment, PausedReason, Schedule},
     id::{AgentId, WorkspaceId},
     webhook::EventType,
 };
 
-use super::standing;
+use super::{failures, standing};
 use crate::{
-    db::{Row, Select, Tx, vals},
+    db::{Also, Row, Select, Tx, vals},
     error::{Error, Result},
     resources::{repositories, webhook_outbox},
     scheduler::{
@@ -21,7 +22,7 @@ use crate::{
 };
 
 const SELECT: &str = "SELECT id, name, description, agent_id, agent_version, environment_id, initial_events, resources,
-    vault_ids, metadata, cron, timezone, last_run_at, paused_reason, created_at, updated_at, archived_at
+    vault_ids, metadata, cron, timezone, starts_at, ends_at, last_run_at, paused_reason, created_at, updated_at, archived_at
     FROM deployments WHERE workspace_id = $1";
 
 /// The SELECT of a list.
@@ -37,16 +38,6 @@ pub fn get(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Deploym
     let now = tx.now();
     let missing = || Error::not_found("Deployment", id);
     tx.one_or(&format!("{SELECT} AND id = $2"), vals![workspace, id], |row| from_row(row, now), missing)
-}
-
-/// The same, to be changed in this transaction by what leaves its schedule and its state alone.
-///
-/// # Errors
-/// 404 when there is none; 400 when it is archived.
-pub(super) fn get_open(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Deployment> {
-    tx.lock("deployments WHERE workspace_id = $1 AND id = $2", vals![workspace, id])?;
-    let deployment = get(tx, workspace, id)?;
-    if deployment.archived_at.is_some() { Err(archived()) } else { Ok(deployment) }
 }
 
 pub(super) fn archived() -> Error {
@@ -78,8 +69,14 @@ pub fn archive_all_of(tx: &mut Tx<'_>, workspace: &WorkspaceId, agent: &AgentId)
     let open = "SELECT id FROM deployments WHERE agent_id = $1 AND archived_at IS NULL ORDER BY id";
     for id in tx.all(open, vals![agent], |row| row.text("id"))? {
         archive(tx, workspace, &id)?;
+        audit(tx, workspace, &id, ActorType::Cascade, "deployments.archive");
     }
     Ok(())
+}
+
+/// Leaves a row in the audit list for a change that no request asked for by itself.
+pub(super) fn audit(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, by: ActorType, operation: &'static str) {
+    tx.audit_also(&Also { by, operation, resource: "deployment", id, workspace: Some(workspace) });
 }
 
 pub(super) fn pause(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Deployment> {
@@ -88,11 +85,15 @@ pub(super) fn pause(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Resul
 }
 
 pub(super) fn unpause(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Deployment> {
-    set_paused(tx, workspace, id, None)?;
+    if set_paused(tx, workspace, id, None)? {
+        // What failed before it was looked after does not count any more.
+        failures::end(tx, id)?;
+    }
     get(tx, workspace, id)
 }
 
-/// Pauses for `reason`, or unpauses when there is none. A deployment that is paused already keeps its reason.
+/// Pauses for `reason`, or unpauses when there is none. A deployment that is paused already keeps its reason. Whether that changed
+/// anything.
 ///
 /// # Errors
 /// 404 when there is none; 400 when it is archived.
@@ -101,12 +102,17 @@ pub(super) fn set_paused(
     workspace: &WorkspaceId,
     id: &str,
     reason: Option<PausedReason>,
-) -> Result<()> {
+) -> Result<bool> {
+    let reason = reason.map(|reason| serde_json::to_string(&reason)).transpose()?;
+    set_paused_as(tx, workspace, id, reason.as_deref())
+}
+
+/// The same for a reason as it is stored, which may say more than clients of the official API are shown.
+pub(super) fn set_paused_as(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, reason: Option<&str>) -> Result<bool> {
     let (wanted, event) = match reason {
         Some(_) => (State::Paused, EventType::DeploymentPaused),
         None => (State::Active, EventType::DeploymentUnpaused),
     };
-    let reason = reason.map(|reason| serde_json::to_string(&reason)).transpose()?;
     let changes = standing::changing(tx, workspace, id, |tx, state| {
         if state == State::Archived {
             return Err(archived());
@@ -116,11 +122,14 @@ pub(super) fn set_paused(
         }
         tx.send(
             "UPDATE deployments SET paused_reason = $3, updated_at = $4 WHERE workspace_id = $1 AND id = $2",
-            vals![workspace, id, reason.as_deref(), tx.now()],
+            vals![workspace, id, reason, tx.now()],
         )?;
         Ok(true)
     })?;
-    if changes { webhook_outbox::emit(tx, workspace, [event], id) } else { Ok(()) }
+    if changes {
+        webhook_outbox::emit(tx, workspace, [event], id)?;
+    }
+    Ok(changes)
 }
 
 /// Maps a row of [`SELECT`]. What comes next is told as of `now`.
@@ -152,7 +161,8 @@ fn schedule_from_row(row: &Row<'_>, now: Time, archived: bool) -> Result<Option<
         return Ok(None);
     };
     // A zone that this program does not know, as in a store that a newer one wrote, must not hide the deployment.
-    let cron = Cron::parse(&expression, &timezone).ok().filter(|_| !archived);
+    let window = standing::window(row)?;
+    let cron = Cron::parse(&expression, &timezone).ok().filter(|_| !archived).map(|cron| cron.within(window));
     let upcoming_runs_at = cron.map(|cron| upcoming(&cron, now.timestamp(), UPCOMING_MAX)).unwrap_or_default();
     let upcoming_runs_at = upcoming_runs_at.into_iter().map(Time::from).collect();
     Ok(Some(Schedule {

@@ -12,7 +12,7 @@ use rota_api::{
     webhook::EventType,
 };
 use serde::Serialize;
-use serde_json::value::RawValue;
+use serde_json::{Value, value::RawValue};
 
 use super::{standing, store};
 use crate::{
@@ -46,6 +46,7 @@ pub(super) fn insert(
     check_schedule(fields.schedule.as_ref(), tx.now())?;
     let now = tx.now();
     let id = DeploymentId::new(now);
+    tx.audit_made(&id);
     tx.execute(
         "INSERT INTO deployments (id, workspace_id, name, description, agent_id, agent_version, environment_id,
              initial_events, resources, vault_ids, metadata, cron, timezone, created_at, updated_at)
@@ -85,15 +86,17 @@ pub(super) fn update(
     if let Some(choice) = &update.agent {
         lock_agent(tx, workspace, choice)?;
     }
-    standing::changing(tx, workspace, id, |tx, state| match state {
+    let before = standing::changing(tx, workspace, id, |tx, state| match state {
         State::Archived => Err(store::archived()),
         State::Active | State::Paused => set(tx, workspace, id, update, key),
     })?;
     webhook_outbox::emit(tx, workspace, [EventType::DeploymentUpdated], id)?;
-    store::get(tx, workspace, id)
+    let deployment = store::get(tx, workspace, id)?;
+    tx.audit_changed(&before, &deployment)?;
+    Ok(deployment)
 }
 
-/// What an update leaves out is kept, and is not checked again: a deployment whose environment is gone can be renamed,
+/// What the deployment was before. What an update leaves out is kept, and is not checked again: a deployment whose environment is gone can be renamed,
 /// and one that moves to another environment is not checked for what it mounts.
 fn set(
     tx: &mut Tx<'_>,
@@ -101,8 +104,9 @@ fn set(
     id: &str,
     update: &UpdateDeployment,
     key: Option<&DataKey>,
-) -> Result<()> {
+) -> Result<Value> {
     let stored = store::get(tx, workspace, id)?;
+    let before = serde_json::to_value(&stored)?;
     let metadata: Metadata = serde_json::from_str(stored.metadata.get())?;
     let metadata = serde_json::to_string(&update.metadata.over(&metadata)?)?;
     let agent = match &update.agent {
@@ -157,7 +161,8 @@ fn set(
             schedule.as_ref().map(|s| s.timezone.as_str()),
             tx.now()
         ],
-    )
+    )?;
+    Ok(before)
 }
 
 /// What was sent as JSON, or what is stored.

@@ -20,7 +20,7 @@ use store::DREAMS;
 /// `POST /v1/dreams`.
 pub async fn create(State(app): State<App>, caller: Caller, body: Body) -> Result<Json<Dream>> {
     let dream = body.read(CreateDream::read)?;
-    app.offer.check("model", &dream.model)?;
+    app.offer().check("model", &dream.model)?;
     app.db.write(move |tx| store::insert(tx, &caller, &dream)).await.map(Json)
 }
 

@@ -48,6 +48,7 @@ pub(super) fn insert(tx: &mut Tx<'_>, caller: &Caller, dream: &CreateDream) -> R
     }
     let now = tx.now();
     let id = DreamId::new(now);
+    tx.audit_made(&id);
     tx.execute_unless_taken(
         "INSERT INTO dreams (id, workspace_id, api_key_id, status, model, store_id, session_ids, instructions, updates,
             place, after_seq, part, copied, is_copied, failures, epoch, due_at, input_tokens, output_tokens,

@@ -67,6 +67,7 @@ pub async fn upload(
                 expires_at,
             };
             let id = insert(tx, &new, quota)?;
+            tx.audit_made(&id);
             store::get(tx, &workspace, id.as_ref(), scoped)
         })
         .await

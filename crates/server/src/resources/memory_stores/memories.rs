@@ -40,6 +40,7 @@ pub async fn create(
         let by = reach::writer(tx, &caller, &store)?;
         let mut writing = Writing::open(tx, &caller.workspace, &store)?;
         let id = writing.create(tx, &by, &new.path, &new.content)?;
+        tx.audit_made(&id);
         get(tx, &caller.workspace, &(store.clone(), id.to_string()), view)
     };
     app.db.write(insert).await.map(Json)

@@ -45,6 +45,7 @@ pub fn make(tx: &mut Tx<'_>, workspace: &WorkspaceId, fields: &MemoryStoreFields
 pub(super) fn insert(tx: &mut Tx<'_>, workspace: &WorkspaceId, fields: &MemoryStoreFields) -> Result<MemoryStore> {
     let now = tx.now();
     let id = MemoryStoreId::new(now);
+    tx.audit_made(&id);
     tx.execute(
         "INSERT INTO memory_stores
              (id, workspace_id, name, description, metadata, memories, changes, created_at, updated_at)
@@ -66,6 +67,7 @@ pub(super) fn set(
     if store.archived_at.is_some() {
         return Err(archived(id));
     }
+    let before = serde_json::to_value(&store)?;
     let stored = MemoryStoreFields { name: store.name, description: store.description, metadata: store.metadata };
     let fields = update.merged(&stored)?;
     if fields != stored {
@@ -82,7 +84,9 @@ pub(super) fn set(
             ],
         )?;
     }
-    STORES.get(tx, workspace, id)
+    let store = STORES.get(tx, workspace, id)?;
+    tx.audit_changed(&before, &store)?;
+    Ok(store)
 }
 
 /// Archives it, unless it is archived already.

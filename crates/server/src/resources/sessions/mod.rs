@@ -2,9 +2,11 @@
 
 pub mod egress;
 pub mod events;
+mod forget;
 pub mod resources;
 pub mod status;
 mod store;
+mod told;
 pub mod warnings;
 mod write;
 
@@ -24,6 +26,7 @@ use crate::{
     resources::repositories::{self, Asked},
 };
 
+pub use forget::{forget, forget_events};
 pub use store::{
     Control, FilesOf, NewSession, Waiting, WaitingFor, add_outcomes, check_reach, control, files_are_gone, files_of,
     find, forget_deleted, get, has_outcome_in_turn, insert, is_rate_limited, lock, new_outcome, not_found,

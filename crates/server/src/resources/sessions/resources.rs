@@ -296,6 +296,7 @@ fn add_file(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &str, new: &AddRe
     }
     let file = files::mountable(tx, workspace, &[new.file_id.as_str()])?.pop();
     let added = mount(tx, workspace, &found.id, &file.ok_or_else(|| files_missing(&new.file_id))?, &new.path)?;
+    tx.audit_made(&added.id);
     resources.push(serde_json::to_value(&added)?);
     write(tx, workspace, session, &resources)?;
     Ok(added)

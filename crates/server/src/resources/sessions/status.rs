@@ -1,5 +1,6 @@
 //! The status of a session, and the events that tell of it. Nothing else writes these columns of `sessions`: `status`,
-//! `runnable_at`, `running_since`, `active_micros`, `waiting_on`, `request_id`, `stop_reason`, `stopped_at` and `error`.
+//! `runnable_at`, `running_since`, `active_micros`, `waiting_on`, `request_id`, `stop_reason`, `stopped_at`, `error` and
+//! `interrupted_by`.
 //!
 //! What a client sends sets a session to work ([`begin`]). Its runner tells of it when it takes the session up, and then
 //! lets it [`pause`], [`rest`] or [`terminate`].
@@ -8,11 +9,12 @@ use rota_api::{
     Time,
     event::{EventBody, SessionError, StopDetails, StopReason, ThreadName},
     id::{DeploymentId, RunId, SessionId, ThreadId, WorkspaceId},
+    policy::InterruptedBy,
     session::{SessionUsage, Status},
 };
 use serde::Deserialize;
 
-use super::{Waiting, events::log};
+use super::{Waiting, events::log, told};
 use crate::{
     db::{Notice, Row, Tx, vals},
     error::{Error, Result},
@@ -29,7 +31,7 @@ pub fn begin(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &SessionId) -> Result
     let request = tx.request();
     tx.send(
         "UPDATE sessions SET status = 'running', running_since = $3, runnable_at = $3, request_id = $4, stop_reason = NULL,
-             error = NULL
+             error = NULL, interrupted_by = NULL
          WHERE workspace_id = $1 AND id = $2",
         vals![workspace, id, tx.now(), request.as_deref()],
     )?;
@@ -101,6 +103,14 @@ pub struct StartedBy {
     pub deployment: DeploymentId,
     /// Its run; `None` of a session that an older program started.
     pub run: Option<RunId>,
+    /// The limit for which the session was told to stop, where it was.
+    pub interrupted_by: Option<InterruptedBy>,
+}
+
+/// Notes for which limit a session is interrupted with this transaction.
+pub fn is_interrupted_by(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &SessionId, by: InterruptedBy) -> Result<()> {
+    let sql = "UPDATE sessions SET interrupted_by = $3 WHERE workspace_id = $1 AND id = $2";
+    tx.send(sql, vals![workspace, id, by.as_str()])
 }
 
 /// Brings a session to rest and tells of it. `error` is what its last turn died of. Returns what started it.
@@ -115,21 +125,43 @@ pub fn rest(
     (reason, details): (StopReason, Option<StopDetails>),
     error: Option<&SessionError>,
 ) -> Result<Option<StartedBy>> {
-    let (active_micros, started_by) = stop(tx, workspace, id, (Status::Idle, reason.name()), error)?;
+    let name = reason.name();
+    let (active_micros, started_by) = stop(tx, workspace, id, (Status::Idle, name), error)?;
     let usage = SessionUsage { active_seconds: active_micros as f64 / 1e6, ..usage };
     tell_rest(tx, workspace, id, thread, usage, (reason, details))?;
+    told::stopped(tx, workspace, id, started_by.as_ref(), name)?;
     Ok(started_by)
 }
 
 /// Tells that a session at rest has stayed so, after something was sent that does not set it to work.
 pub fn stay_at_rest(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &SessionId, reason: StopReason) -> Result<()> {
-    let sql = "SELECT usage, active_micros FROM sessions WHERE workspace_id = $1 AND id = $2";
-    let read = |row: &Row<'_>| Ok((row.opt_text(0)?, row.int(1)?));
-    let (usage, active_micros) = tx.one(sql, vals![workspace, id], read)?.unwrap_or_default();
+    let sql = "UPDATE sessions SET stop_reason = $3 WHERE workspace_id = $1 AND id = $2
+         RETURNING usage, active_micros, deployment_id, run_id, interrupted_by";
+    let read = |row: &Row<'_>| Ok((row.opt_text(0)?, row.int(1)?, started_by(row)?));
+    let name = reason.name();
+    let (usage, active_micros, started_by) = tx.one(sql, vals![workspace, id, name], read)?.unwrap_or_default();
     let usage: SessionUsage = usage.and_then(|usage| serde_json::from_str(&usage).ok()).unwrap_or_default();
     let usage = SessionUsage { active_seconds: active_micros as f64 / 1e6, ..usage };
+    if !matches!(reason, StopReason::RequiresAction { .. }) {
+        // It waits no more, and has no deadline.
+        tx.send(
+            "UPDATE sessions SET stop_reason = $3, stopped_at = $4 WHERE workspace_id = $1 AND id = $2",
+            vals![workspace, id, reason.name(), tx.now()],
+        )?;
+        tx.send("DELETE FROM session_deadlines WHERE session_id = $1", vals![id])?;
+    }
     let thread = primary(tx, workspace, id)?;
-    tell_rest(tx, workspace, id, thread, usage, (reason, None))
+    let waits = matches!(reason, StopReason::RequiresAction { .. });
+    tell_rest(tx, workspace, id, thread, usage, (reason, None))?;
+    // That it waits was told when it came to rest.
+    if waits { Ok(()) } else { told::stopped(tx, workspace, id, started_by.as_ref(), name) }
+}
+
+/// Reads the columns `deployment_id` and `run_id`.
+fn started_by(row: &Row<'_>) -> Result<Option<StartedBy>> {
+    let run = row.opt_id("run_id")?;
+    let interrupted_by = row.opt_text("interrupted_by")?.and_then(|by| InterruptedBy::from_name(&by));
+    Ok(row.opt_id("deployment_id")?.map(|deployment| StartedBy { deployment, run, interrupted_by }))
 }
 
 /// Recorded order: the thread is idle, then what was used, then the session is idle.
@@ -162,6 +194,7 @@ pub fn terminate(
     repositories::forget_of_session(tx, workspace, id)?;
     let events = [EventBody::ThreadStatusTerminated { thread }, EventBody::StatusTerminated {}];
     log::append(tx, workspace, id, &events)?;
+    told::stopped(tx, workspace, id, started_by.as_ref(), TERMINATED)?;
     Ok(started_by)
 }
 
@@ -180,12 +213,10 @@ fn stop(
         "UPDATE sessions SET status = $4, runnable_at = NULL, lease_owner = NULL, lease_expires_at = NULL,
              active_micros = active_micros + coalesce($3 - running_since, 0), running_since = NULL, stop_reason = $5,
              stopped_at = $3, error = $6
-         WHERE workspace_id = $1 AND id = $2 RETURNING active_micros, deployment_id, run_id",
+         WHERE workspace_id = $1 AND id = $2 RETURNING active_micros, deployment_id, run_id,
+             interrupted_by",
         vals![workspace, id, tx.now(), status.as_str(), reason, error.as_deref()],
-        |row| {
-            let run = row.opt_id(2)?;
-            Ok((row.int(0)?, row.opt_id(1)?.map(|deployment| StartedBy { deployment, run })))
-        },
+        |row| Ok((row.int("active_micros")?, started_by(row)?)),
     )?;
     stopped.ok_or_else(|| Error::not_found("Session", id.as_ref()))
 }

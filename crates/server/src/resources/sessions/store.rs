@@ -46,7 +46,8 @@ const SELECT_BY_RUN: &str = concat!(
     columns!(),
     ", r.id AS key ",
     joins!(),
-    " JOIN deployment_runs r ON r.session_id = s.id WHERE r.workspace_id = $1 AND s.workspace_id = $1"
+    // A session of several runs has the place of the first.
+    " JOIN deployment_runs r ON r.session_id = s.id AND r.goes_on = 0 WHERE r.workspace_id = $1 AND s.workspace_id = $1"
 );
 
 /// The SELECT of a list.

@@ -15,18 +15,18 @@ use serde_json::Value;
 use super::{
     NewSession, control, egress,
     events::{files, log},
-    get, insert, is_rate_limited, lock,
+    forget, get, insert, is_rate_limited, lock,
     resources::{Available, Unavailable, available, check_file_id, files_missing},
     status,
-    store::files_are_to_go,
 };
 use crate::{
     app::FirePolicy,
-    db::{Notice, Tx, vals},
+    db::{Tx, vals},
     error::{Error, Result},
     resources::{
         agents::{self, Unusable},
-        environments, repositories, session_secrets, skills, vaults, webhook_outbox, work_queue,
+        environments, repositories, skills, vaults,
+        webhook_outbox::{self, Outbox},
     },
     vault::DataKey,
 };
@@ -94,6 +94,7 @@ pub(super) fn create(
         },
     )?;
     skills::pin(tx, workspace, &id, skills)?;
+    tx.audit_made(&id);
     get(tx, workspace, id.as_ref())
 }
 
@@ -211,7 +212,9 @@ pub(super) fn update(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, update:
     if is_changed {
         log::append(tx, workspace, &stored.id, &[changed])?;
     }
-    get(tx, workspace, id)
+    let session = get(tx, workspace, id)?;
+    tx.audit_changed(&stored, &session)?;
+    Ok(session)
 }
 
 fn with_tools(tx: &mut Tx<'_>, workspace: &WorkspaceId, stored: &Session, update: &UpdateSession) -> Result<String> {
@@ -256,19 +259,8 @@ pub(super) fn delete(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Resu
         "Cannot delete session while it is running. Send an interrupt event or wait for the session to complete."
             .to_owned()
     })?;
-    for table in ["session_events", "session_inputs", "session_memory_stores", "session_repositories", "session_skills"]
-    {
-        tx.execute(&format!("DELETE FROM {table} WHERE session_id = $1"), vals![id])?;
-    }
-    tx.execute("DELETE FROM egress WHERE workspace_id = $1 AND session_id = $2", vals![workspace, id])?;
-    session_secrets::forget_of_session(tx, workspace, id)?;
-    crate::resources::files::remove_of_session(tx, workspace, &session.id)?;
-    crate::resources::checkpoints::remove(tx, workspace, &session.id)?;
-    files_are_to_go(tx, workspace, id)?;
-    work_queue::remove(tx, workspace, id)?;
-    tx.execute("DELETE FROM sessions WHERE workspace_id = $1 AND id = $2", vals![workspace, id])?;
-    webhook_outbox::emit(tx, workspace, [EventType::SessionDeleted], &session.id)?;
-    tx.after_commit(Notice::SessionDeleted(session.id));
+    tx.send("DELETE FROM session_events WHERE session_id = $1", vals![id])?;
+    forget::remove(tx, &mut Outbox::default(), workspace, &session.id)?;
     Ok(Deleted::new("session_deleted", id))
 }
 

@@ -53,6 +53,7 @@ pub(super) fn insert(tx: &mut Tx<'_>, workspace: &WorkspaceId, form: &Form, blob
     }
     let now = tx.now();
     let (id, bundle) = (SkillId::new(now), &form.bundle);
+    tx.audit_made(&id);
     tx.execute(
         "INSERT INTO skills (workspace_id, id, name, display_name, created_at, updated_at) VALUES ($1, $2, $3, $4, $5, $5)",
         vals![workspace, &id, &bundle.name, form.display_name.as_ref().unwrap_or(&bundle.name), now],
@@ -86,6 +87,7 @@ pub(super) fn insert_version(
     let earliest = skill.latest.map_or(tx.now(), |latest| latest.made_at().plus_micros(1));
     let at = tx.now().max(earliest);
     let version = add_version(tx, workspace, &skill.id, bundle, blob, at)?;
+    tx.audit_made(&version);
     get_version(tx, workspace, id, version.as_ref())
 }
 

@@ -83,6 +83,7 @@ fn insert(
     }
     let now = tx.now();
     let id = TunnelCertificateId::new(now);
+    tx.audit_made(&id);
     tx.execute(
         "INSERT INTO tunnel_certificates (id, workspace_id, tunnel_id, pem, fingerprint, expires_at, created_at)
          VALUES ($1, $2, $3, $4, $5, $6, $7)",

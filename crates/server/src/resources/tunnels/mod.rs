@@ -107,6 +107,7 @@ fn insert(
 ) -> Result<Tunnel> {
     let now = tx.now();
     let id = TunnelId::new(now);
+    tx.audit_made(&id);
     tx.execute(
         "INSERT INTO tunnels (id, workspace_id, display_name, domain, token_id, token, token_created_at, created_at)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $7)",

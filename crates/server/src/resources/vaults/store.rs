@@ -34,6 +34,7 @@ fn from_row(row: &Row<'_>) -> Result<Vault> {
 
 pub(super) fn insert(tx: &mut Tx<'_>, workspace: &WorkspaceId, new: &VaultFields) -> Result<Vault> {
     let id = VaultId::new(tx.now());
+    tx.audit_made(&id);
     tx.execute(
         "INSERT INTO vaults (id, workspace_id, display_name, metadata, created_at, updated_at)
          VALUES ($1, $2, $3, $4, $5, $5)",
@@ -49,13 +50,16 @@ pub(super) fn set(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, update: &U
     if stored.archived_at.is_some() {
         return Err(credentials::vault_archived());
     }
+    let before = serde_json::to_value(&stored)?;
     let stored = VaultFields { display_name: stored.display_name, metadata: stored.metadata };
     let VaultFields { display_name, metadata } = update.merged(&stored)?;
     tx.execute(
         "UPDATE vaults SET display_name = $3, metadata = $4, updated_at = $5 WHERE workspace_id = $1 AND id = $2",
         vals![workspace, id, &display_name, &serde_json::to_string(&metadata)?, tx.now()],
     )?;
-    VAULTS.get(tx, workspace, id)
+    let vault = VAULTS.get(tx, workspace, id)?;
+    tx.audit_changed(&before, &vault)?;
+    Ok(vault)
 }
 
 pub(super) fn archive(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Vault> {

@@ -100,5 +100,8 @@ pub async fn regenerate_signing_secret(
     Path(id): Path<String>,
 ) -> Result<Json<SigningSecret>> {
     let key = app.vault.key(&app.db, &caller.workspace).await?;
-    app.db.write(move |tx| store::replace_secret(tx, &caller.workspace, &id, &key)).await.map(Json)
+    let of = id.clone();
+    let secret = app.db.write(move |tx| store::replace_secret(tx, &caller.workspace, &of, &key)).await?;
+    tracing::info!(webhook_endpoint_id = id, "the signing secret of a webhook endpoint was replaced");
+    Ok(Json(secret))
 }

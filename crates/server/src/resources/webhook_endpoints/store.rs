@@ -4,6 +4,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use rota_api::{
     Deleted, Time,
     id::{Id, WebhookEndpointId, WorkspaceId},
+    rota_event::{Details, EndpointDisabled},
     webhook::{
         EndpointFields, EndpointSettings, EndpointState, EventType, NewWebhookEndpoint, SigningSecret, UpdateEndpoint,
         WebhookEndpoint,
@@ -16,6 +17,7 @@ use crate::{
     db::{Row, Table, Tx, vals},
     error::{Error, Result},
     limits::{MAX_WEBHOOK_ENDPOINTS, WEBHOOK_DISABLE_FAILURES, WEBHOOK_DISABLE_MICROS},
+    resources::webhook_outbox,
     vault::{DataKey, Owner},
 };
 
@@ -43,6 +45,7 @@ pub(super) fn insert(
         )));
     }
     let id = WebhookEndpointId::new(tx.now());
+    tx.audit_made(&id);
     let key = new_key()?;
     tx.execute(
         "INSERT INTO webhook_endpoints (id, workspace_id, name, description, url, secret, enabled_events, state,
@@ -137,7 +140,9 @@ pub(super) fn update(
     update: &UpdateEndpoint,
 ) -> Result<WebhookEndpoint> {
     ENDPOINTS.lock(tx, workspace, id)?;
-    let WebhookEndpoint { name, description, url, enabled_events, state, .. } = ENDPOINTS.get(tx, workspace, id)?;
+    let stored = ENDPOINTS.get(tx, workspace, id)?;
+    let told = serde_json::to_value(&stored)?;
+    let WebhookEndpoint { name, description, url, enabled_events, state, .. } = stored;
     let before = state;
     let stored = EndpointSettings { name, description, url, enabled_events, state };
     let EndpointSettings { name, description, url, enabled_events, state } = update.over(&stored)?;
@@ -157,12 +162,15 @@ pub(super) fn update(
             }
         }
     }
-    ENDPOINTS.get(tx, workspace, id)
+    let endpoint = ENDPOINTS.get(tx, workspace, id)?;
+    tx.audit_changed(&told, &endpoint)?;
+    Ok(endpoint)
 }
 
 fn enable(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<()> {
     tx.execute(
-        "UPDATE webhook_endpoints SET state = 'enabled', disabled_reason = '', failures = 0, failing_since = NULL
+        "UPDATE webhook_endpoints SET state = 'enabled', disabled_reason = '', failures = 0, failing_since = NULL,
+             disabled_at = NULL
          WHERE workspace_id = $1 AND id = $2",
         vals![workspace, id],
     )?;
@@ -173,11 +181,16 @@ fn enable(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<()> {
 /// caller wants it. An endpoint that is disabled already keeps its reason.
 pub fn disable(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, reason: &str) -> Result<()> {
     unsubscribe(tx, workspace, id)?;
-    tx.execute(
-        "UPDATE webhook_endpoints SET state = 'disabled', disabled_reason = $3, updated_at = $4
+    let disables = tx.changes(
+        "UPDATE webhook_endpoints SET state = 'disabled', disabled_reason = $3, updated_at = $4, disabled_at = $4
          WHERE workspace_id = $1 AND id = $2 AND state = 'enabled'",
         vals![workspace, id, reason, tx.now()],
     )?;
+    if disables && !reason.is_empty() {
+        webhook_outbox::emit_own(tx, workspace, EventType::RotaWebhookEndpointDisabled, id, |_| {
+            Ok(Some(Details::EndpointDisabled(EndpointDisabled { reason: reason.to_owned() })))
+        })?;
+    }
     deliveries::park(tx, id)
 }
 

@@ -181,13 +181,21 @@ impl<'a> Story<'a> {
     async fn set_policy(&mut self, which: usize) {
         let known = &mut self.deployments[which];
         let mut policy = known.policy;
-        policies::change(&mut policy, &mut self.dice, false);
+        if self.dice.chance(20) {
+            policies::change_window(&mut policy, &mut self.dice, now(self.rota));
+        } else {
+            policies::change(&mut policy, &mut self.dice, false);
+        }
         let body = json!({
+            "starts_at": policy.starts_at,
+            "ends_at": policy.ends_at,
             "overlap": policy.overlap,
             "max_concurrent_sessions": policy.max_concurrent_sessions,
             "retry": policy.retry,
             "catch_up_seconds": policy.catch_up_seconds,
             "jitter": policy.jitter,
+            "spend": policy.spend,
+            "session": policy.session,
         });
         let path = format!("/rota/v1/deployments/{}/policy", known.id);
         let ((), answer) = tokio::join!(self.rota.tick(), self.rota.api.send(Method::POST, &path, Some(&body)));

@@ -91,7 +91,7 @@ pub async fn history(rota: &Rota, known: &Known, clock_went_back: bool) -> Histo
         was_pending: queues,
     };
     let id = &known.id;
-    let spans = "SELECT since, cron, timezone, state FROM deployment_spans WHERE deployment_id = $1 ORDER BY seq";
+    let spans = "SELECT since, cron, timezone, state, starts_at, ends_at FROM deployment_spans WHERE deployment_id = $1 ORDER BY seq";
     let skips = "SELECT first_at, last_at, reason FROM deployment_skips WHERE deployment_id = $1 ORDER BY first_at";
     let settled = "SELECT coalesce(settled_at, 0) FROM deployments WHERE id = $1";
     let settled = read(rota, id, settled, |row| row.time(0)).await[0].timestamp();
@@ -113,7 +113,8 @@ fn span(row: &Row<'_>) -> Result<Span> {
     let schedule = row.opt_text(1)?.zip(row.opt_text(2)?);
     let cron = schedule.map(|(expression, zone)| Cron::parse(&expression, &zone).unwrap());
     let state = State::from_name(&row.text(3)?).unwrap();
-    Ok(Span { since: row.time(0)?.timestamp(), cron, state })
+    let time = |column: usize| row.opt_time(column).map(|time| time.map(Time::timestamp));
+    Ok(Span { since: row.time(0)?.timestamp(), cron, from: time(4)?, until: time(5)?, state })
 }
 
 fn skip(row: &Row<'_>) -> Result<Skip> {

@@ -4,12 +4,13 @@ mod deltas;
 pub mod files;
 mod list;
 pub mod log;
+pub mod more;
 mod news;
 mod send;
 pub mod stream;
 
 pub use list::Listed;
-pub use send::{RunBy, interrupt, interrupted_result};
+pub use send::{RunBy, interrupt, interrupted_result, send_for_nobody};
 
 use axum::extract::State;
 use rota_api::{decode::Dialect, event, id::SessionId};

@@ -32,9 +32,29 @@ pub(super) fn send(
     id: &str,
     events: &[EventBody],
 ) -> Result<Vec<Box<RawValue>>> {
-    let workspace = &caller.workspace;
+    send_by(tx, &caller.workspace, Some(caller), id, events)
+}
+
+/// Takes in what a client would have sent, by the server itself, for whoever does not.
+///
+/// # Errors
+/// Those that a client would be told.
+pub fn send_for_nobody(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &SessionId, events: &[EventBody]) -> Result<()> {
+    send_by(tx, workspace, None, id.as_ref(), events).map(drop)
+}
+
+fn send_by(
+    tx: &mut Tx<'_>,
+    workspace: &WorkspaceId,
+    caller: Option<&CallerOrWorker>,
+    id: &str,
+    events: &[EventBody],
+) -> Result<Vec<Box<RawValue>>> {
+    let worker = caller.and_then(CallerOrWorker::worker);
     sessions::lock(tx, workspace, id)?;
-    sessions::check_reach(tx, caller, id)?;
+    if let Some(caller) = caller {
+        sessions::check_reach(tx, caller, id)?;
+    }
     let session = sessions::control(tx, workspace, id)?;
     if session.status == Status::Terminated {
         return Err(Error::invalid(format_args!("Session {id} is terminated and accepts no events.")));
@@ -45,7 +65,9 @@ pub(super) fn send(
     let mut answers = Vec::new();
     for (i, event) in events.iter().enumerate() {
         check_thread(i, event, &session.id)?;
-        check_sender(caller, i, event)?;
+        if let Some(caller) = caller {
+            check_sender(caller, i, event)?;
+        }
         answers.push(accept(i, event, &mut waiting, working)?);
     }
     if !working {
@@ -55,7 +77,7 @@ pub(super) fn send(
     check_one_outcome(tx, workspace, &session, events)?;
     sessions::add_outcomes(tx, workspace, &session.id, events)?;
     let only_interrupts = events.iter().all(|event| matches!(event, EventBody::UserInterrupt { .. }));
-    if session.self_hosted && caller.worker().is_none() && !only_interrupts {
+    if session.self_hosted && worker.is_none() && !only_interrupts {
         work_queue::need(tx, workspace, &session.environment, &session.id)?;
     }
     if !working {
@@ -308,24 +330,24 @@ fn open_calls(tx: &mut Tx<'_>, session: &Control) -> Result<Vec<(EventId, RunBy)
     Ok(open)
 }
 
-/// Interrupts a session that is at work, unless an interrupt waits in it already.
+/// Interrupts a session that is at work, unless an interrupt waits in it already. Whether it does.
 ///
 /// # Errors
 /// 404 when there is no such session.
-pub fn interrupt(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &SessionId) -> Result<()> {
+pub fn interrupt(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &SessionId) -> Result<bool> {
     tx.lock("sessions WHERE workspace_id = $1 AND id = $2", vals![workspace, id])?;
     let session = sessions::control(tx, workspace, id.as_ref())?;
     let sql = "SELECT 1 FROM session_inputs WHERE session_id = $1 AND type = 'user.interrupt' LIMIT 1";
     let is_at_work = matches!(session.status, Status::Running | Status::Rescheduling);
     if !is_at_work || tx.one(sql, vals![id], |_| Ok(()))?.is_some() {
-        return Ok(());
+        return Ok(false);
     }
     wait(tx, workspace, &session, &EventBody::UserInterrupt { session_thread_id: None })?;
     tx.after_commit(Notice::SessionChanged(session.id.clone()));
     if session.status == Status::Rescheduling {
         status::wake(tx, workspace, &session.id)?;
     }
-    Ok(())
+    Ok(true)
 }
 
 /// The result of a call that an interrupt ended. That of a worker's call is one as the worker sends them: the official worker runs

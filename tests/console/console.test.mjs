@@ -1,0 +1,776 @@
+// Every screen and action of the console, in a browser against a real server.
+
+import assert from "node:assert/strict";
+import { mkdir, readFile } from "node:fs/promises";
+import { createRequire } from "node:module";
+import { createServer } from "node:http";
+import { join } from "node:path";
+import { after, before, describe, test } from "node:test";
+import { Browser, Rota, signedIn, signIn, until } from "./harness.mjs";
+
+const AXE = await readFile(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
+const PICTURES = process.env.ROTA_PICTURES;
+const NASTY = `"><img src=x onerror="window.taken=1"><script>window.taken=1</script>`;
+
+/** A block of a playbook, in the fences that it needs. */
+const block = (label, text) => `\`\`\`${label}\n${text}\n\`\`\``;
+const ASKS = [{ type: "agent_toolset_20260401", configs: [{ name: "bash", enabled: true, permission_policy: { type: "always_ask" } }] }];
+
+let browser;
+before(async () => (browser = await Browser.start()));
+after(async () => await browser?.stop());
+
+function serverFor(suite) {
+  before(async () => (suite.rota = await Rota.start()));
+  after(async () => await suite.rota?.stop());
+}
+
+function sound(page) {
+  assert.deepEqual(page.faults, [], "the page has no faults");
+}
+
+const heading = (page, name) => page.getByRole("heading", { level: 1, name });
+const rows = (page) => page.locator("a.run");
+
+describe("signing in", () => {
+  const suite = {};
+  serverFor(suite);
+
+  test("the address that the server printed signs in once, and leaves nothing of a key in the browser", async () => {
+    const { rota } = suite;
+    const address = await rota.address();
+    const page = await browser.page();
+    await page.goto(address);
+    await heading(page, "Attention").waitFor();
+    assert.equal(new URL(page.url()).hash, "");
+    const [cookie, ...others] = await page.context().cookies();
+    assert.deepEqual([others.length, cookie.httpOnly, cookie.sameSite], [0, true, "Strict"]);
+    const kept = await page.evaluate(() => [document.cookie, JSON.stringify({ ...localStorage }), JSON.stringify({ ...sessionStorage })].join());
+    for (const text of [kept, cookie.value]) assert.ok(!text.includes("sk-rota") && !text.includes(rota.key.slice(10)), text);
+    await page.reload();
+    await heading(page, "Attention").waitFor();
+    sound(page);
+
+    const other = await browser.page();
+    await other.goto(address);
+    await other.getByText("this address has been used").waitFor();
+    sound(other);
+    await page.getByRole("button", { name: "Sign out" }).click();
+    await page.getByText("You have signed out.").waitFor();
+    assert.deepEqual(await page.context().cookies(), []);
+    // The key that the address made has ended with it.
+    await page.context().addCookies([cookie]);
+    await page.reload();
+    await page.getByText("has ended: sign in again").waitFor();
+  });
+
+  test("a key signs in, and whoever signed in with it is out when it ends", async () => {
+    const { rota } = suite;
+    const { id, key } = await rota.newKey("--name", "short");
+    const page = await browser.page();
+    await page.goto(`${rota.url}/console/runs?state=failed`);
+    await signInWrongly(page);
+    await signIn(page, key);
+    await heading(page, "Runs").waitFor();
+    assert.equal(await page.getByRole("combobox", { name: /^State/ }).inputValue(), "failed", "the address is kept");
+    await rota.revoke(id);
+    await page.getByText("the key with which this browser signed in has ended").waitFor();
+    sound(page);
+  });
+
+  async function signInWrongly(page) {
+    await page.getByLabel("API key").fill("sk-rota-wrong");
+    await page.getByRole("button", { name: "Sign in" }).click();
+    await page.getByText("invalid x-api-key").first().waitFor();
+  }
+
+  test("a browser that asks for / is led to the console, and a client is not", async () => {
+    const { rota } = suite;
+    const asked = (accept) => fetch(`${rota.url}/`, { redirect: "manual", headers: { accept } });
+    const led = await asked("text/html,application/xhtml+xml");
+    assert.deepEqual([led.status, led.headers.get("location")], [303, "/console"]);
+    assert.equal((await asked("application/json")).status, 401);
+  });
+
+  test("no page of another origin acts, reads or frames", async () => {
+    const { rota } = suite;
+    const environment = await rota.environment("kept");
+    const page = await signedIn(browser, rota);
+    // Another port of the same host is the same site: its requests have the cookie.
+    const evil = createServer((request, response) => response.setHeader("content-type", "text/html").end("<title>evil</title>")).listen(0, "127.0.0.1");
+    await until("the other page is served", async () => evil.listening);
+    const stranger = await page.context().newPage();
+    await stranger.goto(`http://127.0.0.1:${evil.address().port}/`);
+    const tried = await stranger.evaluate(
+      async ([url, id]) => {
+        const attempt = async (path, init) => {
+          try {
+            const response = await fetch(url + path, { credentials: "include", ...init });
+            return response.status || response.type;
+          } catch {
+            return "refused";
+          }
+        };
+        const said = [
+          await attempt(`/v1/environments/${id}`, { headers: { "x-rota-console": "1", "anthropic-beta": "managed-agents-2026-04-01" } }),
+          await attempt(`/v1/environments/${id}`, { method: "DELETE" }),
+          await attempt(`/console/sign-in`, { method: "DELETE" }),
+          await attempt(`/v1/environments/${id}/archive`, { method: "POST", mode: "no-cors" }),
+          await attempt(`/rota/v1/runs`),
+        ];
+        const frame = document.createElement("iframe");
+        frame.src = `${url}/console`;
+        await new Promise((resolve) => {
+          frame.onload = resolve;
+          document.body.append(frame);
+        });
+        const form = document.createElement("form");
+        form.method = "post";
+        form.action = `${url}/v1/environments/${id}/archive`;
+        form.target = "to";
+        const target = document.createElement("iframe");
+        target.name = "to";
+        document.body.append(target, form);
+        await new Promise((resolve) => {
+          target.onload = resolve;
+          form.submit();
+        });
+        return said;
+      },
+      [rota.url, environment.id],
+    );
+    assert.ok(!tried.some((one) => typeof one === "number" && one < 400), `no answer is read: ${tried}`);
+    assert.ok(!stranger.frames().some((frame) => frame.url().startsWith(`${rota.url}/console`)), "the console is not framed");
+    const there = await rota.get(`/v1/environments/${environment.id}`);
+    assert.equal(there.archived_at ?? null, null, "nothing was changed");
+    await page.reload();
+    await heading(page, "Attention").waitFor();
+    // Nor does a page that is opened by a link, where no script can set a header.
+    const direct = await page.context().newPage();
+    assert.equal((await direct.goto(`${rota.url}/rota/v1/runs`)).status(), 403);
+    evil.close();
+  });
+
+  test("a server that is killed comes back to the same page, signed in", async () => {
+    const { rota } = suite;
+    const page = await signedIn(browser, rota, "/console/deployments");
+    await page.getByText("No deployment yet").waitFor();
+    const banner = page.getByText("The server does not answer");
+    await rota.kill();
+    await banner.first().waitFor();
+    await rota.serve();
+    await banner.first().waitFor({ state: "detached" });
+    await rota.deployment(await rota.agent(), await rota.environment("back"), "hello", { name: "Made afterwards" });
+    await page.getByText("Made afterwards").waitFor();
+    sound(page);
+  });
+});
+
+describe("from nothing to a session", () => {
+  const suite = {};
+  serverFor(suite);
+
+  test("an agent, an environment and a deployment are made in forms, and run", async () => {
+    const { rota } = suite;
+    const page = await signedIn(browser, rota);
+    await page.getByText("Nothing runs here yet").waitFor();
+    await page.getByRole("link", { name: "Make an agent" }).click();
+    await page.getByRole("textbox", { name: /^Name/ }).fill("watcher");
+    await page.getByRole("textbox", { name: /^System text/ }).fill("You watch the disk.");
+    await page.getByRole("combobox", { name: /^write/ }).selectOption("off");
+    const json = page.getByLabel("As JSON");
+    assert.match(await json.inputValue(), /"name": "write",\s+"enabled": false/);
+    // What is written in the JSON is in the form.
+    await json.fill((await json.inputValue()).replace("You watch the disk.", "You watch the disk, daily."));
+    assert.equal(await page.getByRole("textbox", { name: /^System text/ }).inputValue(), "You watch the disk, daily.");
+    await json.fill("{");
+    await page.getByRole("button", { name: "Make it" }).click();
+    await page.getByText("The JSON cannot be read").waitFor();
+    await json.fill(JSON.stringify({ name: "watcher", model: "playbook", system: "You watch.", tools: [{ type: "agent_toolset_20260401" }] }));
+    await page.getByRole("button", { name: "Make it" }).click();
+    await heading(page, "watcher").waitFor();
+
+    await page.goto(`${rota.url}/console/environments/new`);
+    await page.getByRole("textbox", { name: /^Name/ }).fill("base");
+    await page.getByRole("combobox", { name: /^Network/ }).selectOption("limited");
+    await page.getByRole("textbox", { name: /^Hosts/ }).fill("example.com");
+    await page.getByRole("button", { name: "Make it" }).click();
+    await heading(page, "base").waitFor();
+
+    await page.goto(`${rota.url}/console/deployments`);
+    await page.getByRole("link", { name: "Make a deployment" }).click();
+    await page.getByRole("textbox", { name: /^Name/ }).fill("Disk watch");
+    await page.getByRole("textbox", { name: /^First message/ }).fill(block("bash", "echo the disk is fine"));
+    await page.getByLabel("On a schedule").check();
+    await page.getByRole("textbox", { name: /^Expression/ }).fill("61 * * * *");
+    await page.locator(".preview .bad").waitFor();
+    await page.getByRole("textbox", { name: /^Expression/ }).fill("30 2 * * *");
+    await page.getByRole("combobox", { name: /^Time zone/ }).fill("America/New_York");
+    await page.getByText("Every day at 02:30").waitFor();
+    await page.getByRole("button", { name: "Make it" }).click();
+    await heading(page, "Disk watch").waitFor();
+    await page.getByText("It has not run yet").waitFor();
+    await page.getByLabel("Next times").getByText("New York").first().waitFor();
+
+    await page.getByRole("button", { name: "Run now" }).click();
+    await page.getByText("Turn 1").waitFor();
+    const call = page.getByRole("button", { name: /bash echo the disk is fine/ });
+    await call.waitFor();
+    await page.getByText("· done").waitFor();
+    await call.click();
+    await page.locator(".unfolded").getByText("the disk is fine", { exact: true }).waitFor();
+    sound(page);
+  });
+
+  test("a message is answered, an event has a link and its JSON, and the log is downloaded", async () => {
+    const { rota } = suite;
+    const page = await signedIn(browser, rota, "/console/sessions");
+    await page.getByRole("table").getByRole("link").first().click();
+    await page.getByLabel("Message").fill(`Again.\n${block("bash", "echo second > /mnt/session/outputs/left.txt")}`);
+    await page.getByRole("button", { name: "Send" }).click();
+    await page.getByText("Turn 2").waitFor();
+    await page.getByText("· done").nth(1).waitFor();
+    const id = new URL(page.url()).pathname.split("/").at(-1);
+    await page.locator(".row.call").last().getByRole("button", { name: "Raw event" }).click();
+    const dialog = page.getByRole("dialog");
+    await dialog.getByText('"type": "agent.tool_result"').waitFor();
+    await page.keyboard.press("Escape");
+    await page.locator(".row.call .gutter a").last().click();
+    await page.waitForURL(/event=/);
+    await page.reload();
+    await page.locator(".row.call.marked").waitFor();
+    const [saved] = await Promise.all([page.waitForEvent("download"), page.getByRole("button", { name: "Download" }).click()]);
+    const lines = (await readFile(await saved.path(), "utf8")).trim().split("\n").map((line) => JSON.parse(line).id);
+    const log = await rota.get(`/v1/sessions/${id}/events?limit=1000`);
+    assert.deepEqual(lines, log.data.map((event) => event.id));
+    await page.getByRole("tab", { name: "Files" }).click();
+    const [file] = await Promise.all([page.waitForEvent("download"), page.getByRole("row", { name: /left.txt/ }).getByRole("button", { name: "Download" }).click()]);
+    assert.equal(await readFile(await file.path(), "utf8"), "second\n");
+    await page.getByRole("tab", { name: "Network" }).click();
+    await page.getByText("No connection").waitFor();
+    await page.getByRole("tab", { name: "Details" }).click();
+    await page.getByText("version 1").waitFor();
+    sound(page);
+  });
+
+  test("a request is shown as curl and as the SDK's call", async () => {
+    const { rota } = suite;
+    const page = await signedIn(browser, rota, "/console/deployments");
+    await page.getByRole("link", { name: /Disk watch/ }).click();
+    await page.getByRole("button", { name: "Run as a request" }).click();
+    const dialog = page.getByRole("dialog");
+    await dialog.getByText(/curl -s -X POST 'http.*\/v1\/deployments\/depl_\w+\/run'/).waitFor();
+    await dialog.getByRole("button", { name: "Python SDK" }).click();
+    await dialog.getByText(/client\.beta\.deployments\.run\("depl_\w+"\)/).waitFor();
+    sound(page);
+  });
+});
+
+describe("sessions that wait", () => {
+  const suite = {};
+  serverFor(suite);
+
+  test("an approval in one browser shows in the other, and a denial is read by the agent", async () => {
+    const { rota } = suite;
+    const [agent, environment] = [await rota.agent({ tools: ASKS }), await rota.environment()];
+    const deployment = await rota.deployment(agent, environment, `${block("bash", "echo one")}\n${block("bash", "echo two")}`);
+    const run = await rota.post(`/v1/deployments/${deployment.id}/run`);
+    const first = await signedIn(browser, rota);
+    await first.getByText("waits until calls are allowed or denied").waitFor();
+    await first.getByRole("link", { name: "Answer" }).click();
+    const second = await signedIn(browser, rota, `/console/sessions/${run.session_id}`);
+    for (const page of [first, second]) await page.getByText("May the agent run this?").waitFor();
+    await first.getByRole("button", { name: "Allow" }).click();
+    // The next call waits, in both.
+    for (const page of [first, second]) {
+      await page.getByRole("button", { name: /bash echo two/ }).waitFor();
+      await page.getByRole("button", { name: "Deny…" }).waitFor();
+    }
+    await second.getByRole("button", { name: "Deny…" }).click();
+    await second.getByLabel("Why not? The agent reads it.").fill("not today");
+    await second.getByRole("button", { name: "Deny", exact: true }).click();
+    for (const page of [first, second]) {
+      await page.getByText("· done").waitFor();
+      assert.equal(await page.getByText("May the agent run this?").count(), 0);
+      sound(page);
+    }
+    const log = await rota.get(`/v1/sessions/${run.session_id}/events?limit=1000`);
+    const said = log.data.filter((event) => event.type === "user.tool_confirmation").map((event) => [event.result, event.deny_message ?? null]);
+    assert.deepEqual(said, [["allow", null], ["deny", "not today"]]);
+  });
+
+  test("a session at work is interrupted, also after its server was killed, and no event is doubled", async () => {
+    const { rota } = suite;
+    const [agent, environment] = [await rota.agent(), await rota.environment("other")];
+    const deployment = await rota.deployment(agent, environment, `${block("bash", "echo begun; sleep 600")}\n${block("bash", "echo never")}`, { name: "Long" });
+    const run = await rota.post(`/v1/deployments/${deployment.id}/run`);
+    const page = await signedIn(browser, rota, `/console/sessions/${run.session_id}`);
+    await page.getByRole("button", { name: /bash echo begun/ }).waitFor();
+    await page.getByText("Live", { exact: true }).waitFor();
+    await rota.kill();
+    await page.getByText("Connecting again…").waitFor();
+    await rota.serve();
+    await page.getByText("Live", { exact: true }).waitFor();
+    // The call that the crash cut off is closed, and the one after it runs.
+    await page.getByRole("button", { name: /bash echo never/ }).waitFor();
+    await page.getByLabel("Message").fill(block("bash", "sleep 601"));
+    await page.getByRole("button", { name: "Send" }).click();
+    await page.getByRole("button", { name: /bash sleep 601/ }).waitFor();
+    await page.getByRole("button", { name: "Interrupt" }).click();
+    await page.getByText("Interrupted by the user").waitFor();
+    await rota.session(run.session_id, "idle");
+    await page.getByRole("button", { name: "Interrupt" }).waitFor({ state: "detached" });
+    const [saved] = await Promise.all([page.waitForEvent("download"), page.getByRole("button", { name: "Download" }).click()]);
+    const lines = (await readFile(await saved.path(), "utf8")).trim().split("\n").map((line) => JSON.parse(line).id);
+    const log = await rota.get(`/v1/sessions/${run.session_id}/events?limit=1000`);
+    assert.deepEqual(lines, log.data.map((event) => event.id));
+    sound(page);
+  });
+
+  test("a custom tool's result is given in place", async () => {
+    const { rota } = suite;
+    const tool = { type: "custom", name: "ask_boss", description: "Asks.", input_schema: { type: "object", properties: { what: { type: "string" } } } };
+    const agent = await rota.agent({ tools: [tool] });
+    const deployment = await rota.deployment(agent, await rota.environment("boss"), block("ask_boss", `{"what": "May I?"}`));
+    const run = await rota.post(`/v1/deployments/${deployment.id}/run`);
+    const page = await signedIn(browser, rota, `/console/sessions/${run.session_id}`);
+    await page.getByLabel("The result of this call").fill("yes, you may");
+    await page.getByRole("button", { name: "Send the result" }).click();
+    await page.getByText("· done").waitFor();
+    await page.getByText("yes, you may").first().waitFor();
+    sound(page);
+  });
+});
+
+describe("runs and deployments", () => {
+  const suite = {};
+  serverFor(suite);
+
+  test("filters are in the address, the keyboard walks, and more runs come when the end is near", async () => {
+    const { rota } = suite;
+    const [agent, environment] = [await rota.agent(), await rota.environment()];
+    const many = await rota.deployment(agent, environment, "hello", { name: "Many" });
+    const few = await rota.deployment(agent, environment, "hello", { name: "Few" });
+    for (let at = 0; at < 230; at += 10) await Promise.all(Array.from({ length: 10 }, () => rota.post(`/v1/deployments/${many.id}/run`)));
+    await rota.post(`/v1/deployments/${few.id}/run`);
+    const page = await signedIn(browser, rota, "/console/runs");
+    await page.getByText("100 shown, more below").waitFor();
+    assert.ok((await rows(page).count()) < 60, "only what is seen is there");
+    const list = page.getByRole("region", { name: "Runs, newest first" });
+    await until("all are read", async () => {
+      await list.evaluate((box) => box.scrollTo(0, box.scrollHeight));
+      return await page.getByText("231 shown").isVisible();
+    });
+    await page.getByRole("combobox", { name: /^Deployment/ }).selectOption({ label: "Few" });
+    await page.waitForURL(/deployment_id=depl_/);
+    await page.getByText("1 shown").waitFor();
+    await page.reload();
+    await page.getByText("1 shown").waitFor();
+    await rota.post(`/v1/deployments/${few.id}/run`);
+    await page.getByText("2 shown").waitFor();
+    await page.getByRole("combobox", { name: /^State/ }).selectOption("missed");
+    await page.getByText("No run matches").waitFor();
+    await page.getByRole("link", { name: "Clear the filters" }).click();
+    await page.getByText("100 shown, more below").waitFor();
+    await rows(page).first().focus();
+    await page.keyboard.press("j");
+    await page.keyboard.press("j");
+    await page.keyboard.press("k");
+    await page.locator("a.run.selected:focus").waitFor();
+    await page.keyboard.press("Enter");
+    await page.waitForURL(/\/sessions\/sesn_/);
+    await page.getByText("Turn 1").waitFor();
+    await page.locator("body").press("g");
+    await page.keyboard.press("d");
+    await heading(page, "Deployments").waitFor();
+    sound(page);
+  });
+
+  test("a policy is edited, a schedule paused and taken up, a deployment archived", async () => {
+    const { rota } = suite;
+    const [agent, environment] = [await rota.agent(), await rota.environment("zones")];
+    const schedule = { type: "cron", expression: "0 9 * * 1-5", timezone: "America/New_York" };
+    const deployment = await rota.deployment(agent, environment, "hello", { name: "Weekday mail", schedule });
+    const page = await signedIn(browser, rota, `/console/deployments/${deployment.id}`);
+    await page.getByText("On weekdays at 09:00").waitFor();
+    await page.getByRole("region", { name: "Policy" }).getByRole("button", { name: "Edit" }).click();
+    await page.getByRole("radio", { name: /Skips it/ }).check();
+    await page.getByRole("spinbutton", { name: /^Attempts to start/ }).fill("4");
+    await page.getByRole("button", { name: "Save" }).click();
+    await page.getByText("The policy holds from now on").waitFor();
+    const policy = await rota.get(`/rota/v1/deployments/${deployment.id}/policy`);
+    assert.deepEqual([policy.overlap, policy.retry.max_attempts], ["skip", 4]);
+    await page.getByRole("button", { name: "Pause", exact: true }).click();
+    await page.getByText("Paused by hand").waitFor();
+    await page.getByRole("button", { name: "Unpause" }).click();
+    await page.getByLabel("Next times").waitFor();
+    await page.getByRole("link", { name: "Edit", exact: true }).click();
+    await page.getByRole("textbox", { name: /^Description/ }).fill("Mail on weekdays");
+    await page.getByRole("button", { name: "Save" }).click();
+    await page.getByText("Mail on weekdays").waitFor();
+    await page.getByRole("button", { name: "Archive" }).click();
+    await page.getByRole("dialog").getByRole("button", { name: "Archive" }).click();
+    await page.getByRole("button", { name: "Run now" }).waitFor({ state: "detached" });
+    sound(page);
+  });
+
+  test("what is paused by an error is unpaused from where attention is asked for", async () => {
+    const { rota } = suite;
+    const [agent, environment] = [await rota.agent(), await rota.environment("gone")];
+    const schedule = { type: "cron", expression: "* * * * *", timezone: "UTC" };
+    const deployment = await rota.deployment(agent, environment, "hello", { name: "Broken", schedule });
+    await rota.post(`/v1/environments/${environment.id}/archive`);
+    await until("it is paused", async () => (await rota.get(`/v1/deployments/${deployment.id}`)).status === "paused");
+    const page = await signedIn(browser, rota);
+    const item = page.getByRole("listitem").filter({ hasText: "Broken" });
+    await item.getByText("Paused by an error").first().waitFor();
+    await item.getByRole("button", { name: "Unpause" }).first().click();
+    await page.getByText("Broken runs again").waitFor();
+    await rota.post(`/v1/deployments/${deployment.id}/pause`);
+    await page.goto(`${rota.url}/console/runs?state=failed`);
+    await page.getByText(/archived/).first().waitFor();
+    sound(page);
+  });
+});
+
+describe("what a page asks for", () => {
+  const suite = {};
+  serverFor(suite);
+
+  test("a list is read again after its pause, and not before", async () => {
+    const { rota } = suite;
+    const deployment = await rota.deployment(await rota.agent(), await rota.environment(), "hello");
+    const page = await browser.page();
+    const asked = new Map();
+    page.on("request", (request) => {
+      const { pathname } = new URL(request.url());
+      const times = asked.get(pathname) ?? [];
+      asked.set(pathname, [...times, Date.now()]);
+    });
+    await page.goto(`${rota.url}/console/deployments/${deployment.id}`);
+    await signIn(page, rota.key);
+    const often = `/v1/deployments/${deployment.id}`;
+    await until("it is read four times", async () => (asked.get(often)?.length ?? 0) >= 4);
+    // A timer comes late on a busy machine, and never early.
+    for (const [path, times] of asked) {
+      if (!path.startsWith("/v1/") && !path.startsWith("/rota/")) continue;
+      const gaps = times.slice(1).map((time, at) => time - times[at]);
+      assert.ok(gaps.every((gap) => gap > 1000), `${path} is read every ${gaps} ms`);
+    }
+    sound(page);
+  });
+});
+
+describe("resources", () => {
+  const suite = {};
+  serverFor(suite);
+
+  test("vaults, files, memory stores and webhooks are made and shown", async () => {
+    const { rota } = suite;
+    const page = await signedIn(browser, rota, "/console/vaults");
+    await page.getByText("No vault yet").waitFor();
+    await page.getByRole("button", { name: "New vault" }).click();
+    await page.getByRole("textbox", { name: /^Name/ }).fill("tokens");
+    await page.getByRole("button", { name: "Make it" }).click();
+    await page.getByRole("link", { name: "tokens" }).click();
+    await page.getByRole("button", { name: "New credential" }).click();
+    await page.getByLabel("Name of the variable").fill("API_TOKEN");
+    await page.getByRole("textbox", { name: /^Secret/ }).fill("very-secret-value");
+    await page.getByRole("textbox", { name: /^Hosts that may receive it/ }).fill("api.example.com");
+    await page.getByRole("button", { name: "Make it" }).click();
+    await page.getByRole("cell", { name: "API_TOKEN" }).waitFor();
+    assert.ok(!(await page.content()).includes("very-secret-value"));
+
+    await page.goto(`${rota.url}/console/files`);
+    await page.getByLabel("File to upload").setInputFiles({ name: "notes.txt", mimeType: "text/plain", buffer: Buffer.from("some notes") });
+    const row = page.getByRole("row", { name: /notes.txt/ });
+    await row.waitFor();
+    await row.getByRole("button", { name: "Delete" }).click();
+    await page.getByRole("dialog").getByRole("button", { name: "Delete" }).click();
+    await page.getByText("No file yet").waitFor();
+
+    await page.goto(`${rota.url}/console/memory`);
+    await page.getByRole("button", { name: "New store" }).click();
+    await page.getByRole("textbox", { name: /^Name/ }).fill("notes");
+    await page.getByRole("button", { name: "Make it" }).click();
+    await page.getByRole("link", { name: "notes" }).waitFor();
+    const store = (await rota.get("/v1/memory_stores")).data[0];
+    const memory = await rota.post(`/v1/memory_stores/${store.id}/memories`, { path: "/a/b.md", content: "first\nline" });
+    await rota.post(`/v1/memory_stores/${store.id}/memories/${memory.id}`, { content: "first\nother line" });
+    await page.getByRole("link", { name: "notes" }).click();
+    await page.getByRole("link", { name: /\/a\/b.md/ }).click();
+    await page.getByText("other line").first().waitFor();
+    await page.getByRole("button", { name: /created/ }).click();
+    await page.locator(".lines .gone").getByText("line").waitFor();
+
+    await page.goto(`${rota.url}/console/webhooks`);
+    await page.getByRole("button", { name: "New endpoint" }).click();
+    await page.getByRole("textbox", { name: /^Name/ }).fill("pager");
+    await page.getByRole("textbox", { name: /^URL/ }).fill(`http://127.0.0.1:9/${encodeURIComponent(NASTY)}`);
+    await page.getByRole("textbox", { name: /^Events/ }).fill("environment.created");
+    await page.getByRole("dialog").getByRole("button", { name: "Make it" }).click();
+    await page.getByText("shown only now").waitFor();
+    await page.getByRole("dialog").getByRole("button", { name: "Close" }).click();
+    await rota.environment("told of");
+    await page.getByRole("link", { name: "pager" }).click();
+    await page.getByRole("cell", { name: "environment.created" }).waitFor();
+    await page.getByRole("button", { name: "Disable" }).click();
+    await page.getByRole("button", { name: "Enable" }).waitFor();
+
+    await page.goto(`${rota.url}/console/models`);
+    await page.getByText("playbook").first().waitFor();
+    await page.goto(`${rota.url}/console/keys`);
+    await page.getByText("managed with an administrator's key").waitFor();
+    await page.goto(`${rota.url}/console/nothing/here`);
+    await page.getByText("There is nothing at this address").waitFor();
+    await page.goto(`${rota.url}/console/deployments/depl_111111111111111111111111`);
+    await page.getByText("This deployment is not there").waitFor();
+    sound(page);
+  });
+
+  test("an administrator sees keys and all workspaces, and picks one", async () => {
+    const { rota } = suite;
+    const { key } = await rota.newKey("--admin", "--name", "chief");
+    await rota.newKey("--workspace", "Second");
+    await rota.environment("of the first");
+    const page = await browser.page();
+    await page.goto(`${rota.url}/console/environments`);
+    await signIn(page, key);
+    await page.getByRole("combobox", { name: /^Workspace/ }).selectOption({ label: "Second" });
+    await page.getByText("No environment yet").waitFor();
+    await page.getByRole("combobox", { name: /^Workspace/ }).selectOption({ label: "Default" });
+    await page.getByRole("link", { name: "of the first" }).waitFor();
+    await page.goto(`${rota.url}/console/keys`);
+    await page.getByRole("cell", { name: /chief/ }).waitFor();
+    await page.getByRole("button", { name: "New workspace" }).click();
+    await page.getByRole("dialog").getByLabel("Name").fill("Third");
+    await page.getByRole("dialog").getByRole("button", { name: "Make it" }).click();
+    await page.getByRole("cell", { name: "Third", exact: true }).waitFor();
+    sound(page);
+  });
+
+  test("versions of an agent are kept and compared, and a stale one is refused", async () => {
+    const { rota } = suite;
+    const agent = await rota.agent({ name: "changing", system: "one" });
+    const page = await signedIn(browser, rota, `/console/agents/${agent.id}`);
+    await page.getByRole("textbox", { name: /^System text/ }).fill("two");
+    await page.getByRole("button", { name: "Save as a new version" }).click();
+    await page.getByText("Version 2 holds").waitFor();
+    await page.getByRole("region", { name: "Versions" }).getByRole("button", { name: /^1 / }).click();
+    await page.locator(".lines .gone").getByText('"system": "one"').waitFor();
+    await rota.post(`/v1/agents/${agent.id}`, { version: 2, system: "three, by another" });
+    await page.getByRole("textbox", { name: /^System text/ }).fill("four");
+    await page.getByRole("button", { name: "Save as a new version" }).click();
+    await page.locator(".problem").waitFor();
+    assert.equal((await rota.get(`/v1/agents/${agent.id}`)).system, "three, by another");
+    sound(page);
+  });
+});
+
+describe("what others wrote", () => {
+  const suite = {};
+  serverFor(suite);
+
+  test("is text and nothing else on every screen", async () => {
+    const { rota } = suite;
+    const [agent, environment] = [await rota.agent({ name: NASTY, description: NASTY, system: NASTY }), await rota.environment(NASTY.slice(0, 200))];
+    const message = `${NASTY}\n${block("bash", `printf '%s' '${NASTY}' | tee /mnt/session/outputs/'x<img src=x onerror=window.taken=1>.html'`)}\n${block("grep", `{"pattern": ${JSON.stringify(NASTY)}, "path": "/nowhere"}`)}`;
+    const deployment = await rota.deployment(agent, environment, message, { name: NASTY, description: NASTY, metadata: { note: NASTY } });
+    const run = await rota.post(`/v1/deployments/${deployment.id}/run`);
+    const store = await rota.post("/v1/memory_stores", { name: NASTY, description: NASTY });
+    await rota.post(`/v1/memory_stores/${store.id}/memories`, { path: "/<img src=x onerror=window.taken=1>", content: NASTY });
+    const vault = await rota.post("/v1/vaults", { display_name: NASTY });
+    const file = new FormData();
+    file.append("file", new Blob(["content"]), "x<img src=x onerror=window.taken=1>.txt");
+    await rota.post("/v1/files", file);
+    await rota.session(run.session_id, "idle");
+    await until("its file is there", async () => (await rota.get(`/v1/files?scope_id=${run.session_id}`)).data.length > 0);
+    const page = await signedIn(browser, rota);
+    const seen = {
+      "": "Today",
+      "/runs": "Duration",
+      "/deployments": "onerror",
+      [`/deployments/${deployment.id}`]: "onerror",
+      [`/deployments/${deployment.id}/edit`]: "First message",
+      "/sessions": "Session",
+      [`/sessions/${run.session_id}`]: "onerror",
+      [`/sessions/${run.session_id}?tab=files`]: "onerror",
+      [`/sessions/${run.session_id}?tab=details`]: "onerror",
+      "/agents": "onerror",
+      [`/agents/${agent.id}`]: "onerror",
+      "/environments": "onerror",
+      "/memory": "onerror",
+      [`/memory/${store.id}`]: "onerror",
+      "/vaults": "onerror",
+      [`/vaults/${vault.id}`]: "onerror",
+      "/files": "onerror",
+      [`/runs?deployment_id=${encodeURIComponent(NASTY)}&state=${encodeURIComponent(NASTY)}`]: "Runs",
+      [`/deployments?q=${encodeURIComponent(NASTY)}`]: "onerror",
+    };
+    for (const [path, text] of Object.entries(seen)) {
+      await page.goto(`${rota.url}/console${path}`);
+      await page.locator("main").getByText(text).first().waitFor();
+      if (path.includes(run.session_id) && !path.includes("tab")) {
+        await page.getByRole("button", { name: "Unfold all" }).click();
+        await page.locator(".unfolded").first().waitFor();
+      }
+      assert.equal(await page.evaluate(() => window.taken), undefined, path);
+      assert.equal(await page.locator("main img, main script, main iframe").count(), 0, path);
+    }
+    sound(page);
+  });
+});
+
+/** The frames of a stream with the log of a long session. */
+function longLog(events) {
+  const at = (n) => new Date(Date.UTC(2026, 10, 30) + n * 100).toISOString();
+  const log = [{ type: "session.status_running" }, { type: "user.message", content: [{ type: "text", text: "Begin." }] }];
+  while (log.length < events - 1) {
+    const n = log.length;
+    log.push({ type: "agent.tool_use", id: `sevt_call${n}`, name: "bash", input: { command: `echo ${n}` }, evaluated_permission: "allow" });
+    log.push({ type: "agent.tool_result", tool_use_id: `sevt_call${n}`, content: [{ type: "text", text: `${n}\n`.repeat(1 + (n % 7)) }] });
+    log.push({ type: "agent.message", content: [{ type: "text", text: `Step ${n}. ${"What it did there, in words. ".repeat(n % 9)}` }] });
+  }
+  log.push({ type: "session.status_idle", stop_reason: { type: "end_turn" } });
+  return log.map((event, n) => `id: ${n + 1}\nevent: ${event.type}\ndata: ${JSON.stringify({ id: `sevt_${n}`, processed_at: at(n), ...event })}\n\n`).join("");
+}
+
+describe("long lists and every look", () => {
+  const suite = {};
+  serverFor(suite);
+
+  test("a transcript of 10,000 events holds few of them in the page, follows its end, and scrolls to its beginning", async () => {
+    const { rota } = suite;
+    const session = await rota.post("/v1/sessions", { agent: (await rota.agent({ name: "long" })).id, environment_id: (await rota.environment("long")).id });
+    const page = await signedIn(browser, rota, "/console");
+    const body = longLog(10_000);
+    await page.route(`**/v1/sessions/${session.id}/events/stream**`, (route) =>
+      route.request().headers()["last-event-id"] === "0"
+        ? route.fulfill({ contentType: "text/event-stream", body })
+        : route.fulfill({ contentType: "text/event-stream", body: ": keepalive\n\n" }),
+    );
+    await page.goto(`${rota.url}/console/sessions/${session.id}`);
+    await page.getByText("Step 9998.").waitFor();
+    const list = page.getByRole("region", { name: "Transcript" });
+    const held = await list.locator(".row").count();
+    assert.ok(held > 5 && held < 120, `${held} rows are in the page`);
+    await list.evaluate((box) => (box.scrollTop = 0));
+    await page.getByText("Begin.").waitFor();
+    // Through all of it, one screen after the other: something is always there, and nothing jumps back.
+    const blank = await list.evaluate(async (box) => {
+      let blank = 0;
+      let before = -1;
+      for (let step = 0; step < 120; step++) {
+        box.scrollTop += box.clientHeight * 3;
+        await new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve)));
+        if (box.scrollTop < before) return "it jumped back";
+        before = box.scrollTop;
+        const middle = box.getBoundingClientRect();
+        const there = document.elementFromPoint(middle.left + middle.width / 2, middle.top + middle.height / 2);
+        if (!there?.closest(".row, .turn")) blank += 1;
+      }
+      return blank;
+    });
+    assert.equal(blank, 0);
+    sound(page);
+  });
+
+  test("every screen is accessible, in both themes and on a narrow display, and does not scroll sideways", async () => {
+    const { rota } = suite;
+    const seeded = await seed(rota);
+    const screens = {
+      attention: "/",
+      runs: "/runs",
+      deployments: "/deployments",
+      deployment: `/deployments/${seeded.deployment.id}`,
+      "deployment-new": `/deployments/new`,
+      "deployment-edit": `/deployments/${seeded.deployment.id}/edit`,
+      sessions: "/sessions",
+      session: `/sessions/${seeded.done}`,
+      "session-waiting": `/sessions/${seeded.waiting}`,
+      "session-network": `/sessions/${seeded.done}?tab=network`,
+      "session-files": `/sessions/${seeded.done}?tab=files`,
+      "session-details": `/sessions/${seeded.done}?tab=details`,
+      agents: "/agents",
+      agent: `/agents/${seeded.agent.id}`,
+      environments: "/environments",
+      environment: `/environments/${seeded.environment.id}`,
+      vaults: "/vaults",
+      vault: `/vaults/${seeded.vault.id}`,
+      files: "/files",
+      skills: "/skills",
+      memory: "/memory",
+      store: `/memory/${seeded.store.id}`,
+      webhooks: "/webhooks",
+      models: "/models",
+      keys: "/keys",
+    };
+    if (PICTURES) await mkdir(PICTURES, { recursive: true });
+    const wrong = [];
+    for (const [look, options] of Object.entries({
+      light: { colorScheme: "light" },
+      dark: { colorScheme: "dark" },
+      narrow: { colorScheme: "light", viewport: { width: 390, height: 844 }, hasTouch: true },
+    })) {
+      const page = await browser.page(options);
+      await page.goto(`${rota.url}/console`);
+      await page.getByRole("heading", { name: "Sign in to Rota" }).waitFor();
+      wrong.push(...(await hold(page, `sign-in-${look}`)));
+      await signIn(page, rota.key);
+      for (const [name, path] of Object.entries(screens)) {
+        await page.goto(`${rota.url}/console${path}`);
+        await heading(page, /./).first().waitFor();
+        await page.getByText("Loading…").first().waitFor({ state: "detached" });
+        if (name === "session") {
+          await page.getByRole("button", { name: /^bash/ }).first().click();
+          await page.locator(".unfolded").first().waitFor();
+        }
+        wrong.push(...(await hold(page, `${name}-${look}`)));
+      }
+      sound(page);
+      await page.context().close();
+    }
+    assert.deepEqual(wrong, []);
+  });
+
+  /** What of a page is against the rules of accessibility, or wider than the display. Takes its picture. */
+  async function hold(page, name) {
+    if (PICTURES) await page.screenshot({ path: join(PICTURES, `${name}.png`) });
+    // The page's own policy lets no other script in; the inspector's does.
+    await page.evaluate(AXE);
+    const { violations } = await page.evaluate(() => window.axe.run(document, { resultTypes: ["violations"] }));
+    const told = violations.map((one) => `${one.id}: ${one.help}: ${one.nodes.slice(0, 3).map((node) => node.html.slice(0, 160)).join(" | ")}`);
+    const wide = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
+    if (wide > 0) told.push(`${wide} px too wide`);
+    return told.map((one) => `${name}: ${one}`);
+  }
+});
+
+/** Something of everything. */
+async function seed(rota) {
+  const agent = await rota.agent({ name: "reporter", description: "Looks after disks and mail", system: "You report what you find, in two sentences." });
+  const careful = await rota.agent({ name: "careful", tools: ASKS });
+  const environment = await rota.environment("python");
+  const text = `Look at the disk and say what you find.\n\n${block("bash", "df -h / | tee /mnt/session/outputs/report.txt")}\n\n${block("bash", "cat /nowhere")}`;
+  const schedule = { type: "cron", expression: "30 2 * * *", timezone: "America/New_York" };
+  const deployment = await rota.deployment(agent, environment, text, { name: "Disk report", description: "Nightly look at the disks of the build machines", schedule });
+  await rota.deployment(agent, environment, "hello", { name: "Weekday mail", schedule: { type: "cron", expression: "*/20 * * * *", timezone: "Europe/Berlin" } });
+  const asking = await rota.deployment(careful, environment, block("bash", "rm -rf /mnt/session/outputs/old"), { name: "Clean up" });
+  const done = [];
+  for (let at = 0; at < 4; at++) done.push((await rota.post(`/v1/deployments/${deployment.id}/run`)).session_id);
+  const waiting = (await rota.post(`/v1/deployments/${asking.id}/run`)).session_id;
+  const broken = await rota.environment("old");
+  const failing = await rota.deployment(agent, broken, "hello", { name: "Old sync" });
+  await rota.post(`/v1/environments/${broken.id}/archive`);
+  await rota.post(`/v1/deployments/${failing.id}/run`);
+  const vault = await rota.post("/v1/vaults", { display_name: "Tokens" });
+  const auth = { type: "environment_variable", secret_name: "GITHUB_TOKEN", secret_value: "s", networking: { type: "limited", allowed_hosts: ["api.github.com"] } };
+  await rota.post(`/v1/vaults/${vault.id}/credentials`, { display_name: "GitHub", auth });
+  const store = await rota.post("/v1/memory_stores", { name: "Findings", description: "What earlier sessions found" });
+  await rota.post(`/v1/memory_stores/${store.id}/memories`, { path: "/disks/build-1.md", content: "# build-1\n\nFull every second week." });
+  await rota.post("/rota/v1/webhook_endpoints", { name: "pager", url: "https://hooks.example.com/rota", enabled_events: ["deployment_run.failed"] });
+  for (const session of done) await rota.session(session, "idle");
+  await until("it waits", async () => (await rota.get("/rota/v1/attention")).data.some((item) => item.session_id === waiting));
+  await until("its files are there", async () => (await rota.get(`/v1/files?scope_id=${done[0]}`)).data.length > 0);
+  return { agent, environment, deployment, vault, store, waiting, done: done[0] };
+}
