@@ -49,7 +49,8 @@ pub fn died(
     let Some(run) = run else { return Ok(()) };
     let sql = format!(
         "SELECT r.scheduled_at, r.attempt, r.created_at, d.overlap, d.max_concurrent_sessions, d.retry, d.catch_up_seconds, d.jitter,
-             d.spend_day, d.spend_month, d.session_choice, d.carry_forward, {}, d.cron, d.timezone, d.paused_reason, d.archived_at
+             d.silent_after_intervals, d.spend_day, d.spend_month, d.session_choice, d.carry_forward, {}, d.cron, d.timezone,
+             d.paused_reason, d.archived_at
          FROM deployments d JOIN deployment_runs r ON r.workspace_id = d.workspace_id AND r.id = $3
          WHERE d.workspace_id = $1 AND d.id = $2 AND d.retry IS NOT NULL AND r.scheduled_at IS NOT NULL
              AND NOT EXISTS (SELECT 1 FROM session_events e WHERE e.session_id = r.session_id AND e.type = 'session.status_idle'
@@ -344,7 +345,8 @@ impl Of {
     fn find(tx: &mut Tx<'_>, workspace: &WorkspaceId, deployment: &DeploymentId) -> Result<Option<Self>> {
         let sql = format!(
             "SELECT {}, d.overlap, d.max_concurrent_sessions, d.retry, d.catch_up_seconds, d.jitter, {}, d.cron, d.timezone,
-                 d.paused_reason, coalesce(w.schedules_held_at, (SELECT schedules_held_at FROM organization)) AS held_at
+                 d.silent_after_intervals, d.paused_reason,
+                 coalesce(w.schedules_held_at, (SELECT schedules_held_at FROM organization)) AS held_at
              FROM {} WHERE d.workspace_id = $1 AND d.id = $2 AND a.id IS NOT NULL",
             Target::COLUMNS,
             deadlines::COLUMNS,

@@ -285,8 +285,8 @@ struct Settings {
 impl Settings {
     fn find(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Option<Self>> {
         let sql = format!(
-            "SELECT d.overlap, d.max_concurrent_sessions, d.retry, d.catch_up_seconds, d.jitter, d.spend_day, d.spend_month,
-                 d.session_choice, d.carry_forward, {}, d.paused_reason, d.archived_at,
+            "SELECT d.overlap, d.max_concurrent_sessions, d.retry, d.catch_up_seconds, d.jitter, d.silent_after_intervals,
+                 d.spend_day, d.spend_month, d.session_choice, d.carry_forward, {}, d.paused_reason, d.archived_at,
                  (SELECT coalesce(w.schedules_held_at, o.schedules_held_at) FROM workspaces w, organization o
                   WHERE w.id = d.workspace_id) AS held_at
              FROM deployments d WHERE d.workspace_id = $1 AND d.id = $2",
