@@ -708,6 +708,7 @@ describe("starts, policies and what became of them", () => {
     await dialog.getByText("shown only now").waitFor();
     const [secret, address] = await dialog.locator("code").allTextContents();
     await dialog.getByRole("button", { name: "Close" }).click();
+    await dialog.waitFor({ state: "detached" });
     await card.getByText("never called").waitFor();
     assert.ok(!(await page.content()).includes(secret), "the secret is gone from the page");
     assert.equal(await card.getByText(address).count(), 1);
@@ -933,7 +934,7 @@ describe("who changed what, and how long it is kept", () => {
     await card.getByText("For ever").first().waitFor();
     await card.getByRole("button", { name: "Edit" }).click();
     const dialog = page.getByRole("dialog");
-    await dialog.getByRole("spinbutton", { name: "Sessions, days" }).fill("90");
+    await dialog.getByRole("spinbutton", { name: "Sessions, days", exact: true }).fill("90");
     await dialog.getByRole("button", { name: "Save" }).click();
     await card.getByText("90 days").waitFor();
     await card.getByRole("button", { name: "What would go now" }).click();
@@ -970,7 +971,7 @@ describe("who changed what, and how long it is kept", () => {
     await page.getByRole("row", { name: /rester/ }).getByText("at rest").waitFor();
     await page.getByRole("combobox", { name: "State" }).selectOption("waiting");
     await page.getByRole("row", { name: /rester/ }).waitFor({ state: "detached" });
-    await page.getByRole("row", { name: /asker/ }).getByRole("link", { name: "Asking" }).waitFor();
+    await page.getByRole("row", { name: /asker/ }).getByRole("link", { name: "Asking" }).last().waitFor();
     await page.reload();
     await page.getByRole("row", { name: /asker/ }).waitFor();
     await rota.post(`/v1/sessions/${rests.session_id}/archive`);
