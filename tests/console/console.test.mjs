@@ -932,6 +932,8 @@ describe("who changed what, and how long it is kept", () => {
     const page = await signedIn(browser, rota, "/console/keys");
     const card = page.getByRole("region", { name: "How long things are kept" });
     await card.getByText("For ever").first().waitFor();
+    // Of what goes by itself it says so.
+    assert.equal(await card.getByText("30 days").count(), 2);
     await card.getByRole("button", { name: "Edit" }).click();
     const dialog = page.getByRole("dialog");
     await dialog.getByRole("spinbutton", { name: "Sessions, days", exact: true }).fill("90");
