@@ -542,10 +542,13 @@ describe("resources", () => {
     await page.getByRole("link", { name: "of the first" }).waitFor();
     await page.goto(`${rota.url}/console/keys`);
     await page.getByRole("cell", { name: /chief/ }).waitFor();
+    await page.getByRole("region", { name: "How long things are kept" }).getByText("For ever").first().waitFor();
     await page.getByRole("button", { name: "New workspace" }).click();
     await page.getByRole("dialog").getByLabel("Name").fill("Third");
     await page.getByRole("dialog").getByRole("button", { name: "Make it" }).click();
     await page.getByRole("cell", { name: "Third", exact: true }).waitFor();
+    await page.goto(`${rota.url}/console/audit?operation=environments.create`);
+    await page.getByRole("button", { name: "environments.create" }).first().waitFor();
     sound(page);
   });
 
@@ -692,6 +695,28 @@ describe("starts, policies and what became of them", () => {
     await page.goto(`${rota.url}/console/runs/${run.run_id}`);
     await page.getByRole("region", { name: "Its inputs" }).getByText("main", { exact: true }).waitFor();
     assert.equal(await page.evaluate(() => window.taken), undefined);
+    sound(page);
+  });
+
+  test("a start whose answer was lost is sent again, and has started once", async () => {
+    const { rota } = suite;
+    const deployment = await rota.deployment(await rota.agent(), await rota.environment("once"), "hello", { name: "Once" });
+    const page = await signedIn(browser, rota, `/console/deployments/${deployment.id}`);
+    let sent = 0;
+    await page.route(`**/rota/v1/deployments/${deployment.id}/runs`, async (route) => {
+      sent += 1;
+      if (sent > 1) return await route.continue();
+      await route.fetch();
+      await route.abort();
+    });
+    await page.getByRole("button", { name: "Run with…" }).click();
+    const dialog = page.getByRole("dialog");
+    await dialog.getByRole("button", { name: "Run it" }).click();
+    await page.locator(".toast.error").waitFor();
+    await dialog.getByRole("button", { name: "Run it" }).click();
+    await page.waitForURL(/\/sessions\/sesn_/);
+    const runs = (await rota.get(`/rota/v1/runs?deployment_id=${deployment.id}`)).data;
+    assert.deepEqual([sent, runs.length], [2, 1]);
     sound(page);
   });
 
