@@ -542,10 +542,13 @@ describe("resources", () => {
     await page.getByRole("link", { name: "of the first" }).waitFor();
     await page.goto(`${rota.url}/console/keys`);
     await page.getByRole("cell", { name: /chief/ }).waitFor();
+    await page.getByRole("region", { name: "How long things are kept" }).getByText("For ever").first().waitFor();
     await page.getByRole("button", { name: "New workspace" }).click();
     await page.getByRole("dialog").getByLabel("Name").fill("Third");
     await page.getByRole("dialog").getByRole("button", { name: "Make it" }).click();
     await page.getByRole("cell", { name: "Third", exact: true }).waitFor();
+    await page.goto(`${rota.url}/console/audit?operation=environments.create`);
+    await page.getByRole("button", { name: "environments.create" }).first().waitFor();
     sound(page);
   });
 
@@ -567,6 +570,445 @@ describe("resources", () => {
   });
 });
 
+describe("starts, policies and what became of them", () => {
+  const suite = {};
+  serverFor(suite);
+
+  test("all of a policy is in its form: what is changed is sent, and nothing else", async () => {
+    const { rota } = suite;
+    const [agent, environment] = [await rota.agent({ tools: ASKS }), await rota.environment("policies")];
+    const schedule = { type: "cron", expression: "0 9 * * 1-5", timezone: "UTC" };
+    const deployment = await rota.deployment(agent, environment, "hello", { name: "With a policy", schedule });
+    const path = `/rota/v1/deployments/${deployment.id}/policy`;
+    await rota.post(path, { starts_at: "2026-01-02T03:04:05.678901Z", catch_up_seconds: 1800 });
+    // A link asks for the form.
+    const page = await signedIn(browser, rota, `/console/deployments/${deployment.id}?edit=policy`);
+    const form = page.getByRole("dialog");
+    const fill = async (name, value) => await form.getByRole("spinbutton", { name }).fill(value);
+    await form.getByRole("radio", { name: /Waits/ }).check();
+    await fill(/^Sessions at work/, "2");
+    await fill(/^Sessions, where one dies/, "3");
+    await form.getByRole("checkbox", { name: /Even after changes/ }).check();
+    await form.getByLabel("The schedule ends").fill("2030-01-02T03:04");
+    await form.getByRole("combobox", { name: /^A call that waits/ }).selectOption("within");
+    await fill(/^Answer within/, "90");
+    await fill(/^Wait at most/, "600");
+    await fill(/^Take at most/, "3600");
+    await fill(/^Pause after failed runs/, "5");
+    await fill(/^Silent after intervals/, "4");
+    await fill(/^Dollars a day/, "2.50");
+    await form.getByRole("combobox", { name: /^A run goes to/ }).selectOption("continue");
+    await fill(/^Tell it the last report/, "2000");
+    const [sent] = await Promise.all([page.waitForRequest((request) => request.method() === "POST" && request.url().endsWith("/policy")), form.getByRole("button", { name: "Save" }).click()]);
+    await page.getByText("The policy holds from now on").waitFor();
+    for (const name of ["starts_at", "catch_up_seconds", "jitter"]) assert.ok(!(name in sent.postDataJSON()), `${name} was not changed`);
+    const { type: _, deployment_id: __, warnings: ___, ...policy } = await rota.get(path);
+    assert.deepEqual(policy, {
+      overlap: "queue_one",
+      max_concurrent_sessions: 2,
+      retry: { max_attempts: 1, max_sessions: 3, even_after_changes: true, initial_backoff_seconds: 30, max_backoff_seconds: 600, multiplier: 2 },
+      catch_up_seconds: 1800,
+      jitter: "off",
+      silent_after_intervals: 4,
+      spend: { per_day_cents: 250, per_month_cents: null },
+      session: "continue",
+      carry_forward: 2000,
+      unattended: { answer_within_seconds: 90 },
+      max_session_seconds: 3600,
+      max_idle_waiting_seconds: 600,
+      pause_after_failures: 5,
+      starts_at: "2026-01-02T03:04:05.678901Z",
+      ends_at: "2030-01-02T02:04:00.000000Z",
+      paused_by: null,
+    });
+    const card = page.getByRole("region", { name: "Policy" });
+    for (const text of ["Up to 3 sessions, even after changes", "Are denied after 1 min", "Paused after 5 in a row", "$2.50 a day", "Goes on in the last one"]) await card.getByText(text).waitFor();
+    // What is emptied is no limit any more.
+    await card.getByRole("button", { name: "Edit" }).click();
+    for (const name of [/^Dollars a day/, /^Take at most/, /^Tell it the last report/]) await fill(name, "");
+    await form.getByRole("combobox", { name: /^A call that waits/ }).selectOption("wait");
+    await form.getByRole("button", { name: "Save" }).click();
+    await form.waitFor({ state: "detached" });
+    const emptied = await rota.get(path);
+    assert.deepEqual([emptied.spend, emptied.max_session_seconds, emptied.carry_forward, emptied.unattended, emptied.ends_at], [null, null, null, "wait", policy.ends_at]);
+    sound(page);
+  });
+
+  test("what a policy leaves without an end is said, and what it paused is told and taken up", async () => {
+    const { rota } = suite;
+    const environment = await rota.environment("pausing");
+    const asking = await rota.deployment(await rota.agent({ tools: ASKS }), environment, "hello", { name: "Asks for ever" });
+    const page = await signedIn(browser, rota, `/console/deployments/${asking.id}`);
+    const [warning] = (await rota.get(`/rota/v1/deployments/${asking.id}/policy`)).warnings;
+    await page.getByRole("region", { name: "Policy" }).getByText(warning.message.slice(1)).waitFor();
+    const failing = await rota.deployment(await rota.agent(), environment, "hello", { name: "Fails twice", schedule: { type: "cron", expression: "0 0 1 1 *", timezone: "UTC" } });
+    await rota.post(`/rota/v1/deployments/${failing.id}/policy`, { pause_after_failures: 2 });
+    await rota.post(`/v1/environments/${environment.id}/archive`);
+    for (let at = 0; at < 2; at++) await rota.post(`/v1/deployments/${failing.id}/run`);
+    await until("it is paused", async () => (await rota.get(`/v1/deployments/${failing.id}`)).status === "paused");
+    await page.goto(`${rota.url}/console/deployments/${failing.id}`);
+    await page.getByText("Paused after 2 failed runs in a row").waitFor();
+    await page.getByRole("link", { name: "The last one" }).click();
+    await page.getByText("What became of it").waitFor();
+    await page.goto(`${rota.url}/console`);
+    const item = page.getByRole("listitem").filter({ hasText: "Fails twice" }).filter({ hasText: "Paused by an error" });
+    await item.getByRole("button", { name: "Unpause" }).click();
+    await page.getByText("Fails twice runs again").waitFor();
+    assert.equal((await rota.get(`/v1/deployments/${failing.id}`)).status, "active");
+    sound(page);
+  });
+
+  test("a deployment runs with inputs and content, now and at a time, and a planned start is cancelled", async () => {
+    const { rota } = suite;
+    const [agent, environment] = [await rota.agent(), await rota.environment("inputs")];
+    const deployment = await rota.deployment(agent, environment, `Review {{branch}} for {{ who }}. ${NASTY} {{no name}}`, { name: "Review" });
+    const page = await signedIn(browser, rota, `/console/deployments/${deployment.id}`);
+    await page.getByRole("button", { name: "Run with…" }).click();
+    const dialog = page.getByRole("dialog");
+    assert.deepEqual(await dialog.locator("label .mono").allTextContents(), ["branch", "who"]);
+    await dialog.getByRole("textbox", { name: "branch" }).fill("main");
+    await dialog.getByRole("textbox", { name: "who" }).fill(NASTY);
+    await dialog.getByRole("textbox", { name: /^Further content/ }).fill("Look at the tests first.");
+    await dialog.getByRole("button", { name: "Run it" }).click();
+    await page.waitForURL(/\/sessions\/sesn_/);
+    await page.getByText("Review main for").waitFor();
+    await page.getByText("Look at the tests first.").first().waitFor();
+
+    await page.goto(`${rota.url}/console/deployments/${deployment.id}`);
+    await page.getByRole("button", { name: "Run with…" }).click();
+    await dialog.getByRole("textbox", { name: "branch" }).fill("release");
+    await dialog.getByRole("textbox", { name: "who" }).fill("later");
+    await dialog.getByLabel("At a time").check();
+    const tomorrow = new Date(Date.now() + 26 * 3_600_000).toISOString().slice(0, 16);
+    await dialog.getByLabel("Time, in your zone").fill(tomorrow);
+    await dialog.getByRole("button", { name: "Plan it" }).click();
+    await page.getByText(/^Planned for /).waitFor();
+    const starts = page.getByRole("region", { name: "Planned starts" });
+    await starts.getByText("branch: release, who: later").waitFor();
+    await starts.getByRole("button", { name: "Cancel" }).click();
+    await starts.getByText("None: its schedule").waitFor();
+    await starts.getByRole("button", { name: "Past too" }).click();
+    await starts.getByText("cancelled").waitFor();
+    assert.deepEqual((await rota.get(`/rota/v1/deployments/${deployment.id}/starts`)).data.map((start) => start.state), ["cancelled"]);
+    // Its run shows with what it was started.
+    const [run] = (await rota.get(`/rota/v1/runs?deployment_id=${deployment.id}`)).data;
+    await page.goto(`${rota.url}/console/runs/${run.run_id}`);
+    await page.getByRole("region", { name: "Its inputs" }).getByText("main", { exact: true }).waitFor();
+    assert.equal(await page.evaluate(() => window.taken), undefined);
+    sound(page);
+  });
+
+  test("a start whose answer was lost is sent again, and has started once", async () => {
+    const { rota } = suite;
+    const deployment = await rota.deployment(await rota.agent(), await rota.environment("once"), "hello", { name: "Once" });
+    const page = await signedIn(browser, rota, `/console/deployments/${deployment.id}`);
+    let sent = 0;
+    await page.route(`**/rota/v1/deployments/${deployment.id}/runs`, async (route) => {
+      sent += 1;
+      if (sent > 1) return await route.continue();
+      await route.fetch();
+      await route.abort();
+    });
+    await page.getByRole("button", { name: "Run with…" }).click();
+    const dialog = page.getByRole("dialog");
+    await dialog.getByRole("button", { name: "Run it" }).click();
+    await page.locator(".toast.error").waitFor();
+    await dialog.getByRole("button", { name: "Run it" }).click();
+    await page.waitForURL(/\/sessions\/sesn_/);
+    const runs = (await rota.get(`/rota/v1/runs?deployment_id=${deployment.id}`)).data;
+    assert.deepEqual([sent, runs.length], [2, 1]);
+    sound(page);
+  });
+
+  test("a hook's secret is shown once and starts the deployment, until the hook is deleted", async () => {
+    const { rota } = suite;
+    const deployment = await rota.deployment(await rota.agent(), await rota.environment("hooked"), "hello", { name: "Hooked" });
+    const page = await signedIn(browser, rota, `/console/deployments/${deployment.id}`);
+    const card = page.getByRole("region", { name: "Hooks" });
+    await card.getByRole("button", { name: "New hook" }).click();
+    const dialog = page.getByRole("dialog");
+    await dialog.getByRole("textbox", { name: /^Name/ }).fill("monitor");
+    await dialog.getByRole("combobox", { name: /^Who calls/ }).selectOption("bearer");
+    await dialog.getByRole("button", { name: "Make it" }).click();
+    await dialog.getByText("shown only now").waitFor();
+    const [secret, address] = await dialog.locator("code").allTextContents();
+    await dialog.getByRole("button", { name: "Close" }).click();
+    await dialog.waitFor({ state: "detached" });
+    await card.getByText("never called").waitFor();
+    assert.ok(!(await page.content()).includes(secret), "the secret is gone from the page");
+    assert.equal(await card.getByText(address).count(), 1);
+    const call = () => fetch(address, { method: "POST", headers: { authorization: `Bearer ${secret}` }, body: "disk full" });
+    const answer = await (await call()).json();
+    assert.equal(answer.outcome, "started");
+    await page.locator(`a.run[data-run="${answer.run_id}"]`).getByText("hook", { exact: true }).waitFor();
+    await card.getByText("last called").waitFor();
+    await card.getByRole("button", { name: "Delete" }).click();
+    await dialog.getByRole("button", { name: "Delete" }).click();
+    await card.getByText("None: a hook is").waitFor();
+    assert.equal((await call()).status, 404);
+    await page.goto(`${rota.url}/console/runs?trigger=hook`);
+    await page.getByText("1 shown").waitFor();
+    sound(page);
+  });
+
+  test("what failed is run again from the list and from where attention is asked for, and the two runs name each other", async () => {
+    const { rota } = suite;
+    const [agent, broken, whole] = [await rota.agent(), await rota.environment("broken"), await rota.environment("whole")];
+    const made = [];
+    for (const name of ["Mended", "Mended too"]) {
+      const deployment = await rota.deployment(agent, broken, "hello", { name });
+      made.push(deployment.id);
+    }
+    await rota.post(`/v1/environments/${broken.id}/archive`);
+    for (const id of made) await rota.post(`/v1/deployments/${id}/run`);
+    const page = await signedIn(browser, rota, `/console/runs?state=failed&deployment_id=${made[0]}`);
+    await page.getByText("1 shown").waitFor();
+    // As long as nothing is mended, it fails again: that is another run, which can be run again in its place.
+    await page.getByRole("button", { name: "Run again" }).click();
+    await page.getByText("2 shown").waitFor();
+    await page.getByRole("link", { name: "Attempts" }).waitFor();
+    await rota.post(`/v1/deployments/${made[0]}`, { environment_id: whole.id });
+    await page.getByRole("button", { name: "Run again" }).click();
+    await page.getByText("Mended runs again").waitFor();
+    await until("no run is left to run again", async () => (await page.getByRole("button", { name: "Run again" }).count()) === 0);
+    const runs = (await rota.get(`/rota/v1/runs?deployment_id=${made[0]}`)).data;
+    await rows(page).last().click();
+    await heading(page, "Mended").waitFor();
+    await page.getByText("Done again by").waitFor();
+    await page.getByRole("link", { name: runs[1].run_id }).click();
+    await page.getByText("Does again").waitFor();
+    await page.getByRole("link", { name: runs[0].run_id }).click();
+    await page.getByRole("link", { name: "Open its session" }).waitFor();
+
+    await page.goto(`${rota.url}/console`);
+    const item = page.getByRole("listitem").filter({ hasText: "Mended too" });
+    await item.getByText("Fails", { exact: true }).waitFor();
+    await rota.post(`/v1/deployments/${made[1]}`, { environment_id: whole.id });
+    await item.getByRole("button", { name: "Run again" }).click();
+    await page.getByText("Mended too runs again").waitFor();
+    await item.waitFor({ state: "detached" });
+    const [again] = (await rota.get(`/rota/v1/runs?deployment_id=${made[1]}`)).data;
+    assert.equal(again.trigger, "rerun");
+    sound(page);
+  });
+
+  test("a session beyond its limit is shown as interrupted by it", async () => {
+    const { rota } = suite;
+    const deployment = await rota.deployment(await rota.agent(), await rota.environment("limited"), block("bash", "sleep 600"), { name: "Too long" });
+    await rota.post(`/rota/v1/deployments/${deployment.id}/policy`, { max_session_seconds: 1 });
+    await rota.post(`/v1/deployments/${deployment.id}/run`);
+    const page = await signedIn(browser, rota, `/console/runs?deployment_id=${deployment.id}`);
+    await page.getByText("Interrupted: it took longer than its policy allows").waitFor();
+    await page.getByRole("button", { name: "Run again" }).waitFor();
+    sound(page);
+  });
+
+  test("what a schedule passed over is made up for from its calendar", async () => {
+    const { rota } = suite;
+    const deployment = await rota.deployment(await rota.agent(), await rota.environment("late"), "hello", { name: "Passed over", schedule: { type: "cron", expression: "* * * * *", timezone: "UTC" } });
+    await rota.post(`/v1/deployments/${deployment.id}/pause`);
+    const skipped = `/rota/v1/deployments/${deployment.id}/occurrences?outcome=skipped`;
+    await until("a time has passed", async () => (await rota.get(skipped)).data.length > 0);
+    await rota.post(`/v1/deployments/${deployment.id}/unpause`);
+    const [{ scheduled_at }] = (await rota.get(skipped)).data;
+    const page = await signedIn(browser, rota, `/console/deployments/${deployment.id}`);
+    await page.getByRole("button", { name: "Make up for…" }).click();
+    const dialog = page.getByRole("dialog");
+    await dialog.getByText(/ of this range did not run\./).waitFor();
+    await dialog.getByRole("button", { name: /^Plan \d+ starts?$/ }).click();
+    await page.getByText(/^\d+ starts? (is|are) planned$/).waitFor();
+    await until("it has run", async () => (await rota.get(`/rota/v1/runs?deployment_id=${deployment.id}&trigger=backfill`)).data.some((run) => run.scheduled_at === scheduled_at));
+    await page.goto(`${rota.url}/console/runs?trigger=backfill`);
+    await rows(page).first().getByText("backfill").waitFor();
+    await rota.post(`/v1/deployments/${deployment.id}/pause`);
+    sound(page);
+  });
+});
+
+describe("every kind of what may be", () => {
+  const suite = {};
+  serverFor(suite);
+
+  test("each kind of attention has its words and its button", async () => {
+    const { rota } = suite;
+    const deployment = await rota.deployment(await rota.agent(), await rota.environment(), "hello", { name: "Of all kinds" });
+    const endpoint = await rota.post("/rota/v1/webhook_endpoints", { name: "pager", url: "http://127.0.0.1:9/", enabled_events: ["deployment_run.failed"] });
+    await rota.post(`/rota/v1/webhook_endpoints/${endpoint.id}`, { state: "disabled" });
+    const of = (kind, fields = {}) => ({
+      type: "attention_item", kind, since: new Date().toISOString(), message: `${kind}: ${NASTY}`, deployment_id: deployment.id, deployment_name: deployment.name,
+      run_id: null, session_id: null, webhook_endpoint_id: null, waiting_on: [], failures: null, ...fields,
+    });
+    const nobody = { deployment_id: null, deployment_name: null };
+    const data = [
+      of("missed"), of("missed", { message: "a planned start was missed" }), of("silent"), of("spend_near"), of("spend_reached"), of("retrying"),
+      of("paused"), of("failing", { run_id: "drun_1", failures: 3 }), of("webhook_disabled", { ...nobody, webhook_endpoint_id: endpoint.id }),
+    ];
+    const page = await browser.page();
+    await page.route("**/rota/v1/attention", (route) => route.fulfill({ json: { data, is_cut: false } }));
+    await page.goto(`${rota.url}/console`);
+    await signIn(page, rota.key);
+    const main = page.locator("main");
+    for (const text of ["Missed its time", "Silent", "Near its ceiling of spend", "Ceiling of spend reached", "Tries again", "Paused by an error", "Fails", "Webhook is off"]) {
+      await main.getByText(text, { exact: true }).first().waitFor();
+    }
+    await main.getByText("3 times in a row").waitFor();
+    assert.equal(await page.getByRole("button", { name: "Run now" }).count(), 3);
+    await page.getByRole("button", { name: "Enable" }).click();
+    await page.getByText("The endpoint is enabled again").waitFor();
+    assert.equal((await rota.get(`/rota/v1/webhook_endpoints/${endpoint.id}`)).state, "enabled");
+    const item = page.getByRole("listitem").filter({ hasText: "Silent" });
+    await item.getByRole("button", { name: "Run now" }).click();
+    await page.getByText("Of all kinds was started").waitFor();
+    assert.equal((await rota.get(`/rota/v1/runs?deployment_id=${deployment.id}`)).data.length, 1);
+    await page.getByRole("link", { name: "Change the ceiling" }).first().click();
+    await page.getByRole("dialog").getByText("Ceiling of spend").waitFor();
+    assert.equal(await page.evaluate(() => window.taken), undefined);
+    sound(page);
+  });
+
+  test("today's sums are those of the server", async () => {
+    const { rota } = suite;
+    const page = await browser.page();
+    const sum = { runs: { total: 52_000, done: 51_900, failed: 7, waiting: 3, working: 2, deleted: 88 }, tokens: { input_tokens: 5, output_tokens: 6 }, cost: { micro_cents: 1_234_000_000, currency: "USD" } };
+    await page.route("**/rota/v1/runs/sums?*", (route) => route.fulfill({ json: { data: [sum] } }));
+    await page.goto(`${rota.url}/console`);
+    await signIn(page, rota.key);
+    const today = page.getByRole("region", { name: "Today" });
+    for (const [name, value] of [["Done", "51,900"], ["Failed", "7"], ["Waiting", "3"], ["At work", "2"], ["Missed", "0"], ["Cost", "$12.34"]]) {
+      await today.locator("div", { has: page.getByText(name, { exact: true }) }).getByText(value, { exact: true }).waitFor();
+    }
+    sound(page);
+  });
+
+  test("each state and each trigger of a run has its words, and what followed a dead session is said", async () => {
+    const { rota } = suite;
+    const session = (fields = {}) => ({
+      id: "sesn_111111111111111111111111", status: "idle", stop_reason: "end_turn", error: null, interrupted_by: null, waits_for_human: false, waiting_on: [],
+      stopped_at: null, duration_seconds: 3, usage: {}, cost: null, model: "m", ...fields,
+    });
+    let at = 0;
+    const of = (state, trigger, fields = {}) => ({
+      type: "listed_run", run_id: `drun_11111111111111111111111${at}`, start_id: null, deployment_id: "depl_111111111111111111111111", deployment_name: "Made up", agent: { id: "a", version: 1 },
+      trigger, rerun_of: null, rerun_by: null, scheduled_at: null, scheduled_until: null, at: new Date(Date.now() - 1000 * at++).toISOString(), state, reason: null, error: null,
+      session: session(), attempt: 1, retry_of: null, followed: null, ...fields,
+    });
+    const dead = session({ stop_reason: "terminated", error: { type: "unknown_error", message: "It died" } });
+    const data = [
+      of("working", "at"),
+      of("retrying", "hook", { session: session({ error: { type: "model_overloaded_error", message: "The model is busy" } }) }),
+      of("failed", "schedule", { session: dead, attempt: 2, retry_of: "drun_0", followed: { at: null, run_id: null, reason: "changes" } }),
+      of("failed", "schedule", { session: dead, followed: { at: null, run_id: "drun_2", reason: null }, rerun_by: "drun_3" }),
+      of("failed", "backfill", { session: session({ interrupted_by: "max_idle_waiting_seconds" }) }),
+      of("skipped", "at", { run_id: null, session: null, start_id: "start_1", reason: "spend" }),
+      of("skipped", "schedule", { run_id: null, session: null, reason: "held" }),
+      of("done", "rerun", { rerun_of: "drun_4" }),
+    ];
+    const page = await browser.page();
+    await page.route("**/rota/v1/runs?*", (route) => route.fulfill({ json: { data, next_page: null } }));
+    await page.goto(`${rota.url}/console/runs`);
+    await signIn(page, rota.key);
+    for (const text of [
+      "The model is busy", "Attempt 2 · It died · No other session follows: it may have changed something", "It died · Another session followed",
+      "Interrupted: it waited longer than its policy allows", "Its ceiling of spend was reached", "Schedules were held",
+    ]) await page.getByText(text, { exact: true }).waitFor();
+    for (const [row, text] of [[0, "planned"], [1, "hook"], [4, "backfill"], [7, "again"]]) await rows(page).nth(row).getByText(text, { exact: true }).waitFor();
+    assert.equal(await page.getByRole("button", { name: "Run again" }).count(), 2);
+    assert.equal(await page.getByRole("link", { name: "Attempts" }).count(), 2);
+    sound(page);
+  });
+});
+
+describe("who changed what, and how long it is kept", () => {
+  const suite = {};
+  serverFor(suite);
+
+  test("the audit is filtered by its address and by clicks, and downloaded whole", async () => {
+    const { rota } = suite;
+    const agent = await rota.agent();
+    await rota.post(`/v1/agents/${agent.id}`, { version: 1, system: "other" });
+    const deployment = await rota.deployment(agent, await rota.environment(), "hello", { name: "Watched" });
+    await rota.post(`/rota/v1/deployments/${deployment.id}/policy`, { overlap: "skip" });
+    const page = await signedIn(browser, rota, `/console/deployments/${deployment.id}`);
+    await page.getByRole("link", { name: "by whom" }).click();
+    await heading(page, "Audit").waitFor();
+    const changes = page.getByRole("region", { name: "Changes, newest first" });
+    await changes.getByText("deployments.policy.update").waitFor();
+    assert.equal(await changes.locator("tbody tr").count(), 2);
+    await changes.getByRole("cell", { name: "overlap", exact: true }).waitFor();
+    await page.getByRole("link", { name: "Clear" }).click();
+    await changes.getByRole("button", { name: "agents.update" }).click();
+    await page.waitForURL(/operation=agents\.update/);
+    await until("one is left", async () => (await changes.locator("tbody tr").count()) === 1);
+    await changes.getByRole("link", { name: agent.id }).waitFor();
+    await page.reload();
+    assert.equal(await page.getByRole("textbox", { name: /^Operation/ }).inputValue(), "agents.update");
+    await page.getByRole("combobox", { name: /^Who/ }).selectOption("scheduler");
+    await page.getByText("No change matches").waitFor();
+    await page.getByRole("link", { name: "Clear the filters" }).click();
+    await changes.waitFor();
+    const [saved] = await Promise.all([page.waitForEvent("download"), page.getByRole("button", { name: "Download" }).click()]);
+    const lines = (await readFile(await saved.path(), "utf8")).trim().split("\n").map((line) => JSON.parse(line).id);
+    assert.deepEqual(lines, (await rota.get("/rota/v1/audit?limit=1000")).data.map((event) => event.id));
+    sound(page);
+  });
+
+  test("what is kept how long is set for the workspace and for a deployment", async () => {
+    const { rota } = suite;
+    const page = await signedIn(browser, rota, "/console/keys");
+    const card = page.getByRole("region", { name: "How long things are kept" });
+    await card.getByText("For ever").first().waitFor();
+    // Of what goes by itself it says so.
+    assert.equal(await card.getByText("30 days").count(), 2);
+    await card.getByRole("button", { name: "Edit" }).click();
+    const dialog = page.getByRole("dialog");
+    await dialog.getByRole("spinbutton", { name: "Sessions, days", exact: true }).fill("90");
+    await dialog.getByRole("button", { name: "Save" }).click();
+    await card.getByText("90 days").waitFor();
+    await card.getByRole("button", { name: "What would go now" }).click();
+    await card.getByText("The next sweep removes nothing.").waitFor();
+    const deployment = await rota.deployment(await rota.agent(), await rota.environment("kept"), "hello", { name: "Kept" });
+    await page.goto(`${rota.url}/console/deployments/${deployment.id}`);
+    await card.getByText("90 days").waitFor();
+    await card.getByRole("button", { name: "Edit" }).click();
+    await dialog.getByRole("spinbutton", { name: "Runs, days" }).fill("7");
+    await dialog.getByRole("button", { name: "Save" }).click();
+    await card.getByText("7 days", { exact: true }).waitFor();
+    // Of the sessions it has said nothing: those stay with the workspace.
+    await rota.post("/rota/v1/retention", { sessions_days: 60 });
+    const { sessions_days, runs_days } = await rota.get(`/rota/v1/deployments/${deployment.id}/retention`);
+    assert.deepEqual([sessions_days, runs_days], [60, 7]);
+    await page.reload();
+    await card.getByRole("button", { name: "Edit" }).click();
+    await dialog.getByRole("spinbutton", { name: "Runs, days" }).fill("");
+    await dialog.getByRole("button", { name: "Save" }).click();
+    await dialog.waitFor({ state: "detached" });
+    assert.notEqual((await rota.get(`/rota/v1/deployments/${deployment.id}/retention`)).runs_days, 7);
+    sound(page);
+  });
+
+  test("sessions are listed by what they are doing", async () => {
+    const { rota } = suite;
+    const environment = await rota.environment("states");
+    const asking = await rota.deployment(await rota.agent({ name: "asker", tools: ASKS }), environment, block("bash", "echo"), { name: "Asking" });
+    const resting = await rota.deployment(await rota.agent({ name: "rester" }), environment, "hello", { name: "Resting" });
+    const [waits, rests] = [await rota.post(`/v1/deployments/${asking.id}/run`), await rota.post(`/v1/deployments/${resting.id}/run`)];
+    for (const run of [waits, rests]) await rota.session(run.session_id, "idle");
+    const page = await signedIn(browser, rota, "/console/sessions");
+    await page.getByRole("row", { name: /asker/ }).getByText("1 call to allow or deny").waitFor();
+    await page.getByRole("row", { name: /rester/ }).getByText("at rest").waitFor();
+    await page.getByRole("combobox", { name: "State" }).selectOption("waiting");
+    await page.getByRole("row", { name: /rester/ }).waitFor({ state: "detached" });
+    await page.getByRole("row", { name: /asker/ }).getByRole("link", { name: "Asking" }).last().waitFor();
+    await page.reload();
+    await page.getByRole("row", { name: /asker/ }).waitFor();
+    await rota.post(`/v1/sessions/${rests.session_id}/archive`);
+    await page.getByRole("combobox", { name: "State" }).selectOption("");
+    await page.getByLabel("Archived too").check();
+    await page.getByRole("row", { name: /rester/ }).getByText("ended").waitFor();
+    sound(page);
+  });
+});
+
 describe("what others wrote", () => {
   const suite = {};
   serverFor(suite);
@@ -577,6 +1019,10 @@ describe("what others wrote", () => {
     const message = `${NASTY}\n${block("bash", `printf '%s' '${NASTY}' | tee /mnt/session/outputs/'x<img src=x onerror=window.taken=1>.html'`)}\n${block("grep", `{"pattern": ${JSON.stringify(NASTY)}, "path": "/nowhere"}`)}`;
     const deployment = await rota.deployment(agent, environment, message, { name: NASTY, description: NASTY, metadata: { note: NASTY } });
     const run = await rota.post(`/v1/deployments/${deployment.id}/run`);
+    const named = await rota.deployment(agent, environment, "Take {{it}}.", { name: NASTY });
+    await rota.post(`/rota/v1/deployments/${named.id}/hooks`, { scheme: "github", name: NASTY });
+    const given = await rota.post(`/rota/v1/deployments/${named.id}/runs`, { inputs: { it: NASTY } });
+    await rota.post(`/rota/v1/deployments/${named.id}/runs`, { inputs: { it: NASTY }, at: new Date(Date.now() + 86_400_000).toISOString() });
     const store = await rota.post("/v1/memory_stores", { name: NASTY, description: NASTY });
     await rota.post(`/v1/memory_stores/${store.id}/memories`, { path: "/<img src=x onerror=window.taken=1>", content: NASTY });
     const vault = await rota.post("/v1/vaults", { display_name: NASTY });
@@ -592,7 +1038,13 @@ describe("what others wrote", () => {
       "/deployments": "onerror",
       [`/deployments/${deployment.id}`]: "onerror",
       [`/deployments/${deployment.id}/edit`]: "First message",
-      "/sessions": "Session",
+      [`/deployments/${named.id}`]: "onerror",
+      [`/deployments/${named.id}?edit=policy&day=${encodeURIComponent(NASTY)}`]: "onerror",
+      [`/runs/${given.id}`]: "onerror",
+      [`/runs/${encodeURIComponent(NASTY)}`]: "This run",
+      "/audit": "agents.create",
+      [`/audit?resource_id=${encodeURIComponent(NASTY)}&operation=${encodeURIComponent(NASTY)}`]: "No change matches",
+      "/sessions": "onerror",
       [`/sessions/${run.session_id}`]: "onerror",
       [`/sessions/${run.session_id}?tab=files`]: "onerror",
       [`/sessions/${run.session_id}?tab=details`]: "onerror",
@@ -681,8 +1133,14 @@ describe("long lists and every look", () => {
     const screens = {
       attention: "/",
       runs: "/runs",
+      run: `/runs/${seeded.run}`,
       deployments: "/deployments",
       deployment: `/deployments/${seeded.deployment.id}`,
+      "deployment-policy": `/deployments/${seeded.deployment.id}?edit=policy`,
+      "deployment-start": `/deployments/${seeded.named.id}`,
+      "deployment-hook": `/deployments/${seeded.named.id}`,
+      "deployment-backfill": `/deployments/${seeded.named.id}`,
+      "deployment-retention": `/deployments/${seeded.named.id}`,
       "deployment-new": `/deployments/new`,
       "deployment-edit": `/deployments/${seeded.deployment.id}/edit`,
       sessions: "/sessions",
@@ -703,6 +1161,7 @@ describe("long lists and every look", () => {
       store: `/memory/${seeded.store.id}`,
       webhooks: "/webhooks",
       models: "/models",
+      audit: "/audit",
       keys: "/keys",
     };
     if (PICTURES) await mkdir(PICTURES, { recursive: true });
@@ -725,6 +1184,8 @@ describe("long lists and every look", () => {
           await page.getByRole("button", { name: /^bash/ }).first().click();
           await page.locator(".unfolded").first().waitFor();
         }
+        if (DIALOGS[name]) await DIALOGS[name](page);
+        if (DIALOGS[name] || name === "deployment-policy") await page.getByRole("dialog").waitFor();
         wrong.push(...(await hold(page, `${name}-${look}`)));
       }
       sound(page);
@@ -732,6 +1193,16 @@ describe("long lists and every look", () => {
     }
     assert.deepEqual(wrong, []);
   });
+
+  const DIALOGS = {
+    "deployment-start": async (page) => {
+      await page.getByRole("button", { name: "Run with…" }).click();
+      await page.getByLabel("At a time").check();
+    },
+    "deployment-hook": (page) => page.getByRole("button", { name: "New hook" }).click(),
+    "deployment-backfill": (page) => page.getByRole("button", { name: "Make up for…" }).click(),
+    "deployment-retention": (page) => page.getByRole("region", { name: "How long things are kept" }).getByRole("button", { name: "Edit" }).click(),
+  };
 
   /** What of a page is against the rules of accessibility, or wider than the display. Takes its picture. */
   async function hold(page, name) {
@@ -763,6 +1234,13 @@ async function seed(rota) {
   const failing = await rota.deployment(agent, broken, "hello", { name: "Old sync" });
   await rota.post(`/v1/environments/${broken.id}/archive`);
   await rota.post(`/v1/deployments/${failing.id}/run`);
+  // A branch to look at, asked for by hooks and by hand, and every minute, which it is paused in.
+  const named = await rota.deployment(agent, environment, "Review {{branch}}.", { name: "Review", schedule: { type: "cron", expression: "* * * * *", timezone: "Europe/Berlin" } });
+  await rota.post(`/v1/deployments/${named.id}/pause`);
+  await rota.post(`/rota/v1/deployments/${named.id}/hooks`, { scheme: "github", name: "repository" });
+  const { id: run } = await rota.post(`/rota/v1/deployments/${named.id}/runs`, { inputs: { branch: "main" } });
+  await rota.post(`/rota/v1/deployments/${named.id}/runs`, { inputs: { branch: "release" }, at: new Date(Date.now() + 30 * 3_600_000).toISOString() });
+  await until("a time has passed", async () => (await rota.get(`/rota/v1/deployments/${named.id}/occurrences?outcome=skipped`)).data.length > 0);
   const vault = await rota.post("/v1/vaults", { display_name: "Tokens" });
   const auth = { type: "environment_variable", secret_name: "GITHUB_TOKEN", secret_value: "s", networking: { type: "limited", allowed_hosts: ["api.github.com"] } };
   await rota.post(`/v1/vaults/${vault.id}/credentials`, { display_name: "GitHub", auth });
@@ -772,5 +1250,5 @@ async function seed(rota) {
   for (const session of done) await rota.session(session, "idle");
   await until("it waits", async () => (await rota.get("/rota/v1/attention")).data.some((item) => item.session_id === waiting));
   await until("its files are there", async () => (await rota.get(`/v1/files?scope_id=${done[0]}`)).data.length > 0);
-  return { agent, environment, deployment, vault, store, waiting, done: done[0] };
+  return { agent, environment, deployment, named, run, vault, store, waiting, done: done[0] };
 }

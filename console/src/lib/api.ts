@@ -91,8 +91,8 @@ export async function open(request: ApiRequest, headers: Record<string, string> 
   return response;
 }
 
-export async function call<T>(request: ApiRequest, signal?: AbortSignal): Promise<T> {
-  const response = await open(request, {}, signal);
+export async function call<T>(request: ApiRequest, signal?: AbortSignal, headers: Record<string, string> = {}): Promise<T> {
+  const response = await open(request, headers, signal);
   return (await response.json()) as T;
 }
 

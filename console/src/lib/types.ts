@@ -6,7 +6,7 @@ export interface WaitingOn {
 }
 
 export interface AttentionItem {
-  kind: "waiting" | "failing" | "missed" | "paused" | "retrying" | "webhook_disabled";
+  kind: "waiting" | "failing" | "missed" | "paused" | "retrying" | "spend_near" | "spend_reached" | "silent" | "webhook_disabled";
   since: string;
   message: string;
   deployment_id: string | null;
@@ -38,12 +38,25 @@ export interface Usage {
   list_cost?: { amount: string; currency: string } | null;
 }
 
+/** What follows a session that died. */
+export interface Followed {
+  at: string | null;
+  run_id: string | null;
+  reason: string | null;
+}
+
+export const TRIGGERS = ["schedule", "manual", "at", "hook", "backfill", "rerun"] as const;
+export type Trigger = (typeof TRIGGERS)[number];
+
 export interface ListedRun {
   run_id: string | null;
+  start_id: string | null;
   deployment_id: string;
   deployment_name: string;
   agent: { id: string; version: number };
-  trigger: "schedule" | "manual";
+  trigger: Trigger;
+  rerun_of: string | null;
+  rerun_by: string | null;
   scheduled_at: string | null;
   scheduled_until: string | null;
   at: string;
@@ -55,6 +68,7 @@ export interface ListedRun {
     status: string;
     stop_reason: string | null;
     error: Failure | null;
+    interrupted_by: string | null;
     waits_for_human: boolean;
     waiting_on: WaitingOn[];
     stopped_at: string | null;
@@ -63,6 +77,58 @@ export interface ListedRun {
     cost: Cost | null;
     model: string;
   } | null;
+  attempt: number;
+  retry_of: string | null;
+  followed: Followed | null;
+}
+
+/** A start's answer: the run as the API has it, and what started it. */
+export interface StartedRun {
+  id: string;
+  session_id: string | null;
+  error: Failure | null;
+}
+
+/** A run with what started it and what became of it. */
+export interface Run extends StartedRun {
+  deployment_id: string;
+  created_at: string;
+  start: { trigger: Trigger; inputs: Record<string, string> | null; start_id: string | null; hook_id: string | null };
+  outcome: { lateness_ms: number | null; warnings: Warning[] };
+}
+
+export interface RunSum {
+  runs: { total: number; done: number; failed: number; waiting: number; working: number; deleted: number };
+  tokens: { input_tokens: number; output_tokens: number };
+  cost: Cost | null;
+}
+
+export interface PlannedStart {
+  id: string;
+  trigger: Trigger;
+  at: string;
+  scheduled_at: string | null;
+  state: "planned" | "ran" | "failed" | "skipped" | "missed" | "cancelled";
+  reason: string | null;
+  inputs: Record<string, string> | null;
+  hook_id: string | null;
+  run_id: string | null;
+}
+
+export interface Hook {
+  id: string;
+  name: string;
+  scheme: "standard" | "github" | "slack" | "bearer";
+  path: string;
+  max_per_minute: number;
+  last_delivery_at: string | null;
+  created_at: string;
+  secret?: string;
+}
+
+export interface Warning {
+  code: string;
+  message: string;
 }
 
 export interface Schedule {
@@ -95,14 +161,34 @@ export interface InitialEvent {
   type: string;
   content?: Block[];
   description?: string;
+  rubric?: { type: string; content?: string };
 }
 
 export interface Policy {
   overlap: "allow" | "skip" | "queue_one" | "cancel_previous";
   max_concurrent_sessions: number | null;
-  retry: { max_attempts: number; initial_backoff_seconds: number; max_backoff_seconds: number; multiplier: number };
+  retry: {
+    max_attempts: number;
+    max_sessions: number;
+    even_after_changes: boolean;
+    initial_backoff_seconds: number;
+    max_backoff_seconds: number;
+    multiplier: number;
+  };
   catch_up_seconds: number;
   jitter: "off" | "hosted" | number;
+  silent_after_intervals: number;
+  spend: { per_day_cents: number | null; per_month_cents: number | null } | null;
+  session: "new" | "continue";
+  carry_forward: number | null;
+  unattended: "wait" | "deny" | { answer_within_seconds: number };
+  max_session_seconds: number | null;
+  max_idle_waiting_seconds: number | null;
+  pause_after_failures: number | null;
+  starts_at: string | null;
+  ends_at: string | null;
+  paused_by: { failures: number; since: string; run_id: string | null; message: string } | null;
+  warnings: Warning[];
 }
 
 export interface Occurrence {
@@ -114,6 +200,7 @@ export interface Occurrence {
   error: Failure | null;
   retry_at: string | null;
   lateness_ms: number | null;
+  attempts: { run_id: string; at: string; session_id: string | null; error: Failure | null; followed: Followed | null }[];
 }
 
 export interface Preview {
@@ -162,10 +249,40 @@ export interface Session {
   resources: Record<string, unknown>[];
   vault_ids: string[];
   metadata: Record<string, string>;
-  warnings?: { code: string; message: string }[];
+  warnings?: Warning[];
   created_at: string;
   updated_at: string;
   archived_at?: string | null;
+}
+
+export const SESSION_STATES = ["queued", "working", "retrying", "waiting", "resting", "ended"] as const;
+
+/** A session with what it is doing. */
+export interface ListedSession {
+  id: string;
+  title: string | null;
+  state: (typeof SESSION_STATES)[number];
+  since: string | null;
+  retry_at: string | null;
+  waits_for_human: boolean;
+  waiting_on: WaitingOn[];
+  stop_reason: string | null;
+  error: Failure | null;
+  deployment_id: string | null;
+  deployment_name: string | null;
+  agent: { id: string; version: number };
+  model: string;
+  cost: Cost | null;
+  created_at: string;
+}
+
+export interface AuditEvent {
+  id: string;
+  actor: { type: string; id: string | null };
+  operation: string;
+  resource: { type: string; id: string | null; parent_id: string | null };
+  changed_fields: string[] | null;
+  created_at: string;
 }
 
 export interface Block {

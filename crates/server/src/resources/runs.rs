@@ -146,6 +146,7 @@ const BY_START: &str = "FROM run_starts t
     LEFT JOIN sessions s ON s.workspace_id = r.workspace_id AND s.id = r.session_id
     LEFT JOIN deployments d ON d.workspace_id = r.workspace_id AND d.id = r.deployment_id
     LEFT JOIN agent_versions v ON v.agent_id = r.agent_id AND v.version = r.agent_version
+    LEFT JOIN session_retries x ON x.run_id = r.id
     WHERE t.workspace_id = $1";
 
 /// What is true of few sessions is found by the index of these.
