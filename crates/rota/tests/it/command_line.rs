@@ -218,7 +218,7 @@ async fn the_log_names_the_request_that_a_transaction_belongs_to() {
     {
         let (id, _) = logging.send(method, "/v1/environments", &body).await;
         let log = logging.log();
-        let told = |line: &&str| line.contains(&format!("request{{request_id={id}}}")) && line.contains(transaction);
+        let told = |line: &&str| line.contains(&format!("request{{request_id={id} ")) && line.contains(transaction);
         assert!(log.lines().any(|line| told(&line)), "no {transaction} of {id}:\n{log}");
     }
 }

@@ -146,7 +146,11 @@ impl World {
             }
             "/rota/v1/deployments/{deployment_id}/policy" => json!({
                 "overlap": "skip", "max_concurrent_sessions": 1, "catch_up_seconds": 60, "jitter": "off",
-                "retry": {"max_attempts": 2, "initial_backoff_seconds": 30, "max_backoff_seconds": 60, "multiplier": 2},
+                "retry": {
+                    "max_attempts": 2, "max_sessions": 2, "even_after_changes": false, "initial_backoff_seconds": 30,
+                    "max_backoff_seconds": 60, "multiplier": 2,
+                },
+                "spend": {"per_day_cents": 100, "per_month_cents": 1000}, "session": "continue", "carry_forward": 500,
                 "silent_after_intervals": 5,
                 "unattended": {"answer_within_seconds": 60}, "max_session_seconds": 60, "max_idle_waiting_seconds": 60,
                 "pause_after_failures": 2, "starts_at": "2026-03-02T08:00:00Z", "ends_at": "2030-01-01T00:00:00Z",

@@ -254,7 +254,8 @@ async fn who_has_waited_in_line_for_a_day_waits_no_more() {
     let parts = Parts { agent, environment: environment(&rota.api, "e").await };
     // Somebody has the one place, and keeps it.
     let app = rota.server.app();
-    let offered = app.offer.get("house").unwrap();
+    let offer = app.offer();
+    let offered = offer.get("house").unwrap();
     let somebody = WorkspaceId::new(app.clock.now());
     let asker = Asker { workspace: &somebody, since: app.clock.now() };
     let held = offered.turn(&app.clock, asker, &[]).await;
