@@ -417,7 +417,7 @@ mod tests {
             assert!(some <= 300, "{some}");
             given += some;
         }
-        assert!(given > 1000 && counted("page_count") == full - given, "{given} of {full}");
+        assert!(given > 1000 && counted("page_count") <= full - given, "{given} of {full}");
         assert_eq!(counted("freelist_count"), 50, "some stay for what comes next");
         drop(db);
         writer.join();
