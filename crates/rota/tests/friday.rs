@@ -207,7 +207,8 @@ impl Weekend {
                 assert!(["ran", "failed", "skipped"].contains(&outcome), "{}: {occurrence:#}", self.name(deployed));
                 let reason = occurrence["reason"].as_str().map_or(String::new(), |reason| format!(" {reason}"));
                 *counts.entry((self.name(deployed), format!("{outcome}{reason}"))).or_default() += 1;
-                if outcome == "skipped" {
+                // Of a pause `deployment.paused` tells, once.
+                if outcome == "skipped" && occurrence["reason"] != "paused" {
                     self.is_told_of_skip(deployed, text(occurrence, "scheduled_at").parse().unwrap()).await;
                 }
             }

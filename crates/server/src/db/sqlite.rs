@@ -311,10 +311,14 @@ mod tests {
         let (told, notices) = std_mpsc::channel();
         let publish: Publish = Box::new(move |notice: &Notice| drop(told.send(notice.clone())));
         let (db, writer) = Db::open(&folder.0, Clock::System, publish).unwrap();
-        // The first write holds the writer back until the others wait together in one batch.
+        // The first write holds the writer back until the others wait together in one batch, of which it is no part.
+        let (begin, begun) = std_mpsc::channel();
         let (release, held) = std_mpsc::channel::<()>();
         let held = Mutex::new(held);
-        let holding = db.write(move |_| lock(&held).recv().map_err(Error::internal));
+        let holding = db.write(move |_| {
+            begin.send(()).map_err(Error::internal)?;
+            lock(&held).recv().map_err(Error::internal)
+        });
         let free = async {
             while db.queue.capacity() > limits::WRITE_QUEUE - 4 {
                 tokio::task::yield_now().await;
@@ -322,8 +326,12 @@ mod tests {
             drop(release);
         };
         let write = |name| db.write(insert(name));
-        let (_, a, fails, panics, b, ()) =
-            tokio::join!(holding, write("a"), write("fails"), write("panics"), write("b"), free);
+        let (_, (a, fails, panics, b, ())) = tokio::join!(holding, async {
+            while begun.try_recv().is_err() {
+                tokio::task::yield_now().await;
+            }
+            tokio::join!(write("a"), write("fails"), write("panics"), write("b"), free)
+        });
         assert!(a.is_ok() && b.is_ok());
         assert!(matches!(fails, Err(Error::Invalid(_))));
         assert!(matches!(panics, Err(Error::Internal(_))));
