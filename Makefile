@@ -21,7 +21,7 @@ demo:
 # real binary; the widest of the suites also on PostgreSQL.
 test: check
 	tests/with-postgres sh -c 'ROTA_STATEMENTS=$(CURDIR)/target/statements \
-	  cargo test -p rota --test it --test statements -- --include-ignored --skip bucket --skip promtool --skip llama:: --skip large_files:: --skip containers:: \
+	  cargo test -p rota --test it --test statements -- --include-ignored --skip bucket --skip promtool --skip a_year --skip llama:: --skip large_files:: --skip containers:: \
 	  --skip mcp::official $(NO_DISKS) && tests/sdk/run python' || [ $$? = 77 ]
 	tests/with-s3 cargo test -p rota --test it bucket -- --include-ignored || [ $$? = 77 ]
 	tests/with-mcp tests/with-postgres cargo test -p rota --test it mcp::official -- --include-ignored || [ $$? = 77 ]

@@ -1,5 +1,5 @@
 //! Starting otherwise: with inputs and content, at a time, by a hook, for occurrences that were passed over, and again. All of
-//! it is Rota's own, and all of it goes through [`run::start`].
+//! it is Rota's own, and all of it goes through `run::start`.
 //!
 //! Who starts a deployment whose policy counts sessions, and who ends a planned start, locks the deployment first and the planned
 //! start after it.
