@@ -7,10 +7,9 @@ use futures_util::{StreamExt, stream};
 use rota_api::{
     Time,
     agent::AgentReference,
-    deployment::{DeploymentRun, PausedError, PausedReason, RunError, TriggerContext},
+    deployment::{DeploymentRun, TriggerContext},
     id::{DeploymentId, Id, RunId, SessionId, WorkspaceId},
     session_retry::{Followed, NoRetry},
-    webhook::EventType,
 };
 
 use super::{
@@ -18,21 +17,18 @@ use super::{
     check::check,
     count_run, policy,
     run::{self, Cause, Target},
-    spend,
     standing::Standing,
-    store,
 };
 use crate::{
     app::{App, FirePolicy},
     db::{Row, Tx, vals},
     error::{Error, Result},
     limits::{DUE_BATCH, FIRE_GROUPS_IN_FLIGHT, SESSION_RETRY_LOOK_MICROS},
-    resources::{deployment_runs::Kept, sessions::events, webhook_outbox},
+    resources::{deployment_runs::Kept, sessions::events, webhook_outbox::Outbox},
     scheduler::{
         again::{self, Died, Step},
         pending::Pending,
-        policy::{HELD, Policy, Verdict, counts_sessions, verdict},
-        settle::SkipReason,
+        policy::{HELD, Policy, Verdict},
     },
     telemetry,
 };
@@ -225,7 +221,7 @@ pub fn decide(tx: &mut Tx<'_>, policy: &FirePolicy, due: &Due, attempt: Attempt)
         if attempt == Attempt::Fail {
             return Ok(Verdict::Fires);
         }
-        may_start(tx, deployment, &of.policy)
+        policy::verdict(tx, deployment, &of.policy)
     })?;
     let interrupts = match step {
         Step::End(reason) => return end(tx, run, reason),
@@ -253,35 +249,18 @@ pub fn decide(tx: &mut Tx<'_>, policy: &FirePolicy, due: &Due, attempt: Attempt)
     Ok(Some(Decided::Started(Box::new(started))))
 }
 
-fn may_start(tx: &mut Tx<'_>, deployment: &DeploymentId, policy: &Policy) -> Result<Verdict> {
-    if spend::reached(tx, deployment, policy.spend.as_ref())?.is_some() {
-        return Ok(Verdict::Skipped(SkipReason::Spend));
-    }
-    if !counts_sessions(policy) {
-        return Ok(Verdict::Fires);
-    }
-    Ok(verdict(policy, active::count(tx, deployment)?))
-}
-
 /// What a fire means beyond its run: interrupts, webhooks, and the pause that an error may bring.
 fn finish(tx: &mut Tx<'_>, workspace: &WorkspaceId, run: &DeploymentRun, in_its_way: Vec<SessionId>) -> Result<()> {
     let deployment = run.deployment_id.as_ref();
-    let ended = if run.error.is_none() { EventType::DeploymentRunSucceeded } else { EventType::DeploymentRunFailed };
-    webhook_outbox::emit(tx, workspace, [EventType::DeploymentRunStarted, ended], &run.id)?;
-    match &run.error {
-        Some(RunError { r#type, .. }) if r#type.pauses() => {
-            let reason = PausedReason::Error { error: PausedError { r#type: *r#type } };
-            store::set_paused(tx, workspace, deployment, Some(reason)).map(drop)
-        }
-        Some(_) => Ok(()),
-        None => {
-            for session in in_its_way {
-                events::interrupt(tx, workspace, &session)?;
-            }
-            let sql = "UPDATE deployments SET last_run_at = $3 WHERE workspace_id = $1 AND id = $2";
-            tx.send(sql, vals![workspace, deployment, run.created_at])
-        }
+    run::tell(tx, &mut Outbox::default(), workspace, run)?;
+    if run.error.is_some() {
+        return Ok(());
     }
+    for session in in_its_way {
+        events::interrupt(tx, workspace, &session)?;
+    }
+    let sql = "UPDATE deployments SET last_run_at = $3 WHERE workspace_id = $1 AND id = $2";
+    tx.send(sql, vals![workspace, deployment, run.created_at])
 }
 
 fn end(tx: &mut Tx<'_>, run: &RunId, reason: NoRetry) -> Result<Option<Decided>> {

@@ -7,9 +7,8 @@ use rota_api::{
     Time,
     agent::AgentReference,
     audit::ActorType,
-    deployment::{DeploymentRun, PausedError, PausedReason, TriggerContext},
+    deployment::{DeploymentRun, TriggerContext},
     id::{DeploymentId, Id, RunId, WorkspaceId},
-    webhook::EventType,
 };
 
 use super::{
@@ -17,7 +16,7 @@ use super::{
     check::check,
     failures, policy,
     run::{self, Target},
-    spend, standing, store,
+    standing, store,
 };
 use crate::{
     app::FirePolicy,
@@ -28,7 +27,7 @@ use crate::{
     scheduler::{
         cron::{Cron, CronError},
         pending::{self, Pending, Step},
-        policy::{HELD, Policy, Verdict, counts_sessions, timing, verdict},
+        policy::{HELD, Policy, Verdict, timing},
         settle::{self, Effects, Skip, SkipReason, Timing},
     },
 };
@@ -241,17 +240,7 @@ impl Scheduled {
         };
         standing::looked(tx, workspace, id, &found)?;
         let Some(run) = run else { return Ok(()) };
-        let ended =
-            if run.error.is_none() { EventType::DeploymentRunSucceeded } else { EventType::DeploymentRunFailed };
-        outbox.emit(tx, workspace, [EventType::DeploymentRunStarted, ended], &run.id)?;
-        match &run.error {
-            Some(error) if error.r#type.pauses() => {
-                let reason = PausedReason::Error { error: PausedError { r#type: error.r#type } };
-                store::audit(tx, workspace, id.as_ref(), ActorType::Scheduler, "deployments.pause");
-                store::set_paused(tx, workspace, id.as_ref(), Some(reason)).map(drop)
-            }
-            _ => Ok(()),
-        }
+        run::tell(tx, outbox, workspace, run)
     }
 
     fn effects(&self, timing: &Timing, now: Time) -> Effects {
@@ -320,13 +309,7 @@ impl Look<'_> {
         if self.attempt == Attempt::Fail {
             return Ok(Verdict::Fires);
         }
-        if spend::reached(tx, &self.scheduled.id, policy.spend.as_ref())?.is_some() {
-            return Ok(Verdict::Skipped(SkipReason::Spend));
-        }
-        if !counts_sessions(policy) {
-            return Ok(Verdict::Fires);
-        }
-        Ok(verdict(policy, active::count(tx, &self.scheduled.id)?))
+        policy::verdict(tx, &self.scheduled.id, policy)
     }
 
     /// What stays pending if an attempt now would fail and the policy asks for another.

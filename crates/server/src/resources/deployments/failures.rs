@@ -2,6 +2,7 @@
 //! Their policies may pause them.
 
 use rota_api::{
+    audit::ActorType,
     deployment::{PausedError, PausedReason, RunErrorType},
     id::{DeploymentId, RunId, WorkspaceId},
     policy::PausedByPolicy,
@@ -78,6 +79,7 @@ pub fn pause(tx: &mut Tx<'_>, workspace: &WorkspaceId, deployment: &DeploymentId
     }
     let shown = PausedReason::Error { error: PausedError { r#type: RunErrorType::Unknown } };
     let reason = serde_json::to_string(&Stored { shown, by: &failed.by })?;
+    store::audit(tx, workspace, deployment.as_ref(), ActorType::Scheduler, "deployments.pause");
     store::set_paused_as(tx, workspace, deployment.as_ref(), Some(&reason))
 }
 

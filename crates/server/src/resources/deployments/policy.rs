@@ -20,8 +20,8 @@ use crate::{
     request::{Body, Caller, Json, Path},
     scheduler::{
         again::is_wanted,
-        policy::timing,
-        settle::{State as Standing, Timing},
+        policy::{self, Verdict, counts_sessions, timing},
+        settle::{SkipReason, State as Standing, Timing},
     },
 };
 
@@ -191,4 +191,15 @@ fn set_policy(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, update: &Updat
         active::hold(tx, &id)?;
     }
     Ok(())
+}
+
+/// What becomes of a start now, by what the deployment has spent and how many of its sessions are at work.
+pub(super) fn verdict(tx: &mut Tx<'_>, deployment: &DeploymentId, of: &Policy) -> Result<Verdict> {
+    if spend::reached(tx, deployment, of.spend.as_ref())?.is_some() {
+        return Ok(Verdict::Skipped(SkipReason::Spend));
+    }
+    if !counts_sessions(of) {
+        return Ok(Verdict::Fires);
+    }
+    Ok(policy::verdict(of, active::count(tx, deployment)?))
 }

@@ -4,9 +4,11 @@ use std::sync::LazyLock;
 
 use rota_api::{
     agent::{AgentReference, Skill},
-    deployment::{DeploymentRun, RunError, RunErrorType, TriggerContext},
+    audit::ActorType,
+    deployment::{DeploymentRun, PausedError, PausedReason, RunError, RunErrorType, TriggerContext},
     id::{DeploymentId, EnvironmentId, Id, RunId, SessionId, WorkspaceId},
     policy::{SessionChoice, Spend},
+    webhook::EventType,
 };
 
 use super::{check::check, continuity, deadlines, failures, spend, store, told};
@@ -21,6 +23,7 @@ use crate::{
         environments, repositories,
         sessions::{self, resources::Available},
         skills,
+        webhook_outbox::Outbox,
     },
 };
 
@@ -338,4 +341,19 @@ pub(super) fn record(
         failures::count(tx, workspace, &run.deployment_id, Some(&run.id), &error.message)?;
     }
     Ok(run)
+}
+
+/// What the run of an occurrence means beyond itself: webhooks, and the pause that its error may bring.
+pub(super) fn tell(tx: &mut Tx<'_>, outbox: &mut Outbox, workspace: &WorkspaceId, run: &DeploymentRun) -> Result<()> {
+    let ended = if run.error.is_none() { EventType::DeploymentRunSucceeded } else { EventType::DeploymentRunFailed };
+    outbox.emit(tx, workspace, [EventType::DeploymentRunStarted, ended], &run.id)?;
+    match &run.error {
+        Some(error) if error.r#type.pauses() => {
+            let reason = PausedReason::Error { error: PausedError { r#type: error.r#type } };
+            let id = run.deployment_id.as_ref();
+            store::audit(tx, workspace, id, ActorType::Scheduler, "deployments.pause");
+            store::set_paused(tx, workspace, id, Some(reason)).map(drop)
+        }
+        _ => Ok(()),
+    }
 }

@@ -37,11 +37,7 @@ impl Standing {
     /// Reads the columns `cron`, `timezone`, `starts_at`, `ends_at`, `paused_reason` and `archived_at`.
     pub(super) fn from_row(row: &Row<'_>) -> Result<Self> {
         let schedule = row.opt_text("cron")?.zip(row.opt_text("timezone")?);
-        let state = match (row.opt_text("paused_reason")?, row.opt_time("archived_at")?) {
-            (_, Some(_)) => State::Archived,
-            (Some(_), None) => State::Paused,
-            (None, None) => State::Active,
-        };
+        let state = state(row)?;
         Ok(Self { state, schedule, window: window(row)? })
     }
 
@@ -55,6 +51,15 @@ impl Standing {
         let (expression, timezone) = self.schedule.as_ref()?;
         Some(Cron::parse(expression, timezone).ok()?.within(self.window))
     }
+}
+
+/// Reads the columns `paused_reason` and `archived_at`.
+pub(super) fn state(row: &Row<'_>) -> Result<State> {
+    Ok(match (row.opt_text("paused_reason")?, row.opt_time("archived_at")?) {
+        (_, Some(_)) => State::Archived,
+        (Some(_), None) => State::Paused,
+        (None, None) => State::Active,
+    })
 }
 
 /// Reads the columns `starts_at` and `ends_at`.

@@ -3,16 +3,21 @@
 use futures_util::{StreamExt, stream};
 use rota_api::{
     Time,
-    deployment::{DeploymentRun, PausedError, PausedReason, RunErrorType, TriggerContext},
+    deployment::{DeploymentRun, RunErrorType, TriggerContext},
     id::{DeploymentId, Id, RunId, StartId, WorkspaceId},
     listed_run::RunTrigger,
     occurrence::OccurrenceReason,
     start::{PlannedStart, StartState},
-    webhook::EventType,
 };
 
 use super::{
-    super::{active, check::check, count_run, occurrences, run::Target, spend, standing, store as deployments},
+    super::{
+        active,
+        check::check,
+        count_run, occurrences,
+        run::{self, Target},
+        spend, standing,
+    },
     Settings, begin, lock_deployment, record_failure,
     store::{self, PLANNED},
 };
@@ -25,7 +30,7 @@ use crate::{
         deployment_runs,
         run_starts::{self, Cause, Given},
         sessions::events,
-        webhook_outbox,
+        webhook_outbox::Outbox,
     },
     scheduler::{policy::timing, settle::State, starts},
     telemetry,
@@ -216,7 +221,9 @@ fn fire(
         }
         run
     };
-    tell(tx, workspace, &run)?;
+    if run.trigger_context != TriggerContext::Manual {
+        run::tell(tx, &mut Outbox::default(), workspace, &run)?;
+    }
     finish(tx, workspace, start, &run)?;
     Ok(Some(run))
 }
@@ -225,25 +232,6 @@ fn given(tx: &mut Tx<'_>, workspace: &WorkspaceId, start: &PlannedStart) -> Resu
     let sql = "SELECT content FROM planned_starts WHERE workspace_id = $1 AND id = $2";
     let content = tx.one(sql, vals![workspace, &start.id], |row| row.opt_json("content"))?.flatten();
     Ok(Given { inputs: start.inputs.clone(), content: content.unwrap_or_default() })
-}
-
-/// What the run of an occurrence means beyond itself: webhooks, and the pause that an error may bring.
-fn tell(tx: &mut Tx<'_>, workspace: &WorkspaceId, run: &DeploymentRun) -> Result<()> {
-    if run.trigger_context == TriggerContext::Manual {
-        return Ok(());
-    }
-    let ended = match run.error {
-        None => EventType::DeploymentRunSucceeded,
-        Some(_) => EventType::DeploymentRunFailed,
-    };
-    webhook_outbox::emit(tx, workspace, [EventType::DeploymentRunStarted, ended], &run.id)?;
-    match &run.error {
-        Some(error) if error.r#type.pauses() => {
-            let reason = PausedReason::Error { error: PausedError { r#type: error.r#type } };
-            deployments::set_paused(tx, workspace, run.deployment_id.as_ref(), Some(reason)).map(drop)
-        }
-        _ => Ok(()),
-    }
 }
 
 fn finish(tx: &mut Tx<'_>, workspace: &WorkspaceId, start: PlannedStart, run: &DeploymentRun) -> Result<()> {

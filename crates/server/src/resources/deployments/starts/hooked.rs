@@ -9,7 +9,7 @@ use rota_api::{
 };
 
 use super::{
-    super::{active, run::Target, spend},
+    super::{active, policy, run::Target},
     Settings, begin,
     store::{self, New, PLANNED},
 };
@@ -21,11 +21,7 @@ use crate::{
         run_starts::{Cause, Given},
         sessions::events,
     },
-    scheduler::{
-        policy::{Verdict, counts_sessions, verdict},
-        settle::State,
-        starts::reason_of,
-    },
+    scheduler::{policy::Verdict, settle::State, starts::reason_of},
 };
 
 /// What a call of a hook has led to.
@@ -76,14 +72,7 @@ pub fn by_hook(
             return Err(Error::Conflict(message));
         }
     }
-    if spend::reached(tx, deployment, target.spend.as_ref())?.is_some() {
-        return Ok(Called::Skipped(OccurrenceReason::Spend));
-    }
-    let verdict = if counts_sessions(&settings.policy) {
-        verdict(&settings.policy, active::count(tx, deployment)?)
-    } else {
-        Verdict::Fires
-    };
+    let verdict = policy::verdict(tx, deployment, &settings.policy)?;
     let interrupts = match verdict {
         Verdict::Fires => 0,
         Verdict::Interrupts(count) => count,

@@ -27,7 +27,7 @@ use super::{
     IdempotencyKey, count_run, fill, policy,
     run::{self, Target},
     spend::{self, Force},
-    store as deployments,
+    standing, store as deployments,
 };
 use crate::{
     app::{App, FirePolicy},
@@ -292,12 +292,7 @@ impl Settings {
             policy::COLUMNS
         );
         tx.one(&sql, vals![workspace, id], |row| {
-            let policy = policy::from_row(row)?;
-            let state = match (row.opt_text("paused_reason")?, row.opt_time("archived_at")?) {
-                (_, Some(_)) => settle::State::Archived,
-                (Some(_), None) => settle::State::Paused,
-                (None, None) => settle::State::Active,
-            };
+            let (policy, state) = (policy::from_row(row)?, standing::state(row)?);
             Ok(Self { policy, state, is_held: row.opt_time("held_at")?.is_some() })
         })
     }
