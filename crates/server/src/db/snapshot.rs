@@ -92,11 +92,11 @@ mod tests {
         assert!(copy_file(&file, &copy).is_err(), "nothing is written over");
     }
 
-    #[test]
-    fn a_reader_of_the_file_cannot_write() {
+    #[tokio::test]
+    async fn a_reader_of_the_file_cannot_write() {
         let folder = TempDir::new().unwrap();
-        let file = folder.path().join("store");
-        Connection::open(&file).unwrap().execute_batch("CREATE TABLE t (a)").unwrap();
-        assert!(read_file(&file, |tx| tx.execute("INSERT INTO t VALUES (1)", &[])).is_err());
+        let (_db, _writer) = Db::open(folder.path(), Clock::System, Box::new(|_| {})).unwrap();
+        let write = |tx: &mut Tx| tx.execute("INSERT INTO deleted_memory_stores (store_id) VALUES ('a')", &[]);
+        assert!(read_file(&folder.path().join(FILE), write).is_err());
     }
 }
