@@ -55,7 +55,7 @@ pub use select::Select;
 pub(crate) use snapshot::{check_integrity, check_version, copy_file, read_file, schema_version};
 pub(crate) use sqlite::FILE;
 pub use table::Table;
-pub use tx::Tx;
+pub use tx::{Question, Tx};
 pub(crate) use value::vals;
 pub use value::{Row, Val};
 use writable::Writable;

@@ -9,8 +9,8 @@ use super::{
     audit::Noted,
     dialect,
     fault::KeyTaken,
-    postgres::Session,
-    value::{Row, Val},
+    postgres::{Answer, Session},
+    value::{Owned, Row, Val},
 };
 use crate::{
     clock::Clock,
@@ -29,6 +29,16 @@ pub struct Tx<'c> {
 enum Connection<'c> {
     Sqlite(&'c rusqlite::Connection),
     Postgres(&'c mut Session),
+}
+
+/// What was asked of the database, see [`Tx::ask`].
+pub struct Question(Way);
+
+enum Way {
+    /// It is asked when somebody waits for it.
+    Sqlite { sql: String, params: Vec<Owned> },
+    /// It is on its way.
+    Postgres(Answer),
 }
 
 impl<'c> Tx<'c> {
@@ -207,6 +217,32 @@ impl<'c> Tx<'c> {
         };
         self.noted.changed |= !found.is_empty() && dialect::writes(sql);
         Ok(found)
+    }
+
+    /// Asks for rows without waiting for them: where the database is another process, several questions then cost one round trip.
+    /// [`answer`](Self::answer) waits; an error shows there or earlier, as that of [`send`](Self::send) does.
+    pub fn ask(&mut self, sql: &str, params: &[Val<'_>]) -> Result<Question> {
+        debug_assert!(!dialect::writes(sql), "a question changes nothing: {sql}");
+        Ok(Question(match &mut self.connection {
+            Connection::Sqlite(_) => {
+                Way::Sqlite { sql: sql.to_owned(), params: params.iter().map(|param| Owned::from(*param)).collect() }
+            }
+            Connection::Postgres(session) => Way::Postgres(session.ask(sql, params)?),
+        }))
+    }
+
+    /// Waits for the rows that [`ask`](Self::ask) asked for in this transaction, and maps them.
+    pub fn answer<T>(&mut self, asked: Question, map: impl Fn(&Row<'_>) -> Result<T>) -> Result<Vec<T>> {
+        match (asked.0, &mut self.connection) {
+            (Way::Postgres(answer), Connection::Postgres(session)) => {
+                session.rows(answer)?.iter().map(|row| map(&Row::postgres(row))).collect()
+            }
+            (Way::Sqlite { sql, params }, Connection::Sqlite(_)) => {
+                let params: Vec<Val<'_>> = params.iter().map(Owned::val).collect();
+                self.all(&sql, &params, map)
+            }
+            _ => unreachable!("a question is answered in the transaction that asked it"),
+        }
     }
 
     /// Gives at most `pages` pages of the store that are free back to the file system, and leaves `kept` free ones. Returns how

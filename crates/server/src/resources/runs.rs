@@ -158,14 +158,19 @@ const BY_SESSION: &str = "FROM sessions s
     LEFT JOIN run_starts t ON t.run_id = r.id
     WHERE s.workspace_id = $1";
 
+/// What is at work is found by the index of `runnable_at`, and failures by those of their columns: they are few among many.
 fn sources(wanted: &Wanted) -> Vec<Source> {
     let runs = |only| Source::Runs { from: BY_RUN, key: "r.id", only };
     let sessions = |only| Source::Runs { from: BY_SESSION, key: "s.run_id", only };
     let mut sources = match wanted.state {
         None => vec![runs("true"), Source::Skips { only: "true" }, Source::Starts { only: "true" }],
-        Some(RunState::Queued) => vec![runs("s.status = 'running' AND s.lease_owner IS NULL")],
-        Some(RunState::Working) => vec![runs("s.status = 'running' AND s.lease_owner IS NOT NULL")],
-        Some(RunState::Retrying) => vec![runs("s.status = 'rescheduling'")],
+        Some(RunState::Queued) => {
+            vec![sessions("s.runnable_at IS NOT NULL AND s.status = 'running' AND s.lease_owner IS NULL")]
+        }
+        Some(RunState::Working) => {
+            vec![sessions("s.runnable_at IS NOT NULL AND s.status = 'running' AND s.lease_owner IS NOT NULL")]
+        }
+        Some(RunState::Retrying) => vec![sessions("s.runnable_at IS NOT NULL AND s.status = 'rescheduling'")],
         Some(RunState::Waiting) => vec![sessions("s.stop_reason = 'requires_action'")],
         Some(RunState::Done) => vec![runs(
             "s.status IN ('idle', 'terminated') AND coalesce(s.stop_reason, 'end_turn') IN ('end_turn', 'refusal')

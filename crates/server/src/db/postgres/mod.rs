@@ -26,7 +26,7 @@ use crate::{
 pub(crate) use connect::Connector;
 pub(super) use lookup::Lookups;
 pub(super) use reader::Readers;
-pub use session::Session;
+pub use session::{Answer, Session};
 
 impl Db {
     /// Opens the store in a PostgreSQL database and brings its schema up to date. Every notice of a committed

@@ -9,7 +9,7 @@ use std::{
 };
 
 use futures_util::{TryStreamExt, poll};
-use tokio::runtime::Runtime;
+use tokio::{runtime::Runtime, sync::oneshot};
 use tokio_postgres::{Client, Error as Failure, Row, Statement, error::SqlState};
 
 use super::{
@@ -51,6 +51,9 @@ struct Prepared {
     statement: Statement,
     writes: bool,
 }
+
+/// The rows that a query brings, once they have been waited for.
+pub struct Answer(oneshot::Receiver<Vec<Row>>);
 
 type Sent = Pin<Box<dyn Future<Output = Result<(), Failure>> + Send>>;
 
@@ -215,6 +218,32 @@ impl Session {
         let client = self.client.clone();
         self.push(async move { client.execute_raw(&statement, params.iter().map(Owned::val)).await.map(drop) });
         Ok(())
+    }
+
+    /// Sends a query, whose rows [`rows`](Self::rows) waits for.
+    pub(crate) fn ask(&mut self, sql: &str, params: &[Val<'_>]) -> Result<Answer> {
+        let statement = self.prepared(sql)?;
+        parameters::check(params)?;
+        let params: Vec<Owned> = params.iter().map(|param| Owned::from(*param)).collect();
+        let client = self.client.clone();
+        let (answered, answer) = oneshot::channel();
+        self.push(async move {
+            let params: Vec<Val<'_>> = params.iter().map(Owned::val).collect();
+            let rows = client.query(&statement, &parameters::list(&params)).await?;
+            // Whoever asked may have turned to something else.
+            drop(answered.send(rows));
+            Ok(())
+        });
+        Ok(Answer(answer))
+    }
+
+    /// The rows of a query that was sent in this transaction.
+    pub(crate) fn rows(&mut self, Answer(mut answer): Answer) -> Result<Vec<Row>> {
+        if let Ok(rows) = answer.try_recv() {
+            return Ok(rows);
+        }
+        self.wait(ready(Ok(())))?;
+        answer.try_recv().map_err(|_| Error::internal("a query was sent in another transaction"))
     }
 
     /// Adds a row to a statement, see [`Tx::add`](super::super::Tx::add).

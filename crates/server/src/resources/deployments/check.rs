@@ -13,7 +13,7 @@ use super::run::{Environment, Target};
 use crate::{
     app::FirePolicy,
     closed::Closed,
-    db::{Tx, vals},
+    db::{Question, Tx, vals},
     error::{Error, Result},
     resources::{
         memory_stores::attach::Unattachable,
@@ -80,8 +80,12 @@ fn look(
     }
     check_agents(tx, workspace, target)?;
     check_events(tx, workspace, target)?;
+    // Asked for together, one round trip to another process does for all.
+    let vaults = ask_vaults(tx, workspace, target)?;
     let resources = check_environment(tx, policy, workspace, target)?;
-    check_vaults(tx, workspace, target)?;
+    if let Some((ids, asked)) = vaults {
+        check_vaults(tx, &ids, asked)?;
+    }
     if let Err(error) = policy.offer.check("agent.model", &target.model) {
         fails(RunErrorType::SessionCreationRejected, format!("session creation rejected: {error}"))?;
     }
@@ -164,12 +168,18 @@ fn check_environment(
 }
 
 /// Where the session is to find its credentials. Most deployments name no vault.
-fn check_vaults(tx: &mut Tx<'_>, workspace: &WorkspaceId, target: &Target) -> Result<(), Obstacle> {
+fn ask_vaults(tx: &mut Tx<'_>, workspace: &WorkspaceId, target: &Target) -> Result<Option<(Vec<String>, Question)>> {
     if target.vault_ids == "[]" {
-        return Ok(());
+        return Ok(None);
     }
-    let ids: Vec<String> = serde_json::from_str(&target.vault_ids).map_err(Error::from)?;
-    match vaults::unusable(tx, workspace, &ids)? {
+    let ids: Vec<String> = serde_json::from_str(&target.vault_ids)?;
+    let asked = vaults::ask(tx, workspace, &ids)?;
+    Ok(Some((ids, asked)))
+}
+
+/// That a session can use these vaults.
+fn check_vaults(tx: &mut Tx<'_>, ids: &[String], asked: Question) -> Result<(), Obstacle> {
+    match vaults::unusable(tx, ids, asked)? {
         None => Ok(()),
         Some(vaults::Unusable::Missing(id)) => {
             fails(RunErrorType::VaultNotFound, format!("session creation rejected: vault `{id}` not found"))

@@ -25,8 +25,8 @@ use crate::{
 };
 
 pub use store::{
-    Mounted, NewFile, Output, Source, are_named, copy, count, expire, insert, mountable, mounted, no_longer_count,
-    not_found, outputs, remove, remove_of_session, replace_output, same_output, source,
+    Mounted, NewFile, Output, Source, are_named, ask_mountable, copy, count, expire, insert, mountable, mounted,
+    no_longer_count, not_found, outputs, remove, remove_of_session, replace_output, same_output, source,
 };
 
 /// Most bytes of a field of an upload that is no file.

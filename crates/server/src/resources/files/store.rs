@@ -8,7 +8,7 @@ use rota_api::{
 
 use crate::{
     blobs::Written,
-    db::{Row, Tx, Val, vals},
+    db::{Question, Row, Tx, Val, vals},
     error::{Error, Result},
     limits::{EXPIRE_BATCH, EXPIRED_KEPT_MICROS},
 };
@@ -240,31 +240,36 @@ pub fn source(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Opti
 /// Files that one statement looks up.
 const FILES_AT_ONCE: usize = 50;
 
-/// Those of the files `ids` of a workspace that can be mounted, in no order. They stay as they are until the transaction ends;
-/// whoever mounts the same ones need not wait for that.
-pub fn mountable(tx: &mut Tx<'_>, workspace: &WorkspaceId, ids: &[&str]) -> Result<Vec<Source>> {
-    if ids.is_empty() {
-        return Ok(Vec::new());
-    }
+/// Asks for those of the files `ids` of a workspace that can be mounted, as [`mountable`] tells them. They stay as they are until
+/// the transaction ends; whoever mounts the same ones need not wait for that.
+pub fn ask_mountable(tx: &mut Tx<'_>, workspace: &WorkspaceId, ids: &[&str]) -> Result<Vec<Question>> {
     // In one order, so that no two of those who wait do so for each other.
     let mut ids = ids.to_vec();
     ids.sort_unstable();
     for id in &ids {
         tx.lock_shared("files WHERE workspace_id = $1 AND id = $2", vals![workspace, *id])?;
     }
-    let now = tx.now();
     // Each by its whole key: of a list of ids a plan that PostgreSQL made while there were few files looks at every file.
     let of_one = |place| {
         format!(
             "SELECT {SOURCE}, expires_at FROM files WHERE workspace_id = $1 AND id = ${place} AND blob_id IS NOT NULL"
         )
     };
-    let mut found = Vec::new();
-    for ids in ids.chunks(FILES_AT_ONCE) {
+    let ask = |ids: &[&str]| {
         let sql = (2..ids.len() + 2).map(of_one).collect::<Vec<_>>().join(" UNION ALL ");
         let mut params = vec![Val::from(workspace)];
         params.extend(ids.iter().copied().map(Val::from));
-        found.extend(tx.all(&sql, &params, |row| {
+        tx.ask(&sql, &params)
+    };
+    ids.chunks(FILES_AT_ONCE).map(ask).collect()
+}
+
+/// The files of [`ask_mountable`] that can be mounted, in no order.
+pub fn mountable(tx: &mut Tx<'_>, asked: Vec<Question>) -> Result<Vec<Source>> {
+    let now = tx.now();
+    let mut found = Vec::new();
+    for asked in asked {
+        found.extend(tx.answer(asked, |row| {
             let is_expired = row.opt_time("expires_at")?.is_some_and(|at| at <= now);
             Ok((!is_expired).then_some(source_of_row(row)?))
         })?);

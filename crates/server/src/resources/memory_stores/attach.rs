@@ -8,7 +8,7 @@ use rota_api::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    db::{Tx, vals},
+    db::{Question, Tx, vals},
     error::{Error, Result},
 };
 
@@ -52,20 +52,32 @@ impl From<Unattachable> for Error {
     }
 }
 
-/// The stores among `resources`, as a new session shows them, in their order; or why it cannot have one of them.
+/// Asks for the stores among `resources`, as [`resolve`] tells them.
+pub fn ask(tx: &mut Tx<'_>, workspace: &WorkspaceId, resources: &[Resource]) -> Result<Vec<Question>> {
+    let stores = resources.iter().filter_map(|resource| match resource {
+        Resource::MemoryStore { memory_store_id, .. } => Some(memory_store_id),
+        _ => None,
+    });
+    let sql = "SELECT id, name, description, archived_at FROM memory_stores WHERE workspace_id = $1 AND id = $2";
+    stores.map(|id| tx.ask(sql, vals![workspace, id])).collect()
+}
+
+/// The stores among `resources`, as a new session shows them, in their order; or why it cannot have one of them. `asked` is what
+/// [`ask`] asked.
 pub fn resolve(
     tx: &mut Tx<'_>,
-    workspace: &WorkspaceId,
+    asked: Vec<Question>,
     resources: &[Resource],
 ) -> Result<Result<Vec<StoreResource>, Unattachable>> {
     let mut stores: Vec<StoreResource> = Vec::new();
+    let mut asked = asked.into_iter();
     for resource in resources {
         let Resource::MemoryStore { memory_store_id, access, instructions } = resource else { continue };
-        let sql = "SELECT id, name, description, archived_at FROM memory_stores WHERE workspace_id = $1 AND id = $2";
-        let found = tx.one(sql, vals![workspace, memory_store_id], |row| {
+        let asked = asked.next().expect("each store was asked for");
+        let found = tx.answer(asked, |row| {
             Ok((row.id("id")?, row.text("name")?, row.text("description")?, row.opt_time("archived_at")?))
         })?;
-        let Some((id, name, description, archived_at)) = found else {
+        let Some((id, name, description, archived_at)) = found.into_iter().next() else {
             return Ok(Err(Unattachable::Missing(memory_store_id.clone())));
         };
         if archived_at.is_some() {

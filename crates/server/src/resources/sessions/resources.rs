@@ -144,12 +144,13 @@ pub fn available(
     let mut ids: Vec<&str> = resources.iter().filter_map(file_id).collect();
     ids.sort_unstable();
     ids.dedup();
+    let (files, stores) = (files::ask_mountable(tx, workspace, &ids)?, attach::ask(tx, workspace, resources)?);
     let found: HashMap<String, Source> =
-        files::mountable(tx, workspace, &ids)?.into_iter().map(|file| (file.id.to_string(), file)).collect();
+        files::mountable(tx, files)?.into_iter().map(|file| (file.id.to_string(), file)).collect();
     if let Some(missing) = resources.iter().filter_map(file_id).find(|id| !found.contains_key(*id)) {
         return Ok(Err(Unavailable::File(missing.to_owned())));
     }
-    let mut stores = match attach::resolve(tx, workspace, resources)? {
+    let mut stores = match attach::resolve(tx, stores, resources)? {
         Ok(stores) => stores.into_iter(),
         Err(why) => return Ok(Err(Unavailable::MemoryStore(why))),
     };
@@ -294,7 +295,8 @@ fn add_file(tx: &mut Tx<'_>, workspace: &WorkspaceId, session: &str, new: &AddRe
             return Err(Error::invalid(overlapping(at, &new.path)));
         }
     }
-    let file = files::mountable(tx, workspace, &[new.file_id.as_str()])?.pop();
+    let asked = files::ask_mountable(tx, workspace, &[new.file_id.as_str()])?;
+    let file = files::mountable(tx, asked)?.pop();
     let added = mount(tx, workspace, &found.id, &file.ok_or_else(|| files_missing(&new.file_id))?, &new.path)?;
     tx.audit_made(&added.id);
     resources.push(serde_json::to_value(&added)?);

@@ -16,7 +16,7 @@ use crate::{
 };
 
 use store::VAULTS;
-pub use store::{Unusable, check_references, unusable};
+pub use store::{Unusable, ask, check_references, unusable};
 
 /// `POST /v1/vaults`.
 pub async fn create(State(app): State<App>, caller: Caller, body: Body) -> Result<Json<Vault>> {

@@ -8,7 +8,7 @@ use rota_api::{
 };
 
 use crate::{
-    db::{Row, Table, Tx, Val, vals},
+    db::{Question, Row, Table, Tx, Val, vals},
     error::{Error, Result},
     resources::{credentials, webhook_outbox},
 };
@@ -88,16 +88,18 @@ pub enum Unusable {
     Archived(String),
 }
 
-/// The first of `ids` that no session can use; `None` when all can be used.
-pub fn unusable(tx: &mut Tx<'_>, workspace: &WorkspaceId, ids: &[String]) -> Result<Option<Unusable>> {
-    if ids.is_empty() {
-        return Ok(None);
-    }
+/// Asks for the vaults `ids`, as [`unusable`] tells them.
+pub fn ask(tx: &mut Tx<'_>, workspace: &WorkspaceId, ids: &[String]) -> Result<Question> {
     let places: Vec<String> = (2..ids.len() + 2).map(|place| format!("${place}")).collect();
     let sql = format!("SELECT id, archived_at FROM vaults WHERE workspace_id = $1 AND id IN ({})", places.join(", "));
     let mut params = vec![Val::from(workspace)];
     params.extend(ids.iter().map(Val::from));
-    let found: Vec<(String, bool)> = tx.all(&sql, &params, |row| Ok((row.text(0)?, row.opt_time(1)?.is_some())))?;
+    tx.ask(&sql, &params)
+}
+
+/// The first of `ids` that no session can use; `None` when all can be used. `asked` is what [`ask`] asked.
+pub fn unusable(tx: &mut Tx<'_>, ids: &[String], asked: Question) -> Result<Option<Unusable>> {
+    let found: Vec<(String, bool)> = tx.answer(asked, |row| Ok((row.text(0)?, row.opt_time(1)?.is_some())))?;
     Ok(ids.iter().find_map(|id| match found.iter().find(|(known, _)| known == id) {
         None => Some(Unusable::Missing(id.clone())),
         Some((_, true)) => Some(Unusable::Archived(id.clone())),
@@ -110,7 +112,11 @@ pub fn unusable(tx: &mut Tx<'_>, workspace: &WorkspaceId, ids: &[String]) -> Res
 /// # Errors
 /// 404 when there is no such vault, 400 when it is archived.
 pub fn check_references(tx: &mut Tx<'_>, workspace: &WorkspaceId, ids: &[String]) -> Result<()> {
-    match unusable(tx, workspace, ids)? {
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let asked = ask(tx, workspace, ids)?;
+    match unusable(tx, ids, asked)? {
         None => Ok(()),
         Some(Unusable::Missing(_)) => Err(Error::reference("vault")),
         Some(Unusable::Archived(_)) => Err(credentials::vault_archived()),
