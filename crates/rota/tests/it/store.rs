@@ -135,6 +135,26 @@ async fn a_statement_that_the_database_refuses_undoes_its_own_write_only() {
     assert_eq!(names(db).await, ["a", "b"]);
 }
 
+#[tokio::test]
+async fn questions_see_what_was_written_before_and_are_answered_in_any_order_or_by_nobody() {
+    let rota = Rota::without_engine().await;
+    let db = &rota.server.app().db;
+    let asked = |tx: &mut Tx<'_>| {
+        insert(tx, "a")?;
+        insert(tx, "b")?;
+        let all = tx.ask("SELECT id FROM nodes WHERE alive_until = 0 ORDER BY id", &[])?;
+        drop(tx.ask("SELECT id FROM nodes WHERE id = 'a'", &[])?);
+        let one = tx.ask("SELECT id FROM nodes WHERE id = $1", &[Val::Text("b")])?;
+        let one = tx.answer(one, |row| row.text(0))?;
+        insert(tx, "c")?;
+        Ok((tx.answer(all, |row| row.text(0))?, one))
+    };
+    let (all, one) = db.write(asked).await.unwrap();
+    assert!(all.starts_with(&["a".to_owned(), "b".to_owned()]), "{all:?}");
+    assert_eq!(one, ["b"]);
+    assert_eq!(names(db).await, ["a", "b", "c"]);
+}
+
 /// SQLite undoes the statement alone, and the rest may be committed.
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/with-postgres"]

@@ -220,7 +220,8 @@ impl<'c> Tx<'c> {
     }
 
     /// Asks for rows without waiting for them: where the database is another process, several questions then cost one round trip.
-    /// [`answer`](Self::answer) waits; an error shows there or earlier, as that of [`send`](Self::send) does.
+    /// [`answer`](Self::answer) waits; an error shows there or earlier, as that of [`send`](Self::send) does. Nothing that the
+    /// answer depends on is to be written before it is waited for: SQLite looks then.
     pub fn ask(&mut self, sql: &str, params: &[Val<'_>]) -> Result<Question> {
         debug_assert!(!dialect::writes(sql), "a question changes nothing: {sql}");
         Ok(Question(match &mut self.connection {
