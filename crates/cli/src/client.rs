@@ -178,24 +178,43 @@ impl Client {
     /// At most `most` rows of a list, page by page: by `page` and `next_page`, or by `after_id` where the list has that.
     pub async fn list(&self, path: &str, query: &[(&str, &str)], most: usize) -> Result<Rows> {
         let mut data = Vec::new();
+        let is_cut = self
+            .each(path, query, most, |row| {
+                data.push(row.take());
+                Ok(())
+            })
+            .await?;
+        Ok(Rows { data, is_cut })
+    }
+
+    /// The same, with something done for each row as its page comes. Whether there are more.
+    pub async fn each(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+        most: usize,
+        mut each: impl FnMut(&mut Value) -> Result<()>,
+    ) -> Result<bool> {
+        let mut left = most;
         let mut cursor: Option<(&str, String)> = None;
         loop {
-            let limit = PAGE.min(most - data.len()).to_string();
+            let limit = PAGE.min(left).to_string();
             let mut query = query.to_vec();
             query.push(("limit", &limit));
             query.extend(cursor.as_ref().map(|(name, value)| (*name, value.as_str())));
             let mut page = self.get(path, &query).await?;
             let next = next(&page);
-            let Some(Value::Array(rows)) = page.get_mut("data").map(Value::take) else {
+            let Some(Value::Array(mut rows)) = page.get_mut("data").map(Value::take) else {
                 return Err(self.is_no_server("a list without `data`"));
             };
-            data.extend(rows);
-            if next.is_none() || data.len() >= most {
-                let is_cut = next.is_some() || data.len() > most;
-                data.truncate(most);
-                return Ok(Rows { data, is_cut });
+            let is_more = rows.len() > left || next.is_some();
+            rows.truncate(left);
+            left -= rows.len();
+            rows.iter_mut().try_for_each(&mut each)?;
+            if !is_more || left == 0 {
+                return Ok(is_more);
             }
-            if next == cursor {
+            if next.is_none() || next == cursor {
                 return Err(self.is_no_server("a list whose pages do not end"));
             }
             cursor = next;

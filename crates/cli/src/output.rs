@@ -91,6 +91,23 @@ impl Out {
         Self { json, colours: is_terminal && !json && !is_dumb && !set("NO_COLOR"), width }
     }
 
+    /// The columns of the terminal, where it is one.
+    pub fn columns(&self) -> Option<usize> {
+        self.width
+    }
+
+    /// The rows of the terminal.
+    pub fn rows(&self) -> usize {
+        rustix::termios::tcgetwinsize(io::stdout()).map_or(24, |size| usize::from(size.ws_row).max(2))
+    }
+
+    /// Says on standard error that a list has more than it shows.
+    pub fn more(&self, is_cut: bool, words: &str) {
+        if is_cut {
+            eprintln!("{words}");
+        }
+    }
+
     /// As it is for a reader that is no terminal.
     pub fn plain() -> Self {
         Self { json: false, colours: false, width: None }
@@ -195,6 +212,22 @@ fn acts(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
             | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
+
+/// A time of the API in the zone of whoever reads it, to the second; what is none, as it is.
+pub fn time(text: &str) -> String {
+    match text.parse::<jiff::Timestamp>() {
+        Ok(time) => time.to_zoned_datetime(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string(),
+        Err(_) => text.to_owned(),
+    }
+}
+
+/// A cost in millionths of a cent, in dollars.
+pub fn cost(cost: &Value) -> String {
+    match cost["micro_cents"].as_i64() {
+        Some(micro_cents) => format!("${:.4}", micro_cents as f64 / 1e8),
+        None => String::new(),
+    }
 }
 
 /// Rows under headers. The last column is cut to the terminal's width; elsewhere nothing is cut.

@@ -1,5 +1,7 @@
 //! What is made from the definitions of the commands: completions of shells and the manual page.
 
+use std::{fs, path::Path};
+
 use clap_complete::Shell;
 
 use crate::{
@@ -15,10 +17,15 @@ pub fn completions(shell: Shell, mut root: clap::Command) -> Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// Writes the manual page, for `man -l`.
-pub fn manual(root: clap::Command) -> Result<Exit> {
-    let mut text = Vec::new();
-    clap_mangen::Man::new(root).render(&mut text).map_err(Error::writing)?;
-    Out::plain().write(&String::from_utf8_lossy(&text))?;
+/// Writes the manual page, for `man -l`; into a folder, a page for each command.
+pub fn manual(to: Option<&Path>, root: clap::Command) -> Result<Exit> {
+    let Some(folder) = to else {
+        let mut text = Vec::new();
+        clap_mangen::Man::new(root).render(&mut text).map_err(Error::writing)?;
+        Out::plain().write(&String::from_utf8_lossy(&text))?;
+        return Ok(Exit::Done);
+    };
+    let written = fs::create_dir_all(folder).and_then(|()| clap_mangen::generate_to(root, folder));
+    written.map_err(|error| Error::Failed(format!("cannot write to {}: {error}", folder.display())))?;
     Ok(Exit::Done)
 }

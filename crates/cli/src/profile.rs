@@ -119,6 +119,21 @@ impl Target {
         let path = path();
         choose(args, Environment::read(), || path.as_deref().map_or_else(|| Ok(Profiles::default()), read))
     }
+
+    /// The same, once its key and its workspace are known to be such as headers can hold.
+    ///
+    /// # Errors
+    /// When they are not.
+    pub fn checked(self) -> Result<Self> {
+        let header = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_graphic());
+        if !header(self.key.reveal()) {
+            return Err(Error::Usage(format!("the key for {} has characters that no key has", self.url)));
+        }
+        if self.workspace.as_deref().is_some_and(|workspace| !header(workspace)) {
+            return Err(Error::Usage("a workspace is named by its id, wrkspc_…".to_owned()));
+        }
+        Ok(self)
+    }
 }
 
 fn choose(args: &ServerArgs, mut set: Environment, file: impl FnOnce() -> Result<Profiles>) -> Result<Target> {
@@ -147,14 +162,7 @@ fn choose(args: &ServerArgs, mut set: Environment, file: impl FnOnce() -> Result
              server's machine makes one"
         )));
     };
-    let header = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_graphic());
-    if !header(&key) {
-        return Err(Error::Usage(format!("the key for {url} has characters that no key has")));
-    }
-    if workspace.as_deref().is_some_and(|workspace| !header(workspace)) {
-        return Err(Error::Usage("the workspace is named by its id, wrkspc_…".to_owned()));
-    }
-    Ok(Target { url, key: Secret::new(key), workspace })
+    Target { url, key: Secret::new(key), workspace }.checked()
 }
 
 impl Profiles {
