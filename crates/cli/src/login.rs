@@ -52,12 +52,10 @@ pub async fn login(args: LoginArgs) -> Result<Exit> {
 
 fn read_key() -> Result<String> {
     let stdin = io::stdin();
-    let silent = if stdin.is_terminal() {
+    let silent = if stdin.is_terminal() { Silent::begin() } else { None };
+    if silent.is_some() {
         eprint!("API key (it is not shown): ");
-        Silent::begin()
-    } else {
-        None
-    };
+    }
     let mut key = String::new();
     let reading = stdin.lock().take(KEY_BYTES).read_line(&mut key);
     if silent.is_some() {

@@ -3,6 +3,8 @@
 mod backup;
 mod check;
 mod cli;
+#[cfg(test)]
+mod cli_page;
 mod demo;
 mod doctor;
 mod images;
