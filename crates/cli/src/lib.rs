@@ -99,3 +99,12 @@ pub async fn run(command: Command, root: clap::Command) -> Exit {
         exit
     })
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_commands_know_a_server_by_http_alone() {
+        let manifest = include_str!("../Cargo.toml");
+        assert!(!manifest.contains("rota-server") && !manifest.contains("rota-sandbox"));
+    }
+}

@@ -186,7 +186,10 @@ pub fn clean(text: &str) -> Cow<'_, str> {
 pub fn clean_line(text: &str) -> Cow<'_, str> {
     match escape(text, |c| c == '\n' || c == '\t', show) {
         Cow::Borrowed(text) if !text.contains(['\n', '\t']) => Cow::Borrowed(text),
-        text => Cow::Owned(text.split_whitespace().collect::<Vec<_>>().join(" ")),
+        text => {
+            let parts = text.split(['\n', '\t']).map(str::trim).filter(|part| !part.is_empty());
+            Cow::Owned(parts.collect::<Vec<_>>().join(" "))
+        }
     }
 }
 

@@ -28,9 +28,12 @@ pub const DEFAULT_URL: &str = "http://127.0.0.1:7420";
 /// The name of the profile that nobody has named.
 pub const DEFAULT_PROFILE: &str = "default";
 
+/// What the help puts the options of [`ServerArgs`] under.
+pub const HEADING: &str = "Server";
+
 /// Which server to talk to.
 #[derive(Debug, Clone, Default, Args)]
-#[command(next_help_heading = "Server")]
+#[command(next_help_heading = HEADING)]
 pub struct ServerArgs {
     /// The server's address. Else it is ROTA_URL, that of the profile, or http://127.0.0.1:7420. The key is in ROTA_API_KEY or in
     /// the profile.
