@@ -61,9 +61,10 @@ release:
 	objcopy --only-keep-debug target/dist/rota target/ship/rota.debug
 	cd target/ship && objcopy --strip-all --add-gnu-debuglink=rota.debug ../dist/rota rota
 
-# Writes what is made from the code: the lists in docs/compatibility.md and docs/metrics.md and the contract of /rota/v1.
+# Writes what is made from the code: the lists in docs/compatibility.md and docs/metrics.md, docs/cli.md and the contract of /rota/v1.
 pages:
 	ROTA_WRITE_PAGES=1 cargo test --quiet -p rota-api -p rota-server --test own_contract --test operations_page --test metrics_page
+	ROTA_WRITE_PAGES=1 cargo test --quiet -p rota --bin rota cli_page
 
 # Builds the console from its sources, into console/dist, which the server embeds. It needs Node.js 20 or newer.
 console:

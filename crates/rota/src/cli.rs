@@ -7,8 +7,9 @@ use rota_server::config::{DatabaseUrl, Role};
 
 /// A self-hosted server for managed agents: deployments that run on demand or on schedule, inside your own network.
 ///
-/// Exit codes: 0 done, 1 failed, 2 wrong arguments, 3 done and something is wrong with the store, 78 this machine cannot isolate
-/// agents.
+/// Exit codes: 0 done, 1 failed, 2 wrong arguments. Of commands that talk to a server: 3 there is no such thing, 4 refused, 5 no server
+/// answers, 6 a session that was followed waits for an answer. Of `backup` and `check`: 3 done and something is wrong with the
+/// store. Of `doctor`: 78 this machine cannot isolate agents.
 #[derive(Debug, Parser)]
 #[command(name = "rota", version, propagate_version = true)]
 pub struct Cli {
@@ -47,6 +48,8 @@ pub enum Command {
     Schedules(SchedulesArgs),
     /// Change the key under which the secrets of the store are sealed. Works while the server runs.
     Vault(VaultArgs),
+    #[command(flatten)]
+    Client(rota_cli::Command),
 }
 
 #[derive(Debug, Args)]

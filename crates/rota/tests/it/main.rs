@@ -18,6 +18,8 @@ mod bounds;
 mod brakes;
 mod bucket;
 mod checkpoints;
+mod cli_commands;
+mod cli_follow;
 mod client;
 mod closed;
 mod command_line;
