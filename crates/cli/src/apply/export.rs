@@ -426,13 +426,13 @@ fn yaml(fields: &Fields) -> String {
 
 fn write(to: &Path, export: &Export, out: &Out) -> Result<Exit> {
     let failed = |path: &Path, error: &io::Error| Error::Failed(format!("cannot write {}: {error}", path.display()));
-    match fs::read_dir(to) {
-        Ok(mut entries) if entries.next().is_some() => {
-            return Err(Error::Usage(format!("{} is not empty: name another directory with --to", to.display())));
-        }
-        Ok(_) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+    let is_empty = match fs::read_dir(to) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => true,
         Err(error) => return Err(failed(to, &error)),
+    };
+    if !is_empty {
+        return Err(Error::Usage(format!("{} is not empty: name another directory with --to", to.display())));
     }
     // The file that names the project comes last: without it nothing is applied.
     for file in &export.files {
