@@ -47,6 +47,8 @@ pub enum Command {
     Schedules(SchedulesArgs),
     /// Change the key under which the secrets of the store are sealed. Works while the server runs.
     Vault(VaultArgs),
+    #[command(flatten)]
+    Client(rota_cli::Command),
 }
 
 #[derive(Debug, Args)]

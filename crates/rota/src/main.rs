@@ -20,7 +20,7 @@ mod vault;
 
 use std::{process::ExitCode, time::Duration};
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 use cli::{Cli, Command};
 
@@ -56,6 +56,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             Command::Org(args) => org::run(args).await,
             Command::Schedules(args) => schedules::run(args).await,
             Command::Vault(args) => vault::run(args).await,
+            Command::Client(command) => Ok(rota_cli::run(command, Cli::command()).await.into()),
         }
     });
     // Not longer: what does not end by now would keep the process for ever.
