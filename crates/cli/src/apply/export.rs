@@ -24,48 +24,54 @@ use super::{
 use crate::{
     client::{Client, Error, Result},
     output::{Exit, Out, clean_line},
-    profile::{Target, address},
+    profile::{ServerArgs, Target, address},
 };
 
 /// What `rota export` is told.
 #[derive(Debug, Args)]
 pub struct ExportArgs {
-    /// The directory for the files, which is made, or is empty
+    /// The directory for the files, which is made, or is empty.
     #[arg(long, value_name = "DIR", default_value = "rota")]
     to: PathBuf,
-    /// The project of the files; without it the name of the directory
+    /// The project of the files; without it the name of the directory.
     #[arg(long, value_name = "NAME")]
     project: Option<String>,
+    #[command(flatten)]
+    server: ServerArgs,
 }
 
 /// What `rota import` is told.
 #[derive(Debug, Args)]
 pub struct ImportArgs {
-    /// The address of the hosted service, or of another Rota
+    /// The address of the hosted service, or of another Rota.
     #[arg(long, value_name = "URL")]
     from_url: String,
-    /// The environment variable that has a key of it
+    /// The environment variable that has a key of it.
     #[arg(long, value_name = "NAME")]
     from_key_env: String,
-    /// The directory for the files, which is made, or is empty
+    /// The directory for the files, which is made, or is empty.
     #[arg(long, value_name = "DIR", default_value = "rota", conflicts_with = "apply")]
     to: PathBuf,
-    /// Write no files, but apply them to the server at once
+    /// Write no files, but apply them to the server at once.
     #[arg(long)]
     apply: bool,
-    /// With --apply: only say what would change. Ends with 7 where something would
+    /// With --apply: only say what would change. The exit code is 7 where something would.
     #[arg(long, requires = "apply")]
     dry_run: bool,
-    /// The project of the files; without it `imported`
+    /// The project of the files; without it `imported`.
     #[arg(long, value_name = "NAME", default_value = "imported")]
     project: String,
+    #[command(flatten)]
+    server: ServerArgs,
 }
 
 /// `rota export`.
 ///
 /// # Errors
 /// When the directory is not empty, or the server does not answer.
-pub async fn export(client: &Client, out: &Out, args: &ExportArgs) -> Result<Exit> {
+pub async fn export(args: ExportArgs) -> Result<Exit> {
+    let out = &Out::new(args.server.json);
+    let client = &Client::new(Target::find(&args.server)?)?;
     let project = match &args.project {
         Some(name) => name.clone(),
         None => key_of(&args.to.file_name().unwrap_or_default().to_string_lossy()),
@@ -84,7 +90,8 @@ pub async fn export(client: &Client, out: &Out, args: &ExportArgs) -> Result<Exi
 ///
 /// # Errors
 /// When there is no key, the directory is not empty, or a server does not answer.
-pub async fn import(client: impl FnOnce() -> Result<Client>, out: &Out, args: &ImportArgs) -> Result<Exit> {
+pub async fn import(args: ImportArgs) -> Result<Exit> {
+    let out = &Out::new(args.server.json);
     check(&args.project)?;
     let key = env::var(&args.from_key_env).ok().filter(|key| !key.is_empty()).ok_or_else(|| {
         Error::Usage(format!("--from-key-env: the environment variable {} is not set", clean_line(&args.from_key_env)))
@@ -100,7 +107,7 @@ pub async fn import(client: impl FnOnce() -> Result<Client>, out: &Out, args: &I
     let folder = tempfile::tempdir().map_err(|error| Error::Failed(format!("no folder for the files: {error}")))?;
     write(folder.path(), &export, out)?;
     let dir = folder.path().to_owned();
-    super::apply(&client()?, out, &ApplyArgs { dir, dry_run: args.dry_run, prune: false, secrets: None }).await
+    super::apply(ApplyArgs { dir, dry_run: args.dry_run, prune: false, secrets: None, server: args.server }).await
 }
 
 fn check(project: &str) -> Result<()> {

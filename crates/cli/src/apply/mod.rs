@@ -19,6 +19,7 @@ use clap::Args;
 use crate::{
     client::{Client, Error, Result},
     output::{Exit, Out},
+    profile::{ServerArgs, Target},
 };
 pub use export::{ExportArgs, ImportArgs, export, import};
 use files::Project;
@@ -31,25 +32,29 @@ use state::State;
 /// What `rota apply` is told.
 #[derive(Debug, Args)]
 pub struct ApplyArgs {
-    /// The directory with the files
+    /// The directory with the files.
     #[arg(short = 'f', long = "file", value_name = "DIR")]
     dir: PathBuf,
-    /// Only say what would change. Ends with 7 where something would
+    /// Only say what would change. The exit code is 7 where something would.
     #[arg(long)]
     dry_run: bool,
-    /// Archive, or delete, what an earlier apply of this project has made and what is in no file any more
+    /// Archive, or delete, what an earlier apply of this project has made and what is in no file any more.
     #[arg(long)]
     prune: bool,
-    /// Where the secrets of new webhooks and hooks are written, a line of JSON each. A server shows them once
+    /// Where the secrets of new webhooks and hooks are written, a line of JSON each. A server shows them once.
     #[arg(long, value_name = "FILE")]
     secrets: Option<PathBuf>,
+    #[command(flatten)]
+    server: ServerArgs,
 }
 
 /// `rota apply`.
 ///
 /// # Errors
 /// When a file is wrong, before anything is changed; when the server refuses a change, after those before it.
-pub async fn apply(client: &Client, out: &Out, args: &ApplyArgs) -> Result<Exit> {
+pub async fn apply(args: ApplyArgs) -> Result<Exit> {
+    let out = &Out::new(args.server.json);
+    let client = &Client::new(Target::find(&args.server)?)?;
     let project = files::read(&args.dir).map_err(wrong)?;
     let (state, plan) = planned(client, &project, args.prune).await?;
     if out.json {
