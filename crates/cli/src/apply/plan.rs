@@ -615,3 +615,138 @@ pub fn metadata(file: &Resource, project: &str, stored: Option<&Value>) -> Value
     }
     Value::Object(metadata)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::apply::files;
+
+    /// A project with these files.
+    fn project(texts: &[(&str, &str)]) -> Project {
+        let folder = tempfile::tempdir().unwrap();
+        for (path, text) in [("rota.yaml", "project: acme\n")].iter().chain(texts) {
+            let path = folder.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        files::read(folder.path()).unwrap()
+    }
+
+    fn agent(id: &str, version: i64, system: &str, label: Option<&str>) -> (Kind, Value) {
+        let metadata = label.map_or_else(|| json!({}), |label| json!({ LABEL: label }));
+        let raw = json!({
+            "id": id, "version": version, "name": "Worker", "description": null, "system": system,
+            "model": {"id": "m", "effort": {"type": "high"}, "speed": "standard", "inference_geo": null}, "tools": [],
+            "mcp_servers": [], "skills": [], "multiagent": null, "execution_identity": {"type": "service_account"},
+            "metadata": metadata,
+        });
+        (Kind::Agent, raw)
+    }
+
+    fn deployment(agent: &str, version: i64) -> (Kind, Value) {
+        let raw = json!({
+            "id": "depl_1", "name": "Nightly", "description": null, "agent": {"type": "agent", "id": agent, "version": version},
+            "environment_id": "env_1", "initial_events": [{"type": "user.message", "content": [{"type": "text", "text": "Go."}]}],
+            "resources": [], "vault_ids": [], "schedule": null, "status": "active", "metadata": {LABEL: "acme/nightly"},
+        });
+        (Kind::Deployment, raw)
+    }
+
+    fn environment() -> (Kind, Value) {
+        (Kind::Environment, json!({"id": "env_1", "name": "Workshop", "metadata": {}}))
+    }
+
+    const WORKER: (&str, &str) = ("agents/worker.md", "---\nname: Worker\nmodel: m\n---\nYou work.\n");
+    const NIGHTLY: (&str, &str) =
+        ("deployments/nightly.md", "---\nname: Nightly\nagent: worker\nenvironment: env_1\n---\nGo.\n");
+
+    fn planned(project: &Project, state: &State, prune: bool) -> Result<Plan, String> {
+        let told = |problems: Vec<Problem>| problems.iter().map(|problem| format!("{problem}\n")).collect::<String>();
+        let ids = match_files(project, state).map_err(told)?;
+        plan(project, state, ids, prune).map_err(told)
+    }
+
+    fn changes(plan: &Plan) -> Vec<(Action, Kind, &str)> {
+        plan.changes.iter().map(|change| (change.action, change.kind, change.key.as_str())).collect()
+    }
+
+    #[test]
+    fn what_is_referred_to_comes_first() {
+        let project = project(&[
+            ("agents/a-lead.yaml", "name: Lead\nmodel: m\nmultiagent: {type: coordinator, agents: [worker]}\n"),
+            NIGHTLY,
+            WORKER,
+        ]);
+        let plan = planned(&project, &State::given([environment()]), false).unwrap();
+        let expected = [(Kind::Agent, "worker"), (Kind::Agent, "a-lead"), (Kind::Deployment, "nightly")];
+        assert_eq!(changes(&plan), expected.map(|(kind, key)| (Action::Create, kind, key)));
+    }
+
+    #[test]
+    fn an_agent_that_changes_takes_its_deployment_along() {
+        let project = project(&[WORKER, NIGHTLY]);
+        let of = |system, version| {
+            State::given([agent("agent_1", 3, system, Some("acme/worker")), environment(), deployment("agent_1", version)])
+        };
+        assert!(planned(&project, &of("You work.", 3), false).unwrap().is_empty());
+        let plan = planned(&project, &of("You rest.", 3), false).unwrap();
+        assert_eq!(changes(&plan).len(), 2, "{}", plan.text());
+        assert!(plan.text().contains("agent: \"worker@3\" → \"worker\""), "{}", plan.text());
+        // An apply that was killed between the two.
+        let plan = planned(&project, &of("You work.", 2), false).unwrap();
+        assert_eq!(changes(&plan), [(Action::Update, Kind::Deployment, "nightly")]);
+    }
+
+    #[test]
+    fn a_resource_is_known_by_its_label_then_by_its_id_and_never_by_its_name() {
+        let by_id = ("agents/worker.md", "---\nid: agent_1\nname: Worker\nmodel: m\n---\nYou work.\n");
+        let (named, with_id) = (project(&[WORKER]), project(&[by_id]));
+        let unlabelled = State::given([agent("agent_1", 1, "You work.", None)]);
+        assert_eq!(changes(&planned(&named, &unlabelled, false).unwrap()), [(Action::Create, Kind::Agent, "worker")]);
+        assert_eq!(changes(&planned(&with_id, &unlabelled, false).unwrap()), [(Action::Update, Kind::Agent, "worker")]);
+        let labelled = State::given([agent("agent_2", 1, "You work.", Some("acme/worker")), agent("agent_1", 1, "", None)]);
+        assert!(planned(&with_id, &labelled, false).unwrap().is_empty());
+        let other = State::given([agent("agent_1", 1, "You work.", Some("other/worker"))]);
+        assert!(planned(&with_id, &other, false).unwrap_err().contains("agents/worker.md:2: id: agent_1 has the label other/worker"));
+    }
+
+    #[test]
+    fn what_is_in_no_file_goes_when_it_is_of_the_project_and_nobody_else_uses_it() {
+        let project = project(&[]);
+        let ours = || agent("agent_1", 1, "", Some("acme/worker"));
+        let plan = planned(&project, &State::given([ours(), agent("agent_2", 1, "", Some("other/worker"))]), true).unwrap();
+        assert_eq!(changes(&plan), [(Action::Remove, Kind::Agent, "worker")]);
+        let both = State::given([ours(), deployment("agent_1", 1)]);
+        let plan = planned(&project, &both, true).unwrap();
+        assert_eq!(plan.changes.iter().map(|change| change.kind).collect::<Vec<_>>(), [Kind::Deployment, Kind::Agent]);
+        assert!(planned(&project, &both, false).unwrap().is_empty());
+        let (kind, mut foreign) = deployment("agent_1", 1);
+        foreign["metadata"] = json!({});
+        let refused = planned(&project, &State::given([ours(), (kind, foreign)]), true).unwrap_err();
+        assert!(refused.contains("and with it the deployment depl_1"), "{refused}");
+    }
+
+    #[test]
+    fn the_default_of_a_server_is_put_back_when_a_file_names_it_no_more() {
+        let jittered = ("deployments/nightly.md", "---\nname: Nightly\nagent: worker\nenvironment: env_1\npolicy: {jitter: 60}\n---\nGo.\n");
+        let state = |set: Option<&str>, jitter: Value| {
+            let (kind, mut raw) = deployment("agent_1", 1);
+            raw["metadata"][SET_BY_FILE] = json!(set);
+            let mut state =
+                State::given([agent("agent_1", 1, "You work.", Some("acme/worker")), environment(), (kind, raw)]);
+            let mut policy = normal::policy(None).unwrap();
+            policy.insert("jitter".to_owned(), jitter);
+            state.policies.insert("depl_1".to_owned(), policy);
+            state
+        };
+        let fields = |files: &[(&str, &str)], state: &State| -> Vec<String> {
+            let plan = planned(&project(files), state, false).unwrap();
+            plan.changes.iter().flat_map(|change| &change.differences).map(|of| of.field.clone()).collect()
+        };
+        assert!(fields(&[WORKER, NIGHTLY], &state(None, json!("hosted"))).is_empty(), "the server's own default");
+        assert!(fields(&[WORKER, jittered], &state(Some("jitter"), json!(60))).is_empty());
+        let both = ["policy.jitter", "metadata.rota.dev/policy"];
+        assert_eq!(fields(&[WORKER, jittered], &state(None, json!("off"))), both);
+        assert_eq!(fields(&[WORKER, NIGHTLY], &state(Some("jitter"), json!(60))), both);
+    }
+}
