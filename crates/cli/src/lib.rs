@@ -1,6 +1,7 @@
 //! The commands that talk to a running server, over HTTP alone.
 
 mod answers;
+mod apply;
 pub mod client;
 pub mod find;
 mod follow;
@@ -56,6 +57,12 @@ pub enum Command {
     /// List, show and archive environments.
     #[command(subcommand)]
     Environments(resources::Act),
+    /// Make the server have what the files of a directory say: agents, environments, deployments, skills, vaults, webhooks.
+    Apply(apply::ApplyArgs),
+    /// Write what the server has as the files that `rota apply` reads. Secrets are not in them.
+    Export(apply::ExportArgs),
+    /// Write the same of the hosted service, or of another Rota, or apply it at once.
+    Import(apply::ImportArgs),
     /// Keep a server's address and a key in a profile. The key is read from standard input.
     Login(login::LoginArgs),
     /// Write what a shell needs to complete the commands.
@@ -87,6 +94,9 @@ pub async fn run(command: Command, root: clap::Command) -> Exit {
         Command::Agents(act) => act.run(Kind::Agents).await,
         Command::Sessions(act) => act.run(Kind::Sessions).await,
         Command::Environments(act) => act.run(Kind::Environments).await,
+        Command::Apply(args) => apply::apply(args).await,
+        Command::Export(args) => apply::export(args).await,
+        Command::Import(args) => apply::import(args).await,
         Command::Login(args) => login::login(args).await,
         Command::Completions { shell } => pages::completions(shell, root),
         Command::Man { to } => pages::manual(to.as_deref(), root),

@@ -30,11 +30,13 @@ pub enum Exit {
     Unreachable = 5,
     /// A session that was followed waits for an answer.
     Waiting = 6,
+    /// With `--dry-run`: something would change.
+    Changes = 7,
 }
 
 impl Exit {
     /// All of them, with what they say.
-    pub const ALL: [(Exit, &str); 7] = [
+    pub const ALL: [(Exit, &str); 8] = [
         (Exit::Done, "done"),
         (Exit::Failed, "it failed, or what it was about has failed"),
         (Exit::Usage, "wrong arguments, or a name that several things have"),
@@ -42,6 +44,7 @@ impl Exit {
         (Exit::Refused, "the server does not take the key, or does not let it do this"),
         (Exit::Unreachable, "no server answers at the address"),
         (Exit::Waiting, "a session that was followed waits for an answer"),
+        (Exit::Changes, "with --dry-run: something would change"),
     ];
 }
 

@@ -9,6 +9,7 @@ mod access;
 mod administration;
 mod again;
 mod agents;
+mod apply;
 mod as_many;
 mod attached_files;
 mod audit;
