@@ -13,6 +13,7 @@ mod notify;
 mod org;
 mod reload;
 mod restore;
+mod retention;
 mod schedules;
 mod serve;
 mod store;
@@ -54,6 +55,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             Command::Migrate(args) => migrate::run(args).await,
             Command::Models(args) => models::run(&args).await,
             Command::Org(args) => org::run(args).await,
+            Command::Retention(args) => retention::run(args).await,
             Command::Schedules(args) => schedules::run(args).await,
             Command::Vault(args) => vault::run(args).await,
         }

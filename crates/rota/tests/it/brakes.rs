@@ -102,7 +102,7 @@ async fn what_takes_longer_than_it_may_is_cut_off_and_its_outcome_is_unknown() {
 }
 
 /// Runs a command about the store of a server.
-async fn rota_command(rota: &Rota, arguments: &[&str]) -> Value {
+pub async fn rota_command(rota: &Rota, arguments: &[&str]) -> Value {
     let mut command = tokio::process::Command::from(process::rota());
     command.args(arguments).arg("--json").arg("--data").arg(&rota.server.app().config.data);
     if let Some(database) = rota.database() {
