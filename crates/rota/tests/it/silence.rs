@@ -278,3 +278,23 @@ async fn a_hold_between_a_look_and_its_record_is_no_silence() {
     assert_eq!(db.write(move |tx| settle(tx, &looks)).await.unwrap(), []);
     assert_eq!(told(&rota.api, &deliveries).await, [] as [Value; 0]);
 }
+
+#[tokio::test]
+async fn a_hold_that_nobody_has_looked_at_ends_a_silence_too() {
+    let rota = only_api(|config| config.engine.concurrency = 0).await;
+    let (api, administrator) = (&rota.api, rota.administrator().await);
+    let deliveries = endpoint(api).await;
+    let made = Parts::new(api).await.deployment(api, hourly("nightly")).await;
+    look_at(&rota, "02T09:00:00").await;
+    look_at(&rota, "02T12:00:31").await;
+    rota.set_time("2026-03-02T12:05:00Z");
+    administrator.call("/rota/v1/schedules/hold").await;
+    administrator.call("/rota/v1/schedules/release").await;
+    look_at(&rota, "02T12:12:00").await;
+    assert_eq!(attention(api).await, []);
+    look_at(&rota, "02T15:59:59").await;
+    assert_eq!(told(api, &deliveries).await, [silent(&made, &made["created_at"], 3)]);
+    look_at(&rota, "02T16:00:31").await;
+    let since = attention(api).await.pop().unwrap().1;
+    assert_eq!(told(api, &deliveries).await[1..], [silent(&made, &since, 3)], "another silence");
+}

@@ -58,10 +58,11 @@ pub struct Look {
     id: DeploymentId,
     /// Since when it was due.
     due_at: Time,
-    was_silent: bool,
     good_at: Time,
     intervals: u32,
     is_silent: bool,
+    /// When that was found first; `None` where it was not yet, or there was a good run or a hold since.
+    silent_at: Option<Time>,
     /// When to look again.
     next: Time,
 }
@@ -82,7 +83,7 @@ pub fn due(tx: &mut Tx<'_>, limit: i64) -> Result<Vec<Look>> {
 pub fn settle(tx: &mut Tx<'_>, looks: &[Look]) -> Result<Vec<DeploymentId>> {
     let mut silent = Vec::new();
     for look in looks {
-        if look.is_silent && !look.was_silent {
+        if look.is_silent && look.silent_at.is_none() {
             if begin(tx, look)? {
                 silent.push(look.id.clone());
             }
@@ -99,7 +100,7 @@ fn begin(tx: &mut Tx<'_>, look: &Look) -> Result<bool> {
     let sql = format!("{} WHERE x.deployment_id = $1", *WATCHED);
     let Some(watched) = tx.one(&sql, vals![&look.id], Watched::from_row)? else { return Ok(false) };
     let now = watched.look(tx)?;
-    let begins = now.write(tx)? && now.is_silent && !now.was_silent;
+    let begins = now.write(tx)? && now.is_silent && now.silent_at.is_none();
     if begins {
         webhook_outbox::emit_own(tx, &now.workspace, EventType::RotaDeploymentSilent, &now.id, |_| {
             Ok(Some(Details::Silent(Silent { since: now.good_at, intervals: now.intervals })))
@@ -111,10 +112,9 @@ fn begin(tx: &mut Tx<'_>, look: &Look) -> Result<bool> {
 impl Look {
     /// Writes what was found, unless the row is another by now. Whether it was not.
     fn write(&self, tx: &mut Tx<'_>) -> Result<bool> {
-        let silent_at = self.is_silent.then(|| tx.now());
+        let silent_at = self.is_silent.then(|| self.silent_at.unwrap_or(tx.now()));
         tx.changes(
-            "UPDATE deployment_silence SET good_at = $3, look_at = $4,
-                 silent_at = CASE WHEN CAST($5 AS BIGINT) IS NULL THEN NULL ELSE coalesce(silent_at, $5) END
+            "UPDATE deployment_silence SET good_at = $3, look_at = $4, silent_at = $5
              WHERE deployment_id = $1 AND look_at = $2",
             vals![&self.id, self.due_at, self.good_at, self.next, silent_at],
         )
@@ -127,7 +127,7 @@ struct Watched {
     id: DeploymentId,
     look_at: Time,
     good_at: Option<Time>,
-    was_silent: bool,
+    silent_at: Option<Time>,
     intervals: u32,
     /// Whether the schedules of its workspace are held.
     is_held: bool,
@@ -156,7 +156,7 @@ impl Watched {
             id: row.id("deployment_id")?,
             look_at: row.time("look_at")?,
             good_at: row.opt_time("good_at")?,
-            was_silent: row.opt_time("silent_at")?.is_some(),
+            silent_at: row.opt_time("silent_at")?,
             intervals: intervals.unwrap_or(SILENT_AFTER_INTERVALS),
             is_held: held::is_held(row)?,
             released_at: held::released_at(row)?,
@@ -186,7 +186,7 @@ impl Watched {
             workspace: self.workspace,
             id: self.id,
             due_at: self.look_at,
-            was_silent: self.was_silent,
+            silent_at: self.silent_at.filter(|silent_at| good_at <= *silent_at),
             good_at,
             intervals: self.intervals,
             is_silent,
