@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
+use jiff::Timestamp;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -181,7 +182,7 @@ impl<'a> Story<'a> {
                 if !started.insert(run_id) {
                     return Err(format!("two starts have one run: {start:#}"));
                 }
-                if start["trigger"] == "at" && run["at"].as_str() < start["at"].as_str() {
+                if start["trigger"] == "at" && time(&run["at"]) < time(&start["at"]) {
                     return Err(format!("it ran before its time: {start:#} {run:#}"));
                 }
             }
@@ -194,4 +195,8 @@ impl<'a> Story<'a> {
         let of_starts = of_starts.count();
         if of_starts == started.len() { Ok(()) } else { Err(format!("{of_starts} runs of {} starts", started.len())) }
     }
+}
+
+fn time(text: &Value) -> Timestamp {
+    text.as_str().unwrap().parse().unwrap()
 }
