@@ -104,7 +104,8 @@ impl<'a> Story<'a> {
             }
             15 => {
                 let verb = self.dice.one_of(&["hold", "release"]);
-                tokio::join!(self.administrator.call(&format!("/rota/v1/schedules/{verb}")), two.tick());
+                let path = format!("/rota/v1/schedules/{verb}");
+                tokio::join!(self.administrator.call(&path), two.tick());
             }
             16..=17 => {
                 tokio::join!(record::come_to_rest(one, &self.deployment), two.tick());
@@ -133,7 +134,8 @@ impl<'a> Story<'a> {
         let most = self.dice.one_of(&[None, Some(1), Some(4)]);
         let body = json!({"overlap": overlap, "max_concurrent_sessions": most});
         let path = self.own("policy");
-        tokio::join!(self.servers[0].api.send(Method::POST, &path, Some(&body)), self.servers[1].tick());
+        let [one, two] = self.servers;
+        tokio::join!(one.api.send(Method::POST, &path, Some(&body)), two.tick());
     }
 
     /// Nothing holds anything back, and time goes on: then nothing is left.
