@@ -2,12 +2,14 @@
 """Writes grafana-dashboard.json, which is beside it.
 
     python3 deploy/dashboard.py
+    python3 deploy/dashboard.py --print    only shows what it would write
 
 Each row answers a question. Values that are read from the store are the same on each of several servers, so they are not summed.
 """
 
 import json
 import pathlib
+import sys
 
 RATE = "[$__rate_interval]"
 SELECT = 'job=~"$job"'
@@ -70,12 +72,14 @@ ROWS = [
                                 (increase("rota_sandboxes_killed_total", "1h", "reason"), "{{reason}} ran out, 1 h")], ""),
     ]),
     ("What waits", [
-        ("Sessions not at rest", "short", [(most("rota_sessions", "state"), "{{state}}")],
+        ("Sessions not at rest", "short", [(most("rota_sessions", "state", 'state!="resting"'), "{{state}}")],
          "Those that wait for a human go on when somebody answers."),
         ("The longest wait", "s", [(most("rota_sessions_oldest_seconds", "state"), "{{state}}")], ""),
         ("Requests in line before models", "short", [(f"sum by (upstream) (rota_model_requests_waiting{{{SELECT}}})", "{{upstream}}")], ""),
         ("Webhooks not delivered", "short", [(most("rota_webhook_deliveries", "state"), "{{state}}"),
                                              (most("rota_webhook_endpoints_disabled"), "endpoints disabled")], ""),
+        ("Sessions at rest", "short", [(most("rota_sessions", "", 'state="resting"'), "at rest")],
+         "Counted every five minutes at most.", "stat"),
     ]),
     ("What it costs", [
         ("Cost an hour", "currencyUSD", [(f"3600e-9 * {rate('rota_model_cost_nanos_total', 'model')}", "{{model}}")],
@@ -141,8 +145,11 @@ def main():
         "uid": "rota", "title": "Rota", "tags": ["rota"], "schemaVersion": 39, "editable": True, "refresh": "30s",
         "time": {"from": "now-6h", "to": "now"}, "templating": {"list": variables}, "panels": panels,
     }
-    file = pathlib.Path(__file__).with_name("grafana-dashboard.json")
-    file.write_text(json.dumps(dashboard, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(dashboard, indent=1, ensure_ascii=False) + "\n"
+    if sys.argv[1:] == ["--print"]:
+        sys.stdout.buffer.write(text.encode())
+    else:
+        pathlib.Path(__file__).with_name("grafana-dashboard.json").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -53,6 +53,8 @@ names! {
         "command_line" => CommandLine,
         /// The scheduler: a fire has failed, or found no agent.
         "scheduler" => Scheduler,
+        /// The policy of a deployment, for whoever does not answer.
+        "policy" => Policy,
         /// Another change: what goes with an agent, a vault or a workspace.
         "cascade" => Cascade,
         /// The server itself, for another reason.

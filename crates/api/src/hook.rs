@@ -21,6 +21,13 @@ pub const SECRET: (usize, usize) = (16, 255);
 pub const PER_MINUTE: u32 = 60;
 /// The most that it can say.
 pub const MAX_PER_MINUTE: u32 = 6000;
+/// For how long the former secret of a hook is taken beside the new one, unless a rotation says otherwise, in seconds: a day.
+pub const OVERLAP_SECONDS: u32 = 86_400;
+/// The longest that it can say: a week.
+pub const MAX_OVERLAP_SECONDS: u32 = 604_800;
+
+/// What is said where Slack's secret is missing.
+pub const SLACK_HAS_ITS_OWN: &str = "Field required: Slack gives each app its own, the signing secret of the app";
 
 names! {
     /// How a sender shows that it knows the secret.
@@ -56,11 +63,13 @@ pub struct Hook {
     pub max_per_minute: u32,
     /// When it last took one.
     pub last_delivery_at: Option<Time>,
+    /// Until when what is signed with the secret before the last rotation is taken too; null where there is no such secret.
+    pub former_secret_until: Option<Time>,
     /// When it was created.
     pub created_at: Time,
 }
 
-/// A hook that was just made.
+/// A hook that has a new secret: it was just made, or the secret was rotated.
 #[derive(Serialize, JsonSchema)]
 pub struct NewHook {
     /// What the API shows of it later.
@@ -97,11 +106,32 @@ impl HookFields {
             Self { name: String::new(), scheme: HookScheme::Standard, secret: None, max_per_minute: PER_MINUTE };
         let fields = CreateHook::read(o)?.merged(&nothing_said)?;
         if fields.scheme == HookScheme::Slack && fields.secret.is_none() {
-            return Err(
-                o.invalid("secret", "Field required: Slack gives each app its own, the signing secret of the app")
-            );
+            return Err(o.invalid("secret", SLACK_HAS_ITS_OWN));
         }
         Ok(fields)
+    }
+}
+
+described! {
+    /// What a rotation asks for.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    Rotation,
+    /// A request for a new secret.
+    RotateHook {
+        /// The new secret, where the sender has one already.
+        secret: Secret, clears as OwnSecret;
+        /// For how many seconds the secret before is taken too; 0 ends it at once.
+        overlap_seconds: u32, keeps as Whole(0, MAX_OVERLAP_SECONDS as i64);
+    }
+}
+
+impl Rotation {
+    /// Reads the body of a request to rotate.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn read(o: &mut Object<'_>) -> Decoded<Self> {
+        RotateHook::read(o)?.merged(&Self { secret: None, overlap_seconds: OVERLAP_SECONDS })
     }
 }
 

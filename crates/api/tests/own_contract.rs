@@ -10,7 +10,7 @@ use rota_api::{
     audit::{ActorType, AuditEvent},
     egress::{EgressConnection, EgressOutcome},
     environment_key::{CreateEnvironmentKey, EnvironmentKey, NewEnvironmentKey},
-    hook::{CreateHook, Hook, HookDelivery, NewHook, SlackChallenge},
+    hook::{CreateHook, Hook, HookDelivery, NewHook, RotateHook, SlackChallenge},
     image::{EnvironmentBuild, EnvironmentImage, Images, SetEnvironmentImage},
     listed_run::{Attention, ListedRun, RunState, RunTrigger},
     occurrence::{AuditedOccurrence, OccurrenceOutcome},
@@ -44,6 +44,7 @@ const POLICY: &str = "/rota/v1/deployments/{deployment_id}/policy";
 const BACKFILL: &str = "/rota/v1/deployments/{deployment_id}/backfill";
 const HOOKS: &str = "/rota/v1/deployments/{deployment_id}/hooks";
 const HOOK: &str = "/rota/v1/hooks/{hook_id}";
+const ROTATE: &str = "/rota/v1/hooks/{hook_id}/rotate";
 const RUNS: &str = "/rota/v1/deployments/{deployment_id}/runs";
 const RETENTION: &str = "/rota/v1/retention";
 const DEPLOYMENT_RETENTION: &str = "/rota/v1/deployments/{deployment_id}/retention";
@@ -268,6 +269,9 @@ fn made() -> String {
     c.add("delete", HOOK, &[], &answer);
     let answer = Contract::either(&c.schema::<HookDelivery>(), &c.schema::<SlackChallenge>());
     c.add("post", HOOK, &[], &answer);
+    let answer = c.schema::<NewHook>();
+    c.add("post", ROTATE, &[], &answer);
+    c.takes::<RotateHook>(ROTATE);
     let answer = c.schema::<RunSums>();
     let by = ("by", json!({"type": "array", "items": {"enum": SumBy::NAMES}}));
     let query = [by, ("deployment_id", text.clone()), ("agent_id", text.clone()), time("from"), time("to")];

@@ -42,6 +42,9 @@ pub enum Command {
     Models(ModelsArgs),
     /// Put a backup into an empty data folder, once all of it was found to be what was written.
     Restore(RestoreArgs),
+    /// Say what the next sweep of the store would remove, which keeps things as `[retention]` and the workspaces say. Works while
+    /// the server runs, and removes nothing.
+    Retention(RetentionArgs),
     /// Show the organization, and switch all its workspaces off and on. Works while the server runs.
     Org(OrgArgs),
     /// Hold all schedules, or those of a workspace, and let them go on. Works while the server runs.
@@ -137,6 +140,18 @@ pub struct BackupArgs {
 pub struct CheckArgs {
     #[command(flatten)]
     pub store: StoreArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct RetentionArgs {
+    #[command(flatten)]
+    pub store: StoreArgs,
+    /// Count, and remove nothing. It has to be given: what goes is removed by a server, within an hour.
+    #[arg(long, required = true)]
+    pub dry_run: bool,
+    /// Only what goes of this workspace, by its name or its id. The audit list then counts as far as it is the workspace's.
+    #[arg(long, value_name = "NAME")]
+    pub workspace: Option<String>,
 }
 
 #[derive(Debug, Args)]

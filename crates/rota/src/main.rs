@@ -15,6 +15,7 @@ mod notify;
 mod org;
 mod reload;
 mod restore;
+mod retention;
 mod schedules;
 mod serve;
 mod store;
@@ -56,6 +57,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             Command::Migrate(args) => migrate::run(args).await,
             Command::Models(args) => models::run(&args).await,
             Command::Org(args) => org::run(args).await,
+            Command::Retention(args) => retention::run(args).await,
             Command::Schedules(args) => schedules::run(args).await,
             Command::Vault(args) => vault::run(args).await,
             Command::Client(command) => Ok(rota_cli::run(command, Cli::command()).await.into()),

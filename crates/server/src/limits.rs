@@ -74,6 +74,10 @@ pub const SCRAPE_STORE_TIMEOUT: Duration = Duration::from_secs(2);
 pub const SCRAPE_KEPT_SECONDS: f64 = 5.0;
 /// Most rows that a scrape counts of one kind.
 pub const SCRAPE_ROWS: i64 = 10_000;
+/// How often sessions at rest are counted at most, in seconds, however often is scraped ...
+pub const RESTING_KEPT_SECONDS: f64 = 300.0;
+/// ... and how many of them in one read.
+pub const RESTING_AT_ONCE: i64 = 10_000;
 /// Most disabled endpoints whose webhooks a scrape counts.
 pub const SCRAPE_ENDPOINTS: i64 = 100;
 /// Spans of traces that wait to be sent; further ones are dropped, and counted.
@@ -951,6 +955,9 @@ pub const RETENTION_LOOK: i64 = 500;
 pub const RETENTION_SESSIONS: usize = 10;
 /// ... and other rows. More events of a session than this many are removed after it.
 pub const RETENTION_ROWS: i64 = 500;
+/// For how long what a deployment spent in a month is kept after its end, in microseconds: the clock of another server on the store may be
+/// so far behind.
+pub const SPEND_KEPT_MICROS: i64 = 24 * 60 * 60 * 1_000_000;
 /// Deployments whose history one transaction shortens.
 pub const RETENTION_DEPLOYMENTS: usize = 20;
 /// The share of the time for which a sweep may keep the store busy: for each second of work it pauses so many.

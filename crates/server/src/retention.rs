@@ -18,6 +18,7 @@ use crate::{
         RETENTION_SESSIONS,
     },
     resources::{
+        deployments::spend,
         retention::{self, Kept, Place},
         sessions,
     },
@@ -80,6 +81,14 @@ impl<'a> Sweep<'a> {
         }
         while self.app.db.write(sessions::forget_events).await? && !self.app.is_stopping() {
             self.pause(Stopwatch::start()).await;
+        }
+        loop {
+            let watch = Stopwatch::start();
+            let more = self.app.db.write(spend::forget).await?;
+            self.pause(watch).await;
+            if !more || self.app.is_stopping() {
+                break;
+            }
         }
         while self.app.db.write(|tx| tx.give_back(GIVEN_BACK_PAGES, FREE_PAGES_KEPT)).await? > 0
             && !self.app.is_stopping()

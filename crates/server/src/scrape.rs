@@ -4,6 +4,8 @@
 //! The store is asked for little, seldom and by one scrape at a time: rows that an index names, no more than a bound of them, and what
 //! was read is kept for some seconds. A store that does not answer costs a scrape a moment, and what is in it is then left out.
 
+mod resting;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -28,6 +30,8 @@ use crate::{
     telemetry::{self, Samples},
 };
 
+use resting::Resting;
+
 /// What answers scrapes.
 pub struct Scrape {
     db: Db,
@@ -35,6 +39,7 @@ pub struct Scrape {
     tasks: TaskTracker,
     data: PathBuf,
     kept: Arc<Mutex<Kept>>,
+    resting: Resting,
 }
 
 /// What was read last: nothing of a store that did not answer.
@@ -72,7 +77,8 @@ struct Many {
 impl Scrape {
     /// For a server with the store `db` and the data folder `data`.
     pub fn new(db: Db, sandboxes: Arc<Embedded>, tasks: TaskTracker, data: PathBuf) -> Self {
-        Self { db, sandboxes, tasks, data, kept: Arc::default() }
+        let resting = Resting::new(db.clone(), tasks.clone());
+        Self { db, sandboxes, tasks, data, kept: Arc::default(), resting }
     }
 
     /// Everything, in the text format of Prometheus: what was `counted`, and what is read now.
@@ -82,6 +88,9 @@ impl Scrape {
         samples.sample("rota_store_up", &[], f64::from(u8::from(stored.is_some())));
         if let Some(stored) = &stored {
             add_stored(&mut samples, stored);
+            if let Some(count) = self.resting.count() {
+                samples.sample("rota_sessions", &[("state", "resting")], count as f64);
+            }
         }
         add_server(&mut samples, &self.db, self.sandboxes.counts());
         let data = self.data.clone();
@@ -304,7 +313,9 @@ mod tests {
         let (db, _writer) = Db::open(folder.path(), Clock::System, Box::new(|_| {})).unwrap();
         let failed = "SELECT count(*) FROM (SELECT 1 FROM webhook_deliveries WHERE state = 'failed' LIMIT $1) AS found";
         let due = "SELECT min(next_fire_at) FROM deployments WHERE next_fire_at IS NOT NULL";
-        for (sql, parameters) in [(AT_WORK, 2), (WAITING, 1), (WEBHOOKS, 1), (PARKED, 2), (failed, 1), (due, 0)] {
+        for (sql, parameters) in
+            [(AT_WORK, 2), (WAITING, 1), (WEBHOOKS, 1), (PARKED, 2), (failed, 1), (due, 0), (resting::SOME, 2)]
+        {
             let plan = db
                 .read(move |tx| {
                     let values = [1_i64, 2];
@@ -319,6 +330,11 @@ mod tests {
                 .filter(|step| ["sessions", "webhook_deliveries", "deployments"].iter().any(|t| step.contains(t)));
             let reads: Vec<_> = reads.collect();
             assert!(!reads.is_empty() && reads.iter().all(|step| step.contains("USING")), "{sql}: {plan:?}");
+            let is_counted = sql == resting::SOME;
+            assert!(
+                !is_counted || reads.iter().all(|step| step.contains("COVERING INDEX sessions_resting")),
+                "{plan:?}"
+            );
         }
     }
 

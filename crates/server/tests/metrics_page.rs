@@ -9,6 +9,7 @@ use std::{
     fmt::Write,
     fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use rota_server::telemetry::table::{self, AREAS, Kind};
@@ -141,4 +142,16 @@ fn the_dashboard_and_the_alerts_name_metrics_of_the_table() {
     let dashboard: serde_json::Value = serde_json::from_str(&read("deploy/grafana-dashboard.json")).unwrap();
     let panels = dashboard["panels"].as_array().unwrap();
     assert!(panels.len() > 15 && panels.iter().all(|panel| panel["title"].is_string()));
+}
+
+#[test]
+fn the_dashboard_is_what_its_script_prints() {
+    let script = Path::new(ROOT).join("deploy/dashboard.py");
+    let printed = Command::new("python3").arg(script).arg("--print").output();
+    let printed = printed.expect("Python 3 is there, as for other tests: apt install python3");
+    assert!(printed.status.success(), "{}", String::from_utf8_lossy(&printed.stderr));
+    assert!(
+        printed.stdout == read("deploy/grafana-dashboard.json").as_bytes(),
+        "deploy/grafana-dashboard.json is another one: run `python3 deploy/dashboard.py`"
+    );
 }

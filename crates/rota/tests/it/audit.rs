@@ -68,6 +68,7 @@ async fn calls(api: &Api, parts: &Parts) -> Vec<(Method, &'static str, Option<St
         post("/rota/v1/deployments/{deployment_id}/policy", json!({"overlap": "skip"})),
         post("/rota/v1/deployments/{deployment_id}/retention", json!({"sessions_days": 30})),
         post("/rota/v1/deployments/{deployment_id}/hooks", json!({"name": "h", "scheme": "bearer"})),
+        post("/rota/v1/hooks/{hook_id}/rotate", json!({"overlap_seconds": 60})),
         delete("/rota/v1/hooks/{hook_id}"),
         call("/rota/v1/starts/{start_id}/cancel"),
         post("/rota/v1/retention", json!({"runs_days": 30})),

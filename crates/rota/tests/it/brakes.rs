@@ -102,7 +102,7 @@ async fn what_takes_longer_than_it_may_is_cut_off_and_its_outcome_is_unknown() {
 }
 
 /// Runs a command about the store of a server.
-async fn rota_command(rota: &Rota, arguments: &[&str]) -> Value {
+pub async fn rota_command(rota: &Rota, arguments: &[&str]) -> Value {
     let mut command = tokio::process::Command::from(process::rota());
     command.args(arguments).arg("--json").arg("--data").arg(&rota.server.app().config.data);
     if let Some(database) = rota.database() {
@@ -340,4 +340,28 @@ async fn the_service_manager_is_told_that_the_server_is_ready_alive_and_ending()
     };
     timeout(PATIENCE, ended).await.unwrap();
     assert!(Path::new(served.folder.path()).join("rota.db").exists());
+}
+
+/// Sandboxes as containers of a daemon that is not there.
+const NO_DAEMON: &str = "[sandbox]\nbackend = \"podman\"\nsocket = \"/nowhere/podman.sock\"\n";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_says_at_its_start_what_its_sandboxes_lack_and_what_to_do() {
+    let served = Served::start(NO_DAEMON);
+    let line =
+        || served.log().lines().find(|line| line.contains("this machine cannot isolate agents")).map(str::to_owned);
+    until("the log says what is missing", async || line().is_some()).await;
+    let line = line().unwrap();
+    for part in ["missing=\"containers\"", "cause=", "/nowhere/podman.sock", "remedy=", "correct `socket` in [sandbox]"]
+    {
+        assert!(line.contains(part), "{part}: {line}");
+    }
+    served.models().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_runs_no_sessions_needs_no_sandbox() {
+    let served = Served::start(&format!("roles = [\"api\", \"scheduler\"]\n{NO_DAEMON}"));
+    served.models().await;
+    assert!(!served.log().contains("cannot isolate"), "{}", served.log());
 }

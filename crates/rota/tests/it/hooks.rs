@@ -484,3 +484,76 @@ async fn strangers_who_send_slowly_hold_up_nobody() {
         assert_eq!(sent.unwrap().status(), 504, "who is too slow is told so");
     }
 }
+
+async fn rotated(api: &Api, hook: &Value, body: Value) -> Value {
+    api.post(&format!("/rota/v1/hooks/{}/rotate", id(hook)), body).await
+}
+
+#[tokio::test]
+async fn a_rotated_secret_ends_the_one_before_when_it_is_told_to() {
+    let rota = Rota::without_engine().await;
+    let api = &rota.api;
+    let deployment = made(&rota).await;
+    for body in [
+        json!({"scheme": "standard"}),
+        json!({"scheme": "github"}),
+        json!({"scheme": "slack", "secret": "8f742231b10e8888abcd99yyyzzz85a5"}),
+        json!({"scheme": "bearer"}),
+    ] {
+        let first = hook(api, &deployment, body).await;
+        let scheme = first["scheme"].as_str().unwrap();
+        let own = |secret: &str| if scheme == "slack" { json!({ "secret": secret }) } else { json!({}) };
+        let takes = async |hook: &Value, delivery: &str| {
+            // Slack names what it sends in the body.
+            let body = format!("{{\"event_id\": \"{delivery}\"}}");
+            let answer = send(&rota, hook, delivery, &body).await;
+            assert!([200, 401].contains(&answer.status.as_u16()), "{scheme}: {:?}", answer.body);
+            answer.status == 200
+        };
+        let second = rotated(api, &first, over(own("the second one of Slack"), &json!({"overlap_seconds": 60}))).await;
+        assert_eq!((&second["id"], &second["scheme"]), (&first["id"], &first["scheme"]));
+        assert_ne!(second["secret"], first["secret"]);
+        let until = second["former_secret_until"].clone();
+        assert!(takes(&first, "1").await && takes(&second, "2").await, "{scheme}: both are taken");
+        assert_eq!(api.get(second["path"].as_str().unwrap()).await["former_secret_until"], until);
+        let third = rotated(api, &second, own("the third one of Slack.")).await;
+        assert!(!takes(&first, "3").await, "{scheme}: it is the last but one");
+        assert!(takes(&second, "4").await && takes(&third, "5").await, "{scheme}");
+        rota.advance_seconds(86_399);
+        assert!(takes(&second, "6").await, "{scheme}: a day, unless it says otherwise");
+        rota.advance_seconds(1);
+        assert!(!takes(&second, "7").await && takes(&third, "8").await, "{scheme}: the day is over");
+        assert_eq!(api.get(third["path"].as_str().unwrap()).await["former_secret_until"], Value::Null);
+        let fourth = rotated(api, &third, over(own("the fourth one of Slack"), &json!({"overlap_seconds": 0}))).await;
+        assert!(!takes(&third, "9").await && takes(&fourth, "10").await, "{scheme}: at once");
+        let read = |tx: &mut Tx<'_>| tx.all("SELECT 1 FROM hooks WHERE former_secret IS NOT NULL", &[], |_| Ok(()));
+        assert_eq!(rota.server.app().db.read(read).await.unwrap(), [], "{scheme}: none is kept that is not taken");
+        api.delete(fourth["path"].as_str().unwrap()).await;
+    }
+}
+
+#[tokio::test]
+async fn only_a_secret_that_fits_is_rotated_in_and_only_by_its_workspace() {
+    let rota = Rota::without_engine().await;
+    let api = &rota.api;
+    let deployment = made(&rota).await;
+    let slack = hook(api, &deployment, json!({"scheme": "slack", "secret": "8f742231b10e8888abcd99yyyzzz85a5"})).await;
+    let standard = hook(api, &deployment, json!({"scheme": "standard"})).await;
+    let rotate = |hook: &Value| format!("/rota/v1/hooks/{}/rotate", id(hook));
+    for (hook, body, said) in [
+        (&slack, json!({}), "secret: Field required: Slack gives each app its own, the signing secret of the app"),
+        (&standard, json!({"secret": "too short"}), "secret: a secret has 16 to 255 characters"),
+        (
+            &standard,
+            json!({"secret": "no base64 at all!"}),
+            "secret: a secret of Standard Webhooks is whsec_ and 24 to 64 bytes in base64",
+        ),
+    ] {
+        assert_eq!(api.post_refused(&rotate(hook), body).await, invalid(said));
+    }
+    let too_long = api.post_refused(&rotate(&standard), json!({"overlap_seconds": 604_801})).await;
+    assert!(too_long.message.starts_with("overlap_seconds: "), "{too_long:?}");
+    let elsewhere = rota.other_workspace().await.post_refused(&rotate(&standard), json!({})).await;
+    assert_eq!(elsewhere, not_found(format!("Hook `{}` not found.", id(&standard))));
+    assert_eq!(send(&rota, &standard, "1", "{}").await.status, 200, "it is as it was");
+}

@@ -34,6 +34,7 @@ mod database_connections;
 mod database_outages;
 mod dead_turns;
 mod deadlines;
+mod decisions;
 mod demo;
 mod deployments;
 #[allow(clippy::needless_pass_by_value, reason = "values made in place read better in its tables")]
@@ -58,6 +59,7 @@ mod installers;
 mod large_files;
 mod leases;
 mod llama;
+mod lock_order;
 mod lost_files;
 mod mcp;
 mod memory_mounts;

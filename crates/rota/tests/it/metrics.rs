@@ -139,6 +139,7 @@ async fn sessions_that_wait_for_a_runner_are_counted_with_the_age_of_the_oldest(
         ("rota_store_up", is(1)),
         ("rota_sessions{state=\"queued\"}", is(2)),
         ("rota_sessions{state=\"running\"}", is(0)),
+        ("rota_sessions{state=\"resting\"}", is(1)),
         ("rota_sessions{state=\"waiting_for_human\"}", is(0)),
         ("rota_sessions_oldest_seconds{state=\"queued\"}", [120.0, 121.0]),
         ("rota_sessions_oldest_seconds{state=\"waiting_for_human\"}", is(0)),

@@ -150,7 +150,7 @@ impl<T: Send + 'static> Held<T> {
 }
 
 /// Whether a transaction waits for the rows of another one.
-async fn is_waited_for(rota: &Rota) -> bool {
+pub async fn is_waited_for(rota: &Rota) -> bool {
     let sql = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' LIMIT 1";
     rota.server.app().db.lookup(sql, &[], |_| Ok(())).await.unwrap().is_some()
 }

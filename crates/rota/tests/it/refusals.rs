@@ -162,6 +162,9 @@ impl World {
             "/rota/v1/deployments/{deployment_id}/hooks" => {
                 json!({"name": "refused", "scheme": "github", "secret": "refused, refused", "max_per_minute": 10})
             }
+            "/rota/v1/hooks/{hook_id}/rotate" => {
+                json!({"secret": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "overlap_seconds": 60})
+            }
             "/rota/v1/deployments/{deployment_id}/backfill" => {
                 json!({"from": "2026-01-01T00:00:00Z", "to": "2026-01-02T00:00:00Z"})
             }

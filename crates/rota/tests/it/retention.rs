@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use rota_api::{Time, retention::RetentionKind};
 use rota_server::{
+    clock::Clock,
     config::{Config, RetentionConfig, Role},
     db::{Tx, Val},
     resources::retention::claim,
@@ -12,6 +13,7 @@ use rota_server::{
 use serde_json::{Value, json};
 
 use crate::{
+    brakes::rota_command,
     client::{Api, ENDPOINTS, invalid},
     files::files_of,
     given::{Parts, agent, environment, id, message, script},
@@ -450,4 +452,48 @@ async fn a_year_of_a_minutely_deployment_stays_bounded() {
     let told = outcomes(&rota.api, &deployment).await;
     assert!(told.iter().all(|(_, outcome)| outcome == "ran"), "every occurrence that is told has its run");
     assert!(RetentionKind::ALL.len() == 6 && told.len() >= 30 * 1440);
+}
+
+/// How much of each kind a preview has, but for those of which it has nothing.
+fn counts(preview: &Value) -> BTreeMap<&str, u64> {
+    let lines = preview["data"].as_array().unwrap().iter();
+    let counts = lines.map(|line| (line["kind"].as_str().unwrap(), line["count"].as_u64().unwrap()));
+    counts.filter(|(_, count)| *count > 0).collect()
+}
+
+#[tokio::test]
+async fn a_dry_run_counts_what_the_sweep_removes() {
+    let days = RetentionConfig { sessions_days: Some(5), audit_days: Some(5), ..RetentionConfig::default() };
+    let rota = keeping_without_engine(days).await;
+    // The command takes the time from the system.
+    let ten_days_ago = Clock::System.now().plus_micros(-10 * DAY_SECONDS * 1_000_000);
+    rota.clock.advance_micros(ten_days_ago.micros() - rota.clock.now().micros());
+    let (api, other) = (&rota.api, rota.other_workspace().await);
+    let (parts, of_other) = (Parts::new(api).await, Parts::new(&other).await);
+    for (api, parts, sessions) in [(api, &parts, 3), (&other, &of_other, 2)] {
+        for _ in 0..sessions {
+            parts.session(api, json!({})).await;
+        }
+    }
+    api.post(RETENTION, json!({"deliveries_days": 5})).await;
+    api.post(ENDPOINTS, json!({"url": "https://hooks.invalid", "enabled_events": ["environment.created"]})).await;
+    for name in ["one", "two"] {
+        environment(api, name).await;
+    }
+    execute(&rota, "UPDATE webhook_deliveries SET state = 'delivered', due_at = NULL").await;
+    rota.clock.advance_micros(Clock::System.now().micros() - rota.clock.now().micros());
+    parts.session(api, json!({})).await;
+
+    let file = rota.server.app().config.data.join("rota.toml");
+    std::fs::write(&file, "[retention]\nsessions_days = 5\naudit_days = 5\n").unwrap();
+    let dry_run = ["retention", "--dry-run", "--config", file.to_str().unwrap()];
+    let of_default = rota_command(&rota, &[&dry_run[..], &["--workspace", "Default"]].concat()).await;
+    assert_eq!(of_default, api.get(&format!("{RETENTION}/preview")).await);
+    assert_eq!(counts(&of_default)["sessions"], 3);
+    let of_other = rota_command(&rota, &[&dry_run[..], &["--workspace", "Other"]].concat()).await;
+    assert_eq!(of_other, other.get(&format!("{RETENTION}/preview")).await);
+    let all = rota_command(&rota, &dry_run).await;
+    assert_eq!(counts(&all)["sessions"], 5);
+    assert_eq!(counts(&all), sweep(&rota).await);
+    assert_eq!(counts(&rota_command(&rota, &dry_run).await), BTreeMap::new(), "all of it is gone");
 }

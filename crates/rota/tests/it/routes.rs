@@ -42,7 +42,7 @@ fn every_operation_of_the_contract_is_served_or_said_not_to_be() {
             "the contract has no {beginning} ({what})"
         );
     }
-    assert_eq!(served.len(), 175);
+    assert_eq!(served.len(), 176);
 }
 
 #[tokio::test]

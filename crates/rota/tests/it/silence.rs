@@ -218,3 +218,83 @@ async fn two_servers_tell_of_a_silence_once() {
     about.dedup();
     assert_eq!((told.len(), about.len()), (20, 20));
 }
+
+#[tokio::test]
+async fn schedules_that_are_held_are_not_silent_and_count_from_when_they_go_on() {
+    let rota = only_api(|config| config.engine.concurrency = 0).await;
+    let (administrator, other) = (rota.administrator().await, rota.other_workspace().await);
+    let mut watched = Vec::new();
+    for (api, name) in [(&rota.api, "here"), (&other, "there")] {
+        let deliveries = endpoint(api).await;
+        watched.push((api, deliveries, Parts::new(api).await.deployment(api, hourly(name)).await));
+    }
+    let all_quiet = async |time: &str, told_before: [usize; 2]| {
+        look_at(&rota, time).await;
+        for ((api, deliveries, _), before) in watched.iter().zip(told_before) {
+            assert_eq!(told(api, deliveries).await.len(), before, "{time}");
+            assert_eq!(attention(api).await, [], "{time}");
+        }
+    };
+    all_quiet("02T09:30:00", [0, 0]).await;
+    administrator.call("/rota/v1/schedules/hold").await;
+    all_quiet("02T12:00:31", [0, 0]).await;
+    all_quiet("02T15:00:31", [0, 0]).await;
+    let here = rota.api.get("/rota/v1/retention").await["workspace_id"].as_str().unwrap().to_owned();
+    administrator.call(&format!("/rota/v1/workspaces/{here}/schedules/hold")).await;
+    rota.set_time("2026-03-02T15:30:00Z");
+    administrator.call("/rota/v1/schedules/release").await;
+    all_quiet("02T18:59:59", [0, 0]).await;
+    look_at(&rota, "02T19:00:31").await;
+    assert_eq!(told(&rota.api, &watched[0].1).await, [] as [Value; 0], "held still");
+    let since = attention(&other).await.pop().unwrap().1;
+    assert!(since.as_str().unwrap().starts_with("2026-03-02T15:30:00"), "{since}");
+    assert_eq!(told(&other, &watched[1].1).await, [silent(&watched[1].2, &since, 3)]);
+
+    // One that is silent when its schedule is held is so no more, and is told again only after whole intervals of its own.
+    administrator.call("/rota/v1/schedules/hold").await;
+    all_quiet("02T19:20:00", [0, 1]).await;
+    rota.set_time("2026-03-02T20:30:00Z");
+    administrator.call("/rota/v1/schedules/release").await;
+    administrator.call(&format!("/rota/v1/workspaces/{here}/schedules/release")).await;
+    all_quiet("02T23:59:59", [0, 1]).await;
+    look_at(&rota, "03T00:00:31").await;
+    for ((api, deliveries, made), before) in watched.iter().zip([0, 1]) {
+        let since = attention(api).await.pop().unwrap().1;
+        assert!(since.as_str().unwrap().starts_with("2026-03-02T20:30:00"), "{since}");
+        assert_eq!(told(api, deliveries).await[before..], [silent(made, &since, 3)]);
+    }
+}
+
+#[tokio::test]
+async fn a_hold_between_a_look_and_its_record_is_no_silence() {
+    let rota = only_api(|config| config.engine.concurrency = 0).await;
+    let deliveries = endpoint(&rota.api).await;
+    Parts::new(&rota.api).await.deployment(&rota.api, hourly("nightly")).await;
+    rota.set_time("2026-03-02T12:00:31Z");
+    let db = &rota.server.app().db;
+    let looks = db.read(|tx| due(tx, SILENCE_BATCH)).await.unwrap();
+    assert_eq!(looks.len(), 1);
+    rota.administrator().await.call("/rota/v1/schedules/hold").await;
+    assert_eq!(db.write(move |tx| settle(tx, &looks)).await.unwrap(), []);
+    assert_eq!(told(&rota.api, &deliveries).await, [] as [Value; 0]);
+}
+
+#[tokio::test]
+async fn a_hold_that_nobody_has_looked_at_ends_a_silence_too() {
+    let rota = only_api(|config| config.engine.concurrency = 0).await;
+    let (api, administrator) = (&rota.api, rota.administrator().await);
+    let deliveries = endpoint(api).await;
+    let made = Parts::new(api).await.deployment(api, hourly("nightly")).await;
+    look_at(&rota, "02T09:00:00").await;
+    look_at(&rota, "02T12:00:31").await;
+    rota.set_time("2026-03-02T12:05:00Z");
+    administrator.call("/rota/v1/schedules/hold").await;
+    administrator.call("/rota/v1/schedules/release").await;
+    look_at(&rota, "02T12:12:00").await;
+    assert_eq!(attention(api).await, []);
+    look_at(&rota, "02T15:59:59").await;
+    assert_eq!(told(api, &deliveries).await, [silent(&made, &made["created_at"], 3)]);
+    look_at(&rota, "02T16:00:31").await;
+    let since = attention(api).await.pop().unwrap().1;
+    assert_eq!(told(api, &deliveries).await[1..], [silent(&made, &since, 3)], "another silence");
+}

@@ -140,3 +140,30 @@ async fn a_key_that_was_used_before_the_ceiling_still_stands_for_its_run() {
     set_policy(api, &made, json!({"spend": null})).await;
     assert_ne!(keyed("two").await.success()["id"], first["id"], "a refusal does not use up a key");
 }
+
+#[tokio::test]
+async fn days_of_months_that_are_over_are_forgotten() {
+    let (_upstream, rota, made) = hourly().await;
+    let api = &rota.api;
+    set_policy(api, &made, json!({"spend": {"per_month_cents": 1000}})).await;
+    for time in ["02T09:00:00", "31T09:00:00"] {
+        fires_and_rests(&rota, &made, time).await;
+    }
+    // More than one transaction removes, of another deployment and long ago.
+    let many = "INSERT INTO deployment_spend (deployment_id, day, workspace_id, nanos, spent_at)
+        WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1100)
+        SELECT 'depl_gone', n.i, 'wrkspc_gone', 1, 0 FROM n";
+    crate::schedules::tamper(&rota, many.to_owned()).await;
+    let kept = async || {
+        rota_server::retention::once(rota.server.app()).await.unwrap();
+        let sql = "SELECT day FROM deployment_spend ORDER BY day";
+        let read = move |tx: &mut rota_server::db::Tx<'_>| tx.all(sql, &[], |row| row.int(0));
+        rota.server.app().db.read(read).await.unwrap()
+    };
+    // Days from the first of January 1970: the second and the last one of March.
+    assert_eq!(kept().await, [20_514, 20_543], "a month stays whole");
+    rota.set_time("2026-04-01T12:00:00Z");
+    assert_eq!(kept().await, [20_514, 20_543], "somebody's clock may be late");
+    rota.set_time("2026-04-02T00:00:00Z");
+    assert_eq!(kept().await, [0; 0]);
+}

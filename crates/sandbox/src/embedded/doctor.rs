@@ -63,7 +63,8 @@ pub(super) fn probe_daemon(daemon: &Daemon) -> Vec<Protection> {
     // The calling thread may be one that must not block on a future.
     let rows = std::thread::scope(|scope| scope.spawn(look).join());
     let rows = rows.unwrap_or_else(|_| Err(io::Error::other("the look at it ended early")));
-    let rows = rows.unwrap_or_else(|error| vec![("containers", None, error.to_string(), String::new())]);
+    let rows =
+        rows.unwrap_or_else(|error| vec![("containers", None, error.to_string(), remedy::ROOT_ADVICE.to_owned())]);
     let protection = |(name, state, detail, remedy)| {
         let state = match state {
             Some(true) => ProtectionState::Ok,
@@ -87,8 +88,8 @@ pub(super) fn probe(
             vec![Protection { name: "isolation", state: ProtectionState::Missing, detail: cause, remedy }]
         }
         Err(error) => {
-            let detail = error.to_string();
-            vec![Protection { name: "isolation", state: ProtectionState::Missing, detail, remedy: String::new() }]
+            let (detail, remedy) = (error.to_string(), remedy::ROOT_ADVICE.to_owned());
+            vec![Protection { name: "isolation", state: ProtectionState::Missing, detail, remedy }]
         }
     };
     rows.push(user_ids(identities));

@@ -8,7 +8,8 @@ use crate::wire::Failure;
 
 const PROGRAM_ADVICE: &str =
     "Run the server as root (sandboxes still run as unprivileged users), or see `rota doctor`.";
-const ROOT_ADVICE: &str = "`rota doctor` tries it again; docs/sandbox.md says what is needed.";
+/// Where nothing better is known.
+pub(super) const ROOT_ADVICE: &str = "`rota doctor` tries it again; docs/sandbox.md says what is needed.";
 /// The bit of CAP_SYS_ADMIN.
 const SYS_ADMIN: u64 = 1 << 21;
 

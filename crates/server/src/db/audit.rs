@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use rota_api::{
-    audit::{Actor, ActorType},
+    audit::{Actor, ActorType, AuditedResource},
     id::{AuditEventId, Id, WorkspaceId},
 };
 use serde::Serialize;
@@ -123,6 +123,20 @@ impl Tx<'_> {
             id: Some(also.id.to_owned()),
             parent: None,
             workspace: also.workspace.cloned(),
+            fields: None,
+        });
+    }
+
+    /// Leaves a row for a decision on something that is `part` of a resource. A request that decides on several things leaves one for
+    /// each.
+    pub fn audit_decision(&mut self, actor: Actor, workspace: &WorkspaceId, operation: &str, part: &AuditedResource) {
+        self.noted.also.push(Row {
+            actor,
+            operation: operation.to_owned(),
+            resource: part.r#type.clone(),
+            id: part.id.clone(),
+            parent: part.parent_id.clone(),
+            workspace: Some(workspace.clone()),
             fields: None,
         });
     }

@@ -45,6 +45,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0032_audit.sql"),
     include_str!("migrations/0033_retention.sql"),
     include_str!("migrations/0034_brakes.sql"),
+    include_str!("migrations/0035_left_alone.sql"),
 ];
 
 /// Where a store keeps the checksums of the migrations that it has seen, each under the version that it leads to.

@@ -25,7 +25,11 @@ pub const NOT_AUDITED: [(&str, &str, &str); 14] = [
     ("POST", "/v1/deployments/{deployment_id}/run", "the run is the record of it, and has the id of its request"),
     ("POST", "/v1/environments/{environment_id}/work/{work_id}/ack", "workers say so each time they are given work"),
     ("POST", "/v1/environments/{environment_id}/work/{work_id}/heartbeat", "workers say so many times a minute"),
-    ("POST", "/v1/sessions/{session_id}/events", "the session's own log is the record of it"),
+    (
+        "POST",
+        "/v1/sessions/{session_id}/events",
+        "the session's own log is the record of it; decisions on calls leave a row each",
+    ),
     ("POST", "/v1/sessions/{session_id}/threads/{thread_id}/archive", "it is always refused"),
     ("POST", "/v1/tunnels/{tunnel_id}/reveal_token", "it changes nothing"),
     ("POST", "/v1/user_profiles/{user_profile_id}/action_urls", "it is always refused"),

@@ -131,6 +131,7 @@ pub fn operations() -> Vec<Operation> {
         get("/rota/v1/hooks/{hook_id}", Workspace, Optional, hooks::retrieve),
         call("/rota/v1/hooks/{hook_id}", Signed, Optional, hooks::receive),
         delete("/rota/v1/hooks/{hook_id}", Workspace, Optional, hooks::delete),
+        post("/rota/v1/hooks/{hook_id}/rotate", Workspace, Optional, hooks::rotate),
         get("/rota/v1/images", Workspace, Optional, images::list),
         get("/rota/v1/retention", Workspace, Optional, retention::of_workspace),
         post("/rota/v1/retention", Workspace, Optional, retention::set_of_workspace),

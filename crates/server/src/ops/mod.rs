@@ -5,9 +5,11 @@ mod check;
 mod manifest;
 mod named;
 mod restore;
+mod retention;
 mod source;
 
 pub use backup::{Backup, backup};
 pub use check::{Checked, Findings, Problem, check};
 pub use manifest::{About, Kept, NamedImage, StoreKind};
 pub use restore::{Restored, restore};
+pub use retention::retention_preview;

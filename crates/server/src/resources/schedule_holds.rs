@@ -2,16 +2,14 @@
 //! nothing else is kept from starting. Rota's own.
 
 use axum::extract::State;
-use rota_api::{
-    id::{Id, WorkspaceId},
-    schedule_hold::{HeldWorkspace, ScheduleHolds},
-};
+use rota_api::schedule_hold::{HeldWorkspace, ScheduleHolds};
 
 use crate::{
     app::App,
     db::{Tx, vals},
-    error::{Error, Result},
+    error::Result,
     request::{Administrator, Json, Path, Query},
+    resources::workspaces,
 };
 
 /// `GET /rota/v1/schedules/hold`.
@@ -86,7 +84,7 @@ pub fn hold(tx: &mut Tx<'_>, which: &Which) -> Result<ScheduleHolds> {
             tx.execute(sql, vals![tx.now()])?;
         }
         Which::Workspace(named) => {
-            let id = workspace(tx, named)?;
+            let id = workspaces::id_of(tx, named)?;
             tx.audit_in(&id);
             let sql = "UPDATE workspaces SET schedules_held_at = $2 WHERE id = $1 AND schedules_held_at IS NULL";
             tx.execute(sql, vals![&id, tx.now()])?;
@@ -102,24 +100,16 @@ pub fn hold(tx: &mut Tx<'_>, which: &Which) -> Result<ScheduleHolds> {
 pub fn release(tx: &mut Tx<'_>, which: &Which) -> Result<ScheduleHolds> {
     match which {
         Which::All => {
-            let sql = "UPDATE organization SET schedules_held_at = NULL WHERE schedules_held_at IS NOT NULL";
-            tx.execute(sql, &[])?;
+            let sql = "UPDATE organization SET schedules_held_at = NULL, schedules_released_at = $1 WHERE schedules_held_at IS NOT NULL";
+            tx.execute(sql, vals![tx.now()])?;
         }
         Which::Workspace(named) => {
-            let id = workspace(tx, named)?;
+            let id = workspaces::id_of(tx, named)?;
             tx.audit_in(&id);
-            let sql = "UPDATE workspaces SET schedules_held_at = NULL WHERE id = $1 AND schedules_held_at IS NOT NULL";
-            tx.execute(sql, vals![&id])?;
+            let sql = "UPDATE workspaces SET schedules_held_at = NULL, schedules_released_at = $2
+                 WHERE id = $1 AND schedules_held_at IS NOT NULL";
+            tx.execute(sql, vals![&id, tx.now()])?;
         }
     }
     list(tx)
-}
-
-fn workspace(tx: &mut Tx<'_>, named: &str) -> Result<WorkspaceId> {
-    let sql = if named.starts_with(WorkspaceId::PREFIX) {
-        "SELECT id FROM workspaces WHERE id = $1"
-    } else {
-        "SELECT id FROM workspaces WHERE name = $1 AND archived_at IS NULL"
-    };
-    tx.one_or(sql, vals![named], |row| row.id(0), || Error::not_found("Workspace", named))
 }

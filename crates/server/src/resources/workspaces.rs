@@ -225,3 +225,16 @@ fn from_row(row: &Row<'_>) -> Result<Workspace> {
         archived_at: row.opt_time("archived_at")?,
     })
 }
+
+/// The id of the workspace that is named by its id, or by its name while it is not archived.
+///
+/// # Errors
+/// 404 when there is none.
+pub fn id_of(tx: &mut Tx<'_>, named: &str) -> Result<WorkspaceId> {
+    let sql = if named.starts_with(WorkspaceId::PREFIX) {
+        "SELECT id FROM workspaces WHERE id = $1"
+    } else {
+        "SELECT id FROM workspaces WHERE name = $1 AND archived_at IS NULL"
+    };
+    tx.one_or(sql, vals![named], |row| row.id(0), || Error::not_found("Workspace", named))
+}

@@ -139,7 +139,7 @@ pub const AREAS: &[Area] = &[
     },
     Area {
         title: "Did it work, and what waits",
-        about: "Sessions. A session at rest is in none of the states: it is counted when its turn ends.",
+        about: "Sessions. Those that are not at rest are counted up to 10,000 of a kind.",
         metrics: &[
             Metric {
                 name: "rota_sessions",
@@ -148,9 +148,10 @@ pub const AREAS: &[Area] = &[
                 labels: &[(
                     "state",
                     "`queued` (waits for a runner), `running`, `retrying` (waits until it is tried again), `waiting_for_human` \
-                     (until a call is allowed or denied), `waiting_for_program` (until a client or a worker sends results)",
+                     (until a call is allowed or denied), `waiting_for_program` (until a client or a worker sends results), \
+                     `resting` (at rest; counted every five minutes at most, and not before the second scrape)",
                 )],
-                help: "Sessions that are not at rest, by what they do.",
+                help: "Sessions that have not ended, by what they do.",
             },
             Metric {
                 name: "rota_sessions_oldest_seconds",

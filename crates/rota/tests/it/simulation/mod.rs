@@ -12,6 +12,8 @@ mod model;
 mod outbox;
 mod policies;
 mod real;
+mod silence;
+mod starts;
 mod transaction;
 mod unattended;
 

@@ -15,8 +15,12 @@ use crate::{
 };
 
 /// What kinds of rows have a secret, and the next of them after `$1`: the workspace, what the secret is sealed for, and itself.
-const SEALED: [(&str, &str); 6] = [
+const SEALED: [(&str, &str); 7] = [
     ("hook", "SELECT workspace_id, id, secret FROM hooks WHERE id > $1 ORDER BY id LIMIT $2"),
+    (
+        "hook",
+        "SELECT workspace_id, id, former_secret FROM hooks WHERE former_secret IS NOT NULL AND id > $1 ORDER BY id LIMIT $2",
+    ),
     (
         "credential",
         "SELECT workspace_id, id, secrets FROM credentials WHERE secrets IS NOT NULL AND id > $1 ORDER BY id LIMIT $2",

@@ -15,7 +15,7 @@ use rota_api::{
 use super::{
     active,
     check::check,
-    count_run, policy,
+    count_run, held, policy,
     run::{self, Cause, Target},
     standing::Standing,
 };
@@ -321,10 +321,11 @@ impl Of {
     /// `None` where its agent is gone.
     fn find(tx: &mut Tx<'_>, workspace: &WorkspaceId, deployment: &DeploymentId) -> Result<Option<Self>> {
         let sql = format!(
-            "SELECT {}, {}, d.cron, d.timezone, d.paused_reason, coalesce(w.schedules_held_at, (SELECT schedules_held_at FROM organization)) AS held_at
+            "SELECT {}, {}, {}, d.cron, d.timezone, d.paused_reason
              FROM {} WHERE d.workspace_id = $1 AND d.id = $2 AND a.id IS NOT NULL",
             Target::COLUMNS,
             policy::COLUMNS,
+            held::COLUMNS,
             Target::TABLES
         );
         tx.one(&sql, vals![workspace, deployment], |row| {
@@ -332,7 +333,7 @@ impl Of {
                 target: Target::from_row(row),
                 policy: policy::from_row(row)?,
                 standing: Standing::from_row(row)?,
-                is_held: row.opt_time("held_at")?.is_some(),
+                is_held: held::is_held(row)?,
                 agent: AgentReference::new(row.id("agent_id")?, row.int("agent_version")?),
             })
         })

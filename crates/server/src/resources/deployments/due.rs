@@ -14,7 +14,7 @@ use rota_api::{
 use super::{
     active,
     check::check,
-    failures, policy,
+    failures, held, policy,
     run::{self, Target},
     standing, store,
 };
@@ -150,13 +150,13 @@ impl Scheduled {
         let taken: HashSet<DeploymentId> = tx.all(&sql, range, |row| row.id(0))?.into_iter().collect();
         // Only what is read after the rows are locked is true of the rows of other tables, too.
         let sql = format!(
-            "SELECT {}, {}, d.workspace_id, a.id AS existing_agent_id, d.cron, d.timezone, d.settled_at, d.next_fire_at, d.pending,
-                 coalesce(w.schedules_held_at, (SELECT schedules_held_at FROM organization)) AS held_at,
+            "SELECT {}, {}, {}, d.workspace_id, a.id AS existing_agent_id, d.cron, d.timezone, d.settled_at, d.next_fire_at, d.pending,
                  (SELECT max(r.scheduled_at) FROM deployment_runs r
                   WHERE r.deployment_id = d.id AND r.scheduled_at IS NOT NULL) AS last_fired
              FROM {} WHERE {DUE_BETWEEN}",
             Target::COLUMNS,
             policy::COLUMNS,
+            held::COLUMNS,
             Target::TABLES,
         );
         let mut found = tx.all(&sql, range, Self::from_row)?;
@@ -179,7 +179,7 @@ impl Scheduled {
             settled_at: row.time("settled_at")?,
             next_fire_at: row.time("next_fire_at")?,
             pending: row.opt_json("pending")?,
-            is_held: row.opt_time("held_at")?.is_some(),
+            is_held: held::is_held(row)?,
             last_fired: row.opt_time("last_fired")?,
         })
     }

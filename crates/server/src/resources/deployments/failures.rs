@@ -20,7 +20,8 @@ use crate::{
 /// One more run of a deployment has failed, for the reason that `message` says.
 ///
 /// The row is the last that a transaction writes for a session or a run, so that those who hold their own and want this one do not
-/// wait for each other. For the same reason the deployment is not paused here: whoever does that holds the deployment first.
+/// wait for each other: sessions come before it, and what the deployment has spent (`spend.rs`). For the same reason the deployment is
+/// not paused here: whoever does that holds the deployment first.
 pub fn count(
     tx: &mut Tx<'_>,
     workspace: &WorkspaceId,

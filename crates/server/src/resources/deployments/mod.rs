@@ -8,6 +8,7 @@ pub mod deadlines;
 pub mod due;
 pub mod failures;
 mod fill;
+mod held;
 pub mod history;
 pub mod occurrences;
 pub mod policy;

@@ -156,6 +156,11 @@ fn set_policy(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, update: &Updat
     if policy == stored {
         return Ok(());
     }
+    // A session that comes to rest meanwhile would still see the old policy, and wake nobody. Sessions are held before what is counted
+    // of them: so their runners do.
+    if policy.overlap == Some(Overlap::QueueOne) && stored.overlap != policy.overlap {
+        active::hold(tx, &id)?;
+    }
     deadlines::set(tx, workspace, &id, &policy, &stored)?;
     let cents = |of: fn(Spend) -> Option<u32>| policy.spend.and_then(of).map(i64::from);
     // The scheduler looks at once: what is due, and what waits, may be decided otherwise now.
@@ -185,10 +190,6 @@ fn set_policy(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str, update: &Updat
     }
     if !is_wanted(&policy) {
         again::end_all(tx, id.as_ref(), NoRetry::Policy)?;
-    }
-    // A session that comes to rest meanwhile would still see the old policy, and wake nobody.
-    if policy.overlap == Some(Overlap::QueueOne) && stored.overlap != policy.overlap {
-        active::hold(tx, &id)?;
     }
     Ok(())
 }

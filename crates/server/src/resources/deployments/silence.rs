@@ -1,7 +1,11 @@
 //! Deployments that have gone silent: their schedule counts, and no run has come to a good end for a number of their own intervals.
 //!
+//! While schedules are held nothing is silent, and they count from when they go on.
+//!
 //! Each deployment whose schedule counts has a row that says when to look at it next, so that nobody walks all of them. A look
 //! finds the last good run among the newest ones, and tells of a silence once: until the next good run, which ends it.
+
+use std::sync::LazyLock;
 
 use jiff::SignedDuration;
 use rota_api::{
@@ -12,7 +16,7 @@ use rota_api::{
     webhook::EventType,
 };
 
-use super::standing;
+use super::{held, standing};
 use crate::{
     db::{Row, Tx, vals},
     error::Result,
@@ -54,10 +58,11 @@ pub struct Look {
     id: DeploymentId,
     /// Since when it was due.
     due_at: Time,
-    was_silent: bool,
     good_at: Time,
     intervals: u32,
     is_silent: bool,
+    /// When that was found first; `None` where it was not yet, or there was a good run or a hold since.
+    silent_at: Option<Time>,
     /// When to look again.
     next: Time,
 }
@@ -66,7 +71,7 @@ pub struct Look {
 /// writer: [`settle`] does.
 pub fn due(tx: &mut Tx<'_>, limit: i64) -> Result<Vec<Look>> {
     let rows = tx.all(
-        &format!("{WATCHED} WHERE w.look_at <= $1 ORDER BY w.look_at, w.deployment_id LIMIT $2"),
+        &format!("{} WHERE x.look_at <= $1 ORDER BY x.look_at, x.deployment_id LIMIT $2", *WATCHED),
         vals![tx.now(), limit],
         Watched::from_row,
     )?;
@@ -78,7 +83,7 @@ pub fn due(tx: &mut Tx<'_>, limit: i64) -> Result<Vec<Look>> {
 pub fn settle(tx: &mut Tx<'_>, looks: &[Look]) -> Result<Vec<DeploymentId>> {
     let mut silent = Vec::new();
     for look in looks {
-        if look.is_silent && !look.was_silent {
+        if look.is_silent && look.silent_at.is_none() {
             if begin(tx, look)? {
                 silent.push(look.id.clone());
             }
@@ -92,10 +97,10 @@ pub fn settle(tx: &mut Tx<'_>, looks: &[Look]) -> Result<Vec<DeploymentId>> {
 /// Begins a silence and tells of it, unless there was a good run since the look.
 fn begin(tx: &mut Tx<'_>, look: &Look) -> Result<bool> {
     tx.lock("deployment_silence WHERE deployment_id = $1", vals![&look.id])?;
-    let sql = format!("{WATCHED} WHERE w.deployment_id = $1");
+    let sql = format!("{} WHERE x.deployment_id = $1", *WATCHED);
     let Some(watched) = tx.one(&sql, vals![&look.id], Watched::from_row)? else { return Ok(false) };
     let now = watched.look(tx)?;
-    let begins = now.write(tx)? && now.is_silent && !now.was_silent;
+    let begins = now.write(tx)? && now.is_silent && now.silent_at.is_none();
     if begins {
         webhook_outbox::emit_own(tx, &now.workspace, EventType::RotaDeploymentSilent, &now.id, |_| {
             Ok(Some(Details::Silent(Silent { since: now.good_at, intervals: now.intervals })))
@@ -107,10 +112,9 @@ fn begin(tx: &mut Tx<'_>, look: &Look) -> Result<bool> {
 impl Look {
     /// Writes what was found, unless the row is another by now. Whether it was not.
     fn write(&self, tx: &mut Tx<'_>) -> Result<bool> {
-        let silent_at = self.is_silent.then(|| tx.now());
+        let silent_at = self.is_silent.then(|| self.silent_at.unwrap_or(tx.now()));
         tx.changes(
-            "UPDATE deployment_silence SET good_at = $3, look_at = $4,
-                 silent_at = CASE WHEN CAST($5 AS BIGINT) IS NULL THEN NULL ELSE coalesce(silent_at, $5) END
+            "UPDATE deployment_silence SET good_at = $3, look_at = $4, silent_at = $5
              WHERE deployment_id = $1 AND look_at = $2",
             vals![&self.id, self.due_at, self.good_at, self.next, silent_at],
         )
@@ -123,14 +127,25 @@ struct Watched {
     id: DeploymentId,
     look_at: Time,
     good_at: Option<Time>,
-    was_silent: bool,
+    silent_at: Option<Time>,
     intervals: u32,
+    /// Whether the schedules of its workspace are held.
+    is_held: bool,
+    /// When a hold of them ended last.
+    released_at: Option<Time>,
     /// `None` where this program cannot read the schedule, as of a zone that it does not know.
     cron: Option<Cron>,
 }
 
-const WATCHED: &str = "SELECT w.workspace_id, w.deployment_id, w.look_at, w.good_at, w.silent_at, d.silent_after_intervals, d.cron,
-    d.timezone, d.starts_at, d.ends_at FROM deployment_silence w JOIN deployments d ON d.workspace_id = w.workspace_id AND d.id = w.deployment_id";
+static WATCHED: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "SELECT x.workspace_id, x.deployment_id, x.look_at, x.good_at, x.silent_at, d.silent_after_intervals, d.cron, d.timezone,
+             d.starts_at, d.ends_at, {}
+         FROM deployment_silence x JOIN deployments d ON d.workspace_id = x.workspace_id AND d.id = x.deployment_id
+         JOIN workspaces w ON w.id = x.workspace_id",
+        held::COLUMNS
+    )
+});
 
 impl Watched {
     fn from_row(row: &Row<'_>) -> Result<Self> {
@@ -141,23 +156,28 @@ impl Watched {
             id: row.id("deployment_id")?,
             look_at: row.time("look_at")?,
             good_at: row.opt_time("good_at")?,
-            was_silent: row.opt_time("silent_at")?.is_some(),
+            silent_at: row.opt_time("silent_at")?,
             intervals: intervals.unwrap_or(SILENT_AFTER_INTERVALS),
+            is_held: held::is_held(row)?,
+            released_at: held::released_at(row)?,
             cron: cron.and_then(|(cron, timezone)| Some(Cron::parse(&cron, &timezone).ok()?.within(window))),
         })
     }
 
     fn look(self, tx: &mut Tx<'_>) -> Result<Look> {
         let now = tx.now();
-        let good_at = match self.good_at {
-            Some(known) => last_good_end(tx, &self.workspace, &self.id)?.map_or(known, |found| known.max(found)),
+        let good_at = match self.good_at.filter(|_| !self.is_held) {
+            Some(known) => {
+                let last = last_good_end(tx, &self.workspace, &self.id)?;
+                last.max(self.released_at).map_or(known, |found| known.max(found))
+            }
             None => now,
         };
         // Deployments that occur together are not all looked at in the moment in which they fire.
         let delay = place_in(SignedDuration::from_secs(SILENCE_SPREAD_SECONDS), self.id.as_ref()).as_micros() as i64;
         let silent_from = self.cron.as_ref().and_then(|cron| silent_from(cron, good_at.timestamp(), self.intervals));
         let silent_from = silent_from.map(Time::from);
-        let is_silent = silent_from.is_some_and(|from| from <= now);
+        let is_silent = !self.is_held && silent_from.is_some_and(|from| from <= now);
         // Whoever ends a silence says so; another look finds out where they came at the same moment.
         let at_latest = now.plus_micros(if is_silent { SILENT_LOOK_MICROS } else { SILENCE_LOOK_MICROS });
         let next = silent_from.filter(|_| !is_silent).map_or(at_latest, |from| from.min(at_latest));
@@ -166,7 +186,7 @@ impl Watched {
             workspace: self.workspace,
             id: self.id,
             due_at: self.look_at,
-            was_silent: self.was_silent,
+            silent_at: self.silent_at.filter(|silent_at| good_at <= *silent_at),
             good_at,
             intervals: self.intervals,
             is_silent,

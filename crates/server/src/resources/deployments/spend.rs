@@ -1,5 +1,7 @@
 //! What a deployment may spend, and what it has spent: a counter for each day, which grows in the transaction that writes what a
 //! session has cost.
+//!
+//! Whoever holds the row of a day may want that of the deployment's failures next, never the other way round (`failures.rs`).
 
 use axum::extract::FromRequestParts;
 use http::request::Parts;
@@ -14,6 +16,7 @@ use rota_api::{
 use crate::{
     db::{Row, Tx, vals},
     error::{Error, Result},
+    limits::{RETENTION_ROWS, SPEND_KEPT_MICROS},
     resources::webhook_outbox,
     scheduler::spend::{self, Period, Spent},
 };
@@ -79,6 +82,17 @@ fn spent(tx: &mut Tx<'_>, deployment: &DeploymentId) -> Result<Spent> {
         day: if of == today { nanos } else { day },
         month: month.saturating_add(nanos),
     }))
+}
+
+/// Removes what was spent on days that no policy asks for any more, some of it in each transaction. Whether there may be more.
+pub fn forget(tx: &mut Tx<'_>) -> Result<bool> {
+    let first = spend::first_of_month(tx.now().plus_micros(-SPEND_KEPT_MICROS));
+    let removed = tx.execute(
+        "DELETE FROM deployment_spend WHERE (deployment_id, day) IN (
+             SELECT deployment_id, day FROM deployment_spend WHERE day < $1 ORDER BY day LIMIT $2)",
+        vals![first, RETENTION_ROWS],
+    )?;
+    Ok(removed as i64 == RETENTION_ROWS)
 }
 
 /// That somebody may start a deployment by hand, as far as what it may spend goes. Who forces it may.

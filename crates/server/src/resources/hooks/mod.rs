@@ -13,8 +13,12 @@ use axum::{
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use rota_api::{
-    Deleted,
-    hook::{Hook, HookAnswer, HookDelivery, HookFields, HookOutcome, HookScheme, NewHook, SlackChallenge},
+    Deleted, Time,
+    hook::{
+        Hook, HookAnswer, HookDelivery, HookFields, HookOutcome, HookScheme, NewHook, Rotation, SLACK_HAS_ITS_OWN,
+        SlackChallenge,
+    },
+    secret::Secret,
 };
 use zeroize::Zeroizing;
 
@@ -30,6 +34,7 @@ use crate::{
         deployments::{self, starts},
         run_starts::Given,
     },
+    vault::DataKey,
 };
 
 use payload::Payload;
@@ -44,15 +49,40 @@ pub async fn create(
     body: Body,
 ) -> Result<Json<NewHook>> {
     let new = body.read_secret(HookFields::read)?;
-    let secret = match &new.secret {
-        Some(own) => Zeroizing::new(own.reveal().to_owned()),
-        None => new_secret(new.scheme)?,
-    };
-    if let Some(why) = verify::unusable(new.scheme, &secret) {
-        return Err(Error::invalid(format_args!("secret: {why}")));
-    }
+    let secret = secret_of(new.scheme, new.secret.as_ref())?;
     let key = app.vault.key(&app.db, &caller.workspace).await?;
     app.db.write(move |tx| store::insert(tx, &caller.workspace, &deployment, &new, &secret, &key)).await.map(Json)
+}
+
+/// `POST /rota/v1/hooks/{hook_id}/rotate`: a new secret, and how long the one before is taken too.
+pub async fn rotate(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<String>,
+    body: Body,
+) -> Result<Json<NewHook>> {
+    let Rotation { secret: own, overlap_seconds } = body.read_secret(Rotation::read)?;
+    let (workspace, of) = (caller.workspace.clone(), id.clone());
+    // A hook keeps its scheme.
+    let scheme = app.db.read(move |tx| HOOKS.get(tx, &workspace, &of)).await?.scheme;
+    if scheme == HookScheme::Slack && own.is_none() {
+        return Err(Error::invalid(format_args!("secret: {SLACK_HAS_ITS_OWN}")));
+    }
+    let secret = secret_of(scheme, own.as_ref())?;
+    let key = app.vault.key(&app.db, &caller.workspace).await?;
+    app.db.write(move |tx| store::rotate(tx, &caller.workspace, &id, &secret, overlap_seconds, &key)).await.map(Json)
+}
+
+/// The secret that a caller brings, or a new one.
+fn secret_of(scheme: HookScheme, own: Option<&Secret>) -> Result<Zeroizing<String>> {
+    let secret = match own {
+        Some(own) => Zeroizing::new(own.reveal().to_owned()),
+        None => new_secret(scheme)?,
+    };
+    match verify::unusable(scheme, &secret) {
+        Some(why) => Err(Error::invalid(format_args!("secret: {why}"))),
+        None => Ok(secret),
+    }
 }
 
 fn new_secret(scheme: HookScheme) -> Result<Zeroizing<String>> {
@@ -118,7 +148,7 @@ async fn take(app: &App, id: &str, request: Request) -> Result<Answer> {
     }
     let (body, _place) = app.strangers.read_within(Some(&hook.workspace), body, MAX_HOOK_BODY_BYTES).await?;
     let key = app.vault.key(&app.db, &hook.workspace).await?;
-    let delivery = claim.check(&hook.secret(&key)?, &body).map_err(Error::Unauthenticated)?;
+    let delivery = check(&claim, &hook, &key, (&body, app.clock.now()))?;
     let payload = Payload { scheme: hook.scheme, headers: &parts.headers, body: &body };
     if let Some(challenge) = payload.challenge() {
         return Ok(Answer::Challenge(SlackChallenge { challenge }));
@@ -131,6 +161,17 @@ async fn take(app: &App, id: &str, request: Request) -> Result<Answer> {
     let (policy, of, named) = (app.fire_policy(), hook.clone(), delivery.clone());
     let (answer, repeated) = app.db.write(move |tx| start(tx, &policy, &of, named.as_deref(), &given)).await?;
     Ok(Answer::Delivery(told(&hook, delivery, answer, repeated)))
+}
+
+/// That a delivery is signed with the secret of the hook, or with the one before while that is taken. The sender's id of it.
+fn check(claim: &Claim<'_>, hook: &Called, key: &DataKey, (body, now): (&[u8], Time)) -> Result<Option<String>> {
+    let forged = match claim.check(&hook.secret(key)?, body) {
+        Ok(delivery) => return Ok(delivery),
+        Err(forged) => forged,
+    };
+    let former = hook.former_secret(key, now)?;
+    let delivery = former.and_then(|former| claim.check(&former, body).ok());
+    delivery.ok_or(Error::Unauthenticated(forged))
 }
 
 fn told(hook: &Called, delivery_id: Option<String>, answer: HookAnswer, repeated: bool) -> HookDelivery {

@@ -1,7 +1,7 @@
 //! The rows of hooks, and of what was sent to them.
 
 use rota_api::{
-    Deleted,
+    Deleted, Time,
     hook::{Hook, HookAnswer, HookFields, HookScheme, NewHook},
     id::{DeploymentId, HookId, Id, WorkspaceId},
 };
@@ -17,7 +17,7 @@ use crate::{
 
 pub(super) const HOOKS: Table<Hook> = Table {
     name: "hooks",
-    columns: "id, deployment_id, name, scheme, max_per_minute, last_delivery_at, created_at",
+    columns: "id, deployment_id, name, scheme, max_per_minute, last_delivery_at, former_until, created_at",
     read: from_row,
     missing,
 };
@@ -37,6 +37,7 @@ pub(super) fn from_row(row: &Row<'_>) -> Result<Hook> {
         scheme: row.name("scheme", HookScheme::from_name)?,
         max_per_minute: row.int("max_per_minute")? as u32,
         last_delivery_at: row.opt_time("last_delivery_at")?,
+        former_secret_until: row.opt_time("former_until")?,
         created_at: row.time("created_at")?,
     })
 }
@@ -85,6 +86,26 @@ pub(super) fn insert(
     Ok(NewHook { hook: HOOKS.get(tx, workspace, id.as_ref())?, secret: secret.to_owned() })
 }
 
+/// Gives a hook a new secret. The one that it has is taken for so many seconds more; the one before that no longer.
+pub(super) fn rotate(
+    tx: &mut Tx<'_>,
+    workspace: &WorkspaceId,
+    id: &str,
+    secret: &str,
+    overlap_seconds: u32,
+    seal: &DataKey,
+) -> Result<NewHook> {
+    HOOKS.lock(tx, workspace, id)?;
+    let until = (overlap_seconds > 0).then(|| tx.now().plus_micros(i64::from(overlap_seconds) * 1_000_000));
+    tx.execute(
+        "UPDATE hooks SET former_secret = CASE WHEN CAST($4 AS BIGINT) IS NULL THEN NULL ELSE secret END, former_until = $4,
+             secret = $3
+         WHERE workspace_id = $1 AND id = $2",
+        vals![workspace, id, &seal.seal(owner(id), secret.as_bytes())?, until],
+    )?;
+    Ok(NewHook { hook: HOOKS.get(tx, workspace, id)?, secret: secret.to_owned() })
+}
+
 /// Removes a hook, and what it remembers.
 pub(super) fn remove(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Deleted> {
     HOOKS.delete(tx, workspace, id)?;
@@ -100,6 +121,7 @@ pub(super) struct Called {
     pub(super) name: String,
     pub(super) scheme: HookScheme,
     secret: String,
+    former: Option<(String, Time)>,
 }
 
 impl Called {
@@ -108,7 +130,7 @@ impl Called {
     /// # Errors
     /// 404 when there is none.
     pub(super) async fn find(db: &Db, id: &str) -> Result<Self> {
-        let sql = "SELECT id, workspace_id, deployment_id, name, scheme, secret FROM hooks WHERE id = $1";
+        let sql = "SELECT id, workspace_id, deployment_id, name, scheme, secret, former_secret, former_until FROM hooks WHERE id = $1";
         let read = |row: &Row<'_>| {
             Ok(Self {
                 id: row.id("id")?,
@@ -117,6 +139,7 @@ impl Called {
                 name: row.text("name")?,
                 scheme: row.name("scheme", HookScheme::from_name)?,
                 secret: row.text("secret")?,
+                former: row.opt_text("former_secret")?.zip(row.opt_time("former_until")?),
             })
         };
         db.lookup(sql, vals![id], read).await?.ok_or_else(|| missing(id))
@@ -124,6 +147,12 @@ impl Called {
 
     pub(super) fn secret(&self, seal: &DataKey) -> Result<Zeroizing<Vec<u8>>> {
         seal.open(owner(self.id.as_ref()), &self.secret)
+    }
+
+    /// The secret before, while it is taken.
+    pub(super) fn former_secret(&self, seal: &DataKey, now: Time) -> Result<Option<Zeroizing<Vec<u8>>>> {
+        let former = self.former.as_ref().filter(|(_, until)| now < *until);
+        former.map(|(secret, _)| seal.open(owner(self.id.as_ref()), secret)).transpose()
     }
 }
 
@@ -164,7 +193,7 @@ pub(super) fn answered(tx: &mut Tx<'_>, hook: &HookId, delivery: &str, answer: &
     Ok(())
 }
 
-/// Counts one more delivery in this minute.
+/// Counts one more delivery in this minute. A former secret that is taken no longer is forgotten on the way.
 ///
 /// # Errors
 /// 404 when the hook is gone, 429 when it has taken as many as it may; then nothing is counted.
@@ -172,7 +201,8 @@ pub(super) fn count(tx: &mut Tx<'_>, hook: &HookId) -> Result<()> {
     let now = tx.now();
     let counted = tx.changes(
         "UPDATE hooks SET deliveries = CASE WHEN minute = $2 THEN deliveries + 1 ELSE 1 END, minute = $2,
-             last_delivery_at = $3
+             last_delivery_at = $3, former_secret = CASE WHEN former_until > $3 THEN former_secret END,
+             former_until = CASE WHEN former_until > $3 THEN former_until END
          WHERE id = $1 AND (minute <> $2 OR deliveries < max_per_minute)",
         vals![hook, now.micros().div_euclid(60_000_000), now],
     )?;

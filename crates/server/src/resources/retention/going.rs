@@ -319,17 +319,25 @@ pub fn preview(
     workspace: &WorkspaceId,
     config: &RetentionConfig,
 ) -> Result<Vec<RetentionPreviewLine>> {
-    let mut lines = Vec::new();
-    for kind in RetentionKind::ALL {
-        let is_limited = is_limited(tx, kind, Kept::In(workspace), config)?;
-        let (mut count, mut rows, mut after) = (0, 0, is_limited.then(Place::default));
-        while let Some(at) = after.take().filter(|_| rows < RETENTION_PREVIEW_ROWS) {
-            let looked = look(tx, kind, Kept::In(workspace), config, &at)?;
-            count += looked.going.len() as i64;
-            rows += looked.rows;
-            after = looked.next;
-        }
-        lines.push(RetentionPreviewLine { kind, count, is_cut: rows >= RETENTION_PREVIEW_ROWS });
+    let of = Kept::In(workspace);
+    RetentionKind::ALL.iter().map(|kind| count(tx, *kind, of, config, RETENTION_PREVIEW_ROWS)).collect()
+}
+
+/// How much of a kind goes. It looks at no more rows once it has looked at `most`.
+pub fn count(
+    tx: &mut Tx<'_>,
+    kind: RetentionKind,
+    of: Kept<'_>,
+    config: &RetentionConfig,
+    most: i64,
+) -> Result<RetentionPreviewLine> {
+    let is_limited = is_limited(tx, kind, of, config)?;
+    let (mut count, mut rows, mut after) = (0, 0, is_limited.then(Place::default));
+    while let Some(at) = after.take().filter(|_| rows < most) {
+        let looked = look(tx, kind, of, config, &at)?;
+        count += looked.going.len() as i64;
+        rows += looked.rows;
+        after = looked.next;
     }
-    Ok(lines)
+    Ok(RetentionPreviewLine { kind, count, is_cut: rows >= most })
 }

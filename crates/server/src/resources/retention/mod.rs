@@ -16,7 +16,7 @@ use crate::{
     request::{Body, Caller, Json, Path, Query},
 };
 
-pub use going::{Going, History, Kept, Looked, Place, histories, is_limited, look, preview, workspaces};
+pub use going::{Going, History, Kept, Looked, Place, count, histories, is_limited, look, preview, workspaces};
 pub use removal::{claim, remove, shorten};
 
 /// `GET /rota/v1/retention`.

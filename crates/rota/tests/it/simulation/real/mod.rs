@@ -1,6 +1,7 @@
 //! The same promises, asked of the real server: random requests and looks at the same time, over HTTP and the real store,
 //! with webhooks that are sent to receivers on this machine.
 
+mod planned;
 mod receivers;
 mod record;
 

@@ -24,7 +24,7 @@ use rota_api::{
 use serde_json::json;
 
 use super::{
-    IdempotencyKey, count_run, fill, policy,
+    IdempotencyKey, count_run, fill, held, policy,
     run::{self, Target},
     spend::{self, Force},
     standing, store as deployments,
@@ -285,15 +285,14 @@ struct Settings {
 impl Settings {
     fn find(tx: &mut Tx<'_>, workspace: &WorkspaceId, id: &str) -> Result<Option<Self>> {
         let sql = format!(
-            "SELECT {}, d.paused_reason, d.archived_at,
-                 (SELECT coalesce(w.schedules_held_at, o.schedules_held_at) FROM workspaces w, organization o
-                  WHERE w.id = d.workspace_id) AS held_at
-             FROM deployments d WHERE d.workspace_id = $1 AND d.id = $2",
-            policy::COLUMNS
+            "SELECT {}, {}, d.paused_reason, d.archived_at
+             FROM deployments d JOIN workspaces w ON w.id = d.workspace_id WHERE d.workspace_id = $1 AND d.id = $2",
+            policy::COLUMNS,
+            held::COLUMNS
         );
         tx.one(&sql, vals![workspace, id], |row| {
             let (policy, state) = (policy::from_row(row)?, standing::state(row)?);
-            Ok(Self { policy, state, is_held: row.opt_time("held_at")?.is_some() })
+            Ok(Self { policy, state, is_held: held::is_held(row)? })
         })
     }
 }

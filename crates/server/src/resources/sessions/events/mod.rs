@@ -1,5 +1,6 @@
 //! Events of sessions: sending, listing, streaming.
 
+mod decisions;
 mod deltas;
 pub mod files;
 mod list;

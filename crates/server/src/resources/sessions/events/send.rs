@@ -11,7 +11,7 @@ use rota_api::{
 };
 use serde_json::{json, value::RawValue};
 
-use super::{files, log};
+use super::{decisions, files, log};
 use crate::{
     db::{Notice, Tx, vals},
     error::{Error, Result},
@@ -75,6 +75,7 @@ fn send_by(
     }
     check_room(tx, &session, events)?;
     check_one_outcome(tx, workspace, &session, events)?;
+    decisions::audit(tx, workspace, caller, &session.id, events);
     sessions::add_outcomes(tx, workspace, &session.id, events)?;
     let only_interrupts = events.iter().all(|event| matches!(event, EventBody::UserInterrupt { .. }));
     if session.self_hosted && worker.is_none() && !only_interrupts {
