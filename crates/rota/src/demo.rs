@@ -87,18 +87,23 @@ async fn drive(api: &Api, console: Option<&str>) -> Result<ExitCode> {
         tokio::signal::ctrl_c().await?;
     }
     api.delete(&format!("/v1/sessions/{session}")).await?;
-    println!("{NEXT}");
+    println!("{}", next());
     Ok(code)
 }
 
 /// What to do once the demo is over.
-const NEXT: &str = "
+fn next() -> String {
+    // As it was called: after `make demo` it is in no folder of PATH.
+    let program = std::env::args().next().unwrap_or_else(|| "rota".to_owned());
+    format!(
+        "
 Next: start a server that stays, and give it work.
 
-  cargo build --release -p rota
-  target/release/rota serve --data ./data      shows the first API key, once
+  {program} serve --data ./data      shows the first API key, once
 
-README.md goes on from there, with curl, the Python SDK and `ant`: see \"A first deployment\".";
+docs/quickstart.md goes on from there, and docs/install.md names every way to install it."
+    )
+}
 
 /// What to do while the server of the demo is there.
 fn to_look_at(api: &Api, session: &str, console: &str) -> String {

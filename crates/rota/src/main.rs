@@ -27,6 +27,11 @@ use clap::{CommandFactory, Parser};
 
 use cli::{Cli, Command};
 
+/// Static programs have an allocator of their own: that of musl has one lock for all threads.
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// How long threads may go on after everything else is done.
 const LAST_MOMENT: Duration = Duration::from_secs(1);
 
