@@ -49,7 +49,8 @@ pub async fn upload(
             "file" if uploaded.is_some() => return Err(Error::invalid("file: value must be sent once")),
             "file" => uploaded = Some(Uploaded::read(&app, &workspace, part).await?),
             "expires_in_seconds" => expires = Some(read_expiry(&part.text(MAX_FIELD).await?)?),
-            "purpose" => check_purpose(&part.text(MAX_FIELD).await?)?,
+            // Clients that speak to several services say what a file is for; here that has one answer.
+            "purpose" => drop(part.text(MAX_FIELD).await?),
             other => return Err(Error::invalid(format_args!("{other}: Extra inputs are not permitted"))),
         }
     }
@@ -114,11 +115,6 @@ fn read_expiry(text: &str) -> Result<i64> {
     Err(Error::invalid(format_args!(
         "expires_in_seconds: must be greater than or equal to {least} and less than or equal to {most}"
     )))
-}
-
-/// LiteLLM sends what other services ask for: what a file is for. There is one answer here, and the file is as it is without.
-fn check_purpose(text: &str) -> Result<()> {
-    if text.trim() == "messages" { Ok(()) } else { Err(Error::invalid("purpose: Input should be 'messages'")) }
 }
 
 /// `GET /v1/files`. Files of sessions are listed where a session is asked for, or their ids are.
