@@ -1,6 +1,6 @@
 # What the README's commands do. Each target needs only what the README names.
 
-.PHONY: demo console test containers check quick release pages reliability friday bench
+.PHONY: demo console test third-party containers check quick release pages reliability friday bench
 
 # What tests leave out where nothing can be mounted: only root can make a small disk.
 NO_DISKS := $(shell unshare --mount true 2>/dev/null || echo --skip full_disk::)
@@ -31,6 +31,11 @@ test: check
 	  $(NOT_IN_CONTAINERS) && cargo test -p rota --test it -- containers:: --include-ignored' || [ $$? = 77 ]
 	tests/sdk/run
 	cargo build -p rota && tests/console/run || [ $$? = 77 ]
+
+# The clients that others wrote of docs/compatibility.md, against the real binary: some minutes the first time.
+third-party:
+	cargo build -p rota
+	tests/sdk/run third-party
 
 # What holds in containers, all of it: ten minutes, as root.
 containers:

@@ -167,7 +167,7 @@ async fn an_upload_that_is_not_right_is_refused_in_words() {
         (vec![], "file: Field required"),
         (vec![("expires_in_seconds", None, &b"3600"[..])], "file: Field required"),
         (vec![file, file], "file: value must be sent once"),
-        (vec![file, ("purpose", None, b"x")], "purpose: Extra inputs are not permitted"),
+        (vec![file, ("colour", None, b"x")], "colour: Extra inputs are not permitted"),
         (vec![("expires_in_seconds", None, b"soon"), file], "expires_in_seconds: Input should be a valid integer"),
         (
             vec![file, ("expires_in_seconds", None, b"3599")],

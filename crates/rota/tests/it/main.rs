@@ -112,6 +112,7 @@ mod static_host;
 mod store;
 mod stream;
 mod streams;
+mod third_party;
 mod told;
 mod traces;
 mod tunnels;

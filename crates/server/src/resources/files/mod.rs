@@ -49,6 +49,8 @@ pub async fn upload(
             "file" if uploaded.is_some() => return Err(Error::invalid("file: value must be sent once")),
             "file" => uploaded = Some(Uploaded::read(&app, &workspace, part).await?),
             "expires_in_seconds" => expires = Some(read_expiry(&part.text(MAX_FIELD).await?)?),
+            // Clients that speak to several services say what a file is for; here that has one answer.
+            "purpose" => drop(part.text(MAX_FIELD).await?),
             other => return Err(Error::invalid(format_args!("{other}: Extra inputs are not permitted"))),
         }
     }
