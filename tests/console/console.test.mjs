@@ -2,19 +2,12 @@
 
 import assert from "node:assert/strict";
 import { mkdir, readFile } from "node:fs/promises";
-import { createRequire } from "node:module";
 import { createServer } from "node:http";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
-import { Browser, Rota, signedIn, signIn, until } from "./harness.mjs";
+import { ASKS, Browser, LOOKS, NASTY, Rota, block, heading, heldAgainst, playing, signedIn, signIn, until } from "./harness.mjs";
 
-const AXE = await readFile(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 const PICTURES = process.env.ROTA_PICTURES;
-const NASTY = `"><img src=x onerror="window.taken=1"><script>window.taken=1</script>`;
-
-/** A block of a playbook, in the fences that it needs. */
-const block = (label, text) => `\`\`\`${label}\n${text}\n\`\`\``;
-const ASKS = [{ type: "agent_toolset_20260401", configs: [{ name: "bash", enabled: true, permission_policy: { type: "always_ask" } }] }];
 
 let browser;
 before(async () => (browser = await Browser.start()));
@@ -29,7 +22,6 @@ function sound(page) {
   assert.deepEqual(page.faults, [], "the page has no faults");
 }
 
-const heading = (page, name) => page.getByRole("heading", { level: 1, name });
 const rows = (page) => page.locator("a.run");
 
 describe("signing in", () => {
@@ -1073,9 +1065,8 @@ describe("what others wrote", () => {
   });
 });
 
-/** The frames of a stream with the log of a long session. */
+/** The log of a long session. */
 function longLog(events) {
-  const at = (n) => new Date(Date.UTC(2026, 10, 30) + n * 100).toISOString();
   const log = [{ type: "session.status_running" }, { type: "user.message", content: [{ type: "text", text: "Begin." }] }];
   while (log.length < events - 1) {
     const n = log.length;
@@ -1084,7 +1075,7 @@ function longLog(events) {
     log.push({ type: "agent.message", content: [{ type: "text", text: `Step ${n}. ${"What it did there, in words. ".repeat(n % 9)}` }] });
   }
   log.push({ type: "session.status_idle", stop_reason: { type: "end_turn" } });
-  return log.map((event, n) => `id: ${n + 1}\nevent: ${event.type}\ndata: ${JSON.stringify({ id: `sevt_${n}`, processed_at: at(n), ...event })}\n\n`).join("");
+  return log;
 }
 
 describe("long lists and every look", () => {
@@ -1095,14 +1086,12 @@ describe("long lists and every look", () => {
     const { rota } = suite;
     const session = await rota.post("/v1/sessions", { agent: (await rota.agent({ name: "long" })).id, environment_id: (await rota.environment("long")).id });
     const page = await signedIn(browser, rota, "/console");
-    const body = longLog(10_000);
-    await page.route(`**/v1/sessions/${session.id}/events/stream**`, (route) =>
-      route.request().headers()["last-event-id"] === "0"
-        ? route.fulfill({ contentType: "text/event-stream", body })
-        : route.fulfill({ contentType: "text/event-stream", body: ": keepalive\n\n" }),
-    );
+    await playing(page, session.id, longLog(10_000));
     await page.goto(`${rota.url}/console/sessions/${session.id}`);
     await page.getByText("Step 9998.").waitFor();
+    // Neither does its time line: what is too close to be told apart is one bar.
+    const bars = await page.getByRole("region", { name: "Time line" }).getByRole("button").count();
+    assert.ok(bars > 5 && bars < 600, `${bars} bars are in the page`);
     const list = page.getByRole("region", { name: "Transcript" });
     const held = await list.locator(".row").count();
     assert.ok(held > 5 && held < 120, `${held} rows are in the page`);
@@ -1166,11 +1155,7 @@ describe("long lists and every look", () => {
     };
     if (PICTURES) await mkdir(PICTURES, { recursive: true });
     const wrong = [];
-    for (const [look, options] of Object.entries({
-      light: { colorScheme: "light" },
-      dark: { colorScheme: "dark" },
-      narrow: { colorScheme: "light", viewport: { width: 390, height: 844 }, hasTouch: true },
-    })) {
+    for (const [look, options] of Object.entries(LOOKS)) {
       const page = await browser.page(options);
       await page.goto(`${rota.url}/console`);
       await page.getByRole("heading", { name: "Sign in to Rota" }).waitFor();
@@ -1204,16 +1189,10 @@ describe("long lists and every look", () => {
     "deployment-retention": (page) => page.getByRole("region", { name: "How long things are kept" }).getByRole("button", { name: "Edit" }).click(),
   };
 
-  /** What of a page is against the rules of accessibility, or wider than the display. Takes its picture. */
+  /** What is against the rules in a page. Takes its picture. */
   async function hold(page, name) {
     if (PICTURES) await page.screenshot({ path: join(PICTURES, `${name}.png`) });
-    // The page's own policy lets no other script in; the inspector's does.
-    await page.evaluate(AXE);
-    const { violations } = await page.evaluate(() => window.axe.run(document, { resultTypes: ["violations"] }));
-    const told = violations.map((one) => `${one.id}: ${one.help}: ${one.nodes.slice(0, 3).map((node) => node.html.slice(0, 160)).join(" | ")}`);
-    const wide = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
-    if (wide > 0) told.push(`${wide} px too wide`);
-    return told.map((one) => `${name}: ${one}`);
+    return await heldAgainst(page, name);
   }
 });
 
