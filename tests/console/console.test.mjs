@@ -6,6 +6,7 @@ import { createServer } from "node:http";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import { ASKS, Browser, LOOKS, NASTY, Rota, block, heading, heldAgainst, playing, signedIn, signIn, until } from "./harness.mjs";
+import { seed } from "./seed.mjs";
 
 const PICTURES = process.env.ROTA_PICTURES;
 
@@ -556,7 +557,7 @@ describe("resources", () => {
     await rota.post(`/v1/agents/${agent.id}`, { version: 2, system: "three, by another" });
     await page.getByRole("textbox", { name: /^System text/ }).fill("four");
     await page.getByRole("button", { name: "Save as a new version" }).click();
-    await page.locator(".problem").waitFor();
+    await page.getByRole("alert").waitFor();
     assert.equal((await rota.get(`/v1/agents/${agent.id}`)).system, "three, by another");
     sound(page);
   });
@@ -704,7 +705,7 @@ describe("starts, policies and what became of them", () => {
     await page.getByRole("button", { name: "Run with…" }).click();
     const dialog = page.getByRole("dialog");
     await dialog.getByRole("button", { name: "Run it" }).click();
-    await page.locator(".toast.error").waitFor();
+    await page.getByRole("dialog").getByRole("alert").waitFor();
     await dialog.getByRole("button", { name: "Run it" }).click();
     await page.waitForURL(/\/sessions\/sesn_/);
     const runs = (await rota.get(`/rota/v1/runs?deployment_id=${deployment.id}`)).data;
@@ -1195,39 +1196,3 @@ describe("long lists and every look", () => {
     return await heldAgainst(page, name);
   }
 });
-
-/** Something of everything. */
-async function seed(rota) {
-  const agent = await rota.agent({ name: "reporter", description: "Looks after disks and mail", system: "You report what you find, in two sentences." });
-  const careful = await rota.agent({ name: "careful", tools: ASKS });
-  const environment = await rota.environment("python");
-  const text = `Look at the disk and say what you find.\n\n${block("bash", "df -h / | tee /mnt/session/outputs/report.txt")}\n\n${block("bash", "cat /nowhere")}`;
-  const schedule = { type: "cron", expression: "30 2 * * *", timezone: "America/New_York" };
-  const deployment = await rota.deployment(agent, environment, text, { name: "Disk report", description: "Nightly look at the disks of the build machines", schedule });
-  await rota.deployment(agent, environment, "hello", { name: "Weekday mail", schedule: { type: "cron", expression: "*/20 * * * *", timezone: "Europe/Berlin" } });
-  const asking = await rota.deployment(careful, environment, block("bash", "rm -rf /mnt/session/outputs/old"), { name: "Clean up" });
-  const done = [];
-  for (let at = 0; at < 4; at++) done.push((await rota.post(`/v1/deployments/${deployment.id}/run`)).session_id);
-  const waiting = (await rota.post(`/v1/deployments/${asking.id}/run`)).session_id;
-  const broken = await rota.environment("old");
-  const failing = await rota.deployment(agent, broken, "hello", { name: "Old sync" });
-  await rota.post(`/v1/environments/${broken.id}/archive`);
-  await rota.post(`/v1/deployments/${failing.id}/run`);
-  // A branch to look at, asked for by hooks and by hand, and every minute, which it is paused in.
-  const named = await rota.deployment(agent, environment, "Review {{branch}}.", { name: "Review", schedule: { type: "cron", expression: "* * * * *", timezone: "Europe/Berlin" } });
-  await rota.post(`/v1/deployments/${named.id}/pause`);
-  await rota.post(`/rota/v1/deployments/${named.id}/hooks`, { scheme: "github", name: "repository" });
-  const { id: run } = await rota.post(`/rota/v1/deployments/${named.id}/runs`, { inputs: { branch: "main" } });
-  await rota.post(`/rota/v1/deployments/${named.id}/runs`, { inputs: { branch: "release" }, at: new Date(Date.now() + 30 * 3_600_000).toISOString() });
-  await until("a time has passed", async () => (await rota.get(`/rota/v1/deployments/${named.id}/occurrences?outcome=skipped`)).data.length > 0);
-  const vault = await rota.post("/v1/vaults", { display_name: "Tokens" });
-  const auth = { type: "environment_variable", secret_name: "GITHUB_TOKEN", secret_value: "s", networking: { type: "limited", allowed_hosts: ["api.github.com"] } };
-  await rota.post(`/v1/vaults/${vault.id}/credentials`, { display_name: "GitHub", auth });
-  const store = await rota.post("/v1/memory_stores", { name: "Findings", description: "What earlier sessions found" });
-  await rota.post(`/v1/memory_stores/${store.id}/memories`, { path: "/disks/build-1.md", content: "# build-1\n\nFull every second week." });
-  await rota.post("/rota/v1/webhook_endpoints", { name: "pager", url: "https://hooks.example.com/rota", enabled_events: ["deployment_run.failed"] });
-  for (const session of done) await rota.session(session, "idle");
-  await until("it waits", async () => (await rota.get("/rota/v1/attention")).data.some((item) => item.session_id === waiting));
-  await until("its files are there", async () => (await rota.get(`/v1/files?scope_id=${done[0]}`)).data.length > 0);
-  return { agent, environment, deployment, named, run, vault, store, waiting, done: done[0] };
-}

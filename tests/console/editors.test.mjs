@@ -71,7 +71,7 @@ describe("while somebody writes", () => {
       description: "all there is", metadata: { a: "b" }, mcp_servers: [{ type: "url", name: "files", url: "https://files.example.com/mcp" }],
       tools: [{ type: TOOLSET, configs: [{ name: "bash", enabled: true, permission_policy: { type: "always_ask" } }] }, { type: "mcp_toolset", mcp_server_name: "files" }],
     });
-    const environment = await rota.post("/v1/environments", { name: "all", description: "of it", config: { type: "cloud", networking: { type: "limited", allowed_hosts: ["example.com"] }, packages: { pip: ["requests"] } } });
+    const environment = await rota.post("/v1/environments", { name: "all", description: "of it", config: { type: "cloud", networking: { type: "limited", allowed_hosts: ["example.com"], allow_package_managers: true }, packages: { pip: ["requests"] } } });
     const hosted = await rota.post("/v1/environments", { name: "hosted", config: { type: "self_hosted" } });
     const store = await rota.post("/v1/memory_stores", { name: "kept" });
     const deployment = await rota.deployment(agent, environment, "hello", {

@@ -19,37 +19,41 @@ async function newSession(fields = {}) {
 
 const OWN = "sthr_own";
 
-/** Two turns, a thread beside the agent's own, a call that fails and one that has not ended. */
-const LOG = [
-  { type: "session.status_running" },
-  { type: "session.thread_status_running", session_thread_id: OWN, agent_name: NASTY },
-  { type: "user.message", content: [{ type: "text", text: "Begin." }] },
-  { type: "span.model_request_start", id: "sevt_ask1" },
-  { type: "agent.tool_use", id: "sevt_call1", name: "bash", input: { command: "true" }, evaluated_permission: "allow" },
-  { type: "span.model_request_end", model_request_start_id: "sevt_ask1", is_error: false, model_usage: { input_tokens: 5, output_tokens: 5, cache_read_input_tokens: 0 } },
-  { type: "agent.tool_result", tool_use_id: "sevt_call1", is_error: true, content: [{ type: "text", text: "no" }] },
-  { type: "session.thread_created", session_thread_id: "sthr_other", agent_name: `helper ${NASTY}` },
-  { type: "agent.mcp_tool_use", id: "sevt_call2", session_thread_id: "sthr_other", mcp_server_name: "files", name: NASTY, input: {}, evaluated_permission: "allow" },
-  { type: "agent.mcp_tool_result", mcp_tool_use_id: "sevt_call2", content: [{ type: "text", text: "yes" }] },
-  { type: "session.status_idle", stop_reason: { type: "end_turn" } },
-  { type: "session.status_running", processed_at: new Date(Date.UTC(2026, 10, 30, 5)).toISOString() },
-  { type: "span.model_request_start", id: "sevt_ask2", processed_at: new Date(Date.UTC(2026, 10, 30, 5, 0, 1)).toISOString() },
-  { type: "agent.message", id: "sevt_said", content: [{ type: "text", text: "The end." }], processed_at: new Date(Date.UTC(2026, 10, 30, 5, 0, 3)).toISOString() },
-];
+/** Two turns with an hour between them, a thread beside the agent's own, a call that fails and a request that has not ended. */
+function twoTurns() {
+  const now = Date.now();
+  const at = (seconds, event) => ({ ...event, processed_at: new Date(now - seconds * 1000).toISOString() });
+  return [
+    at(3620, { type: "session.status_running" }),
+    at(3620, { type: "session.thread_status_running", session_thread_id: OWN, agent_name: NASTY }),
+    at(3620, { type: "user.message", content: [{ type: "text", text: "Begin." }] }),
+    at(3620, { type: "span.model_request_start", id: "sevt_ask1" }),
+    at(3616, { type: "agent.tool_use", id: "sevt_call1", name: "bash", input: { command: "true" }, evaluated_permission: "allow" }),
+    at(3616, { type: "span.model_request_end", model_request_start_id: "sevt_ask1", is_error: false, model_usage: { input_tokens: 5, output_tokens: 5, cache_read_input_tokens: 0 } }),
+    at(3607, { type: "agent.tool_result", tool_use_id: "sevt_call1", is_error: true, content: [{ type: "text", text: "no" }] }),
+    at(3606, { type: "session.thread_created", session_thread_id: "sthr_other", agent_name: `helper ${NASTY}` }),
+    at(3605, { type: "agent.mcp_tool_use", id: "sevt_call2", session_thread_id: "sthr_other", mcp_server_name: "files", name: NASTY, input: {}, evaluated_permission: "allow" }),
+    at(3602, { type: "agent.mcp_tool_result", mcp_tool_use_id: "sevt_call2", content: [{ type: "text", text: "yes" }] }),
+    at(3600, { type: "session.status_idle", stop_reason: { type: "end_turn" } }),
+    at(20, { type: "session.status_running" }),
+    at(19, { type: "span.model_request_start", id: "sevt_ask2" }),
+    at(10, { type: "agent.message", id: "sevt_said", content: [{ type: "text", text: "The end." }] }),
+  ];
+}
 
 describe("the time line", () => {
   test("has a lane for each thread, leaves pauses out, and its bars lead to their events", async () => {
     const session = await newSession();
     const page = await signedIn(browser, rota);
-    await playing(page, session.id, LOG);
+    await playing(page, session.id, twoTurns());
     await page.goto(`${rota.url}/console/sessions/${session.id}`);
     const line = page.getByRole("region", { name: "Time line" });
     await line.getByText("1 pause left out").waitFor();
     const lanes = line.getByRole("toolbar");
     assert.equal(await lanes.count(), 2);
-    assert.deepEqual(await lanes.nth(0).getByRole("button").evaluateAll((bars) => bars.map((bar) => bar.getAttribute("aria-label").replace(/\d+ ms/, "… ms"))), [
-      "Request to the model, … ms",
-      "bash, … ms, failed",
+    assert.deepEqual(await lanes.nth(0).getByRole("button").evaluateAll((bars) => bars.map((bar) => bar.getAttribute("aria-label"))), [
+      "Request to the model, 4.0 s",
+      "bash, 9.0 s, failed",
       "Request to the model, not ended",
     ]);
     await lanes.nth(1).getByRole("button", { name: /^files · / }).click();
@@ -129,7 +133,7 @@ test("a session with a time line is accessible in every look", async () => {
   const wrong = [];
   for (const [look, options] of Object.entries(LOOKS)) {
     const page = await browser.page(options);
-    await playing(page, session.id, LOG);
+    await playing(page, session.id, twoTurns());
     await page.goto(`${rota.url}/console/sessions/${session.id}`);
     await signIn(page, rota.key);
     await page.getByRole("region", { name: "Time line" }).getByText("left out").waitFor();

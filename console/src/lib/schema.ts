@@ -88,7 +88,8 @@ function lookAtFields(kinds: Schema[], value: Record<string, unknown>, path: str
   let left = kinds;
   for (const mark of MARKS) {
     if (left.length < 2) break;
-    const marked = left.filter((kind) => kind.fields?.[mark] && valuesOf(resolved(kind.fields[mark])).length);
+    const isMark = (kind: Schema) => value[mark] !== undefined || !!kind.required?.includes(mark);
+    const marked = left.filter((kind) => kind.fields?.[mark] && valuesOf(resolved(kind.fields[mark])).length && isMark(kind));
     if (!marked.length) continue;
     const chosen = marked.filter((kind) => valuesOf(resolved(kind.fields![mark]!)).includes(value[mark]));
     // Kinds without a fixed value take all others.
