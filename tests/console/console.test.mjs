@@ -2,19 +2,13 @@
 
 import assert from "node:assert/strict";
 import { mkdir, readFile } from "node:fs/promises";
-import { createRequire } from "node:module";
 import { createServer } from "node:http";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
-import { Browser, Rota, signedIn, signIn, until } from "./harness.mjs";
+import { ASKS, Browser, LOOKS, NASTY, Rota, block, heading, heldAgainst, playing, signedIn, signIn, until } from "./harness.mjs";
+import { seed } from "./seed.mjs";
 
-const AXE = await readFile(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 const PICTURES = process.env.ROTA_PICTURES;
-const NASTY = `"><img src=x onerror="window.taken=1"><script>window.taken=1</script>`;
-
-/** A block of a playbook, in the fences that it needs. */
-const block = (label, text) => `\`\`\`${label}\n${text}\n\`\`\``;
-const ASKS = [{ type: "agent_toolset_20260401", configs: [{ name: "bash", enabled: true, permission_policy: { type: "always_ask" } }] }];
 
 let browser;
 before(async () => (browser = await Browser.start()));
@@ -29,7 +23,6 @@ function sound(page) {
   assert.deepEqual(page.faults, [], "the page has no faults");
 }
 
-const heading = (page, name) => page.getByRole("heading", { level: 1, name });
 const rows = (page) => page.locator("a.run");
 
 describe("signing in", () => {
@@ -564,7 +557,7 @@ describe("resources", () => {
     await rota.post(`/v1/agents/${agent.id}`, { version: 2, system: "three, by another" });
     await page.getByRole("textbox", { name: /^System text/ }).fill("four");
     await page.getByRole("button", { name: "Save as a new version" }).click();
-    await page.locator(".problem").waitFor();
+    await page.getByRole("alert").waitFor();
     assert.equal((await rota.get(`/v1/agents/${agent.id}`)).system, "three, by another");
     sound(page);
   });
@@ -712,7 +705,7 @@ describe("starts, policies and what became of them", () => {
     await page.getByRole("button", { name: "Run with…" }).click();
     const dialog = page.getByRole("dialog");
     await dialog.getByRole("button", { name: "Run it" }).click();
-    await page.locator(".toast.error").waitFor();
+    await page.getByRole("dialog").getByRole("alert").waitFor();
     await dialog.getByRole("button", { name: "Run it" }).click();
     await page.waitForURL(/\/sessions\/sesn_/);
     const runs = (await rota.get(`/rota/v1/runs?deployment_id=${deployment.id}`)).data;
@@ -1073,9 +1066,8 @@ describe("what others wrote", () => {
   });
 });
 
-/** The frames of a stream with the log of a long session. */
+/** The log of a long session. */
 function longLog(events) {
-  const at = (n) => new Date(Date.UTC(2026, 10, 30) + n * 100).toISOString();
   const log = [{ type: "session.status_running" }, { type: "user.message", content: [{ type: "text", text: "Begin." }] }];
   while (log.length < events - 1) {
     const n = log.length;
@@ -1084,7 +1076,7 @@ function longLog(events) {
     log.push({ type: "agent.message", content: [{ type: "text", text: `Step ${n}. ${"What it did there, in words. ".repeat(n % 9)}` }] });
   }
   log.push({ type: "session.status_idle", stop_reason: { type: "end_turn" } });
-  return log.map((event, n) => `id: ${n + 1}\nevent: ${event.type}\ndata: ${JSON.stringify({ id: `sevt_${n}`, processed_at: at(n), ...event })}\n\n`).join("");
+  return log;
 }
 
 describe("long lists and every look", () => {
@@ -1095,14 +1087,12 @@ describe("long lists and every look", () => {
     const { rota } = suite;
     const session = await rota.post("/v1/sessions", { agent: (await rota.agent({ name: "long" })).id, environment_id: (await rota.environment("long")).id });
     const page = await signedIn(browser, rota, "/console");
-    const body = longLog(10_000);
-    await page.route(`**/v1/sessions/${session.id}/events/stream**`, (route) =>
-      route.request().headers()["last-event-id"] === "0"
-        ? route.fulfill({ contentType: "text/event-stream", body })
-        : route.fulfill({ contentType: "text/event-stream", body: ": keepalive\n\n" }),
-    );
+    await playing(page, session.id, longLog(10_000));
     await page.goto(`${rota.url}/console/sessions/${session.id}`);
     await page.getByText("Step 9998.").waitFor();
+    // Neither does its time line: what is too close to be told apart is one bar.
+    const bars = await page.getByRole("region", { name: "Time line" }).getByRole("button").count();
+    assert.ok(bars > 5 && bars < 600, `${bars} bars are in the page`);
     const list = page.getByRole("region", { name: "Transcript" });
     const held = await list.locator(".row").count();
     assert.ok(held > 5 && held < 120, `${held} rows are in the page`);
@@ -1166,11 +1156,7 @@ describe("long lists and every look", () => {
     };
     if (PICTURES) await mkdir(PICTURES, { recursive: true });
     const wrong = [];
-    for (const [look, options] of Object.entries({
-      light: { colorScheme: "light" },
-      dark: { colorScheme: "dark" },
-      narrow: { colorScheme: "light", viewport: { width: 390, height: 844 }, hasTouch: true },
-    })) {
+    for (const [look, options] of Object.entries(LOOKS)) {
       const page = await browser.page(options);
       await page.goto(`${rota.url}/console`);
       await page.getByRole("heading", { name: "Sign in to Rota" }).waitFor();
@@ -1204,51 +1190,9 @@ describe("long lists and every look", () => {
     "deployment-retention": (page) => page.getByRole("region", { name: "How long things are kept" }).getByRole("button", { name: "Edit" }).click(),
   };
 
-  /** What of a page is against the rules of accessibility, or wider than the display. Takes its picture. */
+  /** What is against the rules in a page. Takes its picture. */
   async function hold(page, name) {
     if (PICTURES) await page.screenshot({ path: join(PICTURES, `${name}.png`) });
-    // The page's own policy lets no other script in; the inspector's does.
-    await page.evaluate(AXE);
-    const { violations } = await page.evaluate(() => window.axe.run(document, { resultTypes: ["violations"] }));
-    const told = violations.map((one) => `${one.id}: ${one.help}: ${one.nodes.slice(0, 3).map((node) => node.html.slice(0, 160)).join(" | ")}`);
-    const wide = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
-    if (wide > 0) told.push(`${wide} px too wide`);
-    return told.map((one) => `${name}: ${one}`);
+    return await heldAgainst(page, name);
   }
 });
-
-/** Something of everything. */
-async function seed(rota) {
-  const agent = await rota.agent({ name: "reporter", description: "Looks after disks and mail", system: "You report what you find, in two sentences." });
-  const careful = await rota.agent({ name: "careful", tools: ASKS });
-  const environment = await rota.environment("python");
-  const text = `Look at the disk and say what you find.\n\n${block("bash", "df -h / | tee /mnt/session/outputs/report.txt")}\n\n${block("bash", "cat /nowhere")}`;
-  const schedule = { type: "cron", expression: "30 2 * * *", timezone: "America/New_York" };
-  const deployment = await rota.deployment(agent, environment, text, { name: "Disk report", description: "Nightly look at the disks of the build machines", schedule });
-  await rota.deployment(agent, environment, "hello", { name: "Weekday mail", schedule: { type: "cron", expression: "*/20 * * * *", timezone: "Europe/Berlin" } });
-  const asking = await rota.deployment(careful, environment, block("bash", "rm -rf /mnt/session/outputs/old"), { name: "Clean up" });
-  const done = [];
-  for (let at = 0; at < 4; at++) done.push((await rota.post(`/v1/deployments/${deployment.id}/run`)).session_id);
-  const waiting = (await rota.post(`/v1/deployments/${asking.id}/run`)).session_id;
-  const broken = await rota.environment("old");
-  const failing = await rota.deployment(agent, broken, "hello", { name: "Old sync" });
-  await rota.post(`/v1/environments/${broken.id}/archive`);
-  await rota.post(`/v1/deployments/${failing.id}/run`);
-  // A branch to look at, asked for by hooks and by hand, and every minute, which it is paused in.
-  const named = await rota.deployment(agent, environment, "Review {{branch}}.", { name: "Review", schedule: { type: "cron", expression: "* * * * *", timezone: "Europe/Berlin" } });
-  await rota.post(`/v1/deployments/${named.id}/pause`);
-  await rota.post(`/rota/v1/deployments/${named.id}/hooks`, { scheme: "github", name: "repository" });
-  const { id: run } = await rota.post(`/rota/v1/deployments/${named.id}/runs`, { inputs: { branch: "main" } });
-  await rota.post(`/rota/v1/deployments/${named.id}/runs`, { inputs: { branch: "release" }, at: new Date(Date.now() + 30 * 3_600_000).toISOString() });
-  await until("a time has passed", async () => (await rota.get(`/rota/v1/deployments/${named.id}/occurrences?outcome=skipped`)).data.length > 0);
-  const vault = await rota.post("/v1/vaults", { display_name: "Tokens" });
-  const auth = { type: "environment_variable", secret_name: "GITHUB_TOKEN", secret_value: "s", networking: { type: "limited", allowed_hosts: ["api.github.com"] } };
-  await rota.post(`/v1/vaults/${vault.id}/credentials`, { display_name: "GitHub", auth });
-  const store = await rota.post("/v1/memory_stores", { name: "Findings", description: "What earlier sessions found" });
-  await rota.post(`/v1/memory_stores/${store.id}/memories`, { path: "/disks/build-1.md", content: "# build-1\n\nFull every second week." });
-  await rota.post("/rota/v1/webhook_endpoints", { name: "pager", url: "https://hooks.example.com/rota", enabled_events: ["deployment_run.failed"] });
-  for (const session of done) await rota.session(session, "idle");
-  await until("it waits", async () => (await rota.get("/rota/v1/attention")).data.some((item) => item.session_id === waiting));
-  await until("its files are there", async () => (await rota.get(`/v1/files?scope_id=${done[0]}`)).data.length > 0);
-  return { agent, environment, deployment, named, run, vault, store, waiting, done: done[0] };
-}

@@ -1,8 +1,10 @@
 // A server and a browser for the tests of the console. Nothing here waits for a time: it waits for what it names.
 
+import assert from "node:assert/strict";
 import { spawn, execFile } from "node:child_process";
 import { once } from "node:events";
 import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { createRequire } from "node:module";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -37,12 +39,13 @@ export async function until(what, condition) {
 }
 
 export class Rota {
-  static async start() {
+  /** A server with a store of its own, and with `config` in its file beside what all have. */
+  static async start(config = "") {
     const rota = new Rota();
     rota.data = await mkdtemp(join(tmpdir(), "rota-console-"));
     rota.port = await freePort();
     rota.url = `http://127.0.0.1:${rota.port}`;
-    await writeFile(join(rota.data, "rota.toml"), `[webhooks]\nallow_private = true\n`);
+    await writeFile(join(rota.data, "rota.toml"), `[webhooks]\nallow_private = true\n${config}`);
     await rota.serve();
     rota.key = (await readFile(join(rota.data, "data", "first_key"), "utf8")).trim();
     return rota;
@@ -186,6 +189,57 @@ export async function signedIn(browser, rota, path = "/console", options = {}) {
   await signIn(page, rota.key);
   return page;
 }
+
+/** What others may write that has no business to be more than text. */
+export const NASTY = `"><img src=x onerror="window.taken=1"><script>window.taken=1</script>`;
+
+/** A block of a playbook, in the fences that it needs. */
+export const block = (label, text) => `\`\`\`${label}\n${text}\n\`\`\``;
+
+export const ASKS = [{ type: "agent_toolset_20260401", configs: [{ name: "bash", enabled: true, permission_policy: { type: "always_ask" } }] }];
+
+export const heading = (page, name) => page.getByRole("heading", { level: 1, name });
+
+/** That nothing went wrong in a page, and nothing that others wrote was run. */
+export async function sound(page) {
+  assert.deepEqual(page.faults, [], "the page has no faults");
+  assert.equal(await page.evaluate(() => window.taken), undefined, "nothing was run");
+  assert.equal(await page.locator("main img, main script, main iframe").count(), 0, "nothing is markup");
+}
+
+const AXE = await readFile(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
+
+/** What of a page is against the rules of accessibility, or wider than the display. */
+export async function heldAgainst(page, name) {
+  // The page's own policy lets no other script in; the inspector's does.
+  await page.evaluate(AXE);
+  const { violations } = await page.evaluate(() => window.axe.run(document, { resultTypes: ["violations"] }));
+  const told = violations.map((one) => `${one.id}: ${one.help}: ${one.nodes.slice(0, 3).map((node) => node.html.slice(0, 160)).join(" | ")}`);
+  const wide = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
+  if (wide > 0) told.push(`${wide} px too wide`);
+  return told.map((one) => `${name}: ${one}`);
+}
+
+/** The frames of a stream with these events, a tenth of a second apart. */
+export function framesOf(log) {
+  const at = (n) => new Date(Date.UTC(2026, 10, 30) + n * 100).toISOString();
+  return log.map((event, n) => `id: ${n + 1}\nevent: ${event.type}\ndata: ${JSON.stringify({ id: `sevt_${n}`, processed_at: at(n), ...event })}\n\n`).join("");
+}
+
+/** Answers the stream of a session with a log, once; what is asked for after it is quiet. */
+export async function playing(page, session, log) {
+  const body = framesOf(log);
+  await page.route(`**/v1/sessions/${session}/events/stream**`, (route) =>
+    route.fulfill({ contentType: "text/event-stream", body: route.request().headers()["last-event-id"] === "0" ? body : ": keepalive\n\n" }),
+  );
+}
+
+/** The looks in which every screen is held to the rules. */
+export const LOOKS = {
+  light: { colorScheme: "light" },
+  dark: { colorScheme: "dark" },
+  narrow: { colorScheme: "light", viewport: { width: 390, height: 844 }, hasTouch: true },
+};
 
 export async function signIn(page, key) {
   await page.getByLabel("API key").fill(key);

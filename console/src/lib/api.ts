@@ -16,6 +16,8 @@ export class ApiError extends Error {
     readonly type: string,
     message: string,
     readonly requestId: string | null,
+    /** What of several refusals of one type it is, where the server says so. */
+    readonly code: string | null = null,
   ) {
     super(message);
   }
@@ -30,6 +32,8 @@ export interface ApiRequest {
   path: string;
   query?: Query;
   body?: unknown;
+  /** Beside those of every request. */
+  headers?: Record<string, string>;
 }
 
 export function search(query: Query | undefined): string {
@@ -68,19 +72,21 @@ async function fetched(path: string, init: RequestInit): Promise<Response> {
 export async function failure(response: Response): Promise<ApiError> {
   let type = "error";
   let message = `The server answered ${response.status}.`;
+  let code: string | null = null;
   try {
     const body = await response.json();
     type = body.error?.type ?? type;
     message = body.error?.message ?? message;
+    code = body.error?.details?.error_code ?? null;
   } catch {
     // What is no envelope has its status alone.
   }
   if (response.status === 401) connection.signedOut(message);
-  return new ApiError(response.status, type, message, response.headers.get("request-id"));
+  return new ApiError(response.status, type, message, response.headers.get("request-id"), code);
 }
 
-export async function open(request: ApiRequest, headers: Record<string, string> = {}, signal?: AbortSignal): Promise<Response> {
-  const init: RequestInit = { method: request.method, headers: { ...headersFor(request.path), ...headers }, signal: signal ?? null };
+export async function open(request: ApiRequest, signal?: AbortSignal): Promise<Response> {
+  const init: RequestInit = { method: request.method, headers: { ...headersFor(request.path), ...request.headers }, signal: signal ?? null };
   if (request.body instanceof FormData) init.body = request.body;
   else if (request.body !== undefined) {
     init.body = JSON.stringify(request.body);
@@ -91,8 +97,8 @@ export async function open(request: ApiRequest, headers: Record<string, string> 
   return response;
 }
 
-export async function call<T>(request: ApiRequest, signal?: AbortSignal, headers: Record<string, string> = {}): Promise<T> {
-  const response = await open(request, headers, signal);
+export async function call<T>(request: ApiRequest, signal?: AbortSignal): Promise<T> {
+  const response = await open(request, signal);
   return (await response.json()) as T;
 }
 

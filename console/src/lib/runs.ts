@@ -1,6 +1,6 @@
 // Runs in words.
 
-import { post } from "./api";
+import { start } from "./beyond.svelte";
 import { route } from "./router.svelte";
 import { toasts } from "./ui.svelte";
 import type { Followed, ListedRun, StartedRun, Trigger } from "./types";
@@ -89,7 +89,7 @@ export const hasOthers = (run: ListedRun) => !!(run.rerun_of || run.rerun_by || 
 
 /** Starts a run that failed once more, and says what came of it. */
 export async function rerun(id: string, name: string): Promise<void> {
-  started(await post<StartedRun>(`/rota/v1/runs/${encodeURIComponent(id)}/rerun`), `${name} runs again`);
+  started(await start<StartedRun>({ method: "POST", path: `/rota/v1/runs/${encodeURIComponent(id)}/rerun` }), `${name} runs again`);
 }
 
 /** Says that a run has started, or why it did not. */

@@ -4,10 +4,11 @@ import { search, type ApiRequest } from "./api";
 
 const quoted = (text: string) => `'${text.replaceAll("'", `'\\''`)}'`;
 
-export function asCurl({ method, path, query, body }: ApiRequest): string {
+export function asCurl({ method, path, query, body, headers }: ApiRequest): string {
   const lines = [`curl -s ${method === "GET" || body !== undefined ? "" : `-X ${method} `}${quoted(location.origin + path + search(query))}`];
   lines.push(`-H "x-api-key: $ANTHROPIC_API_KEY"`);
   if (path.startsWith("/v1/")) lines.push(`-H 'anthropic-beta: managed-agents-2026-04-01'`);
+  for (const [name, value] of Object.entries(headers ?? {})) lines.push(`-H ${quoted(`${name}: ${value}`)}`);
   if (body !== undefined) {
     lines.push(`-H 'content-type: application/json'`);
     lines.push(`-d ${quoted(JSON.stringify(body, null, 2))}`);
@@ -54,6 +55,7 @@ function sdkCall(request: ApiRequest): string | null {
   for (const [name, value] of Object.entries({ ...request.query, ...(request.body as object | undefined) })) {
     if (value !== undefined && value !== null && value !== "") args.push(`${name}=${python(value, "    ")}`);
   }
+  if (request.headers) args.push(`extra_headers=${python(request.headers, "    ")}`);
   const list = args.length > 1 ? `\n    ${args.join(",\n    ")},\n` : args.join("");
   return `client.beta.${names.join(".")}.${verb}(${list})`;
 }
@@ -64,5 +66,6 @@ export function asPython(request: ApiRequest): string {
   if (call) return `${client}\nprint(${call})\n`;
   const path = JSON.stringify(request.path + search(request.query));
   const body = request.body === undefined ? "" : `, body=${python(request.body)}`;
-  return `${client}\n# Rota's own, beside the hosted API\nprint(client.${request.method.toLowerCase()}(${path}${body}, cast_to=object))\n`;
+  const headers = request.headers ? `, options={"headers": ${python(request.headers)}}` : "";
+  return `${client}\n# Rota's own, beside the hosted API\nprint(client.${request.method.toLowerCase()}(${path}${body}${headers}, cast_to=object))\n`;
 }

@@ -341,3 +341,13 @@ export interface FileRow {
   created_at: string;
   downloadable?: boolean | null;
 }
+
+/** A root file system that the server that answers has. */
+export interface Image {
+  name: string;
+  digest: string;
+  reference: string;
+  architecture: string;
+  size_bytes: number;
+  created_at: string;
+}
