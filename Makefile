@@ -73,7 +73,7 @@ pages:
 
 # Builds the console from its sources, into console/dist, which the server embeds. It needs Node.js 20 or newer.
 console:
-	cd console && npm ci --no-audit --no-fund --loglevel=error && npm run --silent check && npm run --silent build
+	cd console && npm ci --no-audit --no-fund --loglevel=error && node schemas.mjs && npm run --silent check && npm run --silent build
 
 # Sessions at work through outages of the database, kills, freezes and a full disk: ten minutes once it is built, as root.
 reliability:

@@ -1,6 +1,6 @@
 // How fast the console is on this machine: from the browser's own entries, the middle of several loads. Nothing is decided by it.
 
-import { gzipSync } from "node:zlib";
+import { readdir, stat } from "node:fs/promises";
 import { Browser, Rota, playing, signedIn, until } from "./harness.mjs";
 
 const LOADS = 9;
@@ -66,12 +66,9 @@ try {
     const { paint, whole } = await loads(page, rota.url + path, selector, least);
     console.log(`${name.padEnd(28)} ${paint.toFixed(0).padStart(11)}   ${whole.toFixed(0).padStart(5)}`);
   }
-  let bytes = 0;
-  for (const file of ["", "/console.js", "/console.css", "/icon.svg"]) {
-    const body = Buffer.from(await (await page.request.get(`${rota.url}/console${file}`)).body());
-    bytes += gzipSync(body, { level: 9 }).length;
-  }
-  console.log(`\npages of the binary, compressed: ${(bytes / 1024).toFixed(0)} KB`);
+  const dist = new URL("../../console/dist/", import.meta.url);
+  const sizes = await Promise.all((await readdir(dist)).filter((name) => name.endsWith(".gz")).map(async (name) => (await stat(new URL(name, dist))).size));
+  console.log(`\nconsole/dist, compressed: ${(sizes.reduce((sum, size) => sum + size, 0) / 1024).toFixed(0)} KB`);
 } finally {
   await browser.stop();
   await rota.stop();

@@ -1,6 +1,7 @@
 // Environments with their workers, keys, packages and images; the server's own state; starts beyond a ceiling.
 
 import assert from "node:assert/strict";
+import { readFile } from "node:fs/promises";
 import { after, before, describe, test } from "node:test";
 import { Browser, LOOKS, NASTY, Rota, heading, heldAgainst, signedIn, signIn, sound, until } from "./harness.mjs";
 
@@ -152,6 +153,19 @@ describe("a ceiling of spend", () => {
     assert.equal(await runs(), 2);
     await sound(page);
   });
+});
+
+test("a version of a skill is downloaded as it was uploaded", async () => {
+  const body = new FormData();
+  body.append("files[]", new Blob(["---\nname: reports\ndescription: How to report\n---\nIn two sentences."]), "reports/SKILL.md");
+  const skill = await rota.post("/v1/skills", body);
+  const page = await signedIn(browser, rota, `/console/skills/${skill.id}`);
+  const [saved] = await Promise.all([page.waitForEvent("download"), page.getByRole("button", { name: "Download" }).click()]);
+  assert.equal(saved.suggestedFilename(), "reports.zip");
+  const archive = await readFile(await saved.path());
+  assert.equal(archive.subarray(0, 2).toString(), "PK");
+  assert.ok(archive.includes("reports/SKILL.md"));
+  await sound(page);
 });
 
 test("a key that ends in the middle of a form leads to the sign-in, and back to the same page", async () => {

@@ -53,10 +53,10 @@ describe("the time line", () => {
     assert.equal(await lanes.count(), 2);
     assert.deepEqual(await lanes.nth(0).getByRole("button").evaluateAll((bars) => bars.map((bar) => bar.getAttribute("aria-label"))), [
       "Request to the model, 4.0 s",
-      "bash, 9.0 s, failed",
+      "Call of bash, 9.0 s, failed",
       "Request to the model, not ended",
     ]);
-    await lanes.nth(1).getByRole("button", { name: /^files · / }).click();
+    await lanes.nth(1).getByRole("button", { name: /^Call of files · / }).click();
     await page.waitForURL(/event=sevt_call2/);
     await page.locator(".row.call.marked").waitFor();
     // A request has no row of its own: it leads to what came of it.

@@ -27,7 +27,7 @@ export interface Timeline {
   lanes: Lane[];
   /** Where it was at rest: no time is drawn for that. */
   pauses: { left: number; seconds: number }[];
-  /** At work, all in all. */
+  /** Of all turns together. */
   seconds: number;
   /** Lanes beyond the bound. */
   more: number;
@@ -35,8 +35,10 @@ export interface Timeline {
 
 /** More threads are counted, and not drawn. */
 const MOST_LANES = 20;
-/** What is narrower, in per cent, is drawn as wide as that; what is closer is drawn as one. So a lane has few bars however long it was. */
+/** What is narrower, in per cent, is drawn as wide as that. */
 const NARROWEST = 0.4;
+/** What is too close to be told apart is drawn as one, at most so wide: a lane has few bars however much was done, and each leads near. */
+const WIDEST_TOGETHER = 1;
 const MAIN = "main";
 
 interface Span {
@@ -96,7 +98,7 @@ function read(events: SessionEvent[]) {
       case "agent.tool_use":
       case "agent.mcp_tool_use":
       case "agent.custom_tool_use":
-        begin("tool", [event.mcp_server_name, event.name].filter(Boolean).join(" · "));
+        begin("tool", `Call of ${[event.mcp_server_name, event.name].filter(Boolean).join(" · ")}`);
         break;
       case "agent.tool_result":
       case "agent.mcp_tool_result":
@@ -140,7 +142,7 @@ export function timelineOf(events: SessionEvent[], now: number): Timeline {
         const right = Math.max(place(until), left + NARROWEST);
         const seconds = Math.max(0, until - span.from) / 1000;
         const isOpen = span.to === null;
-        if (open && left < open.left + open.width + NARROWEST / 2) {
+        if (open && left < Math.min(open.left + open.width + NARROWEST / 2, open.left + WIDEST_TOGETHER)) {
           open.width = Math.max(open.width, right - open.left);
           open.count += 1;
           open.seconds += seconds;
