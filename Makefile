@@ -1,6 +1,6 @@
 # What the README's commands do. Each target needs only what the README names.
 
-.PHONY: demo console test third-party containers check quick release pages reliability friday bench
+.PHONY: demo console test third-party containers check quick release dist deb image installs pages reliability friday bench
 
 # What tests leave out where nothing can be mounted: only root can make a small disk.
 NO_DISKS := $(shell unshare --mount true 2>/dev/null || echo --skip full_disk::)
@@ -15,6 +15,7 @@ NOT_IN_CONTAINERS := $(foreach test,a_machine_that_refuses_a_step_runs_nothing a
 
 # The whole way once: server, agent, environment, deployment, run, live session.
 demo:
+	@echo 'Building Rota: some five minutes the first time, seconds after that.'
 	cargo run -p rota -- demo
 
 # Everything: what `check` does, the same tests and every statement on PostgreSQL, and the official SDKs and Schemathesis against the
@@ -31,6 +32,7 @@ test: check
 	  $(NOT_IN_CONTAINERS) && cargo test -p rota --test it -- containers:: --include-ignored' || [ $$? = 77 ]
 	tests/sdk/run
 	cargo build -p rota && tests/console/run || [ $$? = 77 ]
+	tests/install/quickstart || [ $$? = 77 ]
 
 # The clients that others wrote of docs/compatibility.md, against the real binary: some minutes the first time.
 third-party:
@@ -65,6 +67,26 @@ release:
 	mkdir -p target/ship
 	objcopy --only-keep-debug target/dist/rota target/ship/rota.debug
 	cd target/ship && objcopy --strip-all --add-gnu-debuglink=rota.debug ../dist/rota rota
+
+# What is given away, in target/ship: a static program, its list of parts, and checksums; a Debian package of it; an image.
+dist:
+	deploy/dist
+
+deb: dist
+	deploy/deb
+
+image: dist
+	podman build --file deploy/Containerfile --build-arg ARCH=$(shell uname -m) --tag localhost/rota .
+
+# Each way of installing, from nothing to a finished session: a quarter of an hour once the program is built, as root.
+installs: deb
+	cargo build -p rota
+	tests/install/static
+	tests/install/quickstart || [ $$? = 77 ]
+	tests/install/package || [ $$? = 77 ]
+	tests/install/container || [ $$? = 77 ]
+	tests/with-postgres tests/with-s3 tests/install/services || [ $$? = 77 ]
+	tests/with-helm tests/install/chart || [ $$? = 77 ]
 
 # Writes what is made from the code: the lists in docs/compatibility.md and docs/metrics.md, docs/cli.md and the contract of /rota/v1.
 pages:
