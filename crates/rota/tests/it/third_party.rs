@@ -21,6 +21,6 @@ async fn an_upload_may_say_what_it_is_for_and_nothing_comes_of_it() {
         assert!(file.get("purpose").is_none());
     }
     let long = [b'x'; 65];
-    let refused = api.answer(sending(api, form(&[FILE, ("purpose", None, &long)]))).await.refusal();
+    let refused = api.answer(sending(api, form(&[FILE, ("purpose", None, &long[..])]))).await.refusal();
     assert_eq!(refused, invalid("purpose: value must contain no more than 64 bytes"));
 }
