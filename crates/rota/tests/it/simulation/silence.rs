@@ -31,6 +31,7 @@ struct Store {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(clippy::struct_field_names, reason = "they are the columns of the table")]
 struct Row {
     good_at: Timestamp,
     look_at: Timestamp,
