@@ -121,7 +121,7 @@ described! {
         /// The new secret, where the sender has one already.
         secret: Secret, clears as OwnSecret;
         /// For how many seconds the secret before is taken too; 0 ends it at once.
-        overlap_seconds: u32, keeps as Whole(0, MAX_OVERLAP_SECONDS as i64);
+        overlap_seconds: u32, keeps as Whole(0, i64::from(MAX_OVERLAP_SECONDS));
     }
 }
 

@@ -174,7 +174,7 @@ async fn another_workspace_finds_nothing_at_any_route() {
             assert_eq!(other.get(&all).await["data"], json!([]), "{path}");
         }
     }
-    assert_eq!(walked, 119);
+    assert_eq!(walked, 120);
     let deployment = rota.api.get(&format!("/v1/deployments/{}", ids["{deployment_id}"])).await;
     assert_eq!((&deployment["archived_at"], &deployment["status"]), (&Value::Null, &json!("active")));
 }

@@ -343,7 +343,7 @@ async fn the_service_manager_is_told_that_the_server_is_ready_alive_and_ending()
 }
 
 /// Sandboxes as containers of a daemon that is not there.
-const NO_DAEMON: &str = "[sandbox]\nbackend = \"podman\"\nsocket = \"/nowhere/podman.sock\"\n";
+const NO_DAEMON: &str = "[sandbox]\nbackend = \"podman\"\nsocket = \"/nowhere/podman.sock\"\nimage = \"debian:12\"\n";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_says_at_its_start_what_its_sandboxes_lack_and_what_to_do() {

@@ -15,7 +15,7 @@ use rota_server::{
 };
 use serde_json::{Value, json};
 use tokio::{
-    task::{JoinHandle, spawn_blocking},
+    task::{JoinSet, spawn_blocking},
     time::{sleep, timeout},
 };
 
@@ -33,7 +33,7 @@ use crate::{
 /// A transaction that holds rows, and looks later whether nobody holds the failures of a deployment.
 struct Holder {
     look: mpsc::Sender<()>,
-    found: JoinHandle<Result<bool>>,
+    found: JoinSet<Result<bool>>,
 }
 
 impl Holder {
@@ -42,7 +42,8 @@ impl Holder {
         let (look, may_look) = mpsc::channel();
         let may_look = Mutex::new(may_look);
         let db = rota.server.app().db.clone();
-        let found = tokio::spawn(async move {
+        let mut found = JoinSet::new();
+        found.spawn(async move {
             let look = move |tx: &mut rota_server::db::Tx<'_>| {
                 let held = tx.one(&format!("SELECT 1 FROM {rows} FOR UPDATE"), &[Val::Text(&of)], |_| Ok(()))?;
                 assert!(held.is_some(), "there is such a row: {rows}");
@@ -58,7 +59,7 @@ impl Holder {
     }
 
     /// Looks once another transaction waits for this one.
-    async fn finds_failures_free(self, rota: &Rota) -> bool {
+    async fn finds_failures_free(mut self, rota: &Rota) -> bool {
         let waiting = async {
             while !is_waited_for(rota).await {
                 sleep(Duration::from_millis(5)).await;
@@ -66,7 +67,7 @@ impl Holder {
         };
         timeout(PATIENCE, waiting).await.expect("somebody wants the rows");
         self.look.send(()).unwrap();
-        self.found.await.unwrap().unwrap()
+        self.found.join_next().await.unwrap().unwrap().unwrap()
     }
 }
 

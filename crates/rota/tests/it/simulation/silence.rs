@@ -31,6 +31,7 @@ struct Store {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(clippy::struct_field_names, reason = "they are the columns of the table")]
 struct Row {
     good_at: Timestamp,
     look_at: Timestamp,
@@ -84,7 +85,7 @@ impl Store {
         let is_silent = !self.is_held && from.is_some_and(|from| from <= now);
         let at_latest = now + SignedDuration::from_secs(AT_LATEST[usize::from(is_silent)]);
         let next = from.filter(|_| !is_silent).map_or(at_latest, |from| from.min(at_latest));
-        let silent_at = of.silent_at.filter(|silent_at| good_at <= *silent_at);
+        let silent_at = of.silent_at.filter(|silent_at| good_at < *silent_at);
         Look { of, good_at, silent_at, is_silent, next }
     }
 
@@ -136,10 +137,12 @@ impl Story {
     }
 
     fn step(&mut self) -> Result<(), String> {
+        // No two transactions have the same time.
+        self.time += SignedDuration::from_micros(1);
         let node = self.dice.one_of(&[0, 1]);
         match self.dice.within(0..20) {
             0..=5 => self.time += SignedDuration::from_secs(1 + self.dice.seconds()),
-            6..=7 => {
+            6 => {
                 // A run comes to a good end, whatever holds the schedule.
                 self.store.last_good = Some(self.time);
                 if let Some(row) = self.store.row.as_mut().filter(|row| row.silent_at.is_some()) {
@@ -147,8 +150,8 @@ impl Story {
                 }
                 self.begins_anew();
             }
-            8 => self.pause_or_go_on(),
-            9 => self.hold_or_release(),
+            8 if self.dice.chance(40) => self.pause_or_go_on(),
+            9 if self.dice.chance(60) => self.hold_or_release(),
             10 if self.dice.chance(30) => {
                 self.store.cron = self.dice.within(0..6) as usize;
                 self.store.count_anew(self.time);
@@ -255,5 +258,5 @@ fn no_story_of_a_silence_breaks_a_promise() {
         }
         told += u64::from(story.told);
     }
-    assert!(2 * told >= count, "{told} silences in {count} stories: they tell of nothing");
+    assert!(told >= count / 2, "{told} silences in {count} stories: they tell of nothing");
 }

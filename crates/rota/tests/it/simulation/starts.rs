@@ -159,7 +159,7 @@ impl Store {
     /// A look at a start that a server found to be due a while ago.
     fn look(&mut self, which: usize, now: Timestamp, catch_up: SignedDuration, fate: &mut Fate) -> Result<(), Undone> {
         let start = self.starts[which].clone();
-        if start.state != StartState::Planned {
+        if start.state != StartState::Planned || start.look_at.is_none_or(|at| at > now) {
             return Ok(());
         }
         if start.occurrence.is_some() && self.runs.iter().any(|run| run.occurrence == start.occurrence) {

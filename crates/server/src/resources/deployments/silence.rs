@@ -186,7 +186,7 @@ impl Watched {
             workspace: self.workspace,
             id: self.id,
             due_at: self.look_at,
-            silent_at: self.silent_at.filter(|silent_at| good_at <= *silent_at),
+            silent_at: self.silent_at.filter(|silent_at| good_at < *silent_at),
             good_at,
             intervals: self.intervals,
             is_silent,

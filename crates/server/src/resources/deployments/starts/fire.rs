@@ -114,7 +114,11 @@ async fn write(app: &App, due: &Due, attempt: Attempt) -> Result<Option<Deployme
 
 /// Decides on a planned start, unless another server has or somebody cancelled it. Its run, where it has one now.
 fn look(tx: &mut Tx<'_>, policy: &FirePolicy, due: &Due, attempt: Attempt) -> Result<Option<DeploymentRun>> {
-    let Due { id, workspace, deployment, .. } = due;
+    let Due { look_at, id, workspace, deployment } = due;
+    // The clock may have been set back since it was found to be due.
+    if *look_at > tx.now() {
+        return Ok(None);
+    }
     lock_deployment(tx, workspace, deployment.as_ref())?;
     PLANNED.lock(tx, workspace, id.as_ref())?;
     let start = PLANNED.get(tx, workspace, id.as_ref())?;
