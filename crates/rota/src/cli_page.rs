@@ -21,7 +21,7 @@ fn row(arg: &Arg) -> String {
             .into_iter()
             .flatten()
             .collect();
-    let values: Vec<String> = arg.get_value_names().into_iter().flatten().map(|name| name.to_string()).collect();
+    let values: Vec<String> = arg.get_value_names().into_iter().flatten().map(ToString::to_string).collect();
     let takes = arg.get_action().takes_values();
     let name = [names.join(", "), if takes { values.join(" ") } else { String::new() }];
     let name = name.iter().filter(|part| !part.is_empty()).map(String::as_str).collect::<Vec<_>>().join(" ");
