@@ -30,7 +30,7 @@ fn row(arg: &Arg) -> String {
         let possible: Vec<_> =
             arg.get_possible_values().iter().map(|value| format!("`{}`", value.get_name())).collect();
         if !possible.is_empty() {
-            write!(text, " One of {}.", possible.join(", ")).unwrap();
+            write!(text, ": {}", possible.join(", ")).unwrap();
         }
     }
     let defaults: Vec<_> = arg.get_default_values().iter().map(|value| value.to_string_lossy()).collect();
