@@ -71,9 +71,9 @@ pub async fn interrupt(args: InterruptArgs) -> Result<Exit> {
     let session = session(&client, &args.session).await?;
     let sent = send(&client, &session, vec![json!({"type": "user.interrupt"})]).await?;
     if out.json {
-        out.value(&sent)?
+        out.value(&sent)?;
     } else {
-        out.line(&format!("interrupted  {session}"))?
+        out.line(&format!("interrupted  {session}"))?;
     }
     Ok(Exit::Done)
 }

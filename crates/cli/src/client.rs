@@ -91,6 +91,7 @@ impl Error {
     }
 
     /// Of writing to standard output.
+    #[allow(clippy::needless_pass_by_value, reason = "it is given to map_err")]
     pub fn writing(error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::BrokenPipe => Self::Closed,

@@ -140,19 +140,25 @@ impl Watch<'_> {
         }
         let since = Instant::now();
         let newest = loop {
-            match newest_status(self.client, self.session).await {
-                Ok(newest) => break newest,
+            match rest_of(self.client, self.session).await {
+                Ok(Some(newest)) => break newest,
+                Ok(None) => return Ok(false),
                 Err(error) if passes(&error) && since.elapsed() < AWAY => sleep(RETRY_MOST).await,
                 Err(error) => return Err(error),
             }
         };
-        self.newest = newest.map(|newest| text(&newest, "id").to_owned()).filter(|newest| newest != this);
+        self.newest = Some(text(&newest, "id").to_owned()).filter(|newest| newest != this);
         Ok(self.newest.is_none())
     }
 }
 
-/// The newest event that says what a session is doing.
-async fn newest_status(client: &Client, session: &str) -> Result<Option<Value>> {
+/// The newest event that says what a session is doing that is at rest. `None` of one that is at work: what has been answered is so
+/// before its log says it.
+async fn rest_of(client: &Client, session: &str) -> Result<Option<Value>> {
+    let now = client.get(&format!("/v1/sessions/{session}"), &[]).await?;
+    if !matches!(text(&now, "status"), "idle" | "terminated") {
+        return Ok(None);
+    }
     let types =
         ["session.status_running", "session.status_rescheduled", "session.status_idle", "session.status_terminated"];
     let mut query: Vec<(&str, &str)> = types.iter().map(|name| ("types[]", *name)).collect();

@@ -67,7 +67,7 @@ pub enum Command {
     Login(login::LoginArgs),
     /// Write what a shell needs to complete the commands.
     Completions {
-        /// The shell.
+        /// The shell
         shell: Shell,
     },
     /// Write the manual page: `rota man | man -l -`.

@@ -5,9 +5,9 @@ use std::time::Duration;
 /// How long a connection to the server may take.
 pub const CONNECT: Duration = Duration::from_secs(10);
 /// How long an answer may take, from the request to its last byte.
-pub const ANSWER: Duration = Duration::from_secs(60);
+pub const ANSWER: Duration = Duration::from_mins(1);
 /// How long a stream may be silent: more than twice what a server is silent for.
-pub const SILENCE: Duration = Duration::from_secs(60);
+pub const SILENCE: Duration = Duration::from_mins(1);
 /// Most bytes of an answer.
 pub const ANSWER_BYTES: usize = 64 * 1024 * 1024;
 /// Most bytes of the file of profiles.
@@ -21,9 +21,9 @@ pub const NAMED_ROWS: usize = 10_000;
 /// Most bytes of a frame of a stream: more than any event has.
 pub const FRAME_BYTES: usize = 64 * 1024 * 1024;
 /// How long a stream may be open; then it is opened anew.
-pub const STREAM: Duration = Duration::from_secs(3600);
+pub const STREAM: Duration = Duration::from_hours(1);
 /// How long a server that has gone away is waited for while a session is followed.
-pub const AWAY: Duration = Duration::from_secs(600);
+pub const AWAY: Duration = Duration::from_mins(10);
 /// How long after the end of a stream it is opened anew for the first time.
 pub const RETRY_FIRST: Duration = Duration::from_millis(200);
 /// The longest pause between two tries.

@@ -137,7 +137,9 @@ fn fresh_key() -> Result<String> {
     let mut random = [0; 16];
     getrandom::fill(&mut random).map_err(|error| Error::Failed(format!("no random numbers: {error}")))?;
     let mut key = "rota-cli-".to_owned();
-    random.iter().for_each(|byte| write!(key, "{byte:02x}").expect("a String takes it"));
+    for byte in random {
+        write!(key, "{byte:02x}").expect("a String takes it");
+    }
     Ok(key)
 }
 

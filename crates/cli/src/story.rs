@@ -40,10 +40,9 @@ impl Story {
             return self.out.value(event);
         }
         match text(event, "type") {
-            "event_start" => Ok(()),
             "event_delta" => self.piece(event),
             "agent.message" => self.message(event),
-            "span.model_request_end" | "session.thread_status_idle" | "session.usage" => Ok(()),
+            "event_start" | "span.model_request_end" | "session.thread_status_idle" | "session.usage" => Ok(()),
             _ => {
                 let Some(told) = told(&self.out, &self.session, event) else { return Ok(()) };
                 self.break_off()?;
@@ -130,8 +129,12 @@ fn told(out: &Out, session: &str, event: &Value) -> Option<String> {
     let kind = text(event, "type");
     Some(match kind {
         "user.message" | "system.message" => {
-            let said = said(&event["content"]);
-            said.lines().map(|said| format!("{}\n", out.paint(Colour::Bold, &format!("> {}", clean(said))))).collect()
+            let mut told = String::new();
+            for said in said(&event["content"]).lines() {
+                told += &out.paint(Colour::Bold, &format!("> {}", clean(said)));
+                told.push('\n');
+            }
+            told
         }
         "user.define_outcome" => line(out, Colour::Bold, &format!("> outcome: {}", text(event, "description"))),
         "user.interrupt" => line(out, Colour::Yellow, "> interrupt"),

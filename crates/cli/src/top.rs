@@ -116,6 +116,6 @@ fn draw(client: &Client, page: &str) -> Result<()> {
     let head = format!("rota top  {}  (Ctrl-C ends it)", clean_line(client.base()));
     let head = out.paint(Colour::Bold, &cut(&head, out.columns().unwrap_or(80)));
     let lines = std::iter::once(&*head).chain(page.lines()).take(out.rows().saturating_sub(1));
-    let drawn: String = lines.map(|line| format!("{line}{END_OF_LINE}\r\n")).collect();
+    let drawn = lines.fold(String::new(), |drawn, line| drawn + line + END_OF_LINE + "\r\n");
     out.write(&format!("{HOME}{drawn}{END_OF_SCREEN}"))
 }

@@ -21,7 +21,7 @@ fn row(arg: &Arg) -> String {
             .into_iter()
             .flatten()
             .collect();
-    let values: Vec<String> = arg.get_value_names().into_iter().flatten().map(|name| name.to_string()).collect();
+    let values: Vec<String> = arg.get_value_names().into_iter().flatten().map(ToString::to_string).collect();
     let takes = arg.get_action().takes_values();
     let name = [names.join(", "), if takes { values.join(" ") } else { String::new() }];
     let name = name.iter().filter(|part| !part.is_empty()).map(String::as_str).collect::<Vec<_>>().join(" ");
@@ -30,7 +30,7 @@ fn row(arg: &Arg) -> String {
         let possible: Vec<_> =
             arg.get_possible_values().iter().map(|value| format!("`{}`", value.get_name())).collect();
         if !possible.is_empty() {
-            write!(text, " One of {}.", possible.join(", ")).unwrap();
+            write!(text, ": {}", possible.join(", ")).unwrap();
         }
     }
     let defaults: Vec<_> = arg.get_default_values().iter().map(|value| value.to_string_lossy()).collect();

@@ -12,7 +12,7 @@ use tokio::{
 
 use crate::{
     cli_commands::Shell,
-    given::{Parts, id, message, script},
+    given::{Parts, id, message},
     process,
     server::{PATIENCE, Rota},
 };
@@ -84,21 +84,20 @@ async fn a_server_that_is_killed_and_comes_back_is_followed_without_an_event_los
 
 #[tokio::test]
 async fn a_session_that_is_deleted_while_it_is_followed_has_failed() {
-    let rota = Rota::start().await;
+    let rota = Rota::without_engine().await;
     let shell = Shell::of(&rota.api);
-    let parts = Parts::new(&rota.api).await;
-    let session = parts.session_with(&rota.api, script("sleep 1000")).await;
-    let mut running = shell.command(&["logs", id(&session), "-f"]).spawn().unwrap();
+    let session = Parts::new(&rota.api).await.session(&rota.api, json!({})).await;
+    let path = format!("/v1/sessions/{}", id(&session));
+    rota.api.post(&path, json!({"title": "followed"})).await;
+    let mut running = shell.command(&["logs", id(&session), "-f", "--json"]).spawn().unwrap();
     let mut lines = BufReader::new(running.stdout.take().unwrap()).lines();
-    while !line(&mut lines).await.expect("the call").contains("→ bash") {}
-    rota.api.delete(&format!("/v1/sessions/{}", id(&session))).await;
-    let mut said = String::new();
-    while let Some(line) = line(&mut lines).await {
-        said += &line;
-    }
+    let updated = line(&mut lines).await.expect("the new title");
+    assert!(updated.contains("session.updated"), "{updated}");
+    rota.api.delete(&path).await;
+    let deleted = line(&mut lines).await.expect("the end");
+    assert!(deleted.contains("session.deleted"), "{deleted}");
     let output = timeout(PATIENCE, running.wait_with_output()).await.unwrap().unwrap();
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("the session was deleted"), "{said}");
+    assert_eq!(output.status.code(), Some(1));
 }
 
 /// The command on a terminal of its own, to which `script` of util-linux passes on what it is told.
@@ -116,11 +115,15 @@ fn on_a_terminal(shell: &Shell, command: &str) -> Child {
 async fn until(stdout: &mut ChildStdout, words: &str, said: &mut String) {
     let from = said.len();
     let mut bytes = [0; 4096];
-    while !said[from..].contains(words) {
-        let count = timeout(2 * PATIENCE, stdout.read(&mut bytes)).await.expect("it draws").unwrap();
-        assert!(count > 0, "it ended before {words:?}: {said}");
-        *said += &String::from_utf8_lossy(&bytes[..count]);
-    }
+    let reading = async {
+        while !said[from..].contains(words) {
+            let count = stdout.read(&mut bytes).await.unwrap();
+            assert!(count > 0, "it ended before {words:?}: {said}");
+            *said += &String::from_utf8_lossy(&bytes[..count]);
+        }
+    };
+    let patience = timeout(2 * PATIENCE, reading).await;
+    patience.unwrap_or_else(|_| panic!("{words:?} is not drawn: {:?}", &said[from..]));
 }
 
 #[tokio::test]
@@ -142,7 +145,7 @@ async fn top_draws_what_goes_on_waits_for_the_server_and_gives_the_terminal_back
     server.kill();
     until(&mut stdout, "nothing listens there", &mut said).await;
     server.start().await;
-    until(&mut stdout, &session, &mut said).await;
+    until(&mut stdout, " that need somebody", &mut said).await;
     keys.write_all(b"\x03").await.unwrap();
     until(&mut stdout, "\u{1b}[?25h\u{1b}[?1049l", &mut said).await;
     let status = timeout(PATIENCE, top.wait()).await.expect("it ends").unwrap();
