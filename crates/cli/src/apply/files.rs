@@ -156,7 +156,10 @@ impl Reading {
             }
         }
         if !has_name {
-            self.wrong(PROJECT, "is missing: write a line `project: NAME`, by which resources of this directory are known");
+            self.wrong(
+                PROJECT,
+                "is missing: write a line `project: NAME`, by which resources of this directory are known",
+            );
             return None;
         }
         let mut project = Project { name: self.name()?, resources: Vec::new() };
@@ -337,7 +340,11 @@ impl Reading {
             return None;
         }
         fields.shift_remove("type").filter(|kind_named| kind_named != kind.noun()).inspect(|other| {
-            self.problems.push(at_field(path, &text, &format!("type: {other} is not what this folder has; leave it out")));
+            self.problems.push(at_field(
+                path,
+                &text,
+                &format!("type: {other} is not what this folder has; leave it out"),
+            ));
         });
         self.described(kind, key, path.to_owned(), text, fields)
     }
@@ -582,9 +589,11 @@ fn hook(key: &str, fields: Value) -> Result<Hook, String> {
     }
     let Value::Object(mut body) = fields else { return Err(": must be a mapping".to_owned()) };
     if body.contains_key("secret") {
-        return Err(".secret: a file has no secrets; write `secret_env: NAME` with the name of an environment variable \
+        return Err(
+            ".secret: a file has no secrets; write `secret_env: NAME` with the name of an environment variable \
                     that has it, or leave it out and the server makes one"
-            .to_owned());
+                .to_owned(),
+        );
     }
     if body.get("name").and_then(Value::as_str).is_some_and(|name| name.contains(&format!("[{OURS}"))) {
         return Err(".name: what is in brackets behind it is written by rota apply; leave it out".to_owned());

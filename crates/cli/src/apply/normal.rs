@@ -55,9 +55,8 @@ pub fn read(kind: Kind, body: &Fields) -> Result<Fields, String> {
         }
         Kind::Deployment => {
             let fields = decode::body(&body, DeploymentFields::read).map_err(invalid)?;
-            let schedule = fields.schedule.map(
-                |of| json!({"type": "cron", "expression": of.expression, "timezone": of.timezone}),
-            );
+            let schedule =
+                fields.schedule.map(|of| json!({"type": "cron", "expression": of.expression, "timezone": of.timezone}));
             json!({
                 "name": fields.name,
                 "description": fields.description,
@@ -91,7 +90,8 @@ pub fn read(kind: Kind, body: &Fields) -> Result<Fields, String> {
             })
         }
         Kind::Skill => {
-            if let Some(other) = body.as_object().and_then(|fields| fields.keys().find(|name| *name != "display_name")) {
+            if let Some(other) = body.as_object().and_then(|fields| fields.keys().find(|name| *name != "display_name"))
+            {
                 return Err(format!("{other}: is no field; a skill has display_name, and its files"));
             }
             match &body["display_name"] {
@@ -221,12 +221,27 @@ pub fn view(kind: Kind, raw: &Value, key: &dyn Fn(Kind, &str) -> String) -> Fiel
 fn fields(kind: Kind) -> &'static [&'static str] {
     match kind {
         Kind::Agent => &[
-            "name", "description", "system", "model", "tools", "mcp_servers", "skills", "multiagent",
-            "execution_identity", "metadata",
+            "name",
+            "description",
+            "system",
+            "model",
+            "tools",
+            "mcp_servers",
+            "skills",
+            "multiagent",
+            "execution_identity",
+            "metadata",
         ],
         Kind::Environment => &["name", "description", "config", "scope", "metadata"],
         Kind::Deployment => &[
-            "name", "description", "agent", "environment_id", "initial_events", "resources", "vault_ids", "schedule",
+            "name",
+            "description",
+            "agent",
+            "environment_id",
+            "initial_events",
+            "resources",
+            "vault_ids",
+            "schedule",
             "metadata",
         ],
         Kind::Vault => &["display_name", "metadata"],
@@ -424,7 +439,8 @@ mod tests {
         references(Kind::Agent, &mut normal, &mut |kind, name| named.push((kind, name.clone())));
         assert_eq!(named, [(Kind::Agent, json!("reviewer")), (Kind::Agent, json!("b@2"))]);
         let sent = sent(Kind::Agent, "multiagent", &normal["multiagent"]);
-        let expected = json!([{"type": "agent", "id": "reviewer"}, {"type": "self"}, {"type": "agent", "id": "b", "version": 2}]);
+        let expected =
+            json!([{"type": "agent", "id": "reviewer"}, {"type": "self"}, {"type": "agent", "id": "b", "version": 2}]);
         assert_eq!(sent["agents"], expected);
     }
 
