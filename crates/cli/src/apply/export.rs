@@ -16,7 +16,7 @@ use super::{
     files::{Fields, PROJECT},
     kind::Kind,
     label::{Label, is_key, key_of},
-    limits::MAX_KEY,
+    limits::{MAX_KEY, MAX_TOTAL_BYTES},
     normal::{self, pinned},
     skill::Skill,
     state::{Found, State},
@@ -126,8 +126,15 @@ fn check(project: &str) -> Result<()> {
 }
 
 async fn read_skills(client: &Client, state: &mut State) -> Result<()> {
+    let mut bytes = 0;
     for skill in state.of(Kind::Skill).to_vec() {
         state.read_skill(client, &skill).await?;
+        let files = state.skills.get(&skill.id).into_iter().flat_map(|skill| skill.files.values());
+        bytes += files.map(|file| file.content.len() as u64).sum::<u64>();
+        if bytes > MAX_TOTAL_BYTES {
+            let words = format!("the skills have more than {MAX_TOTAL_BYTES} bytes, which is what one directory holds");
+            return Err(Error::Failed(words));
+        }
     }
     Ok(())
 }
@@ -175,7 +182,16 @@ impl Export {
         fields.insert("id".to_owned(), json!(found.id));
         let mut text = None;
         match kind {
-            Kind::Agent => text = agent(view, &mut fields),
+            Kind::Agent => {
+                let skills = view.get("skills").and_then(Value::as_array).into_iter().flatten();
+                for skill in skills.filter(|skill| skill["type"] == "anthropic") {
+                    self.notes.push(format!(
+                        "agent {key} has the skill {}, which only the hosted service has",
+                        skill["skill_id"]
+                    ));
+                }
+                text = agent(view, &mut fields);
+            }
             Kind::Deployment => {
                 let pins = view.get("agent").and_then(Value::as_str).map(pinned);
                 if let Some((of, Some(version))) = pins

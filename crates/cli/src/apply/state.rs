@@ -115,7 +115,8 @@ async fn all(client: &Client, kind: Kind, path: &str) -> Result<Vec<Found>> {
             format!("the server has more than {MAX_ROWS} {}: too many to tell which are of these files", kind.folder());
         return Err(Error::Failed(words));
     }
-    let is_left = |row: &Value| row["archived_at"].is_null();
+    // The hosted service lists skills of its own too.
+    let is_left = |row: &Value| row["archived_at"].is_null() && row["source"]["type"] != "anthropic";
     Ok(rows.data.into_iter().filter(is_left).map(|row| Found::of(kind, row)).collect())
 }
 
