@@ -252,12 +252,11 @@ impl Export {
         }
         let yaml = yaml(&fields);
         let folder = kind.folder();
-        match text {
-            Some(text) => {
-                self.add(&format!("{folder}/{key}.md"), format!("---\n{yaml}---\n{text}\n").into_bytes(), false)
-            }
-            None => self.add(&format!("{folder}/{key}.yaml"), yaml.into_bytes(), false),
-        }
+        let (ending, content) = match text {
+            Some(text) => ("md", format!("---\n{yaml}---\n{text}\n")),
+            None => ("yaml", yaml),
+        };
+        self.add(&format!("{folder}/{key}.{ending}"), content.into_bytes(), false);
     }
 
     /// What the file of a deployment has beside what the API has of it.
@@ -273,7 +272,7 @@ impl Export {
         }
         if let Some(stored) = state.policies.get(&found.id) {
             let mut defaults = normal::policy(None).unwrap_or_default();
-            defaults.extend(DEFAULTS_OF_SERVER.map(|(field, value)| (field.to_owned(), value())));
+            defaults.extend(defaults_of_server());
             let differs = |(field, default): (&String, &Value)| {
                 let value = stored.get(field).unwrap_or(&Value::Null);
                 (value != default).then(|| (field.clone(), value.clone()))
@@ -310,8 +309,10 @@ impl Export {
 }
 
 /// What the fields of [`normal::SET_BY_SERVER`] are where nobody has configured them.
-const DEFAULTS_OF_SERVER: [(&str, fn() -> Value); 2] =
-    [("catch_up_seconds", || json!(3600)), ("jitter", || json!("off"))];
+fn defaults_of_server() -> [(String, Value); 2] {
+    let [catch_up_seconds, jitter] = normal::SET_BY_SERVER.map(str::to_owned);
+    [(catch_up_seconds, json!(3600)), (jitter, json!("off"))]
+}
 
 /// A key for each resource: that of its label where it is one of the project, or else made of its name.
 fn keys(project: &str, state: &State) -> Keys {

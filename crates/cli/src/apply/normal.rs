@@ -29,8 +29,9 @@ pub const NAMES_IN_FILES: [(&str, &str); 2] = [("environment", "environment_id")
 /// The fields of a policy whose default is in the configuration of the server.
 pub const SET_BY_SERVER: [&str; 2] = ["catch_up_seconds", "jitter"];
 
-/// A message of the API, in the names that files have.
+/// A message of the API about a field, in the names that files have, the field first.
 pub fn in_words_of_files(message: &str) -> String {
+    let message = message.strip_prefix("Failed to parse request: ").unwrap_or(message);
     NAMES_IN_FILES.iter().fold(message.to_owned(), |message, (ours, theirs)| message.replace(theirs, ours))
 }
 
@@ -188,7 +189,9 @@ pub fn view(kind: Kind, raw: &Value, key: &dyn Fn(Kind, &str) -> String) -> Fiel
     match kind {
         Kind::Agent => {
             for skill in view.get_mut("skills").and_then(Value::as_array_mut).into_iter().flatten() {
-                rename(Kind::Skill, skill.get_mut("skill_id"), key);
+                if let Some(id) = skill.get_mut("skill_id") {
+                    rename(Kind::Skill, id, key);
+                }
             }
             if let Some(roster) = view.get_mut("multiagent") {
                 keyed(roster, raw["id"].as_str().unwrap_or_default(), key);
@@ -198,9 +201,11 @@ pub fn view(kind: Kind, raw: &Value, key: &dyn Fn(Kind, &str) -> String) -> Fiel
             if let Some(agent) = view.get_mut("agent") {
                 keyed(agent, "", key);
             }
-            rename(Kind::Environment, view.get_mut("environment_id"), key);
+            if let Some(id) = view.get_mut("environment_id") {
+                rename(Kind::Environment, id, key);
+            }
             for vault in view.get_mut("vault_ids").and_then(Value::as_array_mut).into_iter().flatten() {
-                rename(Kind::Vault, Some(vault), key);
+                rename(Kind::Vault, vault, key);
             }
             if let Some(schedule) = view.get_mut("schedule").and_then(Value::as_object_mut) {
                 schedule.retain(|field, _| matches!(field.as_str(), "type" | "expression" | "timezone"));
@@ -291,8 +296,8 @@ fn keyed(value: &mut Value, itself: &str, key: &dyn Fn(Kind, &str) -> String) {
     }
 }
 
-fn rename(kind: Kind, id: Option<&mut Value>, key: &dyn Fn(Kind, &str) -> String) {
-    if let Some(Value::String(id)) = id {
+fn rename(kind: Kind, id: &mut Value, key: &dyn Fn(Kind, &str) -> String) {
+    if let Value::String(id) = id {
         *id = key(kind, id);
     }
 }

@@ -673,7 +673,7 @@ mod tests {
         ("deployments/nightly.md", "---\nname: Nightly\nagent: worker\nenvironment: env_1\n---\nGo.\n");
 
     fn planned(project: &Project, state: &State, prune: bool) -> Result<Plan, String> {
-        let told = |problems: Vec<Problem>| problems.iter().map(|problem| format!("{problem}\n")).collect::<String>();
+        let told = |problems: Vec<Problem>| problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("\n");
         let ids = match_files(project, state).map_err(told)?;
         plan(project, state, ids, prune).map_err(told)
     }
