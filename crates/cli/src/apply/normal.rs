@@ -31,8 +31,11 @@ pub const SET_BY_SERVER: [&str; 2] = ["catch_up_seconds", "jitter"];
 
 /// A message of the API about a field, in the names that files have, the field first.
 pub fn in_words_of_files(message: &str) -> String {
-    let message = message.strip_prefix("Failed to parse request: ").unwrap_or(message);
-    NAMES_IN_FILES.iter().fold(message.to_owned(), |message, (ours, theirs)| message.replace(theirs, ours))
+    let message = match message.strip_prefix("Failed to parse request body: unknown field ") {
+        Some(field) => format!("{}: is no field", field.trim_matches('"')),
+        None => message.strip_prefix("Failed to parse request: ").unwrap_or(message).to_owned(),
+    };
+    NAMES_IN_FILES.iter().fold(message, |message, (ours, theirs)| message.replace(theirs, ours))
 }
 
 /// Reads the fields of a create request.
@@ -465,11 +468,11 @@ mod tests {
     fn what_the_server_refuses_is_refused_in_its_words_and_the_names_of_files() {
         for (kind, body, message) in [
             (Kind::Agent, json!({"name": "a"}), "model: Field required"),
-            (Kind::Vault, json!({"display_name": "a", "x": 1}), "x: Extra inputs are not permitted"),
+            (Kind::Vault, json!({"display_name": "a", "x": 1}), "x: is no field"),
             (Kind::Webhook, json!({"url": "u", "enabled_events": ["agent.created"], "state": "off"}), "state: must be"),
             (Kind::Skill, json!({"name": "a"}), "name: is no field"),
         ] {
-            let refused = read(kind, body.as_object().unwrap()).unwrap_err();
+            let refused = in_words_of_files(&read(kind, body.as_object().unwrap()).unwrap_err());
             assert!(refused.starts_with(message), "{refused}");
         }
         assert_eq!(in_words_of_files("environment_id: Field required"), "environment: Field required");
