@@ -16,7 +16,7 @@ use super::{
     files::{Fields, PROJECT},
     kind::Kind,
     label::{Label, is_key, key_of},
-    limits::MAX_KEY,
+    limits::{MAX_KEY, MAX_TOTAL_BYTES},
     normal::{self, pinned},
     skill::Skill,
     state::{Found, State},
@@ -83,7 +83,9 @@ pub async fn export(args: ExportArgs) -> Result<Exit> {
     for id in deployments {
         state.read_deployment(client, &id).await?;
     }
-    write(&args.to, &Export::of(&project, &state, false), out)
+    let export = Export::of(&project, &state, false);
+    write(&args.to, &export)?;
+    tell(&args.to, &export, out)
 }
 
 /// `rota import`.
@@ -102,10 +104,14 @@ pub async fn import(args: ImportArgs) -> Result<Exit> {
     read_skills(&source, &mut state).await?;
     let export = Export::of(&args.project, &state, true);
     if !args.apply {
-        return write(&args.to, &export, out);
+        write(&args.to, &export)?;
+        return tell(&args.to, &export, out);
     }
     let folder = tempfile::tempdir().map_err(|error| Error::Failed(format!("no folder for the files: {error}")))?;
-    write(folder.path(), &export, out)?;
+    write(folder.path(), &export)?;
+    if !out.json {
+        export.notes.iter().try_for_each(|note| out.line(&clean_line(note)))?;
+    }
     let dir = folder.path().to_owned();
     super::apply(ApplyArgs { dir, dry_run: args.dry_run, prune: false, secrets: None, server: args.server }).await
 }
@@ -120,8 +126,15 @@ fn check(project: &str) -> Result<()> {
 }
 
 async fn read_skills(client: &Client, state: &mut State) -> Result<()> {
+    let mut bytes = 0;
     for skill in state.of(Kind::Skill).to_vec() {
         state.read_skill(client, &skill).await?;
+        let files = state.skills.get(&skill.id).into_iter().flat_map(|skill| skill.files.values());
+        bytes += files.map(|file| file.content.len() as u64).sum::<u64>();
+        if bytes > MAX_TOTAL_BYTES {
+            let words = format!("the skills have more than {MAX_TOTAL_BYTES} bytes, which is what one directory holds");
+            return Err(Error::Failed(words));
+        }
     }
     Ok(())
 }
@@ -169,7 +182,16 @@ impl Export {
         fields.insert("id".to_owned(), json!(found.id));
         let mut text = None;
         match kind {
-            Kind::Agent => text = agent(view, &mut fields),
+            Kind::Agent => {
+                let skills = view.get("skills").and_then(Value::as_array).into_iter().flatten();
+                for skill in skills.filter(|skill| skill["type"] == "anthropic") {
+                    self.notes.push(format!(
+                        "agent {key} has the skill {}, which only the hosted service has",
+                        skill["skill_id"]
+                    ));
+                }
+                text = agent(view, &mut fields);
+            }
             Kind::Deployment => {
                 let pins = view.get("agent").and_then(Value::as_str).map(pinned);
                 if let Some((of, Some(version))) = pins
@@ -177,7 +199,9 @@ impl Export {
                         name(Kind::Agent, &agent.id) == of && agent.raw["version"].as_i64() != Some(version)
                     })
                 {
-                    self.notes.push(format!("deployment {key} runs version {version} of the agent {of}; its file names the newest"));
+                    self.notes.push(format!(
+                        "deployment {key} runs version {version} of the agent {of}; its file names the newest"
+                    ));
                 }
                 if !found.raw["budget"].is_null() {
                     self.notes.push(format!("deployment {key} has a budget, which is not taken; see policy.spend"));
@@ -185,7 +209,8 @@ impl Export {
                 text = deployment(view, &mut fields);
                 for mounted in fields.get("resources").and_then(Value::as_array).into_iter().flatten() {
                     let what = mounted["type"].as_str().unwrap_or_default();
-                    let need = if what == "github_repository" { "set GITHUB_TOKEN to apply it" } else { "it has to be there" };
+                    let need =
+                        if what == "github_repository" { "set GITHUB_TOKEN to apply it" } else { "it has to be there" };
                     self.notes.push(format!("deployment {key} mounts a {what}: {need}"));
                 }
                 self.beside(found, state, &mut fields, key, is_import);
@@ -227,10 +252,11 @@ impl Export {
         }
         let yaml = yaml(&fields);
         let folder = kind.folder();
-        match text {
-            Some(text) => self.add(&format!("{folder}/{key}.md"), format!("---\n{yaml}---\n{text}\n").into_bytes(), false),
-            None => self.add(&format!("{folder}/{key}.yaml"), yaml.into_bytes(), false),
-        }
+        let (ending, content) = match text {
+            Some(text) => ("md", format!("---\n{yaml}---\n{text}\n")),
+            None => ("yaml", yaml),
+        };
+        self.add(&format!("{folder}/{key}.{ending}"), content.into_bytes(), false);
     }
 
     /// What the file of a deployment has beside what the API has of it.
@@ -246,7 +272,7 @@ impl Export {
         }
         if let Some(stored) = state.policies.get(&found.id) {
             let mut defaults = normal::policy(None).unwrap_or_default();
-            defaults.extend(DEFAULTS_OF_SERVER.map(|(field, value)| (field.to_owned(), value())));
+            defaults.extend(defaults_of_server());
             let differs = |(field, default): (&String, &Value)| {
                 let value = stored.get(field).unwrap_or(&Value::Null);
                 (value != default).then(|| (field.clone(), value.clone()))
@@ -267,7 +293,9 @@ impl Export {
             if !named.is_empty() {
                 said.insert("name".to_owned(), json!(named));
             }
-            said.extend(view.iter().filter(|(field, _)| *field != "name").map(|(name, value)| (name.clone(), value.clone())));
+            said.extend(
+                view.iter().filter(|(field, _)| *field != "name").map(|(name, value)| (name.clone(), value.clone())),
+            );
             if view.get("scheme") == Some(&json!("slack")) {
                 said.insert("secret_env".to_owned(), json!("SLACK_SIGNING_SECRET"));
             }
@@ -281,8 +309,10 @@ impl Export {
 }
 
 /// What the fields of [`normal::SET_BY_SERVER`] are where nobody has configured them.
-const DEFAULTS_OF_SERVER: [(&str, fn() -> Value); 2] =
-    [("catch_up_seconds", || json!(3600)), ("jitter", || json!("off"))];
+fn defaults_of_server() -> [(String, Value); 2] {
+    let [catch_up_seconds, jitter] = normal::SET_BY_SERVER.map(str::to_owned);
+    [(catch_up_seconds, json!(3600)), (jitter, json!("off"))]
+}
 
 /// A key for each resource: that of its label where it is one of the project, or else made of its name.
 fn keys(project: &str, state: &State) -> Keys {
@@ -431,7 +461,7 @@ fn yaml(fields: &Fields) -> String {
     serde_saphyr::to_string(fields).expect("JSON can be written as YAML")
 }
 
-fn write(to: &Path, export: &Export, out: &Out) -> Result<Exit> {
+fn write(to: &Path, export: &Export) -> Result<()> {
     let failed = |path: &Path, error: &io::Error| Error::Failed(format!("cannot write {}: {error}", path.display()));
     let is_empty = match fs::read_dir(to) {
         Ok(mut entries) => entries.next().is_none(),
@@ -454,6 +484,10 @@ fn write(to: &Path, export: &Export, out: &Out) -> Result<Exit> {
         };
         written().map_err(|error| failed(&path, &error))?;
     }
+    Ok(())
+}
+
+fn tell(to: &Path, export: &Export, out: &Out) -> Result<Exit> {
     if out.json {
         let files: Vec<&str> = export.files.iter().map(|file| file.path.as_str()).collect();
         out.value(&json!({"type": "export", "to": to, "files": files, "notes": export.notes}))?;
@@ -474,10 +508,55 @@ mod tests {
     #[test]
     fn any_text_is_read_back_as_it_was_written() {
         for text in [
-            "plain", "yes", "no", "null", "~", "1", "1.5", "0x10", "1e3", "0123", "2026-03-02", "12:30", "- a", "a: b", "a #b",
-            "#c", "", " ", " a", "a ", "a\nb", "a\nb\n", "\na", "a\n\n", "  indented\nless", "tab\tin", "\"quoted\"", "'single'",
-            "back\\slash", "---", "...", "漢字", "\u{1f600}", "\u{7}", "\u{feff}x", "{{branch}}", "*a", "&a", "!a", "%a", "@a", "`a`",
-            "x: |\n  y", "a\r\nb", ".inf", "<<", "=", &"word ".repeat(80), &"long\n".repeat(80),
+            "plain",
+            "yes",
+            "no",
+            "null",
+            "~",
+            "1",
+            "1.5",
+            "0x10",
+            "1e3",
+            "0123",
+            "2026-03-02",
+            "12:30",
+            "- a",
+            "a: b",
+            "a #b",
+            "#c",
+            "",
+            " ",
+            " a",
+            "a ",
+            "a\nb",
+            "a\nb\n",
+            "\na",
+            "a\n\n",
+            "  indented\nless",
+            "tab\tin",
+            "\"quoted\"",
+            "'single'",
+            "back\\slash",
+            "---",
+            "...",
+            "漢字",
+            "\u{1f600}",
+            "\u{7}",
+            "\u{feff}x",
+            "{{branch}}",
+            "*a",
+            "&a",
+            "!a",
+            "%a",
+            "@a",
+            "`a`",
+            "x: |\n  y",
+            "a\r\nb",
+            ".inf",
+            "<<",
+            "=",
+            &"word ".repeat(80),
+            &"long\n".repeat(80),
         ] {
             let mut fields = Fields::new();
             fields.insert("text".to_owned(), json!(text));
@@ -492,11 +571,7 @@ mod tests {
     fn each_resource_has_a_key_of_its_own_that_a_later_one_does_not_change() {
         let agent = |id: &str, name: &str| (Kind::Agent, json!({"id": id, "name": name, "metadata": {}}));
         let labelled = json!({"id": "agent_9", "name": "x", "metadata": {"rota.dev/key": "acme/review"}});
-        let state = State::given([
-            agent("agent_2", "Review"),
-            agent("agent_1", "review!"),
-            (Kind::Agent, labelled),
-        ]);
+        let state = State::given([agent("agent_2", "Review"), agent("agent_1", "review!"), (Kind::Agent, labelled)]);
         let keys = keys("acme", &state);
         let key = |id: &str| keys[&(Kind::Agent, id.to_owned())].as_str();
         assert_eq!([key("agent_9"), key("agent_1"), key("agent_2")], ["review", "review-2", "review-3"]);

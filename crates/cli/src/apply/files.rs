@@ -141,13 +141,12 @@ impl Reading {
         for entry in self.entries("")? {
             let ending = entry.name.rsplit_once('.').map(|(_, ending)| ending);
             if entry.is_folder {
-                match Kind::WITH_FILES.into_iter().find(|kind| kind.folder() == entry.name) {
-                    Some(kind) => drop(folders.insert(kind)),
-                    None => {
-                        let known = Kind::WITH_FILES.map(Kind::folder).join(", ");
-                        let message = format!("no resources are in a folder of this name; there are {known}");
-                        self.wrong(&entry.path, message);
-                    }
+                let kind = Kind::WITH_FILES.into_iter().find(|kind| kind.folder() == entry.name);
+                folders.extend(kind);
+                if kind.is_none() {
+                    let known = Kind::WITH_FILES.map(Kind::folder).join(", ");
+                    let message = format!("no resources are in a folder of this name; there are {known}");
+                    self.wrong(&entry.path, message);
                 }
             } else if entry.name == PROJECT {
                 has_name = true;
@@ -156,7 +155,10 @@ impl Reading {
             }
         }
         if !has_name {
-            self.wrong(PROJECT, "is missing: write a line `project: NAME`, by which resources of this directory are known");
+            self.wrong(
+                PROJECT,
+                "is missing: write a line `project: NAME`, by which resources of this directory are known",
+            );
             return None;
         }
         let mut project = Project { name: self.name()?, resources: Vec::new() };
@@ -173,13 +175,11 @@ impl Reading {
         if let Some(other) = fields.keys().next() {
             self.wrong(PROJECT, format!("{other}: is no field; there is `project`"));
         }
-        match name.as_ref().and_then(Value::as_str).filter(|name| is_key(name)) {
-            Some(name) => Some(name.to_owned()),
-            None => {
-                self.wrong(PROJECT, format!("project: {KEY_RULE}"));
-                None
-            }
+        let name = name.as_ref().and_then(Value::as_str).filter(|name| is_key(name));
+        if name.is_none() {
+            self.wrong(PROJECT, format!("project: {KEY_RULE}"));
         }
+        name.map(str::to_owned)
     }
 
     /// What is in a folder, sorted by name, without what begins with a dot. No link is followed.
@@ -302,8 +302,7 @@ impl Reading {
         }
         for key in folders.iter().filter(|key| !keys.contains(*key)) {
             let path = format!("{}/{key}/{MANIFEST}", kind.folder());
-            let text = String::new();
-            if let Some(resource) = self.described(kind, key, path, text, Fields::new()) {
+            if let Some(resource) = self.described(kind, key, &path, "", Fields::new()) {
                 resources.push(resource);
             }
         }
@@ -311,7 +310,7 @@ impl Reading {
 
     fn resource(&mut self, kind: Kind, key: &str, path: &str) -> Option<Resource> {
         let text = self.text(path)?;
-        let mut fields = if path.ends_with(".md") {
+        let mut fields = if path.rsplit_once('.').is_some_and(|(_, ending)| ending == "md") {
             let (front, body) = match parted(&text) {
                 Ok(parts) => parts,
                 Err((line, message)) => {
@@ -337,14 +336,18 @@ impl Reading {
             return None;
         }
         fields.shift_remove("type").filter(|kind_named| kind_named != kind.noun()).inspect(|other| {
-            self.problems.push(at_field(path, &text, &format!("type: {other} is not what this folder has; leave it out")));
+            self.problems.push(at_field(
+                path,
+                &text,
+                &format!("type: {other} is not what this folder has; leave it out"),
+            ));
         });
-        self.described(kind, key, path.to_owned(), text, fields)
+        self.described(kind, key, path, &text, fields)
     }
 
-    fn described(&mut self, kind: Kind, key: &str, file: String, text: String, mut body: Fields) -> Option<Resource> {
+    fn described(&mut self, kind: Kind, key: &str, file: &str, text: &str, mut body: Fields) -> Option<Resource> {
         let before = self.problems.len();
-        let mut wrong = |message: String| self.problems.push(at_field(&file, &text, &message));
+        let mut wrong = |message: String| self.problems.push(at_field(file, text, &message));
         let id = body.shift_remove("id").and_then(|id| match id {
             Value::String(id) if id.starts_with(kind.prefix()) => Some(id),
             _ => {
@@ -365,8 +368,8 @@ impl Reading {
         let mut resource = Resource {
             kind,
             key: key.to_owned(),
-            file: file.clone(),
-            text: text.clone(),
+            file: file.to_owned(),
+            text: text.to_owned(),
             id,
             body,
             normal: Fields::new(),
@@ -390,7 +393,7 @@ impl Reading {
             Err(message) => messages.push(normal::in_words_of_files(&message)),
         }
         for message in messages {
-            self.problems.push(at_field(&file, &text, &message));
+            self.problems.push(at_field(file, text, &message));
         }
         (self.problems.len() == before).then_some(resource)
     }
@@ -582,9 +585,11 @@ fn hook(key: &str, fields: Value) -> Result<Hook, String> {
     }
     let Value::Object(mut body) = fields else { return Err(": must be a mapping".to_owned()) };
     if body.contains_key("secret") {
-        return Err(".secret: a file has no secrets; write `secret_env: NAME` with the name of an environment variable \
+        return Err(
+            ".secret: a file has no secrets; write `secret_env: NAME` with the name of an environment variable \
                     that has it, or leave it out and the server makes one"
-            .to_owned());
+                .to_owned(),
+        );
     }
     if body.get("name").and_then(Value::as_str).is_some_and(|name| name.contains(&format!("[{OURS}"))) {
         return Err(".name: what is in brackets behind it is written by rota apply; leave it out".to_owned());

@@ -104,12 +104,9 @@ mod tests {
 
     #[test]
     fn a_key_is_made_of_any_name() {
-        for (name, key) in [
-            ("Nightly review", "nightly-review"),
-            ("  --Ünïcode & Co. ", "n-code-co"),
-            ("漢字", "unnamed"),
-            ("a", "a"),
-        ] {
+        for (name, key) in
+            [("Nightly review", "nightly-review"), ("  --Ünïcode & Co. ", "n-code-co"), ("漢字", "unnamed"), ("a", "a")]
+        {
             assert_eq!(key_of(name), key);
             assert!(is_key(key));
         }

@@ -55,7 +55,7 @@ pub struct ApplyArgs {
 pub async fn apply(args: ApplyArgs) -> Result<Exit> {
     let out = &Out::new(args.server.json);
     let client = &Client::new(Target::find(&args.server)?)?;
-    let project = files::read(&args.dir).map_err(wrong)?;
+    let project = files::read(&args.dir).map_err(|problems| wrong(&problems))?;
     let (state, plan) = planned(client, &project, args.prune).await?;
     if out.json {
         out.value(&plan.value())?;
@@ -83,7 +83,7 @@ pub async fn apply(args: ApplyArgs) -> Result<Exit> {
 
 async fn planned(client: &Client, project: &Project, prune: bool) -> Result<(State, Plan)> {
     let mut state = State::read(client, &Kind::WITH_FILES).await?;
-    let ids = plan::match_files(project, &state).map_err(wrong)?;
+    let ids = plan::match_files(project, &state).map_err(|problems| wrong(&problems))?;
     for ((kind, _), id) in &ids {
         match (kind, state.get(*kind, id).cloned()) {
             (Kind::Deployment, _) => state.read_deployment(client, id).await?,
@@ -91,12 +91,12 @@ async fn planned(client: &Client, project: &Project, prune: bool) -> Result<(Sta
             _ => {}
         }
     }
-    let plan = plan::plan(project, &state, ids, prune).map_err(wrong)?;
+    let plan = plan::plan(project, &state, ids, prune).map_err(|problems| wrong(&problems))?;
     Ok((state, plan))
 }
 
 /// Everything that is wrong, a line each.
-fn wrong(problems: Vec<Problem>) -> Error {
+fn wrong(problems: &[Problem]) -> Error {
     let lines: Vec<String> = problems.iter().map(Problem::to_string).collect();
     Error::Failed(format!("nothing was changed:\n{}", crate::output::clean(&lines.join("\n"))))
 }

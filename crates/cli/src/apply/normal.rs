@@ -29,9 +29,13 @@ pub const NAMES_IN_FILES: [(&str, &str); 2] = [("environment", "environment_id")
 /// The fields of a policy whose default is in the configuration of the server.
 pub const SET_BY_SERVER: [&str; 2] = ["catch_up_seconds", "jitter"];
 
-/// A message of the API, in the names that files have.
+/// A message of the API about a field, in the names that files have, the field first.
 pub fn in_words_of_files(message: &str) -> String {
-    NAMES_IN_FILES.iter().fold(message.to_owned(), |message, (ours, theirs)| message.replace(theirs, ours))
+    let message = match message.strip_prefix("Failed to parse request body: unknown field ") {
+        Some(field) => format!("{}: is no field", field.trim_matches('"')),
+        None => message.strip_prefix("Failed to parse request: ").unwrap_or(message).to_owned(),
+    };
+    NAMES_IN_FILES.iter().fold(message, |message, (ours, theirs)| message.replace(theirs, ours))
 }
 
 /// Reads the fields of a create request.
@@ -55,9 +59,8 @@ pub fn read(kind: Kind, body: &Fields) -> Result<Fields, String> {
         }
         Kind::Deployment => {
             let fields = decode::body(&body, DeploymentFields::read).map_err(invalid)?;
-            let schedule = fields.schedule.map(
-                |of| json!({"type": "cron", "expression": of.expression, "timezone": of.timezone}),
-            );
+            let schedule =
+                fields.schedule.map(|of| json!({"type": "cron", "expression": of.expression, "timezone": of.timezone}));
             json!({
                 "name": fields.name,
                 "description": fields.description,
@@ -91,7 +94,8 @@ pub fn read(kind: Kind, body: &Fields) -> Result<Fields, String> {
             })
         }
         Kind::Skill => {
-            if let Some(other) = body.as_object().and_then(|fields| fields.keys().find(|name| *name != "display_name")) {
+            if let Some(other) = body.as_object().and_then(|fields| fields.keys().find(|name| *name != "display_name"))
+            {
                 return Err(format!("{other}: is no field; a skill has display_name, and its files"));
             }
             match &body["display_name"] {
@@ -188,7 +192,9 @@ pub fn view(kind: Kind, raw: &Value, key: &dyn Fn(Kind, &str) -> String) -> Fiel
     match kind {
         Kind::Agent => {
             for skill in view.get_mut("skills").and_then(Value::as_array_mut).into_iter().flatten() {
-                rename(Kind::Skill, skill.get_mut("skill_id"), key);
+                if let Some(id) = skill.get_mut("skill_id") {
+                    rename(Kind::Skill, id, key);
+                }
             }
             if let Some(roster) = view.get_mut("multiagent") {
                 keyed(roster, raw["id"].as_str().unwrap_or_default(), key);
@@ -198,9 +204,11 @@ pub fn view(kind: Kind, raw: &Value, key: &dyn Fn(Kind, &str) -> String) -> Fiel
             if let Some(agent) = view.get_mut("agent") {
                 keyed(agent, "", key);
             }
-            rename(Kind::Environment, view.get_mut("environment_id"), key);
+            if let Some(id) = view.get_mut("environment_id") {
+                rename(Kind::Environment, id, key);
+            }
             for vault in view.get_mut("vault_ids").and_then(Value::as_array_mut).into_iter().flatten() {
-                rename(Kind::Vault, Some(vault), key);
+                rename(Kind::Vault, vault, key);
             }
             if let Some(schedule) = view.get_mut("schedule").and_then(Value::as_object_mut) {
                 schedule.retain(|field, _| matches!(field.as_str(), "type" | "expression" | "timezone"));
@@ -221,12 +229,27 @@ pub fn view(kind: Kind, raw: &Value, key: &dyn Fn(Kind, &str) -> String) -> Fiel
 fn fields(kind: Kind) -> &'static [&'static str] {
     match kind {
         Kind::Agent => &[
-            "name", "description", "system", "model", "tools", "mcp_servers", "skills", "multiagent",
-            "execution_identity", "metadata",
+            "name",
+            "description",
+            "system",
+            "model",
+            "tools",
+            "mcp_servers",
+            "skills",
+            "multiagent",
+            "execution_identity",
+            "metadata",
         ],
         Kind::Environment => &["name", "description", "config", "scope", "metadata"],
         Kind::Deployment => &[
-            "name", "description", "agent", "environment_id", "initial_events", "resources", "vault_ids", "schedule",
+            "name",
+            "description",
+            "agent",
+            "environment_id",
+            "initial_events",
+            "resources",
+            "vault_ids",
+            "schedule",
             "metadata",
         ],
         Kind::Vault => &["display_name", "metadata"],
@@ -276,8 +299,8 @@ fn keyed(value: &mut Value, itself: &str, key: &dyn Fn(Kind, &str) -> String) {
     }
 }
 
-fn rename(kind: Kind, id: Option<&mut Value>, key: &dyn Fn(Kind, &str) -> String) {
-    if let Some(Value::String(id)) = id {
+fn rename(kind: Kind, id: &mut Value, key: &dyn Fn(Kind, &str) -> String) {
+    if let Value::String(id) = id {
         *id = key(kind, id);
     }
 }
@@ -424,7 +447,8 @@ mod tests {
         references(Kind::Agent, &mut normal, &mut |kind, name| named.push((kind, name.clone())));
         assert_eq!(named, [(Kind::Agent, json!("reviewer")), (Kind::Agent, json!("b@2"))]);
         let sent = sent(Kind::Agent, "multiagent", &normal["multiagent"]);
-        let expected = json!([{"type": "agent", "id": "reviewer"}, {"type": "self"}, {"type": "agent", "id": "b", "version": 2}]);
+        let expected =
+            json!([{"type": "agent", "id": "reviewer"}, {"type": "self"}, {"type": "agent", "id": "b", "version": 2}]);
         assert_eq!(sent["agents"], expected);
     }
 
@@ -444,11 +468,11 @@ mod tests {
     fn what_the_server_refuses_is_refused_in_its_words_and_the_names_of_files() {
         for (kind, body, message) in [
             (Kind::Agent, json!({"name": "a"}), "model: Field required"),
-            (Kind::Vault, json!({"display_name": "a", "x": 1}), "x: Extra inputs are not permitted"),
+            (Kind::Vault, json!({"display_name": "a", "x": 1}), "x: is no field"),
             (Kind::Webhook, json!({"url": "u", "enabled_events": ["agent.created"], "state": "off"}), "state: must be"),
             (Kind::Skill, json!({"name": "a"}), "name: is no field"),
         ] {
-            let refused = read(kind, body.as_object().unwrap()).unwrap_err();
+            let refused = in_words_of_files(&read(kind, body.as_object().unwrap()).unwrap_err());
             assert!(refused.starts_with(message), "{refused}");
         }
         assert_eq!(in_words_of_files("environment_id: Field required"), "environment: Field required");

@@ -42,7 +42,9 @@ impl Secrets {
         let mode = file.metadata().map_err(failed)?.mode() & 0o777;
         if mode & 0o077 != 0 {
             let shown = path.display();
-            let words = format!("{shown} is for secrets, and others may read or change it (mode {mode:04o}): chmod 600 {shown}");
+            let words = format!(
+                "{shown} is for secrets, and others may read or change it (mode {mode:04o}): chmod 600 {shown}"
+            );
             return Err(Error::Usage(words));
         }
         Ok(Self { file })
@@ -84,7 +86,9 @@ pub async fn perform(
             Action::Remove => "deleted",
         };
         if out.json {
-            out.value(&json!({"type": "applied", "kind": change.kind.noun(), "key": change.key, "done": done, "id": id}))?;
+            out.value(
+                &json!({"type": "applied", "kind": change.kind.noun(), "key": change.key, "done": done, "id": id}),
+            )?;
         } else {
             out.line(&format!("{done} {} {} ({id})", change.kind.noun(), change.key))?;
         }
@@ -269,7 +273,9 @@ impl Performing<'_> {
         let made = self.client.post(path, &Value::Object(body)).await?;
         let id = self.settled(Kind::Webhook, path, &self.label(&file.key), &made).await?;
         if made["id"] == *id {
-            self.keep(&json!({"kind": "webhook", "key": file.key, "id": id, "signing_secret": made["signing_secret"]}))?;
+            self.keep(
+                &json!({"kind": "webhook", "key": file.key, "id": id, "signing_secret": made["signing_secret"]}),
+            )?;
         }
         if let Some(state) = state {
             self.client.post(&format!("{path}/{}", in_path(&id)?), &json!({ "state": state })).await?;

@@ -240,7 +240,8 @@ impl Planning<'_> {
             })
             .collect();
         let said = |field: &str, new| Difference { field: field.to_owned(), old: None, new: Some(new) };
-        differences.extend(file.policy.iter().flatten().map(|(field, value)| said(&format!("policy.{field}"), value.clone())));
+        differences
+            .extend(file.policy.iter().flatten().map(|(field, value)| said(&format!("policy.{field}"), value.clone())));
         differences.extend(file.paused.map(|paused| said("paused", json!(paused))));
         if let Some(skill) = &file.skill {
             differences.extend(skill.files.keys().map(|path| said(path, json!("a file"))));
@@ -299,7 +300,11 @@ impl Planning<'_> {
         }
         let was_set = found.raw["metadata"][SET_BY_FILE].as_str();
         for field in was_set.iter().flat_map(|set| set.split(' ')).filter(|field| !wanted.contains_key(*field)) {
-            differences.push(Difference { field: format!("policy.{field}"), old: stored.get(field).cloned(), new: None });
+            differences.push(Difference {
+                field: format!("policy.{field}"),
+                old: stored.get(field).cloned(),
+                new: None,
+            });
         }
         let is_set = normal::set_by_file(&wanted);
         if was_set != is_set.as_deref() {
@@ -345,16 +350,22 @@ impl Planning<'_> {
         let in_files: BTreeSet<(Kind, &str)> =
             self.project.resources.iter().map(|file| (file.kind, file.key.as_str())).collect();
         let mut left_over = Vec::new();
-        for kind in [Kind::Hook, Kind::Deployment, Kind::Webhook, Kind::Agent, Kind::Environment, Kind::Skill, Kind::Vault] {
+        for kind in
+            [Kind::Hook, Kind::Deployment, Kind::Webhook, Kind::Agent, Kind::Environment, Kind::Skill, Kind::Vault]
+        {
             for found in self.state.of(kind) {
-                let Some(label) = found.label.as_ref().filter(|label| label.project == self.project.name) else { continue };
+                let Some(label) = found.label.as_ref().filter(|label| label.project == self.project.name) else {
+                    continue;
+                };
                 let key = match kind {
                     Kind::Hook => {
                         let id = found.raw["deployment_id"].as_str().unwrap_or_default();
                         let deployment = self.key(Kind::Deployment, id);
-                        let file = self.project.resources.iter().find(|file| {
-                            file.kind == Kind::Deployment && file.key == deployment
-                        });
+                        let file = self
+                            .project
+                            .resources
+                            .iter()
+                            .find(|file| file.kind == Kind::Deployment && file.key == deployment);
                         let Some(file) = file else { continue };
                         if file.hooks.iter().any(|hook| hook.key == label.key) {
                             continue;
@@ -429,7 +440,8 @@ fn unchangeable(file: &Resource, raw: &Value, stored: Option<&super::skill::Skil
             })
         }
         Kind::Skill => {
-            let again = "cannot be changed; rename the folder, which makes another skill, and delete the old one with --prune";
+            let again =
+                "cannot be changed; rename the folder, which makes another skill, and delete the old one with --prune";
             let (shown, _) = Label::part(raw["display_name"].as_str().unwrap_or_default());
             if let Some(name) = file.normal["display_name"].as_str().filter(|name| *name != shown) {
                 return Some(format!("display_name: that of a skill ({shown:?}, not {name:?}) {again}"));
@@ -661,7 +673,7 @@ mod tests {
         ("deployments/nightly.md", "---\nname: Nightly\nagent: worker\nenvironment: env_1\n---\nGo.\n");
 
     fn planned(project: &Project, state: &State, prune: bool) -> Result<Plan, String> {
-        let told = |problems: Vec<Problem>| problems.iter().map(|problem| format!("{problem}\n")).collect::<String>();
+        let told = |problems: Vec<Problem>| problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("\n");
         let ids = match_files(project, state).map_err(told)?;
         plan(project, state, ids, prune).map_err(told)
     }
@@ -686,7 +698,11 @@ mod tests {
     fn an_agent_that_changes_takes_its_deployment_along() {
         let project = project(&[WORKER, NIGHTLY]);
         let of = |system, version| {
-            State::given([agent("agent_1", 3, system, Some("acme/worker")), environment(), deployment("agent_1", version)])
+            State::given([
+                agent("agent_1", 3, system, Some("acme/worker")),
+                environment(),
+                deployment("agent_1", version),
+            ])
         };
         assert!(planned(&project, &of("You work.", 3), false).unwrap().is_empty());
         let plan = planned(&project, &of("You rest.", 3), false).unwrap();
@@ -704,17 +720,23 @@ mod tests {
         let unlabelled = State::given([agent("agent_1", 1, "You work.", None)]);
         assert_eq!(changes(&planned(&named, &unlabelled, false).unwrap()), [(Action::Create, Kind::Agent, "worker")]);
         assert_eq!(changes(&planned(&with_id, &unlabelled, false).unwrap()), [(Action::Update, Kind::Agent, "worker")]);
-        let labelled = State::given([agent("agent_2", 1, "You work.", Some("acme/worker")), agent("agent_1", 1, "", None)]);
+        let labelled =
+            State::given([agent("agent_2", 1, "You work.", Some("acme/worker")), agent("agent_1", 1, "", None)]);
         assert!(planned(&with_id, &labelled, false).unwrap().is_empty());
         let other = State::given([agent("agent_1", 1, "You work.", Some("other/worker"))]);
-        assert!(planned(&with_id, &other, false).unwrap_err().contains("agents/worker.md:2: id: agent_1 has the label other/worker"));
+        assert!(
+            planned(&with_id, &other, false)
+                .unwrap_err()
+                .contains("agents/worker.md:2: id: agent_1 has the label other/worker")
+        );
     }
 
     #[test]
     fn what_is_in_no_file_goes_when_it_is_of_the_project_and_nobody_else_uses_it() {
         let project = project(&[]);
         let ours = || agent("agent_1", 1, "", Some("acme/worker"));
-        let plan = planned(&project, &State::given([ours(), agent("agent_2", 1, "", Some("other/worker"))]), true).unwrap();
+        let plan =
+            planned(&project, &State::given([ours(), agent("agent_2", 1, "", Some("other/worker"))]), true).unwrap();
         assert_eq!(changes(&plan), [(Action::Remove, Kind::Agent, "worker")]);
         let both = State::given([ours(), deployment("agent_1", 1)]);
         let plan = planned(&project, &both, true).unwrap();
@@ -728,7 +750,10 @@ mod tests {
 
     #[test]
     fn the_default_of_a_server_is_put_back_when_a_file_names_it_no_more() {
-        let jittered = ("deployments/nightly.md", "---\nname: Nightly\nagent: worker\nenvironment: env_1\npolicy: {jitter: 60}\n---\nGo.\n");
+        let jittered = (
+            "deployments/nightly.md",
+            "---\nname: Nightly\nagent: worker\nenvironment: env_1\npolicy: {jitter: 60}\n---\nGo.\n",
+        );
         let state = |set: Option<&str>, jitter: Value| {
             let (kind, mut raw) = deployment("agent_1", 1);
             raw["metadata"][SET_BY_FILE] = json!(set);

@@ -71,7 +71,8 @@ impl State {
         let path = format!("{}/{}/versions/{}/content", Kind::Skill.path(), in_path(&skill.id)?, in_path(version)?);
         let response = client.open(client.request(Method::GET, &path)).await?;
         let archive = client.body(response).await?;
-        let files = Skill::of_archive(&archive).map_err(|error| Error::Failed(format!("skill {}: {error}", skill.id)))?;
+        let files =
+            Skill::of_archive(&archive).map_err(|error| Error::Failed(format!("skill {}: {error}", skill.id)))?;
         self.skills.insert(skill.id.clone(), files);
         Ok(())
     }
@@ -110,10 +111,12 @@ fn is_absent(error: &Error) -> bool {
 async fn all(client: &Client, kind: Kind, path: &str) -> Result<Vec<Found>> {
     let rows = client.list(path, &[], MAX_ROWS).await?;
     if rows.is_cut {
-        let words = format!("the server has more than {MAX_ROWS} {}: too many to tell which are of these files", kind.folder());
+        let words =
+            format!("the server has more than {MAX_ROWS} {}: too many to tell which are of these files", kind.folder());
         return Err(Error::Failed(words));
     }
-    let is_left = |row: &Value| row["archived_at"].is_null();
+    // The hosted service lists skills of its own too.
+    let is_left = |row: &Value| row["archived_at"].is_null() && row["source"]["type"] != "anthropic";
     Ok(rows.data.into_iter().filter(is_left).map(|row| Found::of(kind, row)).collect())
 }
 
