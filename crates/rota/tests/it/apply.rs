@@ -18,7 +18,7 @@ use hyper_util::rt::TokioIo;
 use rota_server::clock::Clock;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::process::Command;
+use tokio::{process::Command, task::JoinSet};
 
 use crate::{
     client::Api,
@@ -455,6 +455,7 @@ async fn a_skill_has_another_version_when_a_file_of_it_changes() {
 struct Between {
     base: String,
     seen: Arc<Seen>,
+    _serving: JoinSet<()>,
 }
 
 #[derive(Default)]
@@ -473,14 +474,16 @@ impl Between {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         let shared = seen.clone();
-        tokio::spawn(async move {
+        let mut serving = JoinSet::new();
+        serving.spawn(async move {
+            let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
                 let seen = shared.clone();
                 let service = service_fn(move |request| pass(seen.clone(), request));
-                tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+                connections.spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
             }
         });
-        Self { base, seen }
+        Self { base, seen, _serving: serving }
     }
 
     /// Calls `kill` after the server has made the `at`th change from now, before the client hears of it.
