@@ -1,8 +1,9 @@
-//! What is named on the command line: by its id, or by a name that nothing else has.
+//! What is named on the command line: by its id, or by a name or the key of its file that nothing else has.
 
 use serde_json::Value;
 
 use crate::{
+    apply::Label,
     client::{Client, Error, Result, id},
     limits::NAMED_ROWS,
     output::clean_line,
@@ -53,7 +54,7 @@ pub fn text<'a>(value: &'a Value, field: &str) -> &'a str {
     value[field].as_str().unwrap_or_default()
 }
 
-/// The id of what is named by its id, or by its exact name among what is not archived.
+/// The id of what is named by its id, or by its exact name or the key of the file that made it, among what is not archived.
 ///
 /// # Errors
 /// When nothing has the name, or several things.
@@ -62,7 +63,7 @@ pub async fn named(client: &Client, kind: Kind, given: &str) -> Result<String> {
         return Ok(id(given)?.to_owned());
     }
     let rows = client.list(&format!("/v1/{}", kind.plural()), &[], NAMED_ROWS).await?;
-    let found: Vec<&str> = rows.data.iter().filter(|row| row["name"] == given).map(|row| text(row, "id")).collect();
+    let found: Vec<&str> = rows.data.iter().filter(|row| is_named(row, given)).map(|row| text(row, "id")).collect();
     let (one, all, name) = (kind.singular(), kind.plural(), clean_line(given));
     match *found {
         [only] => Ok(id(only)?.to_owned()),
@@ -76,6 +77,11 @@ pub async fn named(client: &Client, kind: Kind, given: &str) -> Result<String> {
             found.join(", ")
         ))),
     }
+}
+
+fn is_named(row: &Value, given: &str) -> bool {
+    row["name"] == given
+        || Label::of_metadata(row).is_some_and(|label| label.key == given || label.to_string() == given)
 }
 
 /// The session that is named by its id or by that of its run.

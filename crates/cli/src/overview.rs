@@ -30,7 +30,7 @@ pub struct PsArgs {
 /// Which runs.
 #[derive(Debug, Args)]
 pub struct RunsArgs {
-    /// Those of a deployment, by its id or its exact name.
+    /// Those of a deployment, by its id, its exact name, or the key of its file.
     pub deployment: Option<String>,
     /// Those of which this became: queued, working, retrying, waiting, done, failed, deleted, skipped or missed.
     #[arg(long, value_name = "STATE")]

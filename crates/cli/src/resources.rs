@@ -78,7 +78,7 @@ pub struct ListArgs {
 /// Which one.
 #[derive(Debug, Args)]
 pub struct OneArgs {
-    /// Its id, or its exact name. Sessions have ids only.
+    /// Its id, its exact name, or the key of its file. Sessions have ids only.
     pub name: String,
     #[command(flatten)]
     pub server: ServerArgs,

@@ -19,7 +19,7 @@ use crate::{
 /// What to start, and how.
 #[derive(Debug, Args)]
 pub struct RunArgs {
-    /// The deployment, by its id or its exact name.
+    /// The deployment, by its id, its exact name, or the key of its file.
     pub deployment: String,
     /// Follow the session until it rests. The exit code says how it went: 0 well, 1 not, 6 it waits for an answer.
     #[arg(long, short, conflicts_with = "at")]

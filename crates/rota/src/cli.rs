@@ -8,8 +8,8 @@ use rota_server::config::{DatabaseUrl, Role};
 /// A self-hosted server for managed agents: deployments that run on demand or on schedule, inside your own network.
 ///
 /// Exit codes: 0 done, 1 failed, 2 wrong arguments. Of commands that talk to a server: 3 there is no such thing, 4 refused, 5 no server
-/// answers, 6 a session that was followed waits for an answer. Of `backup` and `check`: 3 done and something is wrong with the
-/// store. Of `doctor`: 78 this machine cannot isolate agents.
+/// answers, 6 a session that was followed waits for an answer, 7 `apply --dry-run` would change something. Of `backup` and `check`:
+/// 3 done and something is wrong with the store. Of `doctor`: 78 this machine cannot isolate agents.
 #[derive(Debug, Parser)]
 #[command(name = "rota", version, propagate_version = true)]
 pub struct Cli {

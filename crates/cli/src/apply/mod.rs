@@ -24,6 +24,7 @@ use crate::{
 pub use export::{ExportArgs, ImportArgs, export, import};
 use files::Project;
 use kind::Kind;
+pub use label::Label;
 use perform::Secrets;
 use plan::Plan;
 use problem::Problem;

@@ -18,7 +18,10 @@ use hyper_util::rt::TokioIo;
 use rota_server::clock::Clock;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::{process::Command, task::JoinSet};
+use tokio::{
+    process::{Child, Command},
+    task::JoinSet,
+};
 
 use crate::{
     client::Api,
@@ -30,6 +33,11 @@ use crate::{
 
 /// How `rota apply --dry-run` ends where something would change.
 const CHANGES: i32 = 7;
+
+/// An apply that nobody listens to.
+fn silent(mut command: Command) -> Child {
+    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+}
 
 /// The program, with `arguments`, as a client of the server at `base`.
 fn program(base: &str, key: &str, arguments: &[&str]) -> Command {
@@ -243,6 +251,9 @@ async fn a_deployment_runs_the_agent_as_its_file_is_now() {
     assert!(told.contains("-You work.") && told.contains("+with care."), "{told}");
     let deployment = named(&rota.api, "/v1/deployments", "Nightly").await;
     assert_eq!(deployment["agent"]["version"], 2);
+    let shown = run(&rota.api, &["deployments", "show", "nightly", "--json"]).await;
+    let shown: Value = serde_json::from_slice(&shown.stdout).unwrap();
+    assert_eq!(shown["id"], deployment["id"], "the key of its file is a name too");
     files.changes_nothing(&rota.api).await;
 }
 
@@ -605,7 +616,7 @@ async fn an_apply_that_is_killed_after_each_change_ends_in_what_one_that_is_not_
     let secrets = secrets.path().join("secrets").to_str().unwrap().to_owned();
     let mut kills = 0;
     loop {
-        let mut child = program(&between.base, &killed.api.key, &files.arguments(&[], &secrets)).spawn().unwrap();
+        let mut child = silent(program(&between.base, &killed.api.key, &files.arguments(&[], &secrets)));
         let pid = rustix::process::Pid::from_raw(child.id().unwrap().cast_signed()).unwrap();
         between.kill_at(1, move || rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap());
         if child.wait().await.unwrap().success() {
@@ -633,7 +644,7 @@ async fn a_server_that_is_killed_in_the_middle_of_an_apply_has_what_the_next_one
     let secrets = folder.path().join("secrets.of.apply").to_str().unwrap().to_owned();
     for at in [2, 3, 4] {
         let pid = rustix::process::Pid::from_raw(server.pid().unwrap().cast_signed()).unwrap();
-        let mut child = program(&between.base, &key, &files.arguments(&[], &secrets)).spawn().unwrap();
+        let mut child = silent(program(&between.base, &key, &files.arguments(&[], &secrets)));
         let client = rustix::process::Pid::from_raw(child.id().unwrap().cast_signed()).unwrap();
         between.kill_at(at, move || {
             rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
