@@ -19,19 +19,20 @@ demo:
 	cargo run -p rota -- demo
 
 # Everything: what `check` does, the same tests and every statement on PostgreSQL, and the official SDKs and Schemathesis against the
-# real binary; the widest of the suites also on PostgreSQL.
+# real binary; the widest of the suites also on PostgreSQL. Always of the whole workspace: with the features of one package alone
+# the server would be built again.
 test: check
 	tests/with-postgres sh -c 'ROTA_STATEMENTS=$(CURDIR)/target/statements \
-	  cargo test -p rota --test it --test statements -- --include-ignored --skip bucket --skip promtool --skip a_year --skip llama:: --skip large_files:: --skip containers:: \
+	  cargo test --workspace --test it --test statements -- --include-ignored --skip bucket --skip promtool --skip a_year --skip llama:: --skip large_files:: --skip containers:: \
 	  --skip mcp::official $(NO_DISKS) && tests/sdk/run python' || [ $$? = 77 ]
-	tests/with-s3 cargo test -p rota --test it bucket -- --include-ignored || [ $$? = 77 ]
-	tests/with-mcp tests/with-postgres cargo test -p rota --test it mcp::official -- --include-ignored || [ $$? = 77 ]
-	tests/with-promtool cargo test -p rota --test it promtool -- --include-ignored || [ $$? = 77 ]
-	tests/with-llama cargo test -p rota --test it llama -- --include-ignored || [ $$? = 77 ]
+	tests/with-s3 cargo test --workspace --test it bucket -- --include-ignored || [ $$? = 77 ]
+	tests/with-mcp tests/with-postgres cargo test --workspace --test it mcp::official -- --include-ignored || [ $$? = 77 ]
+	tests/with-promtool cargo test --workspace --test it promtool -- --include-ignored || [ $$? = 77 ]
+	tests/with-llama cargo test --workspace --test it llama -- --include-ignored || [ $$? = 77 ]
 	tests/with-containers sh -c 'cargo test --workspace --test containers --test fence --test gate --test files -- --include-ignored \
-	  $(NOT_IN_CONTAINERS) && cargo test -p rota --test it -- containers:: --include-ignored' || [ $$? = 77 ]
+	  $(NOT_IN_CONTAINERS) && cargo test --workspace --test it -- containers:: --include-ignored' || [ $$? = 77 ]
 	tests/sdk/run
-	cargo build -p rota && tests/console/run || [ $$? = 77 ]
+	tests/console/run || [ $$? = 77 ]
 	tests/install/quickstart || [ $$? = 77 ]
 
 # The clients that others wrote of docs/compatibility.md, against the real binary: some minutes the first time.
@@ -53,7 +54,7 @@ check:
 	tests/setup --clients || [ $$? = 77 ]
 	rm -f target/statements
 	ROTA_STATEMENTS=$(CURDIR)/target/statements cargo test --workspace
-	cargo test -p rota --test it -- --ignored large_files:: $(if $(NO_DISKS),,full_disk::)
+	cargo test --workspace --test it -- --ignored large_files:: $(if $(NO_DISKS),,full_disk::)
 
 # While working: format, lints, and the tests beside the code.
 quick:
