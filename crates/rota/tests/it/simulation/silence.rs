@@ -7,10 +7,8 @@
 use jiff::{SignedDuration, Timestamp};
 use rota_server::scheduler::{cron::Cron, silence::silent_from};
 
-use super::{SCHEDULES, dice::Dice, seeds};
+use super::{SCHEDULES, SEEDS, dice::Dice, seeds};
 
-/// Stories that are played unless `ROTA_SIMULATION_SEEDS` says otherwise.
-const SEEDS: u64 = 10_000;
 /// What happens in a story.
 const STEPS: u32 = 120;
 /// When a deployment is looked at again at the latest, in seconds: one that is not silent, and one that is.

@@ -19,13 +19,12 @@ use rota_server::scheduler::{
 };
 
 use super::{
+    SEEDS,
     dice::Dice,
     seeds,
     transaction::{Fate, Undone},
 };
 
-/// Stories that are played unless `ROTA_SIMULATION_SEEDS` says otherwise.
-const SEEDS: u64 = 10_000;
 /// What happens in a story.
 const STEPS: u32 = 150;
 /// The occurrences of a story that were passed over.

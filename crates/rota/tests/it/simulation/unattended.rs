@@ -17,13 +17,12 @@ use rota_server::{
 };
 
 use super::{
+    SEEDS,
     dice::Dice,
     seeds,
     transaction::{Fate, Undone},
 };
 
-/// Stories that are played unless `ROTA_SIMULATION_SEEDS` says otherwise.
-const SEEDS: u64 = 10_000;
 /// What happens in a story.
 const STEPS: u32 = 120;
 /// When a session is looked at again that has not stopped yet, in seconds.
