@@ -54,7 +54,7 @@ impl Drop for Screen {
 
 /// Draws until it is interrupted.
 pub async fn top(args: TopArgs) -> Result<Exit> {
-    if !io::stdout().is_terminal() {
+    if args.server.json || !io::stdout().is_terminal() {
         let words = "`rota top` draws on a terminal; `rota ps --json` and `rota attention --json` are for scripts";
         return Err(Error::Usage(words.to_owned()));
     }

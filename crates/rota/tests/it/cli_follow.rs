@@ -163,6 +163,10 @@ async fn on_a_terminal_there_are_colours_and_a_key_is_not_shown() {
     until(&mut list.stdout.take().unwrap(), "nightly", &mut said).await;
     assert!(said.contains("\u{1b}[32mactive\u{1b}[0m"), "{said:?}");
 
+    let mut top = on_a_terminal(&shell, "top --json");
+    until(&mut top.stdout.take().unwrap(), "are for scripts", &mut said).await;
+    assert_eq!(timeout(PATIENCE, top.wait()).await.expect("it ends").unwrap().code(), Some(2));
+
     let mut login = on_a_terminal(&shell, &format!("login --url {}", shell.url));
     let mut keys = login.stdin.take().unwrap();
     let mut stdout = login.stdout.take().unwrap();
